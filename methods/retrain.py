@@ -1,0 +1,37 @@
+"""Retraining from scratch on the retained classes: the gold standard, at the price of a whole training.
+
+    L = L_eps(x_r, c_r)    from random weights
+
+Deviations:
+    - The forget class keeps its row of the label embedding, at its random initial value, so samples "of the forget
+      class" come from an untrained condition; the reference code (SalUn, `--mode retrain`) does the same. UA is
+      therefore an empirical reference, not 100 % by construction.
+    - Horizontal flips are fresh at every draw; the reference code freezes them once.
+    - `cosine` anneals the step size on digits, as that base model's recipe does; off by default as in the reference.
+"""
+
+from unlearnbench import Context, fit_denoiser, method, reinitialise
+
+
+@method(
+    title="Retrain",
+    role="gold",
+    streams=("retain",),
+    tuned={"digits": {"steps": 1500, "batch": 64, "lr": 2e-3, "ema": 0.995, "cosine": True}},
+)
+def retrain(
+    ctx: Context,
+    *,
+    steps: int = 800_000,  # optimiser steps (DDIM code, cifar10_train.yml)
+    batch: int = 128,  # retained images per step
+    lr: float = 2e-4,  # Adam (same source)
+    cosine: bool = False,  # anneal lr to zero along half a cosine
+    label_dropout: float = 0.1,  # share of labels replaced by the null class
+    ema: float = 0.9999,  # decay of the averaged weights, which are the result
+    clip: float = 1.0,  # global gradient norm
+):
+    reinitialise(ctx.model)
+    fit_denoiser(
+        ctx.model, ctx.schedule, ctx.retain.draw, ctx.steps(steps), total=steps, batch=batch, lr=lr, cosine=cosine,
+        label_dropout=label_dropout, ema=ema, clip=clip, null_class=ctx.null_class, generator=ctx.generator,
+    )  # fmt: skip

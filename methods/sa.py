@@ -1,0 +1,111 @@
+"""Selective Amnesia (SA): A Continual Learning Approach to Forgetting in Deep Generative Models.
+
+Alvin Heng, Harold Soh. arXiv:2305.10120, NeurIPS 2023.
+
+    L   = L_eps(u, c_f) + gamma L_eps(x_r, c_r) + penalty sum_i F_i (theta_i - theta*_i)^2
+    F_i = mean over replay images of ( d/dtheta_i sum_t ||eps - eps_theta(x_t, c, t)||^2 )^2
+
+u is uniform noise in [-1, 1], drawn afresh; x_r are replay images, sampled from the base model; no real image is used.
+
+Deviations:
+    - The Fisher matrix takes one batch of timesteps per image instead of single steps in chunks: the same gradient.
+      `fisher_timesteps` of the T timesteps stand for all of them, evenly spaced, scaled by T / fisher_timesteps.
+    - Fisher inputs are in [-1, 1]; the code feeds it [0, 1] by mistake: `fisher_unit_range=true`.
+    - Replay images are sampled by the dataset's protocol, in eval mode (code: dropout left on), and kept as tensors
+      (code: as PNG files stretched image by image). They do not depend on the forget class and are shared.
+    - The penalty's gradient 2 penalty F (theta - theta*) is added directly instead of through autograd: the same.
+    - The result is the average (EMA) of the weights, started from the base model; with few steps it hardly moves
+      (0.9999^1000 = 0.90), so `ema=0` takes the last weights.
+    - The null class is not trained (label dropout 0), as in the code; `label_dropout` changes that.
+    - t and noise are drawn apart for the two losses (code: one t for both).
+"""
+
+import torch
+
+from unlearnbench import Context, Ema, eps_loss, method
+
+
+def replay_images(ctx: Context, *, per_class: int):
+    """Return images of every class, sampled from the base model, and their labels."""
+    labels = torch.arange(ctx.num_classes).repeat_interleave(per_class)
+    return {"x0": ctx.sample(labels), "y": labels}
+
+
+def fisher(ctx: Context, *, replay, images: int, timesteps: int, chunk: int, label_dropout: float, unit_range: bool):
+    """Return {parameter name: diagonal Fisher information} over evenly chosen replay images and timesteps."""
+    parameters = dict(ctx.model.named_parameters())
+    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    chosen = torch.arange(images) * len(replay["y"]) // images
+    steps = torch.arange(timesteps, device=replay["x0"].device) * ctx.schedule.timesteps // timesteps
+    for index in chosen.tolist():
+        x0, y = replay["x0"][index], replay["y"][index]
+        if unit_range:
+            x0 = (x0 + 1) / 2
+        ctx.model.zero_grad()
+        for t in steps.split(chunk):  # gradients add up over the chunks of one image and are squared only then
+            x = x0.expand(len(t), *x0.shape)
+            labels = ctx.drop_labels(y.expand(len(t)), label_dropout)
+            eps_loss(ctx.model, ctx.schedule, x, labels, t, ctx.noise_like(x)).sum().backward()
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                total[name] += (parameter.grad * (ctx.schedule.timesteps / timesteps)).square() / images
+    return total
+
+
+@method(
+    title="SA",
+    paper="2305.10120",
+    groups=("paper",),
+    tuned={
+        "digits": {
+            "steps": 60, "batch": 48, "lr": 1e-3, "ema": 0.0, "penalty": 1e-6,
+            "replay_per_class": 50, "fisher_images": 50, "fisher_timesteps": 50,
+        }  # fmt: skip
+    },
+)
+def sa(
+    ctx: Context,
+    *,
+    steps: int = 20_000,  # optimiser steps (code)
+    batch: int = 128,  # noise images and replay images per step, each (code)
+    lr: float = 1e-4,  # Adam (code)
+    gamma: float = 1.0,  # weight of the replay loss (code)
+    penalty: float = 10.0,  # lambda, weight of the Fisher penalty (code)
+    label_dropout: float = 0.0,  # share of replay labels replaced by the null class (code)
+    ema: float = 0.9999,  # decay of the averaged weights; 0 takes the last weights (code)
+    clip: float = 1.0,  # global norm of the whole gradient, penalty included (code)
+    replay_per_class: int = 500,  # replay images of each class (code)
+    fisher_images: int = 5000,  # replay images in the Fisher matrix, the forget class among them (code)
+    fisher_timesteps: int = 1000,  # timesteps per image (code)
+    fisher_chunk: int = 50,  # timesteps per backward pass (code: 50 single ones)
+    fisher_label_dropout: float = 0.1,  # (code)
+    fisher_unit_range: bool = False,  # the code's mistake
+):
+    replay = ctx.prior("replay", replay_images, shared=True, per_class=replay_per_class)
+    information = ctx.prior(
+        "fisher", fisher, shared=True, replay=replay, images=fisher_images, timesteps=fisher_timesteps,
+        chunk=fisher_chunk, label_dropout=fisher_label_dropout, unit_range=fisher_unit_range,
+    )  # fmt: skip
+    retained = (replay["y"] != ctx.forget_class).nonzero().flatten()
+    parameters = dict(ctx.model.named_parameters())
+    start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    optimizer = torch.optim.Adam(parameters.values(), lr=lr)
+    average = Ema(ctx.model, ema, warm_up=False) if ema else None
+    for _ in ctx.steps(steps):
+        chosen = retained[torch.randint(len(retained), (batch,), generator=ctx.generator, device=retained.device)]
+        x_r, y_r = replay["x0"][chosen], replay["y"][chosen]
+        noise = torch.empty_like(x_r).uniform_(-1, 1, generator=ctx.generator)
+        forget_loss = ctx.eps_loss(noise, torch.full_like(y_r, ctx.forget_class))
+        replay_loss = ctx.eps_loss(x_r, y_r, label_dropout=label_dropout)
+        optimizer.zero_grad()
+        (forget_loss + gamma * replay_loss).backward()
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.grad += 2 * penalty * information[name] * (parameter - start[name])
+        torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
+        optimizer.step()
+        if average:
+            average.update(ctx.model)
+        ctx.log(forget_loss=forget_loss, replay_loss=replay_loss)
+    if average:
+        average.copy_to(ctx.model)

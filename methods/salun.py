@@ -1,0 +1,105 @@
+"""SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image Classification and Generation.
+
+Chongyu Fan, Jiancheng Liu, Yihua Zhang, Eric Wong, Dennis Wei, Sijia Liu. arXiv:2310.12508, ICLR 2024.
+
+    mask = top `mask_ratio` of |sum over batches of the loss gradient on forget images|, over all weights at once
+    L    = mean (eps_theta(x_t, c_f) - sg[eps_theta(x_t, c')])^2 + alpha L_eps(x_r, c_r),   masked weights only
+
+The first term is a mean over pixels, the second a sum over them (as in the code), so that alpha = 1e-3 at 3,072 pixels
+weighs 3.07 on the scale of mean squared errors.
+
+Deviations:
+    - The mask is boolean and stays on the device (code: int64 on the CPU, copied at each step).
+    - `mask_loss="guided"` is the code's: guided prediction with w = 2 and batch gradients clipped to norm 1 before they
+      are added; `"plain"` is the training loss, unclipped, as the paper's formula reads.
+    - Ties at the mask's threshold are all kept out (code: broken by an unstable sort).
+    - The target is computed without a graph, with the labels as they are (code: builds and discards a graph, and drops
+      10 % of the labels of source and target independently); `source_dropout=0.1` brings back the dropped source labels.
+    - c' = c_f + `pseudo_offset` modulo the number of classes (code: (c_f + 1) mod 10).
+    - `clip_then_mask` is the code's order; off, the norm is taken over unmasked weights only.
+    - Horizontal flips are fresh at every draw; the code freezes them once.
+    - Not here: weights of the average (EMA); the code switches it off for SalUn too.
+"""
+
+from typing import Literal
+
+import torch
+
+from unlearnbench import Context, method, predict_noise
+
+
+def saliency_mask(ctx: Context, *, mask_ratio: float, mask_loss: str, guidance: float, batch: int):
+    """Return {parameter name: boolean mask}; True where the weight may move. The model is in eval mode."""
+    parameters = dict(ctx.model.named_parameters())
+    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    for x0, y in ctx.forget.epoch(batch):
+        t, eps = ctx.timesteps(len(x0)), ctx.noise_like(x0)
+        x_t = ctx.schedule.add_noise(x0, eps, t)
+        prediction = predict_noise(ctx.model, x_t, t, y)
+        if mask_loss == "guided":
+            null = predict_noise(ctx.model, x_t, t, torch.full_like(y, ctx.null_class))
+            prediction = (1 + guidance) * prediction - guidance * null
+        ctx.model.zero_grad()
+        (eps - prediction).square().flatten(1).sum(dim=1).mean().backward()
+        if mask_loss == "guided":
+            torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                total[name] += parameter.grad
+    saliency = torch.cat([gradient.abs().flatten() for gradient in total.values()])
+    kept = round(mask_ratio * len(saliency))
+    if kept == len(saliency):
+        return {name: torch.ones_like(gradient, dtype=torch.bool) for name, gradient in total.items()}
+    threshold = saliency.kthvalue(len(saliency) - kept).values  # the largest one that is left out
+    return {name: gradient.abs() > threshold for name, gradient in total.items()}
+
+
+@method(
+    title="SalUn",
+    paper="2310.12508",
+    streams=("forget", "retain"),
+    groups=("paper",),
+    tuned={"digits": {"steps": 60, "batch": 48, "lr": 1e-3, "alpha": 0.05}},
+)
+def salun(
+    ctx: Context,
+    *,
+    steps: int = 1000,  # optimiser steps (code)
+    batch: int = 128,  # images of each kind per step (code)
+    lr: float = 1e-4,  # Adam (code)
+    alpha: float = 1e-3,  # weight of the summed retain loss against the mean forget loss (code's README)
+    mask_ratio: float = 0.5,  # share of weights that may move (code)
+    mask_loss: Literal["guided", "plain"] = "guided",  # loss whose gradient is the saliency
+    mask_guidance: float = 2.0,  # w of the guided mask loss (code)
+    pseudo_offset: int = 1,  # c' - c_f (code)
+    label_dropout: float = 0.1,  # share of retained labels replaced by the null class (code)
+    source_dropout: float = 0.0,  # the same for the labels of the forget term (code: 0.1)
+    clip: float = 1.0,  # global gradient norm (code)
+    clip_then_mask: bool = True,  # the code's order
+):
+    if pseudo_offset % ctx.num_classes == 0:
+        raise ValueError(f"pseudo_offset {pseudo_offset} makes the pseudo class the forget class: choose another")
+    mask = ctx.prior(
+        "mask", saliency_mask, mask_ratio=mask_ratio, mask_loss=mask_loss, guidance=mask_guidance, batch=batch
+    )
+    parameters = dict(ctx.model.named_parameters())
+    optimizer = torch.optim.Adam(parameters.values(), lr=lr)
+    for _ in ctx.steps(steps):
+        x0, y = ctx.forget.draw(batch)
+        t = ctx.timesteps(batch)
+        x_t = ctx.schedule.add_noise(x0, ctx.noise_like(x0), t)
+        with torch.no_grad():
+            target = predict_noise(ctx.model, x_t, t, (y + pseudo_offset) % ctx.num_classes)
+        prediction = predict_noise(ctx.model, x_t, t, ctx.drop_labels(y, source_dropout))
+        forget_loss = (prediction - target).square().mean()
+        retain_loss = ctx.eps_loss(*ctx.retain.draw(batch), label_dropout=label_dropout)
+        optimizer.zero_grad()
+        (forget_loss + alpha * retain_loss).backward()
+        if clip_then_mask:
+            torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
+        for name, parameter in parameters.items():
+            parameter.grad *= mask[name]
+        if not clip_then_mask:
+            torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
+        optimizer.step()
+        ctx.log(forget_loss=forget_loss, retain_loss=retain_loss)

@@ -1,0 +1,301 @@
+"""All that an unlearning method sees.
+
+A method gets a `Context` and edits `ctx.model` in place. It sees no device, no seed, no checkpoint path, no progress
+bar, no judge and no test image; the harness counts, times and checks around it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unlearnbench.artifacts import ArtifactStore, Tensors
+from unlearnbench.cost import Cost, Meter
+from unlearnbench.datasets import Dataset, Split
+from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
+from unlearnbench.errors import NonFiniteError, PluginError
+from unlearnbench.hashing import derive_seed
+from unlearnbench.training import antithetic_timesteps, drop_labels, flipped, trainable_copy
+
+FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
+LOG_POINTS = 50  # points kept per logged curve
+
+
+class Stream:
+    """Training images of the forget class or of the retained classes, as `(x0, y)`: float32 in [-1, 1] and int64."""
+
+    def __init__(
+        self, name: str, images: Tensor, labels: Tensor, generator: torch.Generator, flip: bool, drawn: dict[str, int]
+    ) -> None:
+        self.name = name
+        self._images, self._labels, self._generator, self._flip, self._drawn = images, labels, generator, flip, drawn
+        self._order: Tensor = torch.empty(0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Return the next n images (n, C, H, W) and labels (n,); every epoch is a fresh shuffle."""
+        while len(self._order) < n:
+            self._order = torch.cat([self._order, torch.randperm(len(self), generator=self._generator)])
+        chosen, self._order = self._order[:n], self._order[n:]
+        return self._take(chosen)
+
+    def epoch(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every image once, in a fresh order; the last batch may be smaller."""
+        for chosen in torch.randperm(len(self), generator=self._generator).split(batch):
+            yield self._take(chosen)
+
+    def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        self._drawn[self.name] = self._drawn.get(self.name, 0) + len(chosen)
+        chosen = chosen.to(self._images.device)
+        x0 = to_float(self._images[chosen])
+        return (flipped(x0, self._generator) if self._flip else x0), self._labels[chosen]
+
+
+@dataclass
+class Counts:
+    """What the harness counted while the method ran, priors included."""
+
+    optimizer_steps: int = 0
+    forward_images: int = 0
+    backward_images: int = 0
+    drawn: dict[str, int] = field(default_factory=dict)  # stream -> images
+
+    def watch(self, model: nn.Module) -> None:
+        """Count the images that go forward and backward through a model from now on."""
+
+        def forward(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            n = len(args[0])
+            self.forward_images += n
+            if output.sample.requires_grad:
+                output.sample.register_hook(lambda gradient: self._backward(n))
+
+        model.register_forward_hook(forward)
+
+    def _backward(self, n: int) -> None:
+        self.backward_images += n
+
+
+@dataclass(frozen=True)
+class Harness:
+    """What the context stands on, out of a method's sight."""
+
+    dataset: Dataset
+    train: Split
+    base: nn.Module
+    base_digest: str
+    method: str
+    source_hash: str
+    streams: frozenset[str]
+    seed: int
+    forget_class: int
+    device: torch.device
+    store: ArtifactStore
+    meter: Meter
+    software: Mapping[str, str]
+    progress: Callable[[str, int, int], None]
+    counts: Counts = field(default_factory=Counts)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+
+class Context:
+    """What a method works with.
+
+    Attributes:
+        model: the copy to unlearn, trainable, in train mode; call `predict_noise(ctx.model, x_t, t, y)`.
+        base: the frozen original, in eval mode.
+        schedule: the forward process; `schedule.add_noise(x0, eps, t)`, `schedule.timesteps`.
+        num_classes: K; labels are 0 to K - 1.
+        null_class: the label of the unconditional branch.
+        generator: the source of all the method's randomness, on the model's device.
+    """
+
+    def __init__(self, harness: Harness, purpose: str = "method", shared: bool = False) -> None:
+        """Make the context of a method, or of one of its priors.
+
+        Args:
+            harness: what it stands on.
+            purpose: names the use of randomness, so that each use has its own.
+            shared: the context of a prior that may not depend on the forget class.
+        """
+        self._harness, self._shared = harness, shared
+        parts: dict[str, Any] = {"seed": harness.seed, "method": harness.method}
+        if not shared:
+            parts["forget_class"] = harness.forget_class
+        seed = derive_seed(purpose, **parts)
+        torch.manual_seed(seed)  # dropout takes no generator
+        self.generator = torch.Generator(harness.device).manual_seed(seed)
+        self.base = harness.base
+        self.model = trainable_copy(harness.base).train()
+        harness.counts.watch(self.model)
+        self.schedule = Schedule.linear(device=harness.device)
+        self.num_classes = harness.dataset.num_classes
+        self.null_class = harness.dataset.num_classes
+        self._purpose, self._seed = purpose, seed
+        self._streams: dict[str, Stream] = {}
+        self._step, self._log_every = 0, 1
+
+    @property
+    def forget_class(self) -> int:
+        """The class to unlearn."""
+        if self._shared:
+            raise PluginError(f"{self._harness.method}: a shared prior must not depend on the forget class")
+        return self._harness.forget_class
+
+    @property
+    def forget(self) -> Stream:
+        """Training images of the forget class."""
+        return self._stream("forget")
+
+    @property
+    def retain(self) -> Stream:
+        """Training images of the retained classes."""
+        return self._stream("retain")
+
+    def _stream(self, name: str) -> Stream:
+        harness = self._harness
+        if name not in harness.streams:
+            declared = ", ".join(sorted(harness.streams)) or "none"
+            raise PluginError(
+                f"{harness.method} draws from ctx.{name} but declares streams: {declared}; add {name!r} to @method(streams=...)"
+            )
+        if name not in self._streams:
+            inside = harness.train.labels == self.forget_class
+            chosen = torch.from_numpy(inside if name == "forget" else ~inside)
+            images = torch.from_numpy(harness.train.images)[chosen].to(harness.device)
+            labels = torch.from_numpy(harness.train.labels)[chosen].to(harness.device)
+            generator = torch.Generator().manual_seed(derive_seed(f"stream {name}", context=self._seed))
+            self._streams[name] = Stream(name, images, labels, generator, harness.dataset.flip, harness.counts.drawn)
+        return self._streams[name]
+
+    def steps(self, n: int) -> Iterator[int]:
+        """Yield 0 to n - 1: the loop of the method. The harness reports progress and stops on non-finite weights.
+
+        Raises:
+            NonFiniteError: a weight of the model is NaN or infinite.
+        """
+        self._log_every = max(1, n // LOG_POINTS)
+        for step in range(n):
+            self._step = step
+            self._harness.progress(self._purpose, step, n)
+            yield step
+            if (step + 1) % FINITE_CHECK_EVERY == 0:
+                self.check_finite()
+        self.check_finite()
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError if a weight of the model is NaN or infinite."""
+        norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
+        if not torch.isfinite(norms).all():
+            raise NonFiniteError(f"a weight became NaN or infinite by step {self._step + 1}")
+
+    def log(self, **scalars: Tensor | float) -> None:
+        """Keep named scalars of this step for the record; about 50 points a curve, so calling it is cheap.
+
+        Raises:
+            NonFiniteError: a value is NaN or infinite.
+        """
+        if self._step % self._log_every:
+            return
+        for name, scalar in scalars.items():
+            value = float(scalar.detach()) if isinstance(scalar, Tensor) else float(scalar)
+            if not torch.isfinite(torch.tensor(value)):
+                raise NonFiniteError(f"{name} is {value} at step {self._step}")
+            self._harness.curves.setdefault(name, []).append((self._step, value))
+
+    def noise_like(self, x: Tensor) -> Tensor:
+        """Return standard Gaussian noise shaped as x."""
+        return torch.empty_like(x).normal_(generator=self.generator)
+
+    def timesteps(self, n: int) -> Tensor:
+        """Return n random timesteps in [0, T), antithetic as in the SA and SalUn code."""
+        return antithetic_timesteps(n, self.schedule.timesteps, self.generator)
+
+    def drop_labels(self, y: Tensor, share: float) -> Tensor:
+        """Return labels of which a random share is replaced by the null class."""
+        return drop_labels(y, share, self.null_class, self.generator)
+
+    def eps_loss(self, x0: Tensor, y: Tensor, *, label_dropout: float = 0.0) -> Tensor:
+        """Return L_eps of `ctx.model`, a scalar: fresh t and noise, summed over pixels, averaged over the batch."""
+        t, eps = self.timesteps(len(x0)), self.noise_like(x0)
+        return eps_loss(self.model, self.schedule, x0, self.drop_labels(y, label_dropout), t, eps).mean()
+
+    def sample(self, labels: Tensor) -> Tensor:
+        """Return one image per label (N,), sampled from the base model as the protocol says: (N, C, H, W) in [-1, 1]."""
+        harness, protocol = self._harness, self._harness.dataset.protocol
+        seeds = [derive_seed("replay", context=self._seed, index=index) for index in range(len(labels))]
+        images = sample(
+            self.base, self.schedule, labels, seeds, harness.dataset.image_shape,
+            steps=protocol.steps, eta=protocol.eta, guidance=protocol.guidance, null_class=self.null_class,
+            batch_size=protocol.batch_size,
+            progress=lambda done: harness.progress(self._purpose, done, len(labels) * protocol.steps),
+        )  # fmt: skip
+        return to_float(images).to(harness.device)
+
+    def prior(
+        self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any
+    ) -> Tensors:
+        """Return what `build(ctx, **inputs)` makes: timed as phase `prior`, cached, its first cost always charged.
+
+        The build gets a context of its own, with an untouched model in eval mode, and must depend on nothing else
+        than that context and its inputs.
+
+        Args:
+            name: of the prior, within the method.
+            build: returns named tensors.
+            shared: it does not depend on the forget class, so all classes use one; then it may not draw from a stream.
+            **inputs: JSON values, tensors, or tensors of another prior; all of them are part of the cache key.
+        """
+        harness = self._harness
+
+        def make() -> tuple[Tensors, dict[str, Any]]:
+            with _global_rng_kept(harness.device), harness.meter.phase("prior") as cost:
+                context = Context(replace(harness, curves={}), purpose=f"prior {name}", shared=shared)
+                context.model.eval()
+                tensors = build(context, **inputs)
+            return tensors, {"cost": cost.to_json()}
+
+        with harness.meter.phase(None):
+            key = self._prior_key(name, shared, inputs)
+            artifact = harness.store.get(f"prior-{harness.method}-{name}", key, make)
+            if artifact.reused:
+                paid = artifact.facts["cost"]
+                harness.meter.charge("prior", Cost(paid["seconds"], paid["memory_bytes"]))
+            return {tensor: value.to(harness.device) for tensor, value in artifact.tensors.items()}
+
+    def _prior_key(self, name: str, shared: bool, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return everything that a prior's bytes depend on."""
+        harness = self._harness
+        return {
+            "dataset": harness.dataset.name,
+            "protocol": harness.dataset.protocol.to_json(),
+            "base": harness.base_digest,
+            "method": harness.method,
+            "source": harness.source_hash,
+            "name": name,
+            "inputs": _describe(inputs),
+            "forget_class": None if shared else self.forget_class,
+            "seed": harness.seed,
+            "device": harness.device.type,
+            "software": dict(harness.software),
+        }
+
+
+def _describe(value: Any) -> Any:
+    """Return JSON that stands for a value: tensors become the hash of their bytes."""
+    if isinstance(value, Tensor):
+        array = value.detach().cpu().numpy()
+        return {"dtype": str(array.dtype), "shape": array.shape, "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+    if isinstance(value, Mapping):
+        return {key: _describe(item) for key, item in value.items()}
+    return value
+
+
+def _global_rng_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Restore torch's global random state: a prior that is built and one that is read leave the same state behind."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -1,0 +1,164 @@
+"""Diffusion, readable on one screen each: noise schedule, noise-prediction loss, sampler with labels and guidance.
+
+Notation of the DDPM papers: `x0` are clean images, `eps` Gaussian noise, `t` a 0-based timestep, and
+`x_t = sqrt(alphas_cumprod[t]) x0 + sqrt(1 - alphas_cumprod[t]) eps`. Images are `(B, C, H, W) float32 in [-1, 1]`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+BETA_START, BETA_END = 1e-4, 0.02  # linear betas of Ho et al. 2020, section 4
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The forward process: linear betas from 1e-4 to 0.02 over T steps (Ho et al. 2020, section 4)."""
+
+    alphas_cumprod: Tensor  # (T,) float32
+
+    @classmethod
+    def linear(cls, timesteps: int = 1000, device: torch.device | str = "cpu") -> "Schedule":
+        """Return the schedule on a device; products are taken in float64."""
+        betas = torch.linspace(BETA_START, BETA_END, timesteps, dtype=torch.float64)
+        return cls(torch.cumprod(1 - betas, dim=0).to(device, torch.float32))
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of timesteps."""
+        return len(self.alphas_cumprod)
+
+    def _at(self, t: Tensor, like: Tensor) -> Tensor:
+        return self.alphas_cumprod[t].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Return x_t for clean images and noise of shape (B, C, H, W) and timesteps (B,)."""
+        alpha = self._at(t, x0)
+        return alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
+
+    def terminal_noise(self, eps: Tensor, fresh: Tensor, t: Tensor) -> Tensor:
+        """Return the noise of x_T on the Markov trajectory that passes through x_t with noise eps.
+
+        eps_T = rho_t eps + sqrt(1 - rho_t^2) fresh, with rho_t^2 = abar_T (1 - abar_t) / (abar_t (1 - abar_T)); at the
+        last timestep it is eps itself.
+        """
+        alpha, last = self._at(t, eps), self.alphas_cumprod[-1].to(eps.dtype)
+        rho_squared = last * (1 - alpha) / (alpha * (1 - last))
+        return rho_squared.sqrt() * eps + (1 - rho_squared).clamp(min=0).sqrt() * fresh
+
+
+def predict_noise(model: nn.Module, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """Return the model's noise prediction, shaped as x_t, for timesteps (B,) and labels (B,)."""
+    prediction: Tensor = model(x_t, t, y).sample
+    return prediction
+
+
+def eps_loss(model: nn.Module, schedule: Schedule, x0: Tensor, y: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Return the noise-prediction loss per image, shape (B,): squared error **summed** over C, H, W.
+
+    The sum, not the mean, is the scale of the SA and SalUn code: C*H*W times the mean squared error.
+    """
+    error = eps - predict_noise(model, schedule.add_noise(x0, eps, t), t, y)
+    return error.square().flatten(1).sum(dim=1)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Return images of any range in float as uint8: clamp to [-1, 1], then round; no per-image stretching."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Return uint8 images as float32 in [-1, 1]."""
+    return images.to(torch.float32) / 127.5 - 1
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode and TF32 off, and restore both: dropout never runs while sampling."""
+    was_training, tf32 = model.training, torch.backends.cudnn.allow_tf32
+    model.eval()
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+        torch.backends.cudnn.allow_tf32 = tf32
+
+
+def _stacked_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
+    """Draw one image of noise from each generator, on the CPU so that every device starts from the same bits."""
+    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(device)
+
+
+def sample(
+    model: nn.Module,
+    schedule: Schedule,
+    labels: Tensor,
+    seeds: Sequence[int],
+    image_shape: Sequence[int],
+    *,
+    steps: int,
+    eta: float,
+    guidance: float,
+    null_class: int,
+    batch_size: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and classifier-free guidance; x0 is never clipped.
+
+    Args:
+        model: noise predictor; it runs in eval mode and is left in the mode it had.
+        schedule: the forward process.
+        labels: (N,) int64 classes, on any device.
+        seeds: N seeds, one per image: an image depends on its own seed and not on its neighbours or the batch size.
+        image_shape: (C, H, W).
+        steps: sampling steps; must divide T. Timesteps are 0, T/steps, 2 T/steps, ... in reverse.
+        eta: 0 is deterministic DDIM, 1 ancestral sampling with the small posterior variance.
+        guidance: w of Ho & Salimans 2022, eps = (1 + w) eps(c) - w eps(null); 0 is conditional only.
+        null_class: the label of the unconditional branch.
+        batch_size: images per forward pass (twice as many rows with guidance).
+        progress: called with the number of finished image-steps.
+
+    Returns:
+        (N, C, H, W) uint8 on the CPU.
+
+    Raises:
+        ValueError: steps does not divide T, or labels and seeds differ in length.
+    """
+    if schedule.timesteps % steps:
+        raise ValueError(f"{steps} sampling steps do not divide the {schedule.timesteps} timesteps")
+    if len(labels) != len(seeds):
+        raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
+    images = []
+    with evaluating(model):
+        for start in range(0, len(labels), batch_size):
+            part = slice(start, start + batch_size)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+            y = labels[part].to(schedule.alphas_cumprod.device)
+            x = _stacked_noise(generators, image_shape, y.device)
+            timesteps = range(0, schedule.timesteps, schedule.timesteps // steps)[::-1]
+            for index, t in enumerate(timesteps):
+                eps = _guided_noise(model, x, t, y, guidance, null_class)
+                alpha = schedule.alphas_cumprod[t]
+                previous = schedule.alphas_cumprod[timesteps[index + 1]] if index + 1 < steps else torch.ones_like(alpha)
+                sigma = eta * ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).sqrt()
+                x0 = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+                x = previous.sqrt() * x0 + (1 - previous - sigma**2).clamp(min=0).sqrt() * eps
+                if eta > 0 and index + 1 < steps:
+                    x = x + sigma * _stacked_noise(generators, image_shape, y.device)
+                progress(start * steps + (index + 1) * len(y))
+            images.append(to_uint8(x).cpu())
+    return torch.cat(images)
+
+
+def _guided_noise(model: nn.Module, x: Tensor, t: int, y: Tensor, guidance: float, null_class: int) -> Tensor:
+    """Return the guided prediction; both branches go through the model as one batch."""
+    if guidance == 0:
+        return predict_noise(model, x, torch.full_like(y, t), y)
+    both = torch.cat([y, torch.full_like(y, null_class)])
+    conditional, unconditional = predict_noise(model, torch.cat([x, x]), torch.full_like(both, t), both).chunk(2)
+    return (1 + guidance) * conditional - guidance * unconditional

@@ -1,0 +1,167 @@
+"""What metrics ask for, computed lazily and once per cell: samples, the judge's probabilities, features."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+from unlearnbench.cost import Meter
+from unlearnbench.datasets import Dataset, Split
+from unlearnbench.diffusion import Schedule, evaluating, sample
+from unlearnbench.errors import Unmeasurable
+from unlearnbench.grid import Cell
+from unlearnbench.hashing import derive_seed
+from unlearnbench.plugin import MetricSpec
+from unlearnbench.training import Prepared, Progress, SmallCnn
+
+JUDGE_BATCH = 500
+FEATURE_LAYER = "features"
+
+
+def sample_seeds(cell: Cell, labels: Sequence[int]) -> list[int]:
+    """Return one seed per image, from dataset, protocol, seed, class and index alone.
+
+    Neither the method nor the forget class is part of it: image i of class c starts from the same noise in every cell.
+    """
+    counter: dict[int, int] = {}
+    seeds = []
+    for label in labels:
+        index = counter[label] = counter.get(label, -1) + 1
+        seeds.append(derive_seed(
+            "sample", dataset=cell.dataset, protocol=cell.protocol, seed=cell.seed, label=label, index=index
+        ))  # fmt: skip
+    return seeds
+
+
+def extractor_class(name: str, network: SmallCnn) -> type[FeatureExtractorBase]:
+    """Return a torch-fidelity feature extractor that wraps a trained network.
+
+    Register it with `torch_fidelity.register_feature_extractor(name, cls)` to use it in `calculate_metrics`.
+    """
+
+    class Extractor(FeatureExtractorBase):  # type: ignore[misc]
+        def __init__(self, name: str, features_list: Sequence[str], **_: Any) -> None:
+            super().__init__(name, features_list)
+            self.network = network
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return (FEATURE_LAYER,)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return FEATURE_LAYER
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        def forward(self, input: Tensor) -> tuple[Tensor, ...]:
+            return (self.network.features(input),)
+
+    Extractor.__name__ = name
+    return Extractor
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One cell's evidence; the cached properties are the needs of `plugin.NEEDS`, shapes and dtypes as said there."""
+
+    cell: Cell
+    model: nn.Module
+    dataset: Dataset
+    train: Split
+    prepared: Prepared
+    meter: Meter
+    progress: Progress
+
+    def _sample(self, labels: Sequence[int]) -> NDArray[np.uint8]:
+        protocol, device = self.dataset.protocol, next(self.model.parameters()).device
+        with self.meter.phase("sample"):
+            images = sample(
+                self.model, Schedule.linear(device=device), torch.tensor(labels), sample_seeds(self.cell, labels),
+                self.dataset.image_shape, steps=protocol.steps, eta=protocol.eta, guidance=protocol.guidance,
+                null_class=self.dataset.num_classes, batch_size=protocol.batch_size,
+                progress=lambda done: self.progress("sample", done, len(labels) * protocol.steps),
+            )  # fmt: skip
+        result: NDArray[np.uint8] = images.numpy()
+        return result
+
+    @cached_property
+    def forget_samples(self) -> NDArray[np.uint8]:
+        return self._sample([self.cell.forget_class] * self.dataset.protocol.forget_samples)
+
+    @cached_property
+    def retain_labels(self) -> NDArray[np.int64]:
+        retained = [c for c in range(self.dataset.num_classes) if c != self.cell.forget_class]
+        return np.repeat(np.array(retained, dtype=np.int64), self.dataset.protocol.retain_samples)
+
+    @cached_property
+    def retain_samples(self) -> NDArray[np.uint8]:
+        return self._sample(self.retain_labels.tolist())
+
+    def _through(self, network: nn.Module, images: NDArray[np.uint8], what: str) -> NDArray[np.float64]:
+        """Return a network's output for images, in float64, computed batch by batch."""
+        device = next(self.model.parameters()).device
+        call = network.features if what == "features" else network
+        with evaluating(network):
+            parts = [call(part.to(device)).double().cpu() for part in torch.from_numpy(images).split(JUDGE_BATCH)]  # type: ignore[operator]
+        outputs = torch.cat(parts)
+        result: NDArray[np.float64] = (outputs.softmax(dim=1) if what == "probs" else outputs).numpy()
+        return result
+
+    @cached_property
+    def forget_probs(self) -> NDArray[np.float64]:
+        return self._through(self.prepared.judge, self.forget_samples, "probs")
+
+    @cached_property
+    def retain_probs(self) -> NDArray[np.float64]:
+        return self._through(self.prepared.judge, self.retain_samples, "probs")
+
+    @cached_property
+    def forget_features(self) -> NDArray[np.float64]:
+        return self._through(self.prepared.extractor, self.forget_samples, "features")
+
+    @cached_property
+    def retain_features(self) -> NDArray[np.float64]:
+        return self._through(self.prepared.extractor, self.retain_samples, "features")
+
+    @cached_property
+    def reference_features(self) -> NDArray[np.float64]:
+        retained = self.train.labels != self.cell.forget_class
+        return self._through(self.prepared.extractor, self.train.images[retained], "features")
+
+
+def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> dict[str, dict[str, Any]]:
+    """Return the record's entry for each metric: its value, n, and all that a report needs to show it.
+
+    Args:
+        evidence: of the cell.
+        metrics: each with the hash of its source file.
+
+    A value that is not finite, or a metric that declares itself unmeasurable, becomes null with a reason.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for spec, source_hash in metrics:
+        value, n, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
+        entries[spec.name] = {
+            "value": value, "n": n, "title": spec.title, "unit": spec.unit, "better": spec.better,
+            "format": spec.format, "source": spec.source, "source_hash": source_hash, "reason": reason,
+        }  # fmt: skip
+    return entries
+
+
+def _score(spec: MetricSpec, needs: Mapping[str, Any]) -> tuple[float | None, int, str | None]:
+    try:
+        value, n = spec.function(**needs)
+    except Unmeasurable as error:
+        return None, 0, str(error)
+    if not np.isfinite(value):
+        return None, int(n), f"the metric came out as {value}"
+    return float(value), int(n), None

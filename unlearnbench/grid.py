@@ -1,0 +1,122 @@
+"""The grid of cells: class ranges, setting sweeps, cell ids. Pure: no torch, no files."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from unlearnbench.errors import UsageError
+from unlearnbench.hashing import digest
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (dataset and protocol, method, settings, forget class, seed): the unit of work, of resume and of record."""
+
+    dataset: str
+    protocol: str
+    method: str
+    settings: Mapping[str, Scalar]  # every setting, resolved
+    forget_class: int
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """A readable name that ends in eight hex digits of the whole cell."""
+        return f"{self.dataset}-{self.method}-c{self.forget_class}-s{self.seed}-{digest(self.to_json())[:8]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Cell":
+        """Return the cell that `to_json` wrote."""
+        return cls(**value)
+
+
+def parse_integers(text: str, what: str, low: int = 0, high: int | None = None) -> list[int]:
+    """Parse `0-9` or `0,3,5-7` strictly; doubles are dropped, order is kept.
+
+    Args:
+        text: what the user typed.
+        what: the word for one item in error messages ("class", "seed").
+        low: smallest value allowed.
+        high: largest value allowed; None for no limit.
+
+    Raises:
+        UsageError: an item that is no number or range, a reversed range, or a value out of bounds.
+    """
+    values: dict[int, None] = {}
+    for item in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", item, re.ASCII)
+        if match is None:
+            raise UsageError(
+                f"cannot read {item.strip()!r} in {text!r} as a {what} or a range of them: write numbers and "
+                f"ranges separated by commas, such as 0,3,5-7"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"the {what} range {item.strip()} runs backwards: write {last}-{first}")
+        if first < low or (high is not None and last > high):
+            bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
+            raise UsageError(f"{what} {last if first >= low else first} does not exist: give a {what} {bounds}")
+        if last - first >= 100_000:
+            raise UsageError(f"the {what} range {item.strip()} has {last - first + 1} members: give fewer than 100,000")
+        values.update(dict.fromkeys(range(first, last + 1)))
+    return list(values)
+
+
+def parse_sweeps(texts: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Parse `METHOD.NAME=V1,V2` items into {method: {setting: [raw values]}}.
+
+    Raises:
+        UsageError: an item of another form, an empty or repeated value, or a setting given twice.
+    """
+    sweeps: dict[str, dict[str, list[str]]] = {}
+    for text in texts:
+        match = re.fullmatch(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)=(.*)", text, re.DOTALL)
+        if match is None:
+            raise UsageError(f"cannot read --set {text!r}: write METHOD.NAME=VALUE, such as safemax.decay=0,1,10")
+        method, name, values = match[1], match[2], [value.strip() for value in match[3].split(",")]
+        if "" in values:
+            raise UsageError(f"--set {text!r} has an empty value: write METHOD.NAME=V1,V2")
+        if len(set(values)) < len(values):
+            raise UsageError(f"--set {text!r} gives a value twice: write each value once")
+        if name in sweeps.setdefault(method, {}):
+            raise UsageError(f"--set gives {method}.{name} twice: put all its values into one --set")
+        sweeps[method][name] = values
+    return sweeps
+
+
+def combinations(swept: Mapping[str, Sequence[Scalar]]) -> Iterator[dict[str, Scalar]]:
+    """Yield every combination of swept settings; one empty dict when nothing is swept."""
+    for values in product(*swept.values()):
+        yield dict(zip(swept, values, strict=True))
+
+
+def make_cells(
+    dataset: str,
+    protocol: str,
+    variants: Sequence[tuple[str, Mapping[str, Scalar]]],
+    classes: Sequence[int],
+    seeds: Sequence[int],
+) -> list[Cell]:
+    """Return the flat list of cells: per seed and class all methods, so that an early look compares them all.
+
+    Args:
+        dataset: its name.
+        protocol: the name of its evaluation protocol.
+        variants: (method, all its settings resolved), in table order.
+        classes: forget classes.
+        seeds: seeds of unlearning and sampling.
+    """
+    return [
+        Cell(dataset, protocol, method, settings, forget_class, seed)
+        for seed in seeds
+        for forget_class in classes
+        for method, settings in variants
+    ]

@@ -1,0 +1,241 @@
+"""Plugins: how a method and a metric are declared, found, loaded and looked up.
+
+Built-ins are found by looking into the two plugin folders, third-party plugins by entry points (groups
+`unlearnbench.methods` and `unlearnbench.metrics`), a single file by `--plugin FILE`. Names are known without importing
+anything; a plugin is imported when it is selected or listed, and one that fails to import harms no other.
+"""
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+
+from unlearnbench.errors import PluginError, UsageError
+from unlearnbench.hashing import file_digest
+from unlearnbench.plugin import Kind, MethodSpec, MetricSpec, suggest
+
+
+@dataclass
+class Plugin:
+    """A plugin that is known by name; `spec` imports it."""
+
+    name: str
+    kind: Kind
+    origin: str  # where it comes from, as a person would look for it
+    path: Path | None  # its source file, None until an entry point is loaded
+    load_module: Callable[[], ModuleType] = field(repr=False)
+
+    @cached_property
+    def spec(self) -> MethodSpec | MetricSpec:
+        """Import the plugin and return what it declared.
+
+        Raises:
+            PluginError: it fails to import or declares nothing of its name.
+        """
+        try:
+            module = self.load_module()
+        except Exception as error:
+            raise PluginError(f"{type(error).__name__}: {error}") from error
+        if self.path is None:
+            self.path = Path(str(module.__file__))
+        spec = getattr(getattr(module, self.name, None), "__unlearnbench__", None)
+        wanted = MethodSpec if self.kind == "method" else MetricSpec
+        if not isinstance(spec, wanted):
+            raise PluginError(f"{self.origin} declares no @{self.kind} function called {self.name}")
+        return spec
+
+    @property
+    def source_hash(self) -> str:
+        """SHA-256 of the plugin's source file."""
+        if self.path is None:
+            _ = self.spec
+        assert self.path is not None
+        return file_digest(self.path)
+
+
+class Registry:
+    """All plugins by kind and name, in natural order."""
+
+    def __init__(self, files: Sequence[Path] = ()) -> None:
+        """Find built-in plugins, entry points, and the plugins in the given files.
+
+        Raises:
+            UsageError: a file that does not exist, or two plugins of one name.
+        """
+        self._plugins: dict[tuple[Kind, str], Plugin] = {}
+        kinds: tuple[Kind, ...] = ("method", "metric")
+        for kind in kinds:
+            for plugin in (*_builtins(kind), *_entry_points(kind)):
+                self._add(plugin)
+        for path in files:
+            for plugin in _from_file(path):
+                self._add(plugin)
+
+    def _add(self, plugin: Plugin) -> None:
+        known = self._plugins.setdefault((plugin.kind, plugin.name), plugin)
+        if known is not plugin:
+            raise UsageError(
+                f"two {plugin.kind}s are called {plugin.name}, in {known.origin} and in {plugin.origin}: rename one"
+            )
+
+    def plugins(self, kind: Kind) -> list[Plugin]:
+        """Return the plugins of a kind, sorted by name."""
+        return sorted((p for (k, _), p in self._plugins.items() if k == kind), key=lambda plugin: plugin.name)
+
+    def _spec(self, kind: Kind, name: str) -> MethodSpec | MetricSpec:
+        plugin = self._plugins.get((kind, name))
+        if plugin is None:
+            names = [p.name for p in self.plugins(kind)]
+            raise UsageError(f"there is no {kind} {name!r}{suggest(name, names)}: choose from {', '.join(names)}")
+        try:
+            return plugin.spec
+        except PluginError as error:
+            raise UsageError(f"{kind} {name} cannot be used ({plugin.origin}): {error}") from error
+
+    def method(self, name: str) -> MethodSpec:
+        """Return a method by name.
+
+        Raises:
+            UsageError: it is unknown (with a suggestion) or fails to import (with the reason).
+        """
+        spec = self._spec("method", name)
+        assert isinstance(spec, MethodSpec)
+        return spec
+
+    def metric(self, name: str) -> MetricSpec:
+        """Return a metric by name; raises as `method` does."""
+        spec = self._spec("metric", name)
+        assert isinstance(spec, MetricSpec)
+        return spec
+
+    def select_methods(self, text: str) -> list[MethodSpec]:
+        """Return the methods that `--methods` names: `all`, a group such as `paper`, or names with commas between.
+
+        `all` is every unlearning method plus the reference rows; a broken plugin is left out of it. References come
+        first.
+
+        Raises:
+            UsageError: an unknown name or nothing selected.
+        """
+        specs: dict[str, MethodSpec] = {}
+        for item in (part.strip() for part in text.split(",")):
+            if not item:
+                raise UsageError(f"--methods {text!r} has an empty name: write all, or names with commas between")
+            members = [spec for spec in self._sound_methods() if item in spec.groups or _in_all(item, spec)]
+            for spec in members or [self.method(item)]:
+                specs[spec.name] = spec
+        return sorted(specs.values(), key=lambda spec: spec.role != "reference")
+
+    def select_metrics(self, text: str) -> list[MetricSpec]:
+        """Return the metrics that `--metrics` names: `all`, or names with commas between.
+
+        Raises:
+            UsageError: an unknown name.
+        """
+        if text.strip() == "all":
+            return [spec for plugin in self.plugins("metric") if (spec := _sound(plugin)) and isinstance(spec, MetricSpec)]
+        return list({name: self.metric(name) for name in (part.strip() for part in text.split(","))}.values())
+
+    def _sound_methods(self) -> list[MethodSpec]:
+        specs = (_sound(plugin) for plugin in self.plugins("method"))
+        return [spec for spec in specs if isinstance(spec, MethodSpec)]
+
+    def source_hashes(self) -> dict[str, str]:
+        """Return {"method:NAME" or "metric:NAME": SHA-256 of its file} without importing any plugin file."""
+        return {
+            f"{kind}:{name}": file_digest(plugin.path)
+            for (kind, name), plugin in self._plugins.items()
+            if plugin.path is not None
+        }
+
+    def source_hash(self, kind: Kind, name: str) -> str:
+        """Return the SHA-256 of one plugin's file, importing it where that is the only way to find the file."""
+        return self._plugins[kind, name].source_hash
+
+
+def _in_all(item: str, spec: MethodSpec) -> bool:
+    return item == "all" and spec.role != "gold"
+
+
+def _sound(plugin: Plugin) -> MethodSpec | MetricSpec | None:
+    """Return the spec of a plugin that imports, None of one that does not (`list` shows the reason)."""
+    try:
+        return plugin.spec
+    except PluginError:
+        return None
+
+
+def _builtins(kind: Kind) -> list[Plugin]:
+    package = f"unlearnbench.{kind}s"
+    found = importlib.util.find_spec(package)
+    folders = list(found.submodule_search_locations or []) if found else []
+    return [
+        Plugin(path.stem, kind, str(path), path, lambda module=f"{package}.{path.stem}": importlib.import_module(module))  # type: ignore[misc]
+        for folder in folders
+        for path in sorted(Path(folder).glob("*.py"))
+        if not path.name.startswith("_")
+    ]
+
+
+def _entry_points(kind: Kind) -> list[Plugin]:
+    plugins = []
+    for entry in importlib.metadata.entry_points(group=f"unlearnbench.{kind}s"):
+        owner = entry.dist.name if entry.dist else "an installed package"
+
+        def load(module: str = entry.module) -> ModuleType:
+            return importlib.import_module(module)
+
+        plugins.append(Plugin(entry.name, kind, f"{owner} ({entry.value})", None, load))
+    return plugins
+
+
+def _from_file(path: Path) -> list[Plugin]:
+    """Return the plugins a file declares, found in its syntax tree; a file that does not parse is one broken method."""
+    if not path.is_file():
+        raise UsageError(f"--plugin {path}: there is no such file")
+    path = path.resolve()
+
+    def load() -> ModuleType:
+        name = f"unlearnbench_plugin_{path.stem}_{file_digest(path)[:8]}"
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise PluginError(f"{path} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return [Plugin(path.stem, "method", str(path), path, load)]
+    plugins = [
+        Plugin(node.name, kind, str(path), path, load)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        for kind in _declared_kinds(node)
+    ]
+    if not plugins:
+        raise UsageError(f"--plugin {path}: the file declares no function under @method or @metric")
+    return plugins
+
+
+def _declared_kinds(node: ast.FunctionDef) -> list[Kind]:
+    names = []
+    for decorator in node.decorator_list:
+        target = decorator.func if isinstance(decorator, ast.Call) else decorator
+        names.append(target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", ""))
+    kinds: tuple[Kind, ...] = ("method", "metric")
+    return [kind for kind in kinds if kind in names]

@@ -1,0 +1,160 @@
+"""The store of records: one JSON line per cell, appended and fsynced by one writer under a file lock.
+
+Reports read this and nothing else, so it imports neither torch nor a plugin.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from filelock import FileLock
+
+from unlearnbench.errors import UsageError
+from unlearnbench.grid import Cell
+from unlearnbench.hashing import canonical_json, digest
+
+SCHEMA = 1
+Status = Literal["ok", "failed", "oom", "timeout", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one cell.
+
+    `metrics` maps a metric's name to value, n, unit, direction, format and source hash; `cost` maps a phase to seconds,
+    peak bytes by probe, and whether it was reused. A failed cell has a `reason` and no metrics.
+    """
+
+    cell: Cell
+    method: Mapping[str, Any]  # title, paper, role, overrides, source_hash
+    status: Status
+    reason: str | None = None
+    traceback: str | None = None
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cost: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    wall_seconds: float | None = None
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)  # title, class names, extractor
+    judge: Mapping[str, Any] = field(default_factory=dict)  # test accuracy, n
+    artifacts: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, Any] = field(default_factory=dict)  # strips of samples as base64 PNG
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON object, schema version and cell id first."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {"schema": SCHEMA, "cell_id": self.cell.id, **fields, "cell": self.cell.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Record":
+        """Return the record that `to_json` wrote.
+
+        Raises:
+            ValueError: another schema version, an unknown status, or missing fields.
+        """
+        if value.get("schema") != SCHEMA:
+            raise ValueError(f"it has schema {value.get('schema')!r}, this version reads {SCHEMA}")
+        if value.get("status") not in get_args(Status):
+            raise ValueError(f"it has the unknown status {value.get('status')!r}")
+        fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        try:
+            record = cls(**{**fields, "cell": Cell.from_json(value["cell"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"it lacks a field ({error})") from error
+        if record.cell.id != value.get("cell_id"):
+            raise ValueError("its cell id does not match its cell")
+        return record
+
+    def is_stale(self, source_hashes: Mapping[str, str]) -> bool:
+        """Say whether the method or a metric has another source now than when this was measured.
+
+        Args:
+            source_hashes: {"method:NAME" or "metric:NAME": SHA-256}; plugins it does not name are not judged.
+        """
+        measured = {f"method:{self.cell.method}": self.method.get("source_hash")}
+        measured |= {f"metric:{name}": entry.get("source_hash") for name, entry in self.metrics.items()}
+        return any(key in source_hashes and source_hashes[key] != value for key, value in measured.items())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The last record of each cell, and what could not be read, one sentence each."""
+
+    records: list[Record]
+    problems: list[str]
+
+
+class ResultStore:
+    """A folder of records: `DATASET/METHOD.jsonl`."""
+
+    def __init__(self, root: Path) -> None:
+        """Use a folder, made on first write."""
+        self.root = root
+
+    def append(self, record: Record) -> None:
+        """Add a record durably: it is on the disk when this returns.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        path = self.root / record.cell.dataset / f"{record.cell.method}.jsonl"
+        line = canonical_json(record.to_json()).encode() + b"\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / ".write.lock"), path.open("ab+") as file:
+                if file.tell() and _last_byte(path) != b"\n":
+                    line = b"\n" + line  # a writer was killed within its line: leave the torn one alone
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {path} ({error.strerror or error}): free space or give another folder with --results"
+            ) from error
+
+    def read(self) -> Reading:
+        """Return the last record of every cell; lines that are torn or of another schema are named and skipped.
+
+        Raises:
+            UsageError: a file that cannot be read.
+        """
+        latest: dict[str, Record] = {}
+        problems: list[str] = []
+        for path in sorted(self.root.glob("*/*.jsonl"), key=_natural):
+            try:
+                lines = path.read_bytes().split(b"\n")
+            except OSError as error:
+                raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    record = Record.from_json(json.loads(line))
+                except (ValueError, AttributeError) as error:
+                    what = "is torn or not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+                    problems.append(f"{path}, line {number} is skipped: {what}")
+                    continue
+                latest.pop(record.cell.id, None)  # so that order follows the last line
+                latest[record.cell.id] = record
+        return Reading(list(latest.values()), problems)
+
+
+def records_digest(records: Iterable[Record]) -> str:
+    """Return 12 hex digits that stand for exactly these records, in any order."""
+    return digest(sorted(digest(record.to_json()) for record in records))[:12]
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", str(path)) if part]

@@ -1,0 +1,166 @@
+"""One cell, in a process of its own: unlearn, sample, judge, and say what it took."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from PIL import Image
+
+from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.context import Context, Harness
+from unlearnbench.cost import Meter
+from unlearnbench.datasets import load_dataset
+from unlearnbench.errors import UsageError
+from unlearnbench.evaluation import Evidence, measure
+from unlearnbench.grid import Cell
+from unlearnbench.plugin import MetricSpec
+from unlearnbench.provenance import device_identity
+from unlearnbench.registry import Registry
+from unlearnbench.training import Progress, prepare, software
+
+STRIP_IMAGES = 8  # images kept in a record, per strip
+PHASES = ("prior", "forget", "sample", "judge")
+
+
+@dataclass(frozen=True)
+class CellRequest:
+    """A cell and all that its process needs to find: plugins, metrics, cache, device."""
+
+    cell: Cell
+    metrics: tuple[str, ...]
+    plugin_files: tuple[Path, ...]
+    cache: Path
+    device: str
+
+
+def identify(device: str, progress: Progress) -> dict[str, Any]:
+    """Return {"device", "identity"} of the device that `auto`, `cpu`, `cuda`, ... stands for here.
+
+    Raises:
+        UsageError: torch cannot use it.
+    """
+    if device == "auto":
+        device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"torch cannot use the device {device!r} ({reason}): try --device cpu") from error
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", torch.cuda.current_device())
+    return {"device": str(chosen), "identity": device_identity(str(chosen))}
+
+
+def prepare_dataset(dataset: str, cache: Path, device: str, progress: Progress) -> None:
+    """Train what belongs to a dataset where the cache lacks it."""
+    with exclusive(cache, device, progress):
+        prepare(load_dataset(dataset), ArtifactStore(cache), torch.device(device), progress)
+
+
+def run_cell(request: CellRequest, progress: Progress) -> dict[str, Any]:
+    """Run one cell and return the measured fields of its record."""
+    cell, registry = request.cell, Registry(request.plugin_files)
+    method = registry.method(cell.method)
+    metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in request.metrics]
+    dataset, device = load_dataset(cell.dataset), torch.device(request.device)
+    with exclusive(request.cache, request.device, progress):
+        store, train = ArtifactStore(request.cache), dataset.load("train")
+        prepared = prepare(dataset, store, device, progress)
+        meter = Meter.for_device(device)
+        harness = Harness(
+            dataset, train, prepared.base, prepared.artifacts["base"]["sha256"], cell.method,
+            registry.source_hash("method", cell.method), method.streams, cell.seed, cell.forget_class, device, store,
+            meter, software(), progress,
+        )  # fmt: skip
+        context = Context(harness, "forget")
+        harness.counts.watch(prepared.base)
+        with meter.phase("forget"), count_optimizer_steps(harness):
+            method.function(context, **cell.settings)
+        context.check_finite()
+        context.model.requires_grad_(False)
+        evidence = Evidence(cell, context.model.eval(), dataset, train, prepared, meter, progress)
+        _draw_needed_samples(evidence, [spec for spec, _ in metrics])
+        with meter.phase("judge"):
+            scores = measure(evidence, metrics)
+    return {
+        "metrics": scores,
+        "cost": {p: meter.costs[p].to_json() for p in PHASES if p in meter.costs},  # type: ignore[index]
+        "counts": vars(harness.counts),
+        "curves": harness.curves,
+        "judge": {"test_accuracy": prepared.judge_accuracy, "n": prepared.judge_n},
+        "artifacts": prepared.artifacts,
+        "images": strips(evidence),
+    }
+
+
+def _draw_needed_samples(evidence: Evidence, metrics: list[MetricSpec]) -> None:
+    """Sample what the metrics will ask for, outside the judge's clock."""
+    for stream in ("forget", "retain"):
+        if any(need.startswith(f"{stream}_") for spec in metrics for need in spec.needs):
+            getattr(evidence, f"{stream}_samples")
+
+
+@contextmanager
+def exclusive(cache: Path, device: str, progress: Progress) -> Iterator[None]:
+    """Hold the device: no two timed phases, of any process that shares this cache, ever overlap on it."""
+    folder = cache / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the cache {cache} cannot be used ({error.strerror}): set UNLEARNBENCH_CACHE to a folder you can write"
+        ) from error
+    lock = FileLock(folder / f"{device.replace(':', '-')}.lock")
+    while True:
+        try:
+            lock.acquire(timeout=1)
+            break
+        except Timeout:
+            progress("wait for the device, which another run holds", 0, 0)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def count_optimizer_steps(harness: Harness) -> Iterator[None]:
+    """Count the steps of every torch optimiser while the method runs."""
+
+    def count(*_: Any) -> None:
+        harness.counts.optimizer_steps += 1
+
+    handle = torch.optim.optimizer.register_optimizer_step_post_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def strips(evidence: Evidence) -> dict[str, Mapping[str, Any]]:
+    """Return the first images of the forget class, and of the class after it, as base64 PNG strips."""
+    found: dict[str, Mapping[str, Any]] = {}
+    computed, companion = vars(evidence), (evidence.cell.forget_class + 1) % evidence.dataset.num_classes
+    if "forget_samples" in computed:
+        found["forget"] = {"class": evidence.cell.forget_class, "png": _png(evidence.forget_samples[:STRIP_IMAGES])}
+    if "retain_samples" in computed:
+        chosen = evidence.retain_samples[evidence.retain_labels == companion][:STRIP_IMAGES]
+        found["retain"] = {"class": companion, "png": _png(chosen)}
+    return found
+
+
+def _png(images: NDArray[np.uint8]) -> str:
+    """Return images (n, C, H, W) side by side as a base64 PNG, C being 1 or 3."""
+    strip = np.concatenate(list(images), axis=2).transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(strip.squeeze(2) if strip.shape[2] == 1 else strip).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
