@@ -18,6 +18,6 @@ def unlearning_accuracy(probs, forget_class):
     return 100 * float(np.mean(probs.argmax(axis=1) != forget_class))
 
 
-@metric(title="UA", unit="%", better="higher", format=".1f", source="arXiv:2310.12508")
+@metric(title="UA", unit="%", better="higher", shows="forgetting", headline=True, format=".1f", source="arXiv:2310.12508")
 def ua(forget_probs, cell):
     return Score(unlearning_accuracy(forget_probs, cell.forget_class), len(forget_probs))

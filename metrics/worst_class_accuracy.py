@@ -16,7 +16,7 @@ def accuracy_by_class(probs, labels):
     return {int(c): 100 * float(correct[labels == c].mean()) for c in np.unique(labels)}
 
 
-@metric(title="Worst class acc.", unit="%", better="higher", format=".1f")
+@metric(title="Worst class acc.", unit="%", better="higher", shows="retention", format=".1f")
 def worst_class_accuracy(retain_probs, retain_labels):
     smallest = min(np.unique(retain_labels, return_counts=True)[1])
     return Score(min(accuracy_by_class(retain_probs, retain_labels).values()), smallest)

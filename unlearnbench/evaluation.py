@@ -152,7 +152,7 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
         value, n, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
         entries[spec.name] = {
             "value": value, "n": n, "title": spec.title, "unit": spec.unit, "better": spec.better,
-            "format": spec.format, "source": spec.source, "source_hash": source_hash, "reason": reason,
+            "shows": spec.shows, "headline": spec.headline, "format": spec.format, "source": spec.source, "source_hash": source_hash, "reason": reason,
         }  # fmt: skip
     return entries
 

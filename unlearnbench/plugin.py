@@ -105,6 +105,8 @@ class MetricSpec:
     title: str
     unit: str
     better: Literal["lower", "higher"]
+    shows: Literal["forgetting", "retention"]
+    headline: bool
     format: str
     source: str
     needs: tuple[str, ...]
@@ -153,7 +155,14 @@ def method(
 
 
 def metric(
-    *, title: str, unit: str, better: Literal["lower", "higher"], format: str = ".2f", source: str = ""
+    *,
+    title: str,
+    unit: str,
+    better: Literal["lower", "higher"],
+    shows: Literal["forgetting", "retention"],
+    headline: bool = False,
+    format: str = ".2f",
+    source: str = "",
 ) -> Callable[[F], F]:
     """Declare a metric: a function whose parameter names are its needs (see `NEEDS`) and that returns a `Score`.
 
@@ -161,6 +170,8 @@ def metric(
         title: the column header.
         unit: of the value; empty for a dimensionless one.
         better: the direction of improvement, `lower` or `higher`.
+        shows: the side of unlearning it speaks of; reports group by it.
+        headline: it is an axis of the trade-off figure and stands in the paper's tables.
         format: Python format spec of the value in tables.
         source: paper and equation, or library.
 
@@ -176,12 +187,14 @@ def metric(
                 raise PluginError(f"metric {name} asks for {need!r}{suggest(need, NEEDS)}: needs are {', '.join(NEEDS)}")
         if better not in {"lower", "higher"}:
             raise PluginError(f"metric {name} has better={better!r}: write 'lower' or 'higher'")
+        if shows not in {"forgetting", "retention"}:
+            raise PluginError(f"metric {name} has shows={shows!r}: write 'forgetting' or 'retention'")
         try:
             f"{1.5:{format}}"
         except ValueError:
             raise PluginError(f"metric {name} has format={format!r}, which cannot format a number") from None
         function.__unlearnbench__ = MetricSpec(  # type: ignore[attr-defined]
-            name, title, unit, better, format, source, needs, function
+            name, title, unit, better, shows, headline, format, source, needs, function
         )
         return function
 

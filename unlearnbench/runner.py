@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.context import Context, Harness
@@ -139,7 +140,7 @@ def count_optimizer_steps(harness: Harness) -> Iterator[None]:
     def count(*_: Any) -> None:
         harness.counts.optimizer_steps += 1
 
-    handle = torch.optim.optimizer.register_optimizer_step_post_hook(count)
+    handle = register_optimizer_step_post_hook(count)
     try:
         yield
     finally:

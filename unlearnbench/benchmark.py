@@ -1,0 +1,266 @@
+"""A run: plan the cells, run each in its process, record each as soon as it ends."""
+
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from unlearnbench.datasets import Dataset, load_dataset
+from unlearnbench.errors import UsageError
+from unlearnbench.grid import Cell, Scalar, combinations, make_cells, parse_integers, parse_sweeps
+from unlearnbench.plugin import MethodSpec, MetricSpec, suggest
+from unlearnbench.process import Outcome, Workers
+from unlearnbench.progress import Display
+from unlearnbench.provenance import software_provenance
+from unlearnbench.registry import Registry
+from unlearnbench.results import Record, ResultStore
+
+Rerun = Literal["missing", "failed", "always"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run was asked for, checked and resolved."""
+
+    dataset: Dataset
+    methods: Mapping[str, MethodSpec]
+    metrics: Sequence[MetricSpec]
+    cells: Sequence[Cell]
+    overrides: Mapping[str, Mapping[str, Scalar]]  # cell id -> settings that --set changed
+    source_hashes: Mapping[str, str]  # of the selected plugins
+
+
+def make_plan(
+    registry: Registry, *, methods: str, classes: str, dataset: str, seeds: str, metrics: str, sweeps: Sequence[str]
+) -> Plan:
+    """Check what the user asked for and return the cells.
+
+    Raises:
+        UsageError: anything unknown, malformed or out of range.
+    """
+    chosen_dataset = load_dataset(dataset)
+    forget_classes = parse_integers(classes, "class", high=chosen_dataset.num_classes - 1)
+    chosen_seeds = parse_integers(seeds, "seed")
+    chosen_metrics = registry.select_metrics(metrics)
+    chosen_methods = {spec.name: spec for spec in registry.select_methods(methods)}
+    swept = _parse_overrides(registry, chosen_methods, parse_sweeps(sweeps))
+    cells: list[Cell] = []
+    overrides: dict[str, Mapping[str, Scalar]] = {}
+    changed = [(name, values) for name in chosen_methods for values in combinations(swept.get(name, {}))]
+    resolved = [(name, chosen_methods[name].resolve(dataset, values)) for name, values in changed]
+    cells = make_cells(dataset, chosen_dataset.protocol.name, resolved, forget_classes, chosen_seeds)
+    for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
+        overrides[cell.id] = values
+    hashes = {f"method:{name}": registry.source_hash("method", name) for name in chosen_methods}
+    hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
+    return Plan(chosen_dataset, chosen_methods, chosen_metrics, cells, overrides, hashes)
+
+
+def _parse_overrides(
+    registry: Registry, methods: Mapping[str, MethodSpec], sweeps: Mapping[str, Mapping[str, Sequence[str]]]
+) -> dict[str, dict[str, list[Scalar]]]:
+    """Return {method: {setting: typed values}}; every name must exist and be selected."""
+    parsed: dict[str, dict[str, list[Scalar]]] = {}
+    for name, settings in sweeps.items():
+        spec = registry.method(name)
+        if name not in methods:
+            raise UsageError(f"--set names {name}, which --methods does not select: add it there")
+        for setting, texts in settings.items():
+            if setting not in spec.settings:
+                known = ", ".join(spec.settings) or "no settings"
+                raise UsageError(f"{name} has no setting {setting!r}{suggest(setting, spec.settings)}: it has {known}")
+            values = [spec.settings[setting].parse(text, name) for text in texts]
+            if len(set(values)) < len(values):
+                raise UsageError(f"--set {name}.{setting} gives a value twice: write each value once")
+            parsed.setdefault(name, {})[setting] = values
+    return parsed
+
+
+def needs_run(
+    record: Record | None, rerun: Rerun, source_hashes: Mapping[str, str], metrics: Sequence[str], device_uuid: str
+) -> bool:
+    """Decide whether a cell runs, given its last record. The one place of the rerun policy.
+
+    `missing` runs what has no result: no record, an interrupted one, one of another source, device or fewer metrics.
+    `failed` also runs what failed. `always` runs everything.
+    """
+    if rerun == "always" or record is None or record.status == "interrupted":
+        return True
+    if record.provenance.get("device", {}).get("uuid") != device_uuid or record.is_stale(source_hashes):
+        return True
+    if record.status == "ok":
+        return not set(metrics) <= set(record.metrics)
+    return rerun == "failed"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended."""
+
+    ran: int
+    kept: int
+    failed: list[Record]
+    interrupted: bool
+
+
+class Benchmark:
+    """Runs a plan: one process per cell, one record per cell, written by this process alone."""
+
+    def __init__(
+        self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
+        cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None,
+    ) -> None:  # fmt: skip
+        """Prepare a run.
+
+        Args:
+            plan: the cells.
+            workers: start the processes.
+            store: takes the records.
+            console: shows progress.
+            cache: folder of artifacts.
+            device: as the user named it.
+            plugin_files: files given with --plugin.
+            timeout: seconds a cell may take, None for no limit.
+        """
+        self._plan, self._workers, self._store, self._console = plan, workers, store, console
+        self._cache, self._device, self._plugin_files, self._timeout = cache, device, tuple(plugin_files), timeout
+        self._software = software_provenance()
+
+    def run(self, rerun: Rerun) -> Summary:
+        """Run what the rerun policy asks for and return how it went."""
+        from unlearnbench import runner  # heavy: torch
+
+        found = self._expect(self._workers.run(runner.identify, self._device))
+        todo = self._select(rerun, found["identity"]["uuid"])
+        kept = len(self._plan.cells) - len(todo)
+        if kept:
+            self._console.print(
+                f"{kept} of {len(self._plan.cells)} cells are recorded in {self._store.root} already "
+                f"(--rerun always measures them again)",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
+        failed: list[Record] = []
+        ran = 0
+        with _sigterm_as_interrupt(), Display(self._console, [cell.method for cell in todo]) as display:
+            try:
+                if todo:
+                    self._prepare(display, found["device"])
+                for cell in todo:
+                    record = self._run_cell(cell, found, display)
+                    ran += 1
+                    if record.status != "ok":
+                        failed.append(record)
+            except KeyboardInterrupt:
+                return Summary(ran, kept, failed, interrupted=True)
+        return Summary(ran, kept, failed, interrupted=False)
+
+    def _select(self, rerun: Rerun, device_uuid: str) -> list[Cell]:
+        reading = self._store.read()
+        for problem in reading.problems:
+            self._console.print(f"warning: {problem}", highlight=False, markup=False, soft_wrap=True)
+        latest = {record.cell.id: record for record in reading.records}
+        metrics = [spec.name for spec in self._plan.metrics]
+        return [
+            cell
+            for cell in self._plan.cells
+            if needs_run(latest.get(cell.id), rerun, self._plan.source_hashes, metrics, device_uuid)
+        ]
+
+    def _prepare(self, display: Display, device: str) -> None:
+        """Make base model and judges in a process of their own, so that no cell pays for them."""
+        from unlearnbench import runner
+
+        display.job(f"{self._plan.dataset.name}: base model and judges")
+        outcome = self._workers.run(
+            runner.prepare_dataset, self._plan.dataset.name, self._cache, device,
+            on_progress=display.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=display.tick,
+        )  # fmt: skip
+        self._expect(outcome)
+
+    @staticmethod
+    def _expect(outcome: Outcome) -> Any:
+        """Return the value of a job that no cell can do without."""
+        if outcome.status != "ok":
+            raise UsageError(f"the run cannot start: {outcome.reason}\n{outcome.traceback or ''}".rstrip())
+        return outcome.value
+
+    def _run_cell(self, cell: Cell, found: Mapping[str, Any], display: Display) -> Record:
+        from unlearnbench import runner
+
+        label = self._label(cell)
+        display.job(label)
+        request = runner.CellRequest(
+            cell, tuple(spec.name for spec in self._plan.metrics), self._plugin_files, self._cache, found["device"]
+        )
+        started_utc, started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
+        try:
+            outcome = self._workers.run(
+                runner.run_cell, request, timeout=self._timeout, on_progress=display.progress,
+                on_warning=lambda text: display.say(f"warning: {text}"), on_tick=display.tick,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            outcome = Outcome("interrupted", reason="the run was stopped")
+            self._store.append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
+            raise
+        seconds = time.monotonic() - started
+        record = self._record(cell, outcome, found, started_utc, seconds)
+        self._store.append(record)
+        verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
+        display.finish(label, cell.method, seconds, verdict)
+        return record
+
+    def _label(self, cell: Cell) -> str:
+        changed = ", ".join(f"{name}={value}" for name, value in self._plan.overrides[cell.id].items())
+        seed = f", seed {cell.seed}" if len({c.seed for c in self._plan.cells}) > 1 else ""
+        return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.forget_class}{seed}"
+
+    def _record(
+        self, cell: Cell, outcome: Outcome, found: Mapping[str, Any], started_utc: str, seconds: float
+    ) -> Record:
+        spec, dataset = self._plan.methods[cell.method], self._plan.dataset
+        return Record(
+            cell=cell,
+            method={
+                "title": spec.title, "paper": spec.paper, "role": spec.role, "overrides": self._plan.overrides[cell.id],
+                "source_hash": self._plan.source_hashes[f"method:{cell.method}"],
+            },
+            status=outcome.status,
+            reason=outcome.reason,
+            traceback=outcome.traceback,
+            wall_seconds=seconds,
+            protocol=dataset.protocol.to_json(),
+            dataset={
+                "title": dataset.title, "class_names": list(dataset.class_names), "extractor": dataset.extractor_name,
+            },
+            provenance={**self._software, "device": found["identity"], "started_utc": started_utc},
+            **(outcome.value or {}),
+        )  # fmt: skip
+
+
+def _headline(record: Record) -> str:
+    values = [
+        f"{entry['title']} {entry['value']:{entry['format']}}{'%' if entry['unit'] == '%' else ''}"
+        if entry["value"] is not None
+        else f"{entry['title']} not measurable"
+        for entry in record.metrics.values()
+    ]
+    return f"ok ({', '.join(values)})" if values else "ok"
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: the finished cells stay, the running one is recorded as interrupted."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

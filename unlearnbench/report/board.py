@@ -1,0 +1,281 @@
+"""From records to a board: what one report compares, with every gap visible."""
+
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from unlearnbench.hashing import canonical_json
+from unlearnbench.results import Record, records_digest
+
+MEMORY_PROBES = ("nvml_process", "torch_reserved", "torch_allocated", "rss_peak", "rss_polled")  # best first
+PHASES = ("prior", "forget", "sample", "judge")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of numbers: a metric, or a cost derived from the phases."""
+
+    key: str
+    title: str
+    unit: str
+    better: str  # "lower" or "higher"
+    format: str
+    shows: str  # "forgetting", "retention" or "cost"
+    headline: bool = False
+
+    @property
+    def header(self) -> str:
+        """Title, unit and an arrow towards better."""
+        arrow = "↓" if self.better == "lower" else "↑"
+        return f"{self.title} ({self.unit}) {arrow}" if self.unit else f"{self.title} {arrow}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with one choice of settings: a row, or a group of columns."""
+
+    method: str
+    label: str
+    role: str
+    settings: str  # canonical JSON, the identity beside the method
+
+
+@dataclass(frozen=True)
+class Value:
+    """One place in a table: a number over `ok` of `expected` cells, or a word that says why there is none."""
+
+    number: float | None
+    word: str = "–"
+    spread: float | None = None
+    ok: int = 1
+    expected: int = 1
+
+
+class Board:
+    """All comparable records of one dataset and protocol, on one device."""
+
+    def __init__(self, records: Sequence[Record], source_hashes: Mapping[str, str]) -> None:
+        """Take the latest records of one dataset and protocol, oldest first.
+
+        Records of another device than the newest record's are left out, and stale ones show no number; `notes` says so.
+
+        Args:
+            records: at least one.
+            source_hashes: of the plugins as they are now, to find stale records.
+        """
+        device = _device(records[-1])
+        self.records = [record for record in records if _device(record) == device]
+        self.notes: list[str] = []
+        if foreign := len(records) - len(self.records):
+            self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
+        self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
+        if self._stale:
+            self.notes.append(
+                f"{len(self._stale)} records are stale (their method or a metric has changed since) and show no numbers: "
+                f"run their cells again"
+            )
+        bases = {record.artifacts.get("base", {}).get("sha256") for record in self.records if record.status == "ok"}
+        if len(bases) > 1:
+            self.notes.append(f"these records rest on {len(bases)} different base models: compare rows with care")
+
+    @cached_property
+    def device_name(self) -> str:
+        """The device's name."""
+        return str(self.records[-1].provenance.get("device", {}).get("name", "an unknown device"))
+
+    @cached_property
+    def title(self) -> str:
+        """The dataset's title."""
+        return str(self.records[-1].dataset.get("title", self.records[-1].cell.dataset))
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hex digits of the records this board shows."""
+        return records_digest(self.records)
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """Forget classes of any variant, sorted."""
+        return sorted({record.cell.forget_class for record in self.records})
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Seeds of any variant, sorted."""
+        return sorted({record.cell.seed for record in self.records})
+
+    @cached_property
+    def variants(self) -> list[Variant]:
+        """References first, then by label."""
+        found = {_variant(record): None for record in self.records}
+        order = {"reference": 0, "gold": 1}
+        return sorted(found, key=lambda variant: (order.get(variant.role, 2), _natural(variant.label)))
+
+    @cached_property
+    def _cells(self) -> dict[tuple[Variant, int], list[Record]]:
+        cells: dict[tuple[Variant, int], list[Record]] = {}
+        for record in self.records:
+            cells.setdefault((_variant(record), record.cell.forget_class), []).append(record)
+        return cells
+
+    def cell_records(self, variant: Variant, forget_class: int) -> list[Record]:
+        """Return the records, one per seed, of a variant and forget class."""
+        return sorted(self._cells.get((variant, forget_class), []), key=lambda record: record.cell.seed)
+
+    @cached_property
+    def ok_records(self) -> list[Record]:
+        """The records that carry numbers."""
+        return [record for record in self.records if record.status == "ok" and record.cell.id not in self._stale]
+
+    @cached_property
+    def probe(self) -> str | None:
+        """The best memory probe that every ok record has."""
+        sets = [set(cost["memory_bytes"]) for record in self.ok_records for cost in [record.cost.get("forget")] if cost]
+        return next((probe for probe in MEMORY_PROBES if sets and all(probe in names for names in sets)), None)
+
+    @cached_property
+    def time_unit(self) -> str:
+        """`s` or `min`, by how long unlearning takes."""
+        longest = max((record.cost.get("forget", {}).get("seconds", 0.0) for record in self.ok_records), default=0.0)
+        return "min" if longest >= 120 else "s"
+
+    @cached_property
+    def metrics(self) -> list[Measure]:
+        """The metrics of the records, forgetting first, headlines first."""
+        found: dict[str, Measure] = {}
+        for record in self.ok_records:
+            for name, entry in record.metrics.items():
+                found[name] = Measure(
+                    name, entry["title"], entry["unit"], entry["better"], entry["format"], entry["shows"], entry["headline"]
+                )
+        return sorted(found.values(), key=lambda m: (m.shows != "forgetting", not m.headline, m.key))
+
+    @cached_property
+    def costs(self) -> list[Measure]:
+        """RTE as the papers count it (forget), priors, both together, peak memory."""
+        unit = self.time_unit
+        return [
+            Measure("rte", "RTE", unit, "lower", ".2f", "cost", headline=True),
+            Measure("prior", "Prior", unit, "lower", ".2f", "cost"),
+            Measure("total", "RTE+prior", unit, "lower", ".2f", "cost"),
+            Measure("memory", "Memory", "GB", "lower", ".2f", "cost", headline=True),
+        ]
+
+    def _number(self, record: Record, measure: Measure) -> float | None:
+        """Return one record's number in the measure's unit."""
+        if measure.shows != "cost":
+            value = record.metrics.get(measure.key, {}).get("value")
+            return None if value is None else float(value)
+        if measure.key == "memory":
+            peaks = [record.cost[p]["memory_bytes"].get(self.probe) for p in ("prior", "forget") if p in record.cost]
+            known = [peak for peak in peaks if peak is not None]
+            return max(known) / 1e9 if known else None
+        seconds = {phase: record.cost.get(phase, {}).get("seconds", 0.0) for phase in PHASES}
+        parts = {"rte": ("forget",), "prior": ("prior",), "total": ("prior", "forget")}[measure.key]
+        return float(sum(seconds[part] for part in parts)) / (60 if self.time_unit == "min" else 1)
+
+    def value(self, variant: Variant, forget_class: int, measure: Measure) -> Value:
+        """Return the value of one variant and forget class: the mean over seeds, or a word."""
+        records = self.cell_records(variant, forget_class)
+        if not records:
+            return Value(None, "–", ok=0, expected=len(self.seeds))
+        numbers, word = [], "n/a"
+        for record in records:
+            if record.cell.id in self._stale:
+                word = "stale"
+            elif record.status != "ok":
+                word = record.status
+            elif (number := self._number(record, measure)) is not None:
+                numbers.append(number)
+        if not numbers:
+            return Value(None, word, ok=0, expected=len(self.seeds))
+        return Value(statistics.fmean(numbers), ok=len(numbers), expected=len(self.seeds))
+
+    def over_classes(self, variant: Variant, measure: Measure) -> Value:
+        """Return the mean over forget classes and the sample standard deviation (divisor n - 1), with its gaps."""
+        values = [self.value(variant, forget_class, measure) for forget_class in self.classes]
+        numbers = [value.number for value in values if value.number is not None]
+        ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
+        if not numbers:
+            word = next((value.word for value in values if value.word != "–"), "–")
+            return Value(None, word, ok=ok, expected=expected)
+        spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+        return Value(statistics.fmean(numbers), spread=spread, ok=ok, expected=expected)
+
+    def completeness(self, variant: Variant) -> str:
+        """Return "9/10": cells with numbers of cells expected."""
+        ids = {record.cell.id for record in self.ok_records}
+        cells = [record for c in self.classes for record in self.cell_records(variant, c)]
+        return f"{sum(record.cell.id in ids for record in cells)}/{len(self.classes) * len(self.seeds)}"
+
+    def failures(self) -> list[Record]:
+        """Return the records without numbers, but for stale ones."""
+        return [record for record in self.records if record.status != "ok"]
+
+    def caption(self) -> str:
+        """Return what every table must say of itself: dataset, protocol, n, judge, device, probe, digest."""
+        last = self.records[-1]
+        protocol = last.protocol
+        samples = sorted({f"{m['title']} n={m['n']}" for r in self.ok_records for m in r.metrics.values()})
+        judges = sorted({f"{100 * r.judge['test_accuracy']:.1f}% (n={r.judge['n']})" for r in self.ok_records if r.judge})
+        versions = sorted({r.provenance.get("packages", {}).get("torch", "?") for r in self.records})
+        return "; ".join(
+            [
+                f"Dataset: {self.title}",
+                f"protocol {protocol.get('name')}: DDIM, {protocol.get('steps')} steps, eta {protocol.get('eta')}, "
+                f"guidance w {protocol.get('guidance')}, reference {protocol.get('reference')}",
+                f"per cell {', '.join(samples) or 'no samples'}",
+                f"features: {last.dataset.get('extractor')}",
+                f"judge test accuracy {', '.join(judges) or 'unknown'}",
+                f"forget classes {_spans(self.classes)}, seeds {_spans(self.seeds)}",
+                f"device {self.device_name}, torch {', '.join(versions)}",
+                f"memory: peak of prior and forget, probe {self.probe or 'none'}",
+                f"records {self.digest}",
+            ]
+        )
+
+
+def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[str, Board]:
+    """Return {folder name: board}, one per dataset and protocol; two are never mixed."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.cell.dataset, record.cell.protocol), []).append(record)
+    for group in groups.values():
+        group.sort(key=lambda record: str(record.provenance.get("started_utc", "")))
+    datasets = [dataset for dataset, _ in groups]
+    return {
+        dataset if datasets.count(dataset) == 1 else f"{dataset}-{protocol}": Board(group, source_hashes)
+        for (dataset, protocol), group in sorted(groups.items())
+    }
+
+
+def _variant(record: Record) -> Variant:
+    changed = record.method.get("overrides") or {}
+    suffix = f" ({', '.join(f'{name}={value}' for name, value in sorted(changed.items()))})" if changed else ""
+    return Variant(
+        record.cell.method,
+        f"{record.method.get('title', record.cell.method)}{suffix}",
+        str(record.method.get("role", "method")),
+        canonical_json(dict(record.cell.settings)),
+    )
+
+
+def _device(record: Record) -> Any:
+    return record.provenance.get("device", {}).get("uuid")
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", text) if part]
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Write sorted integers as 0-9 or 0, 3, 5-7."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans) or "none"

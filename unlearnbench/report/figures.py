@@ -1,0 +1,209 @@
+"""Figures, each a function from a board to a matplotlib figure; one colour per variant everywhere."""
+
+import base64
+import io
+from collections.abc import Mapping
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from unlearnbench.report.board import PHASES, Board, Measure, Variant
+from unlearnbench.results import Record
+
+STYLE = {
+    "pdf.fonttype": 42,  # embedded TrueType, which publishers ask for
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+}
+SAMPLES_PER_CLASS = 2  # images of each forget class in the overview
+
+
+def draw_all(board: Board) -> dict[str, Figure]:
+    """Return {file name: figure} of every figure the board has numbers for."""
+    sns.set_theme(style="whitegrid", rc=STYLE)
+    makers = {
+        "tradeoff": tradeoff,
+        "heatmaps": heatmaps,
+        "phases": phases,
+        "samples": samples,
+        "samples-all": samples_overview,
+    }
+    drawn = {name: make(board) for name, make in makers.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def colours(board: Board) -> dict[str, tuple[float, float, float]]:
+    """Return {label: RGB}, from a palette that colour-blind readers can tell apart."""
+    labels = [variant.label for variant in board.variants]
+    palette = "colorblind" if len(labels) <= 10 else "husl"
+    return dict(zip(labels, sns.color_palette(palette, len(labels)), strict=True))
+
+
+def _headline(board: Board, shows: str) -> Measure | None:
+    return next((m for m in board.metrics if m.shows == shows and m.headline), None)
+
+
+def tradeoff(board: Board) -> Figure | None:
+    """Forgetting against retention with run time as size: a dot per forget class, a ringed dot for the mean."""
+    forgetting, retention = _headline(board, "forgetting"), _headline(board, "retention")
+    if forgetting is None or retention is None:
+        return None
+    total = next(measure for measure in board.costs if measure.key == "total")
+    lines = []
+    for variant in board.variants:
+        for c in board.classes:
+            values = [board.value(variant, c, measure).number for measure in (retention, forgetting, total)]
+            if None not in values:
+                lines.append([variant.label, *values])
+    if not lines:
+        return None
+    frame = pd.DataFrame(lines, columns=["method", "x", "y", "cost"])
+    mean = frame.groupby("method", sort=False, as_index=False).mean()
+    palette, sizes = colours(board), (40, 420)
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    sns.scatterplot(frame, x="x", y="y", hue="method", palette=palette, s=18, alpha=0.45, legend=False, ax=axes)
+    sns.scatterplot(
+        mean, x="x", y="y", hue="method", palette=palette, size="cost", sizes=sizes, edgecolor="black", legend=False, ax=axes
+    )
+    for _, row in mean.iterrows():
+        handle_label = f"{row['method']} ({row['cost']:.1f} {total.unit})"
+        axes.scatter([], [], color=palette[row["method"]], edgecolor="black", s=60, label=handle_label)
+    axes.set_xlabel(f"{retention.header}, {retention.shows}")
+    axes.set_ylabel(f"{forgetting.header}, {forgetting.shows}")
+    axes.legend(title="RTE with priors (size)", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set_title(f"{board.title}: forgetting against retention")
+    return figure
+
+
+def heatmaps(board: Board) -> Figure | None:
+    """One panel per metric: methods down, forget classes across; words where there is no number."""
+    measures = board.metrics
+    if not measures:
+        return None
+    rows = (len(measures) + 1) // 2
+    height = (0.34 * len(board.variants) + 0.9) * rows
+    width = max(9.0, 1.1 * len(board.classes) + 2.5)
+    figure, grid = plt.subplots(rows, 2, figsize=(width, height), layout="constrained", squeeze=False)
+    for axes, measure in zip(grid.flat, measures, strict=False):
+        values = [[board.value(variant, c, measure) for c in board.classes] for variant in board.variants]
+        numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
+        short = ".0f" if measure.unit == "%" else measure.format
+        texts = [[v.word if v.number is None else f"{v.number:{short}}" for v in row] for row in values]
+        sns.heatmap(
+            numbers, annot=np.array(texts), fmt="", cmap="viridis" if measure.better == "higher" else "viridis_r",
+            xticklabels=board.classes, yticklabels=[v.label for v in board.variants], ax=axes, cbar=False,
+            annot_kws={"size": 7}, linewidths=0.5,
+        )  # fmt: skip
+        axes.set_title(measure.header)
+        axes.set_xlabel("forget class")
+        axes.tick_params(axis="y", rotation=0)
+    for axes in list(grid.flat)[len(measures) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def phases(board: Board) -> Figure | None:
+    """Mean seconds per cell in each phase, stacked; reused priors at their original cost."""
+    if not board.ok_records:
+        return None
+    frame = _phase_frame(board)
+    figure, axes = plt.subplots(figsize=(6.4, 0.4 * len(frame) + 1.3), layout="constrained")
+    frame.iloc[::-1].plot.barh(stacked=True, ax=axes, color=sns.color_palette("colorblind", len(PHASES)), width=0.7)
+    axes.set_xlabel("seconds per cell, mean over forget classes")
+    axes.set_ylabel("")
+    axes.legend(title="phase", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set_title(f"{board.title}: time per phase on {board.device_name}")
+    return figure
+
+
+def _phase_frame(board: Board) -> pd.DataFrame:
+    ok = {record.cell.id for record in board.ok_records}
+    lines: dict[str, dict[str, float]] = {}
+    for variant in board.variants:
+        records = [r for c in board.classes for r in board.cell_records(variant, c) if r.cell.id in ok]
+        if records:
+            lines[variant.label] = {
+                phase: float(np.mean([r.cost.get(phase, {}).get("seconds", 0.0) for r in records])) for phase in PHASES
+            }
+    return pd.DataFrame.from_dict(lines, orient="index", columns=list(PHASES))
+
+
+def _strip(entry: Mapping[str, object]) -> NDArray[np.uint8]:
+    """Decode a base64 PNG strip to (H, W) or (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(str(entry["png"])))))
+
+
+def _pictured(board: Board, variant: Variant, forget_class: int) -> Record | None:
+    ok = {record.cell.id for record in board.ok_records}
+    return next((r for r in board.cell_records(variant, forget_class) if r.cell.id in ok and "forget" in r.images), None)
+
+
+def samples(board: Board) -> Figure | None:
+    """Samples of one forget class and of one retained class, methods down; a column is one initial noise."""
+    for c in board.classes:
+        found = [(v, r) for v in board.variants if (r := _pictured(board, v, c)) is not None]
+        if found:
+            break
+    else:
+        return None
+    streams = [name for name in ("forget", "retain") if all(name in record.images for _, record in found)]
+    figure, grid = plt.subplots(
+        len(found), len(streams), figsize=(4.4 * len(streams), 0.56 * len(found) + 0.6), layout="constrained", squeeze=False
+    )
+    for row, (variant, record) in enumerate(found):
+        for column, stream in enumerate(streams):
+            entry, axes = record.images[stream], grid[row][column]
+            _show(axes, _strip(entry))
+            if row == 0:
+                axes.set_title(f"{'forget' if stream == 'forget' else 'retained'} class {entry['class']}")
+            if column == 0:
+                axes.set_ylabel(variant.label, rotation=0, ha="right", va="center")
+    return figure
+
+
+def samples_overview(board: Board) -> Figure | None:
+    """The first samples of every forget class, methods down, forget classes across."""
+    found = {(v, c): r for v in board.variants for c in board.classes if (r := _pictured(board, v, c)) is not None}
+    if not found:
+        return None
+    variants = [v for v in board.variants if any(key[0] == v for key in found)]
+    figure, grid = plt.subplots(
+        len(variants), len(board.classes), figsize=(1.05 * len(board.classes) + 1.4, 0.56 * len(variants) + 0.6),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for row, variant in enumerate(variants):
+        for column, c in enumerate(board.classes):
+            axes = grid[row][column]
+            record = found.get((variant, c))
+            if record is None:
+                axes.set_axis_off()
+            else:
+                strip = _strip(record.images["forget"])
+                _show(axes, strip[:, : SAMPLES_PER_CLASS * strip.shape[0]])
+            if row == 0:
+                axes.set_title(str(c))
+            if column == 0:
+                axes.set_axis_on()
+                axes.set_ylabel(variant.label, rotation=0, ha="right", va="center")
+    figure.suptitle("samples asked for the forget class", fontsize=10)
+    return figure
+
+
+def _show(axes: plt.Axes, strip: NDArray[np.uint8]) -> None:
+    axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

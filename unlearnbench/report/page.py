@@ -1,0 +1,48 @@
+"""One board's files: tables (.md, .tex, .csv), figures (.png, .pdf), and the page that shows them."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from unlearnbench.report.board import Board
+from unlearnbench.report.figures import draw_all
+from unlearnbench.report.tables import paper_tables, summary_table, tidy_frame, to_csv, to_latex, to_markdown
+
+FIGURE_WORDS = {
+    "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
+    "heatmaps": "Every metric per forget class.",
+    "phases": "Where the time of a cell goes; a reused prior is charged at its original cost.",
+    "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
+    "samples-all": "The first samples of every forget class.",
+}
+
+
+def write_board(board: Board, folder: Path) -> Path:
+    """Write all files of a board into a folder that has `tables` and `figures`; return the page's path."""
+    tables = [summary_table(board), *paper_tables(board)]
+    for table in tables:
+        for ending, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
+            (folder / "tables" / f"{table.name}.{ending}").write_text(write(table), encoding="utf-8")
+    tidy_frame(board).to_csv(folder / "tables" / "cells.csv", index=False, lineterminator="\n")
+    figures = draw_all(board)
+    for name, figure in figures.items():
+        figure.savefig(folder / "figures" / f"{name}.png", metadata={"Software": None})
+        dates = {"CreationDate": None, "Creator": None, "Producer": None}  # the same records give the same bytes
+        figure.savefig(folder / "figures" / f"{name}.pdf", metadata=dates)
+        plt.close(figure)
+    page = folder / "report.md"
+    parts = [
+        f"# {board.title}\n",
+        *[f"> {note}\n" for note in board.notes],
+        to_markdown(tables[0]),
+        *[f"![{FIGURE_WORDS[name]}](figures/{name}.png)\n\n{FIGURE_WORDS[name]}\n" for name in figures],
+        *[to_markdown(table) for table in tables[1:]],
+        *_failures(board),
+    ]
+    page.write_text("\n".join(parts), encoding="utf-8")
+    return page
+
+
+def _failures(board: Board) -> list[str]:
+    lines = [f"- `{record.cell.id}`: {record.status}, {record.reason}" for record in board.failures()]
+    return ["### Cells without numbers\n\n" + "\n".join(lines) + "\n"] if lines else []

@@ -1,0 +1,258 @@
+"""One table object, and its writers: Markdown, LaTeX, CSV, terminal."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from tabulate import tabulate
+
+from unlearnbench.report.board import Board, Measure, Value, Variant
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of values with named rows and one or two levels of column headers."""
+
+    name: str  # file name without ending
+    title: str
+    caption: str
+    corner: str  # header of the row names
+    rows: list[str]
+    groups: list[str]  # upper header of each column; empty strings for none
+    headers: list[str]
+    formats: list[str]
+    values: list[list[Value]]  # by row
+    rules: tuple[int, ...] = ()  # rows that a line precedes
+
+    def texts(self, plus_minus: str = " ± ") -> list[list[str]]:
+        """Return the cells as text: a number with its spread, or the word that stands for it."""
+        return [
+            [_text(value, form, plus_minus) for value, form in zip(row, self.formats, strict=True)] for row in self.values
+        ]
+
+    def flat_headers(self) -> list[str]:
+        """Return one header per column, the upper one first."""
+        return [f"{group} {header}".strip() for group, header in zip(self.groups, self.headers, strict=True)]
+
+
+def _text(value: Value, form: str, plus_minus: str) -> str:
+    if value.number is None:
+        return value.word
+    spread = f"{plus_minus}{value.spread:{form}}" if value.spread is not None else ""
+    return f"{value.number:{form}}{spread}"
+
+
+def summary_table(board: Board) -> Table:
+    """Return the main table: one row per variant, mean and standard deviation over forget classes."""
+    measures = [*board.metrics, *board.costs]
+    counts = [Value(None, board.completeness(variant)) for variant in board.variants]
+    return Table(
+        name="summary",
+        title="Summary",
+        caption=f"Mean ± sample standard deviation over forget classes. {board.caption()}.",
+        corner="Method",
+        rows=[variant.label for variant in board.variants],
+        groups=[""] * (1 + len(measures)),
+        headers=["Cells", *[measure.header for measure in measures]],
+        formats=["", *[measure.format for measure in measures]],
+        values=[
+            [count, *[board.over_classes(variant, measure) for measure in measures]]
+            for variant, count in zip(board.variants, counts, strict=True)
+        ],
+    )
+
+
+def paper_tables(board: Board) -> list[Table]:
+    """Return the paper's two tables: quality and cost, and forgetting; forget classes down, methods across."""
+    quality = [measure for measure in board.metrics if measure.shows == "retention" and measure.headline]
+    costs = [measure for measure in board.costs if measure.headline]
+    forgetting = [measure for measure in board.metrics if measure.shows == "forgetting"]
+    kept = [measure for measure in board.metrics if measure.shows == "retention" and not measure.headline]
+    tables = [
+        ("efficiency", "Quality of the retained classes and cost, per forget class", [*quality, *costs]),
+        ("uncertainty", "Forgetting, per forget class", forgetting),
+        ("retention", "Retained classes, per forget class", kept),
+    ]
+    return [_per_class(board, name, title, measures) for name, title, measures in tables if measures]
+
+
+def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:
+    columns = [(variant, measure) for variant in board.variants for measure in measures]
+    body = [[board.value(variant, c, measure) for variant, measure in columns] for c in board.classes]
+    overall = [board.over_classes(variant, measure) for variant, measure in columns]
+    names = board.records[-1].dataset.get("class_names") or []
+    rows = [_class_name(c, names) for c in board.classes]
+    return Table(
+        name=name,
+        title=title,
+        caption=f"{title}; std is the sample standard deviation over classes. {board.caption()}.",
+        corner="Class",
+        rows=[*rows, "mean", "std", "cells"],
+        groups=[variant.label for variant, _ in columns],
+        headers=[measure.header for _, measure in columns],
+        formats=[measure.format for _, measure in columns],
+        values=[
+            *body,
+            [Value(value.number, value.word) for value in overall],
+            [Value(value.spread) for value in overall],
+            [Value(None, f"{value.ok}/{value.expected}") for value in overall],
+        ],
+        rules=(len(rows),),
+    )
+
+
+def _class_name(number: int, names: Sequence[str]) -> str:
+    name = names[number] if number < len(names) else str(number)
+    return str(number) if name == str(number) else f"{number} {name}"
+
+
+def tidy_frame(board: Board) -> pd.DataFrame:
+    """Return one line per cell with every raw number, for a reader's own analysis."""
+    lines = []
+    for record in board.records:
+        line: dict[str, object] = {
+            "cell_id": record.cell.id, "dataset": record.cell.dataset, "protocol": record.cell.protocol,
+            "method": record.cell.method, "forget_class": record.cell.forget_class, "seed": record.cell.seed,
+            "status": record.status,
+        }  # fmt: skip
+        line |= {name: entry.get("value") for name, entry in sorted(record.metrics.items())}
+        for phase, cost in sorted(record.cost.items()):
+            line[f"{phase}_seconds"] = cost.get("seconds")
+            line |= {f"{phase}_{probe}_bytes": peak for probe, peak in sorted(cost.get("memory_bytes", {}).items())}
+        line["wall_seconds"] = record.wall_seconds
+        lines.append(line)
+    return pd.DataFrame(lines).sort_values(["method", "forget_class", "seed", "cell_id"], ignore_index=True)
+
+
+def to_markdown(table: Table) -> str:
+    """Return the table in Markdown, with its title and caption."""
+    headers = [_markdown(text) for text in [table.corner, *table.flat_headers()]]
+    body = [[_markdown(text) for text in [row, *texts]] for row, texts in zip(table.rows, table.texts(), strict=True)]
+    alignment = ["left", *["right"] * len(table.headers)]
+    text = tabulate(body, headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
+    return f"### {_markdown(table.title)}\n\n{text}\n\n{_markdown(table.caption)}\n"
+
+
+def to_csv(table: Table) -> str:
+    """Return the table as CSV, numbers in full; spreads follow in columns of their own."""
+    columns: dict[str, list[object]] = {table.corner: list(table.rows)}
+    for index, header in enumerate(table.flat_headers()):
+        cells = [row[index] for row in table.values]
+        columns[header] = [cell.word if cell.number is None else cell.number for cell in cells]
+        if any(cell.spread is not None for cell in cells):
+            columns[f"{header} std"] = [cell.spread for cell in cells]
+    return str(pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
+
+
+def to_latex(table: Table) -> str:
+    r"""Return the table for `\input`: booktabs rules, siunitx columns, everything else escaped.
+
+    Needs the packages booktabs, siunitx, multirow and, for very wide tables, graphicx.
+    """
+    grouped = any(table.groups)
+    pairs = list(zip(table.groups, table.headers, strict=True))
+    columns = pd.MultiIndex.from_tuples(pairs) if grouped else pd.Index(table.headers)
+    texts = [
+        [_latex_cell(text, value) for text, value in zip(row, values, strict=True)]
+        for row, values in zip(table.texts(r" \pm "), table.values, strict=True)
+    ]
+    frame = pd.DataFrame(texts, columns=columns, index=table.rows)
+    styler = frame.style.format_index(escape_latex, axis=0)
+    for level in range(columns.nlevels):
+        styler = styler.format_index(escape_latex, axis=1, level=level)
+    text = str(
+        styler.to_latex(
+            column_format="l" + "".join(_column_format(table, index) for index in range(len(pairs))),
+            hrules=True,
+            siunitx=True,
+            multicol_align="c",
+            position="t",
+            position_float="centering",
+            caption=escape_latex(table.caption),
+            label=f"tab:{table.name}",
+        )
+    )
+    return _with_rules(text, table)
+
+
+def _latex_cell(text: str, value: Value) -> str:
+    """Return a cell: a number for siunitx, mathematics for a number with its spread, or a braced word."""
+    if value.number is None:
+        return f"{{{escape_latex(text)}}}"
+    return f"{{${text}$}}" if value.spread is not None else text
+
+
+def _column_format(table: Table, index: int) -> str:
+    """Return siunitx's S with the digits this column needs, or r where no cell is a bare number."""
+    cells = [row[index] for row in table.values]
+    numbers = [f"{cell.number:{table.formats[index]}}" for cell in cells if cell.number is not None and cell.spread is None]
+    if not numbers:
+        return "r"
+    whole = max(len(number.split(".")[0]) for number in numbers)
+    decimals = max(len(number.partition(".")[2]) for number in numbers)
+    return f"S[table-format={whole}.{decimals}]"
+
+
+def _with_rules(text: str, table: Table) -> str:
+    r"""Put \midrule before the rows that `rules` names, counting from the first row of the body."""
+    lines = text.split("\n")
+    first = next(index for index, line in enumerate(lines) if line == r"\midrule") + 1
+    for rule in sorted(table.rules, reverse=True):
+        lines.insert(first + rule, r"\midrule")
+    return "\n".join(lines)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
+    "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " ",
+}  # fmt: skip
+
+
+def escape_latex(text: object) -> str:
+    """Return text that LaTeX prints as it stands; characters pdflatex cannot print become a question mark."""
+    return "".join(_LATEX.get(c, c if 31 < ord(c) < 127 else _to_ascii(c)) for c in str(text))
+
+
+def _to_ascii(character: str) -> str:
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return "".join(_LATEX.get(c, c) for c in plain) or "?"
+
+
+def _markdown(text: str) -> str:
+    """Return text that stays inside its table cell and is not taken for markup."""
+    for old, new in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), (">", "&gt;"), ("*", "\\*"), ("`", "\\`"), ("\n", " ")):
+        text = text.replace(old, new)
+    return text.strip()
+
+
+def to_terminal(board: Board, width: int = 80) -> str:
+    """Return the main table as plain text that fits the width: metrics as mean and spread, then the time and memory."""
+    measures = [*board.metrics, *(measure for measure in board.costs if measure.key != "total")]
+    headers = ["method", "cells", *[_short(measure) for measure in measures]]
+    rows = [
+        [variant.label, board.completeness(variant), *[_compact(board, variant, measure) for measure in measures]]
+        for variant in board.variants
+    ]
+    for label_width in (24, 16, 12, 9):
+        clipped = [[_clip(row[0], label_width), *row[1:]] for row in rows]
+        text = tabulate(clipped, headers, tablefmt="plain", disable_numparse=True, colalign=["left", *["right"] * (len(headers) - 1)])
+        if max(len(line) for line in text.splitlines()) <= width:
+            break
+    return f"{board.title} on {board.device_name}: mean over forget classes\n{text}"
+
+
+def _short(measure: Measure) -> str:
+    """Return a header in lines of few letters: the title's words, then unit and arrow."""
+    arrow = "↓" if measure.better == "lower" else "↑"
+    return "\n".join([*measure.title.replace("+", " +").split(), f"{measure.unit} {arrow}".strip()])
+
+
+def _compact(board: Board, variant: Variant, measure: Measure) -> str:
+    value = board.over_classes(variant, measure)
+    return value.word if value.number is None else f"{value.number:{measure.format}}"
+
+
+def _clip(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
