@@ -133,13 +133,14 @@ def sample(
         raise ValueError(f"{steps} sampling steps do not divide the {schedule.timesteps} timesteps")
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
+    dtype = next(model.parameters()).dtype
     images = []
     with evaluating(model):
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
             y = labels[part].to(schedule.alphas_cumprod.device)
-            x = _stacked_noise(generators, image_shape, y.device)
+            x = _stacked_noise(generators, image_shape, y.device).to(dtype)
             timesteps = range(0, schedule.timesteps, schedule.timesteps // steps)[::-1]
             for index, t in enumerate(timesteps):
                 eps = _guided_noise(model, x, t, y, guidance, null_class)
@@ -149,7 +150,7 @@ def sample(
                 x0 = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
                 x = previous.sqrt() * x0 + (1 - previous - sigma**2).clamp(min=0).sqrt() * eps
                 if eta > 0 and index + 1 < steps:
-                    x = x + sigma * _stacked_noise(generators, image_shape, y.device)
+                    x = x + sigma * _stacked_noise(generators, image_shape, y.device).to(dtype)
                 progress(start * steps + (index + 1) * len(y))
             images.append(to_uint8(x).cpu())
     return torch.cat(images)

@@ -1,0 +1,107 @@
+"""Shared fixtures: a tiny dataset and harness for unit tests, one trained cache for end-to-end tests, fake records."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.context import Context, Harness
+from unlearnbench.cost import Meter
+from unlearnbench.datasets import load_dataset
+from unlearnbench.grid import Cell
+from unlearnbench.registry import Registry
+from unlearnbench.results import Record
+from unlearnbench.training import build_unet, software
+
+torch.set_num_threads(1)  # small tensors run no faster on two
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The artifact cache of end-to-end tests; the base model in it is trained once per session."""
+    chosen = os.environ.get("UNLEARNBENCH_CACHE")
+    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("cache")
+    os.environ["UNLEARNBENCH_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def registry():
+    return Registry()
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The digits dataset with a denoiser of a few thousand weights and a short protocol."""
+    digits = load_dataset("digits")
+    unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4}
+    return replace(
+        digits,
+        base=replace(digits.base, unet=unet, steps=4, batch=8),
+        judge=replace(digits.judge, epochs=1),
+        extractor=replace(digits.extractor, epochs=1),
+        protocol=replace(digits.protocol, steps=2, forget_samples=6, retain_samples=2, batch_size=5),
+    )
+
+
+@pytest.fixture
+def make_harness(tiny, registry, tmp_path):
+    """Return a factory of harnesses around a randomly initialised tiny model."""
+
+    def make(method="safemax", *, streams=None, forget_class=3, seed=0, dtype=torch.float32, **changes):
+        torch.manual_seed(7)
+        base = build_unet(tiny).to(dtype).eval().requires_grad_(False)
+        fields = {
+            "dataset": tiny, "train": tiny.load("train"), "base": base, "base_digest": "base", "method": method,
+            "source_hash": "source", "seed": seed, "forget_class": forget_class, "device": torch.device("cpu"),
+            "streams": registry.method(method).streams if streams is None else frozenset(streams),
+            "store": ArtifactStore(tmp_path / "artifacts"), "meter": Meter([]), "software": software(),
+            "progress": lambda what, done, total: None,
+        }  # fmt: skip
+        return Harness(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_context(make_harness):
+    return lambda *args, **kwargs: Context(make_harness(*args, **kwargs))
+
+
+def fake_record(
+    method="alpha", forget_class=0, *, title=None, role="method", seed=0, status="ok", fid=5.0, ua=90.0, settings=None,
+    overrides=None, dataset="digits", device="device-1", source_hash="m1", started="2026-01-01T00:00:00Z", images=None,
+):  # fmt: skip
+    """Return a record as a run would write it, with made-up numbers."""
+    entry = {"n": 100, "source": "", "source_hash": "x1", "reason": None, "headline": True}
+    metrics = {
+        "fid": {**entry, "value": fid, "title": "FID", "unit": "", "better": "lower", "format": ".2f", "shows": "retention"},
+        "ua": {**entry, "value": ua, "title": "UA", "unit": "%", "better": "higher", "format": ".1f", "shows": "forgetting"},
+    }
+    cost = {
+        phase: {"seconds": seconds, "memory_bytes": {"rss_peak": 10**9 + k}, "reused": False}
+        for k, (phase, seconds) in enumerate({"prior": 1.0, "forget": 2.0, "sample": 3.0, "judge": 0.5}.items())
+    }
+    ok = status == "ok"
+    return Record(
+        cell=Cell(dataset, "protocol-1", method, settings or {"steps": 10}, forget_class, seed),
+        method={
+            "title": title or method.title(), "paper": "", "role": role, "overrides": overrides or {}, "source_hash": source_hash
+        },
+        status=status,
+        reason=None if ok else "it broke",
+        metrics=metrics if ok else {},
+        cost=cost if ok else {},
+        wall_seconds=7.0,
+        protocol={"name": "protocol-1", "steps": 25, "eta": 0.0, "guidance": 0.5, "reference": "training images"},
+        dataset={"title": "Digits", "class_names": [str(k) for k in range(10)], "extractor": "64-d features"},
+        judge={"test_accuracy": 0.99, "n": 360} if ok else {},
+        artifacts={"base": {"key": "k", "sha256": "s"}} if ok else {},
+        images=images or {},
+        provenance={
+            "device": {"type": "cpu", "name": "A CPU", "uuid": device}, "packages": {"torch": "2.9"}, "started_utc": started
+        },
+    )  # fmt: skip

@@ -1,0 +1,92 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlearnbench.errors import UsageError
+from unlearnbench.grid import Cell, combinations, make_cells, parse_integers, parse_sweeps
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0-9", list(range(10))), ("3", [3]), ("0,3,5-7", [0, 3, 5, 6, 7]), (" 1 , 2 - 3 ", [1, 2, 3]), ("2,2,1-2", [2, 1])],
+)
+def test_ranges(text, expected):
+    assert parse_integers(text, "class", high=9) == expected
+
+
+@pytest.mark.parametrize("text", ["", ",", "1,", "a", "1-", "-1", "1--2", "1.5", "0x1", "٣", "1e3", "9999999999", "1 2"])
+def test_malformed_ranges_say_what_to_write(text):
+    with pytest.raises(UsageError, match="such as 0,3,5-7"):
+        parse_integers(text, "class", high=9)
+
+
+def test_reversed_range_offers_the_right_one():
+    with pytest.raises(UsageError, match="write 5-7"):
+        parse_integers("7-5", "class", high=9)
+
+
+@pytest.mark.parametrize("text", ["10", "0-10", "9-12"])
+def test_classes_out_of_range_name_the_bounds(text):
+    with pytest.raises(UsageError, match=r"class 1[02] does not exist: give a class from 0 to 9"):
+        parse_integers(text, "class", high=9)
+
+
+def test_enormous_seed_range_is_refused():
+    with pytest.raises(UsageError, match="fewer than"):
+        parse_integers("0-999999999", "seed")
+
+
+@given(st.lists(st.integers(0, 99), min_size=1))
+def test_a_printed_list_reads_back(values):
+    assert parse_integers(",".join(map(str, values)), "class", high=99) == list(dict.fromkeys(values))
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_read_or_refused_in_one_sentence(text):
+    try:
+        assert all(0 <= value <= 9 for value in parse_integers(text, "class", high=9))
+    except UsageError as error:
+        assert "\n" not in re.sub(r"'.*'", "", str(error), flags=re.DOTALL)
+
+
+def test_sweeps_collect_values_by_method_and_setting():
+    assert parse_sweeps(["safemax.decay=0,1", "safemax.lr=1e-3", "sa.ema=0"]) == {
+        "safemax": {"decay": ["0", "1"], "lr": ["1e-3"]},
+        "sa": {"ema": ["0"]},
+    }
+
+
+@pytest.mark.parametrize("text", ["decay=1", "safemax.decay", "safemax.=1", ".decay=1", "a.b.c=1", "safemax.decay=1,", "s.d=1,1"])
+def test_malformed_sweeps(text):
+    with pytest.raises(UsageError):
+        parse_sweeps([text])
+
+
+def test_a_setting_given_twice_is_refused():
+    with pytest.raises(UsageError, match="twice"):
+        parse_sweeps(["a.b=1", "a.b=2"])
+
+
+def test_combinations_are_a_full_grid():
+    assert list(combinations({"a": [1, 2], "b": [3]})) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
+    assert list(combinations({})) == [{}]
+
+
+def test_cells_cover_the_grid_class_by_class():
+    cells = make_cells("digits", "p", [("a", {}), ("b", {"x": 1})], [0, 1], [5])
+    assert [(cell.forget_class, cell.method) for cell in cells] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+    assert len({cell.id for cell in cells}) == 4
+
+
+def test_cell_id_depends_on_every_part():
+    parts = {"dataset": "d", "protocol": "p", "method": "m", "settings": {"x": 1}, "forget_class": 0, "seed": 0}
+    changes = {"dataset": "e", "protocol": "q", "method": "n", "settings": {"x": 2}, "forget_class": 1, "seed": 1}
+    ids = {Cell(**{**parts, key: value}).id for key, value in changes.items()}
+    assert len(ids | {Cell(**parts).id}) == 7
+
+
+def test_cell_survives_json():
+    cell = Cell("d", "p", "m", {"x": 1.5, "y": "z"}, 3, 0)
+    assert Cell.from_json(cell.to_json()).id == cell.id

@@ -1,0 +1,153 @@
+import textwrap
+
+import pytest
+
+from unlearnbench import PluginError, Score, UsageError, method, metric
+from unlearnbench.plugin import NEEDS
+from unlearnbench.registry import Registry
+
+
+def write_plugin(folder, text, name="mine.py"):
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+GOOD = """
+    from unlearnbench import method
+
+    @method(title="Mine", streams=("retain",), tuned={"digits": {"steps": 3}})
+    def mine(ctx, *, steps: int = 1000, lr: float = 1e-4, nesterov: bool = False):
+        pass
+"""
+
+
+def test_builtins_are_found_by_folder():
+    registry = Registry()
+    assert [plugin.name for plugin in registry.plugins("method")] == ["original", "retrain", "sa", "safemax", "salun"]
+    assert {spec.name for spec in registry.select_metrics("all")} >= {"fid", "ua", "judge_entropy", "retain_accuracy"}
+
+
+def test_all_leaves_gold_out_and_puts_references_first():
+    assert [spec.name for spec in Registry().select_methods("all")] == ["original", "sa", "safemax", "salun"]
+    assert [spec.name for spec in Registry().select_methods("paper")] == ["sa", "safemax", "salun"]
+    assert [spec.name for spec in Registry().select_methods("retrain,original")] == ["original", "retrain"]
+
+
+def test_one_file_adds_a_method(tmp_path):
+    registry = Registry([write_plugin(tmp_path, GOOD)])
+    spec = registry.method("mine")
+    assert spec.resolve("digits", {}) == {"steps": 3, "lr": 1e-4, "nesterov": False}
+    assert spec.resolve("cifar10", {"lr": 0.1}) == {"steps": 1000, "lr": 0.1, "nesterov": False}
+    assert "mine" in [s.name for s in registry.select_methods("all")]
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError('boom')", "import no_such_library", "def broken(:"])
+def test_a_broken_plugin_is_listed_and_harms_only_those_who_select_it(tmp_path, body):
+    registry = Registry([write_plugin(tmp_path, f"from unlearnbench import method\n{body}\n@method(title='B')\ndef broken(ctx): ...", "broken.py")])  # fmt: skip
+    assert "broken" in [plugin.name for plugin in registry.plugins("method")]
+    assert "broken" not in [spec.name for spec in registry.select_methods("all")]
+    with pytest.raises(UsageError, match=r"broken cannot be used .*(boom|no_such_library|invalid syntax)"):
+        registry.method("broken")
+
+
+def test_unknown_names_get_a_suggestion():
+    with pytest.raises(UsageError, match="did you mean safemax"):
+        Registry().select_methods("safemaxx")
+    with pytest.raises(UsageError, match="did you mean judge_entropy"):
+        Registry().select_metrics("entropy,judge_entrpy")
+
+
+def test_a_name_taken_twice_is_refused_with_both_places(tmp_path):
+    path = write_plugin(tmp_path, GOOD.replace("mine", "salun"), "other.py")
+    with pytest.raises(UsageError, match=r"two methods are called salun, in .*salun\.py and in .*other\.py"):
+        Registry([path])
+
+
+def test_a_file_without_plugin_or_no_file_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="declares no function"):
+        Registry([write_plugin(tmp_path, "x = 1")])
+    with pytest.raises(UsageError, match="no such file"):
+        Registry([tmp_path / "absent.py"])
+
+
+def test_source_hash_follows_the_file(tmp_path):
+    path = write_plugin(tmp_path, GOOD)
+    before = Registry([path]).source_hash("method", "mine")
+    path.write_text(path.read_text() + "# changed\n")
+    assert Registry([path]).source_hash("method", "mine") != before
+
+
+def test_a_metric_with_an_unknown_need_is_refused():
+    with pytest.raises(PluginError, match="asks for 'forget_prob'.*did you mean forget_probs"):
+
+        @metric(title="Bad", unit="", better="lower", shows="forgetting")
+        def bad(forget_prob):
+            return Score(0, 1)
+
+
+def test_needs_are_documented_and_computed_by_the_evidence():
+    from unlearnbench.evaluation import Evidence
+
+    for need in NEEDS:
+        assert hasattr(Evidence, need) or need in Evidence.__dataclass_fields__
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"better": "bigger"}, "lower"),
+        ({"shows": "speed"}, "retention"),
+        ({"format": "nonsense"}, "cannot format"),
+    ],
+)
+def test_bad_metric_declarations(change, message):
+    options = {"title": "T", "unit": "", "better": "lower", "shows": "forgetting", **change}
+    with pytest.raises(PluginError, match=message):
+        metric(**options)(lambda forget_probs: Score(0, 1))
+
+
+def positional(ctx, steps=1): ...
+def without_default(ctx, *, steps: int): ...
+def without_annotation(ctx, *, steps=1): ...
+def mismatched(ctx, *, steps: int = 1.5): ...
+def without_context(*, steps: int = 1): ...
+
+
+@pytest.mark.parametrize("function", [positional, without_default, without_annotation, mismatched, without_context])
+def test_bad_method_signatures(function):
+    with pytest.raises(PluginError, match=function.__name__):
+        method(title="T")(function)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"streams": ("test",)}, "unknown streams"),
+        ({"role": "boss"}, "role"),
+        ({"tuned": {"digits": {"step": 1}}}, "did you mean steps"),
+        ({"tuned": {"digits": {"steps": "many"}}}, "does not fit"),
+    ],
+)
+def test_bad_method_declarations(options, message):
+    def good(ctx, *, steps: int = 1): ...
+
+    with pytest.raises(PluginError, match=message):
+        method(title="T", **options)(good)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "value"),
+    [("decay", "10", 10.0), ("steps", "5", 5), ("target", "trajectory", "trajectory"), ("lr", "1e-3", 1e-3)],
+)
+def test_settings_parse_by_their_annotation(setting, text, value):
+    parsed = Registry().method("safemax").settings[setting].parse(text, "safemax")
+    assert (parsed, type(parsed)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"), [("steps", "1.5"), ("steps", "x"), ("decay", "nan"), ("decay", "inf"), ("target", "sideways"), ("lr", "")]
+)
+def test_settings_refuse_other_types(setting, text):
+    with pytest.raises(UsageError, match=f"safemax.{setting} takes"):
+        Registry().method("safemax").settings[setting].parse(text, "safemax")
