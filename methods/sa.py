@@ -58,9 +58,15 @@ def fisher(ctx: Context, *, replay, images: int, timesteps: int, chunk: int, lab
     groups=("paper",),
     tuned={
         "digits": {
-            "steps": 60, "batch": 48, "lr": 1e-3, "ema": 0.0, "penalty": 1e-6,
-            "replay_per_class": 50, "fisher_images": 50, "fisher_timesteps": 50,
-        }  # fmt: skip
+            "steps": 120,
+            "batch": 48,
+            "lr": 2.5e-4,
+            "ema": 0.0,
+            "penalty": 1e-3,
+            "replay_per_class": 50,
+            "fisher_images": 50,
+            "fisher_timesteps": 50,
+        }
     },
 )
 def sa(

@@ -30,7 +30,7 @@ from unlearnbench import Context, method, predict_noise
     paper="2508.20773",
     streams=("forget", "retain"),
     groups=("paper",),
-    tuned={"digits": {"steps": 60, "batch": 48, "lr": 1e-3}},
+    tuned={"digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "alpha": 6.0}},
 )
 def safemax(
     ctx: Context,

@@ -1,4 +1,5 @@
-"""SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image Classification and Generation.
+"""SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image Classification and
+Generation.
 
 Chongyu Fan, Jiancheng Liu, Yihua Zhang, Eric Wong, Dennis Wei, Sijia Liu. arXiv:2310.12508, ICLR 2024.
 
@@ -59,7 +60,7 @@ def saliency_mask(ctx: Context, *, mask_ratio: float, mask_loss: str, guidance: 
     paper="2310.12508",
     streams=("forget", "retain"),
     groups=("paper",),
-    tuned={"digits": {"steps": 60, "batch": 48, "lr": 1e-3, "alpha": 0.05}},
+    tuned={"digits": {"steps": 80, "batch": 48, "lr": 5e-4, "alpha": 0.06}},
 )
 def salun(
     ctx: Context,

@@ -20,10 +20,20 @@ def frechet_distance(generated, real):
     return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
 
 
-@metric(title="FID", unit="", better="lower", shows="retention", headline=True, format=".2f", source="arXiv:1706.08500, torch-fidelity")
+@metric(
+    title="FID",
+    unit="",
+    better="lower",
+    shows="retention",
+    headline=True,
+    format=".2f",
+    source="arXiv:1706.08500, torch-fidelity",
+)
 def fid(retain_features, reference_features):
     for name, features in (("generated", retain_features), ("reference", reference_features)):
         n, dimensions = features.shape
         if n <= dimensions:
-            raise Unmeasurable(f"{n} {name} images give no covariance of {dimensions} features: use more than {dimensions}")
+            raise Unmeasurable(
+                f"{n} {name} images give no covariance of {dimensions} features: use more than {dimensions}"
+            )
     return Score(frechet_distance(retain_features, reference_features), len(retain_features))

@@ -18,6 +18,8 @@ def mean_entropy(probs):
     return float(entr(probs).sum(axis=1).mean())
 
 
-@metric(title="Judge entropy", unit="nats", better="higher", shows="forgetting", format=".3f", source="arXiv:2508.20773")
+@metric(
+    title="Judge entropy", unit="nats", better="higher", shows="forgetting", format=".3f", source="arXiv:2508.20773"
+)
 def judge_entropy(forget_probs):
     return Score(mean_entropy(forget_probs), len(forget_probs))

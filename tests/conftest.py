@@ -78,8 +78,24 @@ def fake_record(
     """Return a record as a run would write it, with made-up numbers."""
     entry = {"n": 100, "source": "", "source_hash": "x1", "reason": None, "headline": True}
     metrics = {
-        "fid": {**entry, "value": fid, "title": "FID", "unit": "", "better": "lower", "format": ".2f", "shows": "retention"},
-        "ua": {**entry, "value": ua, "title": "UA", "unit": "%", "better": "higher", "format": ".1f", "shows": "forgetting"},
+        "fake_fid": {
+            **entry,
+            "value": fid,
+            "title": "FID",
+            "unit": "",
+            "better": "lower",
+            "format": ".2f",
+            "shows": "retention",
+        },
+        "fake_ua": {
+            **entry,
+            "value": ua,
+            "title": "UA",
+            "unit": "%",
+            "better": "higher",
+            "format": ".1f",
+            "shows": "forgetting",
+        },
     }
     cost = {
         phase: {"seconds": seconds, "memory_bytes": {"rss_peak": 10**9 + k}, "reused": False}
@@ -89,7 +105,8 @@ def fake_record(
     return Record(
         cell=Cell(dataset, "protocol-1", method, settings or {"steps": 10}, forget_class, seed),
         method={
-            "title": title or method.title(), "paper": "", "role": role, "overrides": overrides or {}, "source_hash": source_hash
+            "title": title or method.title(), "paper": "", "role": role, "overrides": overrides or {},
+            "source_hash": source_hash,
         },
         status=status,
         reason=None if ok else "it broke",
@@ -102,6 +119,7 @@ def fake_record(
         artifacts={"base": {"key": "k", "sha256": "s"}} if ok else {},
         images=images or {},
         provenance={
-            "device": {"type": "cpu", "name": "A CPU", "uuid": device}, "packages": {"torch": "2.9"}, "started_utc": started
+            "device": {"type": "cpu", "name": "A CPU", "uuid": device}, "packages": {"torch": "2.9"},
+            "started_utc": started,
         },
     )  # fmt: skip

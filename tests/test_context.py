@@ -43,7 +43,9 @@ def test_drawing_shuffles_without_replacement(make_context):
 def test_same_cell_same_randomness_and_another_seed_another(make_harness):
     def draw(**changes):
         context = Context(make_harness(**changes))
-        return torch.cat([context.noise_like(torch.empty(4)), context.timesteps(4), context.retain.draw(1)[0].flatten()])
+        return torch.cat(
+            [context.noise_like(torch.empty(4)), context.timesteps(4), context.retain.draw(1)[0].flatten()]
+        )
 
     assert torch.equal(draw(), draw())
     assert not torch.equal(draw(), draw(seed=1))
@@ -123,7 +125,9 @@ class TestPriors:
         assert again.meter.costs["prior"].seconds == pytest.approx(paid)
         assert (harness.meter.costs["prior"].reused, again.meter.costs["prior"].reused) == (False, True)
 
-    @pytest.mark.parametrize("change", [{"forget_class": 5}, {"seed": 1}, {"source_hash": "new"}, {"base_digest": "other"}])
+    @pytest.mark.parametrize(
+        "change", [{"forget_class": 5}, {"seed": 1}, {"source_hash": "new"}, {"base_digest": "other"}]
+    )
     def test_whatever_affects_it_is_in_its_key(self, make_harness, change):
         first = Context(make_harness()).prior("noise", slow_prior, size=3)
         harness = make_harness(**change)
@@ -159,7 +163,9 @@ class TestPriors:
         for _ in range(2):
             context = Context(make_harness())
             context.prior("noise", slow_prior, size=3)
-            after.append(torch.cat([torch.rand(2), context.noise_like(torch.empty(2)), context.forget.draw(1)[0].flatten()]))
+            after.append(
+                torch.cat([torch.rand(2), context.noise_like(torch.empty(2)), context.forget.draw(1)[0].flatten()])
+            )
         assert torch.equal(*after)
 
     def test_its_time_is_not_the_methods(self, make_harness):

@@ -27,7 +27,9 @@ def test_schedule_is_that_of_ddpm():
 def test_add_noise_agrees_with_diffusers():
     theirs = DDPMScheduler(beta_schedule="linear")
     x0, eps, t = torch.randn(6, 1, 8, 8), torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 10, 500, 998, 999])
-    torch.testing.assert_close(Schedule.linear().add_noise(x0, eps, t), theirs.add_noise(x0, eps, t), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        Schedule.linear().add_noise(x0, eps, t), theirs.add_noise(x0, eps, t), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_terminal_noise_is_the_noise_of_the_last_step_of_the_same_path():

@@ -10,13 +10,21 @@ from unlearnbench.grid import Cell, combinations, make_cells, parse_integers, pa
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("0-9", list(range(10))), ("3", [3]), ("0,3,5-7", [0, 3, 5, 6, 7]), (" 1 , 2 - 3 ", [1, 2, 3]), ("2,2,1-2", [2, 1])],
+    [
+        ("0-9", list(range(10))),
+        ("3", [3]),
+        ("0,3,5-7", [0, 3, 5, 6, 7]),
+        (" 1 , 2 - 3 ", [1, 2, 3]),
+        ("2,2,1-2", [2, 1]),
+    ],
 )
 def test_ranges(text, expected):
     assert parse_integers(text, "class", high=9) == expected
 
 
-@pytest.mark.parametrize("text", ["", ",", "1,", "a", "1-", "-1", "1--2", "1.5", "0x1", "٣", "1e3", "9999999999", "1 2"])
+@pytest.mark.parametrize(
+    "text", ["", ",", "1,", "a", "1-", "-1", "1--2", "1.5", "0x1", "٣", "1e3", "9999999999", "1 2"]
+)
 def test_malformed_ranges_say_what_to_write(text):
     with pytest.raises(UsageError, match="such as 0,3,5-7"):
         parse_integers(text, "class", high=9)
@@ -58,7 +66,9 @@ def test_sweeps_collect_values_by_method_and_setting():
     }
 
 
-@pytest.mark.parametrize("text", ["decay=1", "safemax.decay", "safemax.=1", ".decay=1", "a.b.c=1", "safemax.decay=1,", "s.d=1,1"])
+@pytest.mark.parametrize(
+    "text", ["decay=1", "safemax.decay", "safemax.=1", ".decay=1", "a.b.c=1", "safemax.decay=1,", "s.d=1,1"]
+)
 def test_malformed_sweeps(text):
     with pytest.raises(UsageError):
         parse_sweeps([text])

@@ -146,7 +146,8 @@ def test_settings_parse_by_their_annotation(setting, text, value):
 
 
 @pytest.mark.parametrize(
-    ("setting", "text"), [("steps", "1.5"), ("steps", "x"), ("decay", "nan"), ("decay", "inf"), ("target", "sideways"), ("lr", "")]
+    ("setting", "text"),
+    [("steps", "1.5"), ("steps", "x"), ("decay", "nan"), ("decay", "inf"), ("target", "sideways"), ("lr", "")],
 )
 def test_settings_refuse_other_types(setting, text):
     with pytest.raises(UsageError, match=f"safemax.{setting} takes"):

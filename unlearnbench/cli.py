@@ -138,7 +138,9 @@ def report(results: ResultsOption = Path("results"), out: OutOption = Path("repo
     from unlearnbench.registry import Registry
 
     if not results.is_dir():
-        raise UsageError(f"there is no results folder {results}: run 'unlearnbench run' first or name one with --results")
+        raise UsageError(
+            f"there is no results folder {results}: run 'unlearnbench run' first or name one with --results"
+        )
     _check_writable(out, "--out")
     _finish(results, out, Registry().source_hashes())
 

@@ -47,7 +47,7 @@ class Stream:
 
     def epoch(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every image once, in a fresh order; the last batch may be smaller."""
-        for chosen in torch.randperm(len(self), generator=self._generator).split(batch):
+        for chosen in torch.split(torch.randperm(len(self), generator=self._generator), batch):
             yield self._take(chosen)
 
     def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +162,8 @@ class Context:
         if name not in harness.streams:
             declared = ", ".join(sorted(harness.streams)) or "none"
             raise PluginError(
-                f"{harness.method} draws from ctx.{name} but declares streams: {declared}; add {name!r} to @method(streams=...)"
+                f"{harness.method} draws from ctx.{name} but declares streams: {declared}; "
+                f"add {name!r} to @method(streams=...)"
             )
         if name not in self._streams:
             inside = harness.train.labels == self.forget_class
@@ -226,7 +227,7 @@ class Context:
         return eps_loss(self.model, self.schedule, x0, self.drop_labels(y, label_dropout), t, eps).mean()
 
     def sample(self, labels: Tensor) -> Tensor:
-        """Return one image per label (N,), sampled from the base model as the protocol says: (N, C, H, W) in [-1, 1]."""
+        """Return one base-model image per label (N,), sampled as the protocol says: (N, C, H, W) in [-1, 1]."""
         harness, protocol = self._harness, self._harness.dataset.protocol
         seeds = [derive_seed("replay", context=self._seed, index=index) for index in range(len(labels))]
         images = sample(
@@ -237,9 +238,7 @@ class Context:
         )  # fmt: skip
         return to_float(images).to(harness.device)
 
-    def prior(
-        self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any
-    ) -> Tensors:
+    def prior(self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any) -> Tensors:
         """Return what `build(ctx, **inputs)` makes: timed as phase `prior`, cached, its first cost always charged.
 
         The build gets a context of its own, with an untouched model in eval mode, and must depend on nothing else

@@ -108,7 +108,7 @@ def sample(
     batch_size: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and classifier-free guidance; x0 is never clipped.
+    """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and guidance; x0 is never clipped.
 
     Args:
         model: noise predictor; it runs in eval mode and is left in the mode it had.
@@ -145,7 +145,9 @@ def sample(
             for index, t in enumerate(timesteps):
                 eps = _guided_noise(model, x, t, y, guidance, null_class)
                 alpha = schedule.alphas_cumprod[t]
-                previous = schedule.alphas_cumprod[timesteps[index + 1]] if index + 1 < steps else torch.ones_like(alpha)
+                previous = (
+                    schedule.alphas_cumprod[timesteps[index + 1]] if index + 1 < steps else torch.ones_like(alpha)
+                )
                 sigma = eta * ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).sqrt()
                 x0 = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
                 x = previous.sqrt() * x0 + (1 - previous - sigma**2).clamp(min=0).sqrt() * eps

@@ -111,7 +111,8 @@ class Evidence:
         device = next(self.model.parameters()).device
         call = network.features if what == "features" else network
         with evaluating(network):
-            parts = [call(part.to(device)).double().cpu() for part in torch.from_numpy(images).split(JUDGE_BATCH)]  # type: ignore[operator]
+            batches = torch.split(torch.from_numpy(images), JUDGE_BATCH)
+            parts = [call(batch.to(device)).double().cpu() for batch in batches]  # type: ignore[operator]
         outputs = torch.cat(parts)
         result: NDArray[np.float64] = (outputs.softmax(dim=1) if what == "probs" else outputs).numpy()
         return result
@@ -152,7 +153,8 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
         value, n, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
         entries[spec.name] = {
             "value": value, "n": n, "title": spec.title, "unit": spec.unit, "better": spec.better,
-            "shows": spec.shows, "headline": spec.headline, "format": spec.format, "source": spec.source, "source_hash": source_hash, "reason": reason,
+            "shows": spec.shows, "headline": spec.headline, "format": spec.format, "source": spec.source,
+            "source_hash": source_hash, "reason": reason,
         }  # fmt: skip
     return entries
 

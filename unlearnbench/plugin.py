@@ -128,7 +128,7 @@ def method(
         title: the name in tables.
         paper: the arXiv id, empty for none.
         streams: the data it may draw, a subset of `forget` and `retain`; drawing from another raises.
-        role: `method`; `reference` for a row that all others are compared with; `gold` for one that runs only when named.
+        role: `method`; `reference` for a row all others are compared with; `gold` for one that runs only when named.
         groups: names under which `--methods` selects it together with others.
         tuned: {dataset: {setting: value}}, values found for another dataset than the defaults were.
 
@@ -184,7 +184,9 @@ def metric(
         needs = tuple(inspect.signature(function).parameters)
         for need in needs:
             if need not in NEEDS:
-                raise PluginError(f"metric {name} asks for {need!r}{suggest(need, NEEDS)}: needs are {', '.join(NEEDS)}")
+                raise PluginError(
+                    f"metric {name} asks for {need!r}{suggest(need, NEEDS)}: needs are {', '.join(NEEDS)}"
+                )
         if better not in {"lower", "higher"}:
             raise PluginError(f"metric {name} has better={better!r}: write 'lower' or 'higher'")
         if shows not in {"forgetting", "retention"}:

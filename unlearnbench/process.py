@@ -131,7 +131,7 @@ def _main(connection: Connection, job: Callable[..., Any], arguments: tuple[Any,
             last = time.monotonic()
             send("progress", what, done, total)
 
-    warnings.showwarning = lambda message, *_, **__: send("warning", str(message))  # type: ignore[assignment]
+    warnings.showwarning = lambda message, *_, **__: send("warning", str(message))
     send(*_outcome(job, arguments, progress))
     connection.close()
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "unlearnbench", "torch", "torchvision", "diffusers", "torch-fidelity", "numpy", "scipy", "scikit-learn", "safetensors",
+    "unlearnbench", "torch", "torchvision", "diffusers", "torch-fidelity", "numpy", "scipy", "scikit-learn",
+    "safetensors",
 )  # fmt: skip
 
 
@@ -46,7 +47,9 @@ def cpu_identity() -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         name = models[0] if models else name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine_id = Path("/etc/machine-id")

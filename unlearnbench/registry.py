@@ -12,7 +12,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 
@@ -139,7 +139,9 @@ class Registry:
             UsageError: an unknown name.
         """
         if text.strip() == "all":
-            return [spec for plugin in self.plugins("metric") if (spec := _sound(plugin)) and isinstance(spec, MetricSpec)]
+            return [
+                spec for plugin in self.plugins("metric") if (spec := _sound(plugin)) and isinstance(spec, MetricSpec)
+            ]
         return list({name: self.metric(name) for name in (part.strip() for part in text.split(","))}.values())
 
     def _sound_methods(self) -> list[MethodSpec]:
@@ -176,7 +178,7 @@ def _builtins(kind: Kind) -> list[Plugin]:
     found = importlib.util.find_spec(package)
     folders = list(found.submodule_search_locations or []) if found else []
     return [
-        Plugin(path.stem, kind, str(path), path, lambda module=f"{package}.{path.stem}": importlib.import_module(module))  # type: ignore[misc]
+        Plugin(path.stem, kind, str(path), path, partial(importlib.import_module, f"{package}.{path.stem}"))
         for folder in folders
         for path in sorted(Path(folder).glob("*.py"))
         if not path.name.startswith("_")
@@ -187,10 +189,7 @@ def _entry_points(kind: Kind) -> list[Plugin]:
     plugins = []
     for entry in importlib.metadata.entry_points(group=f"unlearnbench.{kind}s"):
         owner = entry.dist.name if entry.dist else "an installed package"
-
-        def load(module: str = entry.module) -> ModuleType:
-            return importlib.import_module(module)
-
+        load = partial(importlib.import_module, entry.module)
         plugins.append(Plugin(entry.name, kind, f"{owner} ({entry.value})", None, load))
     return plugins
 

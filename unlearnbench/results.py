@@ -137,7 +137,11 @@ class ResultStore:
                 try:
                     record = Record.from_json(json.loads(line))
                 except (ValueError, AttributeError) as error:
-                    what = "is torn or not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+                    what = (
+                        "is torn or not JSON"
+                        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+                        else str(error)
+                    )
                     problems.append(f"{path}, line {number} is skipped: {what}")
                     continue
                 latest.pop(record.cell.id, None)  # so that order follows the last line

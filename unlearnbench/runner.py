@@ -94,7 +94,7 @@ def run_cell(request: CellRequest, progress: Progress) -> dict[str, Any]:
             scores = measure(evidence, metrics)
     return {
         "metrics": scores,
-        "cost": {p: meter.costs[p].to_json() for p in PHASES if p in meter.costs},  # type: ignore[index]
+        "cost": {p: meter.costs[p].to_json() for p in PHASES if p in meter.costs},
         "counts": vars(harness.counts),
         "curves": harness.curves,
         "judge": {"test_accuracy": prepared.judge_accuracy, "n": prepared.judge_n},

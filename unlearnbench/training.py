@@ -165,7 +165,9 @@ def shifted(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return padded[torch.arange(len(x))[:, None, None, None], torch.arange(x.shape[1])[:, None, None], rows, columns]
 
 
-def fit_classifier(model: nn.Module, train: Split, recipe: ClassifierRecipe, progress: Callable[[int, int], None]) -> None:
+def fit_classifier(
+    model: nn.Module, train: Split, recipe: ClassifierRecipe, progress: Callable[[int, int], None]
+) -> None:
     """Train a classifier in place (AdamW, one-cycle schedule, cross-entropy)."""
     generator = torch.Generator().manual_seed(recipe.seed)
     images, labels = to_float(torch.from_numpy(train.images)), torch.from_numpy(train.labels)

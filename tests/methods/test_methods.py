@@ -51,7 +51,9 @@ def literal_eps_loss(ctx, x0, y, share):
 def literal_adam(ctx, loss, lr, clip=1.0, extra=None, masks=None):
     """One Adam step from zero moments: theta - lr * g / (|g| + eps) after bias correction."""
     parameters = dict(ctx.model.named_parameters())
-    gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values()), allow_unused=True), strict=True))
+    gradients = dict(
+        zip(parameters, torch.autograd.grad(loss, list(parameters.values()), allow_unused=True), strict=True)
+    )
     gradients = {k: torch.zeros_like(parameters[k]) if g is None else g for k, g in gradients.items()}
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
     scale = min(1.0, clip / (norm + 1e-6))
@@ -66,7 +68,9 @@ def literal_adam(ctx, loss, lr, clip=1.0, extra=None, masks=None):
 
 def assert_same(ours, theirs):
     for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours[name], value, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("target", ["independent", "trajectory"])
@@ -203,7 +207,15 @@ def test_sa_second_step_feels_the_penalty(context):
     ctx = context("sa")
     replay = ctx.prior("replay", module.replay_images, shared=True, per_class=1)
     information = ctx.prior(
-        "fisher", module.fisher, shared=True, replay=replay, images=2, timesteps=4, chunk=50, label_dropout=0.1, unit_range=False
+        "fisher",
+        module.fisher,
+        shared=True,
+        replay=replay,
+        images=2,
+        timesteps=4,
+        chunk=50,
+        label_dropout=0.1,
+        unit_range=False,
     )
     start = {name: p.detach().clone() for name, p in ctx.model.named_parameters()}
     optimizer = torch.optim.Adam(ctx.model.parameters(), lr=1e-3)

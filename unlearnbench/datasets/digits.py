@@ -4,6 +4,8 @@ Everything is sized so that a laptop CPU runs the whole benchmark with no downlo
 The 80/20 split is stratified and fixed; base model and judges see the training part only.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from unlearnbench.datasets import BaseRecipe, ClassifierRecipe, Dataset, Protocol, Split
@@ -20,15 +22,16 @@ def load(part: str) -> Split:
     return Split(split[0], split[2]) if part == "train" else Split(split[1], split[3])
 
 
-_CLASSIFIER = {
-    "network": "small_cnn",
-    "epochs": 15,
-    "batch": 64,
-    "lr": 4e-3,
-    "weight_decay": 1e-2,
-    "label_smoothing": 0.02,  # keeps the judge from being certain about what it never saw
-    "shift": 1,
-}
+_JUDGE = ClassifierRecipe(
+    network="small_cnn",
+    epochs=15,
+    batch=64,
+    lr=4e-3,
+    weight_decay=1e-2,
+    label_smoothing=0.02,  # keeps the judge from being certain about what it never saw
+    shift=1,
+    seed=0,
+)
 
 DATASET = Dataset(
     name="digits",
@@ -64,8 +67,8 @@ DATASET = Dataset(
         ema=0.995,
         clip=1.0,
     ),
-    judge=ClassifierRecipe(**_CLASSIFIER, seed=0),
-    extractor=ClassifierRecipe(**_CLASSIFIER, seed=1),  # not the judge: FID must not share its blind spots by weights
+    judge=_JUDGE,
+    extractor=replace(_JUDGE, seed=1),  # weights of its own, so that FID does not grade the judge's own features
     extractor_name="64-d features of a CNN trained on digits",
     flip=False,
     load=load,

@@ -41,7 +41,9 @@ def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Render
     reading = ResultStore(results).read()
     rendering = Rendering(notes=list(reading.problems))
     if not reading.records:
-        raise UsageError(f"there is no record in {results}: run 'unlearnbench run' first or name a folder with --results")
+        raise UsageError(
+            f"there is no record in {results}: run 'unlearnbench run' first or name a folder with --results"
+        )
     for name, board in boards(reading.records, source_hashes).items():
         folder = out / name
         try:

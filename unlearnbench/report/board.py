@@ -48,7 +48,7 @@ class Value:
     """One place in a table: a number over `ok` of `expected` cells, or a word that says why there is none."""
 
     number: float | None
-    word: str = "–"
+    word: str = "-"
     spread: float | None = None
     ok: int = 1
     expected: int = 1
@@ -74,8 +74,8 @@ class Board:
         self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
         if self._stale:
             self.notes.append(
-                f"{len(self._stale)} records are stale (their method or a metric has changed since) and show no numbers: "
-                f"run their cells again"
+                f"{len(self._stale)} records are stale (their method or a metric has changed since) and show no "
+                f"numbers: run their cells again"
             )
         bases = {record.artifacts.get("base", {}).get("sha256") for record in self.records if record.status == "ok"}
         if len(bases) > 1:
@@ -148,7 +148,13 @@ class Board:
         for record in self.ok_records:
             for name, entry in record.metrics.items():
                 found[name] = Measure(
-                    name, entry["title"], entry["unit"], entry["better"], entry["format"], entry["shows"], entry["headline"]
+                    name,
+                    entry["title"],
+                    entry["unit"],
+                    entry["better"],
+                    entry["format"],
+                    entry["shows"],
+                    entry["headline"],
                 )
         return sorted(found.values(), key=lambda m: (m.shows != "forgetting", not m.headline, m.key))
 
@@ -180,7 +186,7 @@ class Board:
         """Return the value of one variant and forget class: the mean over seeds, or a word."""
         records = self.cell_records(variant, forget_class)
         if not records:
-            return Value(None, "–", ok=0, expected=len(self.seeds))
+            return Value(None, "-", ok=0, expected=len(self.seeds))
         numbers, word = [], "n/a"
         for record in records:
             if record.cell.id in self._stale:
@@ -199,7 +205,7 @@ class Board:
         numbers = [value.number for value in values if value.number is not None]
         ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
         if not numbers:
-            word = next((value.word for value in values if value.word != "–"), "–")
+            word = next((value.word for value in values if value.word != "-"), "-")
             return Value(None, word, ok=ok, expected=expected)
         spread = statistics.stdev(numbers) if len(numbers) > 1 else None
         return Value(statistics.fmean(numbers), spread=spread, ok=ok, expected=expected)
@@ -219,7 +225,9 @@ class Board:
         last = self.records[-1]
         protocol = last.protocol
         samples = sorted({f"{m['title']} n={m['n']}" for r in self.ok_records for m in r.metrics.values()})
-        judges = sorted({f"{100 * r.judge['test_accuracy']:.1f}% (n={r.judge['n']})" for r in self.ok_records if r.judge})
+        judges = sorted(
+            {f"{100 * r.judge['test_accuracy']:.1f}% (n={r.judge['n']})" for r in self.ok_records if r.judge}
+        )
         versions = sorted({r.provenance.get("packages", {}).get("torch", "?") for r in self.records})
         return "; ".join(
             [

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -75,7 +76,16 @@ def tradeoff(board: Board) -> Figure | None:
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     sns.scatterplot(frame, x="x", y="y", hue="method", palette=palette, s=18, alpha=0.45, legend=False, ax=axes)
     sns.scatterplot(
-        mean, x="x", y="y", hue="method", palette=palette, size="cost", sizes=sizes, edgecolor="black", legend=False, ax=axes
+        mean,
+        x="x",
+        y="y",
+        hue="method",
+        palette=palette,
+        size="cost",
+        sizes=sizes,
+        edgecolor="black",
+        legend=False,
+        ax=axes,
     )
     for _, row in mean.iterrows():
         handle_label = f"{row['method']} ({row['cost']:.1f} {total.unit})"
@@ -147,7 +157,9 @@ def _strip(entry: Mapping[str, object]) -> NDArray[np.uint8]:
 
 def _pictured(board: Board, variant: Variant, forget_class: int) -> Record | None:
     ok = {record.cell.id for record in board.ok_records}
-    return next((r for r in board.cell_records(variant, forget_class) if r.cell.id in ok and "forget" in r.images), None)
+    return next(
+        (r for r in board.cell_records(variant, forget_class) if r.cell.id in ok and "forget" in r.images), None
+    )
 
 
 def samples(board: Board) -> Figure | None:
@@ -160,7 +172,11 @@ def samples(board: Board) -> Figure | None:
         return None
     streams = [name for name in ("forget", "retain") if all(name in record.images for _, record in found)]
     figure, grid = plt.subplots(
-        len(found), len(streams), figsize=(4.4 * len(streams), 0.56 * len(found) + 0.6), layout="constrained", squeeze=False
+        len(found),
+        len(streams),
+        figsize=(4.4 * len(streams), 0.56 * len(found) + 0.6),
+        layout="constrained",
+        squeeze=False,
     )
     for row, (variant, record) in enumerate(found):
         for column, stream in enumerate(streams):
@@ -201,7 +217,7 @@ def samples_overview(board: Board) -> Figure | None:
     return figure
 
 
-def _show(axes: plt.Axes, strip: NDArray[np.uint8]) -> None:
+def _show(axes: Axes, strip: NDArray[np.uint8]) -> None:
     axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)

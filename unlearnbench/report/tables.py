@@ -28,7 +28,8 @@ class Table:
     def texts(self, plus_minus: str = " ± ") -> list[list[str]]:
         """Return the cells as text: a number with its spread, or the word that stands for it."""
         return [
-            [_text(value, form, plus_minus) for value, form in zip(row, self.formats, strict=True)] for row in self.values
+            [_text(value, form, plus_minus) for value, form in zip(row, self.formats, strict=True)]
+            for row in self.values
         ]
 
     def flat_headers(self) -> list[str]:
@@ -186,7 +187,9 @@ def _latex_cell(text: str, value: Value) -> str:
 def _column_format(table: Table, index: int) -> str:
     """Return siunitx's S with the digits this column needs, or r where no cell is a bare number."""
     cells = [row[index] for row in table.values]
-    numbers = [f"{cell.number:{table.formats[index]}}" for cell in cells if cell.number is not None and cell.spread is None]
+    numbers = [
+        f"{cell.number:{table.formats[index]}}" for cell in cells if cell.number is not None and cell.spread is None
+    ]
     if not numbers:
         return "r"
     whole = max(len(number.split(".")[0]) for number in numbers)
@@ -206,7 +209,7 @@ def _with_rules(text: str, table: Table) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
-    "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " ",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " ",
 }  # fmt: skip
 
 
@@ -222,7 +225,15 @@ def _to_ascii(character: str) -> str:
 
 def _markdown(text: str) -> str:
     """Return text that stays inside its table cell and is not taken for markup."""
-    for old, new in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), (">", "&gt;"), ("*", "\\*"), ("`", "\\`"), ("\n", " ")):
+    for old, new in (
+        ("\\", "\\\\"),
+        ("|", "\\|"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("*", "\\*"),
+        ("`", "\\`"),
+        ("\n", " "),
+    ):
         text = text.replace(old, new)
     return text.strip()
 
@@ -237,7 +248,13 @@ def to_terminal(board: Board, width: int = 80) -> str:
     ]
     for label_width in (24, 16, 12, 9):
         clipped = [[_clip(row[0], label_width), *row[1:]] for row in rows]
-        text = tabulate(clipped, headers, tablefmt="plain", disable_numparse=True, colalign=["left", *["right"] * (len(headers) - 1)])
+        text = tabulate(
+            clipped,
+            headers,
+            tablefmt="plain",
+            disable_numparse=True,
+            colalign=["left", *["right"] * (len(headers) - 1)],
+        )
         if max(len(line) for line in text.splitlines()) <= width:
             break
     return f"{board.title} on {board.device_name}: mean over forget classes\n{text}"

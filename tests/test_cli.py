@@ -1,0 +1,138 @@
+"""Bad input: exit status 2, one clear sentence, no traceback, nothing written."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import fake_record
+from unlearnbench import cli
+from unlearnbench.results import ResultStore
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Return a function that runs a command line in an empty folder: (exit status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNLEARNBENCH_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["unlearnbench", *arguments])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+RUN = ("run", "--methods", "original", "--classes", "0")
+
+
+def run_with(**options):
+    given = {"methods": "original", "classes": "0", **options}
+    return ["run", *[part for key, value in given.items() for part in (f"--{key}", value)]]
+
+
+BAD = {
+    "unknown command": (["rnu"], "No such command"),
+    "unknown option": ([*RUN, "--clases", "0"], "No such option"),
+    "missing methods": (["run", "--classes", "0"], "Missing option"),
+    "missing classes": (["run", "--methods", "all"], "Missing option"),
+    "unknown method": (run_with(methods="safemaxx"), "did you mean safemax"),
+    "method in capitals": (run_with(methods="SAFEMAX"), "there is no method"),
+    "empty method": (run_with(methods=""), "empty name"),
+    "trailing comma": (run_with(methods="safemax,"), "empty name"),
+    "class out of range": (run_with(classes="10"), "give a class from 0 to 9"),
+    "range out of range": (run_with(classes="8-12"), "class 12 does not exist"),
+    "reversed range": (run_with(classes="9-0"), "write 0-9"),
+    "negative class": (run_with(classes="-1"), "such as 0,3,5-7"),
+    "class by letter": (run_with(classes="x"), "such as 0,3,5-7"),
+    "empty classes": (run_with(classes=""), "such as 0,3,5-7"),
+    "fractional class": (run_with(classes="1.5"), "such as 0,3,5-7"),
+    "negative seed": (run_with(seeds="-3"), "such as 0,3,5-7"),
+    "too many seeds": (run_with(seeds="0-99999999"), "fewer than"),
+    "unknown dataset": (run_with(dataset="digit"), "did you mean digits"),
+    "unknown metric": (run_with(metrics="fidd"), "did you mean fid"),
+    "empty metric": (run_with(metrics=""), "there is no metric"),
+    "set without value": (run_with(methods="safemax", set="safemax.decay"), "METHOD.NAME=VALUE"),
+    "set without method": (run_with(methods="safemax", set="decay=1"), "METHOD.NAME=VALUE"),
+    "set of unknown setting": (run_with(methods="safemax", set="safemax.dcay=1"), "did you mean decay"),
+    "set of unknown method": (run_with(methods="safemax", set="safemaxx.decay=1"), "did you mean safemax"),
+    "set of unselected method": (run_with(methods="safemax", set="sa.ema=0"), "does not select"),
+    "set with wrong type": (run_with(methods="safemax", set="safemax.steps=many"), "takes a value of type int"),
+    "set with nan": (run_with(methods="safemax", set="safemax.lr=nan"), "finite"),
+    "set with wrong choice": (run_with(methods="safemax", set="safemax.target=x"), "one of independent, trajectory"),
+    "set with wrong truth": (run_with(methods="salun", set="salun.clip_then_mask=maybe"), "takes true or false"),
+    "set with equal values": (run_with(methods="safemax", set="safemax.decay=1,1.0"), "gives a value twice"),
+    "set on a method without settings": (run_with(set="original.steps=1"), "it has no settings"),
+    "unknown rerun": (run_with(rerun="sometimes"), "sometimes"),
+    "zero timeout": (run_with(timeout="0"), "--timeout"),
+    "absent plugin": (run_with(plugin="absent.py"), "no such file"),
+    "results is a file": (run_with(results="file.txt"), "is a file"),
+    "out is a file": (run_with(out="file.txt/x"), "is a file"),
+    "unknown device": (run_with(device="warp"), "try --device cpu"),
+    "unknown listing": (["list", "cats"], "cats"),
+    "report without results": (["report", "--results", "absent"], "there is no results folder"),
+    "report of an empty folder": (["report", "--results", "empty"], "there is no record"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=[name.replace(" ", "-") for name in BAD])
+def test_bad_input(command, tmp_path, case):
+    arguments, message = BAD[case]
+    (tmp_path / "file.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+    status, out, err = command(*arguments)
+    assert status == 2
+    assert message in err.replace("\n", " ")
+    assert "Traceback" not in out + err
+    assert len([line for line in err.splitlines() if line.startswith("unlearnbench:")]) <= 1
+    left = {path.name for path in tmp_path.iterdir()} - {"file.txt", "empty"}
+    assert not left, f"something was written: {left}"
+
+
+def test_an_unwritable_cache_is_one_sentence(command, monkeypatch, tmp_path):
+    (tmp_path / "file.txt").write_text("")
+    monkeypatch.setenv("UNLEARNBENCH_CACHE", str(tmp_path / "file.txt"))
+    status, _, err = command(*RUN)
+    assert (status, "UNLEARNBENCH_CACHE" in err, "Traceback" in err) == (2, True, False)
+
+
+def test_dry_run_prints_the_cells_and_writes_nothing(command, tmp_path):
+    status, out, _ = command(*run_with(methods="all", classes="0-2"), "--dry-run", "--set", "safemax.decay=0,1")
+    assert (status, "15 cells" in out) == (0, True)
+    assert len([line for line in out.splitlines() if line.startswith("digits-")]) == 15
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_shows_everything_and_a_broken_plugin_with_its_reason(command, tmp_path):
+    (tmp_path / "broken.py").write_text("raise RuntimeError('not today')")
+    (tmp_path / "broken.py").write_text(
+        "from unlearnbench import method\nimport nowhere\n@method(title='B')\ndef broken(ctx): ..."
+    )
+    status, out, _ = command("list", "--plugin", "broken.py")
+    assert status == 0
+    assert "BROKEN" in next(line for line in out.splitlines() if "broken" in line)
+    assert "No module named 'nowhere'" in out
+    for words in ("safemax", "arXiv:2508.20773", "judge_entropy", "digits", "runs only when named"):
+        assert words in out
+
+
+def test_report_prints_the_table_and_names_the_page(command, tmp_path):
+    for forget_class in range(3):
+        ResultStore(tmp_path / "results").append(fake_record(forget_class=forget_class))
+    status, out, _ = command("report")
+    assert (status, "Alpha" in out, "report.md" in out) == (0, True, True)
+
+
+def test_help_needs_no_heavy_import():
+    code = "import sys; sys.argv = ['unlearnbench', '--help']\nfrom unlearnbench import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
+    code += (
+        "heavy = {'torch', 'pandas', 'matplotlib', 'diffusers', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "run" in done.stdout

@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.cost import Meter
+from unlearnbench.diffusion import evaluating
+from unlearnbench.errors import Unmeasurable
+from unlearnbench.evaluation import FEATURE_LAYER, Evidence, extractor_class, measure, sample_seeds
+from unlearnbench.grid import Cell
+from unlearnbench.plugin import Score, metric
+from unlearnbench.training import prepare
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny, tmp_path_factory):
+    store = ArtifactStore(tmp_path_factory.mktemp("artifacts"))
+    return prepare(tiny, store, torch.device("cpu"), lambda what, done, total: None)
+
+
+@pytest.fixture
+def evidence(tiny, prepared):
+    cell = Cell("digits", tiny.protocol.name, "safemax", {}, 3, 0)
+    return Evidence(cell, prepared.base, tiny, tiny.load("train"), prepared, Meter([]), lambda *_: None)
+
+
+def test_the_noise_depends_on_neither_method_nor_forget_class():
+    a = Cell("digits", "p", "safemax", {"lr": 1.0}, 3, 0)
+    b = Cell("digits", "p", "salun", {}, 5, 0)
+    assert sample_seeds(a, [1, 1, 2]) == sample_seeds(b, [1, 1, 2])
+    assert sample_seeds(a, [2, 1, 1])[1:] == sample_seeds(a, [1, 1, 2])[:2]
+    assert len(set(sample_seeds(a, [0] * 50 + [1] * 50))) == 100
+    assert sample_seeds(a, [1]) != sample_seeds(replace(a, seed=1), [1])
+
+
+def test_shapes_and_types_are_as_documented(evidence):
+    assert evidence.forget_samples.shape == (6, 1, 8, 8)
+    assert evidence.forget_samples.dtype == np.uint8
+    assert evidence.retain_samples.shape == (18, 1, 8, 8)
+    assert evidence.retain_labels.tolist() == [c for c in range(10) if c != 3 for _ in range(2)]
+    assert evidence.forget_probs.shape == (6, 10)
+    assert evidence.forget_probs.dtype == np.float64
+    np.testing.assert_allclose(evidence.retain_probs.sum(axis=1), 1)
+    assert evidence.retain_features.shape == (18, 64)
+    assert len(evidence.reference_features) == int((evidence.train.labels != 3).sum())
+
+
+def test_needs_are_computed_once_and_only_when_asked_for(evidence):
+    evidence.forget_probs  # noqa: B018
+    assert "retain_samples" not in vars(evidence)
+    assert evidence.forget_samples is evidence.forget_samples
+    assert set(evidence.meter.costs) == {"sample"}
+
+
+def test_a_sample_does_not_depend_on_the_batch_size(evidence, tiny):
+    other = replace(evidence, dataset=replace(tiny, protocol=replace(tiny.protocol, batch_size=3)))
+    np.testing.assert_array_equal(evidence.forget_samples, other.forget_samples)
+
+
+def test_the_judge_is_left_in_eval_mode_and_consistent(evidence):
+    with evaluating(evidence.prepared.judge):
+        pass
+    assert not evidence.prepared.judge.training
+
+
+def make_metric(function):
+    return metric(title="T", unit="", better="lower", shows="forgetting")(function).__unlearnbench__
+
+
+def test_non_finite_and_refused_values_become_null_with_a_reason(evidence):
+    def infinite(cell):
+        return Score(float("inf"), 5)
+
+    def refused(cell):
+        raise Unmeasurable("too few samples")
+
+    entries = measure(evidence, [(make_metric(infinite), "h"), (make_metric(refused), "h")])
+    assert (entries["infinite"]["value"], entries["infinite"]["n"]) == (None, 5)
+    assert "inf" in entries["infinite"]["reason"]
+    assert (entries["refused"]["value"], entries["refused"]["reason"]) == (None, "too few samples")
+
+
+def test_a_metric_gets_exactly_what_it_asks_for(evidence):
+    def both(forget_samples, cell):
+        return Score(float(forget_samples.mean() + cell.forget_class), len(forget_samples))
+
+    entry = measure(evidence, [(make_metric(both), "hash")])["both"]
+    assert entry["value"] == evidence.forget_samples.mean() + 3
+    assert (entry["n"], entry["source_hash"]) == (6, "hash")
+
+
+def test_fid_is_that_of_torch_fidelity_end_to_end(prepared, tiny):
+    """Our features and FID against torch-fidelity's own pipeline with the extractor registered there."""
+    import torch_fidelity
+    from torch.utils.data import Dataset
+
+    from unlearnbench.registry import Registry
+
+    class Images(Dataset):
+        def __init__(self, images):
+            self.images = torch.from_numpy(images)
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitem__(self, index):
+            return self.images[index].expand(3, 8, 8)
+
+    class Grey(torch.nn.Module):  # torch-fidelity feeds three channels
+        def __init__(self):
+            super().__init__()
+            self.network = prepared.extractor
+
+        def features(self, images):
+            return self.network.features(images[:, :1])
+
+    name = "unlearnbench-digits"
+    torch_fidelity.register_feature_extractor(name, extractor_class(name, Grey()))
+    train = tiny.load("train").images
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Images(train[:300]), input2=Images(train[300:700]), fid=True, feature_extractor=name,
+        feature_layer_fid=FEATURE_LAYER, cuda=False, verbose=False, cache=False,
+    )["frechet_inception_distance"]  # fmt: skip
+    with evaluating(prepared.extractor):
+        features = prepared.extractor.features(torch.from_numpy(train)).double().numpy()
+    plugin = next(p for p in Registry().plugins("metric") if p.name == "fid")
+    assert plugin.load_module().frechet_distance(features[:300], features[300:700]) == pytest.approx(theirs, rel=1e-4)
