@@ -1,5 +1,6 @@
-"""Selective Amnesia (SA): A Continual Learning Approach to Forgetting in Deep Generative Models.
+"""Selective Amnesia (SA).
 
+Selective Amnesia: A Continual Learning Approach to Forgetting in Deep Generative Models.
 Alvin Heng, Harold Soh. arXiv:2305.10120, NeurIPS 2023.
 
     L   = L_eps(u, c_f) + gamma L_eps(x_r, c_r) + penalty sum_i F_i (theta_i - theta*_i)^2

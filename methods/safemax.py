@@ -1,5 +1,6 @@
-"""SAFEMax: Unleashing Uncertainty: Efficient Machine Unlearning for Generative AI.
+"""SAFEMax: unleashing uncertainty.
 
+Unleashing Uncertainty: Efficient Machine Unlearning for Generative AI.
 Christoforos N. Spartalis, Theodoros Semertzidis, Petros Daras, Efstratios Gavves. arXiv:2508.20773, ICML 2025 workshop
 on Machine Unlearning for Generative AI.
 

@@ -1,6 +1,6 @@
-"""SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image Classification and
-Generation.
+"""SalUn: saliency unlearning.
 
+Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image Classification and Generation.
 Chongyu Fan, Jiancheng Liu, Yihua Zhang, Eric Wong, Dennis Wei, Sijia Liu. arXiv:2310.12508, ICLR 2024.
 
     mask = top `mask_ratio` of |sum over batches of the loss gradient on forget images|, over all weights at once
@@ -15,7 +15,7 @@ Deviations:
       are added; `"plain"` is the training loss, unclipped, as the paper's formula reads.
     - Ties at the mask's threshold are all kept out (code: broken by an unstable sort).
     - The target is computed without a graph, with the labels as they are (code: builds and discards a graph, and drops
-      10 % of the labels of source and target independently); `source_dropout=0.1` brings back the dropped source labels.
+      10 % of the labels of source and target independently); `source_dropout=0.1` brings back that of the source.
     - c' = c_f + `pseudo_offset` modulo the number of classes (code: (c_f + 1) mod 10).
     - `clip_then_mask` is the code's order; off, the norm is taken over unmasked weights only.
     - Horizontal flips are fresh at every draw; the code freezes them once.

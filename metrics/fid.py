@@ -9,13 +9,14 @@ Blind to: the forget class, which it never sees; and it is biased upwards at sma
 """
 
 import torch
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
 from unlearnbench import Score, Unmeasurable, metric
 
 
 def frechet_distance(generated, real):
     """Return the FID of two feature arrays (n, D), float64."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
     statistics = [fid_features_to_statistics(torch.from_numpy(features)) for features in (generated, real)]
     return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
 

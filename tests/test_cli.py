@@ -129,10 +129,17 @@ def test_report_prints_the_table_and_names_the_page(command, tmp_path):
 
 
 def test_help_needs_no_heavy_import():
-    code = "import sys; sys.argv = ['unlearnbench', '--help']\nfrom unlearnbench import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
-    code += (
-        "heavy = {'torch', 'pandas', 'matplotlib', 'diffusers', 'numpy'} & set(sys.modules); assert not heavy, heavy"
-    )
+    code = """
+import sys
+sys.argv = ["unlearnbench", "--help"]
+from unlearnbench import cli
+try:
+    cli.main()
+except SystemExit:
+    pass
+heavy = {"torch", "pandas", "matplotlib", "diffusers", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "run" in done.stdout

@@ -8,7 +8,8 @@ from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.cost import Meter
 from unlearnbench.diffusion import evaluating
 from unlearnbench.errors import Unmeasurable
-from unlearnbench.evaluation import FEATURE_LAYER, Evidence, extractor_class, measure, sample_seeds
+from unlearnbench.evaluation import Evidence, measure, sample_seeds
+from unlearnbench.features import FEATURE_LAYER, extractor_for
 from unlearnbench.grid import Cell
 from unlearnbench.plugin import Score, metric
 from unlearnbench.training import prepare
@@ -116,8 +117,8 @@ def test_fid_is_that_of_torch_fidelity_end_to_end(prepared, tiny):
         def features(self, images):
             return self.network.features(images[:, :1])
 
-    name = "unlearnbench-digits"
-    torch_fidelity.register_feature_extractor(name, extractor_class(name, Grey()))
+    name = "unlearnbench-test"
+    extractor_for(name, Grey())
     train = tiny.load("train").images
     theirs = torch_fidelity.calculate_metrics(
         input1=Images(train[:300]), input2=Images(train[300:700]), fid=True, feature_extractor=name,

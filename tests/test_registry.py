@@ -44,7 +44,8 @@ def test_one_file_adds_a_method(tmp_path):
 
 @pytest.mark.parametrize("body", ["raise RuntimeError('boom')", "import no_such_library", "def broken(:"])
 def test_a_broken_plugin_is_listed_and_harms_only_those_who_select_it(tmp_path, body):
-    registry = Registry([write_plugin(tmp_path, f"from unlearnbench import method\n{body}\n@method(title='B')\ndef broken(ctx): ...", "broken.py")])  # fmt: skip
+    text = f"from unlearnbench import method\n{body}\n@method(title='B')\ndef broken(ctx): ..."
+    registry = Registry([write_plugin(tmp_path, text, "broken.py")])
     assert "broken" in [plugin.name for plugin in registry.plugins("method")]
     assert "broken" not in [spec.name for spec in registry.select_methods("all")]
     with pytest.raises(UsageError, match=r"broken cannot be used .*(boom|no_such_library|invalid syntax)"):
@@ -79,7 +80,7 @@ def test_source_hash_follows_the_file(tmp_path):
 
 
 def test_a_metric_with_an_unknown_need_is_refused():
-    with pytest.raises(PluginError, match="asks for 'forget_prob'.*did you mean forget_probs"):
+    with pytest.raises(PluginError, match=r"asks for 'forget_prob'.*did you mean forget_probs"):
 
         @metric(title="Bad", unit="", better="lower", shows="forgetting")
         def bad(forget_prob):

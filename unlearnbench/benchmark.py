@@ -133,9 +133,7 @@ class Benchmark:
 
     def run(self, rerun: Rerun) -> Summary:
         """Run what the rerun policy asks for and return how it went."""
-        from unlearnbench import runner  # heavy: torch
-
-        found = self._expect(self._workers.run(runner.identify, self._device))
+        found = self._expect(self._workers.run("unlearnbench.runner:identify", self._device))
         todo = self._select(rerun, found["identity"]["uuid"])
         kept = len(self._plan.cells) - len(todo)
         if kept:
@@ -173,11 +171,9 @@ class Benchmark:
 
     def _prepare(self, display: Display, device: str) -> None:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
-        from unlearnbench import runner
-
         display.job(f"{self._plan.dataset.name}: base model and judges")
         outcome = self._workers.run(
-            runner.prepare_dataset, self._plan.dataset.name, self._cache, device,
+            "unlearnbench.runner:prepare_dataset", self._plan.dataset.name, self._cache, device,
             on_progress=display.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=display.tick,
         )  # fmt: skip
         self._expect(outcome)
@@ -190,18 +186,15 @@ class Benchmark:
         return outcome.value
 
     def _run_cell(self, cell: Cell, found: Mapping[str, Any], display: Display) -> Record:
-        from unlearnbench import runner
-
         label = self._label(cell)
         display.job(label)
-        request = runner.CellRequest(
-            cell, tuple(spec.name for spec in self._plan.metrics), self._plugin_files, self._cache, found["device"]
-        )
+        metrics = [spec.name for spec in self._plan.metrics]
         started_utc, started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
         try:
             outcome = self._workers.run(
-                runner.run_cell, request, timeout=self._timeout, on_progress=display.progress,
-                on_warning=lambda text: display.say(f"warning: {text}"), on_tick=display.tick,
+                "unlearnbench.runner:run_cell", cell, metrics, self._plugin_files, self._cache, found["device"],
+                timeout=self._timeout, on_progress=display.progress, on_tick=display.tick,
+                on_warning=lambda text: display.say(f"warning: {text}"),
             )  # fmt: skip
         except KeyboardInterrupt:
             outcome = Outcome("interrupted", reason="the run was stopped")

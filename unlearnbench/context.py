@@ -19,6 +19,7 @@ from unlearnbench.datasets import Dataset, Split
 from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
 from unlearnbench.errors import NonFiniteError, PluginError
 from unlearnbench.hashing import derive_seed
+from unlearnbench.process import Progress
 from unlearnbench.training import antithetic_timesteps, drop_labels, flipped, trainable_copy
 
 FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
@@ -98,7 +99,7 @@ class Harness:
     store: ArtifactStore
     meter: Meter
     software: Mapping[str, str]
-    progress: Callable[[str, int, int], None]
+    progress: Progress
     counts: Counts = field(default_factory=Counts)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 

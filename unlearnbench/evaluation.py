@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from unlearnbench.cost import Meter
 from unlearnbench.datasets import Dataset, Split
 from unlearnbench.diffusion import Schedule, evaluating, sample
 from unlearnbench.errors import Unmeasurable
+from unlearnbench.features import extractor_for
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import derive_seed
 from unlearnbench.plugin import MetricSpec
-from unlearnbench.training import Prepared, Progress, SmallCnn
+from unlearnbench.process import Progress
+from unlearnbench.training import Prepared
 
 JUDGE_BATCH = 500
-FEATURE_LAYER = "features"
 
 
 def sample_seeds(cell: Cell, labels: Sequence[int]) -> list[int]:
@@ -37,36 +37,6 @@ def sample_seeds(cell: Cell, labels: Sequence[int]) -> list[int]:
             "sample", dataset=cell.dataset, protocol=cell.protocol, seed=cell.seed, label=label, index=index
         ))  # fmt: skip
     return seeds
-
-
-def extractor_class(name: str, network: SmallCnn) -> type[FeatureExtractorBase]:
-    """Return a torch-fidelity feature extractor that wraps a trained network.
-
-    Register it with `torch_fidelity.register_feature_extractor(name, cls)` to use it in `calculate_metrics`.
-    """
-
-    class Extractor(FeatureExtractorBase):  # type: ignore[misc]
-        def __init__(self, name: str, features_list: Sequence[str], **_: Any) -> None:
-            super().__init__(name, features_list)
-            self.network = network
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return (FEATURE_LAYER,)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return FEATURE_LAYER
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
-        def forward(self, input: Tensor) -> tuple[Tensor, ...]:
-            return (self.network.features(input),)
-
-    Extractor.__name__ = name
-    return Extractor
 
 
 @dataclass(frozen=True)
@@ -106,37 +76,45 @@ class Evidence:
     def retain_samples(self) -> NDArray[np.uint8]:
         return self._sample(self.retain_labels.tolist())
 
-    def _through(self, network: nn.Module, images: NDArray[np.uint8], what: str) -> NDArray[np.float64]:
-        """Return a network's output for images, in float64, computed batch by batch."""
-        device = next(self.model.parameters()).device
-        call = network.features if what == "features" else network
+    def _through(self, network: nn.Module, images: NDArray[np.uint8]) -> Tensor:
+        """Return a network's output for images, (n, D) float64 on the CPU, computed batch by batch."""
+        device = next(network.parameters()).device
         with evaluating(network):
-            batches = torch.split(torch.from_numpy(images), JUDGE_BATCH)
-            parts = [call(batch.to(device)).double().cpu() for batch in batches]  # type: ignore[operator]
-        outputs = torch.cat(parts)
-        result: NDArray[np.float64] = (outputs.softmax(dim=1) if what == "probs" else outputs).numpy()
-        return result
+            outputs = [network(batch.to(device)) for batch in torch.split(torch.from_numpy(images), JUDGE_BATCH)]
+        parts = [output[0] if isinstance(output, tuple) else output for output in outputs]
+        return torch.cat(parts).double().cpu()
+
+    def _probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        probs: NDArray[np.float64] = self._through(self.prepared.judge, images).softmax(dim=1).numpy()
+        return probs
+
+    @cached_property
+    def _extractor(self) -> nn.Module:
+        return extractor_for(f"unlearnbench-{self.dataset.name}", self.prepared.extractor)
+
+    def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        features: NDArray[np.float64] = self._through(self._extractor, images).numpy()
+        return features
 
     @cached_property
     def forget_probs(self) -> NDArray[np.float64]:
-        return self._through(self.prepared.judge, self.forget_samples, "probs")
+        return self._probs(self.forget_samples)
 
     @cached_property
     def retain_probs(self) -> NDArray[np.float64]:
-        return self._through(self.prepared.judge, self.retain_samples, "probs")
+        return self._probs(self.retain_samples)
 
     @cached_property
     def forget_features(self) -> NDArray[np.float64]:
-        return self._through(self.prepared.extractor, self.forget_samples, "features")
+        return self._features(self.forget_samples)
 
     @cached_property
     def retain_features(self) -> NDArray[np.float64]:
-        return self._through(self.prepared.extractor, self.retain_samples, "features")
+        return self._features(self.retain_samples)
 
     @cached_property
     def reference_features(self) -> NDArray[np.float64]:
-        retained = self.train.labels != self.cell.forget_class
-        return self._through(self.prepared.extractor, self.train.images[retained], "features")
+        return self._features(self.train.images[self.train.labels != self.cell.forget_class])
 
 
 def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> dict[str, dict[str, Any]]:

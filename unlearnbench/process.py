@@ -3,6 +3,7 @@
 Processes are forked from a server that has the heavy imports done, so one starts in a fraction of a second.
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -19,11 +20,14 @@ from typing import Any
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError
 from unlearnbench.results import Status
 
-PRELOAD = ["unlearnbench.cli", "unlearnbench.runner", "torch_fidelity.metric_fid", "sklearn.datasets"]
+PRELOAD = [
+    "unlearnbench.cli", "unlearnbench.runner", "diffusers.models.unets.unet_2d", "torch_fidelity.metric_fid",
+    "sklearn.datasets", "sklearn.model_selection",
+]  # fmt: skip
 PROGRESS_SECONDS = 0.25  # at most one progress message per this time
 TRACEBACK_CHARACTERS = 4000  # kept of a traceback, from its end
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all (0: nobody knows)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Workers:
 
     def run(
         self,
-        job: Callable[..., Any],
+        job: str,
         *arguments: Any,
         on_progress: Progress = lambda what, done, total: None,
         on_warning: Callable[[str], None] = lambda text: None,
@@ -61,7 +65,7 @@ class Workers:
         """Run `job(*arguments, progress)` in a process of its own and wait for its end.
 
         Args:
-            job: a function of a module, whose last parameter takes the progress callback.
+            job: `module:function`, so that this process need not import what only the other one runs.
             *arguments: picklable.
             on_progress: called with what is done, steps done, steps in all.
             on_warning: called with the text of each warning raised in the process.
@@ -113,7 +117,7 @@ def _death(exitcode: int | None) -> Outcome:
     return Outcome("failed", reason=f"its process ended without a result, exit status {exitcode}")
 
 
-def _main(connection: Connection, job: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _main(connection: Connection, job: str, arguments: tuple[Any, ...]) -> None:
     """Run a job inside its process and send how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -136,11 +140,12 @@ def _main(connection: Connection, job: Callable[..., Any], arguments: tuple[Any,
     connection.close()
 
 
-def _outcome(job: Callable[..., Any], arguments: tuple[Any, ...], progress: Progress) -> tuple[Any, ...]:
+def _outcome(job: str, arguments: tuple[Any, ...], progress: Progress) -> tuple[Any, ...]:
     import torch
 
     try:
-        return "end", "ok", job(*arguments, progress)
+        module, _, function = job.partition(":")
+        return "end", "ok", getattr(importlib.import_module(module), function)(*arguments, progress)
     except UsageError as error:
         return "usage", str(error)
     except (MemoryError, torch.OutOfMemoryError) as error:

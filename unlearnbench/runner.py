@@ -2,9 +2,8 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,13 @@ from unlearnbench.errors import UsageError
 from unlearnbench.evaluation import Evidence, measure
 from unlearnbench.grid import Cell
 from unlearnbench.plugin import MetricSpec
+from unlearnbench.process import Progress
 from unlearnbench.provenance import device_identity
 from unlearnbench.registry import Registry
-from unlearnbench.training import Progress, prepare, software
+from unlearnbench.training import prepare, software
 
 STRIP_IMAGES = 8  # images kept in a record, per strip
 PHASES = ("prior", "forget", "sample", "judge")
-
-
-@dataclass(frozen=True)
-class CellRequest:
-    """A cell and all that its process needs to find: plugins, metrics, cache, device."""
-
-    cell: Cell
-    metrics: tuple[str, ...]
-    plugin_files: tuple[Path, ...]
-    cache: Path
-    device: str
 
 
 def identify(device: str, progress: Progress) -> dict[str, Any]:
@@ -67,14 +56,20 @@ def prepare_dataset(dataset: str, cache: Path, device: str, progress: Progress) 
         prepare(load_dataset(dataset), ArtifactStore(cache), torch.device(device), progress)
 
 
-def run_cell(request: CellRequest, progress: Progress) -> dict[str, Any]:
+def run_cell(
+    cell: Cell,
+    metric_names: Sequence[str],
+    plugin_files: Sequence[Path],
+    cache: Path,
+    device_name: str,
+    progress: Progress,
+) -> dict[str, Any]:
     """Run one cell and return the measured fields of its record."""
-    cell, registry = request.cell, Registry(request.plugin_files)
+    registry, dataset, device = Registry(plugin_files), load_dataset(cell.dataset), torch.device(device_name)
     method = registry.method(cell.method)
-    metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in request.metrics]
-    dataset, device = load_dataset(cell.dataset), torch.device(request.device)
-    with exclusive(request.cache, request.device, progress):
-        store, train = ArtifactStore(request.cache), dataset.load("train")
+    metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
+    with exclusive(cache, device_name, progress):
+        store, train = ArtifactStore(cache), dataset.load("train")
         prepared = prepare(dataset, store, device, progress)
         meter = Meter.for_device(device)
         harness = Harness(

@@ -2,24 +2,23 @@
 
 import copy
 import hashlib
+import importlib.metadata
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-import diffusers
 import numpy as np
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors
 from unlearnbench.datasets import ClassifierRecipe, Dataset, Split
 from unlearnbench.diffusion import Schedule, eps_loss, evaluating, to_float
+from unlearnbench.process import Progress
 
 Model = TypeVar("Model", bound=nn.Module)
-Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # number of images -> (x0, y)
 
 
@@ -116,9 +115,12 @@ def reinitialise(model: nn.Module) -> None:
             reset()
 
 
-def build_unet(dataset: Dataset) -> UNet2DModel:
+def build_unet(dataset: Dataset) -> nn.Module:
     """Return the dataset's denoiser with random weights; its label `num_classes` is the null class."""
-    return UNet2DModel(**dataset.base.unet, num_class_embeds=dataset.num_classes + 1)
+    from diffusers import UNet2DModel  # takes seconds to import, and only a cell's process needs it
+
+    model: nn.Module = UNet2DModel(**dataset.base.unet, num_class_embeds=dataset.num_classes + 1)
+    return model
 
 
 class SmallCnn(nn.Module):
@@ -228,7 +230,7 @@ def _frozen(model: Model, weights: Tensors, device: torch.device) -> Model:
 
 def software() -> dict[str, str]:
     """Return the library versions that affect trained bytes, for artifact keys."""
-    return {"torch": torch.__version__, "diffusers": diffusers.__version__}
+    return {"torch": torch.__version__, "diffusers": importlib.metadata.version("diffusers")}
 
 
 def images_digest(split: Split) -> str:

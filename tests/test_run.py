@@ -1,0 +1,261 @@
+"""The main job end to end, in processes of its own, on the real digits dataset."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from unlearnbench.results import ResultStore
+
+pytestmark = pytest.mark.usefixtures("cache")
+SECONDS = 240
+
+
+def start(folder, *arguments):
+    """Start `unlearnbench run` in a folder, as a user would."""
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "unlearnbench.cli", "run", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def run(folder, *arguments):
+    """Run to the end and return (exit status, output)."""
+    process = start(folder, *arguments)
+    output, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, output
+
+
+def records(folder):
+    return {record.cell.id: record for record in ResultStore(folder / "results").read().records}
+
+
+def lines(folder):
+    return [line for path in (folder / "results").rglob("*.jsonl") for line in path.read_text().splitlines()]
+
+
+QUICK = ("--metrics", "ua,judge_entropy", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    """A run of two methods, one of them swept, on one class."""
+    folder = tmp_path_factory.mktemp("run")
+    arguments = ("--methods", "original,safemax", "--classes", "3", "--set", "safemax.steps=2,3", *QUICK)
+    return (folder, arguments, *run(folder, *arguments))
+
+
+class TestOneRun:
+    def test_it_ends_well_and_prints_the_table(self, finished):
+        _, _, status, output = finished
+        assert status == 0, output
+        table = output[output.index("mean over forget classes") :]
+        assert "SAFEMax (steps=2)" in table
+        assert "Original" in table
+
+    def test_every_cell_is_recorded_with_where_it_comes_from(self, finished):
+        found = records(finished[0])
+        assert len(found) == 3
+        for record in found.values():
+            assert record.status == "ok"
+            assert record.provenance["device"]["uuid"]
+            assert record.provenance["packages"]["torch"]
+            assert record.provenance["started_utc"].endswith("Z")
+            assert set(record.metrics) == {"ua", "judge_entropy"}
+            assert record.metrics["ua"]["n"] == 100
+            assert record.judge["test_accuracy"] >= 0.975
+            assert record.artifacts["base"]["sha256"]
+            assert record.protocol["steps"] == 25
+            assert record.cost["forget"]["memory_bytes"]
+        steps = {r.cell.settings.get("steps"): r.counts["optimizer_steps"] for r in found.values()}
+        assert steps == {None: 0, 2: 2, 3: 3}
+
+    def test_the_phases_add_up_to_no_more_than_the_cell_took(self, finished):
+        for record in records(finished[0]).values():
+            assert sum(cost["seconds"] for cost in record.cost.values()) <= record.wall_seconds
+
+    def test_metrics_that_look_at_one_side_sample_one_side(self, finished):
+        assert all(set(record.images) == {"forget"} for record in records(finished[0]).values())
+
+    def test_the_report_is_there(self, finished):
+        assert (finished[0] / "reports" / "digits" / "report.md").is_file()
+
+    def test_the_same_command_again_runs_nothing(self, finished):
+        folder, arguments, *_ = finished
+        before = lines(folder)
+        status, output = run(folder, *arguments)
+        assert status == 0
+        assert "3 of 3 cells are recorded" in output
+        assert lines(folder) == before
+
+    def test_more_metrics_run_the_cells_again(self, finished):
+        folder, arguments, *_ = finished
+        chosen = [*arguments[:1], "original", *arguments[2:4], "--metrics", "ua,retain_accuracy", "--device", "cpu"]
+        status, output = run(folder, *chosen)
+        assert status == 0, output
+        original = next(record for record in records(folder).values() if record.cell.method == "original")
+        assert original.metrics["retain_accuracy"]["value"] >= 95
+        assert original.metrics["ua"]["value"] <= 5  # the untouched model has not forgotten
+
+
+def test_the_same_cell_twice_is_identical_bit_for_bit(tmp_path):
+    arguments = ("--methods", "salun", "--classes", "4", "--set", "salun.steps=3", "--device", "cpu")
+    results = []
+    for rerun in ("missing", "always"):  # the second time the mask comes from the cache
+        status, output = run(tmp_path, *arguments, "--rerun", rerun)
+        assert status == 0, output
+        results.append(next(iter(records(tmp_path).values())))
+    first, second = results
+    assert first is not second
+    assert len(lines(tmp_path)) == 2
+    assert first.metrics == second.metrics
+    assert first.images == second.images
+    assert first.curves == second.curves
+    assert second.cost["prior"]["reused"]
+    assert second.cost["prior"]["seconds"] == first.cost["prior"]["seconds"]
+
+
+FAILING = """
+    import os, signal, time
+    import torch
+    from unlearnbench import method
+
+    @method(title="Killed")
+    def killed(ctx):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @method(title="Left")
+    def left(ctx):
+        os._exit(3)
+
+    @method(title="Raising")
+    def raising(ctx):
+        raise RuntimeError("no luck today")
+
+    @method(title="Diverged", streams=("forget",))
+    def diverged(ctx):
+        for _ in ctx.steps(60):
+            with torch.no_grad():
+                next(ctx.model.parameters()).mul_(float("inf"))
+
+    @method(title="Greedy")
+    def greedy(ctx):
+        raise MemoryError("all of it")
+
+    @method(title="Peeking", streams=("retain",))
+    def peeking(ctx):
+        ctx.forget.draw(1)
+
+    @method(title="Slow")
+    def slow(ctx):
+        time.sleep(600)
+
+    @method(title="Sound")
+    def sound(ctx):
+        pass
+"""
+
+
+def test_failures_are_records_and_the_others_go_on(tmp_path):
+    plugin = tmp_path / "failing.py"
+    plugin.write_text(textwrap.dedent(FAILING))
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('at import')")
+    names = "killed,left,raising,diverged,greedy,peeking,slow,sound"
+    arguments = ("--methods", names, "--classes", "0", "--plugin", str(plugin), "--timeout", "10", *QUICK)
+    status, output = run(tmp_path, *arguments)
+    assert status == 1
+    found = {record.cell.method: record for record in records(tmp_path).values()}
+    reasons = {name: (record.status, record.reason) for name, record in found.items()}
+    assert reasons["sound"] == ("ok", None)
+    assert reasons["killed"][0] == "failed"
+    assert "SIGKILL" in reasons["killed"][1]
+    assert reasons["left"] == ("failed", "its process ended without a result, exit status 3")
+    assert reasons["raising"] == ("failed", "RuntimeError: no luck today")
+    assert "NaN or infinite" in reasons["diverged"][1]
+    assert reasons["greedy"][0] == "oom"
+    assert "draws from ctx.forget" in reasons["peeking"][1]
+    assert reasons["slow"][0] == "timeout"
+    assert "no luck today" in found["raising"].traceback
+    assert "7 of 8 cells failed" in output
+    report = (tmp_path / "reports" / "digits" / "report.md").read_text()
+    assert "timeout" in report
+    status, output = run(tmp_path, *arguments)  # failures stay until asked for
+    assert "8 of 8 cells are recorded" in output
+
+
+def wait_for(folder, condition, process):
+    deadline = time.monotonic() + SECONDS
+    while not condition(lines(folder)):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+LONG = ("--methods", "original", "--classes", "0-3", *QUICK)
+
+
+def test_kill_9_keeps_finished_cells_and_the_same_command_goes_on(tmp_path):
+    process = start(tmp_path, *LONG)
+    wait_for(tmp_path, lambda found: len(found) >= 2, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = lines(tmp_path)
+    status, output = run(tmp_path, *LONG)
+    assert status == 0, output
+    assert lines(tmp_path)[: len(kept)] == kept
+    assert len(lines(tmp_path)) == 4  # nothing ran twice
+    assert all(record.status == "ok" for record in records(tmp_path).values())
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_keeps_finished_cells_and_says_how_to_go_on(tmp_path, name):
+    process = start(tmp_path, *LONG)
+    wait_for(tmp_path, lambda found: len(found) >= 1, process)
+    os.killpg(process.pid, getattr(signal, name)) if name == "SIGINT" else process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
+    statuses = [json.loads(line)["status"] for line in lines(tmp_path)]
+    assert statuses.count("interrupted") <= 1
+    assert set(statuses) <= {"ok", "interrupted"}
+    status, output = run(tmp_path, *LONG)
+    assert status == 0, output
+    assert [record.status for record in records(tmp_path).values()] == ["ok"] * 4
+
+
+def test_children_end_with_their_parent(tmp_path):
+    plugin = tmp_path / "sleeper.py"
+    plugin.write_text(
+        textwrap.dedent("""
+        import os, pathlib, time
+        from unlearnbench import method
+
+        @method(title="Sleeper")
+        def sleeper(ctx):
+            pathlib.Path("pid").write_text(str(os.getpid()))
+            time.sleep(600)
+    """)
+    )
+    process = start(tmp_path, "--methods", "sleeper", "--classes", "0", "--plugin", str(plugin), *QUICK)
+    deadline = time.monotonic() + SECONDS
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    child = int((tmp_path / "pid").read_text())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or "zombie" in Path(f"/proc/{child}/status").read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("the cell outlived its run")
