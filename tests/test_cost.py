@@ -1,10 +1,13 @@
+import os
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from unlearnbench.cost import Cost, Meter, PolledPeak, RssPeak, available_probes
+from unlearnbench.cost import Cost, Meter, PolledPeak, RssPeak, available_probes, nvml_process_reader
 
 
 class FakeClock:
@@ -144,6 +147,59 @@ def test_a_polled_probe_keeps_the_highest_reading():
 
 def test_cpu_has_a_memory_probe():
     assert available_probes(torch.device("cpu"))[0].name.startswith("rss")
+
+
+class FakeNvml:
+    """Stands in for the pynvml module."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, used, fails=()):
+        self.used, self.fails, self.uuids = used, set(fails), []
+
+    def nvmlInit(self):
+        self._maybe_fail("init")
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        self._maybe_fail("handle")
+        self.uuids.append(uuid)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):
+        self._maybe_fail("read")
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.used]
+
+    def _maybe_fail(self, call):
+        if call in self.fails:
+            raise self.NVMLError(call)
+
+
+@pytest.mark.parametrize(
+    ("used", "fails", "expected"),
+    [
+        ([(os.getpid(), 700), (1, 999)], (), 700),  # another process is not ours
+        ([(os.getpid(), None)], (), None),  # the driver does not tell
+        ([(1, 999)], (), None),  # the container hides our process id
+        ([], (), None),
+        ([(os.getpid(), 700)], ("init",), None),
+        ([(os.getpid(), 700)], ("handle",), None),
+        ([(os.getpid(), 700)], ("read",), None),
+    ],
+)
+def test_nvml_counts_this_process_or_says_it_cannot(monkeypatch, used, fails, expected):
+    nvml = FakeNvml(used, fails)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    read = nvml_process_reader("1234")
+    assert (read() if read else None) == expected
+    assert nvml.uuids == ([] if set(fails) & {"init", "handle"} else ["GPU-1234"])
+
+
+def test_a_device_lost_later_does_not_stop_the_poll(monkeypatch):
+    nvml = FakeNvml([(os.getpid(), 700)])
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    probe = PolledPeak("nvml_process", nvml_process_reader("GPU-1"))
+    nvml.fails.add("read")
+    assert probe.peak() == 700
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

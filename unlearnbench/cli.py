@@ -30,7 +30,7 @@ PluginOption = Annotated[
 
 @app.command()
 def run(
-    methods: Annotated[str, typer.Option(help="all, a group such as paper, or names: safemax,salun")],
+    methods: Annotated[str, typer.Option(help="all, a group such as paper, or names with commas between")],
     classes: Annotated[str, typer.Option(help="Classes to forget, one at a time: 0-9 or 0,3,5-7")],
     dataset: Annotated[str, typer.Option(help="Dataset; see 'unlearnbench list datasets'.")] = "digits",
     seeds: Annotated[str, typer.Option(help="Seeds of unlearning and sampling: 0-2")] = "0",
@@ -79,6 +79,7 @@ def run(
         plan, workers, store, console, cache=default_cache(), device=device, plugin_files=plugin_files, timeout=timeout
     )
     summary = benchmark.run(rerun)
+    console.print("rendering the report", highlight=False)
     _finish(results, out, registry.source_hashes())
     if summary.interrupted:
         console.print(

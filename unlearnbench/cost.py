@@ -88,13 +88,18 @@ class TorchPeak:
         return read(self._device)
 
 
-def nvml_process_reader(device: torch.device) -> Callable[[], int] | None:
-    """Return a reader of the device memory NVML counts for this process, or None where NVML cannot tell."""
+def nvml_process_reader(uuid: str) -> Callable[[], int] | None:
+    """Return a reader of the device memory NVML counts for this process, or None where NVML cannot tell.
+
+    In a container NVML may list the host's process ids, and some drivers report no memory per process: it cannot tell.
+
+    Args:
+        uuid: of the device, on which this process has allocated something.
+    """
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
     except pynvml.NVMLError:
         return None
@@ -106,8 +111,6 @@ def nvml_process_reader(device: torch.device) -> Callable[[], int] | None:
             return 0
         return sum(p.usedGpuMemory or 0 for p in processes if p.pid == os.getpid())
 
-    # In a container NVML may list host process ids, and some drivers report no memory: then it cannot tell.
-    torch.zeros(1, device=device)
     return read if read() > 0 else None
 
 
@@ -115,7 +118,8 @@ def available_probes(device: torch.device) -> list[Probe]:
     """Return the probes that work here, best first."""
     probes: list[Probe] = []
     if device.type == "cuda":
-        if (read := nvml_process_reader(device)) is not None:
+        torch.zeros(1, device=device)  # NVML lists a process once it holds device memory
+        if (read := nvml_process_reader(str(torch.cuda.get_device_properties(device).uuid))) is not None:
             probes.append(PolledPeak("nvml_process", read))
         probes += [TorchPeak(device, "reserved"), TorchPeak(device, "allocated")]
     try:

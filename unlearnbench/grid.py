@@ -80,7 +80,7 @@ def parse_sweeps(texts: Sequence[str]) -> dict[str, dict[str, list[str]]]:
     for text in texts:
         match = re.fullmatch(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)=(.*)", text, re.DOTALL)
         if match is None:
-            raise UsageError(f"cannot read --set {text!r}: write METHOD.NAME=VALUE, such as safemax.decay=0,1,10")
+            raise UsageError(f"cannot read --set {text!r}: write METHOD.NAME=VALUE or METHOD.NAME=V1,V2")
         method, name, values = match[1], match[2], [value.strip() for value in match[3].split(",")]
         if "" in values:
             raise UsageError(f"--set {text!r} has an empty value: write METHOD.NAME=V1,V2")

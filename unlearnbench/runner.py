@@ -2,6 +2,7 @@
 
 import base64
 import io
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -52,7 +53,7 @@ def identify(device: str, progress: Progress) -> dict[str, Any]:
 
 def prepare_dataset(dataset: str, cache: Path, device: str, progress: Progress) -> None:
     """Train what belongs to a dataset where the cache lacks it."""
-    with exclusive(cache, device, progress):
+    with exclusive(device, progress):
         prepare(load_dataset(dataset), ArtifactStore(cache), torch.device(device), progress)
 
 
@@ -68,7 +69,7 @@ def run_cell(
     registry, dataset, device = Registry(plugin_files), load_dataset(cell.dataset), torch.device(device_name)
     method = registry.method(cell.method)
     metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
-    with exclusive(cache, device_name, progress):
+    with exclusive(device_name, progress):
         store, train = ArtifactStore(cache), dataset.load("train")
         prepared = prepare(dataset, store, device, progress)
         meter = Meter.for_device(device)
@@ -106,26 +107,32 @@ def _draw_needed_samples(evidence: Evidence, metrics: list[MetricSpec]) -> None:
 
 
 @contextmanager
-def exclusive(cache: Path, device: str, progress: Progress) -> Iterator[None]:
-    """Hold the device: no two timed phases, of any process that shares this cache, ever overlap on it."""
-    folder = cache / "locks"
+def exclusive(device: str, progress: Progress) -> Iterator[None]:
+    """Hold a device: no two timed phases, of any run of any user on this machine, overlap on it."""
+    identity = device_identity(device)
+    folder = Path(tempfile.gettempdir()) / "unlearnbench-locks"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"the cache {cache} cannot be used ({error.strerror}): set UNLEARNBENCH_CACHE to a folder you can write"
-        ) from error
-    lock = FileLock(folder / f"{device.replace(':', '-')}.lock")
-    while True:
-        try:
-            lock.acquire(timeout=1)
-            break
-        except Timeout:
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o1777)  # like the folder it lies in: every user's runs meet here
+        lock = FileLock(folder / f"{identity['type']}-{identity['uuid']}.lock", mode=0o666)
+        while not _acquired(lock):
             progress("wait for the device, which another run holds", 0, 0)
+    except OSError as error:
+        raise UsageError(f"the lock of the device cannot be taken in {folder} ({error.strerror}): set TMPDIR") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquired(lock: BaseFileLock) -> bool:
+    """Try for a second to take a lock."""
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        return False
+    return True
 
 
 @contextmanager
