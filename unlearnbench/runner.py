@@ -119,7 +119,9 @@ def exclusive(device: str, progress: Progress) -> Iterator[None]:
         while not _acquired(lock):
             progress("wait for the device, which another run holds", 0, 0)
     except OSError as error:
-        raise UsageError(f"the lock of the device cannot be taken in {folder} ({error.strerror}): set TMPDIR") from error
+        raise UsageError(
+            f"the lock of the device cannot be taken in {folder} ({error.strerror}): set TMPDIR"
+        ) from error
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ SAMPLES_PER_CLASS = 2  # images of each forget class in the overview
 
 def draw_all(board: Board) -> dict[str, Figure]:
     """Return {file name: figure} of every figure the board has numbers for."""
-    sns.set_theme(style="whitegrid", rc=STYLE)
+    sns.set_theme(context="paper", style="whitegrid", rc=STYLE)
     makers = {
         "tradeoff": tradeoff,
         "heatmaps": heatmaps,
@@ -92,6 +92,9 @@ def tradeoff(board: Board) -> Figure | None:
         axes.scatter([], [], color=palette[row["method"]], edgecolor="black", s=60, label=handle_label)
     axes.set_xlabel(f"{retention.header}, {retention.shows}")
     axes.set_ylabel(f"{forgetting.header}, {forgetting.shows}")
+    for measure, invert in ((retention, axes.invert_xaxis), (forgetting, axes.invert_yaxis)):
+        if measure.better == "lower":
+            invert()  # better is always up and to the right
     axes.legend(title="RTE with priors (size)", loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_title(f"{board.title}: forgetting against retention")
     return figure
@@ -103,18 +106,19 @@ def heatmaps(board: Board) -> Figure | None:
     if not measures:
         return None
     rows = (len(measures) + 1) // 2
-    height = (0.34 * len(board.variants) + 0.9) * rows
-    width = max(9.0, 1.1 * len(board.classes) + 2.5)
+    names = max(len(variant.label) for variant in board.variants)
+    height = (0.34 * len(board.variants) + 1.1) * rows
+    width = 2 * (0.07 * names + 0.42 * max(4, len(board.classes))) + 1.0
     figure, grid = plt.subplots(rows, 2, figsize=(width, height), layout="constrained", squeeze=False)
     for axes, measure in zip(grid.flat, measures, strict=False):
         values = [[board.value(variant, c, measure) for c in board.classes] for variant in board.variants]
         numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
-        short = ".0f" if measure.unit == "%" else measure.format
-        texts = [[v.word if v.number is None else f"{v.number:{short}}" for v in row] for row in values]
+        texts = [[v.word if v.number is None else f"{v.number:{measure.format}}" for v in row] for row in values]
+        limits = {"vmin": 0, "vmax": 100} if measure.unit == "%" else {}  # a point of accuracy is no rainbow
         sns.heatmap(
             numbers, annot=np.array(texts), fmt="", cmap="viridis" if measure.better == "higher" else "viridis_r",
             xticklabels=board.classes, yticklabels=[v.label for v in board.variants], ax=axes, cbar=False,
-            annot_kws={"size": 7}, linewidths=0.5,
+            annot_kws={"size": 7}, linewidths=0.5, **limits,
         )  # fmt: skip
         axes.set_title(measure.header)
         axes.set_xlabel("forget class")
@@ -129,7 +133,8 @@ def phases(board: Board) -> Figure | None:
     if not board.ok_records:
         return None
     frame = _phase_frame(board)
-    figure, axes = plt.subplots(figsize=(6.4, 0.4 * len(frame) + 1.3), layout="constrained")
+    names = max(len(label) for label in frame.index)
+    figure, axes = plt.subplots(figsize=(5.4 + 0.07 * names, 0.4 * len(frame) + 1.5), layout="constrained")
     frame.iloc[::-1].plot.barh(stacked=True, ax=axes, color=sns.color_palette("colorblind", len(PHASES)), width=0.7)
     axes.set_xlabel("seconds per cell, mean over forget classes")
     axes.set_ylabel("")
@@ -150,9 +155,14 @@ def _phase_frame(board: Board) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index", columns=list(PHASES))
 
 
-def _strip(entry: Mapping[str, object]) -> NDArray[np.uint8]:
-    """Decode a base64 PNG strip to (H, W) or (H, W, 3)."""
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(str(entry["png"])))))
+def _strip(entry: Mapping[str, object], most: int | None = None) -> NDArray[np.uint8]:
+    """Decode a base64 PNG strip of square images to (H, W) or (H, W, 3), with a white gap between the images."""
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(str(entry["png"])))))
+    side = pixels.shape[0]
+    images = np.split(pixels, pixels.shape[1] // side, axis=1)[:most]
+    gap = np.full_like(pixels[:, : max(1, side // 16)], 255)
+    parts = [part for image in images for part in (gap, image)][1:]
+    return np.concatenate(parts, axis=1)
 
 
 def _pictured(board: Board, variant: Variant, forget_class: int) -> Record | None:
@@ -171,10 +181,11 @@ def samples(board: Board) -> Figure | None:
     else:
         return None
     streams = [name for name in ("forget", "retain") if all(name in record.images for _, record in found)]
+    names = max(len(variant.label) for variant, _ in found)
     figure, grid = plt.subplots(
         len(found),
         len(streams),
-        figsize=(4.4 * len(streams), 0.56 * len(found) + 0.6),
+        figsize=(4.2 * len(streams) + 0.07 * names, 0.56 * len(found) + 0.6),
         layout="constrained",
         squeeze=False,
     )
@@ -195,10 +206,9 @@ def samples_overview(board: Board) -> Figure | None:
     if not found:
         return None
     variants = [v for v in board.variants if any(key[0] == v for key in found)]
-    figure, grid = plt.subplots(
-        len(variants), len(board.classes), figsize=(1.05 * len(board.classes) + 1.4, 0.56 * len(variants) + 0.6),
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+    names = max(len(variant.label) for variant in variants)
+    size = (1.05 * max(2, len(board.classes)) + 0.4 + 0.07 * names, 0.56 * len(variants) + 0.8)
+    figure, grid = plt.subplots(len(variants), len(board.classes), figsize=size, layout="constrained", squeeze=False)
     for row, variant in enumerate(variants):
         for column, c in enumerate(board.classes):
             axes = grid[row][column]
@@ -206,8 +216,7 @@ def samples_overview(board: Board) -> Figure | None:
             if record is None:
                 axes.set_axis_off()
             else:
-                strip = _strip(record.images["forget"])
-                _show(axes, strip[:, : SAMPLES_PER_CLASS * strip.shape[0]])
+                _show(axes, _strip(record.images["forget"], SAMPLES_PER_CLASS))
             if row == 0:
                 axes.set_title(str(c))
             if column == 0:

@@ -1,10 +1,14 @@
 """One table object, and its writers: Markdown, LaTeX, CSV, terminal."""
 
+import io
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 from tabulate import tabulate
 
 from unlearnbench.report.board import Board, Measure, Value, Variant
@@ -239,25 +243,24 @@ def _markdown(text: str) -> str:
 
 
 def to_terminal(board: Board, width: int = 80) -> str:
-    """Return the main table as plain text that fits the width: metrics as mean and spread, then the time and memory."""
+    """Return the main table as plain text that fits the width; long names are cut, numbers never."""
     measures = [*board.metrics, *(measure for measure in board.costs if measure.key != "total")]
-    headers = ["method", "cells", *[_short(measure) for measure in measures]]
-    rows = [
-        [variant.label, board.completeness(variant), *[_compact(board, variant, measure) for measure in measures]]
-        for variant in board.variants
-    ]
-    for label_width in (24, 16, 12, 9):
-        clipped = [[_clip(row[0], label_width), *row[1:]] for row in rows]
-        text = tabulate(
-            clipped,
-            headers,
-            tablefmt="plain",
-            disable_numparse=True,
-            colalign=["left", *["right"] * (len(headers) - 1)],
-        )
-        if max(len(line) for line in text.splitlines()) <= width:
-            break
-    return f"{board.title} on {board.device_name}: mean over forget classes\n{text}"
+    columns = [("cells", [board.completeness(variant) for variant in board.variants])]
+    columns += [(_short(m), [_compact(board, variant, m) for variant in board.variants]) for m in measures]
+    widths = [max(len(text) for text in [*header.split("\n"), *cells]) for header, cells in columns]
+    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    table.add_column(
+        "method", overflow="ellipsis", no_wrap=True, max_width=max(8, width - sum(widths) - 2 * len(widths))
+    )
+    for (header, _), column_width in zip(columns, widths, strict=True):
+        table.add_column(header, justify="right", no_wrap=True, min_width=column_width)
+    for index, variant in enumerate(board.variants):
+        table.add_row(Text(variant.label), *[Text(cells[index]) for _, cells in columns])
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join([f"{board.title} on {board.device_name}: mean over forget classes", *lines])
 
 
 def _short(measure: Measure) -> str:
@@ -269,7 +272,3 @@ def _short(measure: Measure) -> str:
 def _compact(board: Board, variant: Variant, measure: Measure) -> str:
     value = board.over_classes(variant, measure)
     return value.word if value.number is None else f"{value.number:{measure.format}}"
-
-
-def _clip(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
