@@ -243,15 +243,13 @@ def _markdown(text: str) -> str:
 
 
 def to_terminal(board: Board, width: int = 80) -> str:
-    """Return the main table as plain text that fits the width; long names are cut, numbers never."""
+    """Return the main table as plain text that fits the width; long names are folded, numbers never cut."""
     measures = [*board.metrics, *(measure for measure in board.costs if measure.key != "total")]
     columns = [("cells", [board.completeness(variant) for variant in board.variants])]
     columns += [(_short(m), [_compact(board, variant, m) for variant in board.variants]) for m in measures]
     widths = [max(len(text) for text in [*header.split("\n"), *cells]) for header, cells in columns]
     table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    table.add_column(
-        "method", overflow="ellipsis", no_wrap=True, max_width=max(8, width - sum(widths) - 2 * len(widths))
-    )
+    table.add_column("method", overflow="fold", max_width=max(8, width - sum(widths) - 2 * len(widths)))
     for (header, _), column_width in zip(columns, widths, strict=True):
         table.add_column(header, justify="right", no_wrap=True, min_width=column_width)
     for index, variant in enumerate(board.variants):
