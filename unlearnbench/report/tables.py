@@ -153,7 +153,7 @@ def to_csv(table: Table) -> str:
 def to_latex(table: Table) -> str:
     r"""Return the table for `\input`: booktabs rules, siunitx columns, everything else escaped.
 
-    Needs the packages booktabs, siunitx, multirow and, for very wide tables, graphicx.
+    Needs the packages booktabs, siunitx and graphicx; a table wider than the line is shrunk to it.
     """
     grouped = any(table.groups)
     pairs = list(zip(table.groups, table.headers, strict=True))
@@ -178,7 +178,7 @@ def to_latex(table: Table) -> str:
             label=f"tab:{table.name}",
         )
     )
-    return _with_rules(text, table)
+    return _shrunk(_with_rules(text, table))
 
 
 def _latex_cell(text: str, value: Value) -> str:
@@ -208,6 +208,14 @@ def _with_rules(text: str, table: Table) -> str:
     for rule in sorted(table.rules, reverse=True):
         lines.insert(first + rule, r"\midrule")
     return "\n".join(lines)
+
+
+def _shrunk(text: str) -> str:
+    """Let a tabular that is wider than the line shrink to it."""
+    fit = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    return text.replace(r"\begin{tabular}", fit + "\n" + r"\begin{tabular}").replace(
+        r"\end{tabular}", r"\end{tabular}}"
+    )
 
 
 _LATEX = {
