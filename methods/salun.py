@@ -60,7 +60,7 @@ def saliency_mask(ctx: Context, *, mask_ratio: float, mask_loss: str, guidance: 
     paper="2310.12508",
     streams=("forget", "retain"),
     groups=("paper",),
-    tuned={"digits": {"steps": 80, "batch": 48, "lr": 5e-4, "alpha": 0.06}},
+    tuned={"digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "alpha": 0.06}},
 )
 def salun(
     ctx: Context,
