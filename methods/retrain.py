@@ -6,6 +6,9 @@ Deviations:
     - The forget class keeps its row of the label embedding, at its random initial value, so samples "of the forget
       class" come from an untrained condition; the reference code (SalUn, `--mode retrain`) does the same. UA is
       therefore an empirical reference, not 100 % by construction.
+    - The loss is averaged over pixels before its gradient is clipped (reference: the sum over 3,072 values is clipped,
+      so that nearly every step is; Adam ignores the scale itself), and the average (EMA) warms up, so that short
+      trainings are usable (reference: constant decay from step 0). The base model of every dataset is trained so too.
     - Horizontal flips are fresh at every draw; the reference code freezes them once.
     - `cosine` anneals the step size on digits, as that base model's recipe does; off by default as in the reference.
 """

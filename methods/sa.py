@@ -18,6 +18,9 @@ Deviations:
     - The result is the average (EMA) of the weights, started from the base model; with few steps it hardly moves
       (0.9999^1000 = 0.90), so `ema=0` takes the last weights.
     - The null class is not trained (label dropout 0), as in the code; `label_dropout` changes that.
+    - Replay images are drawn with replacement and not flipped (code: shuffled epochs with a short last batch, flips).
+    - theta* is the base model that the harness evaluates, its averaged weights; so are the start and the Fisher matrix
+      (code: raw weights, the average only for the result).
     - t and noise are drawn apart for the two losses (code: one t for both).
 """
 

@@ -59,6 +59,7 @@ def make_harness(tiny, registry, tmp_path):
             "source_hash": "source", "seed": seed, "forget_class": forget_class, "device": torch.device("cpu"),
             "streams": registry.method(method).streams if streams is None else frozenset(streams),
             "store": ArtifactStore(tmp_path / "artifacts"), "meter": Meter([]), "software": software(),
+            "device_identity": {"type": "cpu", "uuid": "1"},
             "progress": lambda what, done, total: None,
         }  # fmt: skip
         return Harness(**{**fields, **changes})
@@ -114,7 +115,10 @@ def fake_record(
         cost=cost if ok else {},
         wall_seconds=7.0,
         protocol={"name": "protocol-1", "steps": 25, "eta": 0.0, "guidance": 0.5, "reference": "training images"},
-        dataset={"title": "Digits", "class_names": [str(k) for k in range(10)], "extractor": "64-d features"},
+        dataset={
+            "digest": load_dataset("digits").digest, "title": "Digits",
+            "class_names": [str(k) for k in range(10)], "extractor": "64-d features",
+        },
         judge={"test_accuracy": 0.99, "n": 360} if ok else {},
         artifacts={"base": {"key": "k", "sha256": "s"}} if ok else {},
         images=images or {},

@@ -67,6 +67,14 @@ def test_a_failed_build_leaves_nothing_that_looks_whole(tmp_path):
     assert not store.get("base", {}, Builder()).reused
 
 
+def test_an_error_of_the_build_is_not_the_caches(tmp_path):
+    def fail():
+        raise FileNotFoundError("a file of the plugin's own")
+
+    with pytest.raises(FileNotFoundError, match="of the plugin's own"):
+        ArtifactStore(tmp_path).get("base", {}, fail)
+
+
 def test_leftovers_of_a_killed_writer_are_swept(tmp_path):
     build, store = Builder(), ArtifactStore(tmp_path)
     folder = tmp_path / "base" / store.get("base", {}, build).key[:24]
@@ -112,4 +120,7 @@ def test_the_environment_chooses_the_cache(monkeypatch, tmp_path):
     assert default_cache() == tmp_path
     monkeypatch.delenv("UNLEARNBENCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() in {tmp_path / "unlearnbench", default_cache()}
+    monkeypatch.setattr("sys.platform", "linux")
+    assert default_cache() == tmp_path / "unlearnbench"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert default_cache().parts[-3:] == ("Library", "Caches", "unlearnbench")

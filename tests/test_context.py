@@ -6,6 +6,7 @@ import torch
 from unlearnbench import NonFiniteError, PluginError, predict_noise
 from unlearnbench.context import Context
 from unlearnbench.cost import Meter
+from unlearnbench.runner import counted
 
 
 def test_a_stream_that_was_not_declared_raises(make_context):
@@ -75,6 +76,19 @@ def test_dropped_labels_become_the_null_class(make_context):
     assert (y == 10).float().mean() == pytest.approx(0.1, abs=0.02)
 
 
+def test_a_negative_number_of_steps_is_refused(make_context):
+    with pytest.raises(ValueError, match="cannot be taken"):
+        next(make_context().steps(-5))
+
+
+def test_an_empty_stream_is_refused(make_harness, tiny):
+    train = tiny.load("train")
+    kept = train.labels != 3
+    harness = make_harness(train=type(train)(train.images[kept], train.labels[kept]))
+    with pytest.raises(ValueError, match="no image"):
+        Context(harness).forget.draw(1)
+
+
 def test_non_finite_weights_stop_the_method(make_context):
     context = make_context()
     with pytest.raises(NonFiniteError, match="by step 50"):
@@ -108,6 +122,40 @@ def test_forward_and_backward_images_are_counted(make_context):
         predict_noise(context.model, x[:2], t[:2], y[:2])
     counts = context._harness.counts
     assert (counts.forward_images, counts.backward_images) == (7, 5)
+
+
+def test_priors_and_the_evaluation_are_not_counted_twice(make_harness):
+    harness = make_harness()
+    context = Context(harness)
+    x, t, y = torch.randn(5, 1, 8, 8), torch.zeros(5, dtype=torch.long), torch.zeros(5, dtype=torch.long)
+
+    def build(ctx):
+        predict_noise(ctx.model, x, t, y).sum().backward()
+        return {"x": x}
+
+    with counted(harness, context):
+        predict_noise(context.base, x[:1], t[:1], y[:1])
+        context.prior("p", build)
+    predict_noise(context.model, x, t, y)  # sampling for the judges comes after
+    assert (harness.counts.forward_images, harness.counts.backward_images) == (6, 5)
+    again = make_harness()
+    context = Context(again)
+    with counted(again, context):
+        predict_noise(context.base, x[:1], t[:1], y[:1])
+        context.prior("p", build)  # from the cache, and counted all the same
+    assert again.meter.costs["prior"].reused
+    assert vars(again.counts) == vars(harness.counts)
+
+
+def test_optimiser_steps_are_counted_while_the_method_runs(make_harness):
+    harness = make_harness()
+    context = Context(harness)
+    optimizer = torch.optim.SGD(context.model.parameters(), lr=0.0)
+    with counted(harness, context):
+        for _ in range(3):
+            optimizer.step()
+    optimizer.step()
+    assert harness.counts.optimizer_steps == 3
 
 
 def slow_prior(ctx, *, size):
@@ -181,6 +229,13 @@ class TestPriors:
             Context(harness).prior("p", build)
         assert {phase: cost.seconds for phase, cost in harness.meter.costs.items()} == {"forget": 1, "prior": 5}
 
+    def test_it_may_not_ask_for_another(self, make_context):
+        def build(ctx):
+            return ctx.prior("inner", slow_prior, size=1)
+
+        with pytest.raises(PluginError, match="inside a prior"):
+            make_context().prior("outer", build)
+
     def test_it_gets_an_untouched_model_in_eval_mode(self, make_context):
         context = make_context()
         with torch.no_grad():
@@ -199,4 +254,5 @@ def test_replay_samples_follow_the_labels_and_are_reproducible(make_context):
     assert x.shape == (3, 1, 8, 8)
     assert x.abs().max() <= 1
     assert torch.equal(x, make_context("sa").sample(torch.tensor([1, 1, 2])))
+    assert not torch.equal(x, context.sample(torch.tensor([1, 1, 2])))  # a second call goes on, it does not repeat
     assert not torch.equal(x[0], x[1])

@@ -7,7 +7,7 @@ import torch
 from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.cost import Meter
 from unlearnbench.diffusion import evaluating
-from unlearnbench.errors import Unmeasurable
+from unlearnbench.errors import PluginError, Unmeasurable
 from unlearnbench.evaluation import Evidence, measure, sample_seeds
 from unlearnbench.features import FEATURE_LAYER, extractor_for
 from unlearnbench.grid import Cell
@@ -81,6 +81,15 @@ def test_non_finite_and_refused_values_become_null_with_a_reason(evidence):
     assert (entries["infinite"]["value"], entries["infinite"]["n"]) == (None, 5)
     assert "inf" in entries["infinite"]["reason"]
     assert (entries["refused"]["value"], entries["refused"]["reason"]) == (None, "too few samples")
+
+
+@pytest.mark.parametrize("result", [None, 1.0, "text", (1.0,), ("a", "b"), [[1], 2]])
+def test_a_metric_that_returns_no_score_is_told_so(evidence, result):
+    def careless(cell):
+        return result
+
+    with pytest.raises(PluginError, match=r"careless must return Score\(value, n\)"):
+        measure(evidence, [(make_metric(careless), "h")])
 
 
 def test_a_metric_gets_exactly_what_it_asks_for(evidence):

@@ -42,7 +42,9 @@ def test_one_file_adds_a_method(tmp_path):
     assert "mine" in [s.name for s in registry.select_methods("all")]
 
 
-@pytest.mark.parametrize("body", ["raise RuntimeError('boom')", "import no_such_library", "def broken(:"])
+@pytest.mark.parametrize(
+    "body", ["raise RuntimeError('boom')", "import no_such_library", "def broken(:", "raise SystemExit('boom')"]
+)
 def test_a_broken_plugin_is_listed_and_harms_only_those_who_select_it(tmp_path, body):
     text = f"from unlearnbench import method\n{body}\n@method(title='B')\ndef broken(ctx): ..."
     registry = Registry([write_plugin(tmp_path, text, "broken.py")])

@@ -3,7 +3,6 @@ import io
 import re
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from PIL import Image
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
 from unlearnbench.report import render
-from unlearnbench.report.board import Board, Value, boards
+from unlearnbench.report.board import Value, boards
 from unlearnbench.report.tables import (
     Table,
     escape_latex,
@@ -258,15 +257,31 @@ def test_torn_lines_become_notes(tmp_path):
     assert "skipped" in render(tmp_path / "results", tmp_path / "out", {}).notes[0]
 
 
-def test_a_thousand_records_render(tmp_path):
-    # 25 variants x 10 classes x 4 seeds; how long it takes is measured in tests/benchmarks
+def test_a_number_over_missing_cells_says_so():
+    failed = (1, 1)
     records = [
-        fake_record("alpha", c, seed=s, settings={"x": k}, overrides={"x": k})
-        for k in range(25)
-        for c in range(10)
-        for s in range(4)
+        fake_record(forget_class=c, seed=s, status="oom" if (c, s) == failed else "ok") for c in (0, 1) for s in (0, 1)
     ]
-    b = Board(records, {})
-    started = time.perf_counter()
-    assert len(summary_table(b).rows) == 25
-    assert time.perf_counter() > started
+    efficiency = paper_tables(board(records))[0]
+    texts = efficiency.texts()
+    assert texts[0][0] == "5.00"
+    assert texts[1][0] == "5.00 (1/2)"
+    assert texts[2][0] == "5.00 (3/4)"
+    assert "{5.00 (1/2)}" in to_latex(efficiency)
+    assert "(3/4)" in to_terminal(board(records))
+    null = fake_record(forget_class=2)
+    null.metrics["fake_fid"]["value"] = None
+    summary = summary_table(board([*full(classes=range(2), methods=("alpha",)), null]))
+    assert any("(2/3)" in text for text in summary.texts()[0])
+
+
+def test_the_same_settings_are_one_row_however_they_were_given():
+    records = [fake_record(forget_class=0), fake_record(forget_class=1, overrides={"steps": 10}, started="2026-02-01")]
+    assert len(board(records).variants) == 1
+
+
+def test_stale_rows_give_way_to_fresh_ones_of_the_same_label():
+    records = [fake_record(settings={"x": 1}, source_hash="old"), fake_record(settings={"x": 2}, source_hash="new")]
+    b = board(records, {"method:alpha": "new"})
+    assert [variant.settings for variant in b.variants] == ['{"x":2}']
+    assert "left out" in b.notes[0]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,34 @@ def test_strange_lines_are_named_not_fatal(tmp_path, line):
     assert len(reading.problems) == 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": None}, {"metrics": {"x": None}}, {"metrics": {"x": {"value": 1}}}, {"cost": []},
+        {"cost": {"forget": 3}},
+        {"cost": {"forget": {"seconds": "long", "memory_bytes": {}}}}, {"images": {"forget": {"png": "%%%"}}},
+        {"provenance": "here"}, {"provenance": {"device": 3}}, {"judge": {"n": 3}}, {"cell": {}}, {"cell": None},
+        {"method": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_hand_edited_records_are_named_not_fatal(tmp_path, change):
+    store = ResultStore(tmp_path)
+    store.append(fake_record())
+    path = next(tmp_path.glob("*/*.jsonl"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}) + "\n")
+    reading = store.read()
+    assert reading.records == []
+    assert "line 1 is skipped" in reading.problems[0]
+
+
+def test_text_that_is_not_unicode_is_stored_all_the_same(tmp_path):
+    store = ResultStore(tmp_path)
+    record = replace(fake_record(status="failed"), reason="lone surrogate \ud800")
+    store.append(record)
+    assert store.read().records == [record]
+
+
 def test_an_edited_cell_is_noticed(tmp_path):
     ResultStore(tmp_path).append(fake_record())
     path = next(tmp_path.glob("*/*.jsonl"))
@@ -88,7 +117,17 @@ def test_a_changed_source_makes_a_record_stale():
     assert not record.is_stale({"method:alpha": "m1", "metric:fake_fid": "x1"})
     assert record.is_stale({"method:alpha": "m2"})
     assert record.is_stale({"metric:fake_ua": "other"})
+    assert record.is_stale({"dataset:digits": "another judge"})
     assert not record.is_stale({})
+
+
+def test_an_interrupted_measurement_takes_no_finished_one_away(tmp_path):
+    store = ResultStore(tmp_path)
+    store.append(fake_record())
+    store.append(fake_record(status="interrupted"))
+    assert [record.status for record in store.read().records] == ["ok"]
+    store.append(fake_record(status="failed"))
+    assert [record.status for record in store.read().records] == ["failed"]
 
 
 def test_the_digest_ignores_order_and_sees_every_number():

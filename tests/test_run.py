@@ -119,6 +119,7 @@ def test_the_same_cell_twice_is_identical_bit_for_bit(tmp_path):
     assert first.metrics == second.metrics
     assert first.images == second.images
     assert first.curves == second.curves
+    assert first.counts == second.counts
     assert second.cost["prior"]["reused"]
     assert second.cost["prior"]["seconds"] == first.cost["prior"]["seconds"]
 
@@ -158,6 +159,10 @@ FAILING = """
     def slow(ctx):
         time.sleep(600)
 
+    @method(title="Quitting")
+    def quitting(ctx):
+        raise KeyboardInterrupt("first line\\nsecond \\ud800 line")
+
     @method(title="Sound")
     def sound(ctx):
         pass
@@ -169,7 +174,7 @@ def test_failures_are_records_and_the_others_go_on(tmp_path):
     plugin.write_text(textwrap.dedent(FAILING))
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('at import')")
-    names = "killed,left,raising,diverged,greedy,peeking,slow,sound"
+    names = "killed,left,raising,diverged,greedy,peeking,slow,quitting,sound"
     arguments = ("--methods", names, "--classes", "0", "--plugin", str(plugin), "--timeout", "10", *QUICK)
     status, output = run(tmp_path, *arguments)
     assert status == 1
@@ -182,14 +187,16 @@ def test_failures_are_records_and_the_others_go_on(tmp_path):
     assert reasons["raising"] == ("failed", "RuntimeError: no luck today")
     assert "NaN or infinite" in reasons["diverged"][1]
     assert reasons["greedy"][0] == "oom"
+    assert reasons["quitting"] == ("failed", "KeyboardInterrupt: first line second ? line")
     assert "draws from ctx.forget" in reasons["peeking"][1]
     assert reasons["slow"][0] == "timeout"
     assert "no luck today" in found["raising"].traceback
-    assert "7 of 8 cells failed" in output
+    assert "8 of 9 cells failed" in output
     report = (tmp_path / "reports" / "digits" / "report.md").read_text()
     assert "timeout" in report
-    status, output = run(tmp_path, *arguments)  # failures stay until asked for
-    assert "8 of 8 cells are recorded" in output
+    status, output = run(tmp_path, *arguments)  # failures stay until asked for, and are still failures
+    assert status == 1
+    assert "9 of 9 cells are recorded" in output
 
 
 def wait_for(folder, condition, process):
@@ -231,6 +238,17 @@ def test_an_interrupt_keeps_finished_cells_and_says_how_to_go_on(tmp_path, name)
     status, output = run(tmp_path, *LONG)
     assert status == 0, output
     assert [record.status for record in records(tmp_path).values()] == ["ok"] * 4
+
+
+def test_an_interrupt_before_the_first_cell_writes_nothing(tmp_path):
+    process = start(tmp_path, *LONG)
+    process.stdout.readline()
+    time.sleep(4)  # the process server is still importing, or the first cell has just begun
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert not (tmp_path / "reports").exists()
 
 
 def test_children_end_with_their_parent(tmp_path):

@@ -11,7 +11,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,26 @@ class ArtifactStore:
         """
         key = digest({"kind": kind, "inputs": inputs})
         folder = self.root / kind / key[:24]
-        try:
+        with self._writable():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(".lock")):
-                return self._read(kind, key, folder) or self._build(kind, key, folder, inputs, build)
+            lock = FileLock(folder.with_suffix(".lock"))
+            lock.acquire()
+        try:
+            with self._writable():
+                found = self._read(kind, key, folder)
+            if found is not None:
+                return found
+            tensors, facts = build()  # its errors are its own
+            with self._writable():
+                return self._write(kind, key, folder, inputs, tensors, facts)
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Turn the system's refusal into a sentence for the user."""
+        try:
+            yield
         except OSError as error:
             raise UsageError(
                 f"the cache {self.root} cannot be used ({error.strerror or error}): free space there or set "
@@ -101,17 +118,17 @@ class ArtifactStore:
             shutil.rmtree(folder)
             return None
 
-    def _build(
+    def _write(
         self,
         kind: str,
         key: str,
         folder: Path,
         inputs: Mapping[str, Any],
-        build: Callable[[], tuple[Tensors, Mapping[str, Any]]],
+        tensors: Tensors,
+        facts: Mapping[str, Any],
     ) -> Artifact:
         for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed; we hold the lock
             shutil.rmtree(leftover, ignore_errors=True)
-        tensors, facts = build()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         payload = scratch / "payload.safetensors"

@@ -6,21 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from unlearnbench.datasets import Dataset, load_dataset
 from unlearnbench.errors import UsageError
-from unlearnbench.grid import Cell, Scalar, combinations, make_cells, parse_integers, parse_sweeps
+from unlearnbench.grid import Cell, Rerun, Scalar, combinations, make_cells, parse_integers, parse_sweeps
 from unlearnbench.plugin import MethodSpec, MetricSpec, suggest
 from unlearnbench.process import Outcome, Workers
 from unlearnbench.progress import Display
 from unlearnbench.provenance import software_provenance
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record, ResultStore
-
-Rerun = Literal["missing", "failed", "always"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,6 @@ def make_plan(
     chosen_metrics = registry.select_metrics(metrics)
     chosen_methods = {spec.name: spec for spec in registry.select_methods(methods)}
     swept = _parse_overrides(registry, chosen_methods, parse_sweeps(sweeps))
-    cells: list[Cell] = []
     overrides: dict[str, Mapping[str, Scalar]] = {}
     changed = [(name, values) for name in chosen_methods for values in combinations(swept.get(name, {}))]
     resolved = [(name, chosen_methods[name].resolve(dataset, values)) for name, values in changed]
@@ -57,6 +54,7 @@ def make_plan(
     for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
         overrides[cell.id] = values
     hashes = {f"method:{name}": registry.source_hash("method", name) for name in chosen_methods}
+    hashes[f"dataset:{dataset}"] = chosen_dataset.digest
     hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
     return Plan(chosen_dataset, chosen_methods, chosen_metrics, cells, overrides, hashes)
 
@@ -100,7 +98,7 @@ def needs_run(
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended."""
+    """How a run ended; `failed` are the cells without a result, of this run or kept from an earlier one."""
 
     ran: int
     kept: int
@@ -134,7 +132,7 @@ class Benchmark:
     def run(self, rerun: Rerun) -> Summary:
         """Run what the rerun policy asks for and return how it went."""
         found = self._expect(self._workers.run("unlearnbench.runner:identify", self._device))
-        todo = self._select(rerun, found["identity"]["uuid"])
+        todo, failed = self._select(rerun, found["identity"]["uuid"])
         kept = len(self._plan.cells) - len(todo)
         if kept:
             self._console.print(
@@ -142,7 +140,6 @@ class Benchmark:
                 f"(--rerun always measures them again)",
                 highlight=False, markup=False, soft_wrap=True,
             )  # fmt: skip
-        failed: list[Record] = []
         ran = 0
         with _sigterm_as_interrupt(), Display(self._console, [cell.method for cell in todo]) as display:
             try:
@@ -157,17 +154,21 @@ class Benchmark:
                 return Summary(ran, kept, failed, interrupted=True)
         return Summary(ran, kept, failed, interrupted=False)
 
-    def _select(self, rerun: Rerun, device_uuid: str) -> list[Cell]:
+    def _select(self, rerun: Rerun, device_uuid: str) -> tuple[list[Cell], list[Record]]:
+        """Return the cells to run, and the failed records that the rerun policy leaves as they are."""
         reading = self._store.read()
         for problem in reading.problems:
             self._console.print(f"warning: {problem}", highlight=False, markup=False, soft_wrap=True)
         latest = {record.cell.id: record for record in reading.records}
         metrics = [spec.name for spec in self._plan.metrics]
-        return [
+        todo = [
             cell
             for cell in self._plan.cells
             if needs_run(latest.get(cell.id), rerun, self._plan.source_hashes, metrics, device_uuid)
         ]
+        running = {cell.id for cell in todo}
+        kept = [latest[cell.id] for cell in self._plan.cells if cell.id not in running]
+        return todo, [record for record in kept if record.status != "ok"]
 
     def _prepare(self, display: Display, device: str) -> None:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
@@ -216,11 +217,13 @@ class Benchmark:
         self, cell: Cell, outcome: Outcome, found: Mapping[str, Any], started_utc: str, seconds: float
     ) -> Record:
         spec, dataset = self._plan.methods[cell.method], self._plan.dataset
+        measured = dict(outcome.value or {})
+        source_hash = measured.pop("method_source_hash", self._plan.source_hashes[f"method:{cell.method}"])
         return Record(
             cell=cell,
             method={
                 "title": spec.title, "paper": spec.paper, "role": spec.role, "overrides": self._plan.overrides[cell.id],
-                "source_hash": self._plan.source_hashes[f"method:{cell.method}"],
+                "source_hash": source_hash,
             },
             status=outcome.status,
             reason=outcome.reason,
@@ -228,10 +231,11 @@ class Benchmark:
             wall_seconds=seconds,
             protocol=dataset.protocol.to_json(),
             dataset={
-                "title": dataset.title, "class_names": list(dataset.class_names), "extractor": dataset.extractor_name,
+                "digest": dataset.digest, "title": dataset.title,
+                 "class_names": list(dataset.class_names), "extractor": dataset.extractor_name,
             },
             provenance={**self._software, "device": found["identity"], "started_utc": started_utc},
-            **(outcome.value or {}),
+            **measured,
         )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The command line: parse, select, dispatch. Heavy imports stay inside commands, so --help is instant."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from unlearnbench import __version__
 from unlearnbench.errors import PluginError, UsageError
+from unlearnbench.grid import Rerun
 
 app = typer.Typer(
     add_completion=False,
@@ -19,7 +21,6 @@ app = typer.Typer(
     epilog="Example: unlearnbench run --methods all --classes 0-9",
 )
 
-Rerun = Literal["missing", "failed", "always"]
 Listing = Literal["methods", "metrics", "datasets"]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of records.", metavar="DIR")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for tables and figures.", metavar="DIR")]
@@ -79,22 +80,22 @@ def run(
         plan, workers, store, console, cache=default_cache(), device=device, plugin_files=plugin_files, timeout=timeout
     )
     summary = benchmark.run(rerun)
-    console.print("rendering the report", highlight=False)
-    _finish(results, out, registry.source_hashes())
     if summary.interrupted:
         console.print(
             f"Stopped. {summary.ran} cells of this run are recorded in {results}; the same command goes on from there.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
         raise typer.Exit(130)
+    console.print("rendering the report", highlight=False)
+    _finish(results, out, registry.source_hashes())
     for record in summary.failed:
         console.print(
             f"{record.status}: {record.cell.id}: {record.reason}", highlight=False, markup=False, soft_wrap=True
         )
     if summary.failed:
         console.print(
-            f"{len(summary.failed)} of {summary.ran} cells failed; --rerun failed tries them again. Tracebacks are in "
-            f"the records.", highlight=False, soft_wrap=True,
+            f"{len(summary.failed)} of {len(plan.cells)} cells failed; --rerun failed tries them again. "
+            "Tracebacks are in the records.", highlight=False, soft_wrap=True,
         )  # fmt: skip
         raise typer.Exit(1)
 
@@ -161,7 +162,11 @@ def _finish(results: Path, out: Path, source_hashes: dict[str, str]) -> None:
 
 def _check_writable(folder: Path, option: str) -> None:
     """Raise UsageError unless a folder is there, or can be made, to write in. Makes nothing."""
-    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
+    try:
+        path = folder.absolute()
+    except FileNotFoundError as error:
+        raise UsageError("the folder you are in no longer exists: change to another one") from error
+    existing = next(parent for parent in [path, *path.parents] if parent.exists())
     if not existing.is_dir():
         raise UsageError(f"{option} {folder}: {existing} is a file, give a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -170,6 +175,9 @@ def _check_writable(folder: Path, option: str) -> None:
 
 def main() -> None:
     """Run the command line; a UsageError is one sentence on stderr and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without arrows must not stop a run
     try:
         app(prog_name="unlearnbench")
     except UsageError as error:

@@ -6,22 +6,26 @@ bar, no judge and no test image; the harness counts, times and checks around it.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from unlearnbench.artifacts import ArtifactStore, Tensors
 from unlearnbench.cost import Cost, Meter
 from unlearnbench.datasets import Dataset, Split
 from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
 from unlearnbench.errors import NonFiniteError, PluginError
-from unlearnbench.hashing import derive_seed
+from unlearnbench.hashing import derive_seed, digest, file_digest
 from unlearnbench.process import Progress
-from unlearnbench.training import antithetic_timesteps, drop_labels, flipped, trainable_copy
+from unlearnbench.training import antithetic_timesteps, drop_labels, flipped, global_rng_kept, trainable_copy
 
+METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
+_CODE = ("context.py", "diffusion.py", "training.py")  # what a prior's bytes depend on besides its own file
+HARNESS_DIGEST = digest([file_digest(Path(__file__).with_name(name)) for name in _CODE])
 FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
 LOG_POINTS = 50  # points kept per logged curve
 
@@ -41,6 +45,8 @@ class Stream:
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
         """Return the next n images (n, C, H, W) and labels (n,); every epoch is a fresh shuffle."""
+        if not len(self):
+            raise ValueError(f"the stream {self.name} has no image to draw")
         while len(self._order) < n:
             self._order = torch.cat([self._order, torch.randperm(len(self), generator=self._generator)])
         chosen, self._order = self._order[:n], self._order[n:]
@@ -67,8 +73,8 @@ class Counts:
     backward_images: int = 0
     drawn: dict[str, int] = field(default_factory=dict)  # stream -> images
 
-    def watch(self, model: nn.Module) -> None:
-        """Count the images that go forward and backward through a model from now on."""
+    def watch(self, model: nn.Module) -> RemovableHandle:
+        """Count the images that go forward and backward through a model, until the handle is removed."""
 
         def forward(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             n = len(args[0])
@@ -76,10 +82,28 @@ class Counts:
             if output.sample.requires_grad:
                 output.sample.register_hook(lambda gradient: self._backward(n))
 
-        model.register_forward_hook(forward)
+        return model.register_forward_hook(forward)
 
     def _backward(self, n: int) -> None:
         self.backward_images += n
+
+    def copy(self) -> "Counts":
+        """Return the counts as they are now."""
+        return replace(self, drawn=dict(self.drawn))
+
+    def add(self, other: "Counts", sign: int = 1) -> None:
+        """Add what was counted elsewhere, when a cached prior was first made."""
+        self.optimizer_steps += sign * other.optimizer_steps
+        self.forward_images += sign * other.forward_images
+        self.backward_images += sign * other.backward_images
+        for stream, images in other.drawn.items():
+            self.drawn[stream] = self.drawn.get(stream, 0) + sign * images
+
+    def since(self, before: "Counts") -> "Counts":
+        """Return what was counted since a copy was taken."""
+        difference = self.copy()
+        difference.add(before, sign=-1)
+        return difference
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,7 @@ class Harness:
     device: torch.device
     store: ArtifactStore
     meter: Meter
+    device_identity: Mapping[str, Any]
     software: Mapping[str, str]
     progress: Progress
     counts: Counts = field(default_factory=Counts)
@@ -116,7 +141,7 @@ class Context:
         generator: the source of all the method's randomness, on the model's device.
     """
 
-    def __init__(self, harness: Harness, purpose: str = "method", shared: bool = False) -> None:
+    def __init__(self, harness: Harness, purpose: str = METHOD, shared: bool = False) -> None:
         """Make the context of a method, or of one of its priors.
 
         Args:
@@ -133,13 +158,13 @@ class Context:
         self.generator = torch.Generator(harness.device).manual_seed(seed)
         self.base = harness.base
         self.model = trainable_copy(harness.base).train()
-        harness.counts.watch(self.model)
+        self.watching = harness.counts.watch(self.model)  # the harness stops it when the method is done
         self.schedule = Schedule.linear(device=harness.device)
         self.num_classes = harness.dataset.num_classes
         self.null_class = harness.dataset.num_classes
         self._purpose, self._seed = purpose, seed
         self._streams: dict[str, Stream] = {}
-        self._step, self._log_every = 0, 1
+        self._step, self._log_every, self._sampled = 0, 1, 0
 
     @property
     def forget_class(self) -> int:
@@ -180,7 +205,10 @@ class Context:
 
         Raises:
             NonFiniteError: a weight of the model is NaN or infinite.
+            ValueError: n is negative.
         """
+        if n < 0:
+            raise ValueError(f"{n} steps cannot be taken: give 0 or more")
         self._log_every = max(1, n // LOG_POINTS)
         for step in range(n):
             self._step = step
@@ -230,7 +258,9 @@ class Context:
     def sample(self, labels: Tensor) -> Tensor:
         """Return one base-model image per label (N,), sampled as the protocol says: (N, C, H, W) in [-1, 1]."""
         harness, protocol = self._harness, self._harness.dataset.protocol
-        seeds = [derive_seed("replay", context=self._seed, index=index) for index in range(len(labels))]
+        numbers = range(self._sampled, self._sampled + len(labels))
+        self._sampled += len(labels)
+        seeds = [derive_seed("replay", context=self._seed, index=number) for number in numbers]
         images = sample(
             self.base, self.schedule, labels, seeds, harness.dataset.image_shape,
             steps=protocol.steps, eta=protocol.eta, guidance=protocol.guidance, null_class=self.null_class,
@@ -251,14 +281,17 @@ class Context:
             shared: it does not depend on the forget class, so all classes use one; then it may not draw from a stream.
             **inputs: JSON values, tensors, or tensors of another prior; all of them are part of the cache key.
         """
-        harness = self._harness
+        harness, counts = self._harness, self._harness.counts
+        if self._purpose != METHOD:
+            raise PluginError(f"{harness.method}: the prior {name} is asked for inside a prior; pass one to the other")
 
         def make() -> tuple[Tensors, dict[str, Any]]:
-            with _global_rng_kept(harness.device), harness.meter.phase("prior") as cost:
+            before = counts.copy()
+            with global_rng_kept(harness.device), harness.meter.phase("prior") as cost:
                 context = Context(replace(harness, curves={}), purpose=f"prior {name}", shared=shared)
                 context.model.eval()
                 tensors = build(context, **inputs)
-            return tensors, {"cost": cost.to_json()}
+            return tensors, {"cost": cost.to_json(), "counts": vars(counts.since(before))}
 
         with harness.meter.phase(None):
             key = self._prior_key(name, shared, inputs)
@@ -266,6 +299,7 @@ class Context:
             if artifact.reused:
                 paid = artifact.facts["cost"]
                 harness.meter.charge("prior", Cost(paid["seconds"], paid["memory_bytes"]))
+                counts.add(Counts(**artifact.facts["counts"]))
             return {tensor: value.to(harness.device) for tensor, value in artifact.tensors.items()}
 
     def _prior_key(self, name: str, shared: bool, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,8 +315,9 @@ class Context:
             "inputs": _describe(inputs),
             "forget_class": None if shared else self.forget_class,
             "seed": harness.seed,
-            "device": harness.device.type,
+            "device": dict(harness.device_identity),  # its cost is charged again, so it must be this device's
             "software": dict(harness.software),
+            "harness": HARNESS_DIGEST,
         }
 
 
@@ -294,8 +329,3 @@ def _describe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _describe(item) for key, item in value.items()}
     return value
-
-
-def _global_rng_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Restore torch's global random state: a prior that is built and one that is read leave the same state behind."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -158,6 +158,7 @@ class Meter:
         self,
         probes: Sequence[Probe],
         synchronize: Callable[[], None] = lambda: None,
+        release: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Start outside every phase.
@@ -165,9 +166,10 @@ class Meter:
         Args:
             probes: memory probes, read and reset at each edge.
             synchronize: waits for all work launched on the device.
+            release: gives cached memory back to the device, so that no phase carries another's peak.
             clock: monotonic seconds.
         """
-        self._probes, self._synchronize, self._clock = probes, synchronize, clock
+        self._probes, self._synchronize, self._release, self._clock = probes, synchronize, release, clock
         self._phase: Phase | None = None
         self._since = clock()
         self._open: list[Cost] = []
@@ -178,7 +180,8 @@ class Meter:
         """Return a meter with every probe that works on a device."""
         if device.type == "cpu":
             return cls(available_probes(device))
-        return cls(available_probes(device), synchronize=lambda: torch.accelerator.synchronize(device))
+        release = torch.cuda.empty_cache if device.type == "cuda" else lambda: None
+        return cls(available_probes(device), lambda: torch.accelerator.synchronize(device), release)
 
     @contextmanager
     def phase(self, phase: Phase | None) -> Iterator[Cost]:
@@ -208,6 +211,7 @@ class Meter:
             if self._open:
                 self._open[-1].add(seconds, peaks)
         self._phase = phase
+        self._release()
         for probe in self._probes:
             probe.reset()
         self._since = self._clock()

@@ -1,6 +1,12 @@
 """The exceptions that cross module borders."""
 
 
+def one_line(text: str, most: int = 500) -> str:
+    """Return text without line breaks or lone surrogates, cut to a length fit for a table or a terminal line."""
+    flat = " ".join(text.encode("utf-8", "replace").decode().split())
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+
+
 class UsageError(Exception):
     """The user asked for something that cannot be done; its text is one sentence that says what to do instead.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unlearnbench.cost import Meter
 from unlearnbench.datasets import Dataset, Split
 from unlearnbench.diffusion import Schedule, evaluating, sample
-from unlearnbench.errors import Unmeasurable
+from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
 from unlearnbench.features import extractor_for
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import derive_seed
@@ -78,11 +78,11 @@ class Evidence:
 
     def _through(self, network: nn.Module, images: NDArray[np.uint8]) -> Tensor:
         """Return a network's output for images, (n, D) float64 on the CPU, computed batch by batch."""
-        device = next(network.parameters()).device
-        with evaluating(network):
+        device = next(self.model.parameters()).device
+        with evaluating(network.to(device)):
             outputs = [network(batch.to(device)) for batch in torch.split(torch.from_numpy(images), JUDGE_BATCH)]
         parts = [output[0] if isinstance(output, tuple) else output for output in outputs]
-        return torch.cat(parts).double().cpu()
+        return torch.cat(parts).cpu().double()
 
     def _probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         probs: NDArray[np.float64] = self._through(self.prepared.judge, images).softmax(dim=1).numpy()
@@ -139,9 +139,15 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
 
 def _score(spec: MetricSpec, needs: Mapping[str, Any]) -> tuple[float | None, int, str | None]:
     try:
-        value, n = spec.function(**needs)
+        result = spec.function(**needs)
+    except UsageError as error:  # it would end the run, and this is one cell's affair
+        raise PluginError(f"metric {spec.name} raised {error!r}") from error
     except Unmeasurable as error:
-        return None, 0, str(error)
-    if not np.isfinite(value):
-        return None, int(n), f"the metric came out as {value}"
-    return float(value), int(n), None
+        return None, 0, one_line(str(error))
+    try:
+        value, n = float(result[0]), int(result[1])
+    except (TypeError, ValueError, IndexError) as error:
+        raise PluginError(
+            f"metric {spec.name} must return Score(value, n), not {one_line(repr(result), 80)}"
+        ) from error
+    return (value, n, None) if np.isfinite(value) else (None, n, f"the metric came out as {value}")

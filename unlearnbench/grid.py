@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from unlearnbench.errors import UsageError
 from unlearnbench.hashing import digest
 
 Scalar = bool | int | float | str
+Rerun = Literal["missing", "failed", "always"]
 
 
 @dataclass(frozen=True)

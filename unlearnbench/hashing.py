@@ -14,7 +14,7 @@ def canonical_json(value: Any) -> str:
         ValueError: the value holds NaN or an infinity.
         TypeError: the value holds something JSON has no word for.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:

@@ -12,18 +12,21 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from unlearnbench.errors import NonFiniteError, PluginError, UsageError
+from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line
 from unlearnbench.results import Status
 
+# Not diffusers: its import asks for CUDA devices, after which a forked process can use none.
 PRELOAD = [
-    "unlearnbench.cli", "unlearnbench.runner", "diffusers.models.unets.unet_2d", "torch_fidelity.metric_fid",
-    "sklearn.datasets", "sklearn.model_selection",
+    "unlearnbench.cli", "unlearnbench.runner", "torch_fidelity.metric_fid", "sklearn.datasets",
+    "sklearn.model_selection",
 ]  # fmt: skip
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # what torch's RuntimeErrors say of it
 PROGRESS_SECONDS = 0.25  # at most one progress message per this time
 TRACEBACK_CHARACTERS = 4000  # kept of a traceback, from its end
 
@@ -51,7 +54,8 @@ class Workers:
             from multiprocessing import forkserver
 
             self._context.set_forkserver_preload(PRELOAD)
-            forkserver.ensure_running()
+            with _quiet_start():
+                forkserver.ensure_running()
 
     def run(
         self,
@@ -87,11 +91,13 @@ class Workers:
                 if here in ready:
                     try:
                         kind, *content = here.recv()
-                    except EOFError:
+                    except (EOFError, OSError):  # it died, perhaps within a message
                         process.join()
                         return _death(process.exitcode)
                     if kind == "progress":
                         on_progress(*content)
+                        if content[-1] == 0 and timeout is not None:  # it waits for the device: not its own time
+                            deadline = time.monotonic() + timeout
                     elif kind == "warning":
                         on_warning(*content)
                     elif kind == "usage":
@@ -108,10 +114,26 @@ class Workers:
             here.close()
 
 
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Start the process server deaf to Ctrl-C, and blind to a folder `unlearnbench` where the user stands."""
+    heard, safe = signal.signal(signal.SIGINT, signal.SIG_IGN), os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard)
+        if safe is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = safe
+
+
 def _death(exitcode: int | None) -> Outcome:
     """Return the outcome of a process that ended without a word."""
     if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
+        known = {int(number): number.name for number in signal.Signals}
+        name = known.get(-exitcode, f"signal {-exitcode}")
         hint = ", often the system's answer to a lack of memory" if name == "SIGKILL" else ""
         return Outcome("failed", reason=f"its process was killed by {name}{hint}")
     return Outcome("failed", reason=f"its process ended without a result, exit status {exitcode}")
@@ -149,15 +171,18 @@ def _outcome(job: str, arguments: tuple[Any, ...], progress: Progress) -> tuple[
     except UsageError as error:
         return "usage", str(error)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return "end", "oom", None, f"out of memory: {error}", _traceback_end()
+        return "end", "oom", None, one_line(f"out of memory: {error}"), _traceback_end()
+    except RuntimeError as error:
+        status = "oom" if any(text in str(error) for text in OUT_OF_MEMORY) else "failed"
+        return "end", status, None, one_line(f"{type(error).__name__}: {error}"), _traceback_end()
     except (PluginError, NonFiniteError) as error:
-        return "end", "failed", None, str(error), _traceback_end()
-    except (Exception, SystemExit) as error:  # whatever a plugin raises is a failure of its cell, and recorded
-        return "end", "failed", None, f"{type(error).__name__}: {error}", _traceback_end()
+        return "end", "failed", None, one_line(str(error)), _traceback_end()
+    except BaseException as error:  # whatever a plugin raises is a failure of its cell, and recorded
+        return "end", "failed", None, one_line(f"{type(error).__name__}: {error}"), _traceback_end()
 
 
 def _traceback_end() -> str:
-    return traceback.format_exc()[-TRACEBACK_CHARACTERS:]
+    return traceback.format_exc().encode("utf-8", "replace").decode()[-TRACEBACK_CHARACTERS:]
 
 
 def _die_with_parent() -> None:

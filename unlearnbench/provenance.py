@@ -69,7 +69,8 @@ def device_identity(device: str) -> dict[str, Any]:
     import torch
 
     if not device.startswith("cuda"):
-        return {**cpu_identity(), "type": device}
+        identity = cpu_identity()
+        return {**identity, "type": device, "uuid": f"{device}-{identity['uuid']}"}
     import pynvml
 
     properties = torch.cuda.get_device_properties(torch.device(device))

@@ -1,4 +1,4 @@
-"""Plugins: how a method and a metric are declared, found, loaded and looked up.
+"""Plugins: how they are found, loaded and looked up.
 
 Built-ins are found by looking into the two plugin folders, third-party plugins by entry points (groups
 `unlearnbench.methods` and `unlearnbench.metrics`), a single file by `--plugin FILE`. Names are known without importing
@@ -16,7 +16,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 
-from unlearnbench.errors import PluginError, UsageError
+from unlearnbench.datasets import dataset_digests
+from unlearnbench.errors import PluginError, UsageError, one_line
 from unlearnbench.hashing import file_digest
 from unlearnbench.plugin import Kind, MethodSpec, MetricSpec, suggest
 
@@ -40,8 +41,8 @@ class Plugin:
         """
         try:
             module = self.load_module()
-        except Exception as error:
-            raise PluginError(f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise PluginError(one_line(f"{type(error).__name__}: {error}")) from error
         if self.path is None:
             self.path = Path(str(module.__file__))
         spec = getattr(getattr(module, self.name, None), "__unlearnbench__", None)
@@ -73,7 +74,7 @@ class Registry:
         for kind in kinds:
             for plugin in (*_builtins(kind), *_entry_points(kind)):
                 self._add(plugin)
-        for path in files:
+        for path in dict.fromkeys(files):
             for plugin in _from_file(path):
                 self._add(plugin)
 
@@ -149,8 +150,8 @@ class Registry:
         return [spec for spec in specs if isinstance(spec, MethodSpec)]
 
     def source_hashes(self) -> dict[str, str]:
-        """Return {"method:NAME" or "metric:NAME": SHA-256 of its file} without importing any plugin file."""
-        return {
+        """Return {"method:NAME", "metric:NAME", "dataset:NAME": hash} without importing any plugin file."""
+        return dataset_digests() | {
             f"{kind}:{name}": file_digest(plugin.path)
             for (kind, name), plugin in self._plugins.items()
             if plugin.path is not None

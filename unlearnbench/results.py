@@ -3,6 +3,7 @@
 Reports read this and nothing else, so it imports neither torch nor a plugin.
 """
 
+import base64
 import json
 import os
 import re
@@ -65,26 +66,28 @@ class Record:
         fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         try:
             record = cls(**{**fields, "cell": Cell.from_json(value["cell"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"it lacks a field ({error})") from error
+            _check(record)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"a field is missing or of the wrong type ({error})") from error
         if record.cell.id != value.get("cell_id"):
             raise ValueError("its cell id does not match its cell")
         return record
 
     def is_stale(self, source_hashes: Mapping[str, str]) -> bool:
-        """Say whether the method or a metric has another source now than when this was measured.
+        """Say whether method, metric or dataset (recipes, judges, protocol) is another now than when this was measured.
 
         Args:
-            source_hashes: {"method:NAME" or "metric:NAME": SHA-256}; plugins it does not name are not judged.
+            source_hashes: {"method:NAME", "metric:NAME" or "dataset:NAME": hash}; what it does not name is not judged.
         """
         measured = {f"method:{self.cell.method}": self.method.get("source_hash")}
+        measured[f"dataset:{self.cell.dataset}"] = self.dataset.get("digest")
         measured |= {f"metric:{name}": entry.get("source_hash") for name, entry in self.metrics.items()}
         return any(key in source_hashes and source_hashes[key] != value for key, value in measured.items())
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The last record of each cell, and what could not be read, one sentence each."""
+    """The last finished record of each cell (or its interruption), and what could not be read, one sentence each."""
 
     records: list[Record]
     problems: list[str]
@@ -144,9 +147,33 @@ class ResultStore:
                     )
                     problems.append(f"{path}, line {number} is skipped: {what}")
                     continue
+                if record.status == "interrupted" and record.cell.id in latest:
+                    continue  # a measurement that was not finished takes no earlier one away
                 latest.pop(record.cell.id, None)  # so that order follows the last line
                 latest[record.cell.id] = record
         return Reading(list(latest.values()), problems)
+
+
+def _check(record: Record) -> None:
+    """Raise ValueError, TypeError, KeyError or AttributeError unless a report can show the record."""
+    for name in ("method", "metrics", "cost", "protocol", "dataset", "judge", "artifacts", "images", "provenance"):
+        if not isinstance(getattr(record, name), Mapping):
+            raise ValueError(f"{name} is not an object")
+    for cost in record.cost.values():
+        float(cost["seconds"])
+        [int(peak) for peak in cost["memory_bytes"].values()]
+    for entry in record.metrics.values():
+        f"{float(entry['value'] or 0):{entry['format']}}"
+        if not all(isinstance(entry[key], str) for key in ("title", "unit", "better", "shows", "format")):
+            raise ValueError("a metric's title, unit, better, shows or format is not text")
+        int(entry["n"])
+    for picture in record.images.values():
+        base64.b64decode(picture["png"], validate=True)
+    for value in (record.provenance.get("device", {}), record.method.get("overrides", {}), record.cell.settings):
+        if not isinstance(value, Mapping):
+            raise ValueError("device, overrides or settings is not an object")
+    if record.judge:
+        float(record.judge["test_accuracy"]), int(record.judge["n"])
 
 
 def records_digest(records: Iterable[Record]) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +20,10 @@ from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.context import Context, Harness
 from unlearnbench.cost import Meter
 from unlearnbench.datasets import load_dataset
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.evaluation import Evidence, measure
 from unlearnbench.grid import Cell
-from unlearnbench.plugin import MetricSpec
+from unlearnbench.plugin import MethodSpec, MetricSpec
 from unlearnbench.process import Progress
 from unlearnbench.provenance import device_identity
 from unlearnbench.registry import Registry
@@ -39,7 +40,7 @@ def identify(device: str, progress: Progress) -> dict[str, Any]:
         UsageError: torch cannot use it.
     """
     if device == "auto":
-        device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -48,6 +49,8 @@ def identify(device: str, progress: Progress) -> dict[str, Any]:
     chosen = torch.device(device)
     if chosen.type == "cuda" and chosen.index is None:
         chosen = torch.device("cuda", torch.cuda.current_device())
+    if chosen.type == "cpu":
+        chosen = torch.device("cpu")  # cpu:0 is no other device
     return {"device": str(chosen), "identity": device_identity(str(chosen))}
 
 
@@ -76,12 +79,11 @@ def run_cell(
         harness = Harness(
             dataset, train, prepared.base, prepared.artifacts["base"]["sha256"], cell.method,
             registry.source_hash("method", cell.method), method.streams, cell.seed, cell.forget_class, device, store,
-            meter, software(), progress,
+            meter, device_identity(device_name), software(), progress,
         )  # fmt: skip
-        context = Context(harness, "forget")
-        harness.counts.watch(prepared.base)
-        with meter.phase("forget"), count_optimizer_steps(harness):
-            method.function(context, **cell.settings)
+        context = Context(harness)
+        with counted(harness, context), meter.phase("forget"):
+            unlearn(method, context, cell)
         context.check_finite()
         context.model.requires_grad_(False)
         evidence = Evidence(cell, context.model.eval(), dataset, train, prepared, meter, progress)
@@ -89,6 +91,7 @@ def run_cell(
         with meter.phase("judge"):
             scores = measure(evidence, metrics)
     return {
+        "method_source_hash": harness.source_hash,
         "metrics": scores,
         "cost": {p: meter.costs[p].to_json() for p in PHASES if p in meter.costs},
         "counts": vars(harness.counts),
@@ -97,6 +100,14 @@ def run_cell(
         "artifacts": prepared.artifacts,
         "images": strips(evidence),
     }
+
+
+def unlearn(method: MethodSpec, context: Context, cell: Cell) -> None:
+    """Run the method; a UsageError of its own would end the run, and this is one cell's affair."""
+    try:
+        method.function(context, **cell.settings)
+    except UsageError as error:
+        raise PluginError(f"{method.name} raised {error!r}") from error
 
 
 def _draw_needed_samples(evidence: Evidence, metrics: list[MetricSpec]) -> None:
@@ -109,13 +120,14 @@ def _draw_needed_samples(evidence: Evidence, metrics: list[MetricSpec]) -> None:
 @contextmanager
 def exclusive(device: str, progress: Progress) -> Iterator[None]:
     """Hold a device: no two timed phases, of any run of any user on this machine, overlap on it."""
-    identity = device_identity(device)
-    folder = Path(tempfile.gettempdir()) / "unlearnbench-locks"
+    name = "cpu" if device == "cpu" else "{type}-{uuid}".format(**device_identity(device))
     try:
+        common = Path("/tmp")  # TMPDIR may be a user's own
+        folder = (common if os.access(common, os.W_OK) else Path(tempfile.gettempdir())) / "unlearnbench-locks"
         if not folder.exists():
             folder.mkdir(exist_ok=True)
             folder.chmod(0o1777)  # like the folder it lies in: every user's runs meet here
-        lock = FileLock(folder / f"{identity['type']}-{identity['uuid']}.lock", mode=0o666)
+        lock = FileLock(folder / f"{name}.lock", mode=0o666)
         while not _acquired(lock):
             progress("wait for the device, which another run holds", 0, 0)
     except OSError as error:
@@ -138,17 +150,18 @@ def _acquired(lock: BaseFileLock) -> bool:
 
 
 @contextmanager
-def count_optimizer_steps(harness: Harness) -> Iterator[None]:
-    """Count the steps of every torch optimiser while the method runs."""
+def counted(harness: Harness, context: Context) -> Iterator[None]:
+    """Count the steps of every torch optimiser and the images through both models, while the method runs."""
 
     def count(*_: Any) -> None:
         harness.counts.optimizer_steps += 1
 
-    handle = register_optimizer_step_post_hook(count)
+    handles = [register_optimizer_step_post_hook(count), harness.counts.watch(harness.base), context.watching]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def strips(evidence: Evidence) -> dict[str, Mapping[str, Any]]:

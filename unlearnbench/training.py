@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -197,7 +198,11 @@ def fit_classifier(
 
 @dataclass(frozen=True)
 class Prepared:
-    """What belongs to a dataset and is made once: frozen networks in eval mode, and where their weights come from."""
+    """What belongs to a dataset and is made once: frozen networks in eval mode, and where their weights come from.
+
+    The base is on the device; judge and extractor stay on the CPU until they are needed, so that they are no part of a
+    method's memory.
+    """
 
     base: nn.Module
     judge: SmallCnn
@@ -214,8 +219,8 @@ def prepare(dataset: Dataset, store: ArtifactStore, device: torch.device, progre
     extractor = _classifier_artifact(dataset, "extractor", dataset.extractor, store, progress)
     return Prepared(
         base=_frozen(build_unet(dataset), base.tensors, device),
-        judge=_frozen(_build_classifier(dataset, dataset.judge), judge.tensors, device),
-        extractor=_frozen(_build_classifier(dataset, dataset.extractor), extractor.tensors, device),
+        judge=_frozen(_build_classifier(dataset, dataset.judge), judge.tensors, torch.device("cpu")),
+        extractor=_frozen(_build_classifier(dataset, dataset.extractor), extractor.tensors, torch.device("cpu")),
         judge_accuracy=float(judge.facts["test_accuracy"]),
         judge_n=int(judge.facts["test_n"]),
         artifacts={"base": base.reference, "judge": judge.reference, "extractor": extractor.reference},
@@ -245,9 +250,8 @@ def _base_artifact(dataset: Dataset, store: ArtifactStore, device: torch.device,
     recipe, train = dataset.base, dataset.load("train")
 
     def build() -> tuple[Tensors, dict[str, Any]]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            model = build_unet(dataset).to(device)
+        torch.manual_seed(recipe.seed)  # initial weights and dropout, which take no generator
+        model = build_unet(dataset).to(device)
         generator = torch.Generator(device).manual_seed(recipe.seed)
         images, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device)
 
@@ -275,7 +279,8 @@ def _base_artifact(dataset: Dataset, store: ArtifactStore, device: torch.device,
         "device": device.type,
         "software": software(),
     }
-    return store.get("base", inputs, build)
+    with global_rng_kept(device):
+        return store.get("base", inputs, build)
 
 
 def _classifier_artifact(
@@ -308,6 +313,13 @@ def flipped(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirror.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
 
 
+def global_rng_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Restore torch's global random state: building an artifact and reading it leave the same state behind."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 def trainable_copy(model: nn.Module) -> nn.Module:
-    """Return a copy whose weights can be trained, in eval mode."""
-    return copy.deepcopy(model).requires_grad_(True)
+    """Return a copy whose weights can be trained, in eval mode and without the original's hooks."""
+    copied = copy.deepcopy(model).requires_grad_(True)
+    copied._forward_hooks.clear()
+    return copied

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearnbench.errors import UsageError
+from unlearnbench.hashing import digest
 from unlearnbench.plugin import suggest
 
 
@@ -92,6 +93,17 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of classes; the null class of guidance has this label."""
         return len(self.class_names)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the recipes and the protocol: records of another digest rest on another base, judge or rules."""
+        parts = (self.protocol, self.base, self.judge, self.extractor)
+        return digest([self.class_names, self.image_shape, self.flip, *[asdict(part) for part in parts]])
+
+
+def dataset_digests() -> dict[str, str]:
+    """Return {"dataset:NAME": digest} of every dataset, for telling stale records."""
+    return {f"dataset:{name}": load_dataset(name).digest for name in DATASETS}
 
 
 DATASETS = ("digits",)

@@ -3,7 +3,7 @@
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -38,20 +38,28 @@ class Variant:
     """A method with one choice of settings: a row, or a group of columns."""
 
     method: str
-    label: str
-    role: str
-    settings: str  # canonical JSON, the identity beside the method
+    settings: str  # canonical JSON; with the method it is the identity
+    label: str = field(compare=False)
+    role: str = field(compare=False)
 
 
 @dataclass(frozen=True)
 class Value:
-    """One place in a table: a number over `ok` of `expected` cells, or a word that says why there is none."""
+    """One place in a table: a number over `ok` of `expected` cells, or a word that says why there is none.
+
+    A number over fewer cells than expected is never shown without saying so.
+    """
 
     number: float | None
     word: str = "-"
     spread: float | None = None
     ok: int = 1
     expected: int = 1
+
+    @property
+    def gap(self) -> str:
+        """The mark of a number over missing cells, " (9/10)"; empty when none is missing."""
+        return f" ({self.ok}/{self.expected})" if self.number is not None and self.ok < self.expected else ""
 
 
 class Board:
@@ -72,6 +80,7 @@ class Board:
         if foreign := len(records) - len(self.records):
             self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
         self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
+        self._drop_superseded()
         if self._stale:
             self.notes.append(
                 f"{len(self._stale)} records are stale (their method or a metric has changed since) and show no "
@@ -80,6 +89,17 @@ class Board:
         bases = {record.artifacts.get("base", {}).get("sha256") for record in self.records if record.status == "ok"}
         if len(bases) > 1:
             self.notes.append(f"these records rest on {len(bases)} different base models: compare rows with care")
+
+    def _drop_superseded(self) -> None:
+        """Leave out stale rows whose label a fresh row has taken over, as after a change of default settings."""
+        fresh = {
+            _variant(record).label: _variant(record) for record in self.records if record.cell.id not in self._stale
+        }
+        kept = [r for r in self.records if fresh.get(_variant(r).label, _variant(r)) == _variant(r)]
+        if dropped := len(self.records) - len(kept):
+            self.notes.append(f"{dropped} stale records of rows measured anew with other settings are left out")
+            self.records = kept
+            self._stale &= {record.cell.id for record in kept}
 
     @cached_property
     def device_name(self) -> str:
@@ -109,7 +129,7 @@ class Board:
     @cached_property
     def variants(self) -> list[Variant]:
         """References first, then by label."""
-        found = {_variant(record): None for record in self.records}
+        found = {_variant(record): None for record in reversed(self.records)}  # a label is the newest record's
         order = {"reference": 0, "gold": 1}
         return sorted(found, key=lambda variant: (order.get(variant.role, 2), _natural(variant.label)))
 
@@ -264,9 +284,9 @@ def _variant(record: Record) -> Variant:
     suffix = f" ({', '.join(f'{name}={value}' for name, value in sorted(changed.items()))})" if changed else ""
     return Variant(
         record.cell.method,
+        canonical_json(dict(record.cell.settings)),
         f"{record.method.get('title', record.cell.method)}{suffix}",
         str(record.method.get("role", "method")),
-        canonical_json(dict(record.cell.settings)),
     )
 
 

@@ -113,7 +113,7 @@ def heatmaps(board: Board) -> Figure | None:
     for axes, measure in zip(grid.flat, measures, strict=False):
         values = [[board.value(variant, c, measure) for c in board.classes] for variant in board.variants]
         numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
-        texts = [[v.word if v.number is None else f"{v.number:{measure.format}}" for v in row] for row in values]
+        texts = [[v.word if v.number is None else f"{v.number:{measure.format}}{v.gap}" for v in row] for row in values]
         limits = {"vmin": 0, "vmax": 100} if measure.unit == "%" else {}  # a point of accuracy is no rainbow
         sns.heatmap(
             numbers, annot=np.array(texts), fmt="", cmap="viridis" if measure.better == "higher" else "viridis_r",
@@ -167,9 +167,15 @@ def _strip(entry: Mapping[str, object], most: int | None = None) -> NDArray[np.u
 
 def _pictured(board: Board, variant: Variant, forget_class: int) -> Record | None:
     ok = {record.cell.id for record in board.ok_records}
-    return next(
-        (r for r in board.cell_records(variant, forget_class) if r.cell.id in ok and "forget" in r.images), None
-    )
+    return next((r for r in board.cell_records(variant, forget_class) if r.cell.id in ok and _has_strip(r)), None)
+
+
+def _has_strip(record: Record) -> bool:
+    """Say whether the record holds pictures that can be read."""
+    try:
+        return bool([_strip(entry) for entry in record.images.values()]) and "forget" in record.images
+    except (OSError, ValueError):
+        return False
 
 
 def samples(board: Board) -> Figure | None:

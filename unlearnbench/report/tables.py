@@ -3,7 +3,7 @@
 import io
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from rich.console import Console
@@ -45,7 +45,7 @@ def _text(value: Value, form: str, plus_minus: str) -> str:
     if value.number is None:
         return value.word
     spread = f"{plus_minus}{value.spread:{form}}" if value.spread is not None else ""
-    return f"{value.number:{form}}{spread}"
+    return f"{value.number:{form}}{spread}{value.gap}"
 
 
 def summary_table(board: Board) -> Table:
@@ -99,7 +99,7 @@ def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure])
         formats=[measure.format for _, measure in columns],
         values=[
             *body,
-            [Value(value.number, value.word) for value in overall],
+            [replace(value, spread=None) for value in overall],
             [Value(value.spread) for value in overall],
             [Value(None, f"{value.ok}/{value.expected}") for value in overall],
         ],
@@ -185,14 +185,18 @@ def _latex_cell(text: str, value: Value) -> str:
     """Return a cell: a number for siunitx, mathematics for a number with its spread, or a braced word."""
     if value.number is None:
         return f"{{{escape_latex(text)}}}"
-    return f"{{${text}$}}" if value.spread is not None else text
+    if value.spread is not None:
+        return f"{{${text}$}}"
+    return f"{{{text}}}" if value.gap else text
 
 
 def _column_format(table: Table, index: int) -> str:
     """Return siunitx's S with the digits this column needs, or r where no cell is a bare number."""
     cells = [row[index] for row in table.values]
     numbers = [
-        f"{cell.number:{table.formats[index]}}" for cell in cells if cell.number is not None and cell.spread is None
+        f"{cell.number:{table.formats[index]}}"
+        for cell in cells
+        if cell.number is not None and cell.spread is None and not cell.gap
     ]
     if not numbers:
         return "r"
@@ -277,4 +281,4 @@ def _short(measure: Measure) -> str:
 
 def _compact(board: Board, variant: Variant, measure: Measure) -> str:
     value = board.over_classes(variant, measure)
-    return value.word if value.number is None else f"{value.number:{measure.format}}"
+    return value.word if value.number is None else f"{value.number:{measure.format}}{value.gap}"
