@@ -4,13 +4,16 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from unlearnbench import __version__
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.grid import Rerun
+
+if TYPE_CHECKING:
+    from unlearnbench.benchmark import Summary
 
 app = typer.Typer(
     add_completion=False,
@@ -55,7 +58,7 @@ def run(
 
     from unlearnbench.process import Workers
 
-    console = Console(stderr=False)
+    console = Console()
     console.print(f"unlearnbench {__version__}: loading plugins", highlight=False)
     workers = None if dry_run else Workers()  # its imports run while ours do
     from unlearnbench.artifacts import default_cache
@@ -80,24 +83,7 @@ def run(
         plan, workers, store, console, cache=default_cache(), device=device, plugin_files=plugin_files, timeout=timeout
     )
     summary = benchmark.run(rerun)
-    if summary.interrupted:
-        console.print(
-            f"Stopped. {summary.ran} cells of this run are recorded in {results}; the same command goes on from there.",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        raise typer.Exit(130)
-    console.print("rendering the report", highlight=False)
-    _finish(results, out, registry.source_hashes())
-    for record in summary.failed:
-        console.print(
-            f"{record.status}: {record.cell.id}: {record.reason}", highlight=False, markup=False, soft_wrap=True
-        )
-    if summary.failed:
-        console.print(
-            f"{len(summary.failed)} of {len(plan.cells)} cells failed; --rerun failed tries them again. "
-            "Tracebacks are in the records.", highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        raise typer.Exit(1)
+    _conclude(summary, len(plan.cells), results, out, registry.source_hashes())
 
 
 @app.command("list")
@@ -145,6 +131,31 @@ def report(results: ResultsOption = Path("results"), out: OutOption = Path("repo
         )
     _check_writable(out, "--out")
     _finish(results, out, Registry().source_hashes())
+
+
+def _conclude(summary: "Summary", cells: int, results: Path, out: Path, source_hashes: dict[str, str]) -> None:
+    """Say how a run ended, render its report, and exit with its status."""
+    from rich.console import Console
+
+    console = Console()
+    if summary.interrupted:
+        console.print(
+            f"Stopped. {summary.ran} cells of this run are recorded in {results}; the same command goes on from there.",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        raise typer.Exit(130)
+    console.print("rendering the report", highlight=False)
+    _finish(results, out, source_hashes)
+    for record in summary.failed:
+        console.print(
+            f"{record.status}: {record.cell.id}: {record.reason}", highlight=False, markup=False, soft_wrap=True
+        )
+    if summary.failed:
+        console.print(
+            f"{len(summary.failed)} of {cells} cells failed; --rerun failed tries them again. "
+            "Tracebacks are in the records.", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        raise typer.Exit(1)
 
 
 def _finish(results: Path, out: Path, source_hashes: dict[str, str]) -> None:

@@ -131,9 +131,7 @@ def exclusive(device: str, progress: Progress) -> Iterator[None]:
         while not _acquired(lock):
             progress("wait for the device, which another run holds", 0, 0)
     except OSError as error:
-        raise UsageError(
-            f"the lock of the device cannot be taken in {folder} ({error.strerror}): set TMPDIR"
-        ) from error
+        raise UsageError(f"the device cannot be locked ({error}): set TMPDIR to a folder you can write") from error
     try:
         yield
     finally:
