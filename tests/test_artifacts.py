@@ -67,6 +67,15 @@ def test_a_failed_build_leaves_nothing_that_looks_whole(tmp_path):
     assert not store.get("base", {}, Builder()).reused
 
 
+def test_edited_facts_are_noticed(tmp_path):
+    build, store = Builder(), ArtifactStore(tmp_path)
+    store.get("judge", {}, build)
+    note = next(tmp_path.glob("judge/*/artifact.json"))
+    note.write_text(note.read_text().replace('"cost": 1', '"cost": 0'))
+    with pytest.warns(UserWarning, match="note was changed"):
+        assert store.get("judge", {}, build).facts == {"cost": 2}
+
+
 def test_an_error_of_the_build_is_not_the_caches(tmp_path):
     def fail():
         raise FileNotFoundError("a file of the plugin's own")

@@ -229,6 +229,10 @@ class TestPriors:
             Context(harness).prior("p", build)
         assert {phase: cost.seconds for phase, cost in harness.meter.costs.items()} == {"forget": 1, "prior": 5}
 
+    def test_its_name_stays_inside_the_cache(self, make_context):
+        with pytest.raises(PluginError, match="plain word"):
+            make_context().prior("../../../x", slow_prior, size=1)
+
     def test_it_may_not_ask_for_another(self, make_context):
         def build(ctx):
             return ctx.prior("inner", slow_prior, size=1)

@@ -155,3 +155,23 @@ def test_settings_parse_by_their_annotation(setting, text, value):
 def test_settings_refuse_other_types(setting, text):
     with pytest.raises(UsageError, match=f"safemax.{setting} takes"):
         Registry().method("safemax").settings[setting].parse(text, "safemax")
+
+
+@pytest.mark.parametrize("texts", [{"title": 5}, {"format": 5}, {"unit": None}, {"title": "two\nlines"}])
+def test_metric_texts_are_texts(texts):
+    options = {"title": "T", "unit": "", "better": "lower", "shows": "forgetting", **texts}
+    with pytest.raises(PluginError, match="one line of text"):
+        metric(**options)(lambda forget_probs: Score(0, 1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["class E(Exception):\n    def __str__(self): raise ValueError\nraise E()", "-" * 200_000, "+".join("1" * 100_000)],
+    ids=["no text", "deep", "deeper"],
+)
+def test_even_odd_files_only_break_themselves(tmp_path, text):
+    declaration = "\nfrom unlearnbench import method\n@method(title='O')\ndef odd(ctx): ..."
+    registry = Registry([write_plugin(tmp_path, text + declaration, "odd.py")])
+    assert "safemax" in [spec.name for spec in registry.select_methods("all")]
+    with pytest.raises(UsageError, match="cannot be used"):
+        registry.method("odd")

@@ -3,6 +3,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -285,3 +286,17 @@ def test_stale_rows_give_way_to_fresh_ones_of_the_same_label():
     b = board(records, {"method:alpha": "new"})
     assert [variant.settings for variant in b.variants] == ['{"x":2}']
     assert "left out" in b.notes[0]
+
+
+def test_a_record_that_cannot_be_shown_is_left_out_with_a_note(tmp_path):
+    odd = replace(fake_record("odd"), provenance={**fake_record().provenance, "packages": {"torch": None}})
+    worse = replace(fake_record("worse"), artifacts={"base": None})
+    rendering = render(store(tmp_path / "results", [*full(), odd, worse]), tmp_path / "out", {})
+    assert "Alpha" in rendering.terminal[0]
+    assert sum("left out, it cannot be shown" in note for note in rendering.notes) >= 1
+
+
+def test_markup_in_a_title_is_text():
+    record = fake_record()
+    record.metrics["fake_ua"]["title"] = "[red]x[/nope] [b]"
+    assert "[red]x[/nope]" in to_terminal(board([record]))

@@ -1,10 +1,12 @@
 import json
+import os
 from dataclasses import replace
 
 import pytest
 
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
+from unlearnbench.grid import Cell
 from unlearnbench.results import Record, ResultStore, records_digest
 
 
@@ -70,7 +72,11 @@ def test_strange_lines_are_named_not_fatal(tmp_path, line):
         {"cost": {"forget": 3}},
         {"cost": {"forget": {"seconds": "long", "memory_bytes": {}}}}, {"images": {"forget": {"png": "%%%"}}},
         {"provenance": "here"}, {"provenance": {"device": 3}}, {"judge": {"n": 3}}, {"cell": {}}, {"cell": None},
-        {"method": None},
+        {"method": None}, {"wall_seconds": float("inf")},
+        *[{"cell": {**fake_record().cell.to_json(), **edit}} for edit in (
+            {"dataset": "../../escape"}, {"dataset": "/abs"}, {"dataset": None}, {"protocol": "a/b"}, {"method": ".."},
+            {"forget_class": None}, {"seed": "0"}, {"forget_class": True},
+        )],
     ],
     ids=str,
 )  # fmt: skip
@@ -78,10 +84,35 @@ def test_hand_edited_records_are_named_not_fatal(tmp_path, change):
     store = ResultStore(tmp_path)
     store.append(fake_record())
     path = next(tmp_path.glob("*/*.jsonl"))
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}) + "\n")
+    value = {**json.loads(path.read_text()), **change}
+    if change.get("cell"):
+        value["cell_id"] = Cell.from_json(value["cell"]).id  # a careful forger
+    path.write_text(json.dumps(value) + "\n")
     reading = store.read()
     assert reading.records == []
     assert "line 1 is skipped" in reading.problems[0]
+
+
+def test_odd_files_are_named_not_fatal(tmp_path):
+    store = ResultStore(tmp_path)
+    store.append(fake_record())
+    folder = tmp_path / "digits"
+    (folder / "dangling.jsonl").symlink_to(tmp_path / "nowhere")
+    (folder / "folder.jsonl").mkdir()
+    os.mkfifo(folder / "pipe.jsonl")
+    (folder / "deep.jsonl").write_text("[" * 200_000)
+    (folder / "junk.jsonl").write_bytes(b"\xff\n" * 1000)
+    reading = store.read()
+    assert len(reading.records) == 1
+    assert len(reading.problems) == 3 + 1 + 5 + 1
+
+
+def test_a_record_that_could_not_be_read_is_not_written(tmp_path):
+    record = fake_record()
+    record.metrics["fake_ua"]["format"] = 5
+    with pytest.raises((ValueError, TypeError)):
+        ResultStore(tmp_path).append(record)
+    assert not list(tmp_path.glob("*/*.jsonl")) or lines(tmp_path) == []
 
 
 def test_text_that_is_not_unicode_is_stored_all_the_same(tmp_path):

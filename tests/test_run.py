@@ -163,6 +163,10 @@ FAILING = """
     def quitting(ctx):
         raise KeyboardInterrupt("first line\\nsecond \\ud800 line")
 
+    @method(title="Unrecordable")
+    def unrecordable(ctx):
+        ctx._harness.curves["x"] = [(0, float("nan"))]
+
     @method(title="Sound")
     def sound(ctx):
         pass
@@ -174,7 +178,7 @@ def test_failures_are_records_and_the_others_go_on(tmp_path):
     plugin.write_text(textwrap.dedent(FAILING))
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('at import')")
-    names = "killed,left,raising,diverged,greedy,peeking,slow,quitting,sound"
+    names = "killed,left,raising,diverged,greedy,peeking,slow,quitting,unrecordable,sound"
     arguments = ("--methods", names, "--classes", "0", "--plugin", str(plugin), "--timeout", "10", *QUICK)
     status, output = run(tmp_path, *arguments)
     assert status == 1
@@ -187,16 +191,17 @@ def test_failures_are_records_and_the_others_go_on(tmp_path):
     assert reasons["raising"] == ("failed", "RuntimeError: no luck today")
     assert "NaN or infinite" in reasons["diverged"][1]
     assert reasons["greedy"][0] == "oom"
+    assert "cannot be recorded" in reasons["unrecordable"][1]
     assert reasons["quitting"] == ("failed", "KeyboardInterrupt: first line second ? line")
     assert "draws from ctx.forget" in reasons["peeking"][1]
     assert reasons["slow"][0] == "timeout"
     assert "no luck today" in found["raising"].traceback
-    assert "8 of 9 cells failed" in output
+    assert "9 of 10 cells failed" in output
     report = (tmp_path / "reports" / "digits" / "report.md").read_text()
     assert "timeout" in report
     status, output = run(tmp_path, *arguments)  # failures stay until asked for, and are still failures
     assert status == 1
-    assert "9 of 9 cells are recorded" in output
+    assert "10 of 10 cells are recorded" in output
 
 
 def wait_for(folder, condition, process):

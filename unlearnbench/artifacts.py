@@ -110,12 +110,14 @@ class ArtifactStore:
             note = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
             if note["key"] != key:
                 raise ValueError("its key is another's")
+            if note.pop("checksum") != digest(note):
+                raise ValueError("its note was changed")
             if file_digest(payload) != note["sha256"]:
                 raise ValueError("its checksum fails")
             return Artifact(kind, key, note["sha256"], load_file(payload), note["facts"], reused=True)
         except (OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(f"cached {kind} in {folder} is damaged ({error}); it is built again", stacklevel=3)
-            shutil.rmtree(folder)
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
             return None
 
     def _write(
@@ -135,6 +137,7 @@ class ArtifactStore:
         save_file(tensors, payload)
         checksum = file_digest(payload)
         note = {"kind": kind, "key": key, "inputs": inputs, "sha256": checksum, "facts": facts}
+        note["checksum"] = digest(note)
         (scratch / "artifact.json").write_text(json.dumps(note, indent=1, allow_nan=False), encoding="utf-8")
         for path in (payload, scratch / "artifact.json", scratch):
             _fsync(path)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from unlearnbench.datasets import Dataset, load_dataset
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.grid import Cell, Rerun, Scalar, combinations, make_cells, parse_integers, parse_sweeps
 from unlearnbench.plugin import MethodSpec, MetricSpec, suggest
 from unlearnbench.process import Outcome, Workers
@@ -19,6 +19,8 @@ from unlearnbench.progress import Display
 from unlearnbench.provenance import software_provenance
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record, ResultStore
+
+MOST_CELLS = 100_000  # of one run
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def make_plan(
     overrides: dict[str, Mapping[str, Scalar]] = {}
     changed = [(name, values) for name in chosen_methods for values in combinations(swept.get(name, {}))]
     resolved = [(name, chosen_methods[name].resolve(dataset, values)) for name, values in changed]
+    if (count := len(resolved) * len(forget_classes) * len(chosen_seeds)) > MOST_CELLS:
+        raise UsageError(f"that makes {count} cells, more than {MOST_CELLS}: split the run")
     cells = make_cells(dataset, chosen_dataset.protocol.name, resolved, forget_classes, chosen_seeds)
     for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
         overrides[cell.id] = values
@@ -203,7 +207,12 @@ class Benchmark:
             raise
         seconds = time.monotonic() - started
         record = self._record(cell, outcome, found, started_utc, seconds)
-        self._store.append(record)
+        try:
+            self._store.append(record)
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:  # a plugin put something odd into it
+            outcome = Outcome("failed", reason=f"what it measured cannot be recorded: {spell_error(error)}")
+            record = self._record(cell, outcome, found, started_utc, seconds)
+            self._store.append(record)
         verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
         display.finish(label, cell.method, seconds, verdict)
         return record

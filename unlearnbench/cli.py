@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from unlearnbench import __version__
-from unlearnbench.errors import PluginError, UsageError
+from unlearnbench.errors import PluginError, UsageError, spell_error
 from unlearnbench.grid import Rerun
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(
     from unlearnbench.registry import Registry
     from unlearnbench.results import ResultStore
 
-    plugin_files = [path.resolve() for path in plugin or []]
+    plugin_files = [path.absolute() for path in plugin or []]
     registry = Registry(plugin_files)
     plan = make_plan(
         registry, methods=methods, classes=classes, dataset=dataset, seeds=seeds, metrics=metrics, sweeps=set_ or []
@@ -96,7 +96,7 @@ def list_(
     from unlearnbench.plugin import MethodSpec
     from unlearnbench.registry import Registry
 
-    registry = Registry([path.resolve() for path in plugin or []])
+    registry = Registry(plugin or [])
     for kind in ("methods", "metrics"):
         if what not in (None, kind):
             continue
@@ -193,6 +193,9 @@ def main() -> None:
         app(prog_name="unlearnbench")
     except UsageError as error:
         typer.echo(f"unlearnbench: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:  # a name too long, a full disk, a folder that went away
+        typer.echo(f"unlearnbench: the system refused: {spell_error(error)}", err=True)
         sys.exit(2)
 
 

@@ -5,6 +5,7 @@ bar, no judge and no test image; the harness counts, times and checks around it.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -282,6 +283,8 @@ class Context:
             **inputs: JSON values, tensors, or tensors of another prior; all of them are part of the cache key.
         """
         harness, counts = self._harness, self._harness.counts
+        if not re.fullmatch(r"\w{1,50}", name):
+            raise PluginError(f"{harness.method}: name a prior by one plain word, not {name!r}")
         if self._purpose != METHOD:
             raise PluginError(f"{harness.method}: the prior {name} is asked for inside a prior; pass one to the other")
 

@@ -2,9 +2,18 @@
 
 
 def one_line(text: str, most: int = 500) -> str:
-    """Return text without line breaks or lone surrogates, cut to a length fit for a table or a terminal line."""
-    flat = " ".join(text.encode("utf-8", "replace").decode().split())
+    """Return text without line breaks, control characters or lone surrogates, cut to a length fit for a table."""
+    printable = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
+    flat = " ".join(printable.split())
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+
+
+def spell_error(error: BaseException) -> str:
+    """Return an exception's type and text in one line, even when its text cannot be had."""
+    try:
+        return one_line(f"{type(error).__name__}: {error}")
+    except Exception:
+        return type(error).__name__
 
 
 class UsageError(Exception):

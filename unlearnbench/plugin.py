@@ -138,6 +138,7 @@ def method(
 
     def declare(function: F) -> F:
         name = _name(function)
+        _check_text(f"method {name}", title=title, paper=paper)
         chosen = frozenset(streams)
         if unknown := sorted(chosen - set(STREAMS)):
             raise PluginError(f"method {name} declares unknown streams {unknown}: choose from {', '.join(STREAMS)}")
@@ -181,6 +182,7 @@ def metric(
 
     def declare(function: F) -> F:
         name = _name(function)
+        _check_text(f"metric {name}", title=title, unit=unit, format=format, source=source)
         needs = tuple(inspect.signature(function).parameters)
         for need in needs:
             if need not in NEEDS:
@@ -196,11 +198,17 @@ def metric(
         except ValueError:
             raise PluginError(f"metric {name} has format={format!r}, which cannot format a number") from None
         function.__unlearnbench__ = MetricSpec(  # type: ignore[attr-defined]
-            name, title, unit, better, shows, headline, format, source, needs, function
+            name, title, unit, better, shows, bool(headline), format, source, needs, function
         )
         return function
 
     return declare
+
+
+def _check_text(owner: str, **texts: object) -> None:
+    for key, text in texts.items():
+        if not isinstance(text, str) or not text.isprintable():
+            raise PluginError(f"{owner}: {key} must be one line of text, not {text!r}")
 
 
 def _name(function: Callable[..., Any]) -> str:
@@ -225,6 +233,8 @@ def _settings(function: Callable[..., Any], name: str) -> dict[str, Setting]:
         default = float(parameter.default) if annotation is float else parameter.default
         if type(default) is not annotation or (choices and default not in choices):
             raise PluginError(f"method {name}: the default of {parameter.name} does not fit its annotation")
+        if isinstance(default, float) and not math.isfinite(default):
+            raise PluginError(f"method {name}: the default of {parameter.name} is not a finite number")
         settings[parameter.name] = Setting(parameter.name, annotation, default, choices)
     return settings
 

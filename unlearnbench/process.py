@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line
+from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
 from unlearnbench.results import Status
 
 # Not diffusers: its import asks for CUDA devices, after which a forked process can use none.
@@ -171,14 +171,14 @@ def _outcome(job: str, arguments: tuple[Any, ...], progress: Progress) -> tuple[
     except UsageError as error:
         return "usage", str(error)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return "end", "oom", None, one_line(f"out of memory: {error}"), _traceback_end()
+        return "end", "oom", None, f"out of memory: {spell_error(error)}", _traceback_end()
     except RuntimeError as error:
         status = "oom" if any(text in str(error) for text in OUT_OF_MEMORY) else "failed"
-        return "end", status, None, one_line(f"{type(error).__name__}: {error}"), _traceback_end()
+        return "end", status, None, spell_error(error), _traceback_end()
     except (PluginError, NonFiniteError) as error:
         return "end", "failed", None, one_line(str(error)), _traceback_end()
     except BaseException as error:  # whatever a plugin raises is a failure of its cell, and recorded
-        return "end", "failed", None, one_line(f"{type(error).__name__}: {error}"), _traceback_end()
+        return "end", "failed", None, spell_error(error), _traceback_end()
 
 
 def _traceback_end() -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from unlearnbench.datasets import dataset_digests
-from unlearnbench.errors import PluginError, UsageError, one_line
+from unlearnbench.errors import PluginError, UsageError, one_line, spell_error
 from unlearnbench.hashing import file_digest
 from unlearnbench.plugin import Kind, MethodSpec, MetricSpec, suggest
 
@@ -42,7 +42,7 @@ class Plugin:
         try:
             module = self.load_module()
         except (Exception, SystemExit) as error:
-            raise PluginError(one_line(f"{type(error).__name__}: {error}")) from error
+            raise PluginError(spell_error(error)) from error
         if self.path is None:
             self.path = Path(str(module.__file__))
         spec = getattr(getattr(module, self.name, None), "__unlearnbench__", None)
@@ -197,9 +197,12 @@ def _entry_points(kind: Kind) -> list[Plugin]:
 
 def _from_file(path: Path) -> list[Plugin]:
     """Return the plugins a file declares, found in its syntax tree; a file that does not parse is one broken method."""
+    try:
+        path = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"--plugin {one_line(str(path), 80)}: there is no such file") from error
     if not path.is_file():
-        raise UsageError(f"--plugin {path}: there is no such file")
-    path = path.resolve()
+        raise UsageError(f"--plugin {path}: it is not a file")
 
     def load() -> ModuleType:
         name = f"unlearnbench_plugin_{path.stem}_{file_digest(path)[:8]}"
@@ -219,7 +222,7 @@ def _from_file(path: Path) -> list[Plugin]:
 
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return [Plugin(path.stem, "method", str(path), path, load)]
     plugins = [
         Plugin(node.name, kind, str(path), path, load)

@@ -19,6 +19,8 @@ from unlearnbench.grid import Cell
 from unlearnbench.hashing import canonical_json, digest
 
 SCHEMA = 1
+MOST_PROBLEMS = 5  # unreadable lines named per file
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # names that become folders or files
 Status = Literal["ok", "failed", "oom", "timeout", "interrupted"]
 
 
@@ -67,7 +69,7 @@ class Record:
         try:
             record = cls(**{**fields, "cell": Cell.from_json(value["cell"])})
             _check(record)
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"a field is missing or of the wrong type ({error})") from error
         if record.cell.id != value.get("cell_id"):
             raise ValueError("its cell id does not match its cell")
@@ -105,9 +107,11 @@ class ResultStore:
 
         Raises:
             UsageError: the folder cannot be written.
+            ValueError, TypeError, RecursionError: the record is no sound JSON.
         """
         path = self.root / record.cell.dataset / f"{record.cell.method}.jsonl"
         line = canonical_json(record.to_json()).encode() + b"\n"
+        Record.from_json(json.loads(line))  # never write what could not be read
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / ".write.lock"), path.open("ab+") as file:
@@ -130,16 +134,23 @@ class ResultStore:
         latest: dict[str, Record] = {}
         problems: list[str] = []
         for path in sorted(self.root.glob("*/*.jsonl"), key=_natural):
+            if not path.is_file():
+                problems.append(f"{path} is skipped: it is not a file")
+                continue
             try:
                 lines = path.read_bytes().split(b"\n")
             except OSError as error:
                 raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+            bad = 0
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
                 try:
-                    record = Record.from_json(json.loads(line))
-                except (ValueError, AttributeError) as error:
+                    record = Record.from_json(json.loads(line, parse_constant=_refuse))
+                except (ValueError, AttributeError, RecursionError) as error:
+                    bad += 1
+                    if bad > MOST_PROBLEMS:
+                        continue
                     what = (
                         "is torn or not JSON"
                         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
@@ -151,11 +162,22 @@ class ResultStore:
                     continue  # a measurement that was not finished takes no earlier one away
                 latest.pop(record.cell.id, None)  # so that order follows the last line
                 latest[record.cell.id] = record
+            if bad > MOST_PROBLEMS:
+                problems.append(f"{path}: {bad - MOST_PROBLEMS} more lines are skipped")
         return Reading(list(latest.values()), problems)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}, which is no JSON number")
 
 
 def _check(record: Record) -> None:
     """Raise ValueError, TypeError, KeyError or AttributeError unless a report can show the record."""
+    cell = record.cell
+    if not all(isinstance(name, str) and PLAIN.fullmatch(name) for name in (cell.dataset, cell.protocol, cell.method)):
+        raise ValueError("its dataset, protocol or method is no plain name")
+    if type(cell.forget_class) is not int or type(cell.seed) is not int:
+        raise ValueError("its forget class or seed is no whole number")
     for name in ("method", "metrics", "cost", "protocol", "dataset", "judge", "artifacts", "images", "provenance"):
         if not isinstance(getattr(record, name), Mapping):
             raise ValueError(f"{name} is not an object")

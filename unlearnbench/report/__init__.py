@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.results import ResultStore
 
 __all__ = ["Rendering", "render"]
@@ -34,17 +34,28 @@ def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Render
     Raises:
         UsageError: there is no record, or the folder cannot be written.
     """
-    from unlearnbench.report.board import boards
+    from unlearnbench.report.board import Board, boards
     from unlearnbench.report.page import write_board
-    from unlearnbench.report.tables import to_terminal
+    from unlearnbench.report.tables import all_tables, to_markdown, to_terminal
 
     reading = ResultStore(results).read()
     rendering = Rendering(notes=list(reading.problems))
-    if not reading.records:
+    records = []
+    for record in reading.records:
+        try:
+            for table in all_tables(Board([record], {})):
+                to_markdown(table)
+        except Exception as error:  # edited by hand, or of a plugin that put odd things into it: show the rest
+            rendering.notes.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
+        else:
+            records.append(record)
+    if not records:
+        reasons = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
         raise UsageError(
-            f"there is no record in {results}: run 'unlearnbench run' first or name a folder with --results"
+            f"there is no record in {results} to show{reasons}: run 'unlearnbench run' first or name a folder with "
+            f"--results"
         )
-    for name, board in boards(reading.records, source_hashes).items():
+    for name, board in boards(records, source_hashes).items():
         folder = out / name
         try:
             for part in ("tables", "figures"):

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 
 from unlearnbench.report.board import Board
 from unlearnbench.report.figures import draw_all
-from unlearnbench.report.tables import paper_tables, summary_table, tidy_frame, to_csv, to_latex, to_markdown
+from unlearnbench.report.tables import all_tables, tidy_frame, to_csv, to_latex, to_markdown
 
 FIGURE_WORDS = {
     "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
@@ -19,7 +19,7 @@ FIGURE_WORDS = {
 
 def write_board(board: Board, folder: Path) -> Path:
     """Write all files of a board into a folder that has `tables` and `figures`; return the page's path."""
-    tables = [summary_table(board), *paper_tables(board)]
+    tables = all_tables(board)
     for table in tables:
         for ending, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
             (folder / "tables" / f"{table.name}.{ending}").write_text(write(table), encoding="utf-8")

@@ -82,6 +82,11 @@ def paper_tables(board: Board) -> list[Table]:
     return [_per_class(board, name, title, measures) for name, title, measures in tables if measures]
 
 
+def all_tables(board: Board) -> list[Table]:
+    """Return every table of a report, the main one first."""
+    return [summary_table(board), *paper_tables(board)]
+
+
 def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:
     columns = [(variant, measure) for variant in board.variants for measure in measures]
     body = [[board.value(variant, c, measure) for variant, measure in columns] for c in board.classes]
@@ -263,7 +268,7 @@ def to_terminal(board: Board, width: int = 80) -> str:
     table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     table.add_column("method", overflow="fold", max_width=max(8, width - sum(widths) - 2 * len(widths)))
     for (header, _), column_width in zip(columns, widths, strict=True):
-        table.add_column(header, justify="right", no_wrap=True, min_width=column_width)
+        table.add_column(Text(header), justify="right", no_wrap=True, min_width=column_width)
     for index, variant in enumerate(board.variants):
         table.add_row(Text(variant.label), *[Text(cells[index]) for _, cells in columns])
     console = Console(file=io.StringIO(), width=width, color_system=None)
