@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ class Cell:
     forget_class: int
     seed: int
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A readable name that ends in eight hex digits of the whole cell."""
         return f"{self.dataset}-{self.method}-c{self.forget_class}-s{self.seed}-{digest(self.to_json())[:8]}"

@@ -150,6 +150,11 @@ class Board:
         return [record for record in self.records if record.status == "ok" and record.cell.id not in self._stale]
 
     @cached_property
+    def ok_ids(self) -> set[str]:
+        """Cell ids of the records that carry numbers."""
+        return {record.cell.id for record in self.ok_records}
+
+    @cached_property
     def probe(self) -> str | None:
         """The best memory probe that every ok record has."""
         sets = [set(cost["memory_bytes"]) for record in self.ok_records for cost in [record.cost.get("forget")] if cost]
@@ -232,9 +237,8 @@ class Board:
 
     def completeness(self, variant: Variant) -> str:
         """Return "9/10": cells with numbers of cells expected."""
-        ids = {record.cell.id for record in self.ok_records}
         cells = [record for c in self.classes for record in self.cell_records(variant, c)]
-        return f"{sum(record.cell.id in ids for record in cells)}/{len(self.classes) * len(self.seeds)}"
+        return f"{sum(record.cell.id in self.ok_ids for record in cells)}/{len(self.classes) * len(self.seeds)}"
 
     def failures(self) -> list[Record]:
         """Return the records without numbers, but for stale ones."""

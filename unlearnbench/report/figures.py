@@ -144,10 +144,9 @@ def phases(board: Board) -> Figure | None:
 
 
 def _phase_frame(board: Board) -> pd.DataFrame:
-    ok = {record.cell.id for record in board.ok_records}
     lines: dict[str, dict[str, float]] = {}
     for variant in board.variants:
-        records = [r for c in board.classes for r in board.cell_records(variant, c) if r.cell.id in ok]
+        records = [r for c in board.classes for r in board.cell_records(variant, c) if r.cell.id in board.ok_ids]
         if records:
             lines[variant.label] = {
                 phase: float(np.mean([r.cost.get(phase, {}).get("seconds", 0.0) for r in records])) for phase in PHASES
@@ -166,8 +165,8 @@ def _strip(entry: Mapping[str, object], most: int | None = None) -> NDArray[np.u
 
 
 def _pictured(board: Board, variant: Variant, forget_class: int) -> Record | None:
-    ok = {record.cell.id for record in board.ok_records}
-    return next((r for r in board.cell_records(variant, forget_class) if r.cell.id in ok and _has_strip(r)), None)
+    records = board.cell_records(variant, forget_class)
+    return next((record for record in records if record.cell.id in board.ok_ids and _has_strip(record)), None)
 
 
 def _has_strip(record: Record) -> bool:
