@@ -12,9 +12,10 @@ from unlearnbench.context import Context, Harness
 from unlearnbench.cost import Meter
 from unlearnbench.datasets import load_dataset
 from unlearnbench.grid import Cell
+from unlearnbench.networks import build_unet, unet_config
+from unlearnbench.preparation import software
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record
-from unlearnbench.training import build_unet, software
 
 torch.set_num_threads(1)  # small tensors run no faster on two
 
@@ -53,10 +54,11 @@ def make_harness(tiny, registry, tmp_path):
 
     def make(method="safemax", *, streams=None, forget_class=3, seed=0, dtype=torch.float32, **changes):
         torch.manual_seed(7)
-        base = build_unet(tiny).to(dtype).eval().requires_grad_(False)
+        base = build_unet(unet_config(tiny)).to(dtype).eval().requires_grad_(False)
         fields = {
-            "dataset": tiny, "train": tiny.load("train"), "base": base, "base_digest": "base", "method": method,
-            "source_hash": "source", "seed": seed, "forget_class": forget_class, "device": torch.device("cpu"),
+            "dataset": tiny, "train": tiny.load(None, None).train, "base": base, "base_digest": "base",
+            "method": method, "source_hash": "source", "seed": seed, "forget_class": forget_class,
+            "device": torch.device("cpu"),
             "streams": registry.method(method).streams if streams is None else frozenset(streams),
             "store": ArtifactStore(tmp_path / "artifacts"), "meter": Meter([]), "software": software(),
             "device_identity": {"type": "cpu", "uuid": "1"},
@@ -116,8 +118,7 @@ def fake_record(
         wall_seconds=7.0,
         protocol={"name": "protocol-1", "steps": 25, "eta": 0.0, "guidance": 0.5, "reference": "training images"},
         dataset={
-            "digest": load_dataset("digits").digest, "title": "Digits",
-            "class_names": [str(k) for k in range(10)], "extractor": "64-d features",
+            **load_dataset("digits").to_json(), "title": "Digits", "extractor": "64-d features",
         },
         judge={"test_accuracy": 0.99, "n": 360} if ok else {},
         artifacts={"base": {"key": "k", "sha256": "s"}} if ok else {},

@@ -82,7 +82,7 @@ def test_a_negative_number_of_steps_is_refused(make_context):
 
 
 def test_an_empty_stream_is_refused(make_harness, tiny):
-    train = tiny.load("train")
+    train = tiny.load(None, None).train
     kept = train.labels != 3
     harness = make_harness(train=type(train)(train.images[kept], train.labels[kept]))
     with pytest.raises(ValueError, match="no image"):

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnbench.diffusion import Schedule, eps_loss, evaluating, predict_noise, sample, to_float, to_uint8
-from unlearnbench.training import build_unet
+from unlearnbench.networks import build_unet, unet_config
 
 
 @pytest.fixture(scope="module")
 def model(tiny):
     torch.manual_seed(0)
-    return build_unet(tiny).eval()
+    return build_unet(unet_config(tiny)).eval()
 
 
 def draw(model, labels, seeds, **changes):
@@ -86,7 +86,7 @@ def test_sampler_restores_the_mode_and_never_runs_dropout(tiny):
     from unlearnbench.datasets import load_dataset
 
     torch.manual_seed(0)
-    model = build_unet(tiny)
+    model = build_unet(unet_config(tiny))
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.9

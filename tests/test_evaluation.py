@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,11 @@ from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.cost import Meter
 from unlearnbench.diffusion import evaluating
 from unlearnbench.errors import PluginError, Unmeasurable
-from unlearnbench.evaluation import Evidence, measure, sample_seeds
+from unlearnbench.evaluation import Evidence, losses_by_timestep, measure, sample_seeds
 from unlearnbench.features import FEATURE_LAYER, extractor_for
 from unlearnbench.grid import Cell
 from unlearnbench.plugin import Score, metric
-from unlearnbench.training import prepare
+from unlearnbench.preparation import prepare
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +23,10 @@ def prepared(tiny, tmp_path_factory):
 
 
 @pytest.fixture
-def evidence(tiny, prepared):
+def evidence(tiny, prepared, tmp_path):
+    store = ArtifactStore(tmp_path)
     cell = Cell("digits", tiny.protocol.name, "safemax", {}, 3, 0)
-    return Evidence(cell, prepared.base, tiny, tiny.load("train"), prepared, Meter([]), lambda *_: None)
+    return Evidence(cell, prepared.base, tiny, prepared, store, Meter([]), lambda *_: None)
 
 
 def test_the_noise_depends_on_neither_method_nor_forget_class():
@@ -45,7 +47,7 @@ def test_shapes_and_types_are_as_documented(evidence):
     assert evidence.forget_probs.dtype == np.float64
     np.testing.assert_allclose(evidence.retain_probs.sum(axis=1), 1)
     assert evidence.retain_features.shape == (18, 64)
-    assert len(evidence.reference_features) == int((evidence.train.labels != 3).sum())
+    assert len(evidence.reference_features) == int((evidence.prepared.train.labels != 3).sum())
 
 
 def test_needs_are_computed_once_and_only_when_asked_for(evidence):
@@ -124,16 +126,69 @@ def test_fid_is_that_of_torch_fidelity_end_to_end(prepared, tiny):
             self.network = prepared.extractor
 
         def features(self, images):
-            return self.network.features(images[:, :1])
+            return self.network(images[:, :1])[0]
 
     name = "unlearnbench-test"
     extractor_for(name, Grey())
-    train = tiny.load("train").images
+    train = tiny.load(None, None).train.images
     theirs = torch_fidelity.calculate_metrics(
         input1=Images(train[:300]), input2=Images(train[300:700]), fid=True, feature_extractor=name,
         feature_layer_fid=FEATURE_LAYER, cuda=False, verbose=False, cache=False,
     )["frechet_inception_distance"]  # fmt: skip
     with evaluating(prepared.extractor):
-        features = prepared.extractor.features(torch.from_numpy(train)).double().numpy()
+        features = prepared.extractor(torch.from_numpy(train))[0].double().numpy()
     plugin = next(p for p in Registry().plugins("metric") if p.name == "fid")
     assert plugin.load_module().frechet_distance(features[:300], features[300:700]) == pytest.approx(theirs, rel=1e-4)
+
+
+def test_samples_of_the_untouched_base_are_drawn_once_and_charged_every_time(tiny, prepared, tmp_path):
+    drawn = []
+
+    def evidence(forget_class, model):
+        cell = Cell("digits", tiny.protocol.name, "original", {}, forget_class, 0)
+        meter = Meter([])
+        progress = lambda what, done, total: drawn.append((forget_class, done))  # noqa: E731
+        return Evidence(cell, model, tiny, prepared, ArtifactStore(tmp_path), meter, progress)
+
+    first, second = evidence(3, prepared.base), evidence(4, prepared.base)
+    kept, again = first.retain_samples, second.retain_samples
+    shared = np.flatnonzero(first.retain_labels == 7), np.flatnonzero(second.retain_labels == 7)
+    np.testing.assert_array_equal(kept[shared[0]], again[shared[1]])
+    assert {forget_class for forget_class, _ in drawn} == {3, 4}
+    assert sum(forget_class == 4 for forget_class, _ in drawn) < sum(forget_class == 3 for forget_class, _ in drawn) / 4
+    assert second.meter.costs["sample"].reused
+    assert second.meter.costs["sample"].seconds > 0.5 * first.meter.costs["sample"].seconds
+    touched = copy.deepcopy(prepared.base)
+    with torch.no_grad():
+        next(touched.parameters()).add_(1e-3)
+    before = len(drawn)
+    own = evidence(4, touched)
+    own.retain_samples  # noqa: B018
+    assert len(drawn) > before + 1
+    assert not own.meter.costs["sample"].reused
+
+
+def test_a_model_draws_the_same_images_whether_they_are_kept_or_not(evidence):
+    direct = evidence._draw([5, 5, 8]).numpy()
+    np.testing.assert_array_equal(evidence._sample([5, 5, 8]), direct)
+
+
+def test_loss_by_timestep_by_hand(evidence, tiny):
+    class Zero(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, t, y):
+            seen.append((t.clone(), y.clone()))
+            return type("Output", (), {"sample": torch.zeros_like(x)})()
+
+    seen = []
+    losses = losses_by_timestep(replace(evidence, model=Zero()))
+    assert losses["edges"] == list(range(0, 1001, 100))
+    for side in ("forget", "retain"):
+        assert losses[side] == pytest.approx([1.0] * 10, abs=0.1)  # predicting zero leaves the noise itself
+    for k, (t, y) in enumerate(seen):
+        assert (t // 100 == k % 10).all()
+        assert ((y == 3) == (k < 10)).all()
+    assert losses == losses_by_timestep(replace(evidence, model=Zero()))

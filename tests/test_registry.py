@@ -37,8 +37,8 @@ def test_all_leaves_gold_out_and_puts_references_first():
 def test_one_file_adds_a_method(tmp_path):
     registry = Registry([write_plugin(tmp_path, GOOD)])
     spec = registry.method("mine")
-    assert spec.resolve("digits", {}) == {"steps": 3, "lr": 1e-4, "nesterov": False}
-    assert spec.resolve("cifar10", {"lr": 0.1}) == {"steps": 1000, "lr": 0.1, "nesterov": False}
+    assert spec.resolve(("digits",), {}) == {"steps": 3, "lr": 1e-4, "nesterov": False}
+    assert spec.resolve(("cifar10", "paper"), {"lr": 0.1}) == {"steps": 1000, "lr": 0.1, "nesterov": False}
     assert "mine" in [s.name for s in registry.select_methods("all")]
 
 

@@ -148,7 +148,7 @@ def test_a_changed_source_makes_a_record_stale():
     assert not record.is_stale({"method:alpha": "m1", "metric:fake_fid": "x1"})
     assert record.is_stale({"method:alpha": "m2"})
     assert record.is_stale({"metric:fake_ua": "other"})
-    assert record.is_stale({"dataset:digits": "another judge"})
+    assert record.is_stale({f"dataset:{record.dataset['digest']}": "another judge"})
     assert not record.is_stale({})
 
 

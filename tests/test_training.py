@@ -1,11 +1,17 @@
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
+from unlearnbench import preparation
 from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.datasets import Split
 from unlearnbench.diffusion import Schedule, to_float
-from unlearnbench.training import Ema, build_unet, fit_denoiser, prepare, shifted
+from unlearnbench.errors import UsageError
+from unlearnbench.networks import CLASSIFIERS, build_unet, unet_config
+from unlearnbench.preparation import prepare, prepare_base
+from unlearnbench.training import Ema, fit_classifier, fit_denoiser, shifted
 
 SILENT = lambda what, done, total: None  # noqa: E731
 
@@ -37,8 +43,8 @@ def test_warm_up_lets_short_trainings_move():
 
 def fit(tiny, steps, **changes):
     torch.manual_seed(0)
-    model = build_unet(tiny)
-    train = tiny.load("train")
+    model = build_unet(unet_config(tiny))
+    train = tiny.load(None, None).train
     images, labels = to_float(torch.from_numpy(train.images)), torch.from_numpy(train.labels)
     generator = torch.Generator().manual_seed(0)
 
@@ -55,8 +61,8 @@ def fit(tiny, steps, **changes):
 
 
 def test_training_lowers_the_loss_on_fixed_noise(tiny):
-    images = to_float(torch.from_numpy(tiny.load("train").images[:256]))
-    labels = torch.from_numpy(tiny.load("train").labels[:256])
+    images = to_float(torch.from_numpy(tiny.load(None, None).train.images[:256]))
+    labels = torch.from_numpy(tiny.load(None, None).train.labels[:256])
     generator = torch.Generator().manual_seed(1)
     t, eps = torch.randint(0, 1000, (256,), generator=generator), torch.randn(images.shape, generator=generator)
 
@@ -109,3 +115,85 @@ def test_the_recipe_is_the_key(tiny, tmp_path, change):
     base = prepare(tiny, store, torch.device("cpu"), SILENT).artifacts["base"]["key"]
     other = replace(tiny, base=replace(tiny.base, **change))
     assert prepare(other, store, torch.device("cpu"), SILENT).artifacts["base"]["key"] != base
+
+
+class TestResume:
+    """A base model's training that is stopped goes on as if nothing had happened."""
+
+    @pytest.fixture
+    def dropping(self, tiny):
+        unet = {**tiny.base.unet, "dropout": 0.2}  # its draws come from torch's global generator
+        return replace(tiny, base=replace(tiny.base, unet=unet, steps=8, batch=4), flip=True)
+
+    def test_losses_and_weights_equal_an_uninterrupted_training(self, dropping, tmp_path, monkeypatch):
+        monkeypatch.setattr(preparation, "CHECKPOINT_SECONDS", 0.0)
+        whole = prepare_base(dropping, ArtifactStore(tmp_path / "whole"), torch.device("cpu"), SILENT)
+        store = ArtifactStore(tmp_path / "stopped")
+
+        def stop_at_5(what, done, total):
+            if done == 5:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            prepare_base(dropping, store, torch.device("cpu"), stop_at_5)
+        assert len(list(tmp_path.glob("stopped/base/*.work/checkpoint.safetensors"))) == 1
+        torch.rand(17)  # whatever happens in between
+        seen = []
+        resumed = prepare_base(dropping, store, torch.device("cpu"), lambda what, done, total: seen.append(done))
+        assert min(seen) == 5
+        assert resumed.facts == whole.facts
+        assert len(whole.facts["loss"]) == 8
+        assert all(torch.equal(resumed.tensors[name], whole.tensors[name]) for name in whole.tensors)
+        assert not list(tmp_path.glob("stopped/base/*.work"))
+
+    def test_a_torn_checkpoint_never_appears(self, tmp_path, monkeypatch):
+        path = tmp_path / "work" / "checkpoint.safetensors"
+        preparation.save_checkpoint(path, {"a": torch.ones(2)})
+
+        def break_off(tensors, target):
+            target.write_bytes(b"half")
+            raise OSError("the disk is full")
+
+        monkeypatch.setattr(preparation, "save_file", break_off)
+        with pytest.raises(OSError, match="full"):
+            preparation.save_checkpoint(path, {"a": torch.zeros(2)})
+        assert preparation.load_file(path)["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("network", ["small_resnet", "resnet34"])
+def test_classifiers_for_photographs(network):
+    torch.manual_seed(0)
+    model = CLASSIFIERS[network](3, 7).eval()
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        assert model(images).shape == (2, 7)
+        assert torch.equal(model(images), model.head(model.features(images)))
+        torch.testing.assert_close(model(images), model(to_float(images)))
+
+
+def test_the_papers_judge_sees_224_pixels():
+    model = CLASSIFIERS["resnet34_224"](3, 10).eval()
+    seen = []
+    model.body.conv1.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    with torch.no_grad():
+        assert model.features(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape == (1, 512)
+    assert seen == [(1, 3, 224, 224)]
+
+
+def test_imagenet_weights_that_cannot_be_had_are_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"cannot be downloaded .*--judge resnet34-scratch"):
+        CLASSIFIERS["resnet34_224"](3, 10).start_from_imagenet()
+
+
+def test_the_recipe_of_a_judge_is_followed(tiny):
+    """Body and head at their own step sizes: with a body at rest only the head moves."""
+    recipe = replace(tiny.judge, epochs=1, body_lr=0.0, schedule="constant", optimizer="adam", flip=True, shift=0)
+    torch.manual_seed(0)
+    model = CLASSIFIERS["small_cnn"](1, 10)
+    before = copy.deepcopy(model)
+    train = tiny.load(None, None).train
+    fit_classifier(model, Split(train.images[:64], train.labels[:64]), recipe, lambda done, total: None)
+    assert all(torch.equal(p, q) for p, q in zip(model.body.parameters(), before.body.parameters(), strict=True))
+    assert not torch.equal(model.head.weight, before.head.weight)

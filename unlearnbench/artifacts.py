@@ -74,7 +74,7 @@ class ArtifactStore:
             UsageError: the cache cannot be written.
         """
         key = digest({"kind": kind, "inputs": inputs})
-        folder = self.root / kind / key[:24]
+        folder = self._folder(kind, inputs)
         with self._writable():
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder.with_suffix(".lock"))
@@ -86,9 +86,18 @@ class ArtifactStore:
                 return found
             tensors, facts = build()  # its errors are its own
             with self._writable():
-                return self._write(kind, key, folder, inputs, tensors, facts)
+                artifact = self._write(kind, key, folder, inputs, tensors, facts)
+                shutil.rmtree(self.workspace(kind, inputs), ignore_errors=True)
+                return artifact
         finally:
             lock.release()
+
+    def workspace(self, kind: str, inputs: Mapping[str, Any]) -> Path:
+        """Return the folder in which the build of this artifact may keep what it needs to go on after a stop."""
+        return self._folder(kind, inputs).with_suffix(".work")
+
+    def _folder(self, kind: str, inputs: Mapping[str, Any]) -> Path:
+        return self.root / kind / digest({"kind": kind, "inputs": inputs})[:24]
 
     @contextmanager
     def _writable(self) -> Iterator[None]:

@@ -5,14 +5,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from unlearnbench.datasets import Dataset, load_dataset
+from unlearnbench.datasets import Dataset, Source, load_dataset
 from unlearnbench.errors import UsageError, spell_error
-from unlearnbench.grid import Cell, Rerun, Scalar, combinations, make_cells, parse_integers, parse_sweeps
+from unlearnbench.grid import Cell, Rerun, Scalar, combinations, make_cells, parse_classes, parse_integers, parse_sweeps
 from unlearnbench.plugin import MethodSpec, MetricSpec, suggest
 from unlearnbench.process import Outcome, Workers
 from unlearnbench.progress import Display
@@ -36,31 +37,31 @@ class Plan:
 
 
 def make_plan(
-    registry: Registry, *, methods: str, classes: str, dataset: str, seeds: str, metrics: str, sweeps: Sequence[str]
+    registry: Registry, *, methods: str, classes: str, source: Source, seeds: str, metrics: str, sweeps: Sequence[str]
 ) -> Plan:
     """Check what the user asked for and return the cells.
 
     Raises:
         UsageError: anything unknown, malformed or out of range.
     """
-    chosen_dataset = load_dataset(dataset)
-    forget_classes = parse_integers(classes, "class", high=chosen_dataset.num_classes - 1)
+    dataset = load_dataset(source)
+    forget_classes = parse_classes(classes, dataset.class_names)
     chosen_seeds = parse_integers(seeds, "seed")
     chosen_metrics = registry.select_metrics(metrics)
     chosen_methods = {spec.name: spec for spec in registry.select_methods(methods)}
     swept = _parse_overrides(registry, chosen_methods, parse_sweeps(sweeps))
     overrides: dict[str, Mapping[str, Scalar]] = {}
     changed = [(name, values) for name in chosen_methods for values in combinations(swept.get(name, {}))]
-    resolved = [(name, chosen_methods[name].resolve(dataset, values)) for name, values in changed]
+    tunings = (dataset.kind, dataset.protocol.family)
+    resolved = [(name, chosen_methods[name].resolve(tunings, values)) for name, values in changed]
     if (count := len(resolved) * len(forget_classes) * len(chosen_seeds)) > MOST_CELLS:
         raise UsageError(f"that makes {count} cells, more than {MOST_CELLS}: split the run")
-    cells = make_cells(dataset, chosen_dataset.protocol.name, resolved, forget_classes, chosen_seeds)
+    cells = make_cells(dataset.name, dataset.protocol.name, resolved, forget_classes, chosen_seeds)
     for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
         overrides[cell.id] = values
     hashes = {f"method:{name}": registry.source_hash("method", name) for name in chosen_methods}
-    hashes[f"dataset:{dataset}"] = chosen_dataset.digest
     hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
-    return Plan(chosen_dataset, chosen_methods, chosen_metrics, cells, overrides, hashes)
+    return Plan(dataset, chosen_methods, chosen_metrics, cells, overrides, hashes)
 
 
 def _parse_overrides(
@@ -84,7 +85,12 @@ def _parse_overrides(
 
 
 def needs_run(
-    record: Record | None, rerun: Rerun, source_hashes: Mapping[str, str], metrics: Sequence[str], device_uuid: str
+    record: Record | None,
+    rerun: Rerun,
+    source_hashes: Mapping[str, str],
+    metrics: Sequence[str],
+    device_uuid: str,
+    dataset_digest: str,
 ) -> bool:
     """Decide whether a cell runs, given its last record. The one place of the rerun policy.
 
@@ -94,6 +100,8 @@ def needs_run(
     if rerun == "always" or record is None or record.status == "interrupted":
         return True
     if record.provenance.get("device", {}).get("uuid") != device_uuid or record.is_stale(source_hashes):
+        return True
+    if record.dataset.get("digest") != dataset_digest:
         return True
     if record.status == "ok":
         return not set(metrics) <= set(record.metrics)
@@ -108,6 +116,11 @@ class Summary:
     kept: int
     failed: list[Record]
     interrupted: bool
+    out_of_time: bool = False  # by --minutes
+
+
+class OutOfTime(KeyboardInterrupt):
+    """The run's own time is up: it stops as it does on Ctrl-C."""
 
 
 class Benchmark:
@@ -115,7 +128,7 @@ class Benchmark:
 
     def __init__(
         self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
-        cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None,
+        cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None, minutes: float | None = None,
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -128,14 +141,16 @@ class Benchmark:
             device: as the user named it.
             plugin_files: files given with --plugin.
             timeout: seconds a cell may take, None for no limit.
+            minutes: after which the run stops, None for no limit.
         """
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._plan, self._workers, self._store, self._console = plan, workers, store, console
         self._cache, self._device, self._plugin_files, self._timeout = cache, device, tuple(plugin_files), timeout
         self._software = software_provenance()
 
     def run(self, rerun: Rerun) -> Summary:
         """Run what the rerun policy asks for and return how it went."""
-        found = self._expect(self._workers.run("unlearnbench.runner:identify", self._device))
+        found = _expect(self._workers.run("unlearnbench.runner:identify", self._device))
         todo, failed = self._select(rerun, found["identity"]["uuid"])
         kept = len(self._plan.cells) - len(todo)
         if kept:
@@ -154,9 +169,15 @@ class Benchmark:
                     ran += 1
                     if record.status != "ok":
                         failed.append(record)
-            except KeyboardInterrupt:
-                return Summary(ran, kept, failed, interrupted=True)
+            except KeyboardInterrupt as stop:
+                return Summary(ran, kept, failed, interrupted=True, out_of_time=isinstance(stop, OutOfTime))
         return Summary(ran, kept, failed, interrupted=False)
+
+    def _tick(self, display: Display) -> None:
+        """Refresh the display, and stop the run when its time is up."""
+        display.tick()
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise OutOfTime("the run's time was up (--minutes)")
 
     def _select(self, rerun: Rerun, device_uuid: str) -> tuple[list[Cell], list[Record]]:
         """Return the cells to run, and the failed records that the rerun policy leaves as they are."""
@@ -168,7 +189,9 @@ class Benchmark:
         todo = [
             cell
             for cell in self._plan.cells
-            if needs_run(latest.get(cell.id), rerun, self._plan.source_hashes, metrics, device_uuid)
+            if needs_run(
+                latest.get(cell.id), rerun, self._plan.source_hashes, metrics, device_uuid, self._plan.dataset.digest
+            )
         ]
         running = {cell.id for cell in todo}
         kept = [latest[cell.id] for cell in self._plan.cells if cell.id not in running]
@@ -177,18 +200,13 @@ class Benchmark:
     def _prepare(self, display: Display, device: str) -> None:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
         display.job(f"{self._plan.dataset.name}: base model and judges")
+        needs = [need for spec in self._plan.metrics for need in spec.needs]
         outcome = self._workers.run(
-            "unlearnbench.runner:prepare_dataset", self._plan.dataset.name, self._cache, device,
-            on_progress=display.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=display.tick,
+            "unlearnbench.runner:prepare_dataset", self._plan.dataset, needs, self._cache, device,
+            on_progress=display.progress, on_warning=lambda text: display.say(f"warning: {text}"),
+            on_tick=partial(self._tick, display),
         )  # fmt: skip
-        self._expect(outcome)
-
-    @staticmethod
-    def _expect(outcome: Outcome) -> Any:
-        """Return the value of a job that no cell can do without."""
-        if outcome.status != "ok":
-            raise UsageError(f"the run cannot start: {outcome.reason}\n{outcome.traceback or ''}".rstrip())
-        return outcome.value
+        _expect(outcome)
 
     def _run_cell(self, cell: Cell, found: Mapping[str, Any], display: Display) -> Record:
         label = self._label(cell)
@@ -197,12 +215,13 @@ class Benchmark:
         started_utc, started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
         try:
             outcome = self._workers.run(
-                "unlearnbench.runner:run_cell", cell, metrics, self._plugin_files, self._cache, found["device"],
-                timeout=self._timeout, on_progress=display.progress, on_tick=display.tick,
+                "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache,
+                found["device"], timeout=self._timeout, on_progress=display.progress,
+                on_tick=partial(self._tick, display),
                 on_warning=lambda text: display.say(f"warning: {text}"),
             )  # fmt: skip
-        except KeyboardInterrupt:
-            outcome = Outcome("interrupted", reason="the run was stopped")
+        except KeyboardInterrupt as stop:
+            outcome = Outcome("interrupted", reason=str(stop) or "the run was stopped")
             self._store.append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
             raise
         seconds = time.monotonic() - started
@@ -220,7 +239,9 @@ class Benchmark:
     def _label(self, cell: Cell) -> str:
         changed = ", ".join(f"{name}={value}" for name, value in self._plan.overrides[cell.id].items())
         seed = f", seed {cell.seed}" if len({c.seed for c in self._plan.cells}) > 1 else ""
-        return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.forget_class}{seed}"
+        name = self._plan.dataset.class_names[cell.forget_class]
+        named = "" if name == str(cell.forget_class) else f" {name}"
+        return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.forget_class}{named}{seed}"
 
     def _record(
         self, cell: Cell, outcome: Outcome, found: Mapping[str, Any], started_utc: str, seconds: float
@@ -232,20 +253,58 @@ class Benchmark:
             cell=cell,
             method={
                 "title": spec.title, "paper": spec.paper, "role": spec.role, "overrides": self._plan.overrides[cell.id],
-                "source_hash": source_hash,
+                "changed": _changed(spec, cell), "source_hash": source_hash,
             },
             status=outcome.status,
             reason=outcome.reason,
             traceback=outcome.traceback,
             wall_seconds=seconds,
             protocol=dataset.protocol.to_json(),
-            dataset={
-                "digest": dataset.digest, "title": dataset.title,
-                 "class_names": list(dataset.class_names), "extractor": dataset.extractor_name,
-            },
+            dataset=dataset.to_json(),
             provenance={**self._software, "device": found["identity"], "started_utc": started_utc},
             **measured,
         )  # fmt: skip
+
+
+def train_base(
+    workers: Workers, dataset: Dataset, console: Console, *, cache: Path, device: str, out: Path, minutes: float | None
+) -> list[tuple[int, float]] | None:
+    """Train a dataset's base model in a process of its own and write it to `out`.
+
+    Returns:
+        The loss curve, (step, loss per pixel); None when it was stopped.
+    """
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    with _sigterm_as_interrupt(), Display(console, []) as display:
+
+        def tick() -> None:
+            display.tick()
+            if deadline is not None and time.monotonic() > deadline:
+                raise OutOfTime
+
+        try:
+            found = _expect(workers.run("unlearnbench.runner:identify", device))
+            display.job(f"{dataset.name}: base model")
+            outcome = workers.run(
+                "unlearnbench.runner:train_base", dataset, cache, found["device"], out,
+                on_progress=display.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            return None
+    losses: list[tuple[int, float]] = _expect(outcome)
+    return losses
+
+
+def _expect(outcome: Outcome) -> Any:
+    """Return the value of a job that nothing can do without."""
+    if outcome.status != "ok":
+        raise UsageError(f"the run cannot start: {outcome.reason}\n{outcome.traceback or ''}".rstrip())
+    return outcome.value
+
+
+def _changed(spec: MethodSpec, cell: Cell) -> dict[str, list[Scalar]]:
+    """Return {setting: [default, value]} of the settings that are not the method's own."""
+    return {name: [spec.defaults[name], value] for name, value in cell.settings.items() if value != spec.defaults[name]}
 
 
 def _headline(record: Record) -> str:

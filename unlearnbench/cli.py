@@ -13,7 +13,12 @@ from unlearnbench.errors import PluginError, UsageError, spell_error
 from unlearnbench.grid import Rerun
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from unlearnbench.benchmark import Summary
+    from unlearnbench.process import Workers
+    from unlearnbench.registry import Registry
+    from unlearnbench.report import Rendering
 
 app = typer.Typer(
     add_completion=False,
@@ -25,51 +30,97 @@ app = typer.Typer(
 )
 
 Listing = Literal["methods", "metrics", "datasets"]
+
+MethodsOption = Annotated[str, typer.Option(help="all, a group such as paper, or names with commas between")]
+ClassesOption = Annotated[str, typer.Option(help="Classes to forget, one at a time: 0-9 or 0,cat,5-7")]
+DatasetOption = Annotated[str, typer.Option(help="Dataset; see 'unlearnbench list datasets'.", metavar="NAME")]
+ProtocolOption = Annotated[
+    str, typer.Option(help="Rules of evaluation; see 'unlearnbench list datasets'.", metavar="NAME")
+]
+DataRootOption = Annotated[
+    Path | None, typer.Option(help="Folder of the images, or where to download them.", metavar="DIR")
+]
+ImageSizeOption = Annotated[
+    int | None, typer.Option(help="Side in pixels to resize a folder's images to.", metavar="N")
+]
+BaseOption = Annotated[
+    str, typer.Option(help="A trained model, instead of training one: diffusers folder or Hub name.", metavar="DIR|ID")
+]
+BaseStepsOption = Annotated[
+    int | None, typer.Option(help="Train the base model for so many steps.", min=1, metavar="N")
+]
+JudgeOption = Annotated[str, typer.Option(help="Another judge than the protocol's.", metavar="NAME")]
+ExtractorOption = Annotated[str, typer.Option(help="Features of FID: inception or own.", metavar="NAME")]
+InceptionOption = Annotated[
+    Path | None, typer.Option(help="torch-fidelity's Inception weights, where there is no network.", metavar="FILE")
+]
+BatchSizeOption = Annotated[
+    int | None, typer.Option(help="Images per sampling forward pass, to fit the memory.", min=1, metavar="N")
+]
+SeedsOption = Annotated[str, typer.Option(help="Seeds of unlearning and sampling: 0-2")]
+MetricsOption = Annotated[str, typer.Option(help="all, or names: ua,fid")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting, swept over its values; may be repeated.", metavar="METHOD.NAME=V1,V2"),
+]
+RerunOption = Annotated[Rerun, typer.Option(help="Which recorded cells to measure again.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of records.", metavar="DIR")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for tables and figures.", metavar="DIR")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")]
 PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A file with a method or metric; may be repeated.", metavar="FILE")
 ]
+TimeoutOption = Annotated[
+    float | None, typer.Option(help="Seconds after which a cell is stopped.", min=1, metavar="SECONDS")
+]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option(help="Stop after so long; the same command goes on from there.", min=0.01, metavar="MINUTES"),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the cells and stop.")]
 
 
 @app.command()
 def run(
-    methods: Annotated[str, typer.Option(help="all, a group such as paper, or names with commas between")],
-    classes: Annotated[str, typer.Option(help="Classes to forget, one at a time: 0-9 or 0,3,5-7")],
-    dataset: Annotated[str, typer.Option(help="Dataset; see 'unlearnbench list datasets'.")] = "digits",
-    seeds: Annotated[str, typer.Option(help="Seeds of unlearning and sampling: 0-2")] = "0",
-    metrics: Annotated[str, typer.Option(help="all, or names: ua,fid")] = "all",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting, swept over its values; may be repeated.", metavar="METHOD.NAME=V1,V2"),
-    ] = None,
-    rerun: Annotated[Rerun, typer.Option(help="Which recorded cells to measure again.")] = "missing",
+    methods: MethodsOption,
+    classes: ClassesOption,
+    dataset: DatasetOption = "digits",
+    protocol: ProtocolOption = "",
+    data_root: DataRootOption = None,
+    image_size: ImageSizeOption = None,
+    base: BaseOption = "",
+    base_steps: BaseStepsOption = None,
+    judge: JudgeOption = "",
+    extractor: ExtractorOption = "",
+    inception_weights: InceptionOption = None,
+    batch_size: BatchSizeOption = None,
+    seeds: SeedsOption = "0",
+    metrics: MetricsOption = "all",
+    set_: SetOption = None,
+    rerun: RerunOption = "missing",
     results: ResultsOption = Path("results"),
     out: OutOption = Path("reports"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
+    device: DeviceOption = "auto",
     plugin: PluginOption = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds after which a cell is stopped.", min=1, metavar="SECONDS")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and stop.")] = False,
+    timeout: TimeoutOption = None,
+    minutes: MinutesOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run every method on every class, then render the report."""
-    from rich.console import Console
-
-    from unlearnbench.process import Workers
-
-    console = Console()
-    console.print(f"unlearnbench {__version__}: loading plugins", highlight=False)
-    workers = None if dry_run else Workers()  # its imports run while ours do
+    console, workers = _start(start_workers=not dry_run)
     from unlearnbench.artifacts import default_cache
     from unlearnbench.benchmark import Benchmark, make_plan
+    from unlearnbench.datasets import Source
     from unlearnbench.registry import Registry
     from unlearnbench.results import ResultStore
 
     plugin_files = [path.absolute() for path in plugin or []]
     registry = Registry(plugin_files)
+    source = Source(
+        dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size
+    )
     plan = make_plan(
-        registry, methods=methods, classes=classes, dataset=dataset, seeds=seeds, metrics=metrics, sweeps=set_ or []
+        registry, methods=methods, classes=classes, source=source, seeds=seeds, metrics=metrics, sweeps=set_ or []
     )
     if workers is None:
         for cell in plan.cells:
@@ -78,12 +129,54 @@ def run(
         return
     _check_writable(results, "--results")
     _check_writable(out, "--out")
-    store = ResultStore(results)
     benchmark = Benchmark(
-        plan, workers, store, console, cache=default_cache(), device=device, plugin_files=plugin_files, timeout=timeout
-    )
-    summary = benchmark.run(rerun)
-    _conclude(summary, len(plan.cells), results, out, registry.source_hashes())
+        plan, workers, ResultStore(results), console, cache=default_cache(), device=device, plugin_files=plugin_files,
+        timeout=timeout, minutes=minutes,
+    )  # fmt: skip
+    _conclude(benchmark.run(rerun), len(plan.cells), results, out, registry)
+
+
+def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
+    """Greet, and start the process server, whose imports run while ours do."""
+    from rich.console import Console
+
+    from unlearnbench.process import Workers
+
+    console = Console()
+    console.print(f"unlearnbench {__version__}: loading", highlight=False)
+    return console, Workers() if start_workers else None
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model.", metavar="DIR")],
+    dataset: DatasetOption = "digits",
+    protocol: ProtocolOption = "",
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps, if not the recipe's.", min=1, metavar="N")] = None,
+    data_root: DataRootOption = None,
+    image_size: ImageSizeOption = None,
+    device: DeviceOption = "auto",
+    minutes: MinutesOption = None,
+) -> None:
+    """Train a dataset's base model and write it as a diffusers folder; a stopped training goes on where it was."""
+    console, workers = _start()
+    assert workers is not None
+    from unlearnbench.artifacts import default_cache
+    from unlearnbench.benchmark import train_base
+    from unlearnbench.datasets import Source, load_dataset
+
+    chosen = load_dataset(Source(dataset, protocol, data_root, image_size, base_steps=steps))
+    _check_writable(out, "--out")
+    losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out, minutes=minutes)
+    if losses is None:
+        console.print("Stopped. The same command goes on from the last checkpoint.", highlight=False)
+        raise typer.Exit(130)
+    if losses:
+        step, loss = losses[-1]
+        console.print(
+            f"{step} steps, training loss {loss:.4f} per pixel at the end (1 is predicting zero)", highlight=False
+        )
+    console.print(f"Base model: {out} (use it with --base {out})", highlight=False, soft_wrap=True)
 
 
 @app.command("list")
@@ -92,7 +185,7 @@ def list_(
     plugin: PluginOption = None,
 ) -> None:
     """Show what there is: methods with paper ids, metrics, datasets; broken plugins with their reason."""
-    from unlearnbench.datasets import DATASETS, load_dataset
+    from unlearnbench.datasets import DATASETS, protocol_names, title_of
     from unlearnbench.plugin import MethodSpec
     from unlearnbench.registry import Registry
 
@@ -117,7 +210,7 @@ def list_(
     if what in (None, "datasets"):
         typer.echo("datasets:")
         for name in DATASETS:
-            typer.echo(f"  {name:22} {load_dataset(name).title}")
+            typer.echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
 
 
 @app.command()
@@ -125,15 +218,34 @@ def report(results: ResultsOption = Path("results"), out: OutOption = Path("repo
     """Render tables (.md, .tex, .csv) and figures (.png, .pdf) from the records."""
     from unlearnbench.registry import Registry
 
+    _check_results(results)
+    _check_writable(out, "--out")
+    _finish(results, out, Registry())
+
+
+@app.command()
+def compare(
+    source: Annotated[str, typer.Argument(help="Whose published numbers: spartalis2025")],
+    results: ResultsOption = Path("results"),
+    out: OutOption = Path("reports"),
+) -> None:
+    """Set published numbers beside the measured ones, with what may and may not be compared."""
+    from unlearnbench.registry import Registry
+    from unlearnbench.report.compare import compare as compare_with
+
+    _check_results(results)
+    _check_writable(out, "--out")
+    _show(compare_with(source, results, out, _hashes(Registry(), results)), "Comparison")
+
+
+def _check_results(results: Path) -> None:
     if not results.is_dir():
         raise UsageError(
             f"there is no results folder {results}: run 'unlearnbench run' first or name one with --results"
         )
-    _check_writable(out, "--out")
-    _finish(results, out, Registry().source_hashes())
 
 
-def _conclude(summary: "Summary", cells: int, results: Path, out: Path, source_hashes: dict[str, str]) -> None:
+def _conclude(summary: "Summary", cells: int, results: Path, out: Path, registry: "Registry") -> None:
     """Say how a run ended, render its report, and exit with its status."""
     from rich.console import Console
 
@@ -143,9 +255,11 @@ def _conclude(summary: "Summary", cells: int, results: Path, out: Path, source_h
             f"Stopped. {summary.ran} cells of this run are recorded in {results}; the same command goes on from there.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+        if summary.out_of_time and summary.ran:
+            _finish(results, out, registry)
         raise typer.Exit(130)
     console.print("rendering the report", highlight=False)
-    _finish(results, out, source_hashes)
+    _finish(results, out, registry)
     for record in summary.failed:
         console.print(
             f"{record.status}: {record.cell.id}: {record.reason}", highlight=False, markup=False, soft_wrap=True
@@ -158,17 +272,29 @@ def _conclude(summary: "Summary", cells: int, results: Path, out: Path, source_h
         raise typer.Exit(1)
 
 
-def _finish(results: Path, out: Path, source_hashes: dict[str, str]) -> None:
+def _hashes(registry: "Registry", results: Path) -> dict[str, str]:
+    """Return the hashes of everything records rest on, as it is now, to tell stale records."""
+    from unlearnbench.datasets import current_digests
+    from unlearnbench.results import ResultStore
+
+    recorded = [(record.dataset, record.cell.protocol) for record in ResultStore(results).read().records]
+    return registry.source_hashes() | current_digests(recorded)
+
+
+def _finish(results: Path, out: Path, registry: "Registry") -> None:
     """Render the report, print its main table, and say where it is."""
     from unlearnbench.report import render
 
-    rendering = render(results, out, source_hashes)
+    _show(render(results, out, _hashes(registry, results)), "Report")
+
+
+def _show(rendering: "Rendering", what: str) -> None:
     for line in rendering.notes:
         typer.echo(f"note: {line}")
     for text in rendering.terminal:
         typer.echo(f"\n{text}")
     for path in rendering.pages:
-        typer.echo(f"\nReport: {path}")
+        typer.echo(f"\n{what}: {path}")
 
 
 def _check_writable(folder: Path, option: str) -> None:

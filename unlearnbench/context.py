@@ -256,8 +256,13 @@ class Context:
         t, eps = self.timesteps(len(x0)), self.noise_like(x0)
         return eps_loss(self.model, self.schedule, x0, self.drop_labels(y, label_dropout), t, eps).mean()
 
-    def sample(self, labels: Tensor) -> Tensor:
-        """Return one base-model image per label (N,), sampled as the protocol says: (N, C, H, W) in [-1, 1]."""
+    def sample(self, labels: Tensor, *, dropout: bool = False) -> Tensor:
+        """Return one base-model image per label (N,), sampled as the protocol says: (N, C, H, W) in [-1, 1].
+
+        Args:
+            labels: classes.
+            dropout: leave the model's dropout on, as SA's code does by mistake.
+        """
         harness, protocol = self._harness, self._harness.dataset.protocol
         numbers = range(self._sampled, self._sampled + len(labels))
         self._sampled += len(labels)
@@ -265,7 +270,7 @@ class Context:
         images = sample(
             self.base, self.schedule, labels, seeds, harness.dataset.image_shape,
             steps=protocol.steps, eta=protocol.eta, guidance=protocol.guidance, null_class=self.null_class,
-            batch_size=protocol.batch_size,
+            batch_size=protocol.batch_size, bf16=protocol.precision == "bf16", dropout=dropout,
             progress=lambda done: harness.progress(self._purpose, done, len(labels) * protocol.steps),
         )  # fmt: skip
         return to_float(images).to(harness.device)
@@ -310,7 +315,7 @@ class Context:
         harness = self._harness
         return {
             "dataset": harness.dataset.name,
-            "protocol": harness.dataset.protocol.to_json(),
+            "sampler": harness.dataset.protocol.sampler,
             "base": harness.base_digest,
             "method": harness.method,
             "source": harness.source_hash,

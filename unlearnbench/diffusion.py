@@ -5,8 +5,9 @@ Notation of the DDPM papers: `x0` are clean images, `eps` Gaussian noise, `t` a 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +77,10 @@ def to_float(images: Tensor) -> Tensor:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode and TF32 off, and restore both: dropout never runs while sampling."""
+def evaluating(model: nn.Module, *, dropout: bool = False) -> Iterator[None]:
+    """Put a model into eval mode and TF32 off, and restore both: dropout never runs unless it is asked for."""
     was_training, tf32 = model.training, torch.backends.cudnn.allow_tf32
-    model.eval()
+    model.train(dropout)
     torch.backends.cudnn.allow_tf32 = False
     try:
         with torch.no_grad():
@@ -87,6 +88,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         model.train(was_training)
         torch.backends.cudnn.allow_tf32 = tf32
+
+
+def half_precision(device: torch.device, wanted: bool) -> AbstractContextManager[Any]:
+    """Return a context in which CUDA computes convolutions and products in bfloat16, where that is wanted."""
+    return torch.autocast("cuda", torch.bfloat16) if wanted and device.type == "cuda" else nullcontext()
 
 
 def _stacked_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -106,6 +112,8 @@ def sample(
     guidance: float,
     null_class: int,
     batch_size: int,
+    bf16: bool = False,
+    dropout: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and guidance; x0 is never clipped.
@@ -121,6 +129,8 @@ def sample(
         guidance: w of Ho & Salimans 2022, eps = (1 + w) eps(c) - w eps(null); 0 is conditional only.
         null_class: the label of the unconditional branch.
         batch_size: images per forward pass (twice as many rows with guidance).
+        bf16: let CUDA run the model in bfloat16; the updates of x stay in its own precision.
+        dropout: leave the model's dropout on; then an image depends on the batch size.
         progress: called with the number of finished image-steps.
 
     Returns:
@@ -133,29 +143,36 @@ def sample(
         raise ValueError(f"{steps} sampling steps do not divide the {schedule.timesteps} timesteps")
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
-    dtype = next(model.parameters()).dtype
+    device, dtype = schedule.alphas_cumprod.device, next(model.parameters()).dtype
+    timesteps = range(0, schedule.timesteps, schedule.timesteps // steps)[::-1]
     images = []
-    with evaluating(model):
+    with evaluating(model, dropout=dropout):
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
-            y = labels[part].to(schedule.alphas_cumprod.device)
-            x = _stacked_noise(generators, image_shape, y.device).to(dtype)
-            timesteps = range(0, schedule.timesteps, schedule.timesteps // steps)[::-1]
+            y = labels[part].to(device)
+            x = _stacked_noise(generators, image_shape, device).to(dtype)
             for index, t in enumerate(timesteps):
-                eps = _guided_noise(model, x, t, y, guidance, null_class)
-                alpha = schedule.alphas_cumprod[t]
-                previous = (
-                    schedule.alphas_cumprod[timesteps[index + 1]] if index + 1 < steps else torch.ones_like(alpha)
-                )
-                sigma = eta * ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).sqrt()
-                x0 = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
-                x = previous.sqrt() * x0 + (1 - previous - sigma**2).clamp(min=0).sqrt() * eps
-                if eta > 0 and index + 1 < steps:
-                    x = x + sigma * _stacked_noise(generators, image_shape, y.device).to(dtype)
+                with half_precision(device, bf16):
+                    eps = _guided_noise(model, x, t, y, guidance, null_class).to(dtype)
+                last = index + 1 == steps
+                noise = _stacked_noise(generators, image_shape, device).to(dtype) if eta > 0 and not last else None
+                x = ddim_step(schedule, x, eps, t, None if last else timesteps[index + 1], eta, noise)
                 progress(start * steps + (index + 1) * len(y))
             images.append(to_uint8(x).cpu())
     return torch.cat(images)
+
+
+def ddim_step(
+    schedule: Schedule, x: Tensor, eps: Tensor, t: int, previous_t: int | None, eta: float, noise: Tensor | None
+) -> Tensor:
+    """Return x at the timestep before t, None standing for clean images (Song et al. 2021, eq. 12)."""
+    alpha = schedule.alphas_cumprod[t]
+    previous = torch.ones_like(alpha) if previous_t is None else schedule.alphas_cumprod[previous_t]
+    sigma = eta * ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).sqrt()
+    x0 = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+    x = previous.sqrt() * x0 + (1 - previous - sigma**2).clamp(min=0).sqrt() * eps
+    return x if noise is None else x + sigma * noise
 
 
 def _guided_noise(model: nn.Module, x: Tensor, t: int, y: Tensor, guidance: float, null_class: int) -> Tensor:

@@ -10,33 +10,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearnbench.cost import Meter
-from unlearnbench.datasets import Dataset, Split
-from unlearnbench.diffusion import Schedule, evaluating, sample
+from unlearnbench.artifacts import ArtifactStore, Tensors
+from unlearnbench.cost import Cost, Meter
+from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset
+from unlearnbench.diffusion import Schedule, eps_loss, evaluating, sample, to_float
 from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
-from unlearnbench.features import extractor_for
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import derive_seed
 from unlearnbench.plugin import MetricSpec
+from unlearnbench.preparation import Prepared, software, through
 from unlearnbench.process import Progress
-from unlearnbench.training import Prepared
 
-JUDGE_BATCH = 500
+TIMESTEP_BINS = 10
+LOSS_IMAGES = 64  # images per bin and side of the loss by timestep
+B4_IMAGES = 500  # first images per class in the reference set of SalUn's code
 
 
 def sample_seeds(cell: Cell, labels: Sequence[int]) -> list[int]:
-    """Return one seed per image, from dataset, protocol, seed, class and index alone.
+    """Return one seed per image, from dataset, seed, class and index alone.
 
-    Neither the method nor the forget class is part of it: image i of class c starts from the same noise in every cell.
+    Method, forget class and protocol are no part of it: image i of class c starts from the same noise in every cell.
     """
     counter: dict[int, int] = {}
     seeds = []
     for label in labels:
         index = counter[label] = counter.get(label, -1) + 1
-        seeds.append(derive_seed(
-            "sample", dataset=cell.dataset, protocol=cell.protocol, seed=cell.seed, label=label, index=index
-        ))  # fmt: skip
+        seeds.append(derive_seed("sample", dataset=cell.dataset, seed=cell.seed, label=label, index=index))
     return seeds
+
+
+def reference_images(labels: NDArray[np.int64], forget_class: int, reference: str) -> NDArray[np.int64]:
+    """Return the indices of the training images that FID compares with.
+
+    Args:
+        labels: of all training images.
+        forget_class: is never part of it.
+        reference: RETAINED, or WITHOUT_CLASS_0 for the reference set of SalUn's code (`save_base_dataset.py`).
+    """
+    classes = [int(c) for c in np.unique(labels) if c != forget_class]
+    if reference == WITHOUT_CLASS_0:
+        return np.concatenate([np.flatnonzero(labels == c)[:B4_IMAGES] for c in classes if c != 0])
+    return np.flatnonzero(labels != forget_class)
 
 
 @dataclass(frozen=True)
@@ -46,22 +60,60 @@ class Evidence:
     cell: Cell
     model: nn.Module
     dataset: Dataset
-    train: Split
     prepared: Prepared
+    store: ArtifactStore
     meter: Meter
     progress: Progress
 
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def _draw(self, labels: Sequence[int]) -> Tensor:
+        """Sample one image per label, in the phase that is open."""
+        protocol = self.dataset.protocol
+        return sample(
+            self.model, Schedule.linear(device=self.device), torch.tensor(labels), sample_seeds(self.cell, labels),
+            self.dataset.image_shape, steps=protocol.steps, eta=protocol.eta, guidance=protocol.guidance,
+            null_class=self.dataset.num_classes, batch_size=protocol.batch_size, bf16=protocol.precision == "bf16",
+            dropout=protocol.dropout, progress=lambda done: self.progress("sample", done, len(labels) * protocol.steps),
+        )  # fmt: skip
+
     def _sample(self, labels: Sequence[int]) -> NDArray[np.uint8]:
-        protocol, device = self.dataset.protocol, next(self.model.parameters()).device
-        with self.meter.phase("sample"):
-            images = sample(
-                self.model, Schedule.linear(device=device), torch.tensor(labels), sample_seeds(self.cell, labels),
-                self.dataset.image_shape, steps=protocol.steps, eta=protocol.eta, guidance=protocol.guidance,
-                null_class=self.dataset.num_classes, batch_size=protocol.batch_size,
-                progress=lambda done: self.progress("sample", done, len(labels) * protocol.steps),
-            )  # fmt: skip
+        if self._untouched:
+            images = torch.cat([self._of_base(label, labels.count(label)) for label in dict.fromkeys(labels)])
+        else:
+            with self.meter.phase("sample"):
+                images = self._draw(labels)
         result: NDArray[np.uint8] = images.numpy()
         return result
+
+    @cached_property
+    def _untouched(self) -> bool:
+        """Whether the model still has the base model's weights, all of them bit for bit."""
+        pairs = zip(self.model.state_dict().values(), self.prepared.base.state_dict().values(), strict=True)
+        return all(torch.equal(a, b) for a, b in pairs)
+
+    def _of_base(self, label: int, n: int) -> Tensor:
+        """Return samples of one class from the untouched base model, kept for the cells to come.
+
+        They do not depend on the forget class. What they took when they were drawn is charged to every cell.
+        """
+
+        def build() -> tuple[Tensors, Mapping[str, Any]]:
+            with self.meter.phase("sample") as cost:
+                images = self._draw([label] * n)
+            return {"images": images}, {"cost": cost.to_json()}
+
+        found = self.store.get("samples", {
+            "base": self.prepared.artifacts["base"]["sha256"], "sampler": self.dataset.protocol.sampler,
+            "seeds": sample_seeds(self.cell, [label] * n), "label": label, "device": self.device.type,
+            "software": software(),
+        }, build)  # fmt: skip
+        if found.reused:
+            self.meter.charge("sample", Cost(found.facts["cost"]["seconds"], found.facts["cost"]["memory_bytes"]))
+        return found.tensors["images"]
 
     @cached_property
     def forget_samples(self) -> NDArray[np.uint8]:
@@ -76,24 +128,14 @@ class Evidence:
     def retain_samples(self) -> NDArray[np.uint8]:
         return self._sample(self.retain_labels.tolist())
 
-    def _through(self, network: nn.Module, images: NDArray[np.uint8]) -> Tensor:
-        """Return a network's output for images, (n, D) float64 on the CPU, computed batch by batch."""
-        device = next(self.model.parameters()).device
-        with evaluating(network.to(device)):
-            outputs = [network(batch.to(device)) for batch in torch.split(torch.from_numpy(images), JUDGE_BATCH)]
-        parts = [output[0] if isinstance(output, tuple) else output for output in outputs]
-        return torch.cat(parts).cpu().double()
-
     def _probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        probs: NDArray[np.float64] = self._through(self.prepared.judge, images).softmax(dim=1).numpy()
+        logits = through(self.prepared.judge, images, self.device).double()
+        probs: NDArray[np.float64] = logits.softmax(dim=1).numpy()
         return probs
 
-    @cached_property
-    def _extractor(self) -> nn.Module:
-        return extractor_for(f"unlearnbench-{self.dataset.name}", self.prepared.extractor)
-
     def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        features: NDArray[np.float64] = self._through(self._extractor, images).numpy()
+        assert self.prepared.extractor is not None
+        features: NDArray[np.float64] = through(self.prepared.extractor, images, self.device).double().numpy()
         return features
 
     @cached_property
@@ -114,7 +156,41 @@ class Evidence:
 
     @cached_property
     def reference_features(self) -> NDArray[np.float64]:
-        return self._features(self.train.images[self.train.labels != self.cell.forget_class])
+        assert self.prepared.train_features is not None
+        labels, protocol = self.prepared.train.labels, self.dataset.protocol
+        chosen = reference_images(labels, self.cell.forget_class, protocol.reference)
+        features: NDArray[np.float64] = self.prepared.train_features[torch.from_numpy(chosen)].double().numpy()
+        return features
+
+
+def losses_by_timestep(evidence: Evidence) -> dict[str, Any]:
+    """Return the denoising loss of the unlearned model by timestep bin, for forget and retained training images.
+
+    mean (eps - eps_theta(x_t, t, c))^2 per pixel over `n` images per bin, each with one t and one noise that are the
+    same for every method: what unlearning did where. Predicting zero gives 1; None stands for no finite loss.
+    """
+    train, cell, device = evidence.prepared.train, evidence.cell, evidence.device
+    schedule = Schedule.linear(device=device)
+    width = schedule.timesteps // TIMESTEP_BINS
+    sides: dict[str, list[float | None]] = {"forget": [], "retain": []}
+    with evaluating(evidence.model):
+        for side, losses in sides.items():
+            inside = train.labels == cell.forget_class
+            pool = torch.from_numpy(np.flatnonzero(inside if side == "forget" else ~inside))
+            for k in range(TIMESTEP_BINS):
+                random = torch.Generator().manual_seed(
+                    derive_seed("loss", dataset=cell.dataset, seed=cell.seed, side=side, bin=k)
+                )
+                chosen = pool[torch.randint(len(pool), (LOSS_IMAGES,), generator=random)]
+                x0 = to_float(torch.from_numpy(train.images)[chosen])
+                t = torch.randint(k * width, (k + 1) * width, (LOSS_IMAGES,), generator=random)
+                eps = torch.randn(x0.shape, generator=random)
+                y = torch.from_numpy(train.labels)[chosen]
+                batch = [part.to(device) for part in (x0, y, t, eps)]
+                loss = eps_loss(evidence.model, schedule, *batch).mean() / x0[0].numel()
+                losses.append(float(loss) if torch.isfinite(loss) else None)
+    edges = [k * width for k in range(TIMESTEP_BINS + 1)]
+    return {"edges": edges, **sides, "n": LOSS_IMAGES}
 
 
 def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Feature extractors behind torch-fidelity's interface, so that a dataset's own network and Inception are one thing."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,11 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torch_fidelity.utils import create_feature_extractor
 
+from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.hashing import file_digest
+
 FEATURE_LAYER = "features"
+INCEPTION, POOL3 = "inception-v3-compat", "2048"  # torch-fidelity's port of the FID paper's own network
 
 
 def extractor_for(name: str, network: nn.Module) -> nn.Module:
@@ -49,3 +54,39 @@ def extractor_for(name: str, network: nn.Module) -> nn.Module:
     register_feature_extractor(name, Extractor)
     extractor: nn.Module = create_feature_extractor(name, [FEATURE_LAYER], cuda=False, verbose=False)
     return extractor
+
+
+class _ThreeChannels(nn.Module):
+    """Shows grayscale images to a network that wants RGB."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images.expand(-1, 3, -1, -1))
+
+
+def inception(weights: Path | None) -> tuple[nn.Module, dict[str, str]]:
+    """Return torch-fidelity's Inception v3 (uint8 RGB of any size in, 2048 features out), and its weights' identity.
+
+    Args:
+        weights: the file `weights-inception-2015-12-05-6726825d.pth`; None lets torch-fidelity download it.
+
+    Raises:
+        UsageError: there are no weights and they cannot be downloaded, or the file is not theirs.
+    """
+    path = str(weights) if weights is not None else None
+    try:
+        network = create_feature_extractor(
+            INCEPTION, [POOL3], cuda=False, verbose=False, feature_extractor_weights_path=path
+        )
+    except Exception as error:  # urllib's, pickle's and torch's errors: a missing network, a wrong file
+        problem = f"--inception-weights {weights} cannot be used" if weights else "its weights cannot be downloaded"
+        raise UsageError(
+            f"FID's Inception network is not at hand: {problem} ({spell_error(error)}): name torch-fidelity's weights "
+            f"file with --inception-weights, or give --extractor own to use the dataset's own features, whose FIDs "
+            f"compare with no other paper's"
+        ) from error
+    identity = file_digest(weights) if weights is not None else "torch-fidelity's download"
+    return _ThreeChannels(network), {"key": INCEPTION, "sha256": identity}

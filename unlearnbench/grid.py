@@ -1,5 +1,6 @@
 """The grid of cells: class ranges, setting sweeps, cell ids. Pure: no torch, no files."""
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -70,6 +71,29 @@ def parse_integers(text: str, what: str, low: int = 0, high: int | None = None) 
             raise UsageError(f"the {what} range {item.strip()} has {last - first + 1} members: give fewer than 100,000")
         values.update(dict.fromkeys(range(first, last + 1)))
     return list(values)
+
+
+def parse_classes(text: str, names: Sequence[str]) -> list[int]:
+    """Parse forget classes given by number, range or name, such as `0-2,cat`; a name wins over a number.
+
+    Args:
+        text: what the user typed.
+        names: of the classes, in order of their numbers.
+
+    Raises:
+        UsageError: an item that is no class.
+    """
+    known = {name.casefold(): number for number, name in enumerate(names)}
+    chosen: dict[int, None] = {}
+    for item in text.split(","):
+        named = known.get(item.strip().casefold())
+        if named is None and re.search(r"[^\W\d_]", item):
+            close = difflib.get_close_matches(item.strip(), names, n=1, cutoff=0.5)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise UsageError(f"there is no class {item.strip()!r}{hint}: classes are {', '.join(names)}")
+        numbers = parse_integers(item, "class", high=len(names) - 1) if named is None else [named]
+        chosen.update(dict.fromkeys(numbers))
+    return list(chosen)
 
 
 def parse_sweeps(texts: Sequence[str]) -> dict[str, dict[str, list[str]]]:

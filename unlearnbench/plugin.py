@@ -91,10 +91,22 @@ class MethodSpec:
     tuned: Mapping[str, Mapping[str, Scalar]]
     function: Callable[..., None]
 
-    def resolve(self, dataset: str, overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """Return every setting: the default, then the value tuned for the dataset, then the override."""
-        defaults = {name: setting.default for name, setting in self.settings.items()}
-        return {**defaults, **self.tuned.get(dataset, {}), **overrides}
+    @property
+    def defaults(self) -> dict[str, Scalar]:
+        """The settings as the signature gives them."""
+        return {name: setting.default for name, setting in self.settings.items()}
+
+    def resolve(self, tunings: Iterable[str], overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Return every setting: the default, then what is tuned, then the override.
+
+        Args:
+            tunings: names of datasets and protocols whose tuned values apply, later ones over earlier ones.
+            overrides: of the user.
+        """
+        settings = self.defaults
+        for name in tunings:
+            settings |= self.tuned.get(name, {})
+        return settings | dict(overrides)
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ def method(
         streams: the data it may draw, a subset of `forget` and `retain`; drawing from another raises.
         role: `method`; `reference` for a row all others are compared with; `gold` for one that runs only when named.
         groups: names under which `--methods` selects it together with others.
-        tuned: {dataset: {setting: value}}, values found for another dataset than the defaults were.
+        tuned: {dataset or protocol: {setting: value}}, values found for another one than the defaults were.
 
     Raises:
         PluginError: the function or the declaration breaks the contract.

@@ -95,6 +95,10 @@ class Display:
             self._console.print(self._state(now), highlight=False, soft_wrap=True, markup=False)
 
     def _state(self, now: float) -> str:
+        if not self._total:  # a training of its own, no cells
+            return " | ".join(
+                part for part in [self._label, self._detail, f"{spell(now - self._started)} so far"] if part
+            )
         left = self._estimate.left(now - self._job_started)
         remaining = f"about {spell(left)} left" if left is not None else f"then {self._total - self._done} cells"
         position = f"[{min(self._done + 1, self._total)}/{self._total}]"

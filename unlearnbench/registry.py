@@ -16,7 +16,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 
-from unlearnbench.datasets import dataset_digests
 from unlearnbench.errors import PluginError, UsageError, one_line, spell_error
 from unlearnbench.hashing import file_digest
 from unlearnbench.plugin import Kind, MethodSpec, MetricSpec, suggest
@@ -150,8 +149,8 @@ class Registry:
         return [spec for spec in specs if isinstance(spec, MethodSpec)]
 
     def source_hashes(self) -> dict[str, str]:
-        """Return {"method:NAME", "metric:NAME", "dataset:NAME": hash} without importing any plugin file."""
-        return dataset_digests() | {
+        """Return {"method:NAME", "metric:NAME": hash} without importing any plugin file."""
+        return {
             f"{kind}:{name}": file_digest(plugin.path)
             for (kind, name), plugin in self._plugins.items()
             if plugin.path is not None

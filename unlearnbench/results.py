@@ -42,6 +42,7 @@ class Record:
     wall_seconds: float | None = None
     counts: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Any] = field(default_factory=dict)
+    timestep_loss: Mapping[str, Any] = field(default_factory=dict)  # edges, forget, retain, n
     protocol: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)  # title, class names, extractor
     judge: Mapping[str, Any] = field(default_factory=dict)  # test accuracy, n
@@ -76,13 +77,15 @@ class Record:
         return record
 
     def is_stale(self, source_hashes: Mapping[str, str]) -> bool:
-        """Say whether method, metric or dataset (recipes, judges, protocol) is another now than when this was measured.
+        """Say whether method, metric or dataset (recipes, judge, protocol) is another now than when this was measured.
 
         Args:
-            source_hashes: {"method:NAME", "metric:NAME" or "dataset:NAME": hash}; what it does not name is not judged.
+            source_hashes: {"method:NAME", "metric:NAME" or "dataset:DIGEST": hash as it is now}; what it does not name
+                is not judged.
         """
         measured = {f"method:{self.cell.method}": self.method.get("source_hash")}
-        measured[f"dataset:{self.cell.dataset}"] = self.dataset.get("digest")
+        digest = self.dataset.get("digest")
+        measured[f"dataset:{digest}"] = digest
         measured |= {f"metric:{name}": entry.get("source_hash") for name, entry in self.metrics.items()}
         return any(key in source_hashes and source_hashes[key] != value for key, value in measured.items())
 

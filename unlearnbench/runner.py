@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +18,19 @@ from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.checkpoints import write_checkpoint
 from unlearnbench.context import Context, Harness
 from unlearnbench.cost import Meter
-from unlearnbench.datasets import load_dataset
+from unlearnbench.datasets import Dataset
 from unlearnbench.errors import PluginError, UsageError
-from unlearnbench.evaluation import Evidence, measure
+from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
 from unlearnbench.grid import Cell
+from unlearnbench.networks import build_unet
 from unlearnbench.plugin import MethodSpec, MetricSpec
+from unlearnbench.preparation import Prepared, frozen, prepare, prepare_base, software
 from unlearnbench.process import Progress
 from unlearnbench.provenance import device_identity
 from unlearnbench.registry import Registry
-from unlearnbench.training import prepare, software
 
 STRIP_IMAGES = 8  # images kept in a record, per strip
 PHASES = ("prior", "forget", "sample", "judge")
@@ -54,14 +57,38 @@ def identify(device: str, progress: Progress) -> dict[str, Any]:
     return {"device": str(chosen), "identity": device_identity(str(chosen))}
 
 
-def prepare_dataset(dataset: str, cache: Path, device: str, progress: Progress) -> None:
-    """Train what belongs to a dataset where the cache lacks it."""
+def prepare_dataset(dataset: Dataset, needs: Sequence[str], cache: Path, device: str, progress: Progress) -> None:
+    """Train what belongs to a dataset where the cache lacks it.
+
+    Args:
+        dataset: is prepared.
+        needs: of the metrics to come; they say whether the feature extractor is wanted.
+        cache: folder of artifacts.
+        device: trains.
+        progress: shows how far it is.
+    """
     with exclusive(device, progress):
-        prepare(load_dataset(dataset), ArtifactStore(cache), torch.device(device), progress)
+        prepared = _prepare(dataset, needs, ArtifactStore(cache), device, progress)
+    for note in prepared.notes:
+        warnings.warn(note, stacklevel=1)
+
+
+def _prepare(dataset: Dataset, needs: Sequence[str], store: ArtifactStore, device: str, progress: Progress) -> Prepared:
+    features = any(need.endswith("_features") for need in needs)
+    return prepare(dataset, store, torch.device(device), progress, features=features)
+
+
+def train_base(dataset: Dataset, cache: Path, device: str, out: Path, progress: Progress) -> list[tuple[int, float]]:
+    """Train the base model where the cache lacks it, write it as a diffusers folder, and return its loss curve."""
+    with exclusive(device, progress):
+        base = prepare_base(dataset, ArtifactStore(cache), torch.device(device), progress)
+        write_checkpoint(out, frozen(build_unet(base.facts["unet"]), base.tensors, torch.device("cpu")))
+    return [(step, loss) for step, loss in base.facts.get("loss", [])]
 
 
 def run_cell(
     cell: Cell,
+    dataset: Dataset,
     metric_names: Sequence[str],
     plugin_files: Sequence[Path],
     cache: Path,
@@ -69,15 +96,15 @@ def run_cell(
     progress: Progress,
 ) -> dict[str, Any]:
     """Run one cell and return the measured fields of its record."""
-    registry, dataset, device = Registry(plugin_files), load_dataset(cell.dataset), torch.device(device_name)
+    registry, device = Registry(plugin_files), torch.device(device_name)
     method = registry.method(cell.method)
     metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
     with exclusive(device_name, progress):
-        store, train = ArtifactStore(cache), dataset.load("train")
-        prepared = prepare(dataset, store, device, progress)
+        store, needs = ArtifactStore(cache), [need for spec, _ in metrics for need in spec.needs]
+        prepared = _prepare(dataset, needs, store, device_name, progress)
         meter = Meter.for_device(device)
         harness = Harness(
-            dataset, train, prepared.base, prepared.artifacts["base"]["sha256"], cell.method,
+            dataset, prepared.train, prepared.base, prepared.artifacts["base"]["sha256"], cell.method,
             registry.source_hash("method", cell.method), method.streams, cell.seed, cell.forget_class, device, store,
             meter, device_identity(device_name), software(), progress,
         )  # fmt: skip
@@ -86,16 +113,18 @@ def run_cell(
             unlearn(method, context, cell)
         context.check_finite()
         context.model.requires_grad_(False)
-        evidence = Evidence(cell, context.model.eval(), dataset, train, prepared, meter, progress)
+        evidence = Evidence(cell, context.model.eval(), dataset, prepared, store, meter, progress)
         _draw_needed_samples(evidence, [spec for spec, _ in metrics])
         with meter.phase("judge"):
             scores = measure(evidence, metrics)
+            losses = losses_by_timestep(evidence)
     return {
         "method_source_hash": harness.source_hash,
         "metrics": scores,
         "cost": {p: meter.costs[p].to_json() for p in PHASES if p in meter.costs},
         "counts": vars(harness.counts),
         "curves": harness.curves,
+        "timestep_loss": losses,
         "judge": {"test_accuracy": prepared.judge_accuracy, "n": prepared.judge_n},
         "artifacts": prepared.artifacts,
         "images": strips(evidence),

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler
 
 from unlearnbench.datasets import load_dataset
 from unlearnbench.diffusion import Schedule, sample
-from unlearnbench.training import build_unet
+from unlearnbench.networks import build_unet, unet_config
 
 IMAGES, ROUNDS = 250, 7
 
@@ -41,7 +41,7 @@ def pipeline_loop(model, protocol, labels):
 
 def main():
     dataset = load_dataset("digits")
-    model, labels = build_unet(dataset).eval(), torch.arange(IMAGES) % 10
+    model, labels = build_unet(unet_config(dataset)).eval(), torch.arange(IMAGES) % 10
     seconds = {ours: [], pipeline_loop: []}
     for round_number in range(ROUNDS + 1):
         for run in seconds:

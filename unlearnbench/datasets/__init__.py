@@ -1,12 +1,15 @@
-"""Datasets: images and labels plus what belongs to them (base-model recipe, judge, extractor, protocol).
+"""Datasets: images and labels plus what belongs to them (base-model recipe, judges, extractor, protocols).
 
-One file per dataset. Everything here is data, free of torch; `training.py` builds networks from it.
+One file per dataset, and `profiles.py` for what the colour image sets share. Everything here is data, free of torch
+until images are loaded; `networks.py` and `training.py` build from it.
 """
 
 import importlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +18,29 @@ from unlearnbench.errors import UsageError
 from unlearnbench.hashing import digest
 from unlearnbench.plugin import suggest
 
+if TYPE_CHECKING:
+    from unlearnbench.artifacts import ArtifactStore
+    from unlearnbench.process import Progress
+
+RETAINED = "all training images of the retained classes"
+WITHOUT_CLASS_0 = "the first 500 training images of every class but 0 and the forget class (as SalUn's code does)"
+B4 = "-b4"  # ends the names of protocols with the reference set WITHOUT_CLASS_0
+ExtractorChoice = Literal["inception", "own"]
+
 
 class Split(NamedTuple):
     """Images (N, C, H, W) uint8 and labels (N,) int64."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+
+
+class Images(NamedTuple):
+    """A dataset's two parts, and what a user must know of how they were read, one sentence each."""
+
+    train: Split
+    test: Split
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,20 +53,33 @@ class Protocol:
     guidance: float  # w; 0 is conditional only
     forget_samples: int  # images of the forget class
     retain_samples: int  # images of each retained class
-    batch_size: int  # images per sampling forward pass
+    batch_size: int  # images per sampling forward pass; the images do not depend on it
+    precision: Literal["fp32", "bf16"] = "fp32"  # of sampling on CUDA; a CPU always computes in fp32
+    dropout: bool = False  # left on while sampling, as SA's code does by mistake
     weights: str = "final"  # the weights a method leaves in ctx.model
-    reference: str = "all training images of the retained classes"
+    reference: str = RETAINED  # the images FID compares with: RETAINED or WITHOUT_CLASS_0
 
     def to_json(self) -> dict[str, Any]:
         """Return the protocol as a JSON object."""
         return asdict(self)
+
+    @property
+    def family(self) -> str:
+        """The protocol this one is a compatibility form of, or its own name."""
+        return self.name.removesuffix(B4)
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """What images and the time they take depend on."""
+        names = ("steps", "eta", "guidance", "precision", "dropout", "batch_size")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
 class BaseRecipe:
     """How the base model is trained; all of it is part of the artifact's key."""
 
-    unet: dict[str, Any]  # arguments of diffusers.UNet2DModel
+    unet: dict[str, Any]  # arguments of diffusers.UNet2DModel but sizes and labels, which the images give
     steps: int  # optimiser steps
     batch: int  # images per step
     lr: float  # Adam's step size
@@ -54,6 +87,7 @@ class BaseRecipe:
     label_dropout: float  # share of labels replaced by the null class
     ema: float  # decay of the averaged weights, min(ema, (1 + k) / (10 + k)) at step k
     clip: float  # global gradient norm
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the forward pass on CUDA; a CPU always computes in fp32
     seed: int = 0
     revision: int = 1  # raise it when training code changes what comes out
 
@@ -62,32 +96,69 @@ class BaseRecipe:
 class ClassifierRecipe:
     """How a judge or a feature extractor is trained."""
 
-    network: str  # a name in training.CLASSIFIERS
+    network: str  # a name in networks.CLASSIFIERS
     epochs: int
     batch: int
-    lr: float  # peak of a one-cycle schedule
+    lr: float  # of the head; the peak where the schedule has one
     weight_decay: float
     label_smoothing: float
     shift: int  # augmentation: random shift of up to this many pixels
     seed: int
+    body_lr: float | None = None  # of everything but the head; None: the same
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    flip: bool = False  # augmentation: horizontal flips
+    pretrained: bool = False  # start from ImageNet weights
     revision: int = 1
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """One dataset with all that belongs to it."""
+class Profile:
+    """A protocol with the recipes that go with it."""
 
-    name: str
+    protocol: Protocol
+    base: BaseRecipe
+    judges: Mapping[str, ClassifierRecipe]  # what --judge chooses from, the default first
+    own: ClassifierRecipe  # the dataset's own feature extractor: weights apart from every judge's
+    own_name: str  # as a caption says it
+    extractor: ExtractorChoice = "own"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user asked for; empty values stand for the dataset's own."""
+
+    dataset: str = "digits"
+    protocol: str = ""
+    data_root: Path | None = None
+    image_size: int | None = None  # pixels; only for folders of images
+    base: str = ""  # a diffusers folder or a name on the Hugging Face Hub, instead of training one
+    base_steps: int | None = None  # train the base model for so many steps
+    judge: str = ""
+    extractor: str = ""
+    inception_weights: Path | None = None
+    batch_size: int | None = None  # images per sampling forward pass
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset with all that belongs to it, resolved. Picklable, so that a cell's process gets it whole."""
+
+    name: str  # names the records: the kind's own name, or the folder's
+    kind: str  # a name in DATASETS
     title: str
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]  # (C, H, W)
+    flip: bool  # whether methods and training see random horizontal flips
     protocol: Protocol
     base: BaseRecipe
     judge: ClassifierRecipe
-    extractor: ClassifierRecipe
+    extractor: ClassifierRecipe | None  # None: torch-fidelity's Inception
     extractor_name: str  # what FID stands on, as a caption says it
-    flip: bool  # whether methods and training see random horizontal flips
-    load: Callable[[str], Split]  # "train" or "test"
+    load: "Callable[[ArtifactStore, Progress], Images]"
+    choices: Mapping[str, Any]  # what the user changed: base, base_steps, judge, extractor
+    checkpoint: str = ""  # folder or Hub name of a base model that is not trained here
+    inception_weights: Path | None = None
 
     @property
     def num_classes(self) -> int:
@@ -96,26 +167,135 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """Hash of the recipes and the protocol: records of another digest rest on another base, judge or rules."""
-        parts = (self.protocol, self.base, self.judge, self.extractor)
-        return digest([self.class_names, self.image_shape, self.flip, *[asdict(part) for part in parts]])
+        """Hash of recipes and protocol: records of another digest rest on another base, judge or rules."""
+        protocol = replace(self.protocol, batch_size=0)  # changes no image
+        parts = [None if part is None else asdict(part) for part in (protocol, self.base, self.judge, self.extractor)]
+        return digest([self.class_names, self.image_shape, self.flip, *parts, self.choices.get("base", "")])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a record says of it; `current_digest` reads it back."""
+        return {
+            "kind": self.kind, "title": self.title, "class_names": list(self.class_names),
+            "image_shape": list(self.image_shape), "extractor": self.extractor_name, "choices": dict(self.choices),
+            "digest": self.digest,
+        }  # fmt: skip
 
 
-def dataset_digests() -> dict[str, str]:
-    """Return {"dataset:NAME": digest} of every dataset, for telling stale records."""
-    return {f"dataset:{name}": load_dataset(name).digest for name in DATASETS}
+DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagefolder")
 
 
-DATASETS = ("digits",)
+def _module(kind: str) -> ModuleType:
+    return importlib.import_module(f"unlearnbench.datasets.{kind}")
 
 
-def load_dataset(name: str) -> Dataset:
-    """Return a dataset by name.
+def title_of(kind: str) -> str:
+    """Return a dataset's title, without looking for its images."""
+    return str(_module(kind).TITLE)
+
+
+def protocol_names(kind: str) -> list[str]:
+    """Return the names of a dataset's protocols, the default first."""
+    return list(_module(kind).profiles((3, 32, 32)))
+
+
+def load_dataset(source: Source | str) -> Dataset:
+    """Return the dataset a user asked for, or the default form of the one with this name. Loads no image.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: an unknown name, protocol, judge or extractor, an option the dataset does not take, or a folder
+            that holds no dataset.
     """
-    if name not in DATASETS:
-        raise UsageError(f"there is no dataset {name!r}{suggest(name, DATASETS)}: choose from {', '.join(DATASETS)}")
-    dataset: Dataset = importlib.import_module(f"unlearnbench.datasets.{name}").DATASET
+    if isinstance(source, str):
+        source = Source(source)
+    if source.dataset not in DATASETS:
+        wanted = f"there is no dataset {source.dataset!r}{suggest(source.dataset, DATASETS)}"
+        raise UsageError(f"{wanted}: choose from {', '.join(DATASETS)}")
+    if source.image_size is not None and source.dataset != "imagefolder":
+        raise UsageError(f"--image-size is for --dataset imagefolder; the images of {source.dataset} have their size")
+    if source.inception_weights is not None and not source.inception_weights.is_file():
+        raise UsageError(f"--inception-weights {source.inception_weights}: there is no such file")
+    dataset: Dataset = _module(source.dataset).dataset(source)
     return dataset
+
+
+def resolve(
+    source: Source, *, name: str, title: str, class_names: Iterable[str], image_shape: tuple[int, int, int],
+    flip: bool, load: "Callable[[ArtifactStore, Progress], Images]",
+) -> Dataset:  # fmt: skip
+    """Return a dataset from its images and what the user chose of its profiles.
+
+    Raises:
+        UsageError: an unknown protocol, judge or extractor.
+    """
+    profiles: Mapping[str, Profile] = _module(source.dataset).profiles(image_shape)
+    profile = profiles[_pick(source.protocol, profiles, "protocol", source.dataset)]
+    judge = _pick(source.judge, profile.judges, "judge", source.dataset)
+    extractor = _pick(source.extractor, [profile.extractor, *get_args(ExtractorChoice)], "extractor", source.dataset)
+    if source.base and source.base_steps:
+        raise UsageError("--base names a trained model and --base-steps trains one: give one of them")
+    protocol = replace(profile.protocol, batch_size=source.batch_size or profile.protocol.batch_size)
+    chosen = {
+        "base": _identity(source.base), "base_steps": source.base_steps, "judge": source.judge,
+        "extractor": source.extractor,
+    }  # fmt: skip
+    return Dataset(
+        name=name, kind=source.dataset, title=title, class_names=tuple(class_names), image_shape=image_shape, flip=flip,
+        protocol=protocol,
+        base=replace(profile.base, steps=source.base_steps or profile.base.steps),
+        judge=profile.judges[judge],
+        extractor=profile.own if extractor == "own" else None,
+        extractor_name=profile.own_name if extractor == "own" else "2048-d pool3 of torch-fidelity's Inception v3",
+        load=load,
+        choices={key: value for key, value in chosen.items() if value},
+        checkpoint=source.base,
+        inception_weights=source.inception_weights,
+    )  # fmt: skip
+
+
+def _pick(wanted: str, known: Iterable[str], what: str, dataset: str) -> str:
+    """Return a name the user chose, or the first one."""
+    names = list(dict.fromkeys(known))
+    if wanted and wanted not in names:
+        raise UsageError(f"{dataset} has no {what} {wanted!r}{suggest(wanted, names)}: choose from {', '.join(names)}")
+    return wanted or names[0]
+
+
+def _identity(base: str) -> str:
+    """Return what tells a given base model from others: the hash of its weights, or its name on the Hub."""
+    from unlearnbench.checkpoints import local_digest
+
+    return (local_digest(Path(base)) or base) if base else ""
+
+
+def current_digests(recorded: Iterable[tuple[Mapping[str, Any], str]]) -> dict[str, str]:
+    """Return {"dataset:DIGEST": digest as it would be now} for the datasets of records, for telling stale ones.
+
+    Args:
+        recorded: what each record says of its dataset (`Dataset.to_json`), and its protocol's name.
+    """
+    found = {str(facts.get("digest")): (facts, protocol) for facts, protocol in recorded}
+    now = {f"dataset:{old}": current_digest(facts, protocol) for old, (facts, protocol) in found.items()}
+    return {key: value for key, value in now.items() if value is not None}
+
+
+def current_digest(facts: Mapping[str, Any], protocol: str) -> str | None:
+    """Return the digest that the dataset of a record would have now, or None where nobody can tell.
+
+    Args:
+        facts: `Dataset.to_json` as recorded.
+        protocol: the name of the record's protocol.
+    """
+    try:
+        choices = dict(facts["choices"])
+        base = choices.pop("base", "")
+        dataset = resolve(
+            Source(str(facts["kind"]), protocol, **choices), name="", title="", class_names=facts["class_names"],
+            image_shape=tuple(facts["image_shape"]), flip=_module(str(facts["kind"])).FLIP, load=_never,
+        )  # fmt: skip
+        return replace(dataset, choices=facts["choices"] if base else dataset.choices).digest
+    except (KeyError, TypeError, ValueError, ImportError, AttributeError, UsageError):
+        return None
+
+
+def _never(*_: object) -> Images:
+    raise AssertionError("a dataset made to be compared has no images")

@@ -4,22 +4,42 @@ Everything is sized so that a laptop CPU runs the whole benchmark with no downlo
 The 80/20 split is stratified and fixed; base model and judges see the training part only.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unlearnbench.datasets import BaseRecipe, ClassifierRecipe, Dataset, Protocol, Split
+from unlearnbench.datasets import (
+    BaseRecipe,
+    ClassifierRecipe,
+    Dataset,
+    Images,
+    Profile,
+    Protocol,
+    Source,
+    Split,
+    resolve,
+)
+from unlearnbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from unlearnbench.artifacts import ArtifactStore
+    from unlearnbench.process import Progress
+
+TITLE = "digits (8x8, scikit-learn)"
+FLIP = False
 
 
-def load(part: str) -> Split:
-    """Return the "train" (1,437 images) or "test" (360 images) part."""
+def load(store: "ArtifactStore", progress: "Progress") -> Images:
+    """Return 1,437 training and 360 test images."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images / 16 * 255).astype(np.uint8).reshape(-1, 1, 8, 8)
     split = train_test_split(pixels, labels.astype(np.int64), test_size=0.2, random_state=0, stratify=labels)
-    return Split(split[0], split[2]) if part == "train" else Split(split[1], split[3])
+    return Images(Split(split[0], split[2]), Split(split[1], split[3]))
 
 
 _JUDGE = ClassifierRecipe(
@@ -34,25 +54,12 @@ _JUDGE = ClassifierRecipe(
     revision=2,
 )
 
-DATASET = Dataset(
-    name="digits",
-    title="digits (8x8, scikit-learn)",
-    class_names=tuple("0123456789"),
-    image_shape=(1, 8, 8),
+_PROFILE = Profile(
     protocol=Protocol(
-        name="digits-ddim25",
-        steps=25,
-        eta=0.0,
-        guidance=0.5,
-        forget_samples=100,
-        retain_samples=50,
-        batch_size=250,
+        name="digits-ddim25", steps=25, eta=0.0, guidance=0.5, forget_samples=100, retain_samples=50, batch_size=250
     ),
     base=BaseRecipe(
         unet={
-            "sample_size": 8,
-            "in_channels": 1,
-            "out_channels": 1,
             "block_out_channels": [32, 32],
             "layers_per_block": 1,
             "down_block_types": ["DownBlock2D", "DownBlock2D"],
@@ -68,9 +75,21 @@ DATASET = Dataset(
         ema=0.995,
         clip=1.0,
     ),
-    judge=_JUDGE,
-    extractor=replace(_JUDGE, seed=1),  # weights of its own, so that FID does not grade the judge's own features
-    extractor_name="64-d features of a CNN trained on digits",
-    flip=False,
-    load=load,
+    judges={"cnn": _JUDGE},
+    own=replace(_JUDGE, seed=1),  # weights of its own, so that FID does not grade the judge's own features
+    own_name="64-d features of a CNN trained on digits",
 )
+
+
+def profiles(image_shape: tuple[int, int, int]) -> Mapping[str, Profile]:
+    """Return {protocol: profile}; digits has one."""
+    return {_PROFILE.protocol.name: _PROFILE}
+
+
+def dataset(source: Source) -> Dataset:
+    """Return the dataset."""
+    if source.data_root is not None:
+        raise UsageError("--data-root is not for digits, which come inside scikit-learn: name another --dataset")
+    return resolve(
+        source, name="digits", title=TITLE, class_names="0123456789", image_shape=(1, 8, 8), flip=FLIP, load=load
+    )

@@ -240,6 +240,10 @@ class Board:
         cells = [record for c in self.classes for record in self.cell_records(variant, c)]
         return f"{sum(record.cell.id in self.ok_ids for record in cells)}/{len(self.classes) * len(self.seeds)}"
 
+    def label(self, record: Record) -> str:
+        """Return the label of a record's row."""
+        return _variant(record).label
+
     def failures(self) -> list[Record]:
         """Return the records without numbers, but for stale ones."""
         return [record for record in self.records if record.status != "ok"]
@@ -249,6 +253,7 @@ class Board:
         last = self.records[-1]
         protocol = last.protocol
         samples = sorted({f"{m['title']} n={m['n']}" for r in self.ok_records for m in r.metrics.values()})
+        shortened = any(record.method.get("changed") for record in self.records)
         judges = sorted(
             {f"{100 * r.judge['test_accuracy']:.1f}% (n={r.judge['n']})" for r in self.ok_records if r.judge}
         )
@@ -262,6 +267,7 @@ class Board:
                 f"features: {last.dataset.get('extractor')}",
                 f"judge test accuracy {', '.join(judges) or 'unknown'}",
                 f"forget classes {_spans(self.classes)}, seeds {_spans(self.seeds)}",
+                *(["settings other than the methods' defaults are in the table of settings"] if shortened else []),
                 f"device {self.device_name}, torch {', '.join(versions)}",
                 f"memory: peak of prior and forget, probe {self.probe or 'none'}",
                 f"records {self.digest}",

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -13,7 +14,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,77 +31,104 @@ STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar in a title is a dollar
 }
+FEW = 10  # variants that colours alone keep apart
+IMAGE_INCHES = 0.6  # three dots per pixel of a 32-pixel image
 SAMPLES_PER_CLASS = 2  # images of each forget class in the overview
 
 
-def draw_all(board: Board) -> dict[str, Figure]:
-    """Return {file name: figure} of every figure the board has numbers for."""
+def set_style() -> None:
+    """Make the look of all figures matplotlib's own."""
     sns.set_theme(context="paper", style="whitegrid", rc=STYLE)
-    makers = {
-        "tradeoff": tradeoff,
-        "heatmaps": heatmaps,
-        "phases": phases,
-        "samples": samples,
-        "samples-all": samples_overview,
-    }
-    drawn = {name: make(board) for name, make in makers.items()}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def colours(board: Board) -> dict[str, tuple[float, float, float]]:
-    """Return {label: RGB}, from a palette that colour-blind readers can tell apart."""
+    """Return {label: RGB}: ten that colour-blind readers can tell apart, or hues with lightness to and fro."""
     labels = [variant.label for variant in board.variants]
-    palette = "colorblind" if len(labels) <= 10 else "husl"
-    return dict(zip(labels, sns.color_palette(palette, len(labels)), strict=True))
+    if len(labels) <= FEW:
+        palette = list(sns.color_palette("colorblind", len(labels)))
+    else:
+        dark, light = (sns.husl_palette(len(labels), s=0.9, l=lightness) for lightness in (0.45, 0.72))
+        palette = [(dark, light)[k % 2][k] for k in range(len(labels))]
+    return dict(zip(labels, palette, strict=True))
 
 
-def _headline(board: Board, shows: str) -> Measure | None:
+def headline(board: Board, shows: str) -> Measure | None:
+    """Return the first headline metric of "forgetting" or "retention"."""
     return next((m for m in board.metrics if m.shows == shows and m.headline), None)
+
+
+def is_wide(numbers: Iterable[float]) -> bool:
+    """Say whether positive numbers span more than a decade, so that one far row would press the others together."""
+    known = list(numbers)
+    return bool(known) and min(known) > 0 and max(known) > 10 * min(known)
+
+
+def set_log(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def set_scale(axis: Axis, numbers: Iterable[float], measure: Measure) -> None:
+    """Make an axis logarithmic where its numbers need it; percentages never do."""
+    if measure.unit != "%" and is_wide(numbers):
+        set_log(axis)
+
+
+def point_to_better(axis: Axis, measure: Measure) -> None:
+    """Turn an axis round when lower is better: better is always up and to the right."""
+    if measure.better == "lower":
+        axis.set_inverted(True)
 
 
 def tradeoff(board: Board) -> Figure | None:
     """Forgetting against retention with run time as size: a dot per forget class, a ringed dot for the mean."""
-    forgetting, retention = _headline(board, "forgetting"), _headline(board, "retention")
+    forgetting, retention = headline(board, "forgetting"), headline(board, "retention")
     if forgetting is None or retention is None:
         return None
     total = next(measure for measure in board.costs if measure.key == "total")
+    frame = _tradeoff_frame(board, [retention, forgetting, total])
+    if frame.empty:
+        return None
+    mean = frame.groupby("method", sort=False, as_index=False).mean()
+    palette = colours(board)
+    numbered = len(mean) > FEW  # too many for the eye to match colours: number dots and legend
+    names = max(len(label) for label in mean["method"])
+    size = (6.2 + 0.066 * names, max(4.2, 0.2 * len(mean) + 0.9))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    common: dict[str, Any] = {"x": "x", "y": "y", "hue": "method", "palette": palette, "legend": False, "ax": axes}
+    sns.scatterplot(frame, s=18, alpha=0.45, **common)
+    sns.scatterplot(mean, size="cost", sizes=(90, 300) if numbered else (40, 420), edgecolor="black", **common)
+    for number, row in enumerate(mean.itertuples(), start=1):
+        label = f"{row.method} ({row.cost:.1f} {total.unit})"
+        if numbered:
+            label = f"{number}  {label}"
+            ink = "white" if np.mean(palette[row.method]) < 0.5 else "black"
+            axes.text(row.x, row.y, str(number), color=ink, ha="center", va="center", fontsize=6, zorder=5)
+        axes.scatter([], [], color=palette[row.method], edgecolor="black", s=60, label=label)
+    axes.set_xlabel(f"{retention.header}, {retention.shows}")
+    axes.set_ylabel(f"{forgetting.header}, {forgetting.shows}")
+    for axis, measure, column in ((axes.xaxis, retention, "x"), (axes.yaxis, forgetting, "y")):
+        set_scale(axis, frame[column], measure)
+        point_to_better(axis, measure)
+    axes.legend(title="RTE with priors (size)", loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left")
+    axes.set_title(f"{board.title}: forgetting against retention")
+    return figure
+
+
+def _tradeoff_frame(board: Board, measures: Sequence[Measure]) -> pd.DataFrame:
+    """Return one line per variant and forget class that has all three numbers: x, y and cost."""
     lines = []
     for variant in board.variants:
         for c in board.classes:
-            values = [board.value(variant, c, measure).number for measure in (retention, forgetting, total)]
+            values = [board.value(variant, c, measure).number for measure in measures]
             if None not in values:
                 lines.append([variant.label, *values])
-    if not lines:
-        return None
-    frame = pd.DataFrame(lines, columns=["method", "x", "y", "cost"])
-    mean = frame.groupby("method", sort=False, as_index=False).mean()
-    palette, sizes = colours(board), (40, 420)
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    sns.scatterplot(frame, x="x", y="y", hue="method", palette=palette, s=18, alpha=0.45, legend=False, ax=axes)
-    sns.scatterplot(
-        mean,
-        x="x",
-        y="y",
-        hue="method",
-        palette=palette,
-        size="cost",
-        sizes=sizes,
-        edgecolor="black",
-        legend=False,
-        ax=axes,
-    )
-    for _, row in mean.iterrows():
-        handle_label = f"{row['method']} ({row['cost']:.1f} {total.unit})"
-        axes.scatter([], [], color=palette[row["method"]], edgecolor="black", s=60, label=handle_label)
-    axes.set_xlabel(f"{retention.header}, {retention.shows}")
-    axes.set_ylabel(f"{forgetting.header}, {forgetting.shows}")
-    for measure, invert in ((retention, axes.invert_xaxis), (forgetting, axes.invert_yaxis)):
-        if measure.better == "lower":
-            invert()  # better is always up and to the right
-    axes.legend(title="RTE with priors (size)", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.set_title(f"{board.title}: forgetting against retention")
-    return figure
+    return pd.DataFrame(lines, columns=["method", "x", "y", "cost"])
 
 
 def heatmaps(board: Board) -> Figure | None:
@@ -105,27 +136,36 @@ def heatmaps(board: Board) -> Figure | None:
     measures = board.metrics
     if not measures:
         return None
-    rows = (len(measures) + 1) // 2
+    panel = max(0.42 * len(board.classes), 0.075 * max(len(measure.header) for measure in measures)) + 0.15
+    rows = -(-len(measures) // max(2, int(9 / panel)))
+    columns = -(-len(measures) // rows)
     names = max(len(variant.label) for variant in board.variants)
-    height = (0.34 * len(board.variants) + 1.1) * rows
-    width = 2 * (0.07 * names + 0.42 * max(4, len(board.classes))) + 1.0
-    figure, grid = plt.subplots(rows, 2, figsize=(width, height), layout="constrained", squeeze=False)
+    size = (columns * panel + 0.07 * names + 0.5, (0.25 * len(board.variants) + 0.9) * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
     for axes, measure in zip(grid.flat, measures, strict=False):
-        values = [[board.value(variant, c, measure) for c in board.classes] for variant in board.variants]
-        numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
-        texts = [[v.word if v.number is None else f"{v.number:{measure.format}}{v.gap}" for v in row] for row in values]
-        limits = {"vmin": 0, "vmax": 100} if measure.unit == "%" else {}  # a point of accuracy is no rainbow
-        sns.heatmap(
-            numbers, annot=np.array(texts), fmt="", cmap="viridis" if measure.better == "higher" else "viridis_r",
-            xticklabels=board.classes, yticklabels=[v.label for v in board.variants], ax=axes, cbar=False,
-            annot_kws={"size": 7}, linewidths=0.5, **limits,
-        )  # fmt: skip
-        axes.set_title(measure.header)
-        axes.set_xlabel("forget class")
-        axes.tick_params(axis="y", rotation=0)
+        _draw_heatmap(axes, board, measure)
     for axes in list(grid.flat)[len(measures) :]:
         axes.set_visible(False)
     return figure
+
+
+def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
+    values = [[board.value(variant, c, measure) for c in board.classes] for variant in board.variants]
+    numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
+    texts = [[v.word if v.number is None else f"{v.number:{measure.format}}{v.gap}" for v in row] for row in values]
+    limits: dict[str, Any] = {}
+    if measure.unit == "%":
+        limits = {"vmin": 0, "vmax": 100}  # a point of accuracy is no rainbow
+    elif is_wide(numbers[np.isfinite(numbers)]):
+        limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
+    sns.heatmap(
+        numbers, annot=np.array(texts), fmt="", cmap="viridis" if measure.better == "higher" else "viridis_r",
+        xticklabels=board.classes, yticklabels=[v.label for v in board.variants], ax=axes, cbar=False,
+        annot_kws={"size": 7}, linewidths=0.5, **limits,
+    )  # fmt: skip
+    axes.set_title(measure.header)
+    axes.set_xlabel("forget class")
+    axes.tick_params(axis="y", rotation=0)
 
 
 def phases(board: Board) -> Figure | None:
@@ -186,23 +226,10 @@ def samples(board: Board) -> Figure | None:
     else:
         return None
     streams = [name for name in ("forget", "retain") if all(name in record.images for _, record in found)]
-    names = max(len(variant.label) for variant, _ in found)
-    figure, grid = plt.subplots(
-        len(found),
-        len(streams),
-        figsize=(4.2 * len(streams) + 0.07 * names, 0.56 * len(found) + 0.6),
-        layout="constrained",
-        squeeze=False,
-    )
-    for row, (variant, record) in enumerate(found):
-        for column, stream in enumerate(streams):
-            entry, axes = record.images[stream], grid[row][column]
-            _show(axes, _strip(entry))
-            if row == 0:
-                axes.set_title(f"{'forget' if stream == 'forget' else 'retained'} class {entry['class']}")
-            if column == 0:
-                axes.set_ylabel(variant.label, rotation=0, ha="right", va="center")
-    return figure
+    strips = [[_strip(record.images[stream]) for stream in streams] for _, record in found]
+    pictures = [(stream, found[0][1].images[stream]["class"]) for stream in streams]
+    headers = [f"{'forget' if stream == 'forget' else 'retained'} class {number}" for stream, number in pictures]
+    return _strip_grid([variant.label for variant, _ in found], strips, headers)
 
 
 def samples_overview(board: Board) -> Figure | None:
@@ -211,29 +238,39 @@ def samples_overview(board: Board) -> Figure | None:
     if not found:
         return None
     variants = [v for v in board.variants if any(key[0] == v for key in found)]
-    names = max(len(variant.label) for variant in variants)
-    size = (1.05 * max(2, len(board.classes)) + 0.4 + 0.07 * names, 0.56 * len(variants) + 0.8)
-    figure, grid = plt.subplots(len(variants), len(board.classes), figsize=size, layout="constrained", squeeze=False)
-    for row, variant in enumerate(variants):
-        for column, c in enumerate(board.classes):
-            axes = grid[row][column]
-            record = found.get((variant, c))
-            if record is None:
-                axes.set_axis_off()
-            else:
-                _show(axes, _strip(record.images["forget"], SAMPLES_PER_CLASS))
-            if row == 0:
-                axes.set_title(str(c))
-            if column == 0:
-                axes.set_axis_on()
-                axes.set_ylabel(variant.label, rotation=0, ha="right", va="center")
-    figure.suptitle("samples asked for the forget class", fontsize=10)
+    strips = [
+        [_strip(found[v, c].images["forget"], SAMPLES_PER_CLASS) if (v, c) in found else None for c in board.classes]
+        for v in variants
+    ]
+    labels, headers = [variant.label for variant in variants], [str(c) for c in board.classes]
+    return _strip_grid(labels, strips, headers, "samples asked for the forget class")
+
+
+def _strip_grid(
+    labels: Sequence[str], strips: Sequence[Sequence[NDArray[np.uint8] | None]], headers: Sequence[str], title: str = ""
+) -> Figure:
+    """Return a figure of labelled rows of strips under headers; None leaves a place empty.
+
+    Its size follows from the images', each IMAGE_INCHES high, and from the labels'.
+    """
+    shapes = [strip.shape for row in strips for strip in row if strip is not None]
+    wide = max(max(shape[1] / shape[0] for shape in shapes) * IMAGE_INCHES, 0.09 * max(map(len, headers)))
+    top, gap = 0.58 if title else 0.3, 0.12
+    left = max(0.075 * max(map(len, labels)), 0.075 * len(title) - wide * len(headers)) + 0.3
+    size = (left + (wide + gap) * len(headers), top + (IMAGE_INCHES + gap) * len(strips))
+    figure, grid = plt.subplots(len(strips), len(headers), figsize=size, squeeze=False)
+    figure.subplots_adjust(
+        left=left / size[0], right=1 - gap / size[0], bottom=gap / size[1], top=1 - top / size[1],
+        wspace=gap / wide, hspace=gap / IMAGE_INCHES,
+    )  # fmt: skip
+    for axes, header in zip(grid[0], headers, strict=True):
+        axes.set_title(header)
+    for axes_row, label, row in zip(grid, labels, strips, strict=True):
+        for axes, strip in zip(axes_row, row, strict=True):
+            axes.set(xticks=[], yticks=[], frame_on=False)
+            axes.grid(visible=False)
+            if strip is not None:
+                axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    figure.text(1 - gap / size[0], 1 - 0.08 / size[1], title, ha="right", va="top", fontsize=10)
     return figure
-
-
-def _show(axes: Axes, strip: NDArray[np.uint8]) -> None:
-    axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)

@@ -3,18 +3,43 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
+from unlearnbench.report import ablation, figures
 from unlearnbench.report.board import Board
-from unlearnbench.report.figures import draw_all
 from unlearnbench.report.tables import all_tables, tidy_frame, to_csv, to_latex, to_markdown
 
 FIGURE_WORDS = {
     "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
+    "sweep": (
+        "Metrics along swept settings: points are joined in the order of the value written to them, bars are one "
+        "standard deviation over forget classes, black are the references; better is up and to the right."
+    ),
+    "timesteps": (
+        "Denoising loss of the unlearned model by timestep, on training images of the forget class and of retained "
+        "classes; at 1 the model does as well as if it predicted zero."
+    ),
     "heatmaps": "Every metric per forget class.",
     "phases": "Where the time of a cell goes; a reused prior is charged at its original cost.",
     "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
     "samples-all": "The first samples of every forget class.",
 }
+
+
+def draw_all(board: Board) -> dict[str, Figure]:
+    """Return {file name: figure} of every figure the board has numbers for."""
+    figures.set_style()
+    makers = {
+        "tradeoff": figures.tradeoff,
+        "sweep": ablation.sweep,
+        "timesteps": ablation.timesteps,
+        "heatmaps": figures.heatmaps,
+        "phases": figures.phases,
+        "samples": figures.samples,
+        "samples-all": figures.samples_overview,
+    }
+    drawn = {name: make(board) for name, make in makers.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def write_board(board: Board, folder: Path) -> Path:
@@ -24,8 +49,8 @@ def write_board(board: Board, folder: Path) -> Path:
         for ending, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
             (folder / "tables" / f"{table.name}.{ending}").write_text(write(table), encoding="utf-8")
     tidy_frame(board).to_csv(folder / "tables" / "cells.csv", index=False, lineterminator="\n")
-    figures = draw_all(board)
-    for name, figure in figures.items():
+    drawn = draw_all(board)
+    for name, figure in drawn.items():
         figure.savefig(folder / "figures" / f"{name}.png", metadata={"Software": None})
         dates = {"CreationDate": None, "Creator": None, "Producer": None}  # the same records give the same bytes
         figure.savefig(folder / "figures" / f"{name}.pdf", metadata=dates)
@@ -35,7 +60,7 @@ def write_board(board: Board, folder: Path) -> Path:
         f"# {board.title}\n",
         *[f"> {note}\n" for note in board.notes],
         to_markdown(tables[0]),
-        *[f"![{FIGURE_WORDS[name]}](figures/{name}.png)\n\n{FIGURE_WORDS[name]}\n" for name in figures],
+        *[f"![{FIGURE_WORDS[name]}](figures/{name}.png)\n\n{FIGURE_WORDS[name]}\n" for name in drawn],
         *[to_markdown(table) for table in tables[1:]],
         *_failures(board),
     ]

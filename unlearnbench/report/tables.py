@@ -84,7 +84,39 @@ def paper_tables(board: Board) -> list[Table]:
 
 def all_tables(board: Board) -> list[Table]:
     """Return every table of a report, the main one first."""
-    return [summary_table(board), *paper_tables(board)]
+    return [summary_table(board), *paper_tables(board), *settings_tables(board)]
+
+
+def settings_tables(board: Board) -> list[Table]:
+    """Return the table of settings that are not the method's own defaults, so that nothing is shortened silently."""
+    changed: dict[tuple[str, str], tuple[object, object]] = {}
+    for record in board.records:
+        label = board.label(record)
+        for name, (default, used) in sorted(dict(record.method.get("changed", {})).items()):
+            changed[label, name] = (default, used)
+    order = [variant.label for variant in board.variants]
+    rows = sorted(changed, key=lambda key: (order.index(key[0]), key[1]))
+    if not rows:
+        return []
+    return [
+        Table(
+            name="settings",
+            title="Settings that are not the methods' defaults",
+            caption="The defaults are the papers' values for CIFAR-10; each method's file says where they come from.",
+            corner="Method",
+            rows=[label for label, _ in rows],
+            groups=[""] * 3,
+            headers=["Setting", "Default", "Here"],
+            formats=[""] * 3,
+            values=[
+                [Value(None, name), *[Value(None, _plain(v)) for v in changed[label, name]]] for label, name in rows
+            ],
+        )
+    ]
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:

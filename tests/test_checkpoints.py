@@ -1,0 +1,108 @@
+"""Base models given as diffusers folders: what is written reads back; what does not fit is refused in a sentence."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.checkpoints import local_digest, read_checkpoint, write_checkpoint
+from unlearnbench.datasets import Source, load_dataset
+from unlearnbench.errors import UsageError
+from unlearnbench.networks import build_unet, unet_config
+from unlearnbench.preparation import prepare_base
+
+SILENT = lambda what, done, total: None  # noqa: E731
+
+
+@pytest.fixture
+def checkpoint(tiny, tmp_path):
+    torch.manual_seed(3)
+    model = build_unet(unet_config(tiny))
+    write_checkpoint(tmp_path / "model", model)
+    return tmp_path / "model", model
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_is_written_reads_back(checkpoint, tiny):
+    folder, model = checkpoint
+    assert not list(folder.rglob("*.bin"))
+    config, weights = read_checkpoint(str(folder), tiny)
+    again = build_unet(config)
+    again.load_state_dict(weights)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_bare_unet_folder_will_do(checkpoint, tiny):
+    folder, _ = checkpoint
+    config, _ = read_checkpoint(str(folder / "unet"), tiny)
+    assert config["num_class_embeds"] == 11
+    assert local_digest(folder) == local_digest(folder / "unet") is not None
+
+
+def test_diffusers_itself_loads_it(checkpoint):
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    folder, model = checkpoint
+    theirs = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), theirs.parameters(), strict=True))
+    assert DDPMScheduler.from_pretrained(folder / "scheduler").config.beta_end == 0.02
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("unet/config.json", {"num_class_embeds": 10}, "none for the null class"),
+        ("unet/config.json", {"num_class_embeds": 101}, "num_class_embeds is 101, but digits needs 11"),
+        ("unet/config.json", {"num_class_embeds": None}, "it has no class labels"),
+        ("unet/config.json", {"in_channels": 3}, "in_channels is 3, but digits needs 1"),
+        ("unet/config.json", {"out_channels": 2}, "out_channels is 2"),
+        ("unet/config.json", {"sample_size": 32}, "sample_size is 32, but digits needs 8"),
+        ("unet/config.json", {"_class_name": "UNet1DModel"}, "_class_name is 'UNet1DModel'"),
+        ("unet/config.json", {"block_out_channels": [16, 16]}, "its weights do not fit its config"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "prediction_type 'v_prediction'"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 4000}, "num_train_timesteps 4000"),
+    ],
+)
+def test_what_does_not_fit_is_refused(checkpoint, tiny, file, changes, message):
+    folder, _ = checkpoint
+    edit(folder / file, **changes)
+    with pytest.raises(UsageError, match=message) as error:
+        read_checkpoint(str(folder), tiny)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_and_missing_files(checkpoint, tiny, tmp_path, monkeypatch):
+    folder, _ = checkpoint
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    name = next(iter(tensors))
+    save_file({**tensors, name: torch.full_like(tensors[name], float("nan"))}, weights)
+    with pytest.raises(UsageError, match="not all finite"):
+        read_checkpoint(str(folder), tiny)
+    weights.write_bytes(b"half a file")
+    with pytest.raises(UsageError, match="it cannot be read"):
+        read_checkpoint(str(folder), tiny)
+    weights.unlink()
+    with pytest.raises(UsageError, match="it lacks unet/diffusion"):
+        read_checkpoint(str(folder), tiny)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UsageError, match="no folder here and cannot be fetched from the Hugging Face Hub"):
+        read_checkpoint("someone/no-such-model", tiny)
+
+
+def test_a_given_base_is_the_one_that_is_used_and_its_weights_name_it(checkpoint, tiny, tmp_path):
+    folder, model = checkpoint
+    dataset = load_dataset(Source("digits", base=str(folder)))
+    assert dataset.choices == {"base": local_digest(folder)}
+    fitting = replace(tiny, checkpoint=dataset.checkpoint, choices=dataset.choices)
+    found = prepare_base(fitting, ArtifactStore(tmp_path / "cache"), torch.device("cpu"), SILENT)
+    assert torch.equal(found.tensors["conv_in.weight"], model.state_dict()["conv_in.weight"])
+    write_checkpoint(folder, build_unet(unet_config(tiny)))  # other weights in the same place are another base
+    assert load_dataset(Source("digits", base=str(folder))).digest != dataset.digest

@@ -1,0 +1,377 @@
+"""Datasets: what is read from disk, what is refused, and what the choices of a user make of a recipe."""
+
+import hashlib
+import io
+import pickle
+import tarfile
+import threading
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.datasets import (
+    DATASETS,
+    RETAINED,
+    WITHOUT_CLASS_0,
+    Source,
+    current_digest,
+    current_digests,
+    load_dataset,
+    protocol_names,
+    title_of,
+)
+from unlearnbench.datasets.cifar10 import open_part
+from unlearnbench.errors import UsageError
+from unlearnbench.evaluation import reference_images
+from unlearnbench.plugin import method
+
+SILENT = lambda what, done, total: None  # noqa: E731
+
+
+def paint(path, colour, size=(32, 32), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A sound image folder of two classes: 12 training and 3 test images each, of one colour per class."""
+    root = tmp_path / "pets"
+    for part, n in (("train", 12), ("test", 3)):
+        for name, colour in (("cat", (200, 0, 0)), ("dog", (0, 0, 200))):
+            for k in range(n):
+                paint(root / part / name / f"{k}.png", colour)
+    return root
+
+
+def open_folder(root, **options):
+    return load_dataset(Source("imagefolder", data_root=root, **options))
+
+
+def images_of(root, tmp_path, **options):
+    return open_folder(root, **options).load(ArtifactStore(tmp_path / "cache"), SILENT)
+
+
+class TestImageFolder:
+    def test_labels_follow_sorted_names_and_pixels_are_exact(self, folder, tmp_path):
+        dataset, images = open_folder(folder), images_of(folder, tmp_path)
+        assert (dataset.name, dataset.class_names, dataset.image_shape) == ("pets", ("cat", "dog"), (3, 32, 32))
+        assert images.train.images.shape == (24, 3, 32, 32)
+        assert images.train.labels.tolist() == [0] * 12 + [1] * 12
+        assert images.test.labels.tolist() == [0] * 3 + [1] * 3
+        assert images.train.images[0, :, 5, 5].tolist() == [200, 0, 0]
+        assert images.train.images[-1, :, 5, 5].tolist() == [0, 0, 200]
+        assert images.notes == ()
+
+    def test_any_size_is_fitted_by_its_middle_square(self, folder, tmp_path):
+        wide = Image.new("RGB", (96, 48))
+        wide.paste((255, 255, 255), (24, 0, 72, 48))  # the middle square is white
+        wide.save(folder / "train" / "cat" / "0.png")
+        images = images_of(folder, tmp_path, image_size=16)
+        assert images.train.images.shape[1:] == (3, 16, 16)
+        assert (images.train.images[0, :, 2:14, 2:14] == 255).all()
+
+    def test_a_single_folder_is_split_by_hash_and_the_split_does_not_move(self, tmp_path):
+        root = tmp_path / "single"
+        for name in ("cat", "dog"):
+            for k in range(40):
+                paint(root / name / f"{k}.png", (k, k, k))
+        first = images_of(root, tmp_path)
+        assert len(first.train.labels) + len(first.test.labels) == 80
+        assert 4 <= len(first.test.labels) <= 30
+        before = {bytes(image) for image in first.test.images[first.test.labels == 0]}
+        paint(root / "cat" / "new.png", (255, 0, 0))
+        after = images_of(root, tmp_path)
+        assert before <= {bytes(image) for image in after.test.images[after.test.labels == 0]}
+
+    def test_it_is_decoded_once_and_again_when_a_file_changes(self, folder, tmp_path):
+        images_of(folder, tmp_path)
+        kept = list((tmp_path / "cache" / "images").glob("*/payload.safetensors"))
+        images_of(folder, tmp_path)
+        assert list((tmp_path / "cache" / "images").glob("*/payload.safetensors")) == kept
+        paint(folder / "train" / "cat" / "0.png", (1, 2, 3), size=(33, 33))
+        assert images_of(folder, tmp_path).train.images[0, :, 5, 5].tolist() == [1, 2, 3]
+
+    def test_grayscale_among_colour_is_said(self, folder, tmp_path):
+        paint(folder / "train" / "cat" / "0.png", 77, mode="L")
+        images = images_of(folder, tmp_path)
+        assert images.train.images[0, :, 0, 0].tolist() == [77, 77, 77]
+        assert images.notes == ("1 of 30 images are grayscale among colour ones; they are used as RGB",)
+
+    def test_a_few_corrupt_files_are_skipped_with_their_count(self, folder, tmp_path):
+        for k in range(100, 220):
+            paint(folder / "train" / "cat" / f"{k}.png", (200, 0, 0))
+        (folder / "train" / "cat" / "0.png").write_bytes(b"no image")
+        images = images_of(folder, tmp_path)
+        assert len(images.train.labels) == 24 + 120 - 1
+        assert images.notes == ("1 of 150 image files cannot be read and are skipped, such as train/cat/0.png",)
+
+    def test_more_than_one_in_a_hundred_is_refused_and_nothing_is_left(self, folder, tmp_path):
+        (folder / "train" / "cat" / "0.png").write_bytes(b"no image")
+        truncated = (folder / "train" / "dog" / "0.png").read_bytes()[:60]
+        (folder / "train" / "dog" / "0.png").write_bytes(truncated)
+        with pytest.raises(UsageError, match="2 of 30 image files cannot be read, such as train/cat/0"):
+            images_of(folder, tmp_path)
+        left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+        assert not left
+
+    @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (lambda root: [path.unlink() for path in (root / "test" / "dog").iterdir()], "test/dog holds no image"),
+            (lambda root: (root / "train" / "emu").mkdir(), "only one of them has emu"),
+            (lambda root: [p.rename(root / p.name) for p in (root / "test").iterdir()], "0 class folders|test"),
+        ],
+        ids=["empty class", "class in one part", "test without classes"],
+    )
+    def test_wrong_layouts(self, folder, spoil, message):
+        spoil(folder)
+        with pytest.raises(UsageError, match=message):
+            open_folder(folder)
+
+    @pytest.mark.parametrize("names", [[], ["cat"]], ids=["no class", "one class"])
+    def test_fewer_than_two_classes(self, tmp_path, names):
+        for name in names:
+            for k in range(4):
+                paint(tmp_path / "flat" / name / f"{k}.png", (0, 0, 0))
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        with pytest.raises(UsageError, match=f"holds {len(names)} class folders with images: lay it out as"):
+            open_folder(tmp_path / "flat")
+
+    def test_other_refusals(self, tmp_path, folder):
+        with pytest.raises(UsageError, match="there is no such folder"):
+            open_folder(tmp_path / "absent")
+        with pytest.raises(UsageError, match="needs --data-root"):
+            load_dataset("imagefolder")
+        with pytest.raises(UsageError, match="multiple of 8"):
+            open_folder(folder, image_size=30)
+        with pytest.raises(UsageError, match="--image-size is for --dataset imagefolder"):
+            load_dataset(Source("cifar10", image_size=32))
+
+    def test_a_folder_cannot_pass_for_a_known_data_set(self, folder):
+        folder.rename(folder.parent / "cifar10")
+        assert open_folder(folder.parent / "cifar10").name == "cifar10-folder"
+
+    def test_a_dataset_reaches_a_cells_process(self, folder, tmp_path):
+        dataset = pickle.loads(pickle.dumps(open_folder(folder)))
+        assert len(dataset.load(ArtifactStore(tmp_path / "cache"), SILENT).train.labels) == 24
+
+
+@pytest.fixture
+def fake_cifar(monkeypatch, tmp_path):
+    """CIFAR-10's files in small, with torchvision told their checksums; returns their folder's parent."""
+    import torchvision.datasets
+
+    root, lists = tmp_path / "archive", {}
+    files = root / "cifar-10-batches-py"
+    files.mkdir(parents=True)
+
+    def write(name, content):
+        (files / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((files / name).read_bytes()).hexdigest()]
+
+    for name, n in (("data_batch_1", 20), ("test_batch", 10)):
+        pixels = (np.arange(n * 3072) % 251).astype(np.uint8).reshape(n, 3072)
+        lists[name] = write(name, {"data": pixels, "labels": [k % 10 for k in range(n)]})
+    meta = write("batches.meta", {"label_names": list("abcdefghij")})
+    cifar = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(cifar, "train_list", [lists["data_batch_1"]])
+    monkeypatch.setattr(cifar, "test_list", [lists["test_batch"]])
+    monkeypatch.setattr(cifar, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
+    return root
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Return a function that serves a folder over HTTP on this machine and returns its address."""
+    monkeypatch.setenv("no_proxy", "*")
+    servers = []
+
+    def start(folder):
+        handler = partial(SimpleHTTPRequestHandler, directory=folder)
+        monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class TestTorchvision:
+    def load(self, root, tmp_path):
+        dataset = load_dataset(Source("cifar10", data_root=root))
+        return dataset.load(ArtifactStore(tmp_path / "cache"), SILENT)
+
+    def test_real_files_are_read(self, fake_cifar, tmp_path):
+        images = self.load(fake_cifar, tmp_path)
+        assert images.train.images.shape == (20, 3, 32, 32)
+        assert images.train.images.dtype == np.uint8
+        assert images.test.labels.tolist() == list(range(10))
+        assert images.train.images[0].ravel().tolist() == [k % 251 for k in range(3072)]
+
+    def test_without_a_network_there_is_one_sentence_and_nothing_is_left(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+        with pytest.raises(UsageError, match=r"CIFAR-10 is not in .* and cannot be downloaded .*--data-root"):
+            self.load(tmp_path / "data", tmp_path)
+        assert not list((tmp_path / "data").iterdir())
+
+    def test_a_download_arrives_whole_or_not_at_all(self, fake_cifar, tmp_path, monkeypatch, serve):
+        import torchvision.datasets
+
+        folder = tmp_path / "served"
+        folder.mkdir()
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+            tar.add(fake_cifar / "cifar-10-batches-py", arcname="cifar-10-batches-py")
+        served, cifar = folder / "cifar-10-python.tar.gz", torchvision.datasets.CIFAR10
+        monkeypatch.setattr(cifar, "url", f"{serve(folder)}/{served.name}")
+        monkeypatch.setattr(cifar, "tgz_md5", hashlib.md5(archive.getvalue()).hexdigest())
+        served.write_bytes(archive.getvalue()[:500])  # the line breaks
+        with pytest.raises(UsageError, match="cannot be downloaded"):
+            self.load(tmp_path / "data", tmp_path)
+        assert not list((tmp_path / "data").iterdir())
+        served.write_bytes(archive.getvalue())
+        assert len(self.load(tmp_path / "data", tmp_path).train.labels) == 20
+        assert not list((tmp_path / "data").glob(".*"))
+
+    def test_stl10_is_reduced_to_64_pixels(self, tmp_path, monkeypatch):
+        import torchvision.datasets
+
+        folder = tmp_path / "stl10_binary"
+        folder.mkdir()
+        white = np.full((5, 3, 96, 96), 255, dtype=np.uint8)
+        sizes = {"train": 5, "test": 3}
+        listed = {}
+        for part, n in sizes.items():
+            white[:n].tofile(folder / f"{part}_X.bin")
+            np.arange(1, n + 1, dtype=np.uint8).tofile(folder / f"{part}_y.bin")
+            names = [f"{part}_X.bin", f"{part}_y.bin"]
+            listed[part] = [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name in names]
+        (folder / "class_names.txt").write_text("\n".join("abcdefghij"))
+        monkeypatch.setattr(torchvision.datasets.STL10, "train_list", listed["train"])
+        monkeypatch.setattr(torchvision.datasets.STL10, "test_list", listed["test"])
+        images = load_dataset(Source("stl10", data_root=tmp_path)).load(ArtifactStore(tmp_path / "cache"), SILENT)
+        assert images.train.images.shape == (5, 3, 64, 64)
+        assert (images.train.images == 255).all()
+        assert images.train.labels.tolist() == [0, 1, 2, 3, 4]
+
+    def test_both_cifars_come_from_torchvision(self):
+        import torchvision.datasets
+
+        with pytest.raises(RuntimeError, match="not found or corrupted"):
+            open_part("CIFAR100", "/nonexistent", True, False)
+        assert issubclass(torchvision.datasets.CIFAR100, torchvision.datasets.CIFAR10)
+
+
+class TestChoices:
+    def test_every_dataset_lists_its_protocols(self):
+        assert protocol_names("digits") == ["digits-ddim25"]
+        for kind in ("cifar10", "cifar100", "stl10", "imagefolder"):
+            assert protocol_names(kind) == ["fast", "paper", "smoke", "fast-b4", "paper-b4", "smoke-b4"]
+            assert title_of(kind)
+
+    def test_the_papers_protocol(self):
+        dataset = load_dataset(Source("cifar10", "paper"))
+        p = dataset.protocol
+        assert (p.steps, p.eta, p.guidance, p.forget_samples, p.retain_samples) == (1000, 1.0, 2.0, 500, 5000)
+        assert (p.precision, p.reference, dataset.extractor) == ("fp32", RETAINED, None)
+        base = dataset.base
+        assert (base.steps, base.batch, base.lr, base.ema, base.label_dropout) == (800_000, 128, 2e-4, 0.9999, 0.1)
+        judge = dataset.judge
+        assert (judge.lr, judge.body_lr, judge.epochs, judge.pretrained) == (1e-4, 1e-5, 10, True)
+
+    @pytest.mark.parametrize("kind", ["cifar10", "cifar100", "stl10"])
+    def test_class_counts_and_sizes(self, kind):
+        dataset = load_dataset(kind)
+        assert dataset.num_classes == {"cifar10": 10, "cifar100": 100, "stl10": 10}[kind]
+        assert len(set(dataset.class_names)) == dataset.num_classes
+        assert dataset.image_shape[1] == {"cifar10": 32, "cifar100": 32, "stl10": 64}[kind]
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            (Source("cifar10", "papr"), "has no protocol 'papr' .did you mean paper"),
+            (Source("cifar10", judge="resnet"), "has no judge 'resnet'"),
+            (Source("cifar10", extractor="clip"), "has no extractor 'clip': choose from inception, own"),
+            (Source("cifar10", base="x", base_steps=5), "give one of them"),
+            (Source("digits", data_root=".."), "not for digits"),
+            (Source("cifar"), "did you mean cifar10"),
+        ],
+    )
+    def test_unknown_choices(self, source, message):
+        with pytest.raises(UsageError, match=message):
+            load_dataset(source)
+
+    def test_a_digest_is_of_what_changes_numbers(self):
+        plain = load_dataset("cifar10")
+        for source in (
+            Source("cifar10", "paper"), Source("cifar10", "fast-b4"), Source("cifar10", base_steps=10),
+            Source("cifar10", judge="small"), Source("cifar10", extractor="own"),
+            Source("cifar10", base="someone/model"),
+        ):  # fmt: skip
+            assert load_dataset(source).digest != plain.digest, source
+        assert load_dataset(Source("cifar10", batch_size=3)).digest == plain.digest
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            Source("digits"),
+            Source("cifar10", "smoke", judge="resnet34-scratch", base_steps=77, extractor="inception"),
+            Source("stl10", base="someone/model"),
+        ],
+    )  # fmt: skip
+    def test_a_records_digest_can_be_computed_again(self, source):
+        dataset = load_dataset(source)
+        assert current_digest(dataset.to_json(), dataset.protocol.name) == dataset.digest
+        assert current_digests([(dataset.to_json(), dataset.protocol.name)]) == {
+            f"dataset:{dataset.digest}": dataset.digest
+        }
+
+    def test_a_changed_recipe_shows(self, monkeypatch):
+        from unlearnbench.datasets import digits
+
+        facts = load_dataset("digits").to_json()
+        profile = digits._PROFILE
+        monkeypatch.setattr(digits, "_PROFILE", replace(profile, base=replace(profile.base, steps=7)))
+        assert current_digest(facts, "digits-ddim25") not in (None, facts["digest"])
+
+    def test_what_nobody_knows_is_not_judged(self):
+        assert current_digest({}, "p") is None
+        assert current_digest({**load_dataset("digits").to_json(), "kind": "gone"}, "digits-ddim25") is None
+        assert current_digests([({"digest": "d"}, "p")]) == {}
+
+
+def test_the_reference_sets():
+    labels = np.repeat(np.arange(10), 600)
+    kept = reference_images(labels, 3, RETAINED)
+    assert sorted(set(labels[kept])) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert len(kept) == 5400
+    compat = reference_images(labels, 3, WITHOUT_CLASS_0)
+    assert sorted(set(labels[compat])) == [1, 2, 4, 5, 6, 7, 8, 9]  # class 0 is lost as well
+    assert len(compat) == 4000
+    assert compat[:3].tolist() == [600, 601, 602]
+    assert len(reference_images(labels, 0, WITHOUT_CLASS_0)) == 4500  # only for class 0 is it complete
+
+
+def test_values_tuned_for_a_protocol_lie_over_those_of_a_dataset():
+    @method(title="T", tuned={"cifar10": {"lr": 2.0, "steps": 2}, "smoke": {"steps": 3}})
+    def tuned(ctx, *, lr: float = 1.0, steps: int = 1):
+        pass
+
+    spec = tuned.__unlearnbench__
+    assert spec.resolve(("cifar10", "smoke"), {}) == {"lr": 2.0, "steps": 3}
+    assert spec.resolve(("stl10", "smoke"), {"steps": 9}) == {"lr": 1.0, "steps": 9}
+    assert spec.defaults == {"lr": 1.0, "steps": 1}
+
+
+def test_every_listed_dataset_has_a_file():
+    assert all(title_of(kind) for kind in DATASETS)

@@ -1,0 +1,95 @@
+"""What the colour image sets share: base recipes, judges, extractors, and the protocols `paper`, `fast` and `smoke`.
+
+`paper` is the protocol of the SA and SalUn code with their mistakes mended; `paper-b4` brings one of them back, the
+reference set that always drops class 0. `smoke` is for a CPU: a small network, few samples, features of its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from unlearnbench.datasets import B4, WITHOUT_CLASS_0, BaseRecipe, ClassifierRecipe, Profile, Protocol
+
+
+def _unet(levels: int) -> dict[str, Any]:
+    """Return the denoiser of the SA and SalUn code: 38.6 M weights at 32 px, which has four levels (64 px: five)."""
+    return {
+        "block_out_channels": [128, *[256] * (levels - 2), 256 if levels == 4 else 512],
+        "layers_per_block": 2,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D", *["DownBlock2D"] * (levels - 2)],
+        "up_block_types": [*["UpBlock2D"] * (levels - 2), "AttnUpBlock2D", "UpBlock2D"],
+        "attention_head_dim": None,  # one head
+        "dropout": 0.1,
+        "norm_num_groups": 32,
+    }
+
+
+_RESNET = ClassifierRecipe(  # of the SA and SalUn code: 224 px, ImageNet weights, all layers fine-tuned
+    network="resnet34_224", epochs=10, batch=128, lr=1e-4, body_lr=1e-5, weight_decay=5e-4, label_smoothing=0.0,
+    shift=0, flip=True, schedule="constant", optimizer="adam", pretrained=True, seed=0,
+)  # fmt: skip
+_SCRATCH = ClassifierRecipe(  # needs no download; for images as they are
+    network="resnet34", epochs=30, batch=128, lr=2e-3, weight_decay=5e-2, label_smoothing=0.05, shift=4, flip=True,
+    seed=0,
+)  # fmt: skip
+_CNN = ClassifierRecipe(  # for a CPU
+    network="small_resnet", epochs=4, batch=128, lr=4e-3, weight_decay=2e-2, label_smoothing=0.05, shift=2, flip=True,
+    seed=0,
+)  # fmt: skip
+
+
+def _paper(levels: int) -> Profile:
+    return Profile(
+        protocol=Protocol(
+            name="paper", steps=1000, eta=1.0, guidance=2.0, forget_samples=500, retain_samples=5000, batch_size=500
+        ),
+        base=BaseRecipe(
+            unet=_unet(levels), steps=800_000, batch=128, lr=2e-4, cosine=False, label_dropout=0.1, ema=0.9999,
+            clip=1.0, precision="bf16",
+        ),
+        judges={"resnet34": _RESNET, "resnet34-scratch": _SCRATCH, "small": _CNN},
+        own=replace(_SCRATCH, seed=1),
+        own_name="512-d features of a ResNet-34 trained on these images",
+        extractor="inception",
+    )  # fmt: skip
+
+
+def _smoke() -> Profile:
+    unet = {
+        "block_out_channels": [16, 32, 64, 128],
+        "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D"] * 4,
+        "up_block_types": ["UpBlock2D"] * 4,
+        "add_attention": False,
+        "norm_num_groups": 8,
+    }
+    return Profile(
+        protocol=Protocol(
+            name="smoke", steps=25, eta=0.0, guidance=1.0, forget_samples=50, retain_samples=50, batch_size=100
+        ),
+        base=BaseRecipe(
+            unet=unet, steps=3000, batch=64, lr=1e-3, cosine=True, label_dropout=0.1, ema=0.999, clip=1.0
+        ),
+        judges={"small": _CNN, "resnet34": _RESNET, "resnet34-scratch": _SCRATCH},
+        own=replace(_CNN, seed=1),
+        own_name="128-d features of a small ResNet trained on these images",
+    )  # fmt: skip
+
+
+def colour_profiles(image_shape: tuple[int, int, int]) -> Mapping[str, Profile]:
+    """Return {protocol: profile} for colour images of this size, the default first.
+
+    Attention sits at half the resolution: at 16 px for images of 32, as in the paper.
+    """
+    paper, smoke = _paper(5 if image_shape[1] >= 64 else 4), _smoke()
+    fast = replace(
+        paper,
+        protocol=replace(
+            paper.protocol, name="fast", steps=50, eta=0.0, forget_samples=500, retain_samples=500, precision="bf16"
+        ),
+    )
+    profiles = [fast, paper, smoke]
+    compat = [
+        replace(p, protocol=replace(p.protocol, name=p.protocol.name + B4, reference=WITHOUT_CLASS_0)) for p in profiles
+    ]
+    return {profile.protocol.name: profile for profile in [*profiles, *compat]}

@@ -1,0 +1,159 @@
+"""The networks of a dataset: the denoiser, judges, and feature extractors."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearnbench.datasets import Dataset
+from unlearnbench.diffusion import to_float
+from unlearnbench.errors import UsageError, spell_error
+
+
+def unet_config(dataset: Dataset) -> dict[str, Any]:
+    """Return all arguments of the dataset's denoiser; its label `num_classes` is the null class."""
+    channels, side, _ = dataset.image_shape
+    sizes = {"sample_size": side, "in_channels": channels, "out_channels": channels}
+    return {**sizes, **dataset.base.unet, "num_class_embeds": dataset.num_classes + 1}
+
+
+def build_unet(config: Mapping[str, Any]) -> nn.Module:
+    """Return a denoiser with random weights."""
+    from diffusers import UNet2DModel  # takes seconds to import, and only a cell's process needs it
+
+    model: nn.Module = UNet2DModel(**config)
+    return model
+
+
+class Classifier(nn.Module):
+    """A judge or a feature extractor: a body that makes features and one linear head.
+
+    Images are (B, C, H, W), uint8 or float in [-1, 1].
+    """
+
+    body: nn.Module
+    head: nn.Linear
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return (B, D) features."""
+        x: Tensor = self.body(to_float(images) if images.dtype == torch.uint8 else images)
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, K) logits."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+class SmallCnn(Classifier):
+    """Three convolutions and 64 features for images of 8x8 pixels.
+
+    Normalised by groups within an image: with batch statistics of digits, a judge is nearly certain about noise.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv_block(channels, 32),
+            *_conv_block(32, 64),
+            nn.MaxPool2d(2),
+            *_conv_block(64, 64),
+            nn.Flatten(),
+            nn.Linear(64 * 4 * 4, 64),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(64, num_classes)
+
+
+def _conv_block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(8, outputs), nn.ReLU()]
+
+
+class _Residual(nn.Module):
+    """Two convolutions, the first of which halves the image, beside a strided 1x1 one."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2)
+        second = [nn.Conv2d(outputs, outputs, 3, padding=1), nn.GroupNorm(8, outputs)]
+        self.residual = nn.Sequential(*_conv_block(inputs, outputs, stride=2), *second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.shortcut(x) + self.residual(x))
+
+
+class SmallResNet(Classifier):
+    """Three residual blocks and 128 features for images of 16 pixels and more; 0.4 M weights."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv_block(channels, 32),
+            _Residual(32, 64),
+            _Residual(64, 128),
+            _Residual(128, 128),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(128, num_classes)
+
+
+class ResNet34(Classifier):
+    """ResNet-34 (He et al. 2016), 512 features.
+
+    Args:
+        channels: of the images.
+        num_classes: K.
+        side: images are resized to so many pixels (bilinear) and meet ImageNet's stem; None leaves them as they are
+            and puts a 3x3 stem without pooling in its place.
+    """
+
+    def __init__(self, channels: int, num_classes: int, side: int | None = None) -> None:
+        super().__init__()
+        from torchvision.models import resnet34
+
+        self.side = side
+        self.body = resnet34()
+        self.body.fc = nn.Identity()
+        if side is None:
+            self.body.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+            self.body.maxpool = nn.Identity()
+        self.head = nn.Linear(512, num_classes)
+        nn.init.xavier_uniform_(self.head.weight)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return (B, 512) features."""
+        x = to_float(images) if images.dtype == torch.uint8 else images
+        if self.side is not None:
+            x = functional.interpolate(x, size=(self.side, self.side), mode="bilinear", align_corners=False)
+            x = x.expand(-1, 3, -1, -1)
+        return super().features(x)
+
+    def start_from_imagenet(self) -> None:
+        """Load torchvision's ImageNet weights into the body.
+
+        Raises:
+            UsageError: they are not there and cannot be downloaded.
+        """
+        from torchvision.models import ResNet34_Weights
+
+        try:
+            weights = ResNet34_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            file = ResNet34_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]
+            raise UsageError(
+                f"the judge starts from ResNet-34's ImageNet weights, which cannot be downloaded "
+                f"({spell_error(error)}): give --judge resnet34-scratch to train one from random weights, or put "
+                f"the file {file} into {torch.hub.get_dir()}/checkpoints"
+            ) from error
+        self.body.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
+
+
+CLASSIFIERS: Mapping[str, Callable[[int, int], Classifier]] = {
+    "small_cnn": SmallCnn,
+    "small_resnet": SmallResNet,
+    "resnet34": ResNet34,
+    "resnet34_224": lambda channels, num_classes: ResNet34(channels, num_classes, side=224),
+}

@@ -1,0 +1,730 @@
+"""Published numbers beside measured ones: which agree, which differ, and which cannot be compared and why.
+
+After RobustBench, whose entries carry what the paper `reported`. What was printed is data: `SOURCE.csv` holds the
+numbers, `SOURCE.json` beside it what they mean here (metric words, claims as formulas, tolerances, footnotes). Never
+imports torch.
+"""
+
+import csv
+import difflib
+import importlib.resources
+import io
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal
+
+from tabulate import tabulate
+
+from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.report import Rendering
+from unlearnbench.report.board import Board, Measure, Value, Variant, boards
+from unlearnbench.report.tables import Table, to_latex, to_markdown
+from unlearnbench.results import Record, ResultStore
+
+Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
+VERDICTS: tuple[Verdict, ...] = ("agrees", "differs", "not comparable", "not measured")
+DEVICE = "device"  # the reason that a ratio of two numbers of one device is free of
+STATISTICS = ("mean", "std")  # what the papers print below their class rows
+SCALE = {("s", "minutes"): 1 / 60}  # from our unit to the source's where they differ
+
+
+@dataclass(frozen=True)
+class Row:
+    """One printed number."""
+
+    method: str
+    forget_class: str  # a class number, or one of STATISTICS
+    metric: str  # the source's word
+    text: str  # as printed, trailing zeros kept
+    unit: str
+    setting: str  # "main", or a setting of an ablation
+
+    @property
+    def value(self) -> float:
+        """The number, in `unit`."""
+        return float(self.text)
+
+    @property
+    def decimals(self) -> int:
+        """Digits printed behind the point."""
+        return len(self.text.partition(".")[2])
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one paper printed, and what is known about it."""
+
+    name: str
+    facts: Mapping[str, Any]  # SOURCE.json
+    rows: tuple[Row, ...]  # SOURCE.csv
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """{method: title}, in the order of tables."""
+        return dict(self.facts["methods"])
+
+    @cached_property
+    def metrics(self) -> dict[str, list[Row]]:
+        """{metric: its class rows of the main tables}, methods in the order of tables, classes ascending."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.setting == "main" and row.forget_class not in STATISTICS:
+                found.setdefault(row.metric, []).append(row)
+        order = list(self.methods)
+        for rows in found.values():
+            rows.sort(key=lambda row: (order.index(row.method), int(row.forget_class)))
+        return found
+
+    def title(self, metric: str) -> str:
+        """Return the metric's title."""
+        return str(self.facts["metrics"][metric]["title"])
+
+    def by_class(self, method: str, metric: str) -> dict[int, float]:
+        """Return {forget class: printed value} of the main tables; empty where nothing is printed."""
+        return {int(row.forget_class): row.value for row in self.metrics.get(metric, []) if row.method == method}
+
+    def printed(self, method: str, metric: str, statistic: str) -> Row | None:
+        """Return the printed mean or standard deviation over classes."""
+        key = (method, metric, statistic, "main")
+        return next((r for r in self.rows if (r.method, r.metric, r.forget_class, r.setting) == key), None)
+
+
+@dataclass(frozen=True)
+class Footnote:
+    """What does not follow within the printed numbers, and the (method, metric, class or statistic) it concerns."""
+
+    text: str
+    about: frozenset[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One printed number beside ours, both in the source's unit."""
+
+    row: Row
+    measured: Value
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    notes: tuple[int, ...]  # numbers of footnotes, from 1
+
+    @property
+    def difference(self) -> Value:
+        """Measured minus published, with the measured number's gaps."""
+        if self.measured.number is None:
+            return Value(None)
+        return replace(self.measured, number=self.measured.number - self.row.value)
+
+
+class Side:
+    """Our side of a comparison: the records of one board, in the source's words and units."""
+
+    def __init__(self, source: Source, board: Board) -> None:
+        """Choose for each published method the row measured with its default settings."""
+        self.source = source
+        self.board = board
+        self.variants = {method: _default_variant(board, method) for method in source.methods}
+        self.cell = board.records[-1].cell
+        self.notes = footnotes(source)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether any published method was run here."""
+        return any(variant.method in self.variants for variant in self.board.variants)
+
+    def ok_records(self, method: str, forget_class: int) -> list[Record]:
+        """Return the records with numbers of a method's default settings, one per seed."""
+        variant = self.variants[method]
+        records = self.board.cell_records(variant, forget_class) if variant else []
+        return [record for record in records if record.cell.id in self.board.ok_ids]
+
+    def value(self, method: str, metric: str, forget_class: int) -> Value:
+        """Return the mean over seeds in the source's unit, or a word that says why there is none."""
+        variant = self.variants[method]
+        if variant is None:
+            swept = any(other.method == method for other in self.board.variants)
+            word = "only changed settings" if swept else "no record"
+            return Value(None, word, ok=0, expected=len(self.board.seeds))
+        facts = self.source.facts["metrics"][metric]
+        measure = Measure(facts.get("metric", ""), "", "", "lower", "", "")  # a board reads a metric by its key alone
+        if "cost" in facts:
+            measure = next(cost for cost in self.board.costs if cost.key == facts["cost"])
+        value = self.board.value(variant, forget_class, measure)
+        if value.number is None:
+            return replace(value, word="no record" if value.word == "-" else value.word)
+        unit = next((row.unit for row in self.source.metrics.get(metric, [])), "")
+        return replace(value, number=value.number * SCALE.get((measure.unit, unit), 1.0))
+
+    def samples(self, method: str, metric: str, forget_class: int) -> int:
+        """Return the number of samples behind a metric's mean over seeds."""
+        name = self.source.facts["metrics"][metric]["metric"]
+        entries = [record.metrics.get(name, {}) for record in self.ok_records(method, forget_class)]
+        return sum(int(entry["n"]) for entry in entries if entry.get("value") is not None)
+
+    def obstacles(self, method: str, metric: str, forget_class: int) -> dict[str, str]:
+        """Return {reason: its details} why our number cannot be held against the printed one; empty if it can."""
+        facts = self.source.facts["metrics"][metric]
+        found: dict[str, str] = {}
+        for record in self.ok_records(method, forget_class):
+            found |= _obstacles(record, self.source, facts)
+        if "probes" in facts and self.board.probe not in facts["probes"]:
+            here = self.board.probe or "none"
+            found["memory probe"] = f"{here} here; GPU memory needs one of {', '.join(facts['probes'])}"
+        if "device" in facts:
+            found[DEVICE] = str(facts["device"])
+        return found
+
+
+def compare(source: str, results: Path, out: Path, source_hashes: Mapping[str, str]) -> Rendering:
+    """Write what a paper printed beside what a results folder measured, one page per board.
+
+    Args:
+        source: name of the published numbers.
+        results: folder of records.
+        out: folder for the pages, `out/BOARD/compare-SOURCE.md`, `.csv` and `.tex`.
+        source_hashes: of the plugins as they are, to mark stale records.
+
+    Raises:
+        UsageError: no such source, no record of a published method, or the folder cannot be written.
+    """
+    published = load_source(source)
+    reading = ResultStore(results).read()
+    rendering = Rendering(notes=list(reading.problems))
+    records = _showable(reading.records, published, rendering.notes)
+    sides = {name: Side(published, board) for name, board in boards(records, source_hashes).items()}
+    shown = {name: side for name, side in sides.items() if side.has_records}
+    if not shown:
+        raise UsageError(
+            f"there is no record of {', '.join(published.methods)} in {results} to compare with {source}: run "
+            f"'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
+        )
+    by_cell = {(side.cell.dataset, side.cell.protocol): side for side in shown.values()}
+    suffix = published.facts["reference_sets"]["suffix"]
+    for name, side in shown.items():
+        twin = by_cell.get((side.cell.dataset, side.cell.protocol + suffix))
+        rendering.pages.append(_write(side, twin, out / name))
+        rendering.terminal.append(_terminal(side))
+        rendering.notes += side.board.notes
+    return rendering
+
+
+def load_source(name: str) -> Source:
+    """Return a source of published numbers by name.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    folder = _published_folder()
+    names = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UsageError(f"there is no published source {name!r}{hint}: choose from {', '.join(names)}")
+    facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    lines = csv.DictReader(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8")))
+    rows = tuple(
+        Row(line["method"], line["forget_class"], line["metric"], line["value"], line["unit"], line["setting"])
+        for line in lines
+    )
+    return Source(name, facts, rows)
+
+
+def _published_folder() -> Traversable:
+    """Return the folder of published numbers: in the wheel a part of the package, in a checkout beside it."""
+    package = importlib.resources.files("unlearnbench")
+    installed = package / "published"
+    return installed if installed.is_dir() else package.joinpath("..", "results", "published")
+
+
+def compare_rows(side: Side) -> list[Comparison]:
+    """Return every class row of the main tables beside our number, in the order of tables."""
+    return [_compare_row(side, row) for rows in side.source.metrics.values() for row in rows]
+
+
+def _compare_row(side: Side, row: Row) -> Comparison:
+    forget_class = int(row.forget_class)
+    measured = side.value(row.method, row.metric, forget_class)
+    marks = _marks(side.notes, [(row.method, row.metric, row.forget_class)])
+    if measured.number is None:
+        return Comparison(row, measured, "not measured", (measured.word,), marks)
+    if obstacles := side.obstacles(row.method, row.metric, forget_class):
+        return Comparison(row, measured, "not comparable", tuple(obstacles), marks)
+    tolerance = side.source.facts["metrics"][row.metric]["tolerance"]
+    if "absolute" in tolerance:
+        agrees = abs(measured.number - row.value) <= tolerance["absolute"]
+    else:
+        n = side.samples(row.method, row.metric, forget_class)
+        if n < 1 or not 0 <= measured.number <= 100:
+            return Comparison(row, measured, "not comparable", ("no share of samples",), marks)
+        low, high = share_interval(measured.number / 100, n, row.value / 100, tolerance["samples"])
+        agrees = low <= 0 <= high
+    return Comparison(row, measured, "agrees" if agrees else "differs", (), marks)
+
+
+def share_interval(p1: float, n1: int, p2: float, n2: int) -> tuple[float, float]:
+    """Return the 95 % interval of the difference p1 - p2 of two binomial shares of n1 and n2 samples.
+
+    Newcombe's method 10 (1998), from Wilson's intervals: it neither leaves [-1, 1] nor collapses at shares of 0 or 1.
+    """
+    (low1, high1), (low2, high2) = _wilson(p1, n1), _wilson(p2, n2)
+    return p1 - p2 - math.hypot(p1 - low1, high2 - p2), p1 - p2 + math.hypot(high1 - p1, p2 - low2)
+
+
+def _wilson(p: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a binomial share."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+def _obstacles(record: Record, source: Source, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return {reason: its details} why a record's number cannot be held against the printed one."""
+    found: dict[str, str] = {}
+    dataset, kind = record.cell.dataset, record.dataset.get("kind", record.cell.dataset)
+    if not dataset == kind == source.facts["dataset"]:
+        loaded = "" if kind == dataset else f" (loaded as {kind})"
+        found["dataset"] = f"{dataset}{loaded} here, {source.facts['dataset']} in the paper"
+    if record.cell.protocol != source.facts["protocol"]:
+        found["protocol"] = f"{record.cell.protocol} here; comparable is {source.facts['protocol']}"
+    for need in facts.get("requires", []):
+        section, key = need["field"]
+        here = str(getattr(record, section).get(key))
+        if not re.search(need["matches"], here):
+            found[need["reason"]] = f"{here} here; {need['text']}"
+    choices = dict(record.dataset.get("choices") or {})  # what the user changed of dataset and protocol
+    if "metric" in facts and (base := {key: choices[key] for key in ("base", "base_steps") if key in choices}):
+        found["base model"] = f"{_spell_settings(base)} here, not that of the protocol"
+    if facts.get("judge") and "judge" in choices:
+        found["judge"] = f"{choices['judge']} here, not that of the protocol"
+    if changed := dict(record.method.get("changed") or {}):
+        title = source.methods[record.cell.method]
+        found["settings"] = f"{title} with {_spell_settings(changed)}"
+    return found
+
+
+def _spell_settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+
+
+def _default_variant(board: Board, method: str) -> Variant | None:
+    """Return the newest row of a method whose settings nobody changed on the command line."""
+    found: list[tuple[str, str, Variant]] = []
+    for variant in board.variants:
+        if variant.method == method:
+            records = [record for c in board.classes for record in board.cell_records(variant, c)]
+            if any(_is_default(record) for record in records):
+                newest = max(str(record.provenance.get("started_utc", "")) for record in records)
+                found.append((newest, variant.settings, variant))
+    return max(found, key=lambda item: item[:2])[2] if found else None
+
+
+def _is_default(record: Record) -> bool:
+    """Say whether a record has its method's own settings; an override that restates the default changes nothing."""
+    return not record.method.get("overrides") or record.method.get("changed") == {}
+
+
+def _showable(records: Iterable[Record], source: Source, notes: list[str]) -> list[Record]:
+    """Return the records that can be shown; the others, edited by hand or of an odd plugin, become notes."""
+    kept = []
+    for record in records:
+        try:
+            Board([record], {}).caption()
+            if record.cell.method in source.methods:
+                for facts in source.facts["metrics"].values():
+                    _obstacles(record, source, facts)
+        except Exception as error:
+            notes.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
+        else:
+            kept.append(record)
+    return kept
+
+
+def footnotes(source: Source) -> list[Footnote]:
+    """Return where the printed numbers contradict or repeat one another, computed from the rows."""
+    checks = {"statistic": _wrong_statistics, "count": _counted, "repeats": _repeated}
+    return [note for facts in source.facts["footnotes"] for note in checks[facts["check"]](source, facts)]
+
+
+def _wrong_statistics(source: Source, facts: Mapping[str, Any]) -> list[Footnote]:
+    """Return a footnote for every printed mean and standard deviation that does not follow from its class rows."""
+    found = []
+    for row in source.rows:
+        if row.forget_class not in STATISTICS or row.setting != "main":
+            continue
+        values = list(source.by_class(row.method, row.metric).values())
+        number = statistics.fmean(values) if row.forget_class == "mean" else statistics.stdev(values)
+        recomputed = f"{number:.{row.decimals}f}"
+        if recomputed != row.text:
+            text = facts["text"].format(
+                method=source.methods[row.method], metric=source.title(row.metric), statistic=row.forget_class,
+                printed=row.text, recomputed=recomputed,
+            )  # fmt: skip
+            found.append(Footnote(text, frozenset({(row.method, row.metric, row.forget_class)})))
+    return found
+
+
+def _counted(source: Source, facts: Mapping[str, Any]) -> list[Footnote]:
+    """Return a footnote on the classes of a method that do not reach the value it is quoted for."""
+    method, metric = facts["method"], facts["metric"]
+    rows = [row for row in source.metrics[metric] if row.method == method]
+    others = [row for row in rows if row.value != facts["value"]]
+    text = facts["text"].format(
+        method=source.methods[method], metric=source.title(metric), value=facts["value"],
+        count=len(rows) - len(others), total=len(rows),
+        others=", ".join(f"class {row.forget_class} has {row.text}" for row in others),
+    )  # fmt: skip
+    return [Footnote(text, frozenset((method, metric, row.forget_class) for row in others))] if others else []
+
+
+def _repeated(source: Source, facts: Mapping[str, Any]) -> list[Footnote]:
+    """Return a footnote on each method and class whose rows of an ablation are those of the main tables again."""
+    main = {(r.method, r.metric, r.forget_class): r.text for r in source.rows if r.setting == "main"}
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in source.rows:
+        if row.setting == facts["setting"]:
+            groups.setdefault((row.method, row.forget_class), []).append(row)
+    return [
+        Footnote(
+            facts["text"].format(
+                method=source.methods[method], forget_class=forget_class, setting=facts["setting"],
+                values=", ".join(f"{source.title(row.metric)} {row.text}" for row in rows),
+            ),
+            frozenset((method, row.metric, forget_class) for row in rows),
+        )
+        for (method, forget_class), rows in groups.items()
+        if all(main.get((method, row.metric, forget_class)) == row.text for row in rows)
+    ]  # fmt: skip
+
+
+def _marks(notes: Sequence[Footnote], about: Iterable[tuple[str, str, str]]) -> tuple[int, ...]:
+    wanted = set(about)
+    return tuple(number for number, note in enumerate(notes, start=1) if wanted & note.about)
+
+
+def _spell_marks(marks: Iterable[int]) -> Value:
+    return Value(None, "".join(f"[{number}]" for number in marks))
+
+
+def claims_table(side: Side) -> Table:
+    """Return the claims that are ratios: as published, recomputed from the printed rows, and measured here."""
+    claims = side.source.facts["claims"]
+    return Table(
+        name=f"compare-{side.source.name}-claims",
+        title="Claims that do not depend on the device",
+        caption=f"Each ratio is one of means over the classes that both methods have, seeds averaged; cells counts the "
+        f"records behind it. {side.board.caption()}.",
+        corner="Ratio",
+        rows=[claim["label"] for claim in claims],
+        groups=[""] * 8,
+        headers=["Claim", "Published", "From the printed rows", "Measured", "Cells", "Verdict", "Reasons", "Notes"],
+        formats=[""] * 8,
+        values=[_claim_row(side, claim) for claim in claims],
+    )
+
+
+def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[Value]:
+    """Return the values of one claim's row; the claim is a `ratio` a / b or a `saving` 1 - a / b in percent."""
+    source = side.source
+    above, below = terms = claim.get("ratio") or claim["saving"]
+    facts = source.facts["metrics"][above[1]]
+    printed, _ = _quotient(source.by_class(*above), source.by_class(*below))
+    ours = [{c: side.value(method, metric, c) for c in _classes(source)} for method, metric in terms]
+    measured, common = _quotient(*[{c: v.number for c, v in term.items() if v.number is not None} for term in ours])
+    claimed = claim["value"] if "ratio" in claim else 1 - claim["value"] / 100
+    verdict, reasons = _judge_claim(side, claim, measured, common)
+    about = [(method, metric, statistic) for method, metric in terms for statistic in STATISTICS]
+    words = [
+        claim["claim"],
+        _spell_quotient(claim, claimed, 0),
+        facts.get("unprinted", "-") if printed is None else _spell_quotient(claim, printed, 1),
+        "-" if measured is None else _spell_quotient(claim, measured, 1),
+        str(sum(term[c].ok for term in ours for c in common)),
+        verdict,
+        ", ".join(reasons),
+    ]
+    return [*[Value(None, word) for word in words], _spell_marks(_marks(side.notes, about))]
+
+
+def _judge_claim(
+    side: Side, claim: Mapping[str, Any], measured: float | None, classes: Sequence[int]
+) -> tuple[Verdict, list[str]]:
+    """Return the verdict on a measured quotient over these classes, and the reasons where it cannot be judged."""
+    terms = claim.get("ratio") or claim["saving"]
+    if measured is None:
+        return "not measured", ["no class with numbers of both"]
+    obstacles: dict[str, str] = {}
+    for method, metric in terms:
+        for c in classes:
+            obstacles |= side.obstacles(method, metric, c)
+    obstacles.pop(DEVICE, None)  # both numbers are of one device
+    if obstacles:
+        return "not comparable", list(obstacles)
+    claimed = claim["value"] if "ratio" in claim else 1 - claim["value"] / 100
+    factor = side.source.facts["metrics"][terms[0][1]]["factor"]
+    return ("agrees" if claimed / factor <= measured <= claimed * factor else "differs"), []
+
+
+def _quotient(above: Mapping[int, float], below: Mapping[int, float]) -> tuple[float | None, list[int]]:
+    """Return mean / mean over the classes both have, and these classes; None where there is no such number."""
+    common = sorted(above.keys() & below.keys())
+    divisor = statistics.fmean(below[c] for c in common) if common else 0.0
+    return (statistics.fmean(above[c] for c in common) / divisor if divisor else None), common
+
+
+def _spell_quotient(claim: Mapping[str, Any], quotient: float, decimals: int) -> str:
+    return f"{quotient:.{decimals}f}x" if "ratio" in claim else f"{100 * (1 - quotient):.{decimals}f} %"
+
+
+def _classes(source: Source) -> list[int]:
+    return sorted({int(row.forget_class) for rows in source.metrics.values() for row in rows})
+
+
+def overview_table(side: Side, rows: Sequence[Comparison]) -> Table:
+    """Return one row per metric and method: means over classes, and how many numbers agree."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for row in rows:
+        groups.setdefault((row.row.metric, row.row.method), []).append(row)
+    return Table(
+        name=f"compare-{side.source.name}-overview",
+        title="Overview",
+        caption=f"Mean ± sample standard deviation over forget classes: as printed, recomputed from the printed class "
+        f"rows, and measured; then the number of classes by verdict. {side.board.caption()}.",
+        corner="Metric and method",
+        rows=[_overview_label(side.source, group) for group in groups.values()],
+        groups=[""] * 9,
+        headers=["Printed", "From the printed rows", "Measured", *map(str.capitalize, VERDICTS), "Reasons", "Notes"],
+        formats=[""] * 9,
+        values=[_overview_row(side, group) for group in groups.values()],
+        rules=tuple(range(len(side.source.methods), len(groups), len(side.source.methods))),
+    )
+
+
+def _overview_label(source: Source, group: Sequence[Comparison]) -> str:
+    row = group[0].row
+    unit = "" if row.unit == "dimensionless" else f" ({row.unit})"
+    return f"{source.title(row.metric)}{unit}, {source.methods[row.method]}"
+
+
+def _overview_row(side: Side, group: Sequence[Comparison]) -> list[Value]:
+    row = group[0].row
+    printed = [side.source.printed(row.method, row.metric, statistic) for statistic in STATISTICS]
+    numbers = [item.measured.number for item in group if item.measured.number is not None]
+    ok, expected = (sum(getattr(item.measured, count) for item in group) for count in ("ok", "expected"))
+    gap = "" if ok == expected else f" ({ok}/{expected})"
+    measured = _mean_and_std(numbers, row.decimals) + gap if numbers else "-"
+    about = [(row.method, row.metric, where) for where in (*STATISTICS, *(item.row.forget_class for item in group))]
+    words = [
+        " ± ".join(statistic.text for statistic in printed if statistic) or "-",
+        _mean_and_std([item.row.value for item in group], row.decimals),
+        measured,
+        *[str(sum(item.verdict == verdict for item in group)) for verdict in VERDICTS],
+        ", ".join(dict.fromkeys(reason for item in group for reason in item.reasons)),
+    ]
+    return [*[Value(None, word) for word in words], _spell_marks(_marks(side.notes, about))]
+
+
+def _mean_and_std(numbers: Sequence[float], decimals: int) -> str:
+    spread = f" ± {statistics.stdev(numbers):.{decimals}f}" if len(numbers) > 1 else ""
+    return f"{statistics.fmean(numbers):.{decimals}f}{spread}"
+
+
+def class_tables(side: Side, rows: Sequence[Comparison]) -> list[Table]:
+    """Return one table per metric, every printed class row beside our number."""
+    return [
+        _class_table(side, metric, [row for row in rows if row.row.metric == metric]) for metric in side.source.metrics
+    ]
+
+
+def _class_table(side: Side, metric: str, rows: Sequence[Comparison]) -> Table:
+    source, unit = side.source, rows[0].row.unit
+    decimals = max(row.row.decimals for row in rows)
+    title = f"{source.title(metric)} per class" + ("" if unit == "dimensionless" else f", in {unit}")
+    return Table(
+        name=f"compare-{source.name}-{metric}".replace("_", "-"),
+        title=title,
+        caption=f"{title}: as published and as measured, mean over seeds; difference is measured minus published. "
+        f"{side.board.caption()}.",
+        corner="Method and class",
+        rows=[f"{source.methods[row.row.method]} {row.row.forget_class}" for row in rows],
+        groups=[""] * 6,
+        headers=["Published", "Measured", "Difference", "Verdict", "Reasons", "Notes"],
+        formats=[f".{decimals}f", f".{decimals}f", f"+.{decimals}f", "", "", ""],
+        values=[
+            [Value(row.row.value), _dash(row.measured), row.difference, Value(None, row.verdict),
+             Value(None, ", ".join(row.reasons)), _spell_marks(row.notes)]
+            for row in rows
+        ],
+        rules=_method_rules([row.row.method for row in rows]),
+    )  # fmt: skip
+
+
+def _dash(value: Value) -> Value:
+    return Value(None) if value.number is None else value
+
+
+def _method_rules(methods: Sequence[str]) -> tuple[int, ...]:
+    return tuple(k for k in range(1, len(methods)) if methods[k] != methods[k - 1])
+
+
+def reference_table(side: Side, twin: Side) -> Table:
+    """Return the metric by class under the right reference set and under the compatible one, beside the published.
+
+    Args:
+        side: the protocol with the right reference set.
+        twin: the same protocol with the reference set of the compatibility protocol.
+    """
+    source, facts = side.source, side.source.facts["reference_sets"]
+    odd, metric = facts["class"], facts["metric"]
+    rows, values, labels = [], [], []
+    for method, title in source.methods.items():
+        published = source.by_class(method, metric)
+        columns = [{c: Value(number) for c, number in published.items()}]
+        columns += [{c: _dash(one.value(method, metric, c)) for c in published} for one in (side, twin)]
+        gaps = [_from_mean(column, odd) for column in columns]
+        values += [[column[c] for column in (*columns, *gaps)] for c in published]
+        values.append([*[_rank(column, odd) for column in columns], *[Value(None, "")] * 3])
+        rows += [f"{title} {c}" for c in published] + [f"{title} rank of class {odd}"]
+        labels += [method] * (len(published) + 1)
+    names = ["Published", side.cell.protocol, twin.cell.protocol]
+    decimals = max(row.decimals for row in source.metrics[metric])
+    return Table(
+        name=f"compare-{source.name}-reference",
+        title=facts["title"],
+        caption=f"{facts['text']}. Rank 1 is the lowest. {side.board.caption()}; beside it protocol "
+        f"{twin.cell.protocol}: reference {twin.board.records[-1].protocol.get('reference')}, records "
+        f"{twin.board.digest}.",
+        corner="Method and class",
+        rows=rows,
+        groups=[source.title(metric)] * 3 + [f"minus mean of all classes but {odd}:"] * 3,
+        headers=names * 2,
+        formats=[f".{decimals}f"] * 3 + [f"+.{decimals}f"] * 3,
+        values=values,
+        rules=_method_rules(labels),
+    )
+
+
+def _from_mean(column: Mapping[int, Value], odd: int) -> dict[int, Value]:
+    """Return each class's value minus the mean over all classes but the odd one; marked where some are missing."""
+    others = [value.number for c, value in column.items() if c != odd and value.number is not None]
+    expected = len(column.keys() - {odd})
+    return {
+        c: Value(None)
+        if value.number is None or not others
+        else Value(value.number - statistics.fmean(others), ok=len(others), expected=expected)
+        for c, value in column.items()
+    }
+
+
+def _rank(column: Mapping[int, Value], odd: int) -> Value:
+    numbers = {c: value.number for c, value in column.items() if value.number is not None}
+    if odd not in numbers or len(numbers) < 2:
+        return Value(None)
+    return Value(None, f"{1 + sum(number < numbers[odd] for number in numbers.values())} of {len(numbers)}")
+
+
+def _write(side: Side, twin: Side | None, folder: Path) -> Path:
+    """Write page, tidy CSV and LaTeX of one board; return the page's path."""
+    rows = compare_rows(side)
+    tables = [claims_table(side), overview_table(side, rows)]
+    tables += [reference_table(side, twin)] if twin else []
+    tables += class_tables(side, rows)
+    texts = {
+        "md": _page(side, tables, rows),
+        "csv": _tidy(side, rows),
+        "tex": "\n".join(to_latex(table) for table in tables),
+    }
+    path = folder / f"compare-{side.source.name}.md"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for ending, text in texts.items():
+            path.with_suffix(f".{ending}").write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {folder} ({error.strerror or error}): free space or give another folder with --out"
+        ) from error
+    return path
+
+
+def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> str:
+    facts = side.source.facts
+    arxiv = facts["arxiv"]
+    lines = [
+        f"# Published beside measured: {facts['title']}",
+        f"What [arXiv:{arxiv}](https://arxiv.org/abs/{arxiv}) printed beside what these records hold. A number agrees "
+        f"or differs by the tolerance below; where dataset, protocol, features, reference set, device or settings are "
+        f"not the paper's, it is shown and not judged.",
+        *[to_markdown(table).rstrip() for table in tables],
+        "### Why numbers are not comparable",
+        "\n".join(f"- {reason}: {detail}." for reason, detail in _legend(side, rows)) or "- all are.",
+        "### When a number agrees",
+        "\n".join(_tolerances(side.source)),
+        "### Notes on the printed numbers",
+        "\n".join(f"- [{number}] {note.text}" for number, note in enumerate(side.notes, start=1)),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _legend(side: Side, rows: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """Return (reason, details) pairs, reasons in the order they appear, each detail once."""
+    found: dict[tuple[str, str], None] = {}
+    for row in rows:
+        if row.verdict == "not comparable":
+            found |= dict.fromkeys(side.obstacles(row.row.method, row.row.metric, int(row.row.forget_class)).items())
+    order = list(dict.fromkeys(reason for reason, _ in found))
+    return sorted(found, key=lambda pair: (order.index(pair[0]), pair[1]))
+
+
+def _tolerances(source: Source) -> list[str]:
+    lines = []
+    for facts in source.facts["metrics"].values():
+        if tolerance := facts.get("tolerance"):
+            what = f"within {tolerance['absolute']:g}; " if "absolute" in tolerance else ""
+            lines.append(f"- {facts['title']}: {what}{tolerance['reason']}.")
+        if "factor" in facts:
+            lines.append(f"- {facts['title']}, as a ratio: within a factor of {facts['factor']}; "
+                         f"{facts['factor_reason']}.")  # fmt: skip
+    return lines
+
+
+def _tidy(side: Side, rows: Sequence[Comparison]) -> str:
+    """Return CSV, one line per method, class and metric; numbers in full, in the source's unit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["source", "dataset", "protocol", "method", "forget_class", "metric", "unit", "published", "measured",
+         "seeds", "difference", "verdict", "reasons", "notes"]
+    )  # fmt: skip
+    for item in rows:
+        row, seeds = item.row, item.measured.ok if item.measured.number is not None else 0
+        writer.writerow(
+            [side.source.name, side.cell.dataset, side.cell.protocol, row.method, row.forget_class, row.metric,
+             row.unit, row.text, item.measured.number, seeds, item.difference.number, item.verdict,
+             "; ".join(item.reasons), " ".join(map(str, item.notes))]
+        )  # fmt: skip
+    return text.getvalue()
+
+
+def _terminal(side: Side) -> str:
+    """Return claims and overview as plain text of at most 80 columns."""
+    claims, overview = claims_table(side), overview_table(side, compare_rows(side))
+    texts = [
+        tabulate(
+            [[label, *cells] for label, cells in zip(table.rows, body, strict=True)],
+            [table.corner.lower(), "published", "measured", last],
+            tablefmt="plain",
+            disable_numparse=True,
+        )
+        for table, last, body in (
+            (claims, "verdict", [[row[1], row[3], row[5]] for row in claims.texts()]),
+            (overview, "verdicts", [[row[1], row[2], "/".join(row[3:7])] for row in overview.texts()]),
+        )
+    ]
+    what = f"{side.source.name} beside {side.board.title}, {side.cell.protocol}"
+    lines = "\n\n".join([what, *texts, f"verdicts: {'/'.join(VERDICTS)} of classes"]).splitlines()
+    return "\n".join(line.rstrip() for line in lines)
