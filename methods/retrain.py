@@ -20,7 +20,10 @@ from unlearnbench import Context, fit_denoiser, method, reinitialise
     title="Retrain",
     role="gold",
     streams=("retain",),
-    tuned={"digits": {"steps": 1500, "batch": 64, "lr": 2e-3, "ema": 0.995, "cosine": True}},
+    tuned={
+        "digits": {"steps": 1500, "batch": 64, "lr": 2e-3, "ema": 0.995, "cosine": True},
+        "smoke": {"steps": 3000, "batch": 64, "lr": 1e-3, "ema": 0.999, "cosine": True},
+    },
 )
 def retrain(
     ctx: Context,

@@ -12,7 +12,9 @@ Deviations:
     - The Fisher matrix takes one batch of timesteps per image instead of single steps in chunks: the same gradient.
       `fisher_timesteps` of the T timesteps stand for all of them, evenly spaced, scaled by T / fisher_timesteps.
     - Fisher inputs are in [-1, 1]; the code feeds it [0, 1] by mistake: `fisher_unit_range=true`.
-    - Replay images are sampled by the dataset's protocol, in eval mode (code: dropout left on), and kept as tensors
+    - Replay images are sampled in eval mode; the code's averaged copy is left in train mode, so that dropout is on:
+      `replay_dropout=true`. (The code evaluates that copy too; how a result is evaluated is the protocol's matter.)
+    - They are sampled with the protocol's steps, eta and guidance (code: 1000, 1 and 2), and kept as exact 8-bit values
       (code: as PNG files stretched image by image). They do not depend on the forget class and are shared.
     - The penalty's gradient 2 penalty F (theta - theta*) is added directly instead of through autograd: the same.
     - The result is the average (EMA) of the weights, started from the base model; with few steps it hardly moves
@@ -21,7 +23,8 @@ Deviations:
     - Replay images are drawn with replacement and not flipped (code: shuffled epochs with a short last batch, flips).
     - theta* is the base model that the harness evaluates, its averaged weights; so are the start and the Fisher matrix
       (code: raw weights, the average only for the result).
-    - t and noise are drawn apart for the two losses (code: one t for both).
+    - t is drawn apart for the two losses, like the noise (code: one t for both).
+    - Noise and replay images go through the network as one batch: the same sums.
 """
 
 import torch
@@ -29,10 +32,10 @@ import torch
 from unlearnbench import Context, Ema, eps_loss, method
 
 
-def replay_images(ctx: Context, *, per_class: int):
+def replay_images(ctx: Context, *, per_class: int, dropout: bool):
     """Return images of every class, sampled from the base model, and their labels."""
     labels = torch.arange(ctx.num_classes).repeat_interleave(per_class)
-    return {"x0": ctx.sample(labels), "y": labels}
+    return {"x0": ctx.sample(labels, dropout=dropout), "y": labels}
 
 
 def fisher(ctx: Context, *, replay, images: int, timesteps: int, chunk: int, label_dropout: float, unit_range: bool):
@@ -70,7 +73,16 @@ def fisher(ctx: Context, *, replay, images: int, timesteps: int, chunk: int, lab
             "replay_per_class": 50,
             "fisher_images": 50,
             "fisher_timesteps": 50,
-        }
+        },
+        "smoke": {
+            "steps": 100,
+            "batch": 32,
+            "lr": 3e-4,
+            "ema": 0.0,
+            "replay_per_class": 20,
+            "fisher_images": 50,
+            "fisher_timesteps": 20,
+        },
     },
 )
 def sa(
@@ -85,13 +97,14 @@ def sa(
     ema: float = 0.9999,  # decay of the averaged weights; 0 takes the last weights (code)
     clip: float = 1.0,  # global norm of the whole gradient, penalty included (code)
     replay_per_class: int = 500,  # replay images of each class (code)
+    replay_dropout: bool = False,  # the code's mistake: dropout left on while they are sampled
     fisher_images: int = 5000,  # replay images in the Fisher matrix, the forget class among them (code)
     fisher_timesteps: int = 1000,  # timesteps per image (code)
     fisher_chunk: int = 50,  # timesteps per backward pass (code: 50 single ones)
     fisher_label_dropout: float = 0.1,  # (code)
     fisher_unit_range: bool = False,  # the code's mistake
 ):
-    replay = ctx.prior("replay", replay_images, shared=True, per_class=replay_per_class)
+    replay = ctx.prior("replay", replay_images, shared=True, per_class=replay_per_class, dropout=replay_dropout)
     information = ctx.prior(
         "fisher", fisher, shared=True, replay=replay, images=fisher_images, timesteps=fisher_timesteps,
         chunk=fisher_chunk, label_dropout=fisher_label_dropout, unit_range=fisher_unit_range,
@@ -99,14 +112,17 @@ def sa(
     retained = (replay["y"] != ctx.forget_class).nonzero().flatten()
     parameters = dict(ctx.model.named_parameters())
     start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    optimizer = torch.optim.Adam(parameters.values(), lr=lr)
+    optimizer = torch.optim.Adam(parameters.values(), lr=lr, fused=True)
     average = Ema(ctx.model, ema, warm_up=False) if ema else None
     for _ in ctx.steps(steps):
         chosen = retained[torch.randint(len(retained), (batch,), generator=ctx.generator, device=retained.device)]
-        x_r, y_r = replay["x0"][chosen], replay["y"][chosen]
-        noise = torch.empty_like(x_r).uniform_(-1, 1, generator=ctx.generator)
-        forget_loss = ctx.eps_loss(noise, torch.full_like(y_r, ctx.forget_class))
-        replay_loss = ctx.eps_loss(x_r, y_r, label_dropout=label_dropout)
+        x_r, y_r = replay["x0"][chosen], ctx.drop_labels(replay["y"][chosen], label_dropout)
+        u = torch.empty_like(x_r).uniform_(-1, 1, generator=ctx.generator)
+        x0 = torch.cat([u, x_r])  # one pass for both losses: the noise images, then the replay images
+        y = torch.cat([torch.full_like(y_r, ctx.forget_class), y_r])
+        t = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)])
+        loss = eps_loss(ctx.model, ctx.schedule, x0, y, t, ctx.noise_like(x0))
+        forget_loss, replay_loss = loss[:batch].mean(), loss[batch:].mean()
         optimizer.zero_grad()
         (forget_loss + gamma * replay_loss).backward()
         with torch.no_grad():

@@ -15,11 +15,16 @@ Deviations:
       are added; `"plain"` is the training loss, unclipped, as the paper's formula reads.
     - Ties at the mask's threshold are all kept out (code: broken by an unstable sort).
     - The target is computed without a graph, with the labels as they are (code: builds and discards a graph, and drops
-      10 % of the labels of source and target independently); `source_dropout=0.1` brings back that of the source.
+      10 % of the labels of source and target independently); `source_dropout=0.1` brings back that of the source,
+      nothing that of the target. As in the code, it comes from the model being trained, in train mode.
     - c' = c_f + `pseudo_offset` modulo the number of classes (code: (c_f + 1) mod 10).
     - `clip_then_mask` is the code's order; off, the norm is taken over unmasked weights only.
     - Horizontal flips are fresh at every draw; the code freezes them once.
-    - Not here: weights of the average (EMA); the code switches it off for SalUn too.
+    - Every batch is full, across epochs (code: each epoch ends with a short batch; so does the mask's pass, here too).
+    - Forget and retained images go through the network as one batch: the same sums.
+    - The start is the base model that the harness evaluates, its averaged weights (code: raw weights). The result is
+      the last weights: no average (EMA), as in the code.
+    - Not here: the code's other forget loss, minus L_eps(x_f, c_f) (its `ga`), and its run without a mask.
 """
 
 from typing import Literal
@@ -60,7 +65,10 @@ def saliency_mask(ctx: Context, *, mask_ratio: float, mask_loss: str, guidance: 
     paper="2310.12508",
     streams=("forget", "retain"),
     groups=("paper",),
-    tuned={"digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "alpha": 0.06}},
+    tuned={
+        "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "alpha": 0.06},
+        "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
+    },
 )
 def salun(
     ctx: Context,
@@ -84,16 +92,18 @@ def salun(
         "mask", saliency_mask, mask_ratio=mask_ratio, mask_loss=mask_loss, guidance=mask_guidance, batch=batch
     )
     parameters = dict(ctx.model.named_parameters())
-    optimizer = torch.optim.Adam(parameters.values(), lr=lr)
+    optimizer = torch.optim.Adam(parameters.values(), lr=lr, fused=True)
     for _ in ctx.steps(steps):
-        x0, y = ctx.forget.draw(batch)
-        t = ctx.timesteps(batch)
-        x_t = ctx.schedule.add_noise(x0, ctx.noise_like(x0), t)
+        (x_f, y_f), (x_r, y_r) = ctx.forget.draw(batch), ctx.retain.draw(batch)
+        x0 = torch.cat([x_f, x_r])  # one pass for both terms: the forget images, then the retained ones
+        y = torch.cat([ctx.drop_labels(y_f, source_dropout), ctx.drop_labels(y_r, label_dropout)])
+        t, eps = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)]), ctx.noise_like(x0)
+        x_t = ctx.schedule.add_noise(x0, eps, t)
         with torch.no_grad():
-            target = predict_noise(ctx.model, x_t, t, (y + pseudo_offset) % ctx.num_classes)
-        prediction = predict_noise(ctx.model, x_t, t, ctx.drop_labels(y, source_dropout))
-        forget_loss = (prediction - target).square().mean()
-        retain_loss = ctx.eps_loss(*ctx.retain.draw(batch), label_dropout=label_dropout)
+            target = predict_noise(ctx.model, x_t[:batch], t[:batch], (y_f + pseudo_offset) % ctx.num_classes)
+        prediction = predict_noise(ctx.model, x_t, t, y)
+        forget_loss = (prediction[:batch] - target).square().mean()
+        retain_loss = (eps[batch:] - prediction[batch:]).square().flatten(1).sum(dim=1).mean()
         optimizer.zero_grad()
         (forget_loss + alpha * retain_loss).backward()
         if clip_then_mask:

@@ -274,7 +274,7 @@ class TestTorchvision:
 
 class TestChoices:
     def test_every_dataset_lists_its_protocols(self):
-        assert protocol_names("digits") == ["digits-ddim25"]
+        assert protocol_names("digits") == ["digits-ddim25", "digits-ddim25-b4"]
         for kind in ("cifar10", "cifar100", "stl10", "imagefolder"):
             assert protocol_names(kind) == ["fast", "paper", "smoke", "fast-b4", "paper-b4", "smoke-b4"]
             assert title_of(kind)

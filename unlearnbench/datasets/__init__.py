@@ -124,6 +124,12 @@ class Profile:
     extractor: ExtractorChoice = "own"
 
 
+def with_b4(profile: Profile) -> Profile:
+    """Return the form of a profile whose FID has the reference set of SalUn's code, which always drops class 0."""
+    protocol = replace(profile.protocol, name=profile.protocol.name + B4, reference=WITHOUT_CLASS_0)
+    return replace(profile, protocol=protocol)
+
+
 @dataclass(frozen=True)
 class Source:
     """What the user asked for; empty values stand for the dataset's own."""

@@ -20,6 +20,7 @@ from unlearnbench.datasets import (
     Source,
     Split,
     resolve,
+    with_b4,
 )
 from unlearnbench.errors import UsageError
 
@@ -82,8 +83,8 @@ _PROFILE = Profile(
 
 
 def profiles(image_shape: tuple[int, int, int]) -> Mapping[str, Profile]:
-    """Return {protocol: profile}; digits has one."""
-    return {_PROFILE.protocol.name: _PROFILE}
+    """Return {protocol: profile}: the one of digits, and its form with the reference set that drops class 0."""
+    return {profile.protocol.name: profile for profile in (_PROFILE, with_b4(_PROFILE))}
 
 
 def dataset(source: Source) -> Dataset:
