@@ -20,11 +20,10 @@ from unlearnbench.report.compare import (
     claims_table,
     compare,
     compare_rows,
-    footnotes,
-    load_source,
     reference_table,
     share_interval,
 )
+from unlearnbench.report.published import footnotes, load_source
 from unlearnbench.results import ResultStore
 
 SOURCE = "spartalis2025"
@@ -330,7 +329,7 @@ class TestReferenceSets:
         b4 = [record(forget_class=c, fid=20.0 if c else 5.0, protocol="smoke-b4") for c in classes]
         made = boards([*right, *b4], {})
         source = load_source(SOURCE)
-        return Side(source, made["cifar10-smoke"]), Side(source, made["cifar10-smoke-b4"])
+        return Side(source, made["cifar10"]), Side(source, made["cifar10-b4"])
 
     def test_by_hand(self):
         table = reference_table(*self.pair())
@@ -347,6 +346,17 @@ class TestReferenceSets:
         assert table.texts()[table.rows.index("SAFEMax rank of class 0")][:3] == ["1 of 10", "-", "-"]
         assert table.texts()[table.rows.index("SA 4")][1:3] == ["-", "-"]
         assert table.texts()[table.rows.index("SAFEMax 0")][4] == "-"
+
+    def test_the_reference_row_is_there_without_published_numbers(self):
+        records = [
+            record("original", c, role="reference", fid=number, protocol=protocol)
+            for protocol, numbers in (("smoke", (7.0, 8.0)), ("smoke-b4", (6.0, 9.5)))
+            for c, number in enumerate(numbers)
+        ]
+        made = boards([*records, record(protocol="smoke")], {})
+        table = reference_table(*[Side(load_source(SOURCE), made[name]) for name in ("cifar10", "cifar10-b4")])
+        assert [value.number for value in table.values[table.rows.index("Original 1")][:3]] == [None, 8.0, 9.5]
+        assert table.texts()[table.rows.index("Original rank of class 0")][:3] == ["-", "1 of 2", "1 of 2"]
 
     def test_the_lowest_is_first(self):
         right, b4 = self.pair()

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from unlearnbench.datasets import current_digests
 from unlearnbench.registry import Registry
 from unlearnbench.report import render
 from unlearnbench.report.board import boards
+from unlearnbench.report.compare import compare
 from unlearnbench.report.tables import summary_table, to_markdown
 from unlearnbench.results import ResultStore
 
@@ -33,30 +35,60 @@ def test_the_readmes_method_runs(tmp_path, cache):
     assert (record.cell.method, record.status, record.counts["optimizer_steps"]) == ("neggrad_plus", "ok", 3)
 
 
+FOLDERS = {"results": "reports", "results/ablation": "reports/ablation"}
+
+
+def read(folder):
+    """Return a folder's records and the hashes of what they rest on, as it is now."""
+    reading = ResultStore(ROOT / folder).read()
+    assert not reading.problems
+    recorded = [(record.dataset, record.cell.protocol) for record in reading.records]
+    return reading.records, Registry().source_hashes() | current_digests(recorded)
+
+
 @pytest.fixture(scope="module")
 def evidence():
-    reading = ResultStore(ROOT / "results").read()
-    assert not reading.problems
-    return reading.records
+    """The records of the README's own run."""
+    records, _ = read("results")
+    return [r for r in records if (r.cell.dataset, r.cell.protocol) == ("digits", "digits-ddim25")]
 
 
-def test_committed_records_are_whole_and_of_this_source(evidence):
-    assert not [record.cell.id for record in evidence if record.is_stale(Registry().source_hashes())]
-    assert {record.status for record in evidence} == {"ok"}
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_committed_records_are_of_this_source(folder):
+    records, hashes = read(folder)
+    assert records
+    assert not [record.cell.id for record in records if record.is_stale(hashes)]
+    assert {record.status for record in records} == {"ok"}
+    assert {f"dataset:{record.dataset['digest']}" for record in records} <= hashes.keys()
+
+
+def test_the_main_run_is_whole(evidence):
     done = {(record.cell.method, record.cell.forget_class) for record in evidence}
     assert done >= {(spec.name, c) for spec in Registry().select_methods("all") for c in range(10)}
 
 
-def test_committed_tables_come_from_the_committed_records(tmp_path):
-    render(ROOT / "results", tmp_path, Registry().source_hashes())
-    committed = sorted((ROOT / "reports" / "digits" / "tables").iterdir())
-    assert {path.name for path in committed} == {path.name for path in (tmp_path / "digits" / "tables").iterdir()}
-    for path in committed:
-        assert path.read_text() == (tmp_path / "digits" / "tables" / path.name).read_text(), f"{path} is out of date"
+@pytest.mark.parametrize(("folder", "reports"), FOLDERS.items())
+def test_committed_tables_come_from_the_committed_records(tmp_path, folder, reports):
+    _, hashes = read(folder)
+    render(ROOT / folder, tmp_path, hashes)
+    fresh = {path.relative_to(tmp_path): path for path in tmp_path.glob("*/tables/*")}
+    committed = {path.relative_to(ROOT / reports): path for path in (ROOT / reports).glob("*/tables/*")}
+    assert fresh.keys() == committed.keys()
+    for name, path in committed.items():
+        assert path.read_text() == fresh[name].read_text(), f"{path} is out of date"
 
 
-def test_the_readmes_table_comes_from_the_records(evidence):
-    board = boards(evidence, Registry().source_hashes())["digits"]
+def test_committed_comparisons_come_from_the_committed_records(tmp_path):
+    _, hashes = read("results")
+    pages = compare("spartalis2025", ROOT / "results", tmp_path, hashes).pages
+    assert pages
+    for page in pages:
+        committed = ROOT / "reports" / page.relative_to(tmp_path)
+        assert committed.read_text() == page.read_text(), f"{committed} is out of date"
+
+
+def test_the_readmes_table_comes_from_the_records():
+    board = boards(*read("results"))["digits"]
     assert to_markdown(summary_table(board)) in README
 
 

@@ -9,7 +9,9 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from unlearnbench.results import ResultStore
 
@@ -171,6 +173,72 @@ FAILING = """
     def sound(ctx):
         pass
 """
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A folder of three classes of small images, one of which no program can read."""
+    root, random = tmp_path_factory.mktemp("images") / "pets", np.random.default_rng(0)
+    for part, n in (("train", 40), ("test", 10)):
+        for k, name in enumerate(("cat", "dog", "emu")):
+            (root / part / name).mkdir(parents=True)
+            for number in range(n):
+                pixels = random.integers(0, 80, (16, 16, 3)) + 80 * k
+                Image.fromarray(pixels.astype(np.uint8)).save(root / part / name / f"{number}.png")
+    (root / "train" / "cat" / "0.png").write_bytes(b"no image")
+    return root
+
+
+def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
+    arguments = ["--dataset", "imagefolder", "--data-root", str(pets), "--image-size", "16", "--protocol", "smoke"]
+    arguments += ["--base-steps", "2", "--methods", "original,salun", "--classes", "emu", "--metrics", "ua,fid"]
+    arguments += ["--set", "salun.steps=1", "--set", "salun.batch=4"]
+    status, output = run(tmp_path, *arguments)
+    assert status == 0, output
+    assert "warning: 1 of 150 image files cannot be read and are skipped, such as train/cat/0.png" in output
+    assert "salun (steps=1, batch=4) forgets 2 emu" in output
+    found = records(tmp_path)
+    assert {(r.cell.dataset, r.cell.protocol, r.cell.forget_class) for r in found.values()} == {("pets", "smoke", 2)}
+    for record in found.values():
+        assert record.dataset["choices"] == {"base_steps": 2}
+        assert record.metrics["ua"]["n"] == 50
+        assert record.metrics["fid"]["value"] is None  # 100 samples give no covariance of 128 features
+        assert "use more than 128" in record.metrics["fid"]["reason"]
+        assert str(pets) not in json.dumps(record.to_json())
+    changed = next(r.method["changed"] for r in found.values() if r.cell.method == "salun")
+    assert changed["steps"] == [1000, 1]
+    page = (tmp_path / "reports" / "pets" / "report.md").read_text()
+    assert "| SalUn (batch=4, steps=1) | steps" in page.replace("  ", "")
+    status, output = run(tmp_path, *arguments)
+    assert (status, "2 of 2 cells are recorded" in output) == (0, True), output
+    status, output = run(tmp_path, *arguments, "--base-steps", "3", "--dry-run")
+    assert status == 0
+
+
+def test_a_run_stops_when_its_minutes_are_up_and_goes_on(tmp_path):
+    arguments = ("--methods", "safemax", "--classes", "0-1", "--set", "safemax.steps=5", *QUICK)
+    endless = ("--methods", "safemax", "--classes", "2", "--set", "safemax.steps=100000", *QUICK)
+    status, output = run(tmp_path, *endless, "--minutes", "0.25")
+    assert status == 130, output
+    assert "the same command goes on from there" in output
+    assert {record.status for record in records(tmp_path).values()} <= {"interrupted"}
+    status, output = run(tmp_path, *arguments, "--minutes", "4")
+    assert status == 0, output
+
+
+def test_training_alone_writes_a_base_that_a_run_takes(tmp_path):
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "unlearnbench.cli", "train", "--steps", "2", "--out", "base"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 steps, training loss" in done.stdout
+    assert (tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    status, output = run(tmp_path, "--methods", "original", "--classes", "0", "--base", "base", *QUICK)
+    assert status == 0, output
+    (record,) = records(tmp_path).values()
+    assert len(record.dataset["choices"]["base"]) == 64
+    status, output = run(tmp_path, "--methods", "original", "--classes", "0", "--base", "absent", *QUICK)
+    assert (status, "no folder here and cannot be fetched" in output) == (2, True), output
 
 
 def test_failures_are_records_and_the_others_go_on(tmp_path):

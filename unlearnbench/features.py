@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -78,6 +79,8 @@ def inception(weights: Path | None) -> tuple[nn.Module, dict[str, str]]:
     """
     path = str(weights) if weights is not None else None
     try:
+        if path is not None:
+            torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run code hidden in it
         network = create_feature_extractor(
             INCEPTION, [POOL3], cuda=False, verbose=False, feature_extractor_weights_path=path
         )

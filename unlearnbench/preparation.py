@@ -94,7 +94,13 @@ def prepare_base(dataset: Dataset, store: ArtifactStore, device: torch.device, p
 def frozen(model: Model, weights: Tensors, device: torch.device) -> Model:
     """Return a network with these weights, on a device, in eval mode, for no one to train."""
     model.load_state_dict(weights)
-    return model.to(device).eval().requires_grad_(False)
+    return placed(model, device).eval().requires_grad_(False)
+
+
+def placed(model: Model, device: torch.device) -> Model:
+    """Return a network on a device, in the memory layout that its convolutions prefer there."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
 
 
 def software() -> dict[str, str]:
@@ -149,9 +155,7 @@ def _train_base(
     """Train the base model, from its last checkpoint where a training was stopped."""
     recipe, config = dataset.base, unet_config(dataset)
     torch.manual_seed(recipe.seed)  # initial weights and dropout, which take no generator
-    model = build_unet(config).to(device)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
+    model = placed(build_unet(config), device)
     generator = torch.Generator(device).manual_seed(recipe.seed)
     images, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device)
 

@@ -21,6 +21,7 @@ from unlearnbench.hashing import canonical_json, digest
 SCHEMA = 1
 MOST_PROBLEMS = 5  # unreadable lines named per file
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # names that become folders or files
+B4 = "-b4"  # ends the names of protocols that differ from another one by FID's reference set alone
 Status = Literal["ok", "failed", "oom", "timeout", "interrupted"]
 
 

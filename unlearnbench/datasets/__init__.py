@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from unlearnbench.errors import UsageError
 from unlearnbench.hashing import digest
 from unlearnbench.plugin import suggest
+from unlearnbench.results import B4
 
 if TYPE_CHECKING:
     from unlearnbench.artifacts import ArtifactStore
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 RETAINED = "all training images of the retained classes"
 WITHOUT_CLASS_0 = "the first 500 training images of every class but 0 and the forget class (as SalUn's code does)"
-B4 = "-b4"  # ends the names of protocols with the reference set WITHOUT_CLASS_0
 ExtractorChoice = Literal["inception", "own"]
 
 

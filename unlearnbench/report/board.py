@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from unlearnbench.hashing import canonical_json
-from unlearnbench.results import Record, records_digest
+from unlearnbench.results import B4, Record, records_digest
 
 MEMORY_PROBES = ("nvml_process", "torch_reserved", "torch_allocated", "rss_peak", "rss_polled")  # best first
 PHASES = ("prior", "forget", "sample", "judge")
@@ -276,17 +276,23 @@ class Board:
 
 
 def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[str, Board]:
-    """Return {folder name: board}, one per dataset and protocol; two are never mixed."""
+    """Return {folder name: board}, one per dataset and protocol; two are never mixed.
+
+    The name is the dataset's, with the protocol's where there are several beside their compatibility forms.
+    """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.cell.dataset, record.cell.protocol), []).append(record)
     for group in groups.values():
         group.sort(key=lambda record: str(record.provenance.get("started_utc", "")))
-    datasets = [dataset for dataset, _ in groups]
-    return {
-        dataset if datasets.count(dataset) == 1 else f"{dataset}-{protocol}": Board(group, source_hashes)
-        for (dataset, protocol), group in sorted(groups.items())
-    }
+    families = {(dataset, protocol.removesuffix(B4)) for dataset, protocol in groups}
+    datasets = [dataset for dataset, _ in families]
+
+    def name(dataset: str, protocol: str) -> str:
+        family = "" if datasets.count(dataset) == 1 else f"-{protocol.removesuffix(B4)}"
+        return dataset + family + (B4 if protocol.endswith(B4) else "")
+
+    return {name(*key): Board(group, source_hashes) for key, group in sorted(groups.items())}
 
 
 def _variant(record: Record) -> Variant:

@@ -1,22 +1,15 @@
 """Published numbers beside measured ones: which agree, which differ, and which cannot be compared and why.
 
-After RobustBench, whose entries carry what the paper `reported`. What was printed is data: `SOURCE.csv` holds the
-numbers, `SOURCE.json` beside it what they mean here (metric words, claims as formulas, tolerances, footnotes). Never
-imports torch.
+After RobustBench, whose entries carry what the paper `reported`. Never imports torch.
 """
 
 import csv
-import difflib
-import importlib.resources
 import io
-import json
 import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,83 +18,14 @@ from tabulate import tabulate
 from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.report import Rendering
 from unlearnbench.report.board import Board, Measure, Value, Variant, boards
+from unlearnbench.report.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
 from unlearnbench.report.tables import Table, to_latex, to_markdown
 from unlearnbench.results import Record, ResultStore
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
 VERDICTS: tuple[Verdict, ...] = ("agrees", "differs", "not comparable", "not measured")
 DEVICE = "device"  # the reason that a ratio of two numbers of one device is free of
-STATISTICS = ("mean", "std")  # what the papers print below their class rows
 SCALE = {("s", "minutes"): 1 / 60}  # from our unit to the source's where they differ
-
-
-@dataclass(frozen=True)
-class Row:
-    """One printed number."""
-
-    method: str
-    forget_class: str  # a class number, or one of STATISTICS
-    metric: str  # the source's word
-    text: str  # as printed, trailing zeros kept
-    unit: str
-    setting: str  # "main", or a setting of an ablation
-
-    @property
-    def value(self) -> float:
-        """The number, in `unit`."""
-        return float(self.text)
-
-    @property
-    def decimals(self) -> int:
-        """Digits printed behind the point."""
-        return len(self.text.partition(".")[2])
-
-
-@dataclass(frozen=True)
-class Source:
-    """What one paper printed, and what is known about it."""
-
-    name: str
-    facts: Mapping[str, Any]  # SOURCE.json
-    rows: tuple[Row, ...]  # SOURCE.csv
-
-    @property
-    def methods(self) -> dict[str, str]:
-        """{method: title}, in the order of tables."""
-        return dict(self.facts["methods"])
-
-    @cached_property
-    def metrics(self) -> dict[str, list[Row]]:
-        """{metric: its class rows of the main tables}, methods in the order of tables, classes ascending."""
-        found: dict[str, list[Row]] = {}
-        for row in self.rows:
-            if row.setting == "main" and row.forget_class not in STATISTICS:
-                found.setdefault(row.metric, []).append(row)
-        order = list(self.methods)
-        for rows in found.values():
-            rows.sort(key=lambda row: (order.index(row.method), int(row.forget_class)))
-        return found
-
-    def title(self, metric: str) -> str:
-        """Return the metric's title."""
-        return str(self.facts["metrics"][metric]["title"])
-
-    def by_class(self, method: str, metric: str) -> dict[int, float]:
-        """Return {forget class: printed value} of the main tables; empty where nothing is printed."""
-        return {int(row.forget_class): row.value for row in self.metrics.get(metric, []) if row.method == method}
-
-    def printed(self, method: str, metric: str, statistic: str) -> Row | None:
-        """Return the printed mean or standard deviation over classes."""
-        key = (method, metric, statistic, "main")
-        return next((r for r in self.rows if (r.method, r.metric, r.forget_class, r.setting) == key), None)
-
-
-@dataclass(frozen=True)
-class Footnote:
-    """What does not follow within the printed numbers, and the (method, metric, class or statistic) it concerns."""
-
-    text: str
-    about: frozenset[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -129,14 +53,15 @@ class Side:
         """Choose for each published method the row measured with its default settings."""
         self.source = source
         self.board = board
-        self.variants = {method: _default_variant(board, method) for method in source.methods}
+        self.references = {v.method: v.label for v in board.variants if v.role == "reference"}
+        self.variants = {method: _default_variant(board, method) for method in [*source.methods, *self.references]}
         self.cell = board.records[-1].cell
         self.notes = footnotes(source)
 
     @property
     def has_records(self) -> bool:
         """Whether any published method was run here."""
-        return any(variant.method in self.variants for variant in self.board.variants)
+        return any(variant.method in self.source.methods for variant in self.board.variants)
 
     def ok_records(self, method: str, forget_class: int) -> list[Record]:
         """Return the records with numbers of a method's default settings, one per seed."""
@@ -146,7 +71,7 @@ class Side:
 
     def value(self, method: str, metric: str, forget_class: int) -> Value:
         """Return the mean over seeds in the source's unit, or a word that says why there is none."""
-        variant = self.variants[method]
+        variant = self.variants.get(method)
         if variant is None:
             swept = any(other.method == method for other in self.board.variants)
             word = "only changed settings" if swept else "no record"
@@ -212,34 +137,6 @@ def compare(source: str, results: Path, out: Path, source_hashes: Mapping[str, s
         rendering.terminal.append(_terminal(side))
         rendering.notes += side.board.notes
     return rendering
-
-
-def load_source(name: str) -> Source:
-    """Return a source of published numbers by name.
-
-    Raises:
-        UsageError: there is none of this name.
-    """
-    folder = _published_folder()
-    names = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UsageError(f"there is no published source {name!r}{hint}: choose from {', '.join(names)}")
-    facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    lines = csv.DictReader(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8")))
-    rows = tuple(
-        Row(line["method"], line["forget_class"], line["metric"], line["value"], line["unit"], line["setting"])
-        for line in lines
-    )
-    return Source(name, facts, rows)
-
-
-def _published_folder() -> Traversable:
-    """Return the folder of published numbers: in the wheel a part of the package, in a checkout beside it."""
-    package = importlib.resources.files("unlearnbench")
-    installed = package / "published"
-    return installed if installed.is_dir() else package.joinpath("..", "results", "published")
 
 
 def compare_rows(side: Side) -> list[Comparison]:
@@ -343,63 +240,6 @@ def _showable(records: Iterable[Record], source: Source, notes: list[str]) -> li
         else:
             kept.append(record)
     return kept
-
-
-def footnotes(source: Source) -> list[Footnote]:
-    """Return where the printed numbers contradict or repeat one another, computed from the rows."""
-    checks = {"statistic": _wrong_statistics, "count": _counted, "repeats": _repeated}
-    return [note for facts in source.facts["footnotes"] for note in checks[facts["check"]](source, facts)]
-
-
-def _wrong_statistics(source: Source, facts: Mapping[str, Any]) -> list[Footnote]:
-    """Return a footnote for every printed mean and standard deviation that does not follow from its class rows."""
-    found = []
-    for row in source.rows:
-        if row.forget_class not in STATISTICS or row.setting != "main":
-            continue
-        values = list(source.by_class(row.method, row.metric).values())
-        number = statistics.fmean(values) if row.forget_class == "mean" else statistics.stdev(values)
-        recomputed = f"{number:.{row.decimals}f}"
-        if recomputed != row.text:
-            text = facts["text"].format(
-                method=source.methods[row.method], metric=source.title(row.metric), statistic=row.forget_class,
-                printed=row.text, recomputed=recomputed,
-            )  # fmt: skip
-            found.append(Footnote(text, frozenset({(row.method, row.metric, row.forget_class)})))
-    return found
-
-
-def _counted(source: Source, facts: Mapping[str, Any]) -> list[Footnote]:
-    """Return a footnote on the classes of a method that do not reach the value it is quoted for."""
-    method, metric = facts["method"], facts["metric"]
-    rows = [row for row in source.metrics[metric] if row.method == method]
-    others = [row for row in rows if row.value != facts["value"]]
-    text = facts["text"].format(
-        method=source.methods[method], metric=source.title(metric), value=facts["value"],
-        count=len(rows) - len(others), total=len(rows),
-        others=", ".join(f"class {row.forget_class} has {row.text}" for row in others),
-    )  # fmt: skip
-    return [Footnote(text, frozenset((method, metric, row.forget_class) for row in others))] if others else []
-
-
-def _repeated(source: Source, facts: Mapping[str, Any]) -> list[Footnote]:
-    """Return a footnote on each method and class whose rows of an ablation are those of the main tables again."""
-    main = {(r.method, r.metric, r.forget_class): r.text for r in source.rows if r.setting == "main"}
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in source.rows:
-        if row.setting == facts["setting"]:
-            groups.setdefault((row.method, row.forget_class), []).append(row)
-    return [
-        Footnote(
-            facts["text"].format(
-                method=source.methods[method], forget_class=forget_class, setting=facts["setting"],
-                values=", ".join(f"{source.title(row.metric)} {row.text}" for row in rows),
-            ),
-            frozenset((method, row.metric, forget_class) for row in rows),
-        )
-        for (method, forget_class), rows in groups.items()
-        if all(main.get((method, row.metric, forget_class)) == row.text for row in rows)
-    ]  # fmt: skip
 
 
 def _marks(notes: Sequence[Footnote], about: Iterable[tuple[str, str, str]]) -> tuple[int, ...]:
@@ -582,15 +422,16 @@ def reference_table(side: Side, twin: Side) -> Table:
     source, facts = side.source, side.source.facts["reference_sets"]
     odd, metric = facts["class"], facts["metric"]
     rows, values, labels = [], [], []
-    for method, title in source.methods.items():
+    classes = _classes(source)
+    for method, title in {**source.methods, **side.references}.items():
         published = source.by_class(method, metric)
-        columns = [{c: Value(number) for c, number in published.items()}]
-        columns += [{c: _dash(one.value(method, metric, c)) for c in published} for one in (side, twin)]
+        columns = [{c: Value(published.get(c)) for c in classes}]
+        columns += [{c: _dash(one.value(method, metric, c)) for c in classes} for one in (side, twin)]
         gaps = [_from_mean(column, odd) for column in columns]
-        values += [[column[c] for column in (*columns, *gaps)] for c in published]
+        values += [[column[c] for column in (*columns, *gaps)] for c in classes]
         values.append([*[_rank(column, odd) for column in columns], *[Value(None, "")] * 3])
-        rows += [f"{title} {c}" for c in published] + [f"{title} rank of class {odd}"]
-        labels += [method] * (len(published) + 1)
+        rows += [f"{title} {c}" for c in classes] + [f"{title} rank of class {odd}"]
+        labels += [method] * (len(classes) + 1)
     names = ["Published", side.cell.protocol, twin.cell.protocol]
     decimals = max(row.decimals for row in source.metrics[metric])
     return Table(
