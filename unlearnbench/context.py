@@ -269,8 +269,7 @@ class Context:
         seeds = [derive_seed("replay", context=self._seed, index=number) for number in numbers]
         images = sample(
             self.base, self.schedule, labels, seeds, harness.dataset.image_shape,
-            steps=protocol.steps, eta=protocol.eta, guidance=protocol.guidance, null_class=self.null_class,
-            batch_size=protocol.batch_size, bf16=protocol.precision == "bf16", dropout=dropout,
+            null_class=self.null_class, **{**protocol.sampler, "dropout": dropout},
             progress=lambda done: harness.progress(self._purpose, done, len(labels) * protocol.steps),
         )  # fmt: skip
         return to_float(images).to(harness.device)

@@ -112,11 +112,12 @@ def sample(
     guidance: float,
     null_class: int,
     batch_size: int,
+    clip_x0: bool = False,
     bf16: bool = False,
     dropout: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and guidance; x0 is never clipped.
+    """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and guidance.
 
     Args:
         model: noise predictor; it runs in eval mode and is left in the mode it had.
@@ -129,6 +130,7 @@ def sample(
         guidance: w of Ho & Salimans 2022, eps = (1 + w) eps(c) - w eps(null); 0 is conditional only.
         null_class: the label of the unconditional branch.
         batch_size: images per forward pass (twice as many rows with guidance).
+        clip_x0: clip the prediction of x0 to [-1, 1] at every step and let eps follow; the reference code does not.
         bf16: let CUDA run the model in bfloat16; the updates of x stay in its own precision.
         dropout: leave the model's dropout on; then an image depends on the batch size.
         progress: called with the number of finished image-steps.
@@ -157,20 +159,30 @@ def sample(
                     eps = _guided_noise(model, x, t, y, guidance, null_class).to(dtype)
                 last = index + 1 == steps
                 noise = _stacked_noise(generators, image_shape, device).to(dtype) if eta > 0 and not last else None
-                x = ddim_step(schedule, x, eps, t, None if last else timesteps[index + 1], eta, noise)
+                x = ddim_step(schedule, x, eps, t, None if last else timesteps[index + 1], eta, noise, clip_x0)
                 progress(start * steps + (index + 1) * len(y))
             images.append(to_uint8(x).cpu())
     return torch.cat(images)
 
 
 def ddim_step(
-    schedule: Schedule, x: Tensor, eps: Tensor, t: int, previous_t: int | None, eta: float, noise: Tensor | None
+    schedule: Schedule,
+    x: Tensor,
+    eps: Tensor,
+    t: int,
+    previous_t: int | None,
+    eta: float,
+    noise: Tensor | None,
+    clip_x0: bool = False,
 ) -> Tensor:
     """Return x at the timestep before t, None standing for clean images (Song et al. 2021, eq. 12)."""
     alpha = schedule.alphas_cumprod[t]
     previous = torch.ones_like(alpha) if previous_t is None else schedule.alphas_cumprod[previous_t]
     sigma = eta * ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).sqrt()
     x0 = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+    if clip_x0:
+        x0 = x0.clamp(-1, 1)
+        eps = (x - alpha.sqrt() * x0) / (1 - alpha).sqrt()
     x = previous.sqrt() * x0 + (1 - previous - sigma**2).clamp(min=0).sqrt() * eps
     return x if noise is None else x + sigma * noise
 

@@ -75,9 +75,8 @@ class Evidence:
         protocol = self.dataset.protocol
         return sample(
             self.model, Schedule.linear(device=self.device), torch.tensor(labels), sample_seeds(self.cell, labels),
-            self.dataset.image_shape, steps=protocol.steps, eta=protocol.eta, guidance=protocol.guidance,
-            null_class=self.dataset.num_classes, batch_size=protocol.batch_size, bf16=protocol.precision == "bf16",
-            dropout=protocol.dropout, progress=lambda done: self.progress("sample", done, len(labels) * protocol.steps),
+            self.dataset.image_shape, null_class=self.dataset.num_classes, **protocol.sampler,
+            progress=lambda done: self.progress("sample", done, len(labels) * protocol.steps),
         )  # fmt: skip
 
     def _sample(self, labels: Sequence[int]) -> NDArray[np.uint8]:

@@ -55,6 +55,7 @@ class Protocol:
     retain_samples: int  # images of each retained class
     batch_size: int  # images per sampling forward pass; the images do not depend on it
     precision: Literal["fp32", "bf16"] = "fp32"  # of sampling on CUDA; a CPU always computes in fp32
+    clip_x0: bool = False  # clip the predicted x0 to [-1, 1] at every step; the papers' code does not
     dropout: bool = False  # left on while sampling, as SA's code does by mistake
     weights: str = "final"  # the weights a method leaves in ctx.model
     reference: str = RETAINED  # the images FID compares with: RETAINED or WITHOUT_CLASS_0
@@ -70,9 +71,9 @@ class Protocol:
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """What images and the time they take depend on."""
-        names = ("steps", "eta", "guidance", "precision", "dropout", "batch_size")
-        return {name: getattr(self, name) for name in names}
+        """The arguments of `diffusion.sample` that it fixes: what images, and the time they take, depend on."""
+        names = ("steps", "eta", "guidance", "clip_x0", "dropout", "batch_size")
+        return {**{name: getattr(self, name) for name in names}, "bf16": self.precision == "bf16"}
 
 
 @dataclass(frozen=True)

@@ -253,6 +253,7 @@ class Board:
         last = self.records[-1]
         protocol = last.protocol
         samples = sorted({f"{m['title']} n={m['n']}" for r in self.ok_records for m in r.metrics.values()})
+        clipped = ", x0 clipped" if protocol.get("clip_x0") else ""
         shortened = any(record.method.get("changed") for record in self.records)
         judges = sorted(
             {f"{100 * r.judge['test_accuracy']:.1f}% (n={r.judge['n']})" for r in self.ok_records if r.judge}
@@ -262,7 +263,7 @@ class Board:
             [
                 f"Dataset: {self.title}",
                 f"protocol {protocol.get('name')}: DDIM, {protocol.get('steps')} steps, eta {protocol.get('eta')}, "
-                f"guidance w {protocol.get('guidance')}, reference {protocol.get('reference')}",
+                f"guidance w {protocol.get('guidance')}{clipped}, reference {protocol.get('reference')}",
                 f"per cell {', '.join(samples) or 'no samples'}",
                 f"features: {last.dataset.get('extractor')}",
                 f"judge test accuracy {', '.join(judges) or 'unknown'}",
