@@ -4,7 +4,16 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnbench.diffusion import Schedule, eps_loss, evaluating, predict_noise, sample, to_float, to_uint8
+from unlearnbench.diffusion import (
+    Schedule,
+    ddim_step,
+    eps_loss,
+    evaluating,
+    predict_noise,
+    sample,
+    to_float,
+    to_uint8,
+)
 from unlearnbench.networks import build_unet, unet_config
 
 
@@ -121,3 +130,41 @@ def test_uint8_round_trip_and_no_stretching():
 def test_uint8_is_monotonic_and_clamped(value):
     a, b = to_uint8(torch.tensor([value])), to_uint8(torch.tensor([value + 0.1]))
     assert a <= b
+
+
+def test_clipping_keeps_x0_in_range_and_eps_consistent(tiny):
+    schedule, x = Schedule.linear(), torch.full((1, 1, 2, 2), 3.0)
+    t, before = 800, 600
+    eps = torch.zeros_like(x)  # x0 would be 3 / sqrt(alpha), far outside
+    alpha, previous = schedule.alphas_cumprod[t], schedule.alphas_cumprod[before]
+    clipped = ddim_step(schedule, x, eps, t, before, 0.0, None, clip_x0=True)
+    noise = (3.0 - alpha.sqrt()) / (1 - alpha).sqrt()  # what is left once x0 is 1
+    torch.testing.assert_close(clipped, torch.full_like(x, float(previous.sqrt() + (1 - previous).sqrt() * noise)))
+    inside = torch.full_like(x, 0.1)
+    same = [ddim_step(schedule, inside, inside, t, before, 0.0, None, clip_x0=clip) for clip in (True, False)]
+    torch.testing.assert_close(*same)
+    last = ddim_step(schedule, x, eps, t, None, 0.0, None, clip_x0=True)
+    torch.testing.assert_close(last, torch.ones_like(x))
+
+
+def test_dropout_runs_while_sampling_only_when_asked_for():
+    class Dropping(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout = torch.nn.Dropout(0.5)
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x, t, y):
+            return type("Output", (), {"sample": self.dropout(x) * self.scale})()
+
+    model, labels = Dropping().train(), torch.zeros(4, dtype=torch.long)
+
+    def images(**options):
+        return sample(
+            model, Schedule.linear(), labels, [0, 1, 2, 3], (1, 4, 4), steps=10, eta=0.0, guidance=0.0, null_class=10,
+            batch_size=4, **options,
+        )  # fmt: skip
+
+    assert torch.equal(images(), images())
+    assert not torch.equal(images(dropout=True), images(dropout=True))
+    assert model.training

@@ -1,11 +1,11 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearnbench.errors import UsageError
-from unlearnbench.grid import Cell, combinations, make_cells, parse_integers, parse_sweeps
+from unlearnbench.grid import Cell, combinations, make_cells, parse_classes, parse_integers, parse_sweeps
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,40 @@ def test_cell_id_depends_on_every_part():
 def test_cell_survives_json():
     cell = Cell("d", "p", "m", {"x": 1.5, "y": "z"}, 3, 0)
     assert Cell.from_json(cell.to_json()).id == cell.id
+
+
+ANIMALS = ("cat", "dog", "Emu", "12", "fox-terrier")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cat", [0]),
+        ("0-2,cat", [0, 1, 2]),
+        (" emu , dog ", [2, 1]),
+        ("fox-terrier,3", [4, 3]),
+        ("12", [3]),  # a name wins over a number
+    ],
+)
+def test_classes_by_name_number_and_range(text, expected):
+    assert parse_classes(text, ANIMALS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cot", r"there is no class 'cot' \(did you mean cat\?\): classes are cat, dog, Emu, 12, fox-terrier"),
+        ("cat,,dog", "cannot read ''"),
+        ("5", "give a class from 0 to 4"),
+        ("2-1", "write 1-2"),
+    ],
+)
+def test_classes_that_do_not_exist(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse_classes(text, ANIMALS)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(range(len(ANIMALS))), min_size=1))
+def test_names_read_back_as_their_numbers(numbers):
+    assert parse_classes(",".join(ANIMALS[k] for k in numbers), ANIMALS) == list(dict.fromkeys(numbers))

@@ -18,6 +18,7 @@ from unlearnbench.report.tables import (
     Table,
     escape_latex,
     paper_tables,
+    settings_tables,
     summary_table,
     to_csv,
     to_latex,
@@ -300,3 +301,39 @@ def test_markup_in_a_title_is_text():
     record = fake_record()
     record.metrics["fake_ua"]["title"] = "[red]x[/nope] [b]"
     assert "[red]x[/nope]" in to_terminal(board([record]))
+
+
+def test_settings_that_are_not_the_defaults_have_a_table():
+    plain = fake_record("beta")
+    shortened = fake_record("alpha")
+    shortened = replace(shortened, method={**shortened.method, "changed": {"steps": [1000, 10], "lr": [1e-4, 3e-4]}})
+    board = boards([plain, shortened], {})["digits"]
+    (table,) = settings_tables(board)
+    assert list(zip(table.rows, [[value.word for value in row] for row in table.values], strict=True)) == [
+        ("Alpha", ["lr", "0.0001", "0.0003"]), ("Alpha", ["steps", "1000", "10"]),
+    ]  # fmt: skip
+    assert "table of settings" in board.caption()
+    untouched = boards([plain], {})["digits"]
+    assert settings_tables(untouched) == []
+    assert "table of settings" not in untouched.caption()
+
+
+def test_the_caption_says_when_x0_is_clipped():
+    record = fake_record()
+    clipped = replace(record, protocol={**record.protocol, "clip_x0": True})
+    assert "guidance w 0.5, x0 clipped, reference" in boards([clipped], {})["digits"].caption()
+    assert "x0 clipped" not in boards([record], {})["digits"].caption()
+
+
+@pytest.mark.parametrize(
+    ("protocols", "names"),
+    [
+        (["smoke"], ["digits"]),
+        (["smoke", "smoke-b4"], ["digits", "digits-b4"]),
+        (["smoke", "smoke-b4", "paper"], ["digits-paper", "digits-smoke", "digits-smoke-b4"]),
+    ],
+)
+def test_boards_are_named_by_dataset_and_by_protocol_where_there_are_several(protocols, names):
+    records = [fake_record() for _ in protocols]
+    records = [replace(r, cell=replace(r.cell, protocol=p)) for r, p in zip(records, protocols, strict=True)]
+    assert sorted(boards(records, {})) == names

@@ -238,7 +238,7 @@ def test_training_alone_writes_a_base_that_a_run_takes(tmp_path):
     (record,) = records(tmp_path).values()
     assert len(record.dataset["choices"]["base"]) == 64
     status, output = run(tmp_path, "--methods", "original", "--classes", "0", "--base", "absent", *QUICK)
-    assert (status, "no folder here and cannot be fetched" in output) == (2, True), output
+    assert (status, "--base absent: there is no such folder" in output) == (2, True), output
 
 
 def test_failures_are_records_and_the_others_go_on(tmp_path):

@@ -5,6 +5,7 @@ until images are loaded; `networks.py` and `training.py` build from it.
 """
 
 import importlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -271,7 +272,11 @@ def _identity(base: str) -> str:
     """Return what tells a given base model from others: the hash of its weights, or its name on the Hub."""
     from unlearnbench.checkpoints import local_digest
 
-    return (local_digest(Path(base)) or base) if base else ""
+    if not base:
+        return ""
+    if not Path(base).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+        raise UsageError(f"--base {base}: there is no such folder, and it is no name on the Hugging Face Hub (ORG/NAME)")
+    return local_digest(Path(base)) or base
 
 
 def current_digests(recorded: Iterable[tuple[Mapping[str, Any], str]]) -> dict[str, str]:
