@@ -275,7 +275,7 @@ def _identity(base: str) -> str:
     if not base:
         return ""
     if not Path(base).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
-        raise UsageError(f"--base {base}: there is no such folder, and it is no name on the Hugging Face Hub (ORG/NAME)")
+        raise UsageError(f"--base {base}: there is no such folder, nor is it a Hugging Face Hub name (ORG/NAME)")
     return local_digest(Path(base)) or base
 
 
