@@ -5,6 +5,8 @@ the name of either on the Hugging Face Hub. Never a pickle.
 """
 
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +34,17 @@ def local_digest(folder: Path) -> str | None:
 
 
 def write_checkpoint(folder: Path, model: "nn.Module") -> None:
-    """Write a base model as a diffusers folder."""
+    """Write a base model as a diffusers folder; its parts appear when they are whole."""
     from diffusers import DDPMScheduler
 
-    model.save_pretrained(folder / "unet", safe_serialization=True)  # type: ignore[operator]
-    DDPMScheduler(**SCHEDULE, clip_sample=False, variance_type="fixed_small").save_pretrained(folder / "scheduler")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
+        new = Path(scratch)
+        model.save_pretrained(new / "unet", safe_serialization=True)  # type: ignore[operator]
+        DDPMScheduler(**SCHEDULE, clip_sample=False, variance_type="fixed_small").save_pretrained(new / "scheduler")
+        for part in ("unet", "scheduler"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+            (new / part).rename(folder / part)
 
 
 def read_checkpoint(name: str, dataset: "Dataset") -> "tuple[dict[str, Any], Tensors]":
