@@ -11,6 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unlearnbench.artifacts import ArtifactStore
@@ -28,6 +29,7 @@ from unlearnbench.datasets import (
 from unlearnbench.datasets.cifar10 import open_part
 from unlearnbench.errors import UsageError
 from unlearnbench.evaluation import reference_images
+from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.plugin import method
 
 SILENT = lambda what, done, total: None  # noqa: E731
@@ -88,6 +90,15 @@ class TestImageFolder:
         paint(root / "cat" / "new.png", (255, 0, 0))
         after = images_of(root, tmp_path)
         assert before <= {bytes(image) for image in after.test.images[after.test.labels == 0]}
+
+    @pytest.mark.parametrize("ending", ["gif", "png", "jpg", "tif", "webp", "ppm"])
+    def test_a_truncated_file_of_any_kind_is_only_counted(self, folder, tmp_path, ending):
+        for k in range(100, 220):
+            paint(folder / "train" / "cat" / f"{k}.png", (200, 0, 0))
+        whole = folder / "train" / "cat" / f"odd.{ending}"
+        paint(whole, (200, 0, 0))
+        whole.write_bytes(whole.read_bytes()[:14])
+        assert len(images_of(folder, tmp_path).notes) == 1
 
     def test_it_is_decoded_once_and_again_when_a_file_changes(self, folder, tmp_path):
         images_of(folder, tmp_path)
@@ -152,6 +163,34 @@ class TestImageFolder:
             open_folder(folder, image_size=30)
         with pytest.raises(UsageError, match="--image-size is for --dataset imagefolder"):
             load_dataset(Source("cifar10", image_size=32))
+
+    def test_numbered_classes_keep_their_numbers(self, tmp_path):
+        for k in range(12):
+            for number in range(6):
+                paint(tmp_path / "numbered" / str(k) / f"{number}.png", (k, k, k))
+        assert open_folder(tmp_path / "numbered").class_names == tuple(str(k) for k in range(12))
+
+    def test_another_content_is_another_dataset_though_the_name_is_the_same(self, folder):
+        before = open_folder(folder)
+        paint(folder / "train" / "cat" / "new.png", (9, 9, 9))
+        after = open_folder(folder)
+        assert (before.name, before.digest) == (after.name, after.digest)
+        assert before.content != after.content
+        assert before.to_json()["content"] == before.content
+
+    def test_two_classes_have_no_reference_set_without_class_0(self, folder):
+        with pytest.raises(UsageError, match="leaves nothing of 2 classes to compare with: use smoke"):
+            open_folder(folder, protocol="smoke-b4")
+
+    @pytest.mark.parametrize("side", [8, 24, 32, 64, 72, 96])
+    def test_every_size_that_is_accepted_can_be_trained(self, folder, side):
+        dataset = open_folder(folder, image_size=side, protocol="paper")
+        small = {**dataset.base.unet, "block_out_channels": [8] * len(dataset.base.unet["block_out_channels"])}
+        small |= {"norm_num_groups": 4, "layers_per_block": 1}
+        model = build_unet(unet_config(replace(dataset, base=replace(dataset.base, unet=small))))
+        with torch.no_grad():
+            x = torch.zeros(1, 3, side, side)
+            assert model(x, torch.tensor([5]), torch.tensor([2])).sample.shape == x.shape
 
     def test_a_folder_cannot_pass_for_a_known_data_set(self, folder):
         folder.rename(folder.parent / "cifar10")
@@ -319,6 +358,8 @@ class TestChoices:
             Source("cifar10", base="someone/model"),
         ):  # fmt: skip
             assert load_dataset(source).digest != plain.digest, source
+        usual = Source("cifar10", judge="resnet34", extractor="inception", base_steps=800_000)
+        assert (load_dataset(usual).digest, load_dataset(usual).choices) == (plain.digest, {})
         assert load_dataset(Source("cifar10", batch_size=3)).digest == plain.digest
 
     @pytest.mark.parametrize(

@@ -337,3 +337,20 @@ def test_boards_are_named_by_dataset_and_by_protocol_where_there_are_several(pro
     records = [fake_record() for _ in protocols]
     records = [replace(r, cell=replace(r.cell, protocol=p)) for r, p in zip(records, protocols, strict=True)]
     assert sorted(boards(records, {})) == names
+
+
+@pytest.mark.parametrize(
+    "change", [{"choices": {"judge": "small"}}, {"choices": {"base": "abc"}}, {"image_shape": [3, 64, 64]}]
+)
+def test_another_judge_base_or_size_never_shares_a_table(change):
+    old = replace(fake_record("alpha"), dataset={**fake_record().dataset, **change})
+    new = fake_record("beta", started="2026-02-01T00:00:00Z")
+    board = boards([old, new], {})["digits"]
+    assert [variant.method for variant in board.variants] == ["beta"]
+    assert any("another judge, extractor, base model or image size" in note for note in board.notes)
+
+
+def test_other_images_under_one_name_are_said():
+    records = [fake_record("alpha"), fake_record("beta")]
+    records = [replace(r, artifacts={**r.artifacts, "images": {"sha256": str(k)}}) for k, r in enumerate(records)]
+    assert any("2 different sets of images" in note for note in boards(records, {})["digits"].notes)

@@ -11,7 +11,7 @@ from unlearnbench.diffusion import Schedule, to_float
 from unlearnbench.errors import UsageError
 from unlearnbench.networks import CLASSIFIERS, build_unet, unet_config
 from unlearnbench.preparation import prepare, prepare_base
-from unlearnbench.training import Ema, fit_classifier, fit_denoiser, shifted
+from unlearnbench.training import DenoiserTraining, Ema, fit_classifier, fit_denoiser, shifted
 
 SILENT = lambda what, done, total: None  # noqa: E731
 
@@ -126,6 +126,7 @@ class TestResume:
         return replace(tiny, base=replace(tiny.base, unet=unet, steps=8, batch=4), flip=True)
 
     def test_losses_and_weights_equal_an_uninterrupted_training(self, dropping, tmp_path, monkeypatch):
+        monkeypatch.setattr(preparation, "FIRST_CHECKPOINT_SECONDS", 0.0)
         monkeypatch.setattr(preparation, "CHECKPOINT_SECONDS", 0.0)
         whole = prepare_base(dropping, ArtifactStore(tmp_path / "whole"), torch.device("cpu"), SILENT)
         store = ArtifactStore(tmp_path / "stopped")
@@ -155,9 +156,43 @@ class TestResume:
             raise OSError("the disk is full")
 
         monkeypatch.setattr(preparation, "save_file", break_off)
-        with pytest.raises(OSError, match="full"):
+        with pytest.raises(UsageError, match="the disk is full"):
             preparation.save_checkpoint(path, {"a": torch.zeros(2)})
         assert preparation.load_file(path)["a"].tolist() == [1, 1]
+        assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+    def test_a_damaged_checkpoint_is_trained_over_with_a_warning(self, dropping, tmp_path, monkeypatch):
+        whole = prepare_base(dropping, ArtifactStore(tmp_path / "whole"), torch.device("cpu"), SILENT)
+        store = ArtifactStore(tmp_path / "damaged")
+        monkeypatch.setattr(ArtifactStore, "workspace", lambda self, kind, inputs: tmp_path / "work")
+        (tmp_path / "work").mkdir()
+        (tmp_path / "work" / "checkpoint.safetensors").write_bytes(b"half")
+        with pytest.warns(UserWarning, match="is damaged"):
+            again = prepare_base(dropping, store, torch.device("cpu"), SILENT)
+        assert all(torch.equal(again.tensors[name], whole.tensors[name]) for name in whole.tensors)
+
+    def test_a_diverging_training_is_one_sentence_and_leaves_nothing(self, dropping, tmp_path):
+        wild = replace(dropping, base=replace(dropping.base, lr=float("inf")))
+        with pytest.raises(UsageError, match="diverged by step 8"):
+            prepare_base(wild, ArtifactStore(tmp_path), torch.device("cpu"), SILENT)
+        assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+    def test_restored_moments_lie_in_memory_as_their_weights_do(self):
+        model = torch.nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last)
+
+        def training():
+            return DenoiserTraining(
+                model, Schedule.linear(), total=1, batch=1, lr=1e-3, cosine=False, label_dropout=0.0, ema=0.9,
+                clip=1.0, null_class=1, generator=torch.Generator(),
+            )  # fmt: skip
+
+        first, second = training(), training()
+        model(torch.rand(1, 4, 8, 8)).sum().backward()
+        first.optimizer.step()
+        second.restore({name: tensor.contiguous() for name, tensor in first.tensors().items()})
+        state = second.optimizer.state[model.weight]
+        assert state["exp_avg"].stride() == model.weight.stride()
+        assert torch.equal(state["exp_avg_sq"], first.optimizer.state[model.weight]["exp_avg_sq"])
 
 
 @pytest.mark.parametrize("network", ["small_resnet", "resnet34"])

@@ -149,13 +149,14 @@ class ArtifactStore:
         note["checksum"] = digest(note)
         (scratch / "artifact.json").write_text(json.dumps(note, indent=1, allow_nan=False), encoding="utf-8")
         for path in (payload, scratch / "artifact.json", scratch):
-            _fsync(path)
+            fsync(path)
         scratch.rename(folder)
-        _fsync(folder.parent)
+        fsync(folder.parent)
         return Artifact(kind, key, checksum, tensors, facts, reused=False)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

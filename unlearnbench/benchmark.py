@@ -90,7 +90,7 @@ def needs_run(
     source_hashes: Mapping[str, str],
     metrics: Sequence[str],
     device_uuid: str,
-    dataset_digest: str,
+    dataset: Dataset,
 ) -> bool:
     """Decide whether a cell runs, given its last record. The one place of the rerun policy.
 
@@ -101,7 +101,7 @@ def needs_run(
         return True
     if record.provenance.get("device", {}).get("uuid") != device_uuid or record.is_stale(source_hashes):
         return True
-    if record.dataset.get("digest") != dataset_digest:
+    if (record.dataset.get("digest"), record.dataset.get("content", "")) != (dataset.digest, dataset.content):
         return True
     if record.status == "ok":
         return not set(metrics) <= set(record.metrics)
@@ -189,9 +189,7 @@ class Benchmark:
         todo = [
             cell
             for cell in self._plan.cells
-            if needs_run(
-                latest.get(cell.id), rerun, self._plan.source_hashes, metrics, device_uuid, self._plan.dataset.digest
-            )
+            if needs_run(latest.get(cell.id), rerun, self._plan.source_hashes, metrics, device_uuid, self._plan.dataset)
         ]
         running = {cell.id for cell in todo}
         kept = [latest[cell.id] for cell in self._plan.cells if cell.id not in running]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearnbench.errors import UsageError, spell_error
-from unlearnbench.hashing import file_digest
+from unlearnbench.hashing import digest, file_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,9 +28,10 @@ SCHEDULE = {
 
 
 def local_digest(folder: Path) -> str | None:
-    """Return the SHA-256 of a local checkpoint's weights, None where there are none."""
-    weights = next((path for path in (folder / "unet" / WEIGHTS, folder / WEIGHTS) if path.is_file()), None)
-    return file_digest(weights) if weights is not None else None
+    """Return a hash of all files a local checkpoint's predictions depend on, None where it has no weights."""
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    files = (unet / WEIGHTS, unet / "config.json", folder / "scheduler" / "scheduler_config.json")
+    return digest([file_digest(path) if path.is_file() else None for path in files]) if files[0].is_file() else None
 
 
 def write_checkpoint(folder: Path, model: "nn.Module") -> None:
@@ -38,6 +39,8 @@ def write_checkpoint(folder: Path, model: "nn.Module") -> None:
     from diffusers import DDPMScheduler
 
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".writing-*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
         new = Path(scratch)
         model.save_pretrained(new / "unet", safe_serialization=True)  # type: ignore[operator]

@@ -156,7 +156,7 @@ def sample(
             x = _stacked_noise(generators, image_shape, device).to(dtype)
             for index, t in enumerate(timesteps):
                 with half_precision(device, bf16):
-                    eps = _guided_noise(model, x, t, y, guidance, null_class).to(dtype)
+                    eps = _guided_noise(model, x, t, y, guidance, null_class)
                 last = index + 1 == steps
                 noise = _stacked_noise(generators, image_shape, device).to(dtype) if eta > 0 and not last else None
                 x = ddim_step(schedule, x, eps, t, None if last else timesteps[index + 1], eta, noise, clip_x0)
@@ -188,9 +188,10 @@ def ddim_step(
 
 
 def _guided_noise(model: nn.Module, x: Tensor, t: int, y: Tensor, guidance: float, null_class: int) -> Tensor:
-    """Return the guided prediction; both branches go through the model as one batch."""
+    """Return the guided prediction in the precision of x; both branches go through the model as one batch."""
     if guidance == 0:
-        return predict_noise(model, x, torch.full_like(y, t), y)
+        return predict_noise(model, x, torch.full_like(y, t), y).to(x.dtype)
     both = torch.cat([y, torch.full_like(y, null_class)])
-    conditional, unconditional = predict_noise(model, torch.cat([x, x]), torch.full_like(both, t), both).chunk(2)
+    prediction = predict_noise(model, torch.cat([x, x]), torch.full_like(both, t), both).to(x.dtype)
+    conditional, unconditional = prediction.chunk(2)
     return (1 + guidance) * conditional - guidance * unconditional

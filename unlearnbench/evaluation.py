@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearnbench.artifacts import ArtifactStore, Tensors
+from unlearnbench.context import HARNESS_DIGEST
 from unlearnbench.cost import Cost, Meter
 from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset
 from unlearnbench.diffusion import Schedule, eps_loss, evaluating, sample, to_float
@@ -62,6 +63,7 @@ class Evidence:
     dataset: Dataset
     prepared: Prepared
     store: ArtifactStore
+    device_identity: Mapping[str, Any]
     meter: Meter
     progress: Progress
 
@@ -106,9 +108,10 @@ class Evidence:
             return {"images": images}, {"cost": cost.to_json()}
 
         found = self.store.get("samples", {
-            "base": self.prepared.artifacts["base"]["sha256"], "sampler": self.dataset.protocol.sampler,
-            "seeds": sample_seeds(self.cell, [label] * n), "label": label, "device": self.device.type,
-            "software": software(),
+            "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
+            "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
+            "device": dict(self.device_identity),  # the cost is charged again, so it must be this device's
+            "harness": HARNESS_DIGEST,
         }, build)  # fmt: skip
         if found.reused:
             self.meter.charge("sample", Cost(found.facts["cost"]["seconds"], found.facts["cost"]["memory_bytes"]))

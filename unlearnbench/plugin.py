@@ -30,7 +30,8 @@ NEEDS: Mapping[str, str] = MappingProxyType(
         "retain_probs": "(m, K) float64: the judge's softmax for retain_samples",
         "forget_features": "(n, D) float64: extractor features of forget_samples",
         "retain_features": "(m, D) float64: extractor features of retain_samples",
-        "reference_features": "(r, D) float64: extractor features of all training images of the retained classes",
+        "reference_features": "(r, D) float64: extractor features of the protocol's reference images, by default all "
+        "training images of the retained classes",
         "cell": "the grid.Cell: forget_class, method, settings, seed",
         "model": "the unlearned model, frozen, in eval mode",
     }

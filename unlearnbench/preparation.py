@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib.metadata
+import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +13,15 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors
+from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors, fsync
 from unlearnbench.checkpoints import read_checkpoint
 from unlearnbench.datasets import ClassifierRecipe, Dataset, Images, Split
 from unlearnbench.diffusion import Schedule, evaluating, to_float
+from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.features import extractor_for, inception
 from unlearnbench.networks import CLASSIFIERS, Classifier, build_unet, unet_config
 from unlearnbench.process import Progress
@@ -25,7 +29,7 @@ from unlearnbench.training import DenoiserTraining, fit_classifier, flipped, glo
 
 Model = TypeVar("Model", bound=nn.Module)
 JUDGE_BATCH = 500  # images per forward pass of a judge or extractor
-CHECKPOINT_SECONDS = 60.0  # between two checkpoints of a base model in training
+FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
 CURVE_POINTS = 100  # of a base model's training loss
 
 
@@ -65,11 +69,15 @@ def prepare(
     """
     images = dataset.load(store, progress)
     sources = _digests(images)
-    extractor, features_artifact, artifacts = None, None, {"images": {"sha256": sources["train"]}}
-    if features:  # first, for it may turn out to be impossible
-        extractor, artifacts["extractor"] = _extractor(dataset, images, sources, store, device, progress)
-        features_artifact = _train_features(extractor, artifacts["extractor"], images, sources, store, device, progress)
+    extractor: nn.Module | None = None
+    features_artifact, artifacts = None, {"images": {"sha256": sources["train"]}}
+    if features and dataset.extractor is None:  # what may turn out to be impossible comes before long trainings
+        extractor, artifacts["extractor"] = inception(dataset.inception_weights)
     judge = _classifier(dataset, "judge", dataset.judge, images, sources, store, device, progress)
+    if features and dataset.extractor is not None:
+        extractor, artifacts["extractor"] = _own_extractor(dataset, images, sources, store, device, progress)
+    if extractor is not None:
+        features_artifact = _train_features(extractor, artifacts["extractor"], images, sources, store, device, progress)
     base = base_artifact(dataset, images.train, sources["train"], store, device, progress)
     artifacts |= {"base": base.reference, "judge": judge.reference}
     return Prepared(
@@ -133,7 +141,7 @@ def base_artifact(
 
         return store.get("base", inputs, read)
     inputs = {
-        "dataset": dataset.name,
+        "classes": dataset.num_classes,
         "images": source,
         "flip": dataset.flip,
         "recipe": asdict(dataset.base),
@@ -171,25 +179,57 @@ def _train_base(
     )  # fmt: skip
     path = workspace / "checkpoint.safetensors"
     if path.is_file():
-        training.restore(load_file(path))
-    saved = time.monotonic()
+        try:
+            training.restore(load_file(path))
+        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+            warnings.warn(
+                f"the checkpoint {path} is damaged ({spell_error(error)}); training starts anew", stacklevel=1
+            )
+            path.unlink()
+            return _train_base(dataset, train, workspace, device, progress)
+    due = time.monotonic() + FIRST_CHECKPOINT_SECONDS
     while training.step < recipe.steps:
         progress("train the base model", training.step, recipe.steps)
         training.advance(draw)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if time.monotonic() > due:
+            _check_converging(training, workspace)
             save_checkpoint(path, training.tensors())
-            saved = time.monotonic()
+            due = time.monotonic() + CHECKPOINT_SECONDS
+    _check_converging(training, workspace)
     training.average.copy_to(model)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     return weights, {"unet": config, "steps": recipe.steps, "loss": _curve(training.losses)}
 
 
+def _check_converging(training: DenoiserTraining, workspace: Path) -> None:
+    """Refuse to keep a training whose loss or weights are no longer finite."""
+    weights = torch.stack(torch._foreach_norm(list(training.model.parameters())))
+    if not (torch.isfinite(training.losses[: training.step]).all() and torch.isfinite(weights).all()):
+        shutil.rmtree(workspace, ignore_errors=True)
+        raise UsageError(
+            f"the training of the base model diverged by step {training.step} (NaN or infinite): its recipe does not "
+            f"suit these images; give a trained model with --base"
+        )
+
+
 def save_checkpoint(path: Path, tensors: Tensors) -> None:
-    """Write tensors so that a reader finds the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write tensors so that a reader finds the old file or the new one, never half of one.
+
+    Raises:
+        UsageError: the cache cannot be written.
+    """
     scratch = path.with_suffix(".new")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch)
-    scratch.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch)
+        fsync(scratch)
+        scratch.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        scratch.unlink(missing_ok=True)
+        raise UsageError(
+            f"the checkpoint {path} cannot be written ({spell_error(error)}): free space there or set "
+            f"UNLEARNBENCH_CACHE to another folder"
+        ) from error
 
 
 def _curve(losses: Tensor) -> list[tuple[int, float]]:
@@ -222,7 +262,7 @@ def _classifier(
         return model.state_dict(), {"test_accuracy": accuracy, "test_n": len(images.test.labels)}
 
     inputs = {
-        "dataset": dataset.name,
+        "classes": dataset.num_classes,
         "images": dict(sources),
         "recipe": asdict(recipe),
         "device": device.type,
@@ -238,13 +278,12 @@ def through(network: nn.Module, images: NDArray[np.uint8], device: torch.device)
     return torch.cat([output[0] if isinstance(output, tuple) else output for output in outputs]).cpu()
 
 
-def _extractor(
+def _own_extractor(
     dataset: Dataset, images: Images, sources: Mapping[str, str], store: ArtifactStore, device: torch.device,
     progress: Progress,
 ) -> tuple[nn.Module, dict[str, str]]:  # fmt: skip
-    """Return the feature extractor behind torch-fidelity's interface, and what a record says of its weights."""
-    if dataset.extractor is None:
-        return inception(dataset.inception_weights)
+    """Return the dataset's own extractor behind torch-fidelity's interface, and what a record says of its weights."""
+    assert dataset.extractor is not None
     found = _classifier(dataset, "extractor", dataset.extractor, images, sources, store, device, progress)
     network = frozen(_build_classifier(dataset, dataset.extractor), found.tensors, torch.device("cpu"))
     return extractor_for(f"unlearnbench-{dataset.name}", network), found.reference

@@ -137,7 +137,7 @@ class ResultStore:
         """
         latest: dict[str, Record] = {}
         problems: list[str] = []
-        for path in sorted(self.root.glob("*/*.jsonl"), key=_natural):
+        for path in sorted(self.root.glob("*/*.jsonl"), key=lambda path: natural(str(path))):
             if not path.is_file():
                 problems.append(f"{path} is skipped: it is not a file")
                 continue
@@ -213,5 +213,7 @@ def _last_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", str(path)) if part]
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """Return the key that sorts text as people do: numbers in it by their value."""
+    parts = [part for part in re.split(r"([0-9]+)", text) if part]
+    return [(False, int(part), "") if part[0] in "0123456789" else (True, 0, part) for part in parts]

@@ -25,6 +25,7 @@ from unlearnbench.datasets import Dataset
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
 from unlearnbench.grid import Cell
+from unlearnbench.hashing import digest
 from unlearnbench.networks import build_unet
 from unlearnbench.plugin import MethodSpec, MetricSpec
 from unlearnbench.preparation import Prepared, frozen, prepare, prepare_base, software
@@ -102,18 +103,18 @@ def run_cell(
     with exclusive(device_name, progress):
         store, needs = ArtifactStore(cache), [need for spec, _ in metrics for need in spec.needs]
         prepared = _prepare(dataset, needs, store, device_name, progress)
-        meter = Meter.for_device(device)
+        meter, identity = Meter.for_device(device), device_identity(device_name)
         harness = Harness(
-            dataset, prepared.train, prepared.base, prepared.artifacts["base"]["sha256"], cell.method,
+            dataset, prepared.train, prepared.base, digest(prepared.artifacts["base"]), cell.method,
             registry.source_hash("method", cell.method), method.streams, cell.seed, cell.forget_class, device, store,
-            meter, device_identity(device_name), software(), progress,
+            meter, identity, software(), progress,
         )  # fmt: skip
         context = Context(harness)
         with counted(harness, context), meter.phase("forget"):
             unlearn(method, context, cell)
         context.check_finite()
         context.model.requires_grad_(False)
-        evidence = Evidence(cell, context.model.eval(), dataset, prepared, store, meter, progress)
+        evidence = Evidence(cell, context.model.eval(), dataset, prepared, store, identity, meter, progress)
         _draw_needed_samples(evidence, [spec for spec, _ in metrics])
         with meter.phase("judge"):
             scores = measure(evidence, metrics)

@@ -114,6 +114,9 @@ class DenoiserTraining:
                 _, number, moment = name.split(".")
                 moments.setdefault(int(number), {})[moment] = tensor
         self.optimizer.load_state_dict({**adam, "state": moments})
+        for parameter, kept in self.optimizer.state.items():  # moments lie in memory as their parameter does
+            for name in ("exp_avg", "exp_avg_sq"):
+                kept[name] = torch.empty_like(parameter).copy_(kept[name])
         self.generator.set_state(state["random.generator"])
         torch.set_rng_state(state["random.cpu"])
         if self.device.type == "cuda":

@@ -165,6 +165,7 @@ class Dataset:
     extractor_name: str  # what FID stands on, as a caption says it
     load: "Callable[[ArtifactStore, Progress], Images]"
     choices: Mapping[str, Any]  # what the user changed: base, base_steps, judge, extractor
+    content: str = ""  # what tells a folder's images from another folder's of the same name
     checkpoint: str = ""  # folder or Hub name of a base model that is not trained here
     inception_weights: Path | None = None
 
@@ -185,7 +186,7 @@ class Dataset:
         return {
             "kind": self.kind, "title": self.title, "class_names": list(self.class_names),
             "image_shape": list(self.image_shape), "extractor": self.extractor_name, "choices": dict(self.choices),
-            "digest": self.digest,
+            "content": self.content, "digest": self.digest,
         }  # fmt: skip
 
 
@@ -228,7 +229,7 @@ def load_dataset(source: Source | str) -> Dataset:
 
 def resolve(
     source: Source, *, name: str, title: str, class_names: Iterable[str], image_shape: tuple[int, int, int],
-    flip: bool, load: "Callable[[ArtifactStore, Progress], Images]",
+    flip: bool, load: "Callable[[ArtifactStore, Progress], Images]", content: str = "",
 ) -> Dataset:  # fmt: skip
     """Return a dataset from its images and what the user chose of its profiles.
 
@@ -241,20 +242,25 @@ def resolve(
     extractor = _pick(source.extractor, [profile.extractor, *get_args(ExtractorChoice)], "extractor", source.dataset)
     if source.base and source.base_steps:
         raise UsageError("--base names a trained model and --base-steps trains one: give one of them")
+    names = tuple(class_names)
+    if profile.protocol.reference == WITHOUT_CLASS_0 and len(names) < 3:
+        raise UsageError(
+            f"{profile.protocol.name} drops class 0, which leaves nothing of {len(names)} classes to compare with: use "
+            f"{profile.protocol.family}"
+        )
     protocol = replace(profile.protocol, batch_size=source.batch_size or profile.protocol.batch_size)
-    chosen = {
-        "base": _identity(source.base), "base_steps": source.base_steps, "judge": source.judge,
-        "extractor": source.extractor,
-    }  # fmt: skip
+    chosen = {"base": _identity(source.base), "base_steps": source.base_steps, "judge": judge, "extractor": extractor}
+    usual = {"base_steps": profile.base.steps, "judge": next(iter(profile.judges)), "extractor": profile.extractor}
     return Dataset(
-        name=name, kind=source.dataset, title=title, class_names=tuple(class_names), image_shape=image_shape, flip=flip,
+        name=name, kind=source.dataset, title=title, class_names=names, image_shape=image_shape, flip=flip,
         protocol=protocol,
         base=replace(profile.base, steps=source.base_steps or profile.base.steps),
         judge=profile.judges[judge],
         extractor=profile.own if extractor == "own" else None,
         extractor_name=profile.own_name if extractor == "own" else "2048-d pool3 of torch-fidelity's Inception v3",
         load=load,
-        choices={key: value for key, value in chosen.items() if value},
+        choices={key: value for key, value in chosen.items() if value and value != usual.get(key)},
+        content=content,
         checkpoint=source.base,
         inception_weights=source.inception_weights,
     )  # fmt: skip

@@ -50,6 +50,8 @@ def _download(folder: Path, title: str, open_part: Open) -> None:
     """Download into a folder beside the wanted one and move the files there only when all of them are sound."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".download-*"):  # of a process that was killed; runs on one device take turns
+            shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for train in (True, False):

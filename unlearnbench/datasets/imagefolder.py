@@ -1,11 +1,12 @@
 """imagefolder: any folder of class folders, as `train/CLASS/*` and `test/CLASS/*`, or as `CLASS/*` split by hash.
 
-Classes are numbered in the sorted order of their names. Images become RGB; their shorter side is resized to
-`--image-size` (32 by default) and the middle square is kept. In a single folder, one image in five, chosen by the hash
-of its path within it, is a test image.
+Classes are numbered in the order of their names, numbers in them by value. Images become RGB; their shorter side is
+resized to `--image-size` (32 by default) and the middle square is kept. In a single folder, one image in five, chosen
+by the hash of its path within it, is a test image.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from unlearnbench.datasets import Dataset, Images, Source, Split, resolve
 from unlearnbench.datasets.profiles import colour_profiles
 from unlearnbench.errors import UsageError
 from unlearnbench.hashing import digest
-from unlearnbench.results import PLAIN
+from unlearnbench.results import PLAIN, natural
 
 if TYPE_CHECKING:
     from unlearnbench.artifacts import ArtifactStore
@@ -46,10 +47,13 @@ def dataset(source: Source) -> Dataset:
     name = root.name if PLAIN.fullmatch(root.name) else "imagefolder"
     if name in {"digits", "cifar10", "cifar100", "stl10"}:
         name = f"{name}-folder"  # not the bytes that this name stands for
-    stamp = digest([listing, [_stamp(root / path) for path in _paths(listing)], side, classes])
+    sizes = [(root / path).stat() for path in _paths(listing)]
+    named = digest([listing, side, classes, [status.st_size for status in sizes]])
+    stamp = digest([named, [status.st_mtime_ns for status in sizes]])  # a file edited in place is read anew
     return resolve(
         source, name=name, title=f"{name} ({side}x{side}, folder of images)", class_names=classes,
         image_shape=(3, side, side), flip=FLIP, load=partial(_load, root, side, stamp, classes),
+        content=named,
     )  # fmt: skip
 
 
@@ -65,7 +69,7 @@ def list_images(root: Path) -> tuple[Listing, list[str]]:
         listing: Listing = {part: _class_folders(root, root / part) for part in ("train", "test")}
     else:
         listing = _split_by_hash(_class_folders(root, root))
-    train, test = (sorted(listing[part]) for part in ("train", "test"))
+    train, test = (sorted(listing[part], key=natural) for part in ("train", "test"))
     if train != test:
         odd = sorted(set(train) ^ set(test))
         raise UsageError(f"{root}: train and test must hold the same classes, but only one of them has {_few(odd)}")
@@ -96,8 +100,9 @@ def _split_by_hash(classes: Mapping[str, Sequence[str]]) -> Listing:
     """Send every image to the part its path's hash says; a class of few images keeps one for the test part."""
     parts: dict[str, dict[str, Sequence[str]]] = {"train": {}, "test": {}}
     for name, paths in classes.items():
-        ordered = sorted(paths, key=lambda path: hashlib.sha256(path.encode()).hexdigest())
-        tests = {path for path in ordered if int(hashlib.sha256(path.encode()).hexdigest(), 16) % TEST_SHARE == 0}
+        numbers = {path: int(hashlib.sha256(os.fsencode(path)).hexdigest(), 16) for path in paths}
+        ordered = sorted(paths, key=lambda path: numbers[path])
+        tests = {path for path in ordered if numbers[path] % TEST_SHARE == 0}
         if len(ordered) > 1 and not 0 < len(tests) < len(ordered):
             tests = {ordered[0]}
         parts["train"][name] = [path for path in paths if path not in tests]
@@ -111,12 +116,6 @@ def _few(names: Sequence[str]) -> str:
 
 def _paths(listing: Listing) -> list[str]:
     return [path for part in listing.values() for paths in part.values() for path in paths]
-
-
-def _stamp(path: Path) -> list[int]:
-    """Return size and time of change: a file edited in place is read anew."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _load(
@@ -183,7 +182,9 @@ def _read(path: Path, side: int) -> tuple[NDArray[np.uint8] | None, bool]:
         with Image.open(path) as opened:
             grey = opened.mode in {"1", "L", "LA", "I", "I;16", "F"}
             image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for damaged files
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's plugins raise whatever a damaged file made happen; the caller counts them
         return None, False
     if image.size != (side, side):
         image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)

@@ -82,7 +82,7 @@ def colour_profiles(image_shape: tuple[int, int, int]) -> Mapping[str, Profile]:
 
     Attention sits at half the resolution: at 16 px for images of 32, as in the paper.
     """
-    paper, smoke = _paper(5 if image_shape[1] >= 64 else 4), _smoke()
+    paper, smoke = _paper(5 if image_shape[1] >= 64 and image_shape[1] % 16 == 0 else 4), _smoke()
     fast = replace(
         paper,
         protocol=replace(

@@ -1,6 +1,5 @@
 """From records to a board: what one report compares, with every gap visible."""
 
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from unlearnbench.hashing import canonical_json
-from unlearnbench.results import B4, Record, records_digest
+from unlearnbench.results import B4, Record, natural, records_digest
 
 MEMORY_PROBES = ("nvml_process", "torch_reserved", "torch_allocated", "rss_peak", "rss_polled")  # best first
 PHASES = ("prior", "forget", "sample", "judge")
@@ -68,17 +67,23 @@ class Board:
     def __init__(self, records: Sequence[Record], source_hashes: Mapping[str, str]) -> None:
         """Take the latest records of one dataset and protocol, oldest first.
 
-        Records of another device than the newest record's are left out, and stale ones show no number; `notes` says so.
+        Records of another device, judge, extractor, base model or image size than the newest record's are left out, and
+        stale ones show no number; `notes` says so.
 
         Args:
             records: at least one.
             source_hashes: of the plugins as they are now, to find stale records.
         """
-        device = _device(records[-1])
-        self.records = [record for record in records if _device(record) == device]
+        device, setup = _device(records[-1]), _setup(records[-1])
+        here = [record for record in records if _device(record) == device]
+        self.records = [record for record in here if _setup(record) == setup]
         self.notes: list[str] = []
-        if foreign := len(records) - len(self.records):
+        if foreign := len(records) - len(here):
             self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
+        if other := len(here) - len(self.records):
+            self.notes.append(
+                f"{other} records with another judge, extractor, base model or image size than the newest are left out"
+            )
         self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
         self._drop_superseded()
         if self._stale:
@@ -89,6 +94,9 @@ class Board:
         bases = {record.artifacts.get("base", {}).get("sha256") for record in self.records if record.status == "ok"}
         if len(bases) > 1:
             self.notes.append(f"these records rest on {len(bases)} different base models: compare rows with care")
+        images = {record.artifacts.get("images", {}).get("sha256") for record in self.records if record.status == "ok"}
+        if len(images) > 1:
+            self.notes.append(f"these records rest on {len(images)} different sets of images: compare rows with care")
 
     def _drop_superseded(self) -> None:
         """Leave out stale rows whose label a fresh row has taken over, as after a change of default settings."""
@@ -131,7 +139,7 @@ class Board:
         """References first, then by label."""
         found = {_variant(record): None for record in reversed(self.records)}  # a label is the newest record's
         order = {"reference": 0, "gold": 1}
-        return sorted(found, key=lambda variant: (order.get(variant.role, 2), _natural(variant.label)))
+        return sorted(found, key=lambda variant: (order.get(variant.role, 2), natural(variant.label.lower())))
 
     @cached_property
     def _cells(self) -> dict[tuple[Variant, int], list[Record]]:
@@ -311,8 +319,9 @@ def _device(record: Record) -> Any:
     return record.provenance.get("device", {}).get("uuid")
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", text) if part]
+def _setup(record: Record) -> str:
+    """Return what the user chose besides the protocol: two choices in one table would be two scales in one column."""
+    return canonical_json([record.dataset.get("choices") or {}, record.dataset.get("image_shape")])
 
 
 def _spans(numbers: Sequence[int]) -> str:

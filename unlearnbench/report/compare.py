@@ -60,8 +60,8 @@ class Side:
 
     @property
     def has_records(self) -> bool:
-        """Whether any published method was run here."""
-        return any(variant.method in self.source.methods for variant in self.board.variants)
+        """Whether a published method, or the row they are all compared with, was run here."""
+        return any(variant.method in self.variants for variant in self.board.variants)
 
     def ok_records(self, method: str, forget_class: int) -> list[Record]:
         """Return the records with numbers of a method's default settings, one per seed."""
