@@ -35,7 +35,8 @@ def test_the_readmes_method_runs(tmp_path, cache):
     assert (record.cell.method, record.status, record.counts["optimizer_steps"]) == ("neggrad_plus", "ok", 3)
 
 
-FOLDERS = {"results": "reports", "results/ablation": "reports/ablation"}
+PARTS = ("", "/ablation", "/reference-set")
+FOLDERS = {f"results{part}": f"reports{part}" for part in PARTS}
 
 
 def read(folder):
@@ -78,12 +79,13 @@ def test_committed_tables_come_from_the_committed_records(tmp_path, folder, repo
         assert path.read_text() == fresh[name].read_text(), f"{path} is out of date"
 
 
-def test_committed_comparisons_come_from_the_committed_records(tmp_path):
-    _, hashes = read("results")
-    pages = compare("spartalis2025", ROOT / "results", tmp_path, hashes).pages
+@pytest.mark.parametrize("part", ["", "/reference-set"])
+def test_committed_comparisons_come_from_the_committed_records(tmp_path, part):
+    _, hashes = read(f"results{part}")
+    pages = compare("spartalis2025", ROOT / f"results{part}", tmp_path, hashes).pages
     assert pages
     for page in pages:
-        committed = ROOT / "reports" / page.relative_to(tmp_path)
+        committed = ROOT / f"reports{part}" / page.relative_to(tmp_path)
         assert committed.read_text() == page.read_text(), f"{committed} is out of date"
 
 
