@@ -42,7 +42,17 @@ def test_a_bare_unet_folder_will_do(checkpoint, tiny):
     folder, _ = checkpoint
     config, _ = read_checkpoint(str(folder / "unet"), tiny)
     assert config["num_class_embeds"] == 11
-    assert local_digest(folder) == local_digest(folder / "unet") is not None
+    assert local_digest(folder / "unet") is not None
+
+
+def test_a_checkpoints_identity_is_of_everything_its_predictions_depend_on(checkpoint):
+    folder, _ = checkpoint
+    before = local_digest(folder)
+    edit(folder / "unet" / "config.json", freq_shift=1)
+    after = local_digest(folder)
+    edit(folder / "scheduler" / "scheduler_config.json", beta_end=0.03)
+    assert len({before, after, local_digest(folder)}) == 3
+    assert local_digest(folder / "nowhere") is None
 
 
 def test_diffusers_itself_loads_it(checkpoint):

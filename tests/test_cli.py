@@ -69,7 +69,7 @@ BAD = {
     "training to a file": (["train", "--out", "file.txt"], "is a file"),
     "unknown published source": (["compare", "spartalis", "--results", "empty"], "did you mean spartalis2025"),
     "compare without results": (["compare", "spartalis2025", "--results", "absent"], "there is no results folder"),
-    "compare an empty folder": (["compare", "spartalis2025", "--results", "empty"], "there is no record of SA"),
+    "compare an empty folder": (["compare", "spartalis2025", "--results", "empty"], "there is no record of sa"),
     "empty classes": (run_with(classes=""), "such as 0,3,5-7"),
     "fractional class": (run_with(classes="1.5"), "such as 0,3,5-7"),
     "negative seed": (run_with(seeds="-3"), "such as 0,3,5-7"),

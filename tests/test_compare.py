@@ -425,7 +425,7 @@ class TestFiles:
         records = [record(forget_class=c, protocol=p) for c in (0, 1) for p in ("smoke", "smoke-b4")]
         for page in compare(SOURCE, store(tmp_path / "r", records), tmp_path / "out", {}).pages:
             tables = page.with_suffix(".tex").read_text().split("\n\\begin{table}")
-            assert len(tables) == (8 if page.parent.name == "cifar10-smoke" else 7)
+            assert len(tables) == (8 if page.parent.name == "cifar10" else 7)
             for text in tables:
                 check_latex(text if text.startswith("\\begin{table}") else "\\begin{table}" + text)
 
