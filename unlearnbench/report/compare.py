@@ -201,7 +201,8 @@ def _obstacles(record: Record, source: Source, facts: Mapping[str, Any]) -> dict
         found["judge"] = f"{choices['judge']} here, not that of the protocol"
     if changed := dict(record.method.get("changed") or {}):
         title = source.methods[record.cell.method]
-        found["settings"] = f"{title} with {_spell_settings(changed)}"
+        used = {name: value[-1] if isinstance(value, list) else value for name, value in changed.items()}
+        found["settings"] = f"{title} with {_spell_settings(used)}"
     return found
 
 
