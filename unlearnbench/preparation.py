@@ -71,7 +71,9 @@ def prepare(
     sources = _digests(images)
     extractor: nn.Module | None = None
     features_artifact, artifacts = None, {"images": {"sha256": sources["train"]}}
-    if features and dataset.extractor is None:  # what may turn out to be impossible comes before long trainings
+    if dataset.checkpoint:  # what may turn out to be impossible comes before long trainings
+        base_artifact(dataset, images.train, sources["train"], store, device, progress)
+    if features and dataset.extractor is None:
         extractor, artifacts["extractor"] = inception(dataset.inception_weights)
     judge = _classifier(dataset, "judge", dataset.judge, images, sources, store, device, progress)
     if features and dataset.extractor is not None:
