@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.checkpoints import local_digest, read_checkpoint, write_checkpoint
-from unlearnbench.datasets import Source, load_dataset
+from unlearnbench.checkpoints import read_checkpoint, write_checkpoint
+from unlearnbench.datasets import Source, load_dataset, local_digest
 from unlearnbench.errors import UsageError
 from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.preparation import prepare_base

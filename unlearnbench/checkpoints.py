@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unlearnbench.datasets import WEIGHTS
 from unlearnbench.errors import UsageError, spell_error
-from unlearnbench.hashing import digest, file_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,18 +20,10 @@ if TYPE_CHECKING:
     from unlearnbench.artifacts import Tensors
     from unlearnbench.datasets import Dataset
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULE = {
     "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000,
     "prediction_type": "epsilon",
 }  # fmt: skip
-
-
-def local_digest(folder: Path) -> str | None:
-    """Return a hash of all files a local checkpoint's predictions depend on, None where it has no weights."""
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    files = (unet / WEIGHTS, unet / "config.json", folder / "scheduler" / "scheduler_config.json")
-    return digest([file_digest(path) if path.is_file() else None for path in files]) if files[0].is_file() else None
 
 
 def write_checkpoint(folder: Path, model: "nn.Module") -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearnbench.errors import UsageError
-from unlearnbench.hashing import digest
+from unlearnbench.hashing import digest, file_digest
 from unlearnbench.plugin import suggest
 from unlearnbench.results import B4
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RETAINED = "all training images of the retained classes"
 WITHOUT_CLASS_0 = "the first 500 training images of every class but 0 and the forget class (as SalUn's code does)"
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # of a base model given by --base
 ExtractorChoice = Literal["inception", "own"]
 
 
@@ -276,13 +277,18 @@ def _pick(wanted: str, known: Iterable[str], what: str, dataset: str) -> str:
 
 def _identity(base: str) -> str:
     """Return what tells a given base model from others: the hash of its weights, or its name on the Hub."""
-    from unlearnbench.checkpoints import local_digest
-
     if not base:
         return ""
     if not Path(base).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
         raise UsageError(f"--base {base}: there is no such folder, nor is it a Hugging Face Hub name (ORG/NAME)")
     return local_digest(Path(base)) or base
+
+
+def local_digest(folder: Path) -> str | None:
+    """Return a hash of all files a local checkpoint's predictions depend on, None where it has no weights."""
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    files = (unet / WEIGHTS, unet / "config.json", folder / "scheduler" / "scheduler_config.json")
+    return digest([file_digest(path) if path.is_file() else None for path in files]) if files[0].is_file() else None
 
 
 def current_digests(recorded: Iterable[tuple[Mapping[str, Any], str]]) -> dict[str, str]:
