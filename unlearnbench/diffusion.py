@@ -127,7 +127,7 @@ def sample(
         image_shape: (C, H, W).
         steps: sampling steps; must divide T. Timesteps are 0, T/steps, 2 T/steps, ... in reverse.
         eta: 0 is deterministic DDIM, 1 ancestral sampling with the small posterior variance.
-        guidance: w of Ho & Salimans 2022, eps = (1 + w) eps(c) - w eps(null); 0 is conditional only.
+        guidance: w of Ho & Salimans 2022, (1 + w) eps(c) - w eps(null_class); 0 is conditional only.
         null_class: the label of the unconditional branch.
         batch_size: images per forward pass (twice as many rows with guidance).
         clip_x0: clip the prediction of x0 to [-1, 1] at every step and let eps follow; the reference code does not.
@@ -146,20 +146,19 @@ def sample(
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
     device, dtype = schedule.alphas_cumprod.device, next(model.parameters()).dtype
-    timesteps = range(0, schedule.timesteps, schedule.timesteps // steps)[::-1]
-    images = []
+    timesteps, images = range(0, schedule.timesteps, schedule.timesteps // steps)[::-1], []
     with evaluating(model, dropout=dropout):
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
             y = labels[part].to(device)
             x = _stacked_noise(generators, image_shape, device).to(dtype)
-            for index, t in enumerate(timesteps):
+            for index, (t, before) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
                 with half_precision(device, bf16):
                     eps = _guided_noise(model, x, t, y, guidance, null_class)
-                last = index + 1 == steps
-                noise = _stacked_noise(generators, image_shape, device).to(dtype) if eta > 0 and not last else None
-                x = ddim_step(schedule, x, eps, t, None if last else timesteps[index + 1], eta, noise, clip_x0)
+                more = eta > 0 and before is not None
+                noise = _stacked_noise(generators, image_shape, device).to(dtype) if more else None
+                x = ddim_step(schedule, x, eps, t, before, eta, noise, clip_x0)
                 progress(start * steps + (index + 1) * len(y))
             images.append(to_uint8(x).cpu())
     return torch.cat(images)
