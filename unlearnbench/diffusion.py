@@ -149,16 +149,14 @@ def sample(
     timesteps, images = range(0, schedule.timesteps, schedule.timesteps // steps)[::-1], []
     with evaluating(model, dropout=dropout):
         for start in range(0, len(labels), batch_size):
-            part = slice(start, start + batch_size)
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
-            y = labels[part].to(device)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]]
+            y = labels[start : start + batch_size].to(device)
             x = _stacked_noise(generators, image_shape, device).to(dtype)
             for index, (t, before) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
                 with half_precision(device, bf16):
                     eps = _guided_noise(model, x, t, y, guidance, null_class)
-                more = eta > 0 and before is not None
-                noise = _stacked_noise(generators, image_shape, device).to(dtype) if more else None
-                x = ddim_step(schedule, x, eps, t, before, eta, noise, clip_x0)
+                fresh = None if eta == 0 or before is None else _stacked_noise(generators, image_shape, device)
+                x = ddim_step(schedule, x, eps, t, before, eta, fresh, clip_x0)
                 progress(start * steps + (index + 1) * len(y))
             images.append(to_uint8(x).cpu())
     return torch.cat(images)
@@ -183,7 +181,7 @@ def ddim_step(
         x0 = x0.clamp(-1, 1)
         eps = (x - alpha.sqrt() * x0) / (1 - alpha).sqrt()
     x = previous.sqrt() * x0 + (1 - previous - sigma**2).clamp(min=0).sqrt() * eps
-    return x if noise is None else x + sigma * noise
+    return x if noise is None else x + sigma * noise.to(x.dtype)
 
 
 def _guided_noise(model: nn.Module, x: Tensor, t: int, y: Tensor, guidance: float, null_class: int) -> Tensor:
