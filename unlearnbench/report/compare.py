@@ -20,7 +20,7 @@ from unlearnbench.report import Rendering
 from unlearnbench.report.board import Board, Measure, Value, Variant, boards
 from unlearnbench.report.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
 from unlearnbench.report.tables import Table, to_latex, to_markdown
-from unlearnbench.results import Record, ResultStore
+from unlearnbench.results import B4, Record, ResultStore
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
 VERDICTS: tuple[Verdict, ...] = ("agrees", "differs", "not comparable", "not measured")
@@ -130,9 +130,8 @@ def compare(source: str, results: Path, out: Path, source_hashes: Mapping[str, s
             f"'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
         )
     by_cell = {(side.cell.dataset, side.cell.protocol): side for side in shown.values()}
-    suffix = published.facts["reference_sets"]["suffix"]
     for name, side in shown.items():
-        twin = by_cell.get((side.cell.dataset, side.cell.protocol + suffix))
+        twin = by_cell.get((side.cell.dataset, side.cell.protocol + B4))
         rendering.pages.append(_write(side, twin, out / name))
         rendering.terminal.append(_terminal(side))
         rendering.notes += side.board.notes
