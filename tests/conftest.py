@@ -77,8 +77,14 @@ def make_context(make_harness):
 def fake_record(
     method="alpha", forget_class=0, *, title=None, role="method", seed=0, status="ok", fid=5.0, ua=90.0, settings=None,
     overrides=None, dataset="digits", device="device-1", source_hash="m1", started="2026-01-01T00:00:00Z", images=None,
+    rte=2.0, phases=None, **fields,
 ):  # fmt: skip
-    """Return a record as a run would write it, with made-up numbers."""
+    """Return a record as a run would write it, with made-up numbers.
+
+    Args:
+        phases: {phase: what its cost has besides, or instead}.
+        fields: further fields of the record.
+    """
     entry = {"n": 100, "source": "", "source_hash": "x1", "reason": None, "headline": True}
     metrics = {
         "fake_fid": {
@@ -102,8 +108,10 @@ def fake_record(
     }
     cost = {
         phase: {"seconds": seconds, "memory_bytes": {"rss_peak": 10**9 + k}, "reused": False}
-        for k, (phase, seconds) in enumerate({"prior": 1.0, "forget": 2.0, "sample": 3.0, "judge": 0.5}.items())
+        for k, (phase, seconds) in enumerate({"prior": 1.0, "forget": rte, "sample": 3.0, "judge": 0.5}.items())
     }
+    for phase, more in (phases or {}).items():
+        cost[phase] = {"memory_bytes": {"rss_peak": 10**9}, "reused": False, **cost.get(phase, {}), **more}
     ok = status == "ok"
     return Record(
         cell=Cell(dataset, "protocol-1", method, settings or {"steps": 10}, forget_class, seed),
@@ -127,4 +135,5 @@ def fake_record(
             "device": {"type": "cpu", "name": "A CPU", "uuid": device}, "packages": {"torch": "2.9"},
             "started_utc": started,
         },
+        **fields,
     )  # fmt: skip

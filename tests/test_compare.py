@@ -20,6 +20,7 @@ from unlearnbench.report.compare import (
     claims_table,
     compare,
     compare_rows,
+    overview_table,
     reference_table,
     share_interval,
 )
@@ -286,6 +287,28 @@ class TestClaims:
         salun = next(k for k, note in enumerate(notes, start=1) if "11.81" in note.text)
         assert f"[{salun}]" in cells(table, "RTE, SalUn / SAFEMax")["Notes"]
         assert f"[{salun}]" not in cells(table, "RTE, SA / SAFEMax")["Notes"]
+
+
+class TestDisturbedCells:
+    records = (
+        record("sa", rte=60.0, disturbances=[{"phase": "forget", "what": "another process used the device"}]),
+        record("safemax", rte=20.0),
+    )
+
+    def test_ratios_and_means_that_rest_on_them_are_marked(self):
+        claims = claims_table(side(*self.records))
+        assert cells(claims, "RTE, SA / SAFEMax")["Measured"] == "3.0x†"
+        overview = overview_table(side(*self.records), compare_rows(side(*self.records)))
+        measured = {row: texts[2] for row, texts in zip(overview.rows, overview.texts(), strict=True)}
+        assert [measured[f"RTE (minutes), {title}"] for title in ("SA", "SAFEMax")] == ["1.00† (1/10)", "0.33 (1/10)"]
+        assert not [row for row, text in measured.items() if "†" in text and row.startswith(("FID", "UA"))]
+
+    def test_every_place_of_a_page_says_what_the_mark_means(self, tmp_path):
+        page = compare(SOURCE, store(tmp_path / "r", self.records), tmp_path / "out", {}).pages[0]
+        text = page.read_text()
+        assert re.search(r"\| SA 0 +\| +\d+\.\d+ \| +1\.00† \|", text)
+        assert text.count("† rests on cells that were measured while something else used the machine") == 4
+        check_latex(page.with_suffix(".tex").read_text())
 
 
 class TestFootnotes:

@@ -13,19 +13,25 @@ from PIL import Image
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
 from unlearnbench.report import render
-from unlearnbench.report.board import Value, boards
+from unlearnbench.report.board import boards
+from unlearnbench.report.cost import is_slower, ranks
+from unlearnbench.report.figures import phases
 from unlearnbench.report.tables import (
     Table,
+    all_tables,
+    cost_table,
     escape_latex,
     paper_tables,
     settings_tables,
     summary_table,
+    tidy_frame,
     to_csv,
     to_latex,
     to_markdown,
     to_terminal,
 )
-from unlearnbench.results import ResultStore
+from unlearnbench.report.values import MARK, Value
+from unlearnbench.results import Record, ResultStore
 
 HOSTILE = r"<b>a|b</b> \input{x} 50% $&_#^~ `c` *d* é → שלום"
 
@@ -119,7 +125,7 @@ def test_the_paper_tables_have_one_group_of_columns_per_method():
 
 
 def test_every_caption_says_where_its_numbers_come_from():
-    for table in (summary_table(board(full())), *paper_tables(board(full()))):
+    for table in all_tables(board(full())):
         for words in ("Digits", "protocol-1", "n=100", "A CPU", "rss_peak", "99.0% (n=360)", "records ", "torch 2.9"):
             assert words in table.caption
 
@@ -128,7 +134,7 @@ def test_costs_in_seconds_and_gigabytes():
     b = board(full())
     values = {m.key: b.value(b.variants[0], 0, m).number for m in b.costs}
     assert values == pytest.approx({"rte": 2.0, "prior": 1.0, "total": 3.0, "memory": 1.000000001})
-    assert b.time_unit == "s"
+    assert b.cost.time_unit == "s"
 
 
 def test_markdown_is_a_whole_table():
@@ -151,7 +157,7 @@ def check_latex(text):
 
 
 def test_latex_is_balanced_and_escaped():
-    for table in (summary_table(board(full())), *paper_tables(board(full()))):
+    for table in all_tables(board(full())):
         text = to_latex(table)
         check_latex(text)
         assert r"\toprule" in text
@@ -161,7 +167,7 @@ def test_latex_is_balanced_and_escaped():
 
 def test_hostile_text_breaks_no_table():
     records = [fake_record("evil", c, title=HOSTILE, status=s) for c, s in ((0, "ok"), (1, "failed"))]
-    for table in (summary_table(board(records)), *paper_tables(board(records))):
+    for table in all_tables(board(records)):
         check_latex(to_latex(table))
         assert "<b>" not in to_markdown(table)
         pd.read_csv(io.StringIO(to_csv(table)))
@@ -212,7 +218,7 @@ cli.main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     names = {path.relative_to(tmp_path / "out" / "digits").as_posix() for path in (tmp_path / "out").rglob("*.*")}
-    tables = {f"tables/{t}.{e}" for t in ("summary", "efficiency", "uncertainty") for e in ("md", "tex", "csv")}
+    tables = {f"tables/{t}.{e}" for t in ("summary", "cost", "efficiency", "uncertainty") for e in ("md", "tex", "csv")}
     figures = {
         f"figures/{f}.{e}" for f in ("tradeoff", "heatmaps", "phases", "samples", "samples-all") for e in ("png", "pdf")
     }
@@ -354,3 +360,418 @@ def test_other_images_under_one_name_are_said():
     records = [fake_record("alpha"), fake_record("beta")]
     records = [replace(r, artifacts={**r.artifacts, "images": {"sha256": str(k)}}) for k, r in enumerate(records)]
     assert any("2 different sets of images" in note for note in boards(records, {})["digits"].notes)
+
+
+FLOPS = {"forward": 2e6, "backward": 4e6, "peak": {"float32": 1e11}}
+OUTSIDE = {"start": 1.5, "load": 0.5}
+BUSY = {"phase": "forget", "what": "another process used 0.8 of 2 cores"}
+
+
+def counts(steps=10, forward=1000, backward=500):
+    return {
+        "optimizer_steps": steps, "forward_images": forward, "backward_images": backward,
+        "drawn": {"forget": 7, "retain": 9},
+    }  # fmt: skip
+
+
+def costly(method="alpha", c=0, *, repeats=(1.9, 2.0, 2.3), phases=None, **more):
+    """Return a record with every number a run takes of its costs; its prior took a second, alone."""
+    alone = {"mask": {"seconds": 1.0, "shared": False, "reused": False, "key": f"{method}{c}"}}
+    forget = {"forget": {"repeats": list(repeats)}} if repeats else {}
+    extra = {"counts": counts(), "flops": FLOPS, "outside": OUTSIDE, "priors": alone, **more}
+    return fake_record(method, c, phases={"warmup": {"seconds": 0.4}, **forget, **(phases or {})}, **extra)
+
+
+def prior(key, seconds=6.0):
+    return {"seconds": seconds, "shared": True, "reused": False, "key": key}
+
+
+def costs(records, row="Alpha"):
+    """Return {header: text} of a row of the table of costs."""
+    table = cost_table(board(records))
+    return dict(zip(table.headers, table.texts()[table.rows.index(row)], strict=True))
+
+
+class TestCostTable:
+    def test_means_over_classes_of_everything_a_cell_cost(self):
+        records = [costly(c=c, rte=2.0 + c, counts=counts(10 + 2 * c)) for c in (0, 1)]
+        assert costs(records) == {
+            "RTE (s) ↓": "2.50", "RTE range (s) ↓": "0.40", "RTE+prior (s) ↓": "3.50", "Amortised (s) ↓": "3.50",
+            "Warm-up (s) ↓": "0.40", "Steps ↓": "11", "Forwards (images) ↓": "1000", "Backwards (images) ↓": "500",
+            "Work (GFLOP) ↓": "4.00", "Of peak (%) ↑": "1.2", "Memory prior (GB) ↓": "1.00",
+            "Memory forget (GB) ↓": "1.00", "Memory sample (GB) ↓": "1.00",
+        }  # fmt: skip
+
+    def test_each_phase_has_its_own_peak(self):
+        memory = {"prior": 3, "forget": 1, "sample": 2}
+        found = costs([costly(phases={p: {"memory_bytes": {"rss_peak": gb * 10**9}} for p, gb in memory.items()})])
+        assert [found[f"Memory {phase} (GB) ↓"] for phase in memory] == ["3.00", "1.00", "2.00"]
+
+    def test_the_caption_explains_the_columns_there_are(self):
+        new, old = (cost_table(board([record])).caption for record in (costly(), fake_record()))
+        for words in ("median of a cell's repeats (3)", "Amortised is", "warm-up is part of no RTE", "in float32"):
+            assert words in new
+            assert words not in old
+
+    def test_without_repeats_there_is_no_range(self):
+        for repeats in ((), (2.0,)):
+            assert "RTE range (s) ↓" not in costs([costly(repeats=repeats)])
+
+    def test_a_range_of_some_cells_says_so(self):
+        assert costs([costly(), costly(c=1, repeats=())])["RTE range (s) ↓"] == "0.40 (1/2)"
+
+    def test_old_records_have_the_columns_they_can_fill(self):
+        assert list(costs([fake_record(), fake_record("beta", 1)])) == [
+            "RTE (s) ↓", "RTE+prior (s) ↓", "Memory prior (GB) ↓", "Memory forget (GB) ↓", "Memory sample (GB) ↓",
+        ]  # fmt: skip
+
+    def test_beside_new_records_old_ones_have_no_invented_numbers(self):
+        unknown = ("Amortised (s) ↓", "Warm-up (s) ↓", "Steps ↓", "Work (GFLOP) ↓", "Of peak (%) ↑")
+        assert {costs([costly(), fake_record("beta")], "Beta")[header] for header in unknown} == {"n/a"}
+        mixed = costs([costly(), fake_record(forget_class=1)])
+        assert all(mixed[header].endswith(" (1/2)") for header in unknown)
+
+    def test_a_cell_without_a_prior_has_no_memory_of_it(self):
+        record = costly()
+        del record.cost["prior"]
+        assert costs([record, costly("beta")])["Memory prior (GB) ↓"] == "n/a"
+
+    def test_a_board_without_numbers_has_no_table(self):
+        assert "cost" not in [table.name for table in all_tables(board([fake_record(status="oom")]))]
+
+    def test_failures_show_their_word(self):
+        assert set(costs([costly(), costly("beta", status="oom")], "Beta").values()) == {"oom"}
+
+    def test_minutes_where_unlearning_takes_some(self):
+        found = costs([costly(rte=240.0, repeats=(120.0, 240.0, 300.0))])
+        assert (found["RTE (min) ↓"], found["RTE range (min) ↓"], found["Amortised (min) ↓"]) == (
+            "4.00",
+            "3.00",
+            "4.02",
+        )
+
+
+class TestAmortised:
+    def test_a_shared_prior_is_divided_by_the_cells_that_use_it(self):
+        own = [{"mask": prior(f"own{c}", 0.5), "fisher": prior("common")} for c in range(3)]
+        records = [costly(c=c, priors=own[c], phases={"prior": {"seconds": 6.5}}) for c in range(3)]
+        assert costs(records)["Amortised (s) ↓"] == "4.50"  # 2 + 0.5 + 6 / 3
+        assert costs(records)["RTE+prior (s) ↓"] == "8.50"
+
+    def test_classes_and_seeds_count_but_neither_failures_nor_other_rows(self):
+        shared = {"fisher": prior("common")}
+        records = [costly(c=c, seed=s, priors=shared) for c in (0, 1) for s in (0, 1)]
+        others = [costly("beta", priors=shared), costly(settings={"x": 1}, overrides={"x": 1}, priors=shared)]
+        failed = costly(c=2, priors=shared, status="failed")
+        assert costs([*records, *others, failed])["Amortised (s) ↓"] == "3.50 (4/6)"
+        assert costs([*records, *others])["Amortised (s) ↓"] == "3.50"
+        assert costs([*records, *others], "Beta")["Amortised (s) ↓"] == "8.00 (1/4)"
+
+    def test_two_names_of_one_artifact_are_one(self):
+        record = costly(priors={"a": prior("common"), "b": prior("common")})
+        assert costs([record])["Amortised (s) ↓"] == "8.00"
+
+    def test_without_a_prior_it_is_rte(self):
+        record = costly(priors={})
+        del record.cost["prior"]
+        assert costs([record])["Amortised (s) ↓"] == "2.00"
+
+    def test_a_prior_that_is_not_named_is_not_divided(self):
+        assert "Amortised (s) ↓" not in costs([costly(priors={})])
+
+
+class TestWork:
+    @pytest.mark.parametrize(
+        ("scale", "header", "text"),
+        [
+            (1e9, "Work (PFLOP) ↓", "4.00"), (2.6e7, "Work (PFLOP) ↓", "0.10"), (2.4e7, "Work (TFLOP) ↓", "96.00"),
+            (1e6, "Work (TFLOP) ↓", "4.00"), (1.0, "Work (GFLOP) ↓", "0.00"),
+        ],
+    )  # fmt: skip
+    def test_the_unit_fits_the_largest(self, scale, header, text):
+        flops = {"forward": 2e6 * scale / 1e3, "backward": 4e6 * scale / 1e3}
+        assert costs([costly(flops=flops)])[header] == text
+
+    @pytest.mark.parametrize(
+        ("peak", "text", "words"),
+        [
+            ({"float32": 1e11}, "1.3", "in float32"), ({"float32": 1e11, "bfloat16": 1e10}, "1.3", "in float32"),
+            ({"float32": 1e11, "tf32": 1e10}, "13.3", "in tf32"),
+        ],
+    )  # fmt: skip
+    def test_the_share_is_of_the_peak_that_training_can_reach(self, peak, text, words):
+        records = [costly(flops={**FLOPS, "peak": peak})]
+        assert costs(records)["Of peak (%) ↑"] == text  # 4 GFLOP in 3 s
+        assert words in cost_table(board(records)).caption
+
+    @pytest.mark.parametrize("peak", [{}, {"bfloat16": 1e12}, {"float32": None}, None])
+    def test_no_peak_no_share(self, peak):
+        found = costs([costly(flops={**FLOPS, "peak": peak}), costly("beta")])
+        assert (found["Of peak (%) ↑"], found["Work (GFLOP) ↓"]) == ("n/a", "4.00")
+
+    @pytest.mark.parametrize(
+        "changed", [{"flops": {}}, {"flops": {"forward": 1.0}}, {"counts": {}}, {"flops": {**FLOPS, "backward": None}}]
+    )
+    def test_nothing_is_made_up(self, changed):
+        found = costs([costly(**changed), costly("beta")])
+        assert (found["Of peak (%) ↑"], found["Work (GFLOP) ↓"]) == ("n/a", "n/a")
+
+    def test_a_cell_that_computed_nothing_has_no_share(self):
+        idle = costly("original", role="reference", rte=0.0, counts=counts(0, 0, 0))
+        assert costs([idle, costly()], "Original")["Of peak (%) ↑"] == "n/a"
+
+
+def noisy(generator, seconds=2.0, cells=10, repeats=3, scatter=0.03):
+    """Return repeats whose seconds depend on the class, with noise of the cell and of each repeat."""
+    found = {}
+    for c in range(cells):
+        middle = seconds * (1 + 0.1 * c) * generator.normal(1.0, scatter)
+        found[c, 0] = [float(t) for t in middle * generator.normal(1.0, scatter, repeats)]
+    return found
+
+
+class TestRanks:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_a_method_under_two_names_is_a_tie_and_a_slower_one_is_not(self, seed):
+        generator = np.random.default_rng(seed)
+        rows = {name: noisy(generator, seconds) for name, seconds in (("a", 2.0), ("b", 2.0), ("slow", 3.0))}
+        assert ranks(rows) == {"a": 1, "b": 1, "slow": 3}
+
+    def test_less_than_the_tolerance_is_a_tie_however_little_the_repeats_scatter(self):
+        fast = {(0, 0): [1.0, 1.0]}
+        assert not is_slower({(0, 0): [1.05, 1.05]}, fast)
+        assert is_slower({(0, 0): [1.051, 1.051]}, fast)
+
+    def test_scatter_of_either_widens_the_tolerance(self):
+        calm, wild = {(0, 0): [1.0, 1.0, 1.0]}, {(0, 0): [0.8, 1.0, 1.2]}
+        assert is_slower({(0, 0): [1.3, 1.3]}, calm)
+        assert not is_slower({(0, 0): [1.3, 1.3]}, wild)
+        assert not is_slower({(0, 0): [1.0, 1.3, 1.4]}, calm)
+
+    def test_the_median_cell_decides(self):
+        fast = {(c, 0): [1.0, 1.0] for c in range(5)}
+        one_slow = {**fast, (4, 0): [50.0, 50.0]}
+        assert ranks({"a": fast, "b": one_slow}) == {"a": 1, "b": 1}
+
+    def test_only_common_cells_are_compared(self):
+        easy, hard = {(0, 0): [1.0, 1.0]}, {(1, 0): [9.0, 9.0]}
+        assert ranks({"a": easy, "b": {**easy, **hard}}) == {"a": 1, "b": 1}
+        assert ranks({"a": easy, "b": hard}) == {}
+        assert ranks({"a": easy}) == {}
+
+    def test_the_table_shows_them(self):
+        records = [
+            costly(method, c, repeats=(t, t)) for method, t in (("a", 2.0), ("b", 2.0), ("c", 3.0)) for c in (0, 1)
+        ]
+        references = [costly("noise", c, role="reference", rte=0.0, repeats=(1e-6, 2e-6)) for c in (0, 1)]
+        table = cost_table(board([*records, *references, *[costly("once", c, repeats=()) for c in (0, 1)]]))
+        assert table.headers[0] == "Rank"
+        shown = dict(zip(table.rows, [row[0] for row in table.texts()], strict=True))
+        assert shown == {"Noise": "-", "A": "1", "B": "1", "C": "3", "Once": "-"}
+        assert "Rank is 1 + how many methods are separably faster" in table.caption
+
+    def test_no_repeats_no_ranks(self):
+        for repeats in ((), (2.0,)):
+            assert "Rank" not in costs([costly("alpha", repeats=repeats), costly("beta", repeats=repeats)])
+
+
+class TestProbes:
+    def test_the_caption_names_the_probe_and_why_no_better_one_is_there(self):
+        missing = {"nvml_process": "no CUDA device", "nvml_device": "no CUDA device", "torch_reserved": "not\nhere"}
+        caption = cost_table(board([costly(probes=missing)])).caption
+        assert "memory: peak resident size of the process (rss_peak)" in caption
+        assert "; nvml_process, nvml_device: no CUDA device; torch_reserved: not\nhere; records" in caption
+
+    def test_a_worse_probe_that_is_missing_is_not_mentioned(self):
+        assert "kernel" not in board([costly(probes={"rss_polled": "the kernel tells"})]).caption()
+
+    def test_every_reason_is_given_once(self):
+        reasons = ("hidden", "hidden", "too old")
+        records = [costly(c=c, probes={"nvml_process": why}) for c, why in enumerate(reasons)]
+        assert "; nvml_process: hidden, too old;" in board(records).caption()
+
+    def test_the_best_probe_of_all_cells_is_shown(self):
+        both = {"nvml_process": 9 * 10**9, "nvml_device": 5 * 10**9}
+        records = [costly(phases={"forget": {"memory_bytes": both}})]
+        assert board(records).probe == "nvml_process"
+        records += [costly(c=1, phases={"forget": {"memory_bytes": {"nvml_device": 5 * 10**9}}})]
+        assert board(records).probe == "nvml_device"
+        assert costs(records)["Memory forget (GB) ↓"] == "5.00"
+
+    def test_no_common_probe_is_said(self):
+        records = [costly(), costly(c=1, phases={"forget": {"memory_bytes": {"other": 1}}})]
+        assert "memory: no probe that every cell has" in board(records).caption()
+        assert "Memory forget (GB) ↓" not in costs(records)
+
+    def test_old_records_give_no_reason(self):
+        assert "(rss_peak), over prior and forget unless a phase is named; records" in board([fake_record()]).caption()
+
+
+class TestDisturbances:
+    records = (costly(), costly(c=1, disturbances=[BUSY]), costly("beta"), costly("beta", 1))
+
+    def test_numbers_that_rest_on_a_disturbed_cell_are_marked(self):
+        b = board(self.records)
+        summary = dict(zip(summary_table(b).headers, summary_table(b).texts()[0], strict=True))
+        assert {header for header, text in summary.items() if MARK in text} == {
+            "RTE (s) ↓", "RTE+prior (s) ↓", "Memory (GB) ↓",
+        }  # fmt: skip
+        assert summary["RTE (s) ↓"] == "2.00 ± 0.00†"
+        assert {header for header, text in costs(self.records).items() if MARK in text} == {
+            "Rank", "RTE (s) ↓", "RTE range (s) ↓", "RTE+prior (s) ↓", "Amortised (s) ↓", "Of peak (%) ↑",
+            "Memory forget (GB) ↓",
+        }  # fmt: skip
+        assert not [text for text in costs(self.records, "Beta").values() if MARK in text]
+        efficiency = paper_tables(b)[0]
+        assert [row[1] for row in efficiency.texts()] == ["2.00", "2.00†", "2.00†", "0.00†", "2/2"]
+
+    def test_only_phases_that_were_disturbed_count(self):
+        found = costs([costly(disturbances=[{**BUSY, "phase": "sample"}])])
+        assert [header for header, text in found.items() if MARK in text] == ["Memory sample (GB) ↓"]
+        everything = costs([costly(disturbances=[{**BUSY, "phase": "all of it"}])])
+        assert everything["Warm-up (s) ↓"] == "0.40†"
+
+    def test_a_mark_stands_before_a_gap(self):
+        records = [costly(disturbances=[BUSY]), costly(c=1, status="oom")]
+        assert costs(records)["RTE (s) ↓"] == "2.00† (1/2)"
+        assert "{2.00$^{\\dagger}$ (1/2)}" in to_latex(cost_table(board(records)))
+
+    def test_captions_explain_the_mark_where_it_stands(self):
+        efficiency, uncertainty = paper_tables(board(self.records))
+        for write in (to_markdown, to_latex):
+            assert "while something else used the machine" in write(efficiency)
+            assert "while something else used the machine" not in write(uncertainty)
+        assert "something else" not in to_markdown(paper_tables(board([costly()]))[0])
+
+    def test_latex_braces_marked_numbers_alone(self):
+        for table in all_tables(board(self.records)):
+            check_latex(to_latex(table))
+        text = to_latex(paper_tables(board(self.records))[0])
+        assert "{2.00$^{\\dagger}$}" in text
+        assert "S[table-format=1.2]" in text
+        assert "{$2.00 \\pm 0.00^{\\dagger}$}" in to_latex(summary_table(board(self.records)))
+
+    def test_csv_keeps_the_number_and_counts_the_cells(self):
+        frame = pd.read_csv(io.StringIO(to_csv(summary_table(board(self.records)))))
+        assert frame["RTE (s) ↓"].tolist() == [2.0, 2.0]
+        assert frame["RTE (s) ↓ disturbed cells"].tolist() == [1, 0]
+        assert "FID ↓ disturbed cells" not in frame
+        assert not [name for name in pd.read_csv(io.StringIO(to_csv(cost_table(board([costly()]))))) if "dist" in name]
+
+    def test_the_terminal_marks_them_too(self):
+        text = to_terminal(board(self.records))
+        assert "2.00†" in next(line for line in text.splitlines() if line.startswith("Alpha"))
+        calm = to_terminal(board([replace(record, disturbances=()) for record in self.records]))
+        assert text.replace(MARK, "").split() == calm.split()
+
+    def test_the_notes_count_cells_by_what_disturbed_them(self):
+        hot = {"phase": "prior", "what": "the device slowed down to 60 %"}
+        more = {**BUSY, "what": "another process used 1.25 of 2 cores"}
+        records = [costly(c=0, disturbances=[BUSY, hot]), costly(c=1, disturbances=[more, BUSY]), costly(c=2)]
+        assert board(records).notes == [
+            "2 of 3 cells were disturbed, costs that rest on them carry †: "
+            "forget: another process used 0.8 to 1.25 of 2 cores (2); prior: the device slowed down to 60 % (1)"
+        ]
+        assert board([costly()]).notes == []
+        (note,) = board([costly(disturbances=[{**BUSY, "what": "a\nb"}])]).notes
+        assert "forget: a b (1)" in note
+
+    def test_many_kinds_are_counted_not_listed(self):
+        records = [costly(c=c, disturbances=[{**BUSY, "what": "x" * (c + 1)}]) for c in range(8)]
+        assert board(records).notes[0].endswith("; 3 more kinds")
+
+    def test_cells_without_numbers_are_not_counted(self):
+        assert board([costly(), costly(c=1, status="oom", disturbances=[BUSY])]).notes == []
+
+    def test_hostile_words_break_nothing(self, tmp_path):
+        hostile = {"phase": HOSTILE, "what": HOSTILE + "\n# no heading"}
+        record = costly(disturbances=[hostile], probes={"nvml_process": HOSTILE}, outside={HOSTILE: 1.0})
+        for table in all_tables(board([record])):
+            check_latex(to_latex(table))
+        page = render(store(tmp_path / "results", [record]), tmp_path / "out", {}).pages[0]
+        assert "<b>" not in page.read_text()
+        assert "\n# no heading" not in page.read_text()
+        line = pd.read_csv(page.parent / "tables" / "cells.csv").iloc[0]
+        assert line["disturbances"] == f"{HOSTILE}: {HOSTILE}\n# no heading"
+
+
+def test_shared_seconds_are_said():
+    beside = {"seconds": 3.0, "side_by_side": True}
+    records = [costly(), costly("beta", phases={"sample": beside, "judge": beside})]
+    assert (
+        "; sample, judge: seconds during which other cells of the run shared the machine;" in board(records).caption()
+    )
+    assert "shared the machine" not in board(records[:1]).caption()
+
+
+class TestTidyCells:
+    def test_every_raw_number_of_the_costs_is_there(self):
+        phases = {"prior": {"reused_seconds": 0.75}, "sample": {"side_by_side": True}}
+        line = tidy_frame(board([costly(phases=phases, disturbances=[BUSY, BUSY])])).iloc[0]
+        assert line["forget_repeats"] == "1.9 2.0 2.3"
+        expected = {
+            "warmup_seconds": 0.4, "warmup_rss_peak_bytes": 10**9, "prior_reused_seconds": 0.75,
+            "sample_side_by_side": True, "optimizer_steps": 10, "forward_images": 1000, "backward_images": 500,
+            "drawn_forget": 7, "drawn_retain": 9, "flops": 4e9, "outside_start_seconds": 1.5,
+            "outside_load_seconds": 0.5, "wall_seconds": 7.0,
+        }  # fmt: skip
+        assert {name: line[name] for name in expected} == expected
+        assert line["disturbances"].split("; ") == ["forget: another process used 0.8 of 2 cores"] * 2
+
+    def test_columns_keep_their_order_whichever_cells_come_first(self):
+        old, new = fake_record("alpha"), costly("beta", disturbances=[BUSY])
+        frames = [tidy_frame(board(records)) for records in ([old, new], [new, old])]
+        assert list(frames[0]) == list(frames[1])
+        names = list(frames[0])
+        assert names.index("warmup_seconds") < names.index("optimizer_steps") < names.index("wall_seconds")
+        assert names[-1] == "disturbances"
+
+    def test_what_an_old_record_lacks_is_empty(self):
+        text = tidy_frame(board([fake_record("alpha"), costly("beta")])).to_csv(index=False)
+        frame = pd.read_csv(io.StringIO(text))
+        new = ["warmup_seconds", "forget_repeats", "optimizer_steps", "flops", "outside_load_seconds", "disturbances"]
+        assert frame.loc[0, new].isna().all()
+        assert ",10,1000," not in text.splitlines()[1]
+        assert ",500,7,9,4000000000.0,1000,10," in text.splitlines()[2]  # whole numbers stay whole beside gaps
+
+
+class TestPhases:
+    def drawn(self, records):
+        """Return {phase: bar of the first row}."""
+        return {bars.get_label(): bars[-1] for bars in phases(board(records)).axes[0].containers}
+
+    def test_the_warm_up_is_a_phase_and_every_phase_keeps_its_colour(self):
+        old, new = self.drawn([fake_record()]), self.drawn([costly()])
+        assert list(old) == ["prior", "forget", "sample", "judge"]
+        assert list(new) == ["warmup", "prior", "forget", "sample", "judge"]
+        assert all(new[phase].get_facecolor() == bar.get_facecolor() for phase, bar in old.items())
+        assert len({bar.get_facecolor() for bar in new.values()}) == 5
+        seconds = [bar.get_width() for bar in new.values()]
+        assert seconds == pytest.approx([0.4, 1.0, 2.0, 3.0, 0.5])
+
+    def test_old_cells_do_not_pull_a_mean_down(self):
+        assert self.drawn([costly(), fake_record(forget_class=1)])["warmup"].get_width() == 0.4
+
+
+def test_costs_are_the_same_bytes_in_any_order(tmp_path):
+    busy = [{**BUSY, "what": f"another process used {used} of 2 cores"} for used in (0.8, 0.5)]
+    records = [costly(c=0, disturbances=busy), fake_record(forget_class=1), costly("beta"), costly("beta", 1, flops={})]
+    for name, order in (("a", records), ("b", records[::-1])):
+        render(store(tmp_path / name, order), tmp_path / f"out-{name}", {})
+    files = sorted(p.relative_to(tmp_path / "out-a") for p in (tmp_path / "out-a").rglob("*.*"))
+    assert {"cost.md", "cost.tex", "cost.csv", "cells.csv"} <= {path.name for path in files}
+    for path in files:
+        assert (tmp_path / "out-a" / path).read_bytes() == (tmp_path / "out-b" / path).read_bytes(), path
+
+
+@pytest.mark.parametrize("counted", [{"drawn": None}, {"drawn": [1]}])
+def test_odd_counts_are_left_out_with_a_note(tmp_path, counted):
+    rendering = render(store(tmp_path / "r", [costly(), costly("odd", counts=counted)]), tmp_path / "out", {})
+    assert "left out, it cannot be shown" in rendering.notes[0]
+
+
+def test_records_of_before_the_new_fields_are_read(tmp_path):
+    line = fake_record().to_json()
+    for name in ("priors", "outside", "counts", "flops", "probes", "disturbances"):
+        line.pop(name, None)
+    assert costs([Record.from_json(line)])["RTE (s) ↓"] == "2.00"

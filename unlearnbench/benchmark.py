@@ -1,11 +1,12 @@
 """A run: plan the cells, run each in its process, record each as soon as it ends."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from unlearnbench.datasets import Dataset, Source, load_dataset
 from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.grid import Cell, Rerun, Scalar, combinations, make_cells, parse_classes, parse_integers, parse_sweeps
 from unlearnbench.plugin import MethodSpec, MetricSpec, suggest
-from unlearnbench.process import Outcome, Workers
-from unlearnbench.progress import Display
+from unlearnbench.process import Outcome, Turn, Workers
+from unlearnbench.progress import Display, Task
 from unlearnbench.provenance import software_provenance
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record, ResultStore
+from unlearnbench.turns import Turns, device_lock
 
 MOST_CELLS = 100_000  # of one run
 
@@ -91,10 +93,12 @@ def needs_run(
     metrics: Sequence[str],
     device_uuid: str,
     dataset: Dataset,
+    repeats: int = 1,
 ) -> bool:
     """Decide whether a cell runs, given its last record. The one place of the rerun policy.
 
-    `missing` runs what has no result: no record, an interrupted one, one of another source, device or fewer metrics.
+    `missing` runs what has no result: no record, an interrupted one, one of another source or device, with fewer
+    metrics or fewer repeats.
     `failed` also runs what failed. `always` runs everything.
     """
     if rerun == "always" or record is None or record.status == "interrupted":
@@ -104,7 +108,8 @@ def needs_run(
     if (record.dataset.get("digest"), record.dataset.get("content", "")) != (dataset.digest, dataset.content):
         return True
     if record.status == "ok":
-        return not set(metrics) <= set(record.metrics)
+        timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
+        return timed < repeats or not set(metrics) <= set(record.metrics)
     return rerun == "failed"
 
 
@@ -123,12 +128,17 @@ class OutOfTime(KeyboardInterrupt):
     """The run's own time is up: it stops as it does on Ctrl-C."""
 
 
+class Stopped(Exception):
+    """The run was stopped, so a cell in progress is."""
+
+
 class Benchmark:
     """Runs a plan: one process per cell, one record per cell, written by this process alone."""
 
     def __init__(
         self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
         cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None, minutes: float | None = None,
+        repeats: int = 1, jobs: int = 1,
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -142,97 +152,153 @@ class Benchmark:
             plugin_files: files given with --plugin.
             timeout: seconds a cell may take, None for no limit.
             minutes: after which the run stops, None for no limit.
+            repeats: how often each cell's unlearning is timed.
+            jobs: cells at once; only one of them is timed at a time, and then nothing else runs.
         """
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._plan, self._workers, self._store, self._console = plan, workers, store, console
         self._cache, self._device, self._plugin_files, self._timeout = cache, device, tuple(plugin_files), timeout
+        self._repeats, self._jobs = repeats, jobs
         self._software = software_provenance()
+        self._turns, self._stop = Turns(), threading.Event()
+        self._stop_reason = "the run was stopped"
 
     def run(self, rerun: Rerun) -> Summary:
         """Run what the rerun policy asks for and return how it went."""
         found = _expect(self._workers.run("unlearnbench.runner:identify", self._device))
-        todo, failed = self._select(rerun, found["identity"]["uuid"])
+        with _sigterm_as_interrupt(), Display(self._console) as display:
+            try:
+                with device_lock(found["identity"], lambda: self._wait_for_device(display)):
+                    return self._run(rerun, found, display)
+            except KeyboardInterrupt as stop:  # before any cell began
+                return Summary(0, 0, [], interrupted=True, out_of_time=isinstance(stop, OutOfTime))
+
+    def _run(self, rerun: Rerun, found: Mapping[str, Any], display: Display) -> Summary:
+        """Run the cells; the device is ours."""
+        todo, failed = self._select(rerun, found["identity"]["uuid"], display)
         kept = len(self._plan.cells) - len(todo)
         if kept:
-            self._console.print(
+            display.say(
                 f"{kept} of {len(self._plan.cells)} cells are recorded in {self._store.root} already "
-                f"(--rerun always measures them again)",
-                highlight=False, markup=False, soft_wrap=True,
-            )  # fmt: skip
-        ran = 0
-        with _sigterm_as_interrupt(), Display(self._console, [cell.method for cell in todo]) as display:
-            try:
-                if todo:
-                    self._prepare(display, found["device"])
-                for cell in todo:
-                    record = self._run_cell(cell, found, display)
-                    ran += 1
-                    if record.status != "ok":
-                        failed.append(record)
-            except KeyboardInterrupt as stop:
-                return Summary(ran, kept, failed, interrupted=True, out_of_time=isinstance(stop, OutOfTime))
-        return Summary(ran, kept, failed, interrupted=False)
+                f"(--rerun always measures them again)"
+            )
+        display.expect([cell.method for cell in todo])
+        ran: list[Record] = []
+        try:
+            if todo:
+                self._prepare(display, found)
+            self._run_cells(todo, found, display, ran)
+        except KeyboardInterrupt as stop:
+            out_of_time = isinstance(stop, OutOfTime)
+            failed += [record for record in ran if record.status != "ok"]
+            return Summary(len(ran), kept, failed, interrupted=True, out_of_time=out_of_time)
+        return Summary(len(ran), kept, failed + [r for r in ran if r.status != "ok"], interrupted=False)
 
-    def _tick(self, display: Display) -> None:
-        """Refresh the display, and stop the run when its time is up."""
-        display.tick()
+    def _run_cells(self, todo: Sequence[Cell], found: Mapping[str, Any], display: Display, ran: list[Record]) -> None:
+        """Run cells, so many at once as there are jobs, and add the record of each to `ran`."""
+        with ThreadPoolExecutor(self._jobs) as pool:
+            futures = {pool.submit(self._run_cell, number, cell, found, display) for number, cell in enumerate(todo)}
+            try:
+                while futures:
+                    done, futures = wait(futures, timeout=0.2, return_when="FIRST_COMPLETED")
+                    ran += [future.result() for future in done]
+                    display.tick()
+                    self._check_time()
+            except BaseException as error:
+                self._stop_reason = str(error) or self._stop_reason
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                ended = [future for future in futures if not future.cancelled() and future.exception() is None]
+                ran += [future.result() for future in ended]
+                raise
+
+    def _check_time(self) -> None:
+        """Stop the run when its time is up."""
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise OutOfTime("the run's time was up (--minutes)")
 
-    def _select(self, rerun: Rerun, device_uuid: str) -> tuple[list[Cell], list[Record]]:
+    def _wait_for_device(self, display: Display) -> None:
+        display.note("wait for the device, which another run holds")
+        self._check_time()
+
+    def _select(self, rerun: Rerun, device_uuid: str, display: Display) -> tuple[list[Cell], list[Record]]:
         """Return the cells to run, and the failed records that the rerun policy leaves as they are."""
         reading = self._store.read()
         for problem in reading.problems:
-            self._console.print(f"warning: {problem}", highlight=False, markup=False, soft_wrap=True)
+            display.say(f"warning: {problem}")
         latest = {record.cell.id: record for record in reading.records}
-        metrics = [spec.name for spec in self._plan.metrics]
-        todo = [
-            cell
-            for cell in self._plan.cells
-            if needs_run(latest.get(cell.id), rerun, self._plan.source_hashes, metrics, device_uuid, self._plan.dataset)
-        ]
+        plan, metrics = self._plan, [spec.name for spec in self._plan.metrics]
+
+        def wanted(cell: Cell) -> bool:
+            found = latest.get(cell.id)
+            return needs_run(found, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset, self._repeats)
+
+        todo = [cell for cell in plan.cells if wanted(cell)]
         running = {cell.id for cell in todo}
-        kept = [latest[cell.id] for cell in self._plan.cells if cell.id not in running]
+        kept = [latest[cell.id] for cell in plan.cells if cell.id not in running]
         return todo, [record for record in kept if record.status != "ok"]
 
-    def _prepare(self, display: Display, device: str) -> None:
+    def _prepare(self, display: Display, found: Mapping[str, Any]) -> None:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
-        display.job(f"{self._plan.dataset.name}: base model and judges")
         needs = [need for spec in self._plan.metrics for need in spec.needs]
-        outcome = self._workers.run(
-            "unlearnbench.runner:prepare_dataset", self._plan.dataset, needs, self._cache, device,
-            on_progress=display.progress, on_warning=lambda text: display.say(f"warning: {text}"),
-            on_tick=partial(self._tick, display),
-        )  # fmt: skip
+        with display.task(f"{self._plan.dataset.name}: base model and judges") as task:
+
+            def tick() -> None:
+                display.tick()
+                self._check_time()
+
+            outcome = self._workers.run(
+                "unlearnbench.runner:prepare_dataset", self._plan.dataset, needs, self._cache, found,
+                on_progress=task.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
+            )  # fmt: skip
         _expect(outcome)
 
-    def _run_cell(self, cell: Cell, found: Mapping[str, Any], display: Display) -> Record:
-        label = self._label(cell)
-        display.job(label)
-        metrics = [spec.name for spec in self._plan.metrics]
+    def _run_cell(self, number: int, cell: Cell, found: Mapping[str, Any], display: Display) -> Record:
+        """Run a cell and record how it ended; in a thread of its own.
+
+        Raises:
+            Stopped: the run was stopped meanwhile; that is recorded too.
+        """
+        if self._stop.is_set():
+            raise Stopped
         started_utc, started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
-        try:
-            outcome = self._workers.run(
-                "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache,
-                found["device"], timeout=self._timeout, on_progress=display.progress,
-                on_tick=partial(self._tick, display),
-                on_warning=lambda text: display.say(f"warning: {text}"),
-            )  # fmt: skip
-        except KeyboardInterrupt as stop:
-            outcome = Outcome("interrupted", reason=str(stop) or "the run was stopped")
-            self._store.append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
-            raise
-        seconds = time.monotonic() - started
-        record = self._record(cell, outcome, found, started_utc, seconds)
-        try:
-            self._store.append(record)
-        except (ValueError, TypeError, RecursionError, OverflowError) as error:  # a plugin put something odd into it
-            outcome = Outcome("failed", reason=f"what it measured cannot be recorded: {spell_error(error)}")
+        with display.task(self._label(cell)) as task:
+            try:
+                outcome = self._measure(number, cell, found, display, task)
+            except Stopped:
+                outcome = Outcome("interrupted", reason=self._stop_reason)
+                self._store.append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
+                raise
+            finally:
+                self._turns.leave(number)
+            seconds = time.monotonic() - started
             record = self._record(cell, outcome, found, started_utc, seconds)
-            self._store.append(record)
-        verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
-        display.finish(label, cell.method, seconds, verdict)
+            try:
+                self._store.append(record)
+            except (ValueError, TypeError, RecursionError, OverflowError) as error:  # a plugin put something odd in it
+                outcome = Outcome("failed", reason=f"what it measured cannot be recorded: {spell_error(error)}")
+                record = self._record(cell, outcome, found, started_utc, seconds)
+                self._store.append(record)
+            verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
+            display.finish(task, cell.method, seconds, verdict)
         return record
+
+    def _measure(self, number: int, cell: Cell, found: Mapping[str, Any], display: Display, task: Task) -> Outcome:
+        """Run a cell in a process of its own."""
+
+        def check_stop() -> None:
+            if self._stop.is_set():
+                raise Stopped
+
+        def take_turn(kind: Turn) -> int:
+            return self._turns.take(number, kind, check_stop)
+
+        metrics = [spec.name for spec in self._plan.metrics]
+        return self._workers.run(
+            "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache, found,
+            self._repeats, timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
+            on_turn=take_turn, on_warning=lambda text: display.say(f"warning: {text}"),
+        )  # fmt: skip
 
     def _label(self, cell: Cell) -> str:
         changed = ", ".join(f"{name}={value}" for name, value in self._plan.overrides[cell.id].items())
@@ -247,6 +313,9 @@ class Benchmark:
         spec, dataset = self._plan.methods[cell.method], self._plan.dataset
         measured = dict(outcome.value or {})
         source_hash = measured.pop("method_source_hash", self._plan.source_hashes[f"method:{cell.method}"])
+        if "outside" in measured:  # what the cell's process did not see: its own start and end
+            seen = measured.pop("seconds_seen")
+            measured["outside"] = {"start": max(seconds - seen, 0.0), **measured["outside"]}
         return Record(
             cell=cell,
             method={
@@ -273,20 +342,27 @@ def train_base(
         The loss curve, (step, loss per pixel); None when it was stopped.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    with _sigterm_as_interrupt(), Display(console, []) as display:
+    with _sigterm_as_interrupt(), Display(console) as display:
 
         def tick() -> None:
             display.tick()
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
 
+        def wait_for_device() -> None:
+            display.note("wait for the device, which another run holds")
+            tick()
+
         try:
             found = _expect(workers.run("unlearnbench.runner:identify", device))
-            display.job(f"{dataset.name}: base model")
-            outcome = workers.run(
-                "unlearnbench.runner:train_base", dataset, cache, found["device"], out,
-                on_progress=display.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
-            )  # fmt: skip
+            with (
+                device_lock(found["identity"], wait_for_device),
+                display.task(f"{dataset.name}: base model") as task,
+            ):
+                outcome = workers.run(
+                    "unlearnbench.runner:train_base", dataset, cache, found["device"], out,
+                    on_progress=task.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
+                )  # fmt: skip
         except KeyboardInterrupt:
             return None
     losses: list[tuple[int, float]] = _expect(outcome)

@@ -77,6 +77,12 @@ MinutesOption = Annotated[
     float | None,
     typer.Option(help="Stop after so long; the same command goes on from there.", min=0.01, metavar="MINUTES"),
 ]
+RepeatsOption = Annotated[
+    int, typer.Option(help="Time each cell's unlearning so often; tables show the median.", min=1, metavar="N")
+]
+JobsOption = Annotated[
+    int, typer.Option(help="Cells at once; each is timed alone all the same.", min=1, max=64, metavar="N")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the cells and stop.")]
 
 
@@ -104,6 +110,8 @@ def run(
     plugin: PluginOption = None,
     timeout: TimeoutOption = None,
     minutes: MinutesOption = None,
+    repeats: RepeatsOption = 1,
+    jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
 ) -> None:
     """Run every method on every class, then render the report."""
@@ -131,7 +139,7 @@ def run(
     _check_writable(out, "--out")
     benchmark = Benchmark(
         plan, workers, ResultStore(results), console, cache=default_cache(), device=device, plugin_files=plugin_files,
-        timeout=timeout, minutes=minutes,
+        timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs,
     )  # fmt: skip
     _conclude(benchmark.run(rerun), len(plan.cells), results, out, registry)
 

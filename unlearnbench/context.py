@@ -5,6 +5,7 @@ bar, no judge and no test image; the harness counts, times and checks around it.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -128,6 +129,7 @@ class Harness:
     progress: Progress
     counts: Counts = field(default_factory=Counts)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    priors: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> what a record says of it
 
 
 class Context:
@@ -215,9 +217,9 @@ class Context:
             self._step = step
             self._harness.progress(self._purpose, step, n)
             yield step
-            if (step + 1) % FINITE_CHECK_EVERY == 0:
-                self.check_finite()
-        self.check_finite()
+            if (step + 1) % FINITE_CHECK_EVERY == 0 or step + 1 == n:
+                with self._harness.meter.paused():
+                    self.check_finite()
 
     def check_finite(self) -> None:
         """Raise NonFiniteError if a weight of the model is NaN or infinite."""
@@ -233,11 +235,12 @@ class Context:
         """
         if self._step % self._log_every:
             return
-        for name, scalar in scalars.items():
-            value = float(scalar.detach()) if isinstance(scalar, Tensor) else float(scalar)
-            if not torch.isfinite(torch.tensor(value)):
-                raise NonFiniteError(f"{name} is {value} at step {self._step}")
-            self._harness.curves.setdefault(name, []).append((self._step, value))
+        with self._harness.meter.paused():
+            for name, scalar in scalars.items():
+                value = float(scalar.detach()) if isinstance(scalar, Tensor) else float(scalar)
+                if not math.isfinite(value):
+                    raise NonFiniteError(f"{name} is {value} at step {self._step}")
+                self._harness.curves.setdefault(name, []).append((self._step, value))
 
     def noise_like(self, x: Tensor) -> Tensor:
         """Return standard Gaussian noise shaped as x."""
@@ -300,13 +303,16 @@ class Context:
                 tensors = build(context, **inputs)
             return tensors, {"cost": cost.to_json(), "counts": vars(counts.since(before))}
 
-        with harness.meter.phase(None):
+        with harness.meter.phase("load"):
             key = self._prior_key(name, shared, inputs)
             artifact = harness.store.get(f"prior-{harness.method}-{name}", key, make)
             if artifact.reused:
-                paid = artifact.facts["cost"]
-                harness.meter.charge("prior", Cost(paid["seconds"], paid["memory_bytes"]))
+                harness.meter.charge("prior", Cost.earlier(artifact.facts["cost"]))
                 counts.add(Counts(**artifact.facts["counts"]))
+            harness.priors[name] = {
+                "seconds": artifact.facts["cost"]["seconds"], "shared": shared, "reused": artifact.reused,
+                "key": artifact.key,
+            }  # fmt: skip
             return {tensor: value.to(harness.device) for tensor, value in artifact.tensors.items()}
 
     def _prior_key(self, name: str, shared: bool, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,135 +1,25 @@
-"""The clock and the memory probes of a cell's phases.
+"""The clock of a cell's phases, and what the instruments read at their edges.
 
-The phases `prior`, `forget`, `sample` and `judge` never overlap: entering one suspends the one around it. The device is
-synchronised at both edges of every stretch of time, and every memory peak is reset there.
+The phases never overlap: entering one suspends the one around it. The device is synchronised at both edges of every
+stretch of time, and every memory peak is reset there. Time in no phase is accounted for by name, so that a cell's wall
+time is explained to the last second.
 """
 
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, get_args
 
-import psutil
 import torch
 
-Phase = Literal["prior", "forget", "sample", "judge"]
-POLL_SECONDS = 0.02  # period of probes that have no peak counter of their own
+from unlearnbench.probes import Instruments
 
-
-class Probe(Protocol):
-    """A source of peak memory."""
-
-    name: str
-
-    def reset(self) -> None:
-        """Forget the peak so far."""
-
-    def peak(self) -> int:
-        """Return the peak since `reset`, in bytes."""
-
-
-class RssPeak:
-    """Peak resident size of this process, by the kernel's own counter (Linux: VmHWM, reset through clear_refs)."""
-
-    name = "rss_peak"
-
-    def reset(self) -> None:  # noqa: D102 - as the protocol says
-        Path("/proc/self/clear_refs").write_text("5")
-
-    def peak(self) -> int:  # noqa: D102
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        raise OSError("/proc/self/status has no VmHWM")
-
-
-class PolledPeak:
-    """Peak of any reading, taken by a thread every 20 ms; misses peaks shorter than that."""
-
-    def __init__(self, name: str, read: Callable[[], int]) -> None:
-        self.name, self._read = name, read
-        self._peak, self._lock = read(), threading.Lock()
-        threading.Thread(target=self._poll, daemon=True, name=f"poll {name}").start()
-
-    def _poll(self) -> None:
-        while True:
-            time.sleep(POLL_SECONDS)
-            self._take(self._read())
-
-    def _take(self, reading: int) -> None:
-        with self._lock:
-            self._peak = max(self._peak, reading)
-
-    def reset(self) -> None:  # noqa: D102
-        with self._lock:
-            self._peak = 0
-        self._take(self._read())
-
-    def peak(self) -> int:  # noqa: D102
-        self._take(self._read())
-        return self._peak
-
-
-class TorchPeak:
-    """Peak of torch's CUDA allocator: bytes in tensors (`allocated`) or taken from the device (`reserved`)."""
-
-    def __init__(self, device: torch.device, counter: Literal["allocated", "reserved"]) -> None:
-        self.name, self._device, self._counter = f"torch_{counter}", device, counter
-
-    def reset(self) -> None:  # noqa: D102
-        torch.cuda.reset_peak_memory_stats(self._device)
-
-    def peak(self) -> int:  # noqa: D102
-        read = torch.cuda.max_memory_allocated if self._counter == "allocated" else torch.cuda.max_memory_reserved
-        return read(self._device)
-
-
-def nvml_process_reader(uuid: str) -> Callable[[], int] | None:
-    """Return a reader of the device memory NVML counts for this process, or None where NVML cannot tell.
-
-    In a container NVML may list the host's process ids, and some drivers report no memory per process: it cannot tell.
-
-    Args:
-        uuid: of the device, on which this process has allocated something.
-    """
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-    except pynvml.NVMLError:
-        return None
-
-    def read() -> int:
-        try:
-            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        except pynvml.NVMLError:
-            return 0
-        return sum(p.usedGpuMemory or 0 for p in processes if p.pid == os.getpid())
-
-    return read if read() > 0 else None
-
-
-def available_probes(device: torch.device) -> list[Probe]:
-    """Return the probes that work here, best first."""
-    probes: list[Probe] = []
-    if device.type == "cuda":
-        torch.zeros(1, device=device)  # NVML lists a process once it holds device memory
-        if (read := nvml_process_reader(str(torch.cuda.get_device_properties(device).uuid))) is not None:
-            probes.append(PolledPeak("nvml_process", read))
-        probes += [TorchPeak(device, "reserved"), TorchPeak(device, "allocated")]
-    try:
-        rss = RssPeak()
-        rss.reset()
-        rss.peak()
-        probes.append(rss)
-    except OSError:  # not Linux, or a kernel that forbids the reset
-        probes.append(PolledPeak("rss_polled", lambda: int(psutil.Process().memory_info().rss)))
-    return probes
+Phase = Literal["warmup", "prior", "forget", "sample", "judge"]
+Outside = Literal["load", "wait", "repeat"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+FOREIGN_SHARE = 0.1  # of all cores: more than this, taken by others, is a disturbance
+SHORTEST_STRETCH = 0.5  # seconds; the kernel counts CPU time in hundredths, too coarse for less
 
 
 @dataclass
@@ -138,17 +28,37 @@ class Cost:
 
     seconds: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak
-    reused: bool = False  # part of it is the original cost of a cached prior
+    reused_seconds: float = 0.0  # the part of `seconds` that was spent earlier, when a cached product was first made
+    load: dict[str, float] = field(default_factory=dict)  # what else went on: seconds add up, process counts do not
+    side_by_side: bool = False  # other cells of the run worked at the same time: the seconds are not this one's alone
+    repeats: list[float] = field(default_factory=list)  # seconds of each run, where `seconds` is their median
 
-    def add(self, seconds: float, memory_bytes: dict[str, int]) -> None:
-        """Add a stretch of time and raise the peaks."""
-        self.seconds += seconds
-        for name, peak in memory_bytes.items():
+    @property
+    def reused(self) -> bool:
+        """Whether a part was spent earlier."""
+        return self.reused_seconds > 0
+
+    def add(self, other: "Cost") -> None:
+        """Add another stretch: seconds add up, peaks are raised."""
+        self.seconds += other.seconds
+        self.reused_seconds += other.reused_seconds
+        for name, peak in other.memory_bytes.items():
             self.memory_bytes[name] = max(peak, self.memory_bytes.get(name, 0))
+        for name, amount in other.load.items():
+            before = self.load.get(name, 0.0)
+            self.load[name] = before + amount if name.endswith("_seconds") else max(before, amount)
+        self.side_by_side |= other.side_by_side
 
     def to_json(self) -> dict[str, Any]:
         """Return the cost as a JSON object."""
-        return {"seconds": self.seconds, "memory_bytes": self.memory_bytes, "reused": self.reused}
+        return {name: value for name, value in vars(self).items() if value != []} | {"reused": self.reused}
+
+    @classmethod
+    def earlier(cls, value: Mapping[str, Any]) -> "Cost":
+        """Return a cost read from JSON, all of it spent earlier."""
+        return cls(
+            value["seconds"], dict(value["memory_bytes"]), value["seconds"], dict(value["load"]), value["side_by_side"]
+        )
 
 
 class Meter:
@@ -156,7 +66,7 @@ class Meter:
 
     def __init__(
         self,
-        probes: Sequence[Probe],
+        instruments: Instruments | None = None,
         synchronize: Callable[[], None] = lambda: None,
         release: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
@@ -164,30 +74,34 @@ class Meter:
         """Start outside every phase.
 
         Args:
-            probes: memory probes, read and reset at each edge.
+            instruments: are read and reset at each edge; None for none.
             synchronize: waits for all work launched on the device.
             release: gives cached memory back to the device, so that no phase carries another's peak.
             clock: monotonic seconds.
         """
-        self._probes, self._synchronize, self._release, self._clock = probes, synchronize, release, clock
-        self._phase: Phase | None = None
-        self._since = clock()
+        self.instruments = instruments or Instruments()
+        self._synchronize, self._release, self._clock = synchronize, release, clock
+        self._account: Phase | Outside | None = None
+        self._started = self._since = clock()
         self._open: list[Cost] = []
-        self.costs: dict[Phase, Cost] = {}
+        self.clock_went_back = False
+        self.side_by_side = False  # whether other cells of the run may work now
+        self.costs: dict[Phase | Outside, Cost] = {}
 
     @classmethod
-    def for_device(cls, device: torch.device) -> "Meter":
-        """Return a meter with every probe that works on a device."""
+    def for_device(cls, device: torch.device, uuid: str) -> "Meter":
+        """Return a meter with every instrument that works on a device."""
+        instruments = Instruments.of(device, uuid)
         if device.type == "cpu":
-            return cls(available_probes(device))
+            return cls(instruments)
         release = torch.cuda.empty_cache if device.type == "cuda" else lambda: None
-        return cls(available_probes(device), lambda: torch.accelerator.synchronize(device), release)
+        return cls(instruments, lambda: torch.accelerator.synchronize(device), release)
 
     @contextmanager
-    def phase(self, phase: Phase | None) -> Iterator[Cost]:
-        """Attribute the time inside to a phase (None: to no phase) and yield the cost of this stretch alone."""
-        outer, cost = self._phase, Cost()
-        self._switch(phase)
+    def phase(self, account: Phase | Outside) -> Iterator[Cost]:
+        """Attribute the time inside to a phase, or to a name outside all phases; yield the cost of this stretch."""
+        outer, cost = self._account, Cost()
+        self._switch(account)
         self._open.append(cost)
         try:
             yield cost
@@ -195,23 +109,101 @@ class Meter:
             self._switch(outer)
             self._open.pop()
 
-    def charge(self, phase: Phase, cost: Cost) -> None:
-        """Add a cost that was measured earlier, when a cached prior was first made."""
-        total = self.costs.setdefault(phase, Cost())
-        total.add(cost.seconds, cost.memory_bytes)
-        total.reused = True
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock for a moment (checks, logging); memory peaks go on."""
+        self._synchronize()
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self._since += self._clock() - began
 
-    def _switch(self, phase: Phase | None) -> None:
+    def another(self) -> "Meter":
+        """Return a meter with the same instruments, to time something once more."""
+        return Meter(self.instruments, self._synchronize, self._release, self._clock)
+
+    def charge(self, phase: Phase, cost: Cost) -> None:
+        """Add a cost that was measured earlier, when a cached product was first made."""
+        self.costs.setdefault(phase, Cost()).add(cost)
+
+    def phases(self) -> dict[str, Any]:
+        """Return {phase: cost as JSON}, in the order of PHASES."""
+        return {phase: self.costs[phase].to_json() for phase in PHASES if phase in self.costs}
+
+    def outside(self) -> dict[str, float]:
+        """Return the seconds since the start that belong to no phase, by name; `rest` is what has no name."""
+        named = {name: self.costs[name].seconds for name in get_args(Outside) if name in self.costs}
+        own = sum(cost.seconds - cost.reused_seconds for cost in self.costs.values())
+        return {**named, "rest": max(self.elapsed() - own, 0.0)}
+
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return self._clock() - self._started
+
+    def _switch(self, account: Phase | Outside | None) -> None:
         """Close the running stretch and open the next; what happens in here belongs to no phase."""
         self._synchronize()
         seconds = self._clock() - self._since
-        if self._phase is not None:
-            peaks = {probe.name: probe.peak() for probe in self._probes}
-            self.costs.setdefault(self._phase, Cost()).add(seconds, peaks)
+        if seconds < 0:
+            self.clock_went_back, seconds = True, 0.0
+        peaks, load = self._read()
+        stretch = Cost(seconds, peaks, load=load, side_by_side=self.side_by_side)
+        if self._account is not None:
+            self.costs.setdefault(self._account, Cost()).add(stretch)
             if self._open:
-                self._open[-1].add(seconds, peaks)
-        self._phase = phase
+                self._open[-1].add(stretch)
+        self._account = account
         self._release()
-        for probe in self._probes:
-            probe.reset()
+        self._read()  # a new stretch starts from what is left after the release
         self._since = self._clock()
+
+    def _read(self) -> tuple[dict[str, int], dict[str, float]]:
+        """Return peaks and load since the last reading."""
+        peaks = {name: peak for probe in self.instruments.probes for name, peak in probe.edge().items()}
+        load = {name: amount for watch in self.instruments.watches for name, amount in watch.edge().items()}
+        return peaks, load
+
+    def disturbances(self, cores: int) -> list[dict[str, str]]:
+        """Return what else was going on in each phase, as one sentence each.
+
+        Args:
+            cores: that this process may use.
+        """
+        found: list[tuple[Phase, str]] = []
+        for phase in PHASES:
+            cost = self.costs.get(phase, Cost())
+            foreign = cost.load.get("foreign_cpu_seconds", 0.0)
+            tellable = cost.seconds >= SHORTEST_STRETCH and not cost.side_by_side
+            if tellable and foreign > FOREIGN_SHARE * cores * cost.seconds:
+                found.append((phase, f"other processes used {foreign / cost.seconds:.1f} of {cores} cores"))
+            if processes := round(cost.load.get("foreign_processes", 0)):
+                found.append((phase, f"{processes} other process{'es' * (processes > 1)} on the device"))
+            if (slept := cost.load.get("slept_seconds", 0.0)) > SHORTEST_STRETCH:
+                found.append((phase, f"the machine slept for {slept:.0f} s, which are not counted"))
+        if self.clock_went_back:
+            found.append(("forget", "the clock went back; that stretch counts as 0 s"))
+        return [{"phase": phase, "what": what} for phase, what in found]
+
+
+@contextmanager
+def compiling_is_warmup(meter: Meter) -> Iterator[None]:
+    """Attribute what torch.compile spends inside to phase `warmup`, whoever's first forward pass it falls into."""
+    from torch._dynamo.callback import callback_handler
+
+    compiling = ExitStack()
+
+    def start(*_: Any) -> None:
+        compiling.enter_context(meter.phase("warmup"))
+
+    def end(*_: Any) -> None:
+        compiling.close()
+
+    callback_handler.register_start_callback(start)
+    callback_handler.register_end_callback(end)
+    try:
+        yield
+    finally:
+        callback_handler.remove_start_callback(start)
+        callback_handler.remove_end_callback(end)

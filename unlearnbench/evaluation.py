@@ -114,7 +114,7 @@ class Evidence:
             "harness": HARNESS_DIGEST,
         }, build)  # fmt: skip
         if found.reused:
-            self.meter.charge("sample", Cost(found.facts["cost"]["seconds"], found.facts["cost"]["memory_bytes"]))
+            self.meter.charge("sample", Cost.earlier(found.facts["cost"]))
         return found.tensors["images"]
 
     @cached_property

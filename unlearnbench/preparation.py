@@ -44,6 +44,7 @@ class Prepared:
     train: Split
     notes: tuple[str, ...]  # on how the images were read
     base: nn.Module
+    unet: Mapping[str, Any]  # the arguments of the base model's network
     judge: Classifier
     extractor: nn.Module | None  # None where no metric asks for features
     train_features: Tensor | None  # (N, D) float32 of the training images, likewise
@@ -86,6 +87,7 @@ def prepare(
         train=images.train,
         notes=images.notes,
         base=frozen(build_unet(base.facts["unet"]), base.tensors, device),
+        unet=base.facts["unet"],
         judge=frozen(_build_classifier(dataset, dataset.judge), judge.tensors, torch.device("cpu")),
         extractor=extractor,
         train_features=features_artifact.tensors["features"] if features_artifact is not None else None,

@@ -13,24 +13,31 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
 from unlearnbench.results import Status
 
-# Not diffusers: its import asks for CUDA devices, after which a forked process can use none.
-PRELOAD = [
-    "unlearnbench.cli", "unlearnbench.runner", "torch_fidelity.metric_fid", "sklearn.datasets",
-    "sklearn.model_selection",
-]  # fmt: skip
+PRELOAD = ["unlearnbench.preload"]
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # what torch's RuntimeErrors say of it
 PROGRESS_SECONDS = 0.25  # at most one progress message per this time
 TRACEBACK_CHARACTERS = 4000  # kept of a traceback, from its end
 
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all (0: nobody knows)
+Turn = Literal["load", "alone", "beside"]  # what a job wants to do next: get ready, be timed, or neither
+
+
+class Line(Protocol):
+    """What a job can say to the process that waits for it."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show progress."""
+
+    def turn(self, kind: Turn) -> int:
+        """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,10 @@ class Workers:
         on_progress: Progress = lambda what, done, total: None,
         on_warning: Callable[[str], None] = lambda text: None,
         on_tick: Callable[[], None] = lambda: None,
+        on_turn: Callable[[Turn], int] = lambda kind: 1,
         timeout: float | None = None,
     ) -> Outcome:
-        """Run `job(*arguments, progress)` in a process of its own and wait for its end.
+        """Run `job(*arguments, line)` in a process of its own and wait for its end.
 
         Args:
             job: `module:function`, so that this process need not import what only the other one runs.
@@ -74,12 +82,13 @@ class Workers:
             on_progress: called with what is done, steps done, steps in all.
             on_warning: called with the text of each warning raised in the process.
             on_tick: called at least once a second.
-            timeout: seconds after which the process is killed.
+            on_turn: called when the job asks for its turn; it goes on when this returns how many share the cores.
+            timeout: seconds after which the process is killed; waiting for a turn does not count.
 
         Raises:
             UsageError: the job raised one.
         """
-        here, there = self._context.Pipe(duplex=False)
+        here, there = self._context.Pipe()
         process = self._context.Process(target=_main, args=(there, job, arguments), daemon=True)  # type: ignore[attr-defined]
         process.start()
         there.close()
@@ -96,8 +105,13 @@ class Workers:
                         return _death(process.exitcode)
                     if kind == "progress":
                         on_progress(*content)
-                        if content[-1] == 0 and timeout is not None:  # it waits for the device: not its own time
-                            deadline = time.monotonic() + timeout
+                    elif kind == "turn":
+                        asked = time.monotonic()
+                        sharing = on_turn(*content)
+                        if deadline is not None:
+                            deadline += time.monotonic() - asked
+                        with suppress(OSError):  # if the job died meanwhile, the next message says so
+                            here.send(sharing)
                     elif kind == "warning":
                         on_warning(*content)
                     elif kind == "usage":
@@ -143,31 +157,41 @@ def _main(connection: Connection, job: str, arguments: tuple[Any, ...]) -> None:
     """Run a job inside its process and send how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    send_lock = threading.Lock()
-
-    def send(*message: Any) -> None:
-        with send_lock:
-            connection.send(message)
-
-    last = 0.0
-
-    def progress(what: str, done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PROGRESS_SECONDS:
-            last = time.monotonic()
-            send("progress", what, done, total)
-
-    warnings.showwarning = lambda message, *_, **__: send("warning", str(message))
-    send(*_outcome(job, arguments, progress))
+    line = PipeLine(connection)
+    warnings.showwarning = lambda message, *_, **__: line.send("warning", str(message))
+    line.send(*_outcome(job, arguments, line))
     connection.close()
 
 
-def _outcome(job: str, arguments: tuple[Any, ...], progress: Progress) -> tuple[Any, ...]:
+class PipeLine:
+    """The job's end of the pipe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock, self._last = connection, threading.Lock(), 0.0
+
+    def send(self, *message: Any) -> None:
+        """Send a message; any thread may."""
+        with self._lock:
+            self._connection.send(message)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show progress, not too often."""
+        if time.monotonic() - self._last >= PROGRESS_SECONDS:
+            self._last = time.monotonic()
+            self.send("progress", what, done, total)
+
+    def turn(self, kind: Turn) -> int:
+        """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
+        self.send("turn", kind)
+        return int(self._connection.recv())
+
+
+def _outcome(job: str, arguments: tuple[Any, ...], line: PipeLine) -> tuple[Any, ...]:
     import torch
 
     try:
         module, _, function = job.partition(":")
-        return "end", "ok", getattr(importlib.import_module(module), function)(*arguments, progress)
+        return "end", "ok", getattr(importlib.import_module(module), function)(*arguments, line)
     except UsageError as error:
         return "usage", str(error)
     except (MemoryError, torch.OutOfMemoryError) as error:

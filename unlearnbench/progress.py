@@ -1,7 +1,9 @@
 """What the user sees while cells run: a live bar in a terminal, plain lines elsewhere; never silent for long."""
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
@@ -49,17 +51,38 @@ class Estimate:
         return sum(expected)
 
 
-class Display:
-    """Shows one line of state, and a line per finished cell."""
+class Task:
+    """Something that is going on, as the display knows it."""
 
-    def __init__(self, console: Console, methods: Sequence[str]) -> None:
-        """Show progress over the cells of these methods."""
-        self._console = console
-        self._total = len(methods)
-        self._estimate = Estimate(methods)
-        self._done = 0
-        self._label, self._detail = "start", ""
-        self._started = self._job_started = time.monotonic()
+    def __init__(self, label: str, tick: Callable[[], None]) -> None:
+        """Start a task of which nothing is known but its name."""
+        self.label, self.detail, self.started, self.estimate = label, "", time.monotonic(), ""
+        self._tick = tick
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Show how far it is; total 0 where nobody knows."""
+        self.detail, self.estimate = (f"{what} {100 * done // total}%" if total else what), ""
+        if 0 < done < total:
+            elapsed = time.monotonic() - self.started
+            self.estimate = f", about {spell(elapsed * (total - done) / done)} for this step"
+        self._tick()
+
+    def spelled(self, with_estimate: bool) -> str:
+        """Return label and detail, the label alone before anything is known."""
+        detail = self.detail + (self.estimate if with_estimate else "")
+        return f"{self.label} | {detail}" if detail else self.label
+
+
+class Display:
+    """Shows one line of state, and a line per finished cell. Any thread may call it."""
+
+    def __init__(self, console: Console) -> None:
+        """Show progress; `expect` says over what."""
+        self._console, self._lock = console, threading.RLock()
+        self._total, self._done, self._spent = 0, 0, 0.0
+        self._estimate = Estimate([])
+        self._tasks: list[Task] = []
+        self._started = self._first_cell = time.monotonic()
         self._last_line = 0.0
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
@@ -72,46 +95,65 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def job(self, label: str) -> None:
-        """Name the job that starts now."""
-        self._label, self._detail, self._job_started = label, "", time.monotonic()
-        self.tick(force=True)
+    def expect(self, methods: Sequence[str]) -> None:
+        """Take the methods of the cells to come, in order."""
+        self._total, self._estimate = len(methods), Estimate(methods)
 
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far the job is; total 0 where nobody knows."""
-        self._detail = f"{what} {100 * done // total}%" if total else what
-        if total and self._estimate.left() is None and 0 < done < total:
-            elapsed = time.monotonic() - self._job_started
-            self._detail += f", about {spell(elapsed * (total - done) / done)} for this step"
-        self.tick()
+    @contextmanager
+    def task(self, label: str) -> Iterator[Task]:
+        """Show that something goes on, while the context lasts."""
+        task = Task(label, self.tick)
+        with self._lock:
+            self._tasks.append(task)
+            self.tick(force=True)
+        try:
+            yield task
+        finally:
+            with self._lock:
+                self._tasks.remove(task)
+
+    def note(self, text: str) -> None:
+        """Say what is waited for while nothing goes on."""
+        self._show(text, force=False)
 
     def tick(self, force: bool = False) -> None:
         """Refresh; without a terminal, print a line when the last one is old enough."""
+        with self._lock:
+            if self._tasks:
+                self._show(self._state(time.monotonic()), force)
+
+    def _show(self, text: str, force: bool) -> None:
         now = time.monotonic()
-        if self._live:
-            self._live.update(Text(self._state(now), overflow="ellipsis", no_wrap=True))
-        elif force or now - self._last_line >= LINE_SECONDS:
-            self._last_line = now
-            self._console.print(self._state(now), highlight=False, soft_wrap=True, markup=False)
+        with self._lock:
+            if self._live:
+                self._live.update(Text(text, overflow="ellipsis", no_wrap=True))
+            elif force or now - self._last_line >= LINE_SECONDS:
+                self._last_line = now
+                self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _state(self, now: float) -> str:
+        left = self._estimate.left(now - self._tasks[0].started)
+        working = " + ".join(task.spelled(left is None and len(self._tasks) == 1) for task in self._tasks)
         if not self._total:  # a training of its own, no cells
-            return " | ".join(
-                part for part in [self._label, self._detail, f"{spell(now - self._started)} so far"] if part
-            )
-        left = self._estimate.left(now - self._job_started)
-        remaining = f"about {spell(left)} left" if left is not None else f"then {self._total - self._done} cells"
+            return f"{working} | {spell(now - self._started)} so far"
+        at_once = max(1.0, self._spent / max(now - self._first_cell, 1e-9))  # cells that ran side by side
+        then = f"then {self._total - self._done} cells"
+        remaining = f"about {spell(left / at_once)} left" if left is not None else then
         position = f"[{min(self._done + 1, self._total)}/{self._total}]"
-        parts = [f"{position} {self._label}", self._detail, f"{spell(now - self._started)} so far", remaining]
-        return " | ".join(part for part in parts if part)
+        return f"{position} {working} | {spell(now - self._started)} so far | {remaining}"
 
-    def finish(self, label: str, method: str, seconds: float, verdict: str) -> None:
+    def finish(self, task: Task, method: str, seconds: float, verdict: str) -> None:
         """Print what became of a cell."""
-        self._done += 1
-        self._estimate.finish(method, seconds)
-        self.say(f"[{self._done}/{self._total}] {label}: {verdict} in {spell(seconds)}")
+        with self._lock:
+            if not self._done:
+                self._first_cell = task.started
+            self._done += 1
+            self._spent += seconds
+            self._estimate.finish(method, seconds)
+            self.say(f"[{self._done}/{self._total}] {task.label}: {verdict} in {spell(seconds)}")
 
     def say(self, text: str) -> None:
         """Print a line above the live one."""
-        self._last_line = time.monotonic()
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        with self._lock:
+            self._last_line = time.monotonic()
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)

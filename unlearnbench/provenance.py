@@ -42,6 +42,11 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_identity() -> dict[str, Any]:
     """Return the CPU's name, cores, and a hash that tells this machine from others (a CPU has no UUID)."""
     name = platform.processor() or platform.machine()
@@ -51,7 +56,7 @@ def cpu_identity() -> dict[str, Any]:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         name = models[0] if models else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     machine_id = Path("/etc/machine-id")
     identity = machine_id.read_text().strip() if machine_id.is_file() else ""
     parts = "|".join([identity or socket.gethostname(), name, str(cores)])

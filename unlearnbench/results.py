@@ -7,7 +7,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,8 +29,9 @@ Status = Literal["ok", "failed", "oom", "timeout", "interrupted"]
 class Record:
     """What is known of one cell.
 
-    `metrics` maps a metric's name to value, n, unit, direction, format and source hash; `cost` maps a phase to seconds,
-    peak bytes by probe, and whether it was reused. A failed cell has a `reason` and no metrics.
+    `metrics` maps a metric's name to value, n, unit, direction, format and source hash; `cost` maps a phase to a
+    `cost.Cost` as JSON. A failed cell has a `reason` and no metrics. `wall_seconds` are the seconds of `cost` that were
+    not reused, and those of `outside`.
     """
 
     cell: Cell
@@ -41,7 +42,12 @@ class Record:
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cost: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     wall_seconds: float | None = None
-    counts: Mapping[str, Any] = field(default_factory=dict)
+    outside: Mapping[str, float] = field(default_factory=dict)  # seconds in no phase: start, load, wait, ...
+    priors: Mapping[str, Any] = field(default_factory=dict)  # name -> seconds, shared, reused, key of the artifact
+    probes: Mapping[str, str] = field(default_factory=dict)  # memory probe -> why it is not there
+    disturbances: Sequence[Mapping[str, str]] = field(default_factory=list)  # phase, and what else was going on
+    counts: Mapping[str, Any] = field(default_factory=dict)  # of prior and forget, by the harness
+    flops: Mapping[str, Any] = field(default_factory=dict)  # forward and backward per image, peak per second
     curves: Mapping[str, Any] = field(default_factory=dict)
     timestep_loss: Mapping[str, Any] = field(default_factory=dict)  # edges, forget, retain, n
     protocol: Mapping[str, Any] = field(default_factory=dict)
@@ -52,9 +58,13 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object, schema version and cell id first."""
+        """Return the record as a JSON object, schema version and cell id first; empty fields are left out.
+
+        So a field that is added later changes no digest of records that lack it.
+        """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"schema": SCHEMA, "cell_id": self.cell.id, **fields, "cell": self.cell.to_json()}
+        filled = {name: value for name, value in fields.items() if value not in (None, {}, [])}
+        return {"schema": SCHEMA, "cell_id": self.cell.id, **filled, "cell": self.cell.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Record":
@@ -182,12 +192,21 @@ def _check(record: Record) -> None:
         raise ValueError("its dataset, protocol or method is no plain name")
     if type(cell.forget_class) is not int or type(cell.seed) is not int:
         raise ValueError("its forget class or seed is no whole number")
-    for name in ("method", "metrics", "cost", "protocol", "dataset", "judge", "artifacts", "images", "provenance"):
+    objects = (
+        "method", "metrics", "cost", "outside", "priors", "probes", "counts", "flops", "protocol", "dataset", "judge",
+        "artifacts", "images", "provenance",
+    )  # fmt: skip
+    for name in objects:
         if not isinstance(getattr(record, name), Mapping):
             raise ValueError(f"{name} is not an object")
     for cost in record.cost.values():
         float(cost["seconds"])
         [int(peak) for peak in cost["memory_bytes"].values()]
+        [float(seconds) for seconds in cost.get("repeats", ())]
+    for prior in record.priors.values():
+        float(prior["seconds"]), str(prior["key"])
+    [float(seconds) for seconds in record.outside.values()]
+    [str(found["phase"]) + str(found["what"]) for found in record.disturbances]
     for entry in record.metrics.values():
         f"{float(entry['value'] or 0):{entry['format']}}"
         if not all(isinstance(entry[key], str) for key in ("title", "unit", "better", "shows", "format")):

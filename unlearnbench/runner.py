@@ -2,39 +2,41 @@
 
 import base64
 import io
-import os
-import tempfile
+import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import BaseFileLock, FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from unlearnbench.arithmetic import known_flops
 from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.checkpoints import write_checkpoint
-from unlearnbench.context import Context, Harness
-from unlearnbench.cost import Meter
+from unlearnbench.context import Context, Counts, Harness
+from unlearnbench.cost import Cost, Meter, compiling_is_warmup
 from unlearnbench.datasets import Dataset
+from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import digest
 from unlearnbench.networks import build_unet
 from unlearnbench.plugin import MethodSpec, MetricSpec
-from unlearnbench.preparation import Prepared, frozen, prepare, prepare_base, software
-from unlearnbench.process import Progress
-from unlearnbench.provenance import device_identity
+from unlearnbench.preparation import Prepared, frozen, prepare, prepare_base, software, through
+from unlearnbench.process import Line, Progress, Turn
+from unlearnbench.provenance import available_cores, device_identity
 from unlearnbench.registry import Registry
+from unlearnbench.training import global_rng_kept, trainable_copy
 
 STRIP_IMAGES = 8  # images kept in a record, per strip
-PHASES = ("prior", "forget", "sample", "judge")
+WARMUP_IMAGES = 2  # where a kernel's first use costs the same for any number; on CUDA a training batch
 
 
 def identify(device: str, progress: Progress) -> dict[str, Any]:
@@ -58,18 +60,20 @@ def identify(device: str, progress: Progress) -> dict[str, Any]:
     return {"device": str(chosen), "identity": device_identity(str(chosen))}
 
 
-def prepare_dataset(dataset: Dataset, needs: Sequence[str], cache: Path, device: str, progress: Progress) -> None:
-    """Train what belongs to a dataset where the cache lacks it.
+def prepare_dataset(
+    dataset: Dataset, needs: Sequence[str], cache: Path, found: Mapping[str, Any], progress: Progress
+) -> None:
+    """Make what belongs to a dataset, and what is known of the device, where the cache lacks it.
 
     Args:
         dataset: is prepared.
         needs: of the metrics to come; they say whether the feature extractor is wanted.
         cache: folder of artifacts.
-        device: trains.
+        found: the device that trains, as `identify` returns it.
         progress: shows how far it is.
     """
-    with exclusive(device, progress):
-        prepared = _prepare(dataset, needs, ArtifactStore(cache), device, progress)
+    prepared = _prepare(dataset, needs, ArtifactStore(cache), found["device"], progress)
+    _flops(prepared, dataset, ArtifactStore(cache), found)
     for note in prepared.notes:
         warnings.warn(note, stacklevel=1)
 
@@ -79,11 +83,15 @@ def _prepare(dataset: Dataset, needs: Sequence[str], store: ArtifactStore, devic
     return prepare(dataset, store, torch.device(device), progress, features=features)
 
 
+def _flops(prepared: Prepared, dataset: Dataset, store: ArtifactStore, found: Mapping[str, Any]) -> dict[str, Any]:
+    device, shape = torch.device(found["device"]), dataset.image_shape
+    return known_flops(prepared.unet, shape, device, found["identity"], software(), store)
+
+
 def train_base(dataset: Dataset, cache: Path, device: str, out: Path, progress: Progress) -> list[tuple[int, float]]:
     """Train the base model where the cache lacks it, write it as a diffusers folder, and return its loss curve."""
-    with exclusive(device, progress):
-        base = prepare_base(dataset, ArtifactStore(cache), torch.device(device), progress)
-        write_checkpoint(out, frozen(build_unet(base.facts["unet"]), base.tensors, torch.device("cpu")))
+    base = prepare_base(dataset, ArtifactStore(cache), torch.device(device), progress)
+    write_checkpoint(out, frozen(build_unet(base.facts["unet"]), base.tensors, torch.device("cpu")))
     return [(step, loss) for step, loss in base.facts.get("loss", [])]
 
 
@@ -93,37 +101,62 @@ def run_cell(
     metric_names: Sequence[str],
     plugin_files: Sequence[Path],
     cache: Path,
-    device_name: str,
-    progress: Progress,
+    found: Mapping[str, Any],
+    repeats: int,
+    line: Line,
 ) -> dict[str, Any]:
-    """Run one cell and return the measured fields of its record."""
-    registry, device = Registry(plugin_files), torch.device(device_name)
-    method = registry.method(cell.method)
-    metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
-    with exclusive(device_name, progress):
-        store, needs = ArtifactStore(cache), [need for spec, _ in metrics for need in spec.needs]
-        prepared = _prepare(dataset, needs, store, device_name, progress)
-        meter, identity = Meter.for_device(device), device_identity(device_name)
+    """Run one cell and return the measured fields of its record.
+
+    Args:
+        cell: what to run.
+        dataset: of the cell.
+        metric_names: of the metrics to compute.
+        plugin_files: files that may hold the method or a metric.
+        cache: folder of artifacts.
+        found: the device, as `identify` returns it.
+        repeats: how often unlearning is timed.
+        line: shows progress and gives turns.
+    """
+    device, identity = torch.device(found["device"]), found["identity"]
+    meter = Meter.for_device(device, str(identity["uuid"]))
+    turns = _Turns(line, meter)
+    turns.take("load")
+    with meter.phase("load"):
+        registry, store = Registry(plugin_files), ArtifactStore(cache)
+        method = registry.method(cell.method)
+        metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
+        prepared = _prepare(dataset, [need for spec, _ in metrics for need in spec.needs], store, str(device), line)
+        flops = _flops(prepared, dataset, store, found)
         harness = Harness(
             dataset, prepared.train, prepared.base, digest(prepared.artifacts["base"]), cell.method,
             registry.source_hash("method", cell.method), method.streams, cell.seed, cell.forget_class, device, store,
-            meter, identity, software(), progress,
+            meter, identity, software(), line,
         )  # fmt: skip
-        context = Context(harness)
-        with counted(harness, context), meter.phase("forget"):
-            unlearn(method, context, cell)
-        context.check_finite()
-        context.model.requires_grad_(False)
-        evidence = Evidence(cell, context.model.eval(), dataset, prepared, store, identity, meter, progress)
-        _draw_needed_samples(evidence, [spec for spec, _ in metrics])
-        with meter.phase("judge"):
-            scores = measure(evidence, metrics)
-            losses = losses_by_timestep(evidence)
+    turns.take("alone")
+    with meter.phase("warmup"):
+        warm_up(prepared, dataset, device)
+    context = unlearn(method, harness, cell)
+    again = _time_again(method, harness, cell, repeats - 1)
+    turns.take("beside")
+    evidence = Evidence(cell, context.model.eval(), dataset, prepared, store, identity, meter, line)
+    _draw_needed_samples(evidence, [spec for spec, _ in metrics])
+    with meter.phase("judge"):
+        scores = measure(evidence, metrics)
+        losses = losses_by_timestep(evidence)
+    outside, seen = meter.outside(), meter.elapsed()
+    meter.instruments.close()
+    _take_median(meter.costs["forget"], again)
     return {
         "method_source_hash": harness.source_hash,
         "metrics": scores,
-        "cost": {p: meter.costs[p].to_json() for p in PHASES if p in meter.costs},
+        "cost": meter.phases(),
+        "outside": outside,
+        "seconds_seen": seen,
+        "priors": harness.priors,
+        "probes": meter.instruments.reasons(),
+        "disturbances": meter.disturbances(available_cores()),
         "counts": vars(harness.counts),
+        "flops": flops,
         "curves": harness.curves,
         "timestep_loss": losses,
         "judge": {"test_accuracy": prepared.judge_accuracy, "n": prepared.judge_n},
@@ -132,12 +165,70 @@ def run_cell(
     }
 
 
-def unlearn(method: MethodSpec, context: Context, cell: Cell) -> None:
-    """Run the method; a UsageError of its own would end the run, and this is one cell's affair."""
-    try:
-        method.function(context, **cell.settings)
-    except UsageError as error:
-        raise PluginError(f"{method.name} raised {error!r}") from error
+class _Turns:
+    """Takes turns with the cells that run side by side; work that is not timed shares the cores with them."""
+
+    def __init__(self, line: Line, meter: Meter) -> None:
+        self._line, self._meter, self._threads = line, meter, torch.get_num_threads()
+
+    def take(self, kind: Turn) -> None:
+        """Wait for a turn, and use as many threads as it allows."""
+        with self._meter.phase("wait"):
+            sharing = self._line.turn(kind)
+        torch.set_num_threads(max(1, self._threads // sharing))
+        self._meter.side_by_side = sharing > 1
+
+
+def warm_up(prepared: Prepared, dataset: Dataset, device: torch.device) -> None:
+    """Do once what costs more the first time: training, sampling, judging. No weight and no random state changes."""
+    n = dataset.base.batch if device.type == "cuda" else WARMUP_IMAGES
+    images, labels = prepared.train.images[:n], torch.from_numpy(prepared.train.labels[:n])
+    with global_rng_kept(device):
+        model, schedule = trainable_copy(prepared.base), Schedule.linear(device=device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True)
+        x0, y = to_float(torch.from_numpy(images)).to(device), labels.to(device)
+        eps_loss(model, schedule, x0, y, torch.zeros_like(y), torch.zeros_like(x0)).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        sampler = {**dataset.protocol.sampler, "steps": 1}
+        sample(model, schedule, labels, range(n), dataset.image_shape, null_class=dataset.num_classes, **sampler)
+    for network in (prepared.judge, prepared.extractor):
+        if network is not None:
+            through(network, images, device)
+
+
+def unlearn(method: MethodSpec, harness: Harness, cell: Cell) -> Context:
+    """Run the method in phase `forget`, what it compiles in `warmup`, and return its context.
+
+    Raises:
+        PluginError: the method raised a UsageError, which would end the run, and this is one cell's affair.
+    """
+    context = Context(harness)
+    with counted(harness, context), compiling_is_warmup(harness.meter), harness.meter.phase("forget"):
+        try:
+            method.function(context, **cell.settings)
+        except UsageError as error:
+            raise PluginError(f"{method.name} raised {error!r}") from error
+    context.check_finite()
+    context.model.requires_grad_(False)
+    return context
+
+
+def _time_again(method: MethodSpec, harness: Harness, cell: Cell, times: int) -> list[float]:
+    """Return the seconds that unlearning takes when it is done again from the start; its priors are there."""
+    seconds = []
+    for _ in range(times):
+        with harness.meter.phase("repeat"):
+            meter = harness.meter.another()
+            unlearn(method, replace(harness, meter=meter, counts=Counts(), curves={}, priors={}), cell)
+            seconds.append(meter.costs["forget"].seconds)
+    return seconds
+
+
+def _take_median(forget: Cost, again: Sequence[float]) -> None:
+    """Let the median of all runs stand for the first one's seconds; the other fields remain the first one's."""
+    if again:
+        forget.repeats = [forget.seconds, *again]
+        forget.seconds = statistics.median(forget.repeats)
 
 
 def _draw_needed_samples(evidence: Evidence, metrics: list[MetricSpec]) -> None:
@@ -145,36 +236,6 @@ def _draw_needed_samples(evidence: Evidence, metrics: list[MetricSpec]) -> None:
     for stream in ("forget", "retain"):
         if any(need.startswith(f"{stream}_") for spec in metrics for need in spec.needs):
             getattr(evidence, f"{stream}_samples")
-
-
-@contextmanager
-def exclusive(device: str, progress: Progress) -> Iterator[None]:
-    """Hold a device: no two timed phases, of any run of any user on this machine, overlap on it."""
-    name = "cpu" if device == "cpu" else "{type}-{uuid}".format(**device_identity(device))
-    try:
-        common = Path("/tmp")  # TMPDIR may be a user's own
-        folder = (common if os.access(common, os.W_OK) else Path(tempfile.gettempdir())) / "unlearnbench-locks"
-        if not folder.exists():
-            folder.mkdir(exist_ok=True)
-            folder.chmod(0o1777)  # like the folder it lies in: every user's runs meet here
-        lock = FileLock(folder / f"{name}.lock", mode=0o666)
-        while not _acquired(lock):
-            progress("wait for the device, which another run holds", 0, 0)
-    except OSError as error:
-        raise UsageError(f"the device cannot be locked ({error}): set TMPDIR to a folder you can write") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _acquired(lock: BaseFileLock) -> bool:
-    """Try for a second to take a lock."""
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        return False
-    return True
 
 
 @contextmanager

@@ -36,15 +36,17 @@ def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Render
     """
     from unlearnbench.report.board import Board, boards
     from unlearnbench.report.page import write_board
-    from unlearnbench.report.tables import all_tables, to_markdown, to_terminal
+    from unlearnbench.report.tables import all_tables, tidy_frame, to_markdown, to_terminal
 
     reading = ResultStore(results).read()
     rendering = Rendering(notes=list(reading.problems))
     records = []
     for record in reading.records:
         try:
-            for table in all_tables(Board([record], {})):
+            board = Board([record], {})
+            for table in all_tables(board):
                 to_markdown(table)
+            tidy_frame(board)
         except Exception as error:  # edited by hand, or of a plugin that put odd things into it: show the rest
             rendering.notes.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
         else:

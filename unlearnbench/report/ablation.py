@@ -18,8 +18,9 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from unlearnbench.hashing import canonical_json
-from unlearnbench.report.board import Board, Measure, Value, Variant
+from unlearnbench.report.board import Board
 from unlearnbench.report.figures import FEW, colours, headline, is_wide, point_to_better, set_log, set_scale
+from unlearnbench.report.values import Measure, Value, Variant
 from unlearnbench.results import Record
 
 Cells = frozenset[tuple[int, int]]  # (forget class, seed)

@@ -2,63 +2,13 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from unlearnbench.hashing import canonical_json
+from unlearnbench.report.cost import Costs, disturbance_note, is_disturbed, ranks, repeated
+from unlearnbench.report.values import Measure, Value, Variant, variant_of
 from unlearnbench.results import B4, Record, natural, records_digest
-
-MEMORY_PROBES = ("nvml_process", "torch_reserved", "torch_allocated", "rss_peak", "rss_polled")  # best first
-PHASES = ("prior", "forget", "sample", "judge")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A column of numbers: a metric, or a cost derived from the phases."""
-
-    key: str
-    title: str
-    unit: str
-    better: str  # "lower" or "higher"
-    format: str
-    shows: str  # "forgetting", "retention" or "cost"
-    headline: bool = False
-
-    @property
-    def header(self) -> str:
-        """Title, unit and an arrow towards better."""
-        arrow = "↓" if self.better == "lower" else "↑"
-        return f"{self.title} ({self.unit}) {arrow}" if self.unit else f"{self.title} {arrow}"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A method with one choice of settings: a row, or a group of columns."""
-
-    method: str
-    settings: str  # canonical JSON; with the method it is the identity
-    label: str = field(compare=False)
-    role: str = field(compare=False)
-
-
-@dataclass(frozen=True)
-class Value:
-    """One place in a table: a number over `ok` of `expected` cells, or a word that says why there is none.
-
-    A number over fewer cells than expected is never shown without saying so.
-    """
-
-    number: float | None
-    word: str = "-"
-    spread: float | None = None
-    ok: int = 1
-    expected: int = 1
-
-    @property
-    def gap(self) -> str:
-        """The mark of a number over missing cells, " (9/10)"; empty when none is missing."""
-        return f" ({self.ok}/{self.expected})" if self.number is not None and self.ok < self.expected else ""
 
 
 class Board:
@@ -97,13 +47,14 @@ class Board:
         images = {record.artifacts.get("images", {}).get("sha256") for record in self.records if record.status == "ok"}
         if len(images) > 1:
             self.notes.append(f"these records rest on {len(images)} different sets of images: compare rows with care")
+        self.notes += disturbance_note(self.ok_records)
 
     def _drop_superseded(self) -> None:
         """Leave out stale rows whose label a fresh row has taken over, as after a change of default settings."""
         fresh = {
-            _variant(record).label: _variant(record) for record in self.records if record.cell.id not in self._stale
+            variant_of(record).label: variant_of(record) for record in self.records if record.cell.id not in self._stale
         }
-        kept = [r for r in self.records if fresh.get(_variant(r).label, _variant(r)) == _variant(r)]
+        kept = [r for r in self.records if fresh.get(variant_of(r).label, variant_of(r)) == variant_of(r)]
         if dropped := len(self.records) - len(kept):
             self.notes.append(f"{dropped} stale records of rows measured anew with other settings are left out")
             self.records = kept
@@ -137,7 +88,7 @@ class Board:
     @cached_property
     def variants(self) -> list[Variant]:
         """References first, then by label."""
-        found = {_variant(record): None for record in reversed(self.records)}  # a label is the newest record's
+        found = {variant_of(record): None for record in reversed(self.records)}  # a label is the newest record's
         order = {"reference": 0, "gold": 1}
         return sorted(found, key=lambda variant: (order.get(variant.role, 2), natural(variant.label.lower())))
 
@@ -145,7 +96,7 @@ class Board:
     def _cells(self) -> dict[tuple[Variant, int], list[Record]]:
         cells: dict[tuple[Variant, int], list[Record]] = {}
         for record in self.records:
-            cells.setdefault((_variant(record), record.cell.forget_class), []).append(record)
+            cells.setdefault((variant_of(record), record.cell.forget_class), []).append(record)
         return cells
 
     def cell_records(self, variant: Variant, forget_class: int) -> list[Record]:
@@ -163,16 +114,19 @@ class Board:
         return {record.cell.id for record in self.ok_records}
 
     @cached_property
-    def probe(self) -> str | None:
-        """The best memory probe that every ok record has."""
-        sets = [set(cost["memory_bytes"]) for record in self.ok_records for cost in [record.cost.get("forget")] if cost]
-        return next((probe for probe in MEMORY_PROBES if sets and all(probe in names for names in sets)), None)
+    def cost(self) -> Costs:
+        """What the cells with numbers cost."""
+        return Costs(self.ok_records)
 
-    @cached_property
-    def time_unit(self) -> str:
-        """`s` or `min`, by how long unlearning takes."""
-        longest = max((record.cost.get("forget", {}).get("seconds", 0.0) for record in self.ok_records), default=0.0)
-        return "min" if longest >= 120 else "s"
+    @property
+    def probe(self) -> str | None:
+        """The memory probe whose numbers are shown."""
+        return self.cost.probe
+
+    @property
+    def costs(self) -> list[Measure]:
+        """The costs of the main tables."""
+        return self.cost.main
 
     @cached_property
     def metrics(self) -> list[Measure]:
@@ -192,35 +146,27 @@ class Board:
         return sorted(found.values(), key=lambda m: (m.shows != "forgetting", not m.headline, m.key))
 
     @cached_property
-    def costs(self) -> list[Measure]:
-        """RTE as the papers count it (forget), priors, both together, peak memory."""
-        unit = self.time_unit
-        return [
-            Measure("rte", "RTE", unit, "lower", ".2f", "cost", headline=True),
-            Measure("prior", "Prior", unit, "lower", ".2f", "cost"),
-            Measure("total", "RTE+prior", unit, "lower", ".2f", "cost"),
-            Measure("memory", "Memory", "GB", "lower", ".2f", "cost", headline=True),
-        ]
+    def ranks(self) -> dict[Variant, int]:
+        """Ranks by run time of the rows whose repeats tell; references, which unlearn nothing, have none."""
+        rows: dict[Variant, list[Record]] = {}
+        for record in self.ok_records:
+            if (variant := variant_of(record)).role != "reference":
+                rows.setdefault(variant, []).append(record)
+        return ranks({variant: cells for variant, records in rows.items() if (cells := repeated(records))})
 
     def _number(self, record: Record, measure: Measure) -> float | None:
         """Return one record's number in the measure's unit."""
-        if measure.shows != "cost":
-            value = record.metrics.get(measure.key, {}).get("value")
-            return None if value is None else float(value)
-        if measure.key == "memory":
-            peaks = [record.cost[p]["memory_bytes"].get(self.probe) for p in ("prior", "forget") if p in record.cost]
-            known = [peak for peak in peaks if peak is not None]
-            return max(known) / 1e9 if known else None
-        seconds = {phase: record.cost.get(phase, {}).get("seconds", 0.0) for phase in PHASES}
-        parts = {"rte": ("forget",), "prior": ("prior",), "total": ("prior", "forget")}[measure.key]
-        return float(sum(seconds[part] for part in parts)) / (60 if self.time_unit == "min" else 1)
+        if measure.shows == "cost":
+            return self.cost.number(record, measure)
+        value = record.metrics.get(measure.key, {}).get("value")
+        return None if value is None else float(value)
 
     def value(self, variant: Variant, forget_class: int, measure: Measure) -> Value:
         """Return the value of one variant and forget class: the mean over seeds, or a word."""
         records = self.cell_records(variant, forget_class)
         if not records:
             return Value(None, "-", ok=0, expected=len(self.seeds))
-        numbers, word = [], "n/a"
+        numbers, word, disturbed = [], "n/a", 0
         for record in records:
             if record.cell.id in self._stale:
                 word = "stale"
@@ -228,9 +174,10 @@ class Board:
                 word = record.status
             elif (number := self._number(record, measure)) is not None:
                 numbers.append(number)
+                disturbed += is_disturbed(record, measure)
         if not numbers:
             return Value(None, word, ok=0, expected=len(self.seeds))
-        return Value(statistics.fmean(numbers), ok=len(numbers), expected=len(self.seeds))
+        return Value(statistics.fmean(numbers), ok=len(numbers), expected=len(self.seeds), disturbed=disturbed)
 
     def over_classes(self, variant: Variant, measure: Measure) -> Value:
         """Return the mean over forget classes and the sample standard deviation (divisor n - 1), with its gaps."""
@@ -241,7 +188,8 @@ class Board:
             word = next((value.word for value in values if value.word != "-"), "-")
             return Value(None, word, ok=ok, expected=expected)
         spread = statistics.stdev(numbers) if len(numbers) > 1 else None
-        return Value(statistics.fmean(numbers), spread=spread, ok=ok, expected=expected)
+        disturbed = sum(value.disturbed for value in values)
+        return Value(statistics.fmean(numbers), spread=spread, ok=ok, expected=expected, disturbed=disturbed)
 
     def completeness(self, variant: Variant) -> str:
         """Return "9/10": cells with numbers of cells expected."""
@@ -250,14 +198,14 @@ class Board:
 
     def label(self, record: Record) -> str:
         """Return the label of a record's row."""
-        return _variant(record).label
+        return variant_of(record).label
 
     def failures(self) -> list[Record]:
         """Return the records without numbers, but for stale ones."""
         return [record for record in self.records if record.status != "ok"]
 
     def caption(self) -> str:
-        """Return what every table must say of itself: dataset, protocol, n, judge, device, probe, digest."""
+        """Return what every table must say of itself: dataset, protocol, n, judge, device, costs, digest."""
         last = self.records[-1]
         protocol = last.protocol
         samples = sorted({f"{m['title']} n={m['n']}" for r in self.ok_records for m in r.metrics.values()})
@@ -278,7 +226,7 @@ class Board:
                 f"forget classes {_spans(self.classes)}, seeds {_spans(self.seeds)}",
                 *(["settings other than the methods' defaults are in the table of settings"] if shortened else []),
                 f"device {self.device_name}, torch {', '.join(versions)}",
-                f"memory: peak of prior and forget, probe {self.probe or 'none'}",
+                *self.cost.caption(),
                 f"records {self.digest}",
             ]
         )
@@ -302,17 +250,6 @@ def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[
         return dataset + family + (B4 if protocol.endswith(B4) else "")
 
     return {name(*key): Board(group, source_hashes) for key, group in sorted(groups.items())}
-
-
-def _variant(record: Record) -> Variant:
-    changed = record.method.get("overrides") or {}
-    suffix = f" ({', '.join(f'{name}={value}' for name, value in sorted(changed.items()))})" if changed else ""
-    return Variant(
-        record.cell.method,
-        canonical_json(dict(record.cell.settings)),
-        f"{record.method.get('title', record.cell.method)}{suffix}",
-        str(record.method.get("role", "method")),
-    )
 
 
 def _device(record: Record) -> Any:

@@ -17,9 +17,10 @@ from tabulate import tabulate
 
 from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.report import Rendering
-from unlearnbench.report.board import Board, Measure, Value, Variant, boards
+from unlearnbench.report.board import Board, boards
 from unlearnbench.report.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
 from unlearnbench.report.tables import Table, to_latex, to_markdown
+from unlearnbench.report.values import MARK, Measure, Value, Variant
 from unlearnbench.results import B4, Record, ResultStore
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
@@ -278,12 +279,13 @@ def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[Value]:
     measured, common = _quotient(*[{c: v.number for c, v in term.items() if v.number is not None} for term in ours])
     claimed = claim["value"] if "ratio" in claim else 1 - claim["value"] / 100
     verdict, reasons = _judge_claim(side, claim, measured, common)
+    mark = MARK if any(term[c].mark for term in ours for c in common) else ""
     about = [(method, metric, statistic) for method, metric in terms for statistic in STATISTICS]
     words = [
         claim["claim"],
         _spell_quotient(claim, claimed, 0),
         facts.get("unprinted", "-") if printed is None else _spell_quotient(claim, printed, 1),
-        "-" if measured is None else _spell_quotient(claim, measured, 1),
+        "-" if measured is None else _spell_quotient(claim, measured, 1) + mark,
         str(sum(term[c].ok for term in ours for c in common)),
         verdict,
         ", ".join(reasons),
@@ -357,7 +359,8 @@ def _overview_row(side: Side, group: Sequence[Comparison]) -> list[Value]:
     numbers = [item.measured.number for item in group if item.measured.number is not None]
     ok, expected = (sum(getattr(item.measured, count) for item in group) for count in ("ok", "expected"))
     gap = "" if ok == expected else f" ({ok}/{expected})"
-    measured = _mean_and_std(numbers, row.decimals) + gap if numbers else "-"
+    mark = MARK if any(item.measured.mark for item in group) else ""
+    measured = _mean_and_std(numbers, row.decimals) + mark + gap if numbers else "-"
     about = [(row.method, row.metric, where) for where in (*STATISTICS, *(item.row.forget_class for item in group))]
     words = [
         " ± ".join(statistic.text for statistic in printed if statistic) or "-",

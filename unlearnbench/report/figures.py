@@ -21,7 +21,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from unlearnbench.report.board import PHASES, Board, Measure, Variant
+from unlearnbench.report.board import Board
+from unlearnbench.report.cost import PHASES
+from unlearnbench.report.values import Measure, Variant
 from unlearnbench.results import Record
 
 STYLE = {
@@ -35,6 +37,7 @@ STYLE = {
 }
 FEW = 10  # variants that colours alone keep apart
 IMAGE_INCHES = 0.6  # three dots per pixel of a 32-pixel image
+PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup")  # a phase has one colour, whichever phases there are
 SAMPLES_PER_CLASS = 2  # images of each forget class in the overview
 
 
@@ -170,12 +173,13 @@ def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
 
 def phases(board: Board) -> Figure | None:
     """Mean seconds per cell in each phase, stacked; reused priors at their original cost."""
-    if not board.ok_records:
-        return None
     frame = _phase_frame(board)
+    if frame.empty:
+        return None
     names = max(len(label) for label in frame.index)
     figure, axes = plt.subplots(figsize=(5.4 + 0.07 * names, 0.4 * len(frame) + 1.5), layout="constrained")
-    frame.iloc[::-1].plot.barh(stacked=True, ax=axes, color=sns.color_palette("colorblind", len(PHASES)), width=0.7)
+    colour = dict(zip(PHASE_COLOURS, sns.color_palette("colorblind", len(PHASE_COLOURS)), strict=True))
+    frame.iloc[::-1].plot.barh(stacked=True, ax=axes, color=[colour[phase] for phase in frame.columns], width=0.7)
     axes.set_xlabel("seconds per cell, mean over forget classes")
     axes.set_ylabel("")
     axes.legend(title="phase", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -184,14 +188,15 @@ def phases(board: Board) -> Figure | None:
 
 
 def _phase_frame(board: Board) -> pd.DataFrame:
+    """Return a row per variant and a column per phase that any cell has; a mean is over the cells that have it."""
     lines: dict[str, dict[str, float]] = {}
     for variant in board.variants:
         records = [r for c in board.classes for r in board.cell_records(variant, c) if r.cell.id in board.ok_ids]
         if records:
-            lines[variant.label] = {
-                phase: float(np.mean([r.cost.get(phase, {}).get("seconds", 0.0) for r in records])) for phase in PHASES
-            }
-    return pd.DataFrame.from_dict(lines, orient="index", columns=list(PHASES))
+            found = {phase: [r.cost[phase]["seconds"] for r in records if phase in r.cost] for phase in PHASES}
+            lines[variant.label] = {phase: float(np.mean(times)) for phase, times in found.items() if times}
+    frame = pd.DataFrame.from_dict(lines, orient="index")
+    return frame[[phase for phase in PHASES if phase in frame]].fillna(0.0)
 
 
 def _strip(entry: Mapping[str, object], most: int | None = None) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from unlearnbench.report import ablation, figures
 from unlearnbench.report.board import Board
-from unlearnbench.report.tables import all_tables, tidy_frame, to_csv, to_latex, to_markdown
+from unlearnbench.report.tables import all_tables, escape_markdown, tidy_frame, to_csv, to_latex, to_markdown
 
 FIGURE_WORDS = {
     "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
@@ -20,7 +20,7 @@ FIGURE_WORDS = {
         "classes; at 1 the model does as well as if it predicted zero."
     ),
     "heatmaps": "Every metric per forget class.",
-    "phases": "Where the time of a cell goes; a reused prior is charged at its original cost.",
+    "phases": "Where the time of a cell goes; a reused prior is charged at its original cost, a warm-up is in no RTE.",
     "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
     "samples-all": "The first samples of every forget class.",
 }
@@ -58,7 +58,7 @@ def write_board(board: Board, folder: Path) -> Path:
     page = folder / "report.md"
     parts = [
         f"# {board.title}\n",
-        *[f"> {note}\n" for note in board.notes],
+        *[f"> {escape_markdown(note)}\n" for note in board.notes],
         to_markdown(tables[0]),
         *[f"![{FIGURE_WORDS[name]}](figures/{name}.png)\n\n{FIGURE_WORDS[name]}\n" for name in drawn],
         *[to_markdown(table) for table in tables[1:]],

@@ -2,7 +2,7 @@
 
 import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -11,7 +11,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
-from unlearnbench.report.board import Board, Measure, Value, Variant
+from unlearnbench.report.board import Board
+from unlearnbench.report.cost import LEAST_TOLERANCE, flops, repeats_of
+from unlearnbench.report.values import MARK, Measure, Value, Variant
+from unlearnbench.results import Record
+
+MARK_WORDS = (
+    f"{MARK} rests on cells that were measured while something else used the machine: see the report's notes, and "
+    f"column disturbances of cells.csv."
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,11 @@ class Table:
             for row in self.values
         ]
 
+    def full_caption(self) -> str:
+        """Return the caption, with what the mark means where a cell has it."""
+        marked = any(MARK in text for row in self.texts() for text in row)
+        return f"{self.caption} {MARK_WORDS}" if marked else self.caption
+
     def flat_headers(self) -> list[str]:
         """Return one header per column, the upper one first."""
         return [f"{group} {header}".strip() for group, header in zip(self.groups, self.headers, strict=True)]
@@ -45,7 +58,7 @@ def _text(value: Value, form: str, plus_minus: str) -> str:
     if value.number is None:
         return value.word
     spread = f"{plus_minus}{value.spread:{form}}" if value.spread is not None else ""
-    return f"{value.number:{form}}{spread}{value.gap}"
+    return f"{value.number:{form}}{spread}{value.mark}{value.gap}"
 
 
 def summary_table(board: Board) -> Table:
@@ -84,7 +97,60 @@ def paper_tables(board: Board) -> list[Table]:
 
 def all_tables(board: Board) -> list[Table]:
     """Return every table of a report, the main one first."""
-    return [summary_table(board), *paper_tables(board), *settings_tables(board)]
+    costs = [cost_table(board)] if board.ok_records else []
+    return [summary_table(board), *costs, *paper_tables(board), *settings_tables(board)]
+
+
+def cost_table(board: Board) -> Table:
+    """Return what each variant cost: means over forget classes, without the columns that no row has a number for."""
+    variants, found = board.variants, {}
+    for measure in board.cost.detailed:
+        column = [replace(board.over_classes(variant, measure), spread=None) for variant in variants]
+        if any(value.number is not None for value in column):
+            found[measure] = column
+    ranked = [[_rank(board, variant) for variant in variants]] if board.ranks else []
+    columns = [*ranked, *found.values()]
+    return Table(
+        name="cost",
+        title="Cost",
+        caption=" ".join(["Means over forget classes.", *_cost_words(board, found), f"{board.caption()}."]),
+        corner="Method",
+        rows=[variant.label for variant in variants],
+        groups=[""] * len(columns),
+        headers=[*["Rank" for _ in ranked], *[measure.header for measure in found]],
+        formats=[*[".0f" for _ in ranked], *[measure.format for measure in found]],
+        values=[[column[index] for column in columns] for index in range(len(variants))],
+    )
+
+
+def _rank(board: Board, variant: Variant) -> Value:
+    """Return a variant's rank by run time, marked like the run time it rests on."""
+    if variant not in board.ranks:
+        return Value(None)
+    rte = board.over_classes(variant, board.costs[0])
+    return Value(board.ranks[variant], disturbed=rte.disturbed)
+
+
+def _cost_words(board: Board, measures: Iterable[Measure]) -> list[str]:
+    """Return a sentence on each column that its header does not explain."""
+    numbers = sorted({len(repeats) for record in board.ok_records if (repeats := repeats_of(record))})
+    words = {
+        "range": f"RTE is the median of a cell's repeats ({', '.join(map(str, numbers))}), RTE range their greatest "
+        f"minus their least.",
+        "amortised": "Amortised is RTE plus the seconds of each prior divided by the cells of the row that use it.",
+        "warmup": "The warm-up is part of no RTE.",
+        "forward_images": "Forwards and backwards are images through the models in prior and forget.",
+        "work": "Work is these images times the operations that each takes.",
+        "share": f"Of peak is work by the seconds of prior and forget, as a share of the rate measured on this device "
+        f"in {', '.join(board.cost.peaks)}.",
+    }
+    rank = (
+        f"Rank is 1 + how many methods are separably faster by RTE; equal ranks are ties. Separably: over the cells "
+        f"that both have, the median ratio exceeds 1 by more than {100 * LEAST_TOLERANCE:.0f} % and by more than the "
+        f"median of both relative ranges of repeats added."
+    )
+    shown = {measure.key for measure in measures}
+    return [*([rank] if board.ranks else []), *[text for key, text in words.items() if key in shown]]
 
 
 def settings_tables(board: Board) -> list[Table]:
@@ -137,7 +203,7 @@ def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure])
         values=[
             *body,
             [replace(value, spread=None) for value in overall],
-            [Value(value.spread) for value in overall],
+            [Value(value.spread, disturbed=value.disturbed) for value in overall],
             [Value(None, f"{value.ok}/{value.expected}") for value in overall],
         ],
         rules=(len(rows),),
@@ -152,38 +218,66 @@ def _class_name(number: int, names: Sequence[str]) -> str:
 def tidy_frame(board: Board) -> pd.DataFrame:
     """Return one line per cell with every raw number, for a reader's own analysis."""
     lines = []
-    for record in board.records:
-        line: dict[str, object] = {
+    for record in sorted(board.records, key=lambda r: (r.cell.method, r.cell.forget_class, r.cell.seed, r.cell.id)):
+        cell: dict[str, object] = {
             "cell_id": record.cell.id, "dataset": record.cell.dataset, "protocol": record.cell.protocol,
             "method": record.cell.method, "forget_class": record.cell.forget_class, "seed": record.cell.seed,
             "status": record.status,
         }  # fmt: skip
-        line |= {name: entry.get("value") for name, entry in sorted(record.metrics.items())}
-        for phase, cost in sorted(record.cost.items()):
-            line[f"{phase}_seconds"] = cost.get("seconds")
-            line |= {f"{phase}_{probe}_bytes": peak for probe, peak in sorted(cost.get("memory_bytes", {}).items())}
-        line["wall_seconds"] = record.wall_seconds
-        lines.append(line)
-    return pd.DataFrame(lines).sort_values(["method", "forget_class", "seed", "cell_id"], ignore_index=True)
+        disturbances = "; ".join(f"{found['phase']}: {found['what']}" for found in record.disturbances)
+        metrics = {name: entry.get("value") for name, entry in record.metrics.items()}
+        parts = (metrics, _phase_columns(record), _count_columns(record), _wall_columns(record))
+        lines.append((cell, *parts, {"disturbances": disturbances}))
+    columns = list(lines[0][0])
+    for part in list(zip(*lines, strict=True))[1:]:  # in one order, whichever columns the first cells have
+        columns += sorted({name for found in part for name in found} - set(columns))
+    merged = [{name: value for part in line for name, value in part.items()} for line in lines]
+    return pd.DataFrame(merged, columns=columns, dtype=object)  # a count beside a gap stays a whole number
+
+
+def _phase_columns(record: Record) -> dict[str, object]:
+    """Return what each phase cost; repeats are joined by spaces."""
+    line: dict[str, object] = {}
+    for phase, cost in record.cost.items():
+        line |= {f"{phase}_{key}": cost[key] for key in ("seconds", "reused_seconds", "side_by_side") if key in cost}
+        line |= {f"{phase}_{probe}_bytes": peak for probe, peak in cost.get("memory_bytes", {}).items()}
+        if repeats := cost.get("repeats"):
+            line[f"{phase}_repeats"] = " ".join(map(str, repeats))
+    return line
+
+
+def _count_columns(record: Record) -> dict[str, object]:
+    line = {name: count for name, count in record.counts.items() if name != "drawn"}
+    line |= {f"drawn_{stream}": count for stream, count in record.counts.get("drawn", {}).items()}
+    return line if (work := flops(record)) is None else line | {"flops": work}
+
+
+def _wall_columns(record: Record) -> dict[str, object]:
+    outside = {f"outside_{name}_seconds": seconds for name, seconds in record.outside.items()}
+    return {**outside, "wall_seconds": record.wall_seconds}
 
 
 def to_markdown(table: Table) -> str:
     """Return the table in Markdown, with its title and caption."""
-    headers = [_markdown(text) for text in [table.corner, *table.flat_headers()]]
-    body = [[_markdown(text) for text in [row, *texts]] for row, texts in zip(table.rows, table.texts(), strict=True)]
+    headers = [escape_markdown(text) for text in [table.corner, *table.flat_headers()]]
+    body = [
+        [escape_markdown(text) for text in [row, *texts]] for row, texts in zip(table.rows, table.texts(), strict=True)
+    ]
     alignment = ["left", *["right"] * len(table.headers)]
     text = tabulate(body, headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
-    return f"### {_markdown(table.title)}\n\n{text}\n\n{_markdown(table.caption)}\n"
+    return f"### {escape_markdown(table.title)}\n\n{text}\n\n{escape_markdown(table.full_caption())}\n"
 
 
 def to_csv(table: Table) -> str:
-    """Return the table as CSV, numbers in full; spreads follow in columns of their own."""
+    """Return the table as CSV, numbers in full; spreads and counts of disturbed cells have columns of their own."""
     columns: dict[str, list[object]] = {table.corner: list(table.rows)}
     for index, header in enumerate(table.flat_headers()):
         cells = [row[index] for row in table.values]
         columns[header] = [cell.word if cell.number is None else cell.number for cell in cells]
         if any(cell.spread is not None for cell in cells):
             columns[f"{header} std"] = [cell.spread for cell in cells]
+        if any(cell.mark for cell in cells):
+            columns[f"{header} disturbed cells"] = [cell.disturbed if cell.mark else 0 for cell in cells]
     return str(pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
 
 
@@ -211,7 +305,7 @@ def to_latex(table: Table) -> str:
             multicol_align="c",
             position="t",
             position_float="centering",
-            caption=escape_latex(table.caption),
+            caption=escape_latex(table.full_caption()),
             label=f"tab:{table.name}",
         )
     )
@@ -223,8 +317,8 @@ def _latex_cell(text: str, value: Value) -> str:
     if value.number is None:
         return f"{{{escape_latex(text)}}}"
     if value.spread is not None:
-        return f"{{${text}$}}"
-    return f"{{{text}}}" if value.gap else text
+        return f"{{${text.replace(MARK, LATEX_MARK)}$}}"
+    return f"{{{text.replace(MARK, f'${LATEX_MARK}$')}}}" if value.gap or value.mark else text
 
 
 def _column_format(table: Table, index: int) -> str:
@@ -233,7 +327,7 @@ def _column_format(table: Table, index: int) -> str:
     numbers = [
         f"{cell.number:{table.formats[index]}}"
         for cell in cells
-        if cell.number is not None and cell.spread is None and not cell.gap
+        if cell.number is not None and cell.spread is None and not cell.gap and not cell.mark
     ]
     if not numbers:
         return "r"
@@ -259,10 +353,12 @@ def _shrunk(text: str) -> str:
     )
 
 
+LATEX_MARK = r"^{\dagger}"
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " ",
+    MARK: f"${LATEX_MARK}$",
 }  # fmt: skip
 
 
@@ -276,7 +372,7 @@ def _to_ascii(character: str) -> str:
     return "".join(_LATEX.get(c, c) for c in plain) or "?"
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Return text that stays inside its table cell and is not taken for markup."""
     for old, new in (
         ("\\", "\\\\"),
@@ -318,4 +414,4 @@ def _short(measure: Measure) -> str:
 
 def _compact(board: Board, variant: Variant, measure: Measure) -> str:
     value = board.over_classes(variant, measure)
-    return value.word if value.number is None else f"{value.number:{measure.format}}{value.gap}"
+    return value.word if value.number is None else f"{value.number:{measure.format}}{value.mark}{value.gap}"

@@ -1,0 +1,42 @@
+"""What the process server imports before it forks cells, so that a cell starts in a fraction of a second."""
+
+import ctypes
+import importlib
+import os
+
+import pynvml
+
+MODULES = (
+    "unlearnbench.cli", "unlearnbench.runner", "torch_fidelity.metric_fid", "sklearn.datasets",
+    "sklearn.model_selection", "scipy.linalg",
+)  # fmt: skip
+ASKS_FOR_GPUS = ("diffusers.models.unets.unet_2d",)  # torch.accelerator.is_available(), at its import
+
+
+def asking_harms() -> bool:
+    """Say whether a module that asks torch for GPUs would leave CUDA unusable in forked processes.
+
+    Not where NVML can answer, as torch then asks NVML if told to; nor where there is no CUDA driver at all. Elsewhere
+    each cell imports such a module itself.
+    """
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    try:
+        pynvml.nvmlInit()
+        pynvml.nvmlShutdown()
+        return False
+    except pynvml.NVMLError:
+        pass
+    try:
+        ctypes.CDLL("libcuda.so.1")
+        return True
+    except OSError:
+        return False
+
+
+def preload() -> None:
+    """Import what every cell needs."""
+    for name in MODULES if asking_harms() else MODULES + ASKS_FOR_GPUS:
+        importlib.import_module(name)
+
+
+preload()

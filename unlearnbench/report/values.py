@@ -1,0 +1,75 @@
+"""What stands in one place of a table, and the rows and columns it stands in."""
+
+from dataclasses import dataclass, field
+
+from unlearnbench.hashing import canonical_json
+from unlearnbench.results import Record
+
+MARK = "†"  # behind a number that rests on disturbed cells
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of numbers: a metric, or a cost derived from the phases."""
+
+    key: str
+    title: str
+    unit: str
+    better: str  # "lower" or "higher"
+    format: str
+    shows: str  # "forgetting", "retention" or "cost"
+    headline: bool = False
+    phases: tuple[str, ...] = ()  # whose seconds or memory a cost is made of: what can disturb it
+
+    @property
+    def header(self) -> str:
+        """Title, unit and an arrow towards better."""
+        arrow = "↓" if self.better == "lower" else "↑"
+        return f"{self.title} ({self.unit}) {arrow}" if self.unit else f"{self.title} {arrow}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with one choice of settings: a row, or a group of columns."""
+
+    method: str
+    settings: str  # canonical JSON; with the method it is the identity
+    label: str = field(compare=False)
+    role: str = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One place in a table: a number over `ok` of `expected` cells, or a word that says why there is none.
+
+    A number over fewer cells than expected is never shown without saying so, nor is one over disturbed cells.
+    """
+
+    number: float | None
+    word: str = "-"
+    spread: float | None = None
+    ok: int = 1
+    expected: int = 1
+    disturbed: int = 0  # cells among `ok` that were measured while something else used the machine
+
+    @property
+    def gap(self) -> str:
+        """The mark of a number over missing cells, " (9/10)"; empty when none is missing."""
+        return f" ({self.ok}/{self.expected})" if self.number is not None and self.ok < self.expected else ""
+
+    @property
+    def mark(self) -> str:
+        """The mark of a number over disturbed cells; empty when none was disturbed."""
+        return MARK if self.number is not None and self.disturbed else ""
+
+
+def variant_of(record: Record) -> Variant:
+    """Return the row a record belongs to."""
+    changed = record.method.get("overrides") or {}
+    suffix = f" ({', '.join(f'{name}={value}' for name, value in sorted(changed.items()))})" if changed else ""
+    return Variant(
+        record.cell.method,
+        canonical_json(dict(record.cell.settings)),
+        f"{record.method.get('title', record.cell.method)}{suffix}",
+        str(record.method.get("role", "method")),
+    )
