@@ -60,7 +60,7 @@ def make_harness(tiny, registry, tmp_path):
             "method": method, "source_hash": "source", "seed": seed, "forget_class": forget_class,
             "device": torch.device("cpu"),
             "streams": registry.method(method).streams if streams is None else frozenset(streams),
-            "store": ArtifactStore(tmp_path / "artifacts"), "meter": Meter([]), "software": software(),
+            "store": ArtifactStore(tmp_path / "artifacts"), "meter": Meter(), "software": software(),
             "device_identity": {"type": "cpu", "uuid": "1"},
             "progress": lambda what, done, total: None,
         }  # fmt: skip

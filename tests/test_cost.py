@@ -1,13 +1,13 @@
-import os
-import sys
 import time
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from unlearnbench.cost import Cost, Meter, PolledPeak, RssPeak, available_probes, nvml_process_reader
+from unlearnbench.cost import Cost, Meter, compiling_is_warmup
+from unlearnbench.probes import ForeignCpu, ForeignProcesses, Instruments, PolledRss, RssPeak, Sleep
 
 
 class FakeClock:
@@ -19,9 +19,7 @@ class FakeClock:
 
 
 class FakeProbe:
-    """A level that a test raises, and the peak since the last reset."""
-
-    name = "fake"
+    """A level that a test raises, and the peak since the last edge."""
 
     def __init__(self):
         self.level = self._peak = 10
@@ -29,17 +27,30 @@ class FakeProbe:
     def use(self, level):
         self.level, self._peak = level, max(self._peak, level)
 
-    def reset(self):
-        self._peak = self.level
+    def edge(self):
+        peak, self._peak = self._peak, self.level
+        return {"fake": peak}
 
-    def peak(self):
-        return self._peak
+
+class FakeWatch:
+    """Amounts that a test adds, and what was added since the last edge."""
+
+    def __init__(self):
+        self.amounts = {}
+
+    def edge(self):
+        amounts, self.amounts = self.amounts, {}
+        return amounts
 
 
 @pytest.fixture
 def parts():
     clock, probe = FakeClock(), FakeProbe()
-    return clock, probe, Meter([probe], clock=clock)
+    return clock, probe, Meter(Instruments([probe]), clock=clock)
+
+
+def seconds(meter):
+    return {phase: cost["seconds"] for phase, cost in meter.phases().items()}
 
 
 def test_phases_never_overlap(parts):
@@ -50,14 +61,52 @@ def test_phases_never_overlap(parts):
             clock.now += 5
         clock.now += 1
     clock.now += 100  # outside every phase
-    assert {phase: cost.seconds for phase, cost in meter.costs.items()} == {"forget": 3, "prior": 5}
+    assert seconds(meter) == {"prior": 5, "forget": 3}
 
 
-def test_time_outside_phases_is_nobodys(parts):
+def test_time_outside_phases_is_named_and_all_of_it_adds_up(parts):
     clock, _, meter = parts
-    with meter.phase("forget"), meter.phase(None):
+    with meter.phase("load"):
         clock.now += 7
-    assert meter.costs["forget"].seconds == 0
+    with meter.phase("forget"):
+        clock.now += 2
+        with meter.phase("load"):
+            clock.now += 1
+    clock.now += 4
+    meter.charge("prior", Cost(50.0, reused_seconds=50.0))
+    assert meter.outside() == {"load": 8, "rest": 4}
+    own = sum(cost["seconds"] - cost["reused_seconds"] for cost in meter.phases().values())
+    assert own + sum(meter.outside().values()) == meter.elapsed() == 14
+
+
+def test_a_pause_is_not_timed_and_takes_no_peak_away(parts):
+    clock, probe, meter = parts
+    with meter.phase("forget"):
+        probe.use(500)
+        probe.use(10)
+        clock.now += 2
+        with meter.paused():
+            clock.now += 30
+        clock.now += 1
+    assert meter.costs["forget"].seconds == 3
+    assert meter.costs["forget"].memory_bytes == {"fake": 500}
+    assert meter.outside()["rest"] == 30
+
+
+def test_a_pause_waits_for_what_was_launched_before_it():
+    clock, pending = FakeClock(), [0.0]
+
+    def synchronize():
+        clock.now += pending[0]
+        pending[0] = 0.0
+
+    meter = Meter(synchronize=synchronize, clock=clock)
+    with meter.phase("forget"):
+        pending[0] = 4.0
+        with meter.paused():
+            clock.now += 10
+            pending[0] = 20.0  # launched by what is not timed
+    assert meter.costs["forget"].seconds == 4
 
 
 def test_a_peak_belongs_to_the_phase_it_happened_in(parts):
@@ -70,8 +119,18 @@ def test_a_peak_belongs_to_the_phase_it_happened_in(parts):
         probe.use(10)
     with meter.phase("sample"):
         probe.use(20)
-    peaks = {phase: cost.memory_bytes["fake"] for phase, cost in meter.costs.items()}
+    peaks = {phase: cost["memory_bytes"]["fake"] for phase, cost in meter.phases().items()}
     assert peaks == {"prior": 500, "forget": 50, "sample": 20}
+
+
+def test_a_phase_starts_from_what_is_left_after_the_release():
+    probe = FakeProbe()
+    meter = Meter(Instruments([probe]), release=lambda: probe.use(10))
+    with meter.phase("prior"):
+        probe.use(500)  # stays in the allocator's cache
+    with meter.phase("forget"):
+        pass
+    assert meter.costs["forget"].memory_bytes == {"fake": 10}
 
 
 def test_the_device_is_synchronised_before_the_clock_is_read():
@@ -82,30 +141,34 @@ def test_the_device_is_synchronised_before_the_clock_is_read():
         clock.now += pending[0]
         pending[0] = 0.0
 
-    meter = Meter([], synchronize=synchronize, clock=clock)
+    meter = Meter(synchronize=synchronize, clock=clock)
     with meter.phase("forget"):
         pending[0] = 4.0  # launched, not waited for
     with meter.phase("sample"):
         clock.now += 1
-    assert meter.costs["forget"].seconds == 4
-    assert meter.costs["sample"].seconds == 1
+    assert seconds(meter) == {"forget": 4, "sample": 1}
 
 
 def test_a_stretch_yields_its_own_cost_and_the_total_adds_up(parts):
     clock, _, meter = parts
     stretches = []
-    for seconds in (1, 2):
+    for amount in (1, 2):
         with meter.phase("prior") as cost:
-            clock.now += seconds
+            clock.now += amount
         stretches.append(cost.seconds)
     assert stretches == [1, 2]
     assert meter.costs["prior"].seconds == 3
 
 
-def test_a_charge_is_flagged_as_reused(parts):
+def test_a_charge_is_flagged_as_reused_and_keeps_what_disturbed_it(parts):
     meter = parts[2]
-    meter.charge("prior", Cost(9.0, {"fake": 77}))
-    assert meter.costs["prior"].to_json() == {"seconds": 9.0, "memory_bytes": {"fake": 77}, "reused": True}
+    first = Cost(9.0, {"fake": 77}, load={"foreign_cpu_seconds": 8.0})
+    meter.charge("prior", Cost.earlier(first.to_json()))
+    assert meter.phases()["prior"] == {
+        "seconds": 9.0, "memory_bytes": {"fake": 77}, "reused_seconds": 9.0, "reused": True,
+        "load": {"foreign_cpu_seconds": 8.0}, "side_by_side": False,
+    }  # fmt: skip
+    assert [found["phase"] for found in meter.disturbances(cores=2)] == ["prior"]
 
 
 def test_an_error_in_a_phase_closes_it(parts):
@@ -119,96 +182,197 @@ def test_an_error_in_a_phase_closes_it(parts):
     assert meter.costs["forget"].seconds == 1
 
 
-def test_real_resident_peak_is_reset_at_the_edge():
-    probe = available_probes(torch.device("cpu"))[0]
-    if not isinstance(probe, RssPeak):
-        pytest.skip("this kernel does not let a process reset its peak resident size")
-    meter = Meter([probe])
-    with meter.phase("prior"):
-        block = np.ones(200 * 2**20, dtype=np.uint8)
-        del block
+def test_a_clock_that_goes_back_gives_no_negative_time_and_is_reported(parts):
+    clock, _, meter = parts
     with meter.phase("forget"):
-        pass
-    difference = meter.costs["prior"].memory_bytes["rss_peak"] - meter.costs["forget"].memory_bytes["rss_peak"]
-    assert difference == pytest.approx(200 * 2**20, rel=0.05)
+        clock.now -= 100
+    assert seconds(meter) == {"forget": 0}
+    assert meter.outside()["rest"] == 0
+    assert "went back" in meter.disturbances(cores=2)[0]["what"]
 
 
-def test_a_polled_probe_keeps_the_highest_reading():
-    level = [1]
-    probe = PolledPeak("test", lambda: level[0])
-    probe.reset()
-    level[0] = 5
-    time.sleep(0.3)  # many polling periods
-    level[0] = 2
-    assert probe.peak() == 5
-    probe.reset()
-    assert probe.peak() == 2
+def test_another_meter_times_again_and_leaves_the_first_one_alone(parts):
+    clock, _, meter = parts
+    with meter.phase("forget"):
+        clock.now += 5
+    with meter.phase("repeat"):
+        again = meter.another()
+        with again.phase("forget"):
+            clock.now += 6
+    assert again.costs["forget"].seconds == 6
+    assert seconds(meter) == {"forget": 5}
+    assert meter.outside() == {"repeat": 6, "rest": 0}
 
 
-def test_cpu_has_a_memory_probe():
-    assert available_probes(torch.device("cpu"))[0].name.startswith("rss")
+class TestDisturbances:
+    @pytest.mark.parametrize(
+        ("took", "foreign", "sentences"),
+        [
+            (10.0, 1.9, []),  # less than a tenth of two cores
+            (10.0, 16.0, ["other processes used 1.6 of 2 cores"]),
+            (0.4, 0.8, []),  # the kernel's clock is too coarse to tell
+        ],
+    )
+    def test_other_processes_on_the_cores(self, parts, took, foreign, sentences):
+        clock, _, meter = parts
+        watch = FakeWatch()
+        meter.instruments.watches = [watch]
+        with meter.phase("forget"):
+            clock.now += took
+            watch.amounts["foreign_cpu_seconds"] = foreign
+        assert [found["what"] for found in meter.disturbances(cores=2)] == sentences
+
+    def test_stretches_of_a_phase_add_up(self, parts):
+        clock, _, meter = parts
+        watch = FakeWatch()
+        meter.instruments.watches = [watch]
+        for _ in range(4):
+            with meter.phase("sample"):
+                clock.now += 0.3
+                watch.amounts = {"foreign_cpu_seconds": 0.2, "foreign_processes": 1}
+        assert meter.costs["sample"].load == {"foreign_cpu_seconds": pytest.approx(0.8), "foreign_processes": 1}
+
+    def test_cells_side_by_side_are_no_strangers(self, parts):
+        clock, _, meter = parts
+        watch = FakeWatch()
+        meter.instruments.watches, meter.side_by_side = [watch], True
+        with meter.phase("sample"):
+            clock.now += 10
+            watch.amounts["foreign_cpu_seconds"] = 10
+        assert meter.disturbances(cores=2) == []
+        assert meter.phases()["sample"]["side_by_side"]
+
+    def test_processes_on_the_device_and_a_sleeping_machine(self, parts):
+        _, _, meter = parts
+        watch = FakeWatch()
+        meter.instruments.watches = [watch]
+        with meter.phase("prior"):
+            watch.amounts = {"foreign_processes": 2, "slept_seconds": 40.0}
+        assert meter.disturbances(cores=2) == [
+            {"phase": "prior", "what": "2 other processes on the device"},
+            {"phase": "prior", "what": "the machine slept for 40 s, which are not counted"},
+        ]
 
 
-class FakeNvml:
-    """Stands in for the pynvml module."""
+class TestInstruments:
+    def test_cpu_has_a_memory_probe_and_says_why_it_has_no_other(self):
+        instruments = Instruments.of(torch.device("cpu"), "")
+        names = {name for probe in instruments.probes for name in probe.edge()}
+        assert names <= {"rss_peak", "rss_polled"} and len(names) == 1
+        assert instruments.reasons()["nvml_process"] == "the device is no CUDA device"
 
-    class NVMLError(Exception):
-        pass
+    def test_a_kernel_without_a_peak_counter_is_polled_and_it_is_said(self, monkeypatch):
+        def refuse(self):
+            raise PermissionError("not permitted")
 
-    def __init__(self, used, fails=()):
-        self.used, self.fails, self.uuids = used, set(fails), []
+        monkeypatch.setattr(RssPeak, "edge", refuse)
+        instruments = Instruments.of(torch.device("cpu"), "")
+        assert [set(probe.edge()) for probe in instruments.probes] == [{"rss_polled"}]
+        assert "not permitted" in instruments.reasons()["rss_peak"]
 
-    def nvmlInit(self):
-        self._maybe_fail("init")
+    def test_what_a_monitor_could_not_read_is_a_reason(self):
+        monitor = SimpleNamespace(problems={"nvml_process": "it is not listed"}, close=lambda: None)
+        assert Instruments(monitor=monitor).reasons() == {"nvml_process": "it is not listed"}
 
-    def nvmlDeviceGetHandleByUUID(self, uuid):
-        self._maybe_fail("handle")
-        self.uuids.append(uuid)
+    def test_real_resident_peak_is_reset_at_the_edge(self):
+        instruments = Instruments.of(torch.device("cpu"), "")
+        if not isinstance(instruments.probes[0], RssPeak):
+            pytest.skip("this kernel does not let a process reset its peak resident size")
+        meter = Meter(instruments)
+        with meter.phase("prior"):
+            block = np.ones(200 * 2**20, dtype=np.uint8)
+            del block
+        with meter.phase("forget"):
+            pass
+        difference = meter.costs["prior"].memory_bytes["rss_peak"] - meter.costs["forget"].memory_bytes["rss_peak"]
+        assert difference == pytest.approx(200 * 2**20, rel=0.05)
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle):
-        self._maybe_fail("read")
-        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.used]
+    def test_a_polled_probe_keeps_the_highest_reading(self):
+        level = [1]
+        probe = PolledRss(lambda: level[0])
+        probe.edge()
+        level[0] = 5
+        time.sleep(0.3)  # many polling periods
+        level[0] = 2
+        assert probe.edge() == {"rss_polled": 5}
+        assert probe.edge() == {"rss_polled": 2}
 
-    def _maybe_fail(self, call):
-        if call in self.fails:
-            raise self.NVMLError(call)
+    def test_only_others_on_our_cores_count(self, monkeypatch):
+        busy, mine = [0.0, 0.0, 0.0], [0.0]
+        times = SimpleNamespace(nice=0.0, system=0.0, irq=0.0, softirq=0.0, steal=0.5)
+        monkeypatch.setattr(
+            psutil, "cpu_times", lambda percpu: [SimpleNamespace(user=amount, **vars(times)) for amount in busy]
+        )
+        monkeypatch.setattr("unlearnbench.probes.os.times", lambda: SimpleNamespace(user=mine[0], system=0.0))
+        monkeypatch.setattr("unlearnbench.probes.os.sched_getaffinity", lambda pid: {0, 2}, raising=False)
+        watch = ForeignCpu()
+        busy[:], mine[0] = [3.0, 100.0, 1.0], 2.5  # the second core is not ours
+        assert watch.edge() == {"foreign_cpu_seconds": pytest.approx(1.5)}
+        mine[0] += 1.0  # accounted before the kernel's sum was: no negative time
+        assert watch.edge() == {"foreign_cpu_seconds": 0.0}
+
+    def test_a_machine_that_slept_is_noticed(self, monkeypatch):
+        if not hasattr(time, "CLOCK_BOOTTIME"):
+            pytest.skip("this system has no clock that goes on while it sleeps")
+        now = {time.CLOCK_BOOTTIME: 100.0, time.CLOCK_MONOTONIC: 90.0}
+        monkeypatch.setattr("unlearnbench.probes.time.clock_gettime", now.__getitem__)
+        watch = Sleep()
+        now[time.CLOCK_BOOTTIME] += 60
+        now[time.CLOCK_MONOTONIC] += 20
+        assert watch.edge() == {"slept_seconds": 40.0}
+        assert watch.edge() == {"slept_seconds": 0.0}
+
+    def test_processes_that_nvml_cannot_see_are_not_counted_as_none(self):
+        assert ForeignProcesses(SimpleNamespace(foreign=None)).edge() == {}
+        assert ForeignProcesses(SimpleNamespace(foreign=3)).edge() == {"foreign_processes": 3.0}
 
 
-@pytest.mark.parametrize(
-    ("used", "fails", "expected"),
-    [
-        ([(os.getpid(), 700), (1, 999)], (), 700),  # another process is not ours
-        ([(os.getpid(), None)], (), None),  # the driver does not tell
-        ([(1, 999)], (), None),  # the container hides our process id
-        ([], (), None),
-        ([(os.getpid(), 700)], ("init",), None),
-        ([(os.getpid(), 700)], ("handle",), None),
-        ([(os.getpid(), 700)], ("read",), None),
-    ],
-)
-def test_nvml_counts_this_process_or_says_it_cannot(monkeypatch, used, fails, expected):
-    nvml = FakeNvml(used, fails)
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    read = nvml_process_reader("1234")
-    assert (read() if read else None) == expected
-    assert nvml.uuids == ([] if set(fails) & {"init", "handle"} else ["GPU-1234"])
+def test_compiling_is_warmup_wherever_it_happens():
+    clock = FakeClock()
+    meter = Meter(clock=clock)
 
+    def backend(graph, example_inputs):
+        clock.now += 30
+        return graph.forward
 
-def test_a_device_lost_later_does_not_stop_the_poll(monkeypatch):
-    nvml = FakeNvml([(os.getpid(), 700)])
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    probe = PolledPeak("nvml_process", nvml_process_reader("GPU-1"))
-    nvml.fails.add("read")
-    assert probe.peak() == 700
+    compiled = torch.compile(lambda x: x * 2 + 1, backend=backend)
+    with compiling_is_warmup(meter), meter.phase("forget"):
+        clock.now += 1
+        compiled(torch.ones(2))
+        clock.now += 1
+        compiled(torch.ones(2))  # not compiled again
+    assert seconds(meter) == {"warmup": 30, "forget": 2}
+    torch.compile(lambda x: x * 3, backend=backend)(torch.ones(2))  # not ours any more
+    assert seconds(meter) == {"warmup": 30, "forget": 2}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_probes_see_a_known_tensor():
-    meter = Meter.for_device(torch.device("cuda"))
-    with meter.phase("prior"):
-        pass
-    with meter.phase("forget"):
-        block = torch.ones(256 * 2**20, dtype=torch.uint8, device="cuda")
-        del block
-    before, after = (meter.costs[phase].memory_bytes["torch_allocated"] for phase in ("prior", "forget"))
-    assert after - before == pytest.approx(256 * 2**20, rel=0.02)
+class TestCuda:
+    def meter(self):
+        device = torch.device("cuda", torch.cuda.current_device())
+        return Meter.for_device(device, str(torch.cuda.get_device_properties(device).uuid))
+
+    def test_a_known_tensor_raises_the_peaks_of_its_own_phase(self):
+        meter = self.meter()
+        for phase, size in (("prior", 0), ("forget", 256 * 2**20), ("sample", 0)):
+            with meter.phase(phase):
+                block = torch.ones(size, dtype=torch.uint8, device="cuda")
+                del block
+        meter.instruments.close()
+        for probe in ("torch_allocated", "torch_reserved", "nvml_process", "nvml_device"):
+            if probe not in meter.instruments.reasons():
+                before, within, after = (
+                    meter.costs[phase].memory_bytes[probe] for phase in ("prior", "forget", "sample")
+                )
+                assert within - before == pytest.approx(256 * 2**20, rel=0.02), probe
+                assert after == pytest.approx(before, rel=0.05), probe
+
+    def test_work_that_is_launched_and_not_waited_for_is_timed_to_its_end(self):
+        meter = self.meter()
+        with meter.phase("forget"):
+            torch.cuda._sleep(10**9)  # about half a second on the device, none on the host
+        with meter.phase("sample"):
+            pass
+        meter.instruments.close()
+        assert meter.costs["forget"].seconds > 0.2
+        assert meter.costs["sample"].seconds < 0.1

@@ -26,7 +26,7 @@ def prepared(tiny, tmp_path_factory):
 def evidence(tiny, prepared, tmp_path):
     store = ArtifactStore(tmp_path)
     cell = Cell("digits", tiny.protocol.name, "safemax", {}, 3, 0)
-    return Evidence(cell, prepared.base, tiny, prepared, store, {"uuid": "1"}, Meter([]), lambda *_: None)
+    return Evidence(cell, prepared.base, tiny, prepared, store, {"uuid": "1"}, Meter(), lambda *_: None)
 
 
 def test_the_noise_depends_on_neither_method_nor_forget_class():
@@ -146,7 +146,7 @@ def test_samples_of_the_untouched_base_are_drawn_once_and_charged_every_time(tin
 
     def evidence(forget_class, model):
         cell = Cell("digits", tiny.protocol.name, "original", {}, forget_class, 0)
-        meter = Meter([])
+        meter = Meter()
         progress = lambda what, done, total: drawn.append((forget_class, done))  # noqa: E731
         return Evidence(cell, model, tiny, prepared, ArtifactStore(tmp_path), {"uuid": "1"}, meter, progress)
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -15,12 +16,12 @@ def workers():
 
 def half_a_message(progress):
     """A job that dies within a message to its parent: the length of a long one, and nothing behind it."""
-    for descriptor in range(3, 64):
-        try:
-            os.write(descriptor, b"\x00\x01\x00\x00abc")
-        except OSError:
-            continue
+    os.write(progress._connection.fileno(), b"\x00\x01\x00\x00abc")
     os._exit(9)
+
+
+def ask_for_a_turn(progress):
+    return progress.turn("alone"), progress.turn("beside")
 
 
 def allocate_too_much(progress):
@@ -38,6 +39,22 @@ def refuse(progress):
 
 def test_a_job_returns_its_value(workers):
     assert workers.run("tests.test_process:double", 21).value == 42
+
+
+def test_a_job_goes_on_when_it_is_its_turn(workers):
+    asked = []
+
+    def on_turn(kind):
+        asked.append(kind)
+        return len(asked)
+
+    assert workers.run("tests.test_process:ask_for_a_turn", on_turn=on_turn).value == (1, 2)
+    assert asked == ["alone", "beside"]
+
+
+def test_waiting_for_a_turn_is_not_the_jobs_time(workers):
+    outcome = workers.run("tests.test_process:ask_for_a_turn", on_turn=lambda kind: time.sleep(1.5) or 1, timeout=2)
+    assert outcome.status == "ok"
 
 
 def test_a_worker_that_dies_within_a_message_is_a_failure(workers):
@@ -58,9 +75,18 @@ def test_every_death_has_a_word(code, words):
     assert words in _death(code).reason
 
 
-def test_the_preloaded_modules_leave_cuda_usable_after_a_fork():
+DRIVER = (  # as if a CUDA driver were there that NVML knows nothing of
+    "real = ctypes.CDLL; "
+    "ctypes.CDLL = lambda name, *more, **named: None if name == 'libcuda.so.1' else real(name, *more, **named)"
+)
+NVML = "torch.cuda._device_count_nvml = lambda: 0"  # as if NVML could count the devices
+
+
+@pytest.mark.parametrize("machine", [DRIVER, NVML])
+def test_the_preloaded_modules_leave_cuda_usable_after_a_fork(machine):
     code = f"""
-import importlib, os, torch
+import ctypes, importlib, os, torch
+{machine}
 for name in {PRELOAD!r}:
     importlib.import_module(name)
 child = os.fork()

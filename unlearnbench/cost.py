@@ -79,7 +79,7 @@ class Meter:
             release: gives cached memory back to the device, so that no phase carries another's peak.
             clock: monotonic seconds.
         """
-        self.instruments = instruments or Instruments()
+        self.instruments = instruments if instruments is not None else Instruments()
         self._synchronize, self._release, self._clock = synchronize, release, clock
         self._account: Phase | Outside | None = None
         self._started = self._since = clock()

@@ -4,8 +4,6 @@ import ctypes
 import importlib
 import os
 
-import pynvml
-
 MODULES = (
     "unlearnbench.cli", "unlearnbench.runner", "torch_fidelity.metric_fid", "sklearn.datasets",
     "sklearn.model_selection", "scipy.linalg",
@@ -16,16 +14,15 @@ ASKS_FOR_GPUS = ("diffusers.models.unets.unet_2d",)  # torch.accelerator.is_avai
 def asking_harms() -> bool:
     """Say whether a module that asks torch for GPUs would leave CUDA unusable in forked processes.
 
-    Not where NVML can answer, as torch then asks NVML if told to; nor where there is no CUDA driver at all. Elsewhere
-    each cell imports such a module itself.
+    Not where NVML can count them, as torch then asks NVML if told to; nor where there is no CUDA driver at all.
+    Elsewhere (MIG, say) each cell imports such a module itself.
     """
+    import torch
+
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    try:
-        pynvml.nvmlInit()
-        pynvml.nvmlShutdown()
+    count = getattr(torch.cuda, "_device_count_nvml", lambda: -1)  # what torch itself would count by; -1: it cannot
+    if count() >= 0:
         return False
-    except pynvml.NVMLError:
-        pass
     try:
         ctypes.CDLL("libcuda.so.1")
         return True

@@ -47,6 +47,8 @@ def identify(device: str, progress: Progress) -> dict[str, Any]:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"torch sees no CUDA device here, so not {device!r}: try --device cpu")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -42,7 +42,7 @@ def measure(name):
     with TemporaryDirectory() as folder:
         context = Context(Harness(
             dataset, train, base, "base", name, "source", spec.streams, 0, 3, device, ArtifactStore(Path(folder)),
-            Meter([]), {"type": "cpu", "uuid": "1"}, software(), lambda what, done, total: None,
+            Meter(), {"type": "cpu", "uuid": "1"}, software(), lambda what, done, total: None,
         ))  # fmt: skip
         changed = {key: value for key, value in SMALL.items() if key in spec.settings}
         spec.function(context, **{**spec.resolve((), {}), **changed})
