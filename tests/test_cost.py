@@ -123,6 +123,17 @@ def test_a_peak_belongs_to_the_phase_it_happened_in(parts):
     assert peaks == {"prior": 500, "forget": 50, "sample": 20}
 
 
+def test_a_peak_that_missed_a_stretch_is_none(parts):
+    _, probe, meter = parts
+    clock = parts[0]
+    with meter.phase("sample"):
+        clock.now += 1
+    probe.edge = dict  # NVML no longer answers
+    with meter.phase("sample"):
+        clock.now += 1
+    assert meter.phases()["sample"]["memory_bytes"] == {}
+
+
 def test_a_phase_starts_from_what_is_left_after_the_release():
     probe = FakeProbe()
     meter = Meter(Instruments([probe]), release=lambda: probe.use(10))

@@ -39,11 +39,14 @@ class Cost:
         return self.reused_seconds > 0
 
     def add(self, other: "Cost") -> None:
-        """Add another stretch: seconds add up, peaks are raised."""
+        """Add another stretch: seconds add up, peaks are raised. A peak that missed one stretch is none."""
+        mine, new = self.memory_bytes, other.memory_bytes
+        if not self.seconds and not mine:
+            self.memory_bytes = dict(new)
+        else:
+            self.memory_bytes = {name: max(peak, new[name]) for name, peak in mine.items() if name in new}
         self.seconds += other.seconds
         self.reused_seconds += other.reused_seconds
-        for name, peak in other.memory_bytes.items():
-            self.memory_bytes[name] = max(peak, self.memory_bytes.get(name, 0))
         for name, amount in other.load.items():
             before = self.load.get(name, 0.0)
             self.load[name] = before + amount if name.endswith("_seconds") else max(before, amount)

@@ -31,7 +31,7 @@ class Record:
 
     `metrics` maps a metric's name to value, n, unit, direction, format and source hash; `cost` maps a phase to a
     `cost.Cost` as JSON. A failed cell has a `reason` and no metrics. `wall_seconds` are the seconds of `cost` that were
-    not reused, and those of `outside`.
+    not reused (of `forget`, the first of its repeats), and those of `outside`.
     """
 
     cell: Cell

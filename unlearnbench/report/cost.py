@@ -12,8 +12,8 @@ from unlearnbench.report.values import MARK, Measure, variant_of
 from unlearnbench.results import Record
 
 MEMORY_PROBES = {  # best first
-    "nvml_process": "device memory of the process, by NVML",
-    "nvml_device": "device memory that all processes took since the cell began, by NVML",
+    "nvml_process": "device memory of the process, by NVML every 50 ms",
+    "nvml_device": "device memory that all processes took since the cell began, by NVML every 50 ms",
     "torch_reserved": "device memory that torch's allocator holds",
     "torch_allocated": "device memory in torch's tensors",
     "rss_peak": "resident size of the process",
