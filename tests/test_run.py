@@ -80,9 +80,11 @@ class TestOneRun:
         steps = {r.cell.settings.get("steps"): r.counts["optimizer_steps"] for r in found.values()}
         assert steps == {None: 0, 2: 2, 3: 3}
 
-    def test_the_phases_add_up_to_no_more_than_the_cell_took(self, finished):
+    def test_the_phases_and_what_is_outside_them_add_up_to_the_wall_time(self, finished):
         for record in records(finished[0]).values():
-            assert sum(cost["seconds"] for cost in record.cost.values()) <= record.wall_seconds
+            spent = sum(cost["seconds"] - cost["reused_seconds"] for cost in record.cost.values())
+            assert spent + sum(record.outside.values()) == pytest.approx(record.wall_seconds, rel=0.02)
+            assert set(record.outside) == {"start", "load", "wait", "rest"}
 
     def test_metrics_that_look_at_one_side_sample_one_side(self, finished):
         assert all(set(record.images) == {"forget"} for record in records(finished[0]).values())

@@ -82,7 +82,7 @@ class TorchPeaks:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        torch.cuda.init()  # the allocator has no statistics to reset before
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # the allocator has no statistics to reset before
 
     def edge(self) -> dict[str, int]:
         """Return both peaks since the last edge."""

@@ -20,7 +20,7 @@ from unlearnbench.arithmetic import known_flops
 from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.checkpoints import write_checkpoint
 from unlearnbench.context import Context, Counts, Harness
-from unlearnbench.cost import Cost, Meter, compiling_is_warmup
+from unlearnbench.cost import Meter, compiling_is_warmup
 from unlearnbench.datasets import Dataset
 from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
 from unlearnbench.errors import PluginError, UsageError
@@ -28,7 +28,7 @@ from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import digest
 from unlearnbench.networks import build_unet
-from unlearnbench.plugin import MethodSpec, MetricSpec
+from unlearnbench.plugin import MethodSpec
 from unlearnbench.preparation import Prepared, frozen, prepare, prepare_base, software, through
 from unlearnbench.process import Line, Progress, Turn
 from unlearnbench.provenance import available_cores, device_identity
@@ -119,20 +119,21 @@ def run_cell(
         repeats: how often unlearning is timed.
         line: shows progress and gives turns.
     """
-    device, identity = torch.device(found["device"]), found["identity"]
-    meter = Meter.for_device(device, str(identity["uuid"]))
+    device = torch.device(found["device"])
+    meter = Meter.for_device(device, str(found["identity"]["uuid"]))
     turns = _Turns(line, meter)
     turns.take("load")
     with meter.phase("load"):
-        registry, store = Registry(plugin_files), ArtifactStore(cache)
+        registry = Registry(plugin_files)
         method = registry.method(cell.method)
         metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
-        prepared = _prepare(dataset, [need for spec, _ in metrics for need in spec.needs], store, str(device), line)
-        flops = _flops(prepared, dataset, store, found)
+        needs = [need for spec, _ in metrics for need in spec.needs]
+        prepared = _prepare(dataset, needs, ArtifactStore(cache), found["device"], line)
+        flops = _flops(prepared, dataset, ArtifactStore(cache), found)
         harness = Harness(
             dataset, prepared.train, prepared.base, digest(prepared.artifacts["base"]), cell.method,
-            registry.source_hash("method", cell.method), method.streams, cell.seed, cell.forget_class, device, store,
-            meter, identity, software(), line,
+            registry.source_hash("method", cell.method), method.streams, cell.seed, cell.forget_class, device,
+            ArtifactStore(cache), meter, found["identity"], software(), line,
         )  # fmt: skip
     turns.take("alone")
     with meter.phase("warmup"):
@@ -140,17 +141,32 @@ def run_cell(
     context = unlearn(method, harness, cell)
     again = _time_again(method, harness, cell, repeats - 1)
     turns.take("beside")
-    evidence = Evidence(cell, context.model.eval(), dataset, prepared, store, identity, meter, line)
-    _draw_needed_samples(evidence, [spec for spec, _ in metrics])
+    evidence = Evidence(cell, context.model.eval(), dataset, prepared, harness.store, found["identity"], meter, line)
+    _draw_needed_samples(evidence, needs)
     with meter.phase("judge"):
-        scores = measure(evidence, metrics)
-        losses = losses_by_timestep(evidence)
+        scores, losses = measure(evidence, metrics), losses_by_timestep(evidence)
+    return {
+        "metrics": scores,
+        "timestep_loss": losses,
+        "flops": flops,
+        "judge": {"test_accuracy": prepared.judge_accuracy, "n": prepared.judge_n},
+        "artifacts": prepared.artifacts,
+        "images": strips(evidence),
+        **_account(harness, again),
+    }
+
+
+def _account(harness: Harness, again: Sequence[float]) -> dict[str, Any]:
+    """Return what the record says of the method's run and of its cost, `again` being the seconds of its repeats."""
+    meter = harness.meter
     outside, seen = meter.outside(), meter.elapsed()
     meter.instruments.close()
-    _take_median(meter.costs["forget"], again)
+    if again:
+        forget = meter.costs["forget"]
+        forget.repeats = [forget.seconds, *again]
+        forget.seconds = statistics.median(forget.repeats)
     return {
         "method_source_hash": harness.source_hash,
-        "metrics": scores,
         "cost": meter.phases(),
         "outside": outside,
         "seconds_seen": seen,
@@ -158,12 +174,7 @@ def run_cell(
         "probes": meter.instruments.reasons(),
         "disturbances": meter.disturbances(available_cores()),
         "counts": vars(harness.counts),
-        "flops": flops,
         "curves": harness.curves,
-        "timestep_loss": losses,
-        "judge": {"test_accuracy": prepared.judge_accuracy, "n": prepared.judge_n},
-        "artifacts": prepared.artifacts,
-        "images": strips(evidence),
     }
 
 
@@ -226,17 +237,10 @@ def _time_again(method: MethodSpec, harness: Harness, cell: Cell, times: int) ->
     return seconds
 
 
-def _take_median(forget: Cost, again: Sequence[float]) -> None:
-    """Let the median of all runs stand for the first one's seconds; the other fields remain the first one's."""
-    if again:
-        forget.repeats = [forget.seconds, *again]
-        forget.seconds = statistics.median(forget.repeats)
-
-
-def _draw_needed_samples(evidence: Evidence, metrics: list[MetricSpec]) -> None:
+def _draw_needed_samples(evidence: Evidence, needs: Sequence[str]) -> None:
     """Sample what the metrics will ask for, outside the judge's clock."""
     for stream in ("forget", "retain"):
-        if any(need.startswith(f"{stream}_") for spec in metrics for need in spec.needs):
+        if any(need.startswith(f"{stream}_") for need in needs):
             getattr(evidence, f"{stream}_samples")
 
 
