@@ -66,22 +66,33 @@ class BareContext(Context):
         pass
 
 
-def side_by_side(title, literal, ours, rounds):
-    """Run two functions in turn, each `rounds` times after a round that warms up; print seconds and their ratio."""
-    seconds = {literal: [], ours: []}
+def in_turn(first, second, rounds):
+    """Return the seconds of two functions, run in turn `rounds` times each after a round that warms up.
+
+    Every round changes the order, so that a machine that slows down or speeds up favours neither.
+    """
+    seconds = {first: [], second: []}
     for round_number in range(rounds + 1):
-        for run in seconds:
+        for run in (first, second) if round_number % 2 else (second, first):
             started = time.perf_counter()
             run()
             if round_number:
                 seconds[run].append(time.perf_counter() - started)
-    ratios = [a / b for a, b in zip(seconds[literal], seconds[ours], strict=True)]
-    literal_s, ours_s = (statistics.median(values) for values in seconds.values())
-    print(
-        f"{title}: literal {literal_s:.4g} s, ours {ours_s:.4g} s, ratio {statistics.median(ratios):.2f} "
-        f"(min {min(ratios):.2f}, max {max(ratios):.2f}, n={rounds})",
-        flush=True,
-    )
+    return seconds[first], seconds[second]
+
+
+def ratio(over, under, digits=2):
+    """Return the ratios of two lists of seconds, pair by pair, as one line: median, min, max and n."""
+    ratios = [a / b for a, b in zip(over, under, strict=True)]
+    middle, least, most = (f"{value:.{digits}f}" for value in (statistics.median(ratios), min(ratios), max(ratios)))
+    return f"{middle} (min {least}, max {most}, n={len(ratios)})"
+
+
+def side_by_side(title, literal, ours, rounds):
+    """Run two functions in turn; print their seconds and the ratio literal / ours."""
+    literal_s, ours_s = in_turn(literal, ours, rounds)
+    medians = f"literal {statistics.median(literal_s):.4g} s, ours {statistics.median(ours_s):.4g} s"
+    print(f"{title}: {medians}, ratio {ratio(literal_s, ours_s)}", flush=True)
 
 
 def asked_for(name):

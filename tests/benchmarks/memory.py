@@ -46,7 +46,7 @@ def measure(name):
         ))  # fmt: skip
         changed = {key: value for key, value in SMALL.items() if key in spec.settings}
         spec.function(context, **{**spec.resolve((), {}), **changed})
-    return RssPeak().peak()
+    return RssPeak().edge()["rss_peak"]
 
 
 def main():

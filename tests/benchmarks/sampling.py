@@ -1,58 +1,112 @@
 """Sampling speed: ours against the loop of diffusers' own pipelines, on the same UNet, steps, guidance and batch.
 
-    python -m tests.benchmarks.sampling
+    python -m tests.benchmarks.sampling [--small | --big]
 
-Prints seconds per image of both, measured in turn, and the ratio (below 1: ours is faster) as median, min and max.
+Prints seconds per image of both, measured in turn, the ratio ours / diffusers (below 1: ours is faster) as median, min
+and max, and the share of ours that the network's own forward passes take. On digits also the same images in batches of
+other sizes: seconds, and the part of them that the kernel spends on handing out memory. `--small` leaves out the
+CIFAR-10-shaped network, `--big` the digits one.
 """
 
+import os
 import statistics
 import time
 
 import torch
 from diffusers import DDIMScheduler
 
+from tests.benchmarks.fisher import asked_for, header, in_turn, network, ratio
 from unlearnbench.datasets import load_dataset
-from unlearnbench.diffusion import Schedule, sample
-from unlearnbench.networks import build_unet, unet_config
+from unlearnbench.diffusion import Schedule, sample, to_uint8
 
-IMAGES, ROUNDS = 250, 7
+# network, images, steps, guidance, rounds
+SIZES = (("digits", 250, 25, 0.5, 7), ("CIFAR-10-shaped", 4, 4, 2.0, 7))
+BATCHES, BATCH_ROUNDS = (250, 125, 63, 25), 5
 
 
-def ours(model, protocol, labels):
-    sample(
-        model, Schedule.linear(), labels, range(IMAGES), (1, 8, 8), steps=protocol.steps, eta=0.0,
-        guidance=protocol.guidance, null_class=10, batch_size=IMAGES,
+def draw(model, shape, images, steps, guidance, batch_size=None):
+    """Sample with our sampler."""
+    return sample(
+        model, Schedule.linear(), torch.arange(images) % 10, range(images), shape, steps=steps, eta=0.0,
+        guidance=guidance, null_class=10, batch_size=batch_size or images,
     )  # fmt: skip
 
 
 @torch.no_grad()
-def pipeline_loop(model, protocol, labels):
+def pipeline_loop(model, shape, images, steps, guidance):
     """Run scheduler.step over timesteps with both guidance branches in one batch, as diffusers' pipelines do."""
     scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False)
-    scheduler.set_timesteps(protocol.steps)
-    x = torch.randn(IMAGES, 1, 8, 8)
+    scheduler.set_timesteps(steps)
+    x, labels = torch.randn(images, *shape), torch.arange(images) % 10
     both = torch.cat([labels, torch.full_like(labels, 10)])
     for t in scheduler.timesteps:
         conditional, unconditional = model(torch.cat([x, x]), t, both).sample.chunk(2)
-        eps = unconditional + (1 + protocol.guidance) * (conditional - unconditional)
+        eps = unconditional + (1 + guidance) * (conditional - unconditional)
         x = scheduler.step(eps, t, x).prev_sample
-    ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return to_uint8(x)
+
+
+def forward_share(model, run):
+    """Return the share of a function's seconds that is spent in the model's forward passes."""
+    edges = []
+    hooks = [
+        model.register_forward_pre_hook(lambda *_: edges.append(time.perf_counter())),
+        model.register_forward_hook(lambda *_: edges.append(time.perf_counter())),
+    ]
+    started = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - started
+    for hook in hooks:
+        hook.remove()
+    return sum(end - begin for begin, end in zip(edges[::2], edges[1::2], strict=True)) / seconds
+
+
+def against_diffusers(name, images, steps, guidance, rounds):
+    """Compare the two loops on one network."""
+    model, shape = network(name)
+    model.eval()
+    size = (model, shape, images, steps, guidance)
+    ours_s, theirs_s = in_turn(lambda: draw(*size), lambda: pipeline_loop(*size), rounds)
+    ours_ms, theirs_ms = (1e3 * statistics.median(seconds) / images for seconds in (ours_s, theirs_s))
+    share = statistics.median(forward_share(model, lambda: draw(*size)) for _ in range(3))
+    print(
+        f"{name}, batch {images}, {steps} steps: ours {ours_ms:.4g} ms per image, diffusers {theirs_ms:.4g} ms, "
+        f"ratio {ratio(ours_s, theirs_s, 3)}; {100 * share:.1f} % of ours is the network",
+        flush=True,
+    )
+
+
+def by_batch():
+    """Sample the same digits in batches of several sizes; every size must give the same images."""
+    model, shape = network("digits")
+    sampler = load_dataset("digits").protocol.sampler
+    images = SIZES[0][1]
+    expected = draw(model, shape, images, sampler["steps"], sampler["guidance"])
+    seconds = {size: [] for size in BATCHES}
+    system = {size: [] for size in BATCHES}
+    for round_number in range(BATCH_ROUNDS):
+        for size in BATCHES if round_number % 2 else reversed(BATCHES):
+            before, started = os.times(), time.perf_counter()
+            drawn = draw(model, shape, images, sampler["steps"], sampler["guidance"], size)
+            seconds[size].append(time.perf_counter() - started)
+            system[size].append(os.times().system - before.system)
+            assert torch.equal(drawn, expected), f"batches of {size} give other images"
+    for size in BATCHES:
+        against_whole = ratio(seconds[size], seconds[BATCHES[0]])
+        print(
+            f"digits, {images} images in batches of {size}: {statistics.median(seconds[size]):.2f} s, of it "
+            f"{statistics.median(system[size]):.2f} s of CPU in the kernel; over one batch {against_whole}",
+            flush=True,
+        )
 
 
 def main():
-    dataset = load_dataset("digits")
-    model, labels = build_unet(unet_config(dataset)).eval(), torch.arange(IMAGES) % 10
-    seconds = {ours: [], pipeline_loop: []}
-    for round_number in range(ROUNDS + 1):
-        for run in seconds:
-            started = time.perf_counter()
-            run(model, dataset.protocol, labels)
-            if round_number:  # the first round warms up
-                seconds[run].append((time.perf_counter() - started) / IMAGES)
-    ratios = [a / b for a, b in zip(seconds[ours], seconds[pipeline_loop], strict=True)]
-    for run, values in seconds.items():
-        print(f"{run.__name__:14} {1e3 * statistics.median(values):7.3f} ms per image (n={ROUNDS})")
-    print(f"ratio          {statistics.median(ratios):7.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})")
+    header()
+    for size in SIZES:
+        if asked_for(size[0]):
+            against_diffusers(*size)
+    if asked_for("digits"):
+        by_batch()
 
 
 if __name__ == "__main__":
