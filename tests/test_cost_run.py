@@ -441,16 +441,16 @@ def test_waiting_for_samples_that_another_cell_draws_has_a_name(measure):
         assert record.outside["rest"] < 0.1 * record.wall_seconds
 
 
-@pytest.fixture
-def start(cache, tmp_path):
-    """Return a function that starts `unlearnbench run` in an empty folder, as a user would, with the plugin."""
+@pytest.fixture(scope="module")
+def start(cache):
+    """Return a function that starts `unlearnbench run` in a folder, as a user would, with the plugin."""
     started = []
 
-    def start(*arguments):
-        command = [sys.executable, "-m", "unlearnbench.cli", "run", "--plugin", str(write_plugin(tmp_path)), *arguments]
+    def start(folder, *arguments):
+        command = [sys.executable, "-m", "unlearnbench.cli", "run", "--plugin", str(write_plugin(folder)), *arguments]
         environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
-            [*command, "--metrics", "ua", "--device", "cpu"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
+            [*command, "--metrics", "ua", "--device", "cpu"], cwd=folder, env=environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         started.append(process)
@@ -485,37 +485,43 @@ def begun(folder):
     return [int(word) for word in (folder / "begun").read_text().split()] if (folder / "begun").exists() else []
 
 
-def test_ctrl_c_stops_cells_side_by_side_and_the_same_command_goes_on(start, tmp_path):
-    command = ("--methods", "waits", "--classes", "0-3", "--jobs", "2")
-    process = start(*command)
-    wait_until(lambda: len(statuses(tmp_path)) == 2 and len(begun(tmp_path)) == 3, process)
+SIDE_BY_SIDE = ("--methods", "waits", "--classes", "0-3", "--jobs", "2")
+
+
+@pytest.fixture(scope="module")
+def interrupted(start, tmp_path_factory):
+    """A run stopped by Ctrl-C when two of its cells had ended and two were at work: (folder, exit status, output)."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    process = start(folder, *SIDE_BY_SIDE)
+    wait_until(lambda: len(statuses(folder)) == 2 and len(begun(folder)) == 3, process)
     time.sleep(0.5)  # the last cell may have to start before it waits for its turn
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130, output
+    return folder, process.returncode, output
+
+
+def test_ctrl_c_keeps_finished_cells_and_records_all_that_were_at_work(interrupted):
+    folder, status, output = interrupted
+    assert status == 130, output
     assert "the same command goes on" in output
     assert "Traceback" not in output
-    assert statuses(tmp_path) == {0: ["ok"], 1: ["ok"], 2: ["interrupted"], 3: ["interrupted"]}
-    (tmp_path / "go").touch()
-    process = start(*command)
-    output, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, output
-    assert statuses(tmp_path) == {0: ["ok"], 1: ["ok"], 2: ["interrupted", "ok"], 3: ["interrupted", "ok"]}
+    found = {forget_class: ends[0] for forget_class, ends in statuses(folder).items()}
+    assert found == {0: "ok", 1: "ok", 2: "interrupted", 3: "interrupted"}
 
 
-def test_a_second_run_waits_for_the_first_and_measures_nothing_twice(start, tmp_path):
-    command = ("--methods", "waits", "--classes", "1-2")
-    first = start(*command)
-    wait_until(lambda: 2 in begun(tmp_path), first)
-    second = start(*command)
+def test_the_same_command_goes_on_and_twice_at_once_it_measures_nothing_twice(interrupted, start):
+    folder = interrupted[0]
+    first = start(folder, *SIDE_BY_SIDE)
+    wait_until(lambda: len(begun(folder)) == 4, first)
+    second = start(folder, *SIDE_BY_SIDE)
     heard = []
     while not heard or "wait for the device" not in heard[-1]:
         heard.append(second.stdout.readline())
         assert heard[-1], heard
-    (tmp_path / "go").touch()
+    (folder / "go").touch()
     for process in (first, second):
         output, _ = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, output
-    assert "2 of 2 cells are recorded" in output
-    assert begun(tmp_path) == [1, 2]
-    assert statuses(tmp_path) == {1: ["ok"], 2: ["ok"]}
+    assert "4 of 4 cells are recorded" in output
+    assert sorted(begun(folder)[3:]) == [2, 3]
+    assert statuses(folder) == {0: ["ok"], 1: ["ok"], 2: ["interrupted", "ok"], 3: ["interrupted", "ok"]}

@@ -1,15 +1,16 @@
 """What the harness itself takes of a cell: the share of its wall time that lies outside the phases, from real runs.
 
-    python -m tests.benchmarks.overhead [--small | --big]
+    python -m tests.benchmarks.overhead [--small | --big | RESULTS]
 
-Runs `unlearnbench run` and reads the records it writes. `--small` is digits, all methods on two classes with the user's
-cache, twice: the first run fills the cache, the second is shown. `--big` is a cell of CIFAR-10's shape: 60,000 random
-images of 32x32 pixels in a folder and a cache of their own, protocol `smoke` with SAFEMax's settings for it, a base
-model trained for one step, and judges with the weights they start from, which take as long as trained ones.
+Reads the records in a results folder, or runs `unlearnbench run` and reads what it writes. `--small` is digits, all
+methods on two classes with the user's cache, twice: the first run fills the cache, the second is shown. `--big` is a
+cell of CIFAR-10's shape: 60,000 random images of 32x32 pixels in a folder and a cache of their own, protocol `smoke`
+with SAFEMax's settings for it, a base model trained for one step, and judges with the weights they start from, which
+take as long as trained ones.
 
-Overhead is the start of the process, what is loaded, and what has no name (records' `outside` but waiting for a turn).
-The warm-up is a phase, and shown beside. A cell of `original` draws no sample that the cache has, so nearly all of it
-is overhead; the line of all cells is the run's.
+Overhead is the start of the process, what is loaded, and what has no name: records' `outside`, but for waits and
+repeated timings, which count nowhere here. The warm-up is a phase, and shown apart. `original` does nothing, and its
+samples come from the cache, so a good part of its cells is overhead.
 """
 
 import os
@@ -30,8 +31,7 @@ from unlearnbench.datasets import Source, load_dataset
 from unlearnbench.results import ResultStore
 
 OVERHEAD = ("start", "load", "rest")
-COLUMNS = ("wall", *OVERHEAD, "warmup", "phases")
-AIMS = {"digits": 5, "CIFAR-10's shape": 1}  # percent
+COLUMNS = ("wall", *OVERHEAD, "warmup", "work")
 TRAIN, TEST = 5000, 1000  # images per class, as CIFAR-10 has
 
 
@@ -44,33 +44,39 @@ def run_cells(folder, *options, environment=None):
 
 
 def seconds_of(record):
-    """Return the seconds of one cell by column; those of reused products were spent in other cells."""
+    """Return the seconds of one cell by column, those alone that were spent in it."""
     own = {phase: cost["seconds"] - cost["reused_seconds"] for phase, cost in record.cost.items()}
-    outside = {name: record.outside[name] for name in OVERHEAD}
-    warmup = own.pop("warmup")
-    return {"wall": record.wall_seconds, **outside, "warmup": warmup, "phases": sum(own.values())}
+    own["forget"] = record.cost["forget"].get("repeats", [own["forget"]])[0]  # the others are in `outside`
+    parts = {name: record.outside[name] for name in OVERHEAD} | {"warmup": own.pop("warmup"), "work": sum(own.values())}
+    return {"wall": record.wall_seconds - record.outside["wait"] - record.outside.get("repeat", 0.0), **parts}
 
 
 def show(title, records):
-    """Print a line per cell and one for all of them."""
-    cells = [(f"{record.cell.method} forgets {record.cell.forget_class}", seconds_of(record)) for record in records]
-    if len(cells) > 1:
-        cells.append(("all cells", {name: sum(seconds[name] for _, seconds in cells) for name in COLUMNS}))
-    print(f"\n{title}, seconds; the aim is {AIMS[title]} %\n")
-    print(f"| {'cell':20} | {' | '.join(f'{name:>6}' for name in COLUMNS)} | overhead | with warm-up |")
-    print(f"| {'-' * 20} | {' | '.join(['-----:'] * len(COLUMNS))} | -------: | -----------: |")
-    for name, seconds in cells:
-        overhead = sum(seconds[part] for part in OVERHEAD)
-        share, with_warmup = (100 * part / seconds["wall"] for part in (overhead, overhead + seconds["warmup"]))
-        numbers = " | ".join(f"{seconds[column]:6.2f}" for column in COLUMNS)
-        print(f"| {name:20} | {numbers} | {share:6.2f} % | {with_warmup:10.2f} % |", flush=True)
+    """Print a line for each method and one for all cells."""
+    cells = [(record.cell.method, seconds_of(record)) for record in records]
+    print(f"\n{title}\n\nseconds per cell, mean; overhead as a share of all seconds (min and max of the cells)\n")
+    print(f"| {'method':8} | cells | {' | '.join(f'{name:>6}' for name in COLUMNS)} | {'overhead':>24} | with warmup |")
+    print(f"| -------- | ----: | {' | '.join(['-----:'] * len(COLUMNS))} | {'-' * 23}: | ----------: |")
+    for chosen in [*dict.fromkeys(method for method, _ in cells), "all"]:
+        group = [seconds for method, seconds in cells if chosen in ("all", method)]
+        mean = {name: sum(seconds[name] for seconds in group) / len(group) for name in COLUMNS}
+        single = [share(seconds, OVERHEAD) for seconds in group]
+        numbers = " | ".join(f"{mean[name]:6.2f}" for name in COLUMNS)
+        overhead = f"{share(mean, OVERHEAD):5.2f} % ({min(single):5.2f}, {max(single):5.2f})"
+        both = f"{share(mean, [*OVERHEAD, 'warmup']):9.2f} %"
+        print(f"| {chosen:8} | {len(group):5} | {numbers} | {overhead:>24} | {both} |", flush=True)
+
+
+def share(seconds, parts):
+    """Return some parts of a cell's wall time in percent of it."""
+    return 100 * sum(seconds[part] for part in parts) / seconds["wall"]
 
 
 def digits():
     with TemporaryDirectory() as name:
         options = ("--methods", "all", "--classes", "0,1")
         run_cells(Path(name), *options)
-        show("digits", run_cells(Path(name), *options))
+        show("digits; the aim is 5 %", run_cells(Path(name), *options))
 
 
 def write_images(root):
@@ -95,10 +101,15 @@ def cifar10_shaped():
         options = ("--dataset", "imagefolder", "--data-root", str(root), "--protocol", "smoke", "--base-steps", "1")
         environment = {**os.environ, "UNLEARNBENCH_CACHE": str(cache)}
         records = run_cells(Path(name), *options, "--methods", "safemax", "--classes", "0", environment=environment)
-        show("CIFAR-10's shape", records)
+        show("CIFAR-10's shape; the aim is 1 %", records)
 
 
 def main():
+    folders = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    for folder in folders:
+        show(folder, [record for record in ResultStore(Path(folder)).read().records if record.outside])
+    if folders:
+        return
     header()
     if asked_for("digits"):
         digits()
