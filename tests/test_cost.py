@@ -265,6 +265,9 @@ class TestDisturbances:
         ]
 
 
+OURS = {"user": 0.0, "system": 0.0, "children_user": 0.0, "children_system": 0.0}
+
+
 class TestInstruments:
     def test_cpu_has_a_memory_probe_and_says_why_it_has_no_other(self):
         instruments = Instruments.of(torch.device("cpu"), "")
@@ -314,7 +317,7 @@ class TestInstruments:
         monkeypatch.setattr(
             psutil, "cpu_times", lambda percpu: [SimpleNamespace(user=amount, **vars(times)) for amount in busy]
         )
-        monkeypatch.setattr("unlearnbench.probes.os.times", lambda: SimpleNamespace(user=mine[0], system=0.0))
+        monkeypatch.setattr("unlearnbench.probes.os.times", lambda: SimpleNamespace(**{**OURS, "user": mine[0]}))
         monkeypatch.setattr("unlearnbench.probes.os.sched_getaffinity", lambda pid: {0, 2}, raising=False)
         watch = ForeignCpu()
         busy[:], mine[0] = [3.0, 100.0, 1.0], 2.5  # the second core is not ours

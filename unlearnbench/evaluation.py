@@ -107,12 +107,13 @@ class Evidence:
                 images = self._draw([label] * n)
             return {"images": images}, {"cost": cost.to_json()}
 
-        found = self.store.get("samples", {
-            "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
-            "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
-            "device": dict(self.device_identity),  # the cost is charged again, so it must be this device's
-            "harness": HARNESS_DIGEST,
-        }, build)  # fmt: skip
+        with self.meter.phase("load"):  # or the wait for a cell that draws them now
+            found = self.store.get("samples", {
+                "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
+                "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
+                "device": dict(self.device_identity),  # the cost is charged again, so it must be this device's
+                "harness": HARNESS_DIGEST,
+            }, build)  # fmt: skip
         if found.reused:
             self.meter.charge("sample", Cost.earlier(found.facts["cost"]))
         return found.tensors["images"]

@@ -108,7 +108,7 @@ class ForeignCpu:
         names = ("user", "nice", "system", "irq", "softirq", "steal")
         busy = sum(getattr(core, name, 0.0) for core in chosen for name in names)
         mine = os.times()
-        return float(busy - mine.user - mine.system)
+        return float(busy - mine.user - mine.system - mine.children_user - mine.children_system)
 
     def edge(self) -> dict[str, float]:
         """Return the seconds since the last edge."""
