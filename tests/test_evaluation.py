@@ -54,7 +54,7 @@ def test_needs_are_computed_once_and_only_when_asked_for(evidence):
     evidence.forget_probs  # noqa: B018
     assert "retain_samples" not in vars(evidence)
     assert evidence.forget_samples is evidence.forget_samples
-    assert set(evidence.meter.costs) == {"sample"}
+    assert set(evidence.meter.phases()) == {"sample"}
 
 
 def test_a_sample_does_not_depend_on_the_batch_size(evidence, tiny):
