@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny dataset and harness for unit tests, one trained cache for end-to-end tests, fake records."""
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.preparation import software
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: what tests start would be deaf to it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # small tensors run no faster on two
 
