@@ -18,7 +18,7 @@ from unlearnbench.preparation import software
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: what tests start would be deaf to it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: children would be deaf to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # small tensors run no faster on two

@@ -3,12 +3,10 @@
     python -m tests.benchmarks.sampling [--small | --big]
 
 Prints seconds per image of both, measured in turn, the ratio ours / diffusers (below 1: ours is faster) as median, min
-and max, and the share of ours that the network's own forward passes take. On digits also the same images in batches of
-other sizes: seconds, and the part of them that the kernel spends on handing out memory. `--small` leaves out the
-CIFAR-10-shaped network, `--big` the digits one.
+and max, and the share of ours that the network's own forward passes take. `--small` leaves out the CIFAR-10-shaped
+network, `--big` the digits one.
 """
 
-import os
 import statistics
 import time
 
@@ -16,19 +14,17 @@ import torch
 from diffusers import DDIMScheduler
 
 from tests.benchmarks.fisher import asked_for, header, in_turn, network, ratio
-from unlearnbench.datasets import load_dataset
 from unlearnbench.diffusion import Schedule, sample, to_uint8
 
 # network, images, steps, guidance, rounds
-SIZES = (("digits", 250, 25, 0.5, 7), ("CIFAR-10-shaped", 4, 4, 2.0, 7))
-BATCHES, BATCH_ROUNDS = (250, 125, 63, 25), 5
+SIZES = (("digits", 250, 25, 0.5, 7), ("CIFAR-10-shaped", 4, 4, 2.0, 5))
 
 
-def draw(model, shape, images, steps, guidance, batch_size=None):
+def draw(model, shape, images, steps, guidance):
     """Sample with our sampler."""
     return sample(
         model, Schedule.linear(), torch.arange(images) % 10, range(images), shape, steps=steps, eta=0.0,
-        guidance=guidance, null_class=10, batch_size=batch_size or images,
+        guidance=guidance, null_class=10, batch_size=images,
     )  # fmt: skip
 
 
@@ -76,37 +72,11 @@ def against_diffusers(name, images, steps, guidance, rounds):
     )
 
 
-def by_batch():
-    """Sample the same digits in batches of several sizes; every size must give the same images."""
-    model, shape = network("digits")
-    sampler = load_dataset("digits").protocol.sampler
-    images = SIZES[0][1]
-    expected = draw(model, shape, images, sampler["steps"], sampler["guidance"])
-    seconds = {size: [] for size in BATCHES}
-    system = {size: [] for size in BATCHES}
-    for round_number in range(BATCH_ROUNDS):
-        for size in BATCHES if round_number % 2 else reversed(BATCHES):
-            before, started = os.times(), time.perf_counter()
-            drawn = draw(model, shape, images, sampler["steps"], sampler["guidance"], size)
-            seconds[size].append(time.perf_counter() - started)
-            system[size].append(os.times().system - before.system)
-            assert torch.equal(drawn, expected), f"batches of {size} give other images"
-    for size in BATCHES:
-        against_whole = ratio(seconds[size], seconds[BATCHES[0]])
-        print(
-            f"digits, {images} images in batches of {size}: {statistics.median(seconds[size]):.2f} s, of it "
-            f"{statistics.median(system[size]):.2f} s of CPU in the kernel; over one batch {against_whole}",
-            flush=True,
-        )
-
-
 def main():
     header()
     for size in SIZES:
         if asked_for(size[0]):
             against_diffusers(*size)
-    if asked_for("digits"):
-        by_batch()
 
 
 if __name__ == "__main__":
