@@ -17,20 +17,16 @@ from unlearnbench.report.board import boards
 from unlearnbench.report.cost import is_slower, ranks
 from unlearnbench.report.figures import phases
 from unlearnbench.report.tables import (
-    Table,
     all_tables,
     cost_table,
-    escape_latex,
     paper_tables,
     settings_tables,
     summary_table,
     tidy_frame,
-    to_csv,
-    to_latex,
-    to_markdown,
     to_terminal,
 )
 from unlearnbench.report.values import MARK, Value
+from unlearnbench.report.writers import Table, escape_latex, to_csv, to_latex, to_markdown
 from unlearnbench.results import Record, ResultStore
 
 HOSTILE = r"<b>a|b</b> \input{x} 50% $&_#^~ `c` *d* é → שלום"

@@ -13,7 +13,8 @@ from unlearnbench.registry import Registry
 from unlearnbench.report import render
 from unlearnbench.report.board import boards
 from unlearnbench.report.compare import compare
-from unlearnbench.report.tables import summary_table, to_markdown
+from unlearnbench.report.tables import summary_table
+from unlearnbench.report.writers import to_markdown
 from unlearnbench.results import ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent

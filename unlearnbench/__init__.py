@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from unlearnbench.errors import NonFiniteError, PluginError, Unmeasurable, UsageError
-from unlearnbench.plugin import Score, method, metric
+from unlearnbench.plugin import NO_OBJECT, Score, method, metric
 
 if TYPE_CHECKING:
     from unlearnbench.context import Context
@@ -28,6 +28,7 @@ _NEEDS_TORCH = {  # imported on first use, so that the command line starts fast 
 }
 
 __all__ = [
+    "NO_OBJECT",
     "Context",
     "Ema",
     "NonFiniteError",

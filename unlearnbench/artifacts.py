@@ -5,6 +5,7 @@ An artifact's key is the hash of everything that affects its bytes. Its folder h
 never sees half of one; a payload that fails its checksum is rebuilt with a warning. Deleting the cache is always safe.
 """
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -42,6 +44,11 @@ class Artifact:
     def reference(self) -> dict[str, str]:
         """What a record says of it: key and payload checksum."""
         return {"key": self.key, "sha256": self.payload_digest}
+
+
+def software() -> dict[str, str]:
+    """Return the library versions that affect trained bytes, for artifact keys."""
+    return {"torch": torch.__version__, "diffusers": importlib.metadata.version("diffusers")}
 
 
 def default_cache() -> Path:

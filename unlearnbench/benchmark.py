@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,18 @@ from rich.console import Console
 
 from unlearnbench.datasets import Dataset, Source, load_dataset
 from unlearnbench.errors import UsageError, spell_error
-from unlearnbench.grid import Cell, Rerun, Scalar, combinations, make_cells, parse_classes, parse_integers, parse_sweeps
+from unlearnbench.grid import (
+    Cell,
+    Controls,
+    Rerun,
+    Scalar,
+    Seeds,
+    combinations,
+    make_cells,
+    parse_classes,
+    parse_sweeps,
+    replicates,
+)
 from unlearnbench.plugin import MethodSpec, MetricSpec, suggest
 from unlearnbench.process import Outcome, Turn, Workers
 from unlearnbench.progress import Display, Task
@@ -33,14 +44,16 @@ class Plan:
     dataset: Dataset
     methods: Mapping[str, MethodSpec]
     metrics: Sequence[MetricSpec]
-    cells: Sequence[Cell]
+    cells: Sequence[Cell]  # the controls come last
+    controls: frozenset[str]  # ids of the cells that check the suite and were not asked for by name
     overrides: Mapping[str, Mapping[str, Scalar]]  # cell id -> settings that --set changed
     source_hashes: Mapping[str, str]  # of the selected plugins
 
 
 def make_plan(
-    registry: Registry, *, methods: str, classes: str, source: Source, seeds: str, metrics: str, sweeps: Sequence[str]
-) -> Plan:
+    registry: Registry, *, methods: str, classes: str, source: Source, metrics: str, sweeps: Sequence[str],
+    seeds: str = "0", base_seeds: str = "", sampling_seeds: str = "", controls: Controls = "first",
+) -> Plan:  # fmt: skip
     """Check what the user asked for and return the cells.
 
     Raises:
@@ -48,7 +61,9 @@ def make_plan(
     """
     dataset = load_dataset(source)
     forget_classes = parse_classes(classes, dataset.class_names)
-    chosen_seeds = parse_integers(seeds, "seed")
+    if dataset.checkpoint and base_seeds:
+        raise UsageError("--base names a trained model and --base-seeds trains one for each: give one of them")
+    chosen_seeds = replicates(seeds, "0" if dataset.checkpoint else base_seeds, sampling_seeds)
     chosen_metrics = registry.select_metrics(metrics)
     chosen_methods = {spec.name: spec for spec in registry.select_methods(methods)}
     swept = _parse_overrides(registry, chosen_methods, parse_sweeps(sweeps))
@@ -61,9 +76,25 @@ def make_plan(
     cells = make_cells(dataset.name, dataset.protocol.name, resolved, forget_classes, chosen_seeds)
     for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
         overrides[cell.id] = values
+    shams = {} if controls == "none" else {spec.name: spec for spec in registry.controls()}
+    checks = _control_cells(shams.values(), dataset, forget_classes, chosen_seeds, controls)
+    checks = [cell for cell in checks if cell.id not in overrides]
+    chosen_methods = shams | chosen_methods
     hashes = {f"method:{name}": registry.source_hash("method", name) for name in chosen_methods}
     hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
-    return Plan(dataset, chosen_methods, chosen_metrics, cells, overrides, hashes)
+    overrides |= {cell.id: {} for cell in checks}
+    ids = frozenset(cell.id for cell in checks)
+    return Plan(dataset, chosen_methods, chosen_metrics, [*cells, *checks], ids, overrides, hashes)
+
+
+def _control_cells(
+    specs: Iterable[MethodSpec], dataset: Dataset, classes: Sequence[int], seeds: Sequence[Seeds], controls: Controls
+) -> list[Cell]:
+    """Return the cells of the controls, for the first class and replicate or, where asked for, for every class."""
+    tunings = (dataset.kind, dataset.protocol.family)
+    resolved = [(spec.name, spec.resolve(tunings, {})) for spec in specs]
+    some = classes if controls == "every" else classes[:1]
+    return make_cells(dataset.name, dataset.protocol.name, resolved, some, seeds[:1])
 
 
 def _parse_overrides(
@@ -107,6 +138,8 @@ def needs_run(
         return True
     if (record.dataset.get("digest"), record.dataset.get("content", "")) != (dataset.digest, dataset.content):
         return True
+    if record.dataset.get("panel", dataset.panel) != dataset.panel:
+        return True
     if record.status == "ok":
         timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
         return timed < repeats or not set(metrics) <= set(record.metrics)
@@ -138,7 +171,7 @@ class Benchmark:
     def __init__(
         self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
         cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None, minutes: float | None = None,
-        repeats: int = 1, jobs: int = 1,
+        repeats: int = 1, jobs: int = 1, controls: Controls = "first",
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -154,11 +187,12 @@ class Benchmark:
             minutes: after which the run stops, None for no limit.
             repeats: how often each cell's unlearning is timed.
             jobs: cells at once; only one of them is timed at a time, and then nothing else runs.
+            controls: as the plan has them; where only the first class is checked, records of another one will do.
         """
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._plan, self._workers, self._store, self._console = plan, workers, store, console
         self._cache, self._device, self._plugin_files, self._timeout = cache, device, tuple(plugin_files), timeout
-        self._repeats, self._jobs = repeats, jobs
+        self._repeats, self._jobs, self._controls = repeats, jobs, controls
         self._software = software_provenance()
         self._turns, self._stop = Turns(), threading.Event()
         self._stop_reason = "the run was stopped"
@@ -233,14 +267,31 @@ class Benchmark:
             found = latest.get(cell.id)
             return needs_run(found, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset, self._repeats)
 
-        todo = [cell for cell in plan.cells if wanted(cell)]
+        checked = set() if self._controls == "every" else self._checked(reading.records, rerun, metrics, device_uuid)
+        cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
+        todo = [cell for cell in cells if wanted(cell)]
         running = {cell.id for cell in todo}
-        kept = [latest[cell.id] for cell in plan.cells if cell.id not in running]
+        kept = [latest[cell.id] for cell in cells if cell.id not in running]
         return todo, [record for record in kept if record.status != "ok"]
+
+    def _checked(self, records: Iterable[Record], rerun: Rerun, metrics: Sequence[str], device_uuid: str) -> set[str]:
+        """Return the controls that have a sound record of any class already."""
+        plan = self._plan
+        settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
+        alike = [
+            r for r in records
+            if r.status == "ok" and settings.get(r.cell.method) == r.cell.settings
+            and (r.cell.dataset, r.cell.protocol) == (plan.dataset.name, plan.dataset.protocol.name)
+        ]  # fmt: skip
+        return {
+            r.cell.method for r in alike
+            if not needs_run(r, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset)
+        }  # fmt: skip
 
     def _prepare(self, display: Display, found: Mapping[str, Any]) -> None:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
         needs = [need for spec in self._plan.metrics for need in spec.needs]
+        base_seeds = sorted({cell.base_seed for cell in self._plan.cells})
         with display.task(f"{self._plan.dataset.name}: base model and judges") as task:
 
             def tick() -> None:
@@ -248,8 +299,8 @@ class Benchmark:
                 self._check_time()
 
             outcome = self._workers.run(
-                "unlearnbench.runner:prepare_dataset", self._plan.dataset, needs, self._cache, found,
-                on_progress=task.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
+                "unlearnbench.runner:prepare_dataset", self._plan.dataset, needs, base_seeds, self._cache,
+                found, on_progress=task.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
             )  # fmt: skip
         _expect(outcome)
 
@@ -302,7 +353,7 @@ class Benchmark:
 
     def _label(self, cell: Cell) -> str:
         changed = ", ".join(f"{name}={value}" for name, value in self._plan.overrides[cell.id].items())
-        seed = f", seed {cell.seed}" if len({c.seed for c in self._plan.cells}) > 1 else ""
+        seed = f", seed {cell.seeds.label}" if len({c.seeds for c in self._plan.cells}) > 1 else ""
         name = self._plan.dataset.class_names[cell.forget_class]
         named = "" if name == str(cell.forget_class) else f" {name}"
         return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.forget_class}{named}{seed}"
@@ -320,7 +371,7 @@ class Benchmark:
             cell=cell,
             method={
                 "title": spec.title, "paper": spec.paper, "role": spec.role, "overrides": self._plan.overrides[cell.id],
-                "changed": _changed(spec, cell), "source_hash": source_hash,
+                "changed": _changed(spec, cell), "source_hash": source_hash, "truth": dict(spec.truth),
             },
             status=outcome.status,
             reason=outcome.reason,

@@ -10,7 +10,7 @@ import typer
 
 from unlearnbench import __version__
 from unlearnbench.errors import PluginError, UsageError, spell_error
-from unlearnbench.grid import Rerun
+from unlearnbench.grid import Controls, Rerun
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,14 @@ InceptionOption = Annotated[
 BatchSizeOption = Annotated[
     int | None, typer.Option(help="Images per sampling forward pass, to fit the memory.", min=1, metavar="N")
 ]
-SeedsOption = Annotated[str, typer.Option(help="Seeds of unlearning and sampling: 0-2")]
+SeedsOption = Annotated[str, typer.Option(help="Replicates, each with its own base model and sampling noise: 0-2")]
+BaseSeedsOption = Annotated[
+    str, typer.Option(help="Base models of their own seeds: with every seed, instead of the same one.", metavar="SEEDS")
+]
+SamplingSeedsOption = Annotated[str, typer.Option(help="Sampling noise of its own seeds: likewise.", metavar="SEEDS")]
+ControlsOption = Annotated[
+    Controls, typer.Option(help="Shams of known outcome, which check the suite: for the first class, every one, none.")
+]
 MetricsOption = Annotated[str, typer.Option(help="all, or names: ua,fid")]
 SetOption = Annotated[
     list[str] | None,
@@ -101,6 +108,9 @@ def run(
     inception_weights: InceptionOption = None,
     batch_size: BatchSizeOption = None,
     seeds: SeedsOption = "0",
+    base_seeds: BaseSeedsOption = "",
+    sampling_seeds: SamplingSeedsOption = "",
+    controls: ControlsOption = "first",
     metrics: MetricsOption = "all",
     set_: SetOption = None,
     rerun: RerunOption = "missing",
@@ -128,8 +138,9 @@ def run(
         dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size
     )
     plan = make_plan(
-        registry, methods=methods, classes=classes, source=source, seeds=seeds, metrics=metrics, sweeps=set_ or []
-    )
+        registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
+        base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls,
+    )  # fmt: skip
     if workers is None:
         for cell in plan.cells:
             console.print(cell.id, highlight=False, soft_wrap=True)
@@ -139,7 +150,7 @@ def run(
     _check_writable(out, "--out")
     benchmark = Benchmark(
         plan, workers, ResultStore(results), console, cache=default_cache(), device=device, plugin_files=plugin_files,
-        timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs,
+        timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls,
     )  # fmt: skip
     _conclude(benchmark.run(rerun), len(plan.cells), results, out, registry)
 
@@ -210,7 +221,11 @@ def list_(
                 continue
             if isinstance(spec, MethodSpec):
                 paper = f"arXiv:{spec.paper}" if spec.paper else ""
-                note = {"gold": "runs only when named", "reference": "reference row"}.get(spec.role, "")
+                note = {
+                    "gold": "runs only when named",
+                    "reference": "reference row",
+                    "control": "checks the suite",
+                }.get(spec.role, "")
                 typer.echo(f"  {spec.name:22} {spec.title:20} {paper:18} {note}".rstrip())
             else:
                 unit = f"[{spec.unit}]" if spec.unit else ""
@@ -246,6 +261,36 @@ def compare(
     _show(compare_with(source, results, out, _hashes(Registry(), results)), "Comparison")
 
 
+@app.command()
+def validate(results: ResultsOption = Path("results")) -> None:
+    """Show the controls, and how well each metric separates those that forget from those that do not."""
+    from unlearnbench.registry import Registry
+    from unlearnbench.report import validation
+
+    _check_results(results)
+    found = validation(results, _hashes(Registry(), results))
+    _show(found, "Validation")
+    if found.alarms:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    table: Annotated[Path, typer.Argument(help="A .tex or .md file with tables of a report.", metavar="TABLE")],
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Check that every number of a table follows from the records its caption names."""
+    from unlearnbench.registry import Registry
+    from unlearnbench.report.verify import verify as verify_table
+
+    _check_results(results)
+    verdict = verify_table(table, results, _hashes(Registry(), results))
+    for line in verdict.lines:
+        typer.echo(line)
+    if not verdict.holds:
+        raise typer.Exit(1)
+
+
 def _check_results(results: Path) -> None:
     if not results.is_dir():
         raise UsageError(
@@ -267,7 +312,7 @@ def _conclude(summary: "Summary", cells: int, results: Path, out: Path, registry
             _finish(results, out, registry)
         raise typer.Exit(130)
     console.print("rendering the report", highlight=False)
-    _finish(results, out, registry)
+    alarmed = _finish(results, out, registry)
     for record in summary.failed:
         console.print(
             f"{record.status}: {record.cell.id}: {record.reason}", highlight=False, markup=False, soft_wrap=True
@@ -277,6 +322,7 @@ def _conclude(summary: "Summary", cells: int, results: Path, out: Path, registry
             f"{len(summary.failed)} of {cells} cells failed; --rerun failed tries them again. "
             "Tracebacks are in the records.", highlight=False, soft_wrap=True,
         )  # fmt: skip
+    if summary.failed or alarmed:
         raise typer.Exit(1)
 
 
@@ -289,11 +335,13 @@ def _hashes(registry: "Registry", results: Path) -> dict[str, str]:
     return registry.source_hashes() | current_digests(recorded)
 
 
-def _finish(results: Path, out: Path, registry: "Registry") -> None:
-    """Render the report, print its main table, and say where it is."""
+def _finish(results: Path, out: Path, registry: "Registry") -> bool:
+    """Render the report, print its main table, say where it is, and whether a control is on the wrong side."""
     from unlearnbench.report import render
 
-    _show(render(results, out, _hashes(registry, results)), "Report")
+    rendering = render(results, out, _hashes(registry, results))
+    _show(rendering, "Report")
+    return bool(rendering.alarms)
 
 
 def _show(rendering: "Rendering", what: str) -> None:
@@ -303,6 +351,10 @@ def _show(rendering: "Rendering", what: str) -> None:
         typer.echo(f"\n{text}")
     for path in rendering.pages:
         typer.echo(f"\n{what}: {path}")
+    if rendering.alarms:
+        typer.secho("\nThe suite fails its own checks: trust none of these numbers until it is known why.", fg="red")
+    for alarm in rendering.alarms:
+        typer.secho(f"- {alarm}", fg="red")
 
 
 def _check_writable(folder: Path, option: str) -> None:

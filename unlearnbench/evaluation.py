@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearnbench.artifacts import ArtifactStore, Tensors
+from unlearnbench.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.context import HARNESS_DIGEST
 from unlearnbench.cost import Cost, Meter
 from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset
@@ -18,8 +18,9 @@ from unlearnbench.diffusion import Schedule, eps_loss, evaluating, sample, to_fl
 from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import derive_seed
-from unlearnbench.plugin import MetricSpec
-from unlearnbench.preparation import Prepared, software, through
+from unlearnbench.judges import Judge, through
+from unlearnbench.plugin import MetricSpec, Score
+from unlearnbench.preparation import Prepared
 from unlearnbench.process import Progress
 
 TIMESTEP_BINS = 10
@@ -36,7 +37,7 @@ def sample_seeds(cell: Cell, labels: Sequence[int]) -> list[int]:
     seeds = []
     for label in labels:
         index = counter[label] = counter.get(label, -1) + 1
-        seeds.append(derive_seed("sample", dataset=cell.dataset, seed=cell.seed, label=label, index=index))
+        seeds.append(derive_seed("sample", dataset=cell.dataset, seed=cell.sampling_seed, label=label, index=index))
     return seeds
 
 
@@ -92,7 +93,10 @@ class Evidence:
 
     @cached_property
     def _untouched(self) -> bool:
-        """Whether the model still has the base model's weights, all of them bit for bit."""
+        """Whether the model still computes what the base model does: its weights bit for bit, and its own forward."""
+        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in self.model.modules())
+        if hooked or "forward" in vars(self.model):
+            return False
         pairs = zip(self.model.state_dict().values(), self.prepared.base.state_dict().values(), strict=True)
         return all(torch.equal(a, b) for a, b in pairs)
 
@@ -136,6 +140,26 @@ class Evidence:
         probs: NDArray[np.float64] = logits.softmax(dim=1).numpy()
         return probs
 
+    def _named_by(self, judge: Judge | None, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        assert judge is not None
+        return judge.names(images, self.device)
+
+    @cached_property
+    def forget_verdicts(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.rejecting, self.forget_samples)
+
+    @cached_property
+    def retain_verdicts(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.rejecting, self.retain_samples)
+
+    @cached_property
+    def forget_second(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.second, self.forget_samples)
+
+    @cached_property
+    def retain_second(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.second, self.retain_samples)
+
     def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         assert self.prepared.extractor is not None
         features: NDArray[np.float64] = through(self.prepared.extractor, images, self.device).double().numpy()
@@ -157,13 +181,32 @@ class Evidence:
     def retain_features(self) -> NDArray[np.float64]:
         return self._features(self.retain_samples)
 
-    @cached_property
-    def reference_features(self) -> NDArray[np.float64]:
+    def _train_features(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         assert self.prepared.train_features is not None
-        labels, protocol = self.prepared.train.labels, self.dataset.protocol
-        chosen = reference_images(labels, self.cell.forget_class, protocol.reference)
         features: NDArray[np.float64] = self.prepared.train_features[torch.from_numpy(chosen)].double().numpy()
         return features
+
+    @cached_property
+    def _reference(self) -> NDArray[np.int64]:
+        return reference_images(self.prepared.train.labels, self.cell.forget_class, self.dataset.protocol.reference)
+
+    @cached_property
+    def reference_features(self) -> NDArray[np.float64]:
+        return self._train_features(self._reference)
+
+    @cached_property
+    def reference_labels(self) -> NDArray[np.int64]:
+        labels: NDArray[np.int64] = self.prepared.train.labels[self._reference]
+        return labels
+
+    @cached_property
+    def forget_reference_features(self) -> NDArray[np.float64]:
+        return self._train_features(np.flatnonzero(self.prepared.train.labels == self.cell.forget_class))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.dataset.num_classes
 
 
 def losses_by_timestep(evidence: Evidence) -> dict[str, Any]:
@@ -207,26 +250,30 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
     """
     entries: dict[str, dict[str, Any]] = {}
     for spec, source_hash in metrics:
-        value, n, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
+        score, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
         entries[spec.name] = {
-            "value": value, "n": n, "title": spec.title, "unit": spec.unit, "better": spec.better,
-            "shows": spec.shows, "headline": spec.headline, "format": spec.format, "source": spec.source,
-            "source_hash": source_hash, "reason": reason,
+            "value": None if reason else score.value, "n": score.n, "title": spec.title, "unit": spec.unit,
+            "better": spec.better, "shows": spec.shows, "headline": spec.headline, "format": spec.format,
+            "source": spec.source, "source_hash": source_hash, "reason": reason,
         }  # fmt: skip
+        further = {"boundary": spec.boundary, "detail": score.detail}
+        entries[spec.name] |= {key: value for key, value in further.items() if value is not None}
     return entries
 
 
-def _score(spec: MetricSpec, needs: Mapping[str, Any]) -> tuple[float | None, int, str | None]:
+def _score(spec: MetricSpec, needs: Mapping[str, Any]) -> tuple[Score, str | None]:
+    """Return a metric's score, and why it has no value."""
     try:
         result = spec.function(**needs)
     except UsageError as error:  # it would end the run, and this is one cell's affair
         raise PluginError(f"metric {spec.name} raised {error!r}") from error
     except Unmeasurable as error:
-        return None, 0, one_line(str(error))
+        return Score(0.0, 0), one_line(str(error)) or "the metric gave no reason"
     try:
-        value, n = float(result[0]), int(result[1])
-    except (TypeError, ValueError, IndexError) as error:
+        value, n, detail = (*result, None)[:3]
+        score = Score(float(value), int(n), detail)
+    except (TypeError, ValueError) as error:
         raise PluginError(
             f"metric {spec.name} must return Score(value, n), not {one_line(repr(result), 80)}"
         ) from error
-    return (value, n, None) if np.isfinite(value) else (None, n, f"the metric came out as {value}")
+    return score, None if np.isfinite(score.value) else f"the metric came out as {score.value}"

@@ -6,25 +6,48 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unlearnbench.errors import UsageError
 from unlearnbench.hashing import digest
 
 Scalar = bool | int | float | str
 Rerun = Literal["missing", "failed", "always"]
+Controls = Literal["first", "every", "none"]
+
+
+class Seeds(NamedTuple):
+    """The seeds of one replicate."""
+
+    base: int
+    unlearning: int
+    sampling: int
+
+    @property
+    def label(self) -> str:
+        """The one seed they share, or all three with what each is of."""
+        if self.base == self.unlearning == self.sampling:
+            return str(self.unlearning)
+        return f"{self.unlearning} (base {self.base}, sampling {self.sampling})"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One (dataset and protocol, method, settings, forget class, seed): the unit of work, of resume and of record."""
+    """One (dataset and protocol, method, settings, forget class, seeds): the unit of work, of resume and of record."""
 
     dataset: str
     protocol: str
     method: str
     settings: Mapping[str, Scalar]  # every setting, resolved
     forget_class: int
-    seed: int
+    seed: int  # of unlearning
+    base_seed: int = 0  # of the base model's training
+    sampling_seed: int = 0  # of the noise that samples start from
+
+    @property
+    def seeds(self) -> "Seeds":
+        """The three seeds: which replicate this is."""
+        return Seeds(self.base_seed, self.seed, self.sampling_seed)
 
     @cached_property
     def id(self) -> str:
@@ -32,8 +55,8 @@ class Cell:
         return f"{self.dataset}-{self.method}-c{self.forget_class}-s{self.seed}-{digest(self.to_json())[:8]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the cell as a JSON object."""
-        return asdict(self)
+        """Return the cell as a JSON object; the seeds of base model and sampling are left out where they are 0."""
+        return {name: value for name, value in asdict(self).items() if value or not name.endswith("_seed")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Cell":
@@ -124,25 +147,44 @@ def combinations(swept: Mapping[str, Sequence[Scalar]]) -> Iterator[dict[str, Sc
         yield dict(zip(swept, values, strict=True))
 
 
+def replicates(seeds: str, base_seeds: str, sampling_seeds: str) -> list[Seeds]:
+    """Return the replicates that a user asked for.
+
+    Args:
+        seeds: of unlearning, such as `0-2`; base model and sampling take the same one where theirs are not given.
+        base_seeds: of the base model's training, each with every seed of unlearning; empty for the same.
+        sampling_seeds: of the sampling noise, likewise.
+
+    Raises:
+        UsageError: no numbers or ranges of them.
+    """
+    found: dict[Seeds, None] = {}
+    for seed in parse_integers(seeds, "seed"):
+        bases = parse_integers(base_seeds, "base seed") if base_seeds else [seed]
+        samplings = parse_integers(sampling_seeds, "sampling seed") if sampling_seeds else [seed]
+        found |= {Seeds(base, seed, sampling): None for base in bases for sampling in samplings}
+    return list(found)
+
+
 def make_cells(
     dataset: str,
     protocol: str,
     variants: Sequence[tuple[str, Mapping[str, Scalar]]],
     classes: Sequence[int],
-    seeds: Sequence[int],
+    replicates: Sequence[Seeds],
 ) -> list[Cell]:
-    """Return the flat list of cells: per seed and class all methods, so that an early look compares them all.
+    """Return the flat list of cells: per replicate and class all methods, so that an early look compares them all.
 
     Args:
         dataset: its name.
         protocol: the name of its evaluation protocol.
         variants: (method, all its settings resolved), in table order.
         classes: forget classes.
-        seeds: seeds of unlearning and sampling.
+        replicates: the seeds of each.
     """
     return [
-        Cell(dataset, protocol, method, settings, forget_class, seed)
-        for seed in seeds
+        Cell(dataset, protocol, method, settings, forget_class, seeds.unlearning, seeds.base, seeds.sampling)
+        for seeds in replicates
         for forget_class in classes
         for method, settings in variants
     ]

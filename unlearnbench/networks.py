@@ -1,7 +1,8 @@
 """The networks of a dataset: the denoiser, judges, and feature extractors."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.nn import functional
 from unlearnbench.datasets import Dataset
 from unlearnbench.diffusion import to_float
 from unlearnbench.errors import UsageError, spell_error
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def unet_config(dataset: Dataset) -> dict[str, Any]:
@@ -25,6 +28,18 @@ def build_unet(config: Mapping[str, Any]) -> nn.Module:
 
     model: nn.Module = UNet2DModel(**config)
     return model
+
+
+def frozen(model: Model, weights: Mapping[str, Tensor], device: torch.device) -> Model:
+    """Return a network with these weights, on a device, in eval mode, for no one to train."""
+    model.load_state_dict(weights)
+    return placed(model, device).eval().requires_grad_(False)
+
+
+def placed(model: Model, device: torch.device) -> Model:
+    """Return a network on a device, in the memory layout that its convolutions prefer there."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
 
 
 class Classifier(nn.Module):
@@ -69,6 +84,32 @@ class SmallCnn(Classifier):
 
 def _conv_block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(8, outputs), nn.ReLU()]
+
+
+class SmallVgg(Classifier):
+    """Six convolutions with pooling between, no shortcut, 128 features; for images of 16 pixels and more."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        widths = (channels, 32, 64, 128)
+        blocks: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            blocks += [*_conv_block(inputs, outputs), *_conv_block(outputs, outputs), nn.MaxPool2d(2)]
+        self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(widths[-1], num_classes)
+
+
+class Vgg16(Classifier):
+    """VGG-16 with batch normalisation (Simonyan and Zisserman 2015), averaged to 512 features; no hidden layer."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        from torchvision.models import vgg16_bn
+
+        layers = vgg16_bn().features
+        layers[0] = nn.Conv2d(channels, 64, 3, padding=1)
+        self.body = nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(512, num_classes)
 
 
 class _Residual(nn.Module):
@@ -154,6 +195,8 @@ class ResNet34(Classifier):
 CLASSIFIERS: Mapping[str, Callable[[int, int], Classifier]] = {
     "small_cnn": SmallCnn,
     "small_resnet": SmallResNet,
+    "small_vgg": SmallVgg,
+    "vgg16": Vgg16,
     "resnet34": ResNet34,
     "resnet34_224": lambda channels, num_classes: ResNet34(channels, num_classes, side=224),
 }

@@ -16,10 +16,18 @@ from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.grid import Scalar
 
 Kind = Literal["method", "metric"]
-Role = Literal["method", "reference", "gold"]
+Role = Literal["method", "reference", "gold", "control"]
+Better = Literal["lower", "higher", "neither"]
+Shows = Literal["forgetting", "retention", "judging"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 STREAMS = ("forget", "retain")
+NO_OBJECT = -1  # the verdict on an image that shows no class at all
+
+ROLE_TRUTHS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
+    {"reference": {"forgetting": False, "retention": True}, "gold": {"forgetting": True, "retention": True}}
+)
+"""What is known beforehand of every method of a role; a control says it of itself."""
 
 NEEDS: Mapping[str, str] = MappingProxyType(
     {
@@ -28,10 +36,17 @@ NEEDS: Mapping[str, str] = MappingProxyType(
         "retain_labels": "(m,) int64: the class each retained sample was asked for",
         "forget_probs": "(n, K) float64: the judge's softmax for forget_samples",
         "retain_probs": "(m, K) float64: the judge's softmax for retain_samples",
+        "forget_verdicts": "(n,) int64: what the rejecting judge makes of forget_samples: a class, or NO_OBJECT",
+        "retain_verdicts": "(m,) int64: the same for retain_samples",
+        "forget_second": "(n,) int64: the class that the second judge, one of another kind, names for forget_samples",
+        "retain_second": "(m,) int64: the same for retain_samples",
         "forget_features": "(n, D) float64: extractor features of forget_samples",
         "retain_features": "(m, D) float64: extractor features of retain_samples",
         "reference_features": "(r, D) float64: extractor features of the protocol's reference images, by default all "
         "training images of the retained classes",
+        "reference_labels": "(r,) int64: the classes of these images",
+        "forget_reference_features": "(f, D) float64: extractor features of all training images of the forget class",
+        "num_classes": "K, the number of classes",
         "cell": "the grid.Cell: forget_class, method, settings, seed",
         "model": "the unlearned model, frozen, in eval mode",
     }
@@ -40,10 +55,14 @@ NEEDS: Mapping[str, str] = MappingProxyType(
 
 
 class Score(NamedTuple):
-    """What a metric returns: a value in the unit it declared, and the number of samples it rests on."""
+    """What a metric returns: a value in the unit it declared, and the number of samples it rests on.
+
+    `detail` is kept in the record for a reader's own analysis: JSON, such as the value of every class.
+    """
 
     value: float
     n: int
+    detail: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,7 @@ class MethodSpec:
     settings: Mapping[str, Setting]
     tuned: Mapping[str, Mapping[str, Scalar]]
     function: Callable[..., None]
+    truth: Mapping[str, bool]  # what is known beforehand: whether it forgets ("forgetting"), retains ("retention")
 
     @property
     def defaults(self) -> dict[str, Scalar]:
@@ -117,13 +137,15 @@ class MetricSpec:
     name: str
     title: str
     unit: str
-    better: Literal["lower", "higher"]
-    shows: Literal["forgetting", "retention"]
+    better: Better
+    shows: Shows
     headline: bool
     format: str
     source: str
     needs: tuple[str, ...]
     function: Callable[..., Score]
+    boundary: float | None
+    optional: bool
 
 
 def method(
@@ -134,6 +156,7 @@ def method(
     role: Role = "method",
     groups: Iterable[str] = (),
     tuned: Mapping[str, Mapping[str, Scalar]] | None = None,
+    truth: Mapping[str, bool] | None = None,
 ) -> Callable[[F], F]:
     """Declare an unlearning method: a function of `ctx` and keyword-only settings with defaults.
 
@@ -141,9 +164,11 @@ def method(
         title: the name in tables.
         paper: the arXiv id, empty for none.
         streams: the data it may draw, a subset of `forget` and `retain`; drawing from another raises.
-        role: `method`; `reference` for a row all others are compared with; `gold` for one that runs only when named.
+        role: `method`; `reference` for a row all others are compared with; `gold` for one that runs only when named;
+            `control` for a sham whose outcome is known beforehand and which every benchmark runs.
         groups: names under which `--methods` selects it together with others.
         tuned: {dataset or protocol: {setting: value}}, values found for another one than the defaults were.
+        truth: of a control: {"forgetting": whether it forgets, "retention": whether it retains}, either or both.
 
     Raises:
         PluginError: the function or the declaration breaks the contract.
@@ -157,11 +182,16 @@ def method(
             raise PluginError(f"method {name} declares unknown streams {unknown}: choose from {', '.join(STREAMS)}")
         if role not in typing.get_args(Role):
             raise PluginError(f"method {name} has role {role!r}: choose from {', '.join(typing.get_args(Role))}")
+        if (role == "control") != bool(truth) or not set(truth or {}) <= {"forgetting", "retention"}:
+            raise PluginError(
+                f"method {name}: a control, and nothing else, says truth={{'forgetting': ..., 'retention': ...}}"
+            )
         settings = _settings(function, name)
         for dataset, values in (tuned or {}).items():
             for key, value in values.items():
                 _check_tuned(name, dataset, settings, key, value)
-        spec = MethodSpec(name, title, paper, role, tuple(groups), chosen, settings, tuned or {}, function)
+        known = {str(side): bool(holds) for side, holds in (truth or ROLE_TRUTHS.get(role, {})).items()}
+        spec = MethodSpec(name, title, paper, role, tuple(groups), chosen, settings, tuned or {}, function, known)
         function.__unlearnbench__ = spec  # type: ignore[attr-defined]
         return function
 
@@ -172,22 +202,28 @@ def metric(
     *,
     title: str,
     unit: str,
-    better: Literal["lower", "higher"],
-    shows: Literal["forgetting", "retention"],
+    better: Better,
+    shows: Shows,
     headline: bool = False,
     format: str = ".2f",
     source: str = "",
+    boundary: float | None = None,
+    optional: bool = False,
 ) -> Callable[[F], F]:
     """Declare a metric: a function whose parameter names are its needs (see `NEEDS`) and that returns a `Score`.
 
     Args:
         title: the column header.
         unit: of the value; empty for a dimensionless one.
-        better: the direction of improvement, `lower` or `higher`.
-        shows: the side of unlearning it speaks of; reports group by it.
+        better: the direction of improvement, `lower` or `higher`; `neither` for a description.
+        shows: the side of unlearning it speaks of, `forgetting` or `retention`, or `judging`: how far the judges are to
+            be believed; reports group by it.
         headline: it is an axis of the trade-off figure and stands in the paper's tables.
         format: Python format spec of the value in tables.
         source: paper and equation, or library.
+        boundary: the value from which on, in the better direction, a model counts as forgetting or retaining; every
+            benchmark checks its controls against it.
+        optional: it is computed only when named, not with `--metrics all`.
 
     Raises:
         PluginError: an unknown need, direction or format.
@@ -202,16 +238,20 @@ def metric(
                 raise PluginError(
                     f"metric {name} asks for {need!r}{suggest(need, NEEDS)}: needs are {', '.join(NEEDS)}"
                 )
-        if better not in {"lower", "higher"}:
-            raise PluginError(f"metric {name} has better={better!r}: write 'lower' or 'higher'")
-        if shows not in {"forgetting", "retention"}:
-            raise PluginError(f"metric {name} has shows={shows!r}: write 'forgetting' or 'retention'")
+        for key, value, known in (("better", better, Better), ("shows", shows, Shows)):
+            if value not in typing.get_args(known):
+                choices = ", ".join(map(repr, typing.get_args(known)))
+                raise PluginError(f"metric {name} has {key}={value!r}: write one of {choices}")
+        if boundary is not None and (better == "neither" or shows == "judging"):
+            raise PluginError(
+                f"metric {name} has a boundary, so it must be better lower or higher on a side of unlearning"
+            )
         try:
             f"{1.5:{format}}"
         except ValueError:
             raise PluginError(f"metric {name} has format={format!r}, which cannot format a number") from None
         function.__unlearnbench__ = MetricSpec(  # type: ignore[attr-defined]
-            name, title, unit, better, shows, bool(headline), format, source, needs, function
+            name, title, unit, better, shows, bool(headline), format, source, needs, function, boundary, bool(optional)
         )
         return function
 

@@ -1,34 +1,40 @@
 """What belongs to a dataset and is made once: images, base model, judge, feature extractor; all cached."""
 
 import hashlib
-import importlib.metadata
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors, fsync
+from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors, fsync, software
 from unlearnbench.checkpoints import read_checkpoint
-from unlearnbench.datasets import ClassifierRecipe, Dataset, Images, Split
-from unlearnbench.diffusion import Schedule, evaluating, to_float
+from unlearnbench.datasets import Dataset, Images, Split
+from unlearnbench.diffusion import Schedule, to_float
 from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.features import extractor_for, inception
-from unlearnbench.networks import CLASSIFIERS, Classifier, build_unet, unet_config
+from unlearnbench.judges import (
+    Found,
+    Judge,
+    build_classifier,
+    classifier,
+    rejecting_judge,
+    second_judge,
+    through,
+    worth,
+)
+from unlearnbench.networks import Classifier, build_unet, frozen, placed, unet_config
 from unlearnbench.process import Progress
-from unlearnbench.training import DenoiserTraining, fit_classifier, flipped, global_rng_kept
+from unlearnbench.training import DenoiserTraining, flipped, global_rng_kept
 
-Model = TypeVar("Model", bound=nn.Module)
-JUDGE_BATCH = 500  # images per forward pass of a judge or extractor
 FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
 CURVE_POINTS = 100  # of a base model's training loss
 
@@ -48,13 +54,14 @@ class Prepared:
     judge: Classifier
     extractor: nn.Module | None  # None where no metric asks for features
     train_features: Tensor | None  # (N, D) float32 of the training images, likewise
-    judge_accuracy: float  # share of test images the judge names correctly, 0 to 1
-    judge_n: int  # number of those test images
+    second: Judge | None  # one of another kind, None where no metric asks for it
+    rejecting: Judge | None  # one that may reject, likewise
+    worth: Mapping[str, Any]  # of the judge on test images: test_accuracy, n, and the other judges' by their names
     artifacts: dict[str, dict[str, str]]
 
 
 def prepare(
-    dataset: Dataset, store: ArtifactStore, device: torch.device, progress: Progress, *, features: bool = True
+    dataset: Dataset, store: ArtifactStore, device: torch.device, progress: Progress, needs: Collection[str]
 ) -> Prepared:
     """Return what belongs to a dataset, made on first use and cached.
 
@@ -63,61 +70,62 @@ def prepare(
         store: the cache.
         device: trains and computes.
         progress: shows how far the making is.
-        features: whether the feature extractor is needed.
+        needs: of the metrics to come; they say which judges are wanted, and whether the feature extractor is.
 
     Raises:
         UsageError: images or weights are not here and cannot be had, or do not fit.
     """
     images = dataset.load(store, progress)
     sources = _digests(images)
+    features = any(need.endswith("_features") for need in needs)
     extractor: nn.Module | None = None
     features_artifact, artifacts = None, {"images": {"sha256": sources["train"]}}
     if dataset.checkpoint:  # what may turn out to be impossible comes before long trainings
         base_artifact(dataset, images.train, sources["train"], store, device, progress)
     if features and dataset.extractor is None:
         extractor, artifacts["extractor"] = inception(dataset.inception_weights)
-    judge = _classifier(dataset, "judge", dataset.judge, images, sources, store, device, progress)
+    made = (dataset, images, sources, store, device, progress)
+    judge = classifier(dataset, "judge", dataset.judge, *made[1:])
+    others = _other_judges(needs, *made)
     if features and dataset.extractor is not None:
-        extractor, artifacts["extractor"] = _own_extractor(dataset, images, sources, store, device, progress)
+        extractor, artifacts["extractor"] = _own_extractor(*made)
     if extractor is not None:
-        features_artifact = _train_features(extractor, artifacts["extractor"], images, sources, store, device, progress)
+        features_artifact = _train_features(extractor, artifacts["extractor"], *made[1:])
     base = base_artifact(dataset, images.train, sources["train"], store, device, progress)
     artifacts |= {"base": base.reference, "judge": judge.reference}
+    artifacts |= {name: found.reference for name, found in others.items()}
     return Prepared(
         train=images.train,
         notes=images.notes,
         base=frozen(build_unet(base.facts["unet"]), base.tensors, device),
         unet=base.facts["unet"],
-        judge=frozen(_build_classifier(dataset, dataset.judge), judge.tensors, torch.device("cpu")),
+        judge=frozen(build_classifier(dataset, dataset.judge), judge.tensors, torch.device("cpu")),
         extractor=extractor,
         train_features=features_artifact.tensors["features"] if features_artifact is not None else None,
-        judge_accuracy=float(judge.facts["test_accuracy"]),
-        judge_n=int(judge.facts["test_n"]),
+        second=others["second"].judge if "second" in others else None,
+        rejecting=others["rejecting"].judge if "rejecting" in others else None,
+        worth={**worth(judge.facts), **{name: found.facts for name, found in others.items()}},
         artifacts=artifacts,
     )
+
+
+def _other_judges(
+    needs: Collection[str], dataset: Dataset, images: Images, sources: Mapping[str, str], store: ArtifactStore,
+    device: torch.device, progress: Progress,
+) -> dict[str, Found]:  # fmt: skip
+    """Return the judges that metrics ask for beside the first one, by name."""
+    makers = {"second": ("_second", second_judge), "rejecting": ("_verdicts", rejecting_judge)}
+    return {
+        name: make(dataset, images, sources, store, device, progress)
+        for name, (ending, make) in makers.items()
+        if any(need.endswith(ending) for need in needs)
+    }
 
 
 def prepare_base(dataset: Dataset, store: ArtifactStore, device: torch.device, progress: Progress) -> Artifact:
     """Return the base model alone, as `train` makes it."""
     images = dataset.load(store, progress)
     return base_artifact(dataset, images.train, _digests(images)["train"], store, device, progress)
-
-
-def frozen(model: Model, weights: Tensors, device: torch.device) -> Model:
-    """Return a network with these weights, on a device, in eval mode, for no one to train."""
-    model.load_state_dict(weights)
-    return placed(model, device).eval().requires_grad_(False)
-
-
-def placed(model: Model, device: torch.device) -> Model:
-    """Return a network on a device, in the memory layout that its convolutions prefer there."""
-    model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
-
-
-def software() -> dict[str, str]:
-    """Return the library versions that affect trained bytes, for artifact keys."""
-    return {"torch": torch.__version__, "diffusers": importlib.metadata.version("diffusers")}
 
 
 def _digests(images: Images) -> dict[str, str]:
@@ -244,52 +252,14 @@ def _curve(losses: Tensor) -> list[tuple[int, float]]:
     ]
 
 
-def _build_classifier(dataset: Dataset, recipe: ClassifierRecipe) -> Classifier:
-    return CLASSIFIERS[recipe.network](dataset.image_shape[0], dataset.num_classes)
-
-
-def _classifier(
-    dataset: Dataset, kind: str, recipe: ClassifierRecipe, images: Images, sources: Mapping[str, str],
-    store: ArtifactStore, device: torch.device, progress: Progress,
-) -> Artifact:  # fmt: skip
-    def build() -> tuple[Tensors, dict[str, Any]]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            model = _build_classifier(dataset, recipe)
-        if recipe.pretrained:
-            model.start_from_imagenet()  # type: ignore[operator]
-        fit_classifier(
-            model.to(device), images.train, recipe, lambda done, total: progress(f"train the {kind}", done, total)
-        )
-        logits = through(model, images.test.images, device)
-        accuracy = float(np.mean(logits.argmax(dim=1).numpy() == images.test.labels))
-        return model.state_dict(), {"test_accuracy": accuracy, "test_n": len(images.test.labels)}
-
-    inputs = {
-        "classes": dataset.num_classes,
-        "images": dict(sources),
-        "recipe": asdict(recipe),
-        "device": device.type,
-        "software": software(),
-    }
-    return store.get(kind, inputs, build)
-
-
-def through(network: nn.Module, images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Return a network's output for images, (n, D) on the CPU, computed batch by batch in eval mode."""
-    with evaluating(network.to(device)):
-        outputs = [network(batch.to(device)) for batch in torch.split(torch.from_numpy(images), JUDGE_BATCH)]
-    return torch.cat([output[0] if isinstance(output, tuple) else output for output in outputs]).cpu()
-
-
 def _own_extractor(
     dataset: Dataset, images: Images, sources: Mapping[str, str], store: ArtifactStore, device: torch.device,
     progress: Progress,
 ) -> tuple[nn.Module, dict[str, str]]:  # fmt: skip
     """Return the dataset's own extractor behind torch-fidelity's interface, and what a record says of its weights."""
     assert dataset.extractor is not None
-    found = _classifier(dataset, "extractor", dataset.extractor, images, sources, store, device, progress)
-    network = frozen(_build_classifier(dataset, dataset.extractor), found.tensors, torch.device("cpu"))
+    found = classifier(dataset, "extractor", dataset.extractor, images, sources, store, device, progress)
+    network = frozen(build_classifier(dataset, dataset.extractor), found.tensors, torch.device("cpu"))
     return extractor_for(f"unlearnbench-{dataset.name}", network), found.reference
 
 

@@ -117,8 +117,8 @@ class Registry:
     def select_methods(self, text: str) -> list[MethodSpec]:
         """Return the methods that `--methods` names: `all`, a group such as `paper`, or names with commas between.
 
-        `all` is every unlearning method plus the reference rows; a broken plugin is left out of it. References come
-        first.
+        `all` is every unlearning method plus the reference rows; gold standards, controls and broken plugins are left
+        out of it. References come first.
 
         Raises:
             UsageError: an unknown name or nothing selected.
@@ -132,17 +132,25 @@ class Registry:
                 specs[spec.name] = spec
         return sorted(specs.values(), key=lambda spec: spec.role != "reference")
 
+    def controls(self) -> list[MethodSpec]:
+        """Return the methods whose outcome is known beforehand and that need no training: references and controls."""
+        return [spec for spec in self._sound_methods() if spec.role in ("reference", "control")]
+
     def select_metrics(self, text: str) -> list[MetricSpec]:
-        """Return the metrics that `--metrics` names: `all`, or names with commas between.
+        """Return the metrics that `--metrics` names: `all` but the optional ones, or names with commas between.
 
         Raises:
             UsageError: an unknown name.
         """
-        if text.strip() == "all":
-            return [
-                spec for plugin in self.plugins("metric") if (spec := _sound(plugin)) and isinstance(spec, MetricSpec)
-            ]
-        return list({name: self.metric(name) for name in (part.strip() for part in text.split(","))}.values())
+        specs: dict[str, MetricSpec] = {}
+        for item in (part.strip() for part in text.split(",")):
+            chosen = self._usual_metrics() if item == "all" else [self.metric(item)]
+            specs |= {spec.name: spec for spec in chosen}
+        return list(specs.values())
+
+    def _usual_metrics(self) -> list[MetricSpec]:
+        specs = (_sound(plugin) for plugin in self.plugins("metric"))
+        return [spec for spec in specs if isinstance(spec, MetricSpec) and not spec.optional]
 
     def _sound_methods(self) -> list[MethodSpec]:
         specs = (_sound(plugin) for plugin in self.plugins("method"))
@@ -162,7 +170,7 @@ class Registry:
 
 
 def _in_all(item: str, spec: MethodSpec) -> bool:
-    return item == "all" and spec.role != "gold"
+    return item == "all" and spec.role in ("method", "reference")
 
 
 def _sound(plugin: Plugin) -> MethodSpec | MetricSpec | None:

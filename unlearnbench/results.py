@@ -91,12 +91,14 @@ class Record:
         """Say whether method, metric or dataset (recipes, judge, protocol) is another now than when this was measured.
 
         Args:
-            source_hashes: {"method:NAME", "metric:NAME" or "dataset:DIGEST": hash as it is now}; what it does not name
-                is not judged.
+            source_hashes: {"method:NAME", "metric:NAME", "dataset:DIGEST" or "panel:DIGEST": hash as it is now}; what
+                it does not name is not judged.
         """
         measured = {f"method:{self.cell.method}": self.method.get("source_hash")}
         digest = self.dataset.get("digest")
         measured[f"dataset:{digest}"] = digest
+        if panel := self.dataset.get("panel"):  # records of before there were several judges rest on one alone
+            measured[f"panel:{panel}"] = panel
         measured |= {f"metric:{name}": entry.get("source_hash") for name, entry in self.metrics.items()}
         return any(key in source_hashes and source_hashes[key] != value for key, value in measured.items())
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from unlearnbench.arithmetic import known_flops
-from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.artifacts import ArtifactStore, software
 from unlearnbench.checkpoints import write_checkpoint
 from unlearnbench.context import Context, Counts, Harness
 from unlearnbench.cost import Meter, compiling_is_warmup
@@ -27,9 +27,10 @@ from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import digest
-from unlearnbench.networks import build_unet
+from unlearnbench.judges import through
+from unlearnbench.networks import build_unet, frozen
 from unlearnbench.plugin import MethodSpec
-from unlearnbench.preparation import Prepared, frozen, prepare, prepare_base, software, through
+from unlearnbench.preparation import Prepared, prepare, prepare_base
 from unlearnbench.process import Line, Progress, Turn
 from unlearnbench.provenance import available_cores, device_identity
 from unlearnbench.registry import Registry
@@ -63,26 +64,25 @@ def identify(device: str, progress: Progress) -> dict[str, Any]:
 
 
 def prepare_dataset(
-    dataset: Dataset, needs: Sequence[str], cache: Path, found: Mapping[str, Any], progress: Progress
-) -> None:
+    dataset: Dataset, needs: Sequence[str], base_seeds: Sequence[int], cache: Path, found: Mapping[str, Any],
+    progress: Progress,
+) -> None:  # fmt: skip
     """Make what belongs to a dataset, and what is known of the device, where the cache lacks it.
 
     Args:
         dataset: is prepared.
-        needs: of the metrics to come; they say whether the feature extractor is wanted.
+        needs: of the metrics to come; they say which judges and whether the feature extractor are wanted.
+        base_seeds: of the base models.
         cache: folder of artifacts.
         found: the device that trains, as `identify` returns it.
         progress: shows how far it is.
     """
-    prepared = _prepare(dataset, needs, ArtifactStore(cache), found["device"], progress)
-    _flops(prepared, dataset, ArtifactStore(cache), found)
+    store, device = ArtifactStore(cache), torch.device(found["device"])
+    for seed in base_seeds:
+        prepared = prepare(dataset.with_base_seed(seed), store, device, progress, needs)
+    _flops(prepared, dataset, store, found)
     for note in prepared.notes:
         warnings.warn(note, stacklevel=1)
-
-
-def _prepare(dataset: Dataset, needs: Sequence[str], store: ArtifactStore, device: str, progress: Progress) -> Prepared:
-    features = any(need.endswith("_features") for need in needs)
-    return prepare(dataset, store, torch.device(device), progress, features=features)
 
 
 def _flops(prepared: Prepared, dataset: Dataset, store: ArtifactStore, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +128,8 @@ def run_cell(
         method = registry.method(cell.method)
         metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
         needs = [need for spec, _ in metrics for need in spec.needs]
-        prepared = _prepare(dataset, needs, ArtifactStore(cache), found["device"], line)
+        dataset = dataset.with_base_seed(cell.base_seed)
+        prepared = prepare(dataset, ArtifactStore(cache), device, line, needs)
         flops = _flops(prepared, dataset, ArtifactStore(cache), found)
         harness = Harness(
             dataset, prepared.train, prepared.base, digest(prepared.artifacts["base"]), cell.method,
@@ -149,7 +150,7 @@ def run_cell(
         "metrics": scores,
         "timestep_loss": losses,
         "flops": flops,
-        "judge": {"test_accuracy": prepared.judge_accuracy, "n": prepared.judge_n},
+        "judge": prepared.worth,
         "artifacts": prepared.artifacts,
         "images": strips(evidence),
         **_account(harness, again),

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearnbench.artifacts import Tensors
-from unlearnbench.datasets import ClassifierRecipe, Split
+from unlearnbench.datasets import ClassifierRecipe, RejectingRecipe, Split
 from unlearnbench.diffusion import Schedule, eps_loss, half_precision, to_float
+from unlearnbench.negatives import negatives
 from unlearnbench.networks import Classifier
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # number of images -> (x0, y)
@@ -218,8 +219,10 @@ def fit_classifier(
         chosen = order[step % batches * recipe.batch :][: recipe.batch]
         x = to_float(images[chosen])
         x = shifted(x, recipe.shift, generator) if recipe.shift else x
-        x = flipped(x, generator) if recipe.flip else x
-        loss = functional.cross_entropy(model(x), labels[chosen], label_smoothing=recipe.label_smoothing)
+        x, y = flipped(x, generator) if recipe.flip else x, labels[chosen]
+        if isinstance(recipe, RejectingRecipe):
+            x, y = _with_negatives(x, y, recipe, model.head.out_features - 1, generator)
+        loss = functional.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -227,6 +230,15 @@ def fit_classifier(
             schedule.step()
         progress(step + 1, total)
     model.eval()
+
+
+def _with_negatives(
+    x: Tensor, y: Tensor, recipe: RejectingRecipe, label: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return a batch with its share of images of no object behind it, under a label of their own."""
+    n = round(recipe.negatives * len(x))
+    nothing = negatives(x[:n], y[:n], generator)
+    return torch.cat([x, nothing]), torch.cat([y, y.new_full((n,), label)])
 
 
 def global_rng_kept(device: torch.device) -> AbstractContextManager[None]:

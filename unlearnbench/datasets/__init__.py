@@ -116,12 +116,30 @@ class ClassifierRecipe:
 
 
 @dataclass(frozen=True)
+class RejectingRecipe(ClassifierRecipe):
+    """How a classifier is trained that may say "no object"."""
+
+    negatives: float = 0.25  # images of no object per real one, 0 to 1
+    threshold: float = 0.8  # probability of "no object" above which an image is rejected
+
+
+@dataclass(frozen=True)
+class SvmRecipe:
+    """A support vector machine on pixels in [0, 1] (scikit-learn's SVC)."""
+
+    c: float  # cost of an image on the wrong side
+    gamma: float  # of the Gaussian kernel
+
+
+@dataclass(frozen=True)
 class Profile:
     """A protocol with the recipes that go with it."""
 
     protocol: Protocol
     base: BaseRecipe
     judges: Mapping[str, ClassifierRecipe]  # what --judge chooses from, the default first
+    second: ClassifierRecipe | SvmRecipe  # a judge of another kind
+    rejecting: RejectingRecipe  # a judge that may say "no object"
     own: ClassifierRecipe  # the dataset's own feature extractor: weights apart from every judge's
     own_name: str  # as a caption says it
     extractor: ExtractorChoice = "own"
@@ -162,6 +180,8 @@ class Dataset:
     protocol: Protocol
     base: BaseRecipe
     judge: ClassifierRecipe
+    second: ClassifierRecipe | SvmRecipe
+    rejecting: RejectingRecipe
     extractor: ClassifierRecipe | None  # None: torch-fidelity's Inception
     extractor_name: str  # what FID stands on, as a caption says it
     load: "Callable[[ArtifactStore, Progress], Images]"
@@ -182,12 +202,21 @@ class Dataset:
         parts = [None if part is None else asdict(part) for part in (protocol, self.base, self.judge, self.extractor)]
         return digest([self.class_names, self.image_shape, self.flip, *parts, self.choices.get("base", "")])
 
+    def with_base_seed(self, seed: int) -> "Dataset":
+        """Return the dataset with another base model of the same recipe; a given checkpoint stays what it is."""
+        return replace(self, base=replace(self.base, seed=self.base.seed + seed))
+
+    @property
+    def panel(self) -> str:
+        """Hash of the recipes of the judges beside the first one; not every record rests on them."""
+        return digest([asdict(self.second), asdict(self.rejecting)])
+
     def to_json(self) -> dict[str, Any]:
-        """Return what a record says of it; `current_digest` reads it back."""
+        """Return what a record says of it; `current_digests` reads it back."""
         return {
             "kind": self.kind, "title": self.title, "class_names": list(self.class_names),
             "image_shape": list(self.image_shape), "extractor": self.extractor_name, "choices": dict(self.choices),
-            "content": self.content, "digest": self.digest,
+            "content": self.content, "digest": self.digest, "panel": self.panel,
         }  # fmt: skip
 
 
@@ -257,6 +286,8 @@ def resolve(
         protocol=protocol,
         base=replace(profile.base, steps=source.base_steps or profile.base.steps),
         judge=profile.judges[judge],
+        second=profile.second,
+        rejecting=profile.rejecting,
         extractor=profile.own if extractor == "own" else None,
         extractor_name=profile.own_name if extractor == "own" else "2048-d pool3 of torch-fidelity's Inception v3",
         load=load,
@@ -297,13 +328,17 @@ def current_digests(recorded: Iterable[tuple[Mapping[str, Any], str]]) -> dict[s
     Args:
         recorded: what each record says of its dataset (`Dataset.to_json`), and its protocol's name.
     """
-    found = {str(facts.get("digest")): (facts, protocol) for facts, protocol in recorded}
-    now = {f"dataset:{old}": current_digest(facts, protocol) for old, (facts, protocol) in found.items()}
-    return {key: value for key, value in now.items() if value is not None}
+    found = {(facts.get("digest"), facts.get("panel")): (facts, protocol) for facts, protocol in recorded}
+    now: dict[str, str] = {}
+    for (old, panel), (facts, protocol) in found.items():
+        dataset = current_dataset(facts, protocol)
+        if dataset is not None:
+            now |= {f"dataset:{old}": dataset.digest, f"panel:{panel}": dataset.panel}
+    return now
 
 
-def current_digest(facts: Mapping[str, Any], protocol: str) -> str | None:
-    """Return the digest that the dataset of a record would have now, or None where nobody can tell.
+def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
+    """Return the dataset of a record with the recipes it would have now, or None where nobody can tell.
 
     Args:
         facts: `Dataset.to_json` as recorded.
@@ -316,7 +351,7 @@ def current_digest(facts: Mapping[str, Any], protocol: str) -> str | None:
             Source(str(facts["kind"]), protocol, **choices), name="", title="", class_names=facts["class_names"],
             image_shape=tuple(facts["image_shape"]), flip=_module(str(facts["kind"])).FLIP, load=_never,
         )  # fmt: skip
-        return replace(dataset, choices=facts["choices"] if base else dataset.choices).digest
+        return replace(dataset, choices=facts["choices"] if base else dataset.choices)
     except (KeyError, TypeError, ValueError, ImportError, AttributeError, UsageError):
         return None
 

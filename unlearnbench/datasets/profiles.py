@@ -5,10 +5,10 @@ reference set that always drops class 0. `smoke` is for a CPU: a small network, 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from unlearnbench.datasets import BaseRecipe, ClassifierRecipe, Profile, Protocol, with_b4
+from unlearnbench.datasets import BaseRecipe, ClassifierRecipe, Profile, Protocol, RejectingRecipe, with_b4
 
 
 def _unet(levels: int) -> dict[str, Any]:
@@ -48,6 +48,8 @@ def _paper(levels: int) -> Profile:
             clip=1.0, precision="bf16",
         ),
         judges={"resnet34": _RESNET, "resnet34-scratch": _SCRATCH, "small": _CNN},
+        second=replace(_SCRATCH, network="vgg16", seed=2),
+        rejecting=RejectingRecipe(**(asdict(_SCRATCH) | {"seed": 3, "label_smoothing": 0.0})),
         own=replace(_SCRATCH, seed=1),
         own_name="512-d features of a ResNet-34 trained on these images",
         extractor="inception",
@@ -72,6 +74,8 @@ def _smoke() -> Profile:
             unet=unet, steps=3000, batch=64, lr=1e-3, cosine=True, label_dropout=0.1, ema=0.999, clip=1.0
         ),
         judges={"small": _CNN, "resnet34": _RESNET, "resnet34-scratch": _SCRATCH},
+        second=replace(_CNN, network="small_vgg", seed=2),
+        rejecting=RejectingRecipe(**(asdict(_CNN) | {"seed": 3, "label_smoothing": 0.0})),
         own=replace(_CNN, seed=1),
         own_name="128-d features of a small ResNet trained on these images",
     )  # fmt: skip

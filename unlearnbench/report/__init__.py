@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.errors import UsageError
 from unlearnbench.results import ResultStore
 
-__all__ = ["Rendering", "render"]
+__all__ = ["Rendering", "render", "validation"]
 
 
 @dataclass
@@ -21,6 +21,7 @@ class Rendering:
     pages: list[Path] = field(default_factory=list)
     terminal: list[str] = field(default_factory=list)  # the main tables as plain text
     notes: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)  # controls on the wrong side
 
 
 def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Rendering:
@@ -34,23 +35,14 @@ def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Render
     Raises:
         UsageError: there is no record, or the folder cannot be written.
     """
-    from unlearnbench.report.board import Board, boards
+    from unlearnbench.report.board import boards
+    from unlearnbench.report.checks import alarms
     from unlearnbench.report.page import write_board
-    from unlearnbench.report.tables import all_tables, tidy_frame, to_markdown, to_terminal
+    from unlearnbench.report.tables import showable, to_terminal
 
     reading = ResultStore(results).read()
-    rendering = Rendering(notes=list(reading.problems))
-    records = []
-    for record in reading.records:
-        try:
-            board = Board([record], {})
-            for table in all_tables(board):
-                to_markdown(table)
-            tidy_frame(board)
-        except Exception as error:  # edited by hand, or of a plugin that put odd things into it: show the rest
-            rendering.notes.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
-        else:
-            records.append(record)
+    records, problems = showable(reading.records)
+    rendering = Rendering(notes=[*reading.problems, *problems])
     if not records:
         reasons = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
         raise UsageError(
@@ -69,5 +61,28 @@ def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Render
                 f"cannot write {folder} ({error.strerror or error}): free space or give another folder with --out"
             ) from error
         rendering.terminal.append(to_terminal(board))
+        rendering.alarms += [f"{board.title}: {alarm}" for alarm in alarms(board)]
         rendering.notes += board.notes
     return rendering
+
+
+def validation(results: Path, source_hashes: Mapping[str, str]) -> Rendering:
+    """Return the tables of controls, and of how well metrics separate them, of every board of a results folder.
+
+    Raises:
+        UsageError: there is no control among the records.
+    """
+    from unlearnbench.report.board import boards
+    from unlearnbench.report.checks import alarms, check_tables
+    from unlearnbench.report.tables import showable
+    from unlearnbench.report.writers import to_markdown
+
+    reading = ResultStore(results).read()
+    records, problems = showable(reading.records)
+    found = Rendering(notes=[*reading.problems, *problems])
+    for board in boards(records, source_hashes).values():
+        found.terminal += [f"## {board.title}\n\n{to_markdown(table)}" for table in check_tables(board)]
+        found.alarms += [f"{board.title}: {alarm}" for alarm in alarms(board)]
+    if not found.terminal:
+        raise UsageError(f"there is no control in {results} to validate with: run with --controls first or every")
+    return found

@@ -17,13 +17,14 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from unlearnbench.grid import Seeds
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.board import Board
-from unlearnbench.report.figures import FEW, colours, headline, is_wide, point_to_better, set_log, set_scale
+from unlearnbench.report.figures import FEW, colours, is_wide, point_to_better, set_log, set_scale
 from unlearnbench.report.values import Measure, Value, Variant
 from unlearnbench.results import Record
 
-Cells = frozenset[tuple[int, int]]  # (forget class, seed)
+Cells = frozenset[tuple[int, Seeds]]  # (forget class, replicate)
 
 MARKERS = "osD^vP*X<>"
 REFERENCE_MARKERS, DASHES = "x+12", ("--", ":", "-.", (0, (5, 1)))
@@ -71,7 +72,7 @@ def _sweeps(board: Board, records: Sequence[Record]) -> Iterator[Sweep]:
     settings = {variant: json.loads(variant.settings) for variant in variants}
     named = sorted({name for record in records for name in record.method.get("overrides") or {}})
     swept = [name for name in named if len({canonical_json(s.get(name)) for s in settings.values()}) > 1]
-    cells = frozenset((r.cell.forget_class, r.cell.seed) for r in board.records if r.cell.method == method)
+    cells = frozenset((r.cell.forget_class, r.cell.seeds) for r in board.records if r.cell.method == method)
     title = str(records[-1].method.get("title", method))
     for name in swept:
         if all(_is_number(chosen.get(name)) for chosen in settings.values()):
@@ -120,7 +121,7 @@ def mean_over(board: Board, variant: Variant, measure: Measure, cells: Cells) ->
 
 def sweep(board: Board) -> Figure | None:
     """Per swept setting: forgetting against retention along its values, and each of the two against the value."""
-    forgetting, retention = headline(board, "forgetting"), headline(board, "retention")
+    forgetting, retention = board.headline("forgetting"), board.headline("retention")
     found = find_sweeps(board)
     if forgetting is None or retention is None or not found:
         return None
@@ -332,7 +333,7 @@ def timesteps(board: Board) -> Figure | None:
     if not curves:
         return None
     rows = _loss_rows(list(curves))
-    palette, expected = colours(board), len(board.classes) * len(board.seeds)
+    palette, expected = colours(board), len(board.classes) * len(board.replicates)
     names = max(len(variant.label) for variant in curves)
     lengths = [max(2.8, 0.19 * (len(row) + 1) + 0.7) for row in rows]
     figure, grid = plt.subplots(

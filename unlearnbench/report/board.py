@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from unlearnbench.grid import Seeds
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.cost import Costs, disturbance_note, is_disturbed, ranks, repeated
+from unlearnbench.report.statistics import best_rows, mean_interval, proportion_interval
 from unlearnbench.report.values import Measure, Value, Variant, variant_of
 from unlearnbench.results import B4, Record, natural, records_digest
 
@@ -18,7 +20,7 @@ class Board:
         """Take the latest records of one dataset and protocol, oldest first.
 
         Records of another device, judge, extractor, base model or image size than the newest record's are left out, and
-        stale ones show no number; `notes` says so.
+        stale ones show no number; `notes` says so. Controls are no rows: they check the suite.
 
         Args:
             records: at least one.
@@ -28,6 +30,7 @@ class Board:
         here = [record for record in records if _device(record) == device]
         self.records = [record for record in here if _setup(record) == setup]
         self.notes: list[str] = []
+        self._best: dict[Measure, set[Variant]] = {}
         if foreign := len(records) - len(here):
             self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
         if other := len(here) - len(self.records):
@@ -36,6 +39,7 @@ class Board:
             )
         self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
         self._drop_superseded()
+        self.rows = [r for r in self.records if r.method.get("role") != "control"] or self.records
         if self._stale:
             self.notes.append(
                 f"{len(self._stale)} records are stale (their method or a metric has changed since) and show no "
@@ -47,7 +51,7 @@ class Board:
         images = {record.artifacts.get("images", {}).get("sha256") for record in self.records if record.status == "ok"}
         if len(images) > 1:
             self.notes.append(f"these records rest on {len(images)} different sets of images: compare rows with care")
-        self.notes += disturbance_note(self.ok_records)
+        self.notes += [*self._unmeasurable(), *disturbance_note(self.ok_records)]
 
     def _drop_superseded(self) -> None:
         """Leave out stale rows whose label a fresh row has taken over, as after a change of default settings."""
@@ -78,30 +82,30 @@ class Board:
     @cached_property
     def classes(self) -> list[int]:
         """Forget classes of any variant, sorted."""
-        return sorted({record.cell.forget_class for record in self.records})
+        return sorted({record.cell.forget_class for record in self.rows})
 
     @cached_property
-    def seeds(self) -> list[int]:
+    def replicates(self) -> list[Seeds]:
         """Seeds of any variant, sorted."""
-        return sorted({record.cell.seed for record in self.records})
+        return sorted({record.cell.seeds for record in self.rows})
 
     @cached_property
     def variants(self) -> list[Variant]:
         """References first, then by label."""
-        found = {variant_of(record): None for record in reversed(self.records)}  # a label is the newest record's
+        found = {variant_of(record): None for record in reversed(self.rows)}  # a label is the newest record's
         order = {"reference": 0, "gold": 1}
         return sorted(found, key=lambda variant: (order.get(variant.role, 2), natural(variant.label.lower())))
 
     @cached_property
     def _cells(self) -> dict[tuple[Variant, int], list[Record]]:
         cells: dict[tuple[Variant, int], list[Record]] = {}
-        for record in self.records:
+        for record in self.rows:
             cells.setdefault((variant_of(record), record.cell.forget_class), []).append(record)
         return cells
 
     def cell_records(self, variant: Variant, forget_class: int) -> list[Record]:
-        """Return the records, one per seed, of a variant and forget class."""
-        return sorted(self._cells.get((variant, forget_class), []), key=lambda record: record.cell.seed)
+        """Return the records, one per replicate, of a variant and forget class."""
+        return sorted(self._cells.get((variant, forget_class), []), key=lambda record: record.cell.seeds)
 
     @cached_property
     def ok_records(self) -> list[Record]:
@@ -130,10 +134,12 @@ class Board:
 
     @cached_property
     def metrics(self) -> list[Measure]:
-        """The metrics of the records, forgetting first, headlines first."""
+        """The metrics that any record has a value of, forgetting first, headlines first."""
         found: dict[str, Measure] = {}
         for record in self.ok_records:
             for name, entry in record.metrics.items():
+                if entry["value"] is None:
+                    continue
                 found[name] = Measure(
                     name,
                     entry["title"],
@@ -143,7 +149,26 @@ class Board:
                     entry["shows"],
                     entry["headline"],
                 )
-        return sorted(found.values(), key=lambda m: (m.shows != "forgetting", not m.headline, m.key))
+        order = ("forgetting", "retention", "judging")
+        return sorted(found.values(), key=lambda m: (order.index(m.shows), not m.headline, m.key))
+
+    def _unmeasurable(self) -> list[str]:
+        """Return a sentence for each metric that no record has a value of."""
+        shown = {measure.key for measure in self.metrics}
+        entries = {name: entry for record in self.ok_records for name, entry in record.metrics.items()}
+        return [
+            f"{entry['title']} is not shown: {entry.get('reason') or 'no cell has a value'}"
+            for name, entry in sorted(entries.items()) if name not in shown
+        ]  # fmt: skip
+
+    def headline(self, shows: str) -> Measure | None:
+        """Return the first headline metric of "forgetting" or "retention"."""
+        return next((measure for measure in self.headlines if measure.shows == shows), None)
+
+    @property
+    def headlines(self) -> list[Measure]:
+        """The metrics of the main table."""
+        return [measure for measure in self.metrics if measure.headline]
 
     @cached_property
     def ranks(self) -> dict[Variant, int]:
@@ -162,10 +187,10 @@ class Board:
         return None if value is None else float(value)
 
     def value(self, variant: Variant, forget_class: int, measure: Measure) -> Value:
-        """Return the value of one variant and forget class: the mean over seeds, or a word."""
+        """Return the value of one variant and forget class: the mean over replicates, or a word."""
         records = self.cell_records(variant, forget_class)
         if not records:
-            return Value(None, "-", ok=0, expected=len(self.seeds))
+            return Value(None, "-", ok=0, expected=len(self.replicates))
         numbers, word, disturbed = [], "n/a", 0
         for record in records:
             if record.cell.id in self._stale:
@@ -176,11 +201,26 @@ class Board:
                 numbers.append(number)
                 disturbed += is_disturbed(record, measure)
         if not numbers:
-            return Value(None, word, ok=0, expected=len(self.seeds))
-        return Value(statistics.fmean(numbers), ok=len(numbers), expected=len(self.seeds), disturbed=disturbed)
+            return Value(None, word, ok=0, expected=len(self.replicates))
+        interval = self._interval(variant, measure, [forget_class])
+        mean, expected = statistics.fmean(numbers), len(self.replicates)
+        return Value(mean, interval=interval, ok=len(numbers), expected=expected, disturbed=disturbed)
+
+    def _interval(self, variant: Variant, measure: Measure, classes: Sequence[int]) -> tuple[float, float] | None:
+        """Return the 95 % interval of the mean over classes and replicates; None where they tell too little."""
+        records = [r for c in classes for r in self.cell_records(variant, c) if r.cell.id in self.ok_ids]
+        numbers = {(r.cell.forget_class, r.cell.seeds): (r, self._number(r, measure)) for r in records}
+        if not measure.is_share:
+            return mean_interval({key: number for key, (_, number) in numbers.items() if number is not None})
+        shares = {
+            key: (number / 100, int(record.metrics[measure.key]["n"]))
+            for key, (record, number) in numbers.items() if number is not None
+        }  # fmt: skip
+        found = proportion_interval(shares)
+        return None if found is None else (100 * found[0], 100 * found[1])
 
     def over_classes(self, variant: Variant, measure: Measure) -> Value:
-        """Return the mean over forget classes and the sample standard deviation (divisor n - 1), with its gaps."""
+        """Return the mean over forget classes, its 95 % interval, the standard deviation (divisor n - 1), and gaps."""
         values = [self.value(variant, forget_class, measure) for forget_class in self.classes]
         numbers = [value.number for value in values if value.number is not None]
         ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
@@ -189,12 +229,33 @@ class Board:
             return Value(None, word, ok=ok, expected=expected)
         spread = statistics.stdev(numbers) if len(numbers) > 1 else None
         disturbed = sum(value.disturbed for value in values)
-        return Value(statistics.fmean(numbers), spread=spread, ok=ok, expected=expected, disturbed=disturbed)
+        interval = self._interval(variant, measure, self.classes)
+        return Value(
+            statistics.fmean(numbers), spread=spread, interval=interval, best=variant in self.best(measure), ok=ok,
+            expected=expected, disturbed=disturbed,
+        )  # fmt: skip
+
+    def best(self, measure: Measure) -> set[Variant]:
+        """Return the methods that share the mark of the best; none where nothing is separated, or nothing is better."""
+        if measure not in self._best:
+            self._best[measure] = self._find_best(measure)
+        return self._best[measure]
+
+    def _find_best(self, measure: Measure) -> set[Variant]:
+        if measure.better == "neither" or (measure.shows == "cost" and measure.unit == "GB"):
+            return set()
+        values = {
+            variant: {
+                c: number for c in self.classes if (number := self.value(variant, c, measure).number) is not None
+            }
+            for variant in self.variants if variant.role == "method"
+        }  # fmt: skip
+        return best_rows(values, measure.better)
 
     def completeness(self, variant: Variant) -> str:
         """Return "9/10": cells with numbers of cells expected."""
         cells = [record for c in self.classes for record in self.cell_records(variant, c)]
-        return f"{sum(record.cell.id in self.ok_ids for record in cells)}/{len(self.classes) * len(self.seeds)}"
+        return f"{sum(record.cell.id in self.ok_ids for record in cells)}/{len(self.classes) * len(self.replicates)}"
 
     def label(self, record: Record) -> str:
         """Return the label of a record's row."""
@@ -204,6 +265,12 @@ class Board:
         """Return the records without numbers, but for stale ones."""
         return [record for record in self.records if record.status != "ok"]
 
+    def _seeds(self) -> str:
+        """Return the seeds of the replicates: one number each, or those of base model, unlearning and sampling."""
+        if all(len(set(seeds)) == 1 for seeds in self.replicates):
+            return f"seeds {_spans([seeds.unlearning for seeds in self.replicates])}"
+        return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in self.replicates)
+
     def caption(self) -> str:
         """Return what every table must say of itself: dataset, protocol, n, judge, device, costs, digest."""
         last = self.records[-1]
@@ -211,9 +278,8 @@ class Board:
         samples = sorted({f"{m['title']} n={m['n']}" for r in self.ok_records for m in r.metrics.values()})
         clipped = ", x0 clipped" if protocol.get("clip_x0") else ""
         shortened = any(record.method.get("changed") for record in self.records)
-        judges = sorted(
-            {f"{100 * r.judge['test_accuracy']:.1f}% (n={r.judge['n']})" for r in self.ok_records if r.judge}
-        )
+        judges = sorted({_worth(r.judge) for r in self.ok_records if r.judge})
+        statistic = "95 % intervals: Wilson's, with the design effect of classes and replicates, or bootstrap"
         versions = sorted({r.provenance.get("packages", {}).get("torch", "?") for r in self.records})
         return "; ".join(
             [
@@ -223,13 +289,26 @@ class Board:
                 f"per cell {', '.join(samples) or 'no samples'}",
                 f"features: {last.dataset.get('extractor')}",
                 f"judge test accuracy {', '.join(judges) or 'unknown'}",
-                f"forget classes {_spans(self.classes)}, seeds {_spans(self.seeds)}",
+                f"forget classes {_spans(self.classes)}, {self._seeds()}",
                 *(["settings other than the methods' defaults are in the table of settings"] if shortened else []),
+                statistic,
                 f"device {self.device_name}, torch {', '.join(versions)}",
                 *self.cost.caption(),
                 f"records {self.digest}",
             ]
         )
+
+
+def _worth(judge: Mapping[str, Any]) -> str:
+    """Return what the judges are worth on test images: accuracies, and how many the rejecting one rejects."""
+    words = [f"{100 * judge['test_accuracy']:.1f}% (n={judge['n']})"]
+    if second := judge.get("second"):
+        words.append(f"second judge {100 * second['test_accuracy']:.1f}%")
+    if rejecting := judge.get("rejecting"):
+        words.append(
+            f"rejecting judge {100 * rejecting['test_accuracy']:.1f}%, rejects {100 * rejecting['test_rejected']:.1f}%"
+        )
+    return ", ".join(words)
 
 
 def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[str, Board]:

@@ -19,8 +19,8 @@ from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.report import Rendering
 from unlearnbench.report.board import Board, boards
 from unlearnbench.report.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
-from unlearnbench.report.tables import Table, to_latex, to_markdown
 from unlearnbench.report.values import MARK, Measure, Value, Variant
+from unlearnbench.report.writers import Table, to_latex, to_markdown
 from unlearnbench.results import B4, Record, ResultStore
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
@@ -76,7 +76,7 @@ class Side:
         if variant is None:
             swept = any(other.method == method for other in self.board.variants)
             word = "only changed settings" if swept else "no record"
-            return Value(None, word, ok=0, expected=len(self.board.seeds))
+            return Value(None, word, ok=0, expected=len(self.board.replicates))
         facts = self.source.facts["metrics"][metric]
         measure = Measure(facts.get("metric", ""), "", "", "lower", "", "")  # a board reads a metric by its key alone
         if "cost" in facts:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from unlearnbench.errors import one_line
+from unlearnbench.grid import Seeds
 from unlearnbench.report.values import MARK, Measure, variant_of
 from unlearnbench.results import Record
 
@@ -28,7 +29,7 @@ LEAST_REPEATS = 2  # a single run time says nothing of its own spread
 NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 MOST_KINDS = 5  # of disturbances named in a note
 
-Repeats = Mapping[tuple[int, int], Sequence[float]]  # (forget class, seed) -> seconds of each repeat
+Repeats = Mapping[tuple[int, Seeds], Sequence[float]]  # (forget class, replicate) -> seconds of each repeat
 Row = TypeVar("Row", bound=Hashable)
 Read = Callable[[Record], float | None]
 
@@ -241,9 +242,9 @@ def repeats_of(record: Record) -> list[float]:
     return [float(seconds) for seconds in record.cost.get("forget", {}).get("repeats") or ()]
 
 
-def repeated(records: Iterable[Record]) -> dict[tuple[int, int], list[float]]:
+def repeated(records: Iterable[Record]) -> dict[tuple[int, Seeds], list[float]]:
     """Return the repeats of the cells that have enough of them and took any time."""
-    found = {(r.cell.forget_class, r.cell.seed): repeats_of(r) for r in records}
+    found = {(r.cell.forget_class, r.cell.seeds): repeats_of(r) for r in records}
     return {cell: times for cell, times in found.items() if len(times) >= LEAST_REPEATS and min(times) > 0}
 
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 from unlearnbench.report.board import Board
 from unlearnbench.report.cost import PHASES
-from unlearnbench.report.values import Measure, Variant
+from unlearnbench.report.pareto import axes_of, front, places, undominated
+from unlearnbench.report.values import Measure, Value, Variant
 from unlearnbench.results import Record
 
 STYLE = {
@@ -38,6 +39,8 @@ STYLE = {
 FEW = 10  # variants that colours alone keep apart
 IMAGE_INCHES = 0.6  # three dots per pixel of a 32-pixel image
 PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup")  # a phase has one colour, whichever phases there are
+GREY = (0.72, 0.72, 0.72)
+PAIRS = ((1, 0), (2, 0), (2, 1))  # panels of the fronts: retention and forgetting, cost and both
 SAMPLES_PER_CLASS = 2  # images of each forget class in the overview
 
 
@@ -55,11 +58,6 @@ def colours(board: Board) -> dict[str, tuple[float, float, float]]:
         dark, light = (sns.husl_palette(len(labels), s=0.9, l=lightness) for lightness in (0.45, 0.72))
         palette = [(dark, light)[k % 2][k] for k in range(len(labels))]
     return dict(zip(labels, palette, strict=True))
-
-
-def headline(board: Board, shows: str) -> Measure | None:
-    """Return the first headline metric of "forgetting" or "retention"."""
-    return next((m for m in board.metrics if m.shows == shows and m.headline), None)
 
 
 def is_wide(numbers: Iterable[float]) -> bool:
@@ -90,7 +88,7 @@ def point_to_better(axis: Axis, measure: Measure) -> None:
 
 def tradeoff(board: Board) -> Figure | None:
     """Forgetting against retention with run time as size: a dot per forget class, a ringed dot for the mean."""
-    forgetting, retention = headline(board, "forgetting"), headline(board, "retention")
+    forgetting, retention = board.headline("forgetting"), board.headline("retention")
     if forgetting is None or retention is None:
         return None
     total = next(measure for measure in board.costs if measure.key == "total")
@@ -132,6 +130,53 @@ def _tradeoff_frame(board: Board, measures: Sequence[Measure]) -> pd.DataFrame:
             if None not in values:
                 lines.append([variant.label, *values])
     return pd.DataFrame(lines, columns=["method", "x", "y", "cost"])
+
+
+def pareto(board: Board) -> Figure | None:
+    """Draw the three pairs of axes with intervals, the front of each pair as steps, dominated methods grey."""
+    found, best, measures = places(board), undominated(board), axes_of(board)
+    if len(found) < 2:
+        return None
+    palette = colours(board)
+    figure, panels = plt.subplots(1, len(PAIRS), figsize=(12.5, 3.9), layout="constrained")
+    for panel, (x, y) in zip(panels, PAIRS, strict=True):
+        _draw_steps(panel, [(values[x], values[y]) for values in found.values()], measures[x], measures[y])
+        for variant, values in found.items():
+            colour = palette[variant.label] if variant in best else GREY
+            _draw_point(panel, values[x], values[y], colour, variant.label)
+        for axis, k in ((panel.xaxis, x), (panel.yaxis, y)):
+            set_scale(axis, [float(values[k].number or 0.0) for values in found.values()], measures[k])
+            point_to_better(axis, measures[k])
+            axis.set_label_text(measures[k].header)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper")
+    figure.suptitle(f"{board.title}: no method is better than the coloured ones in all three; bars are 95 % intervals")
+    return figure
+
+
+def _draw_point(panel: Axes, x: Value, y: Value, colour: tuple[float, float, float], label: str) -> None:
+    def reach(value: Value) -> list[list[float]] | None:
+        if value.interval is None or value.number is None:
+            return None
+        return [[max(value.number - value.interval[0], 0.0)], [max(value.interval[1] - value.number, 0.0)]]
+
+    panel.errorbar(
+        [float(x.number or 0.0)], [float(y.number or 0.0)], xerr=reach(x), yerr=reach(y), fmt="o", color=colour,
+        markersize=6, capsize=2, label=label,
+    )  # fmt: skip
+
+
+def _draw_steps(panel: Axes, points: Sequence[tuple[Value, Value]], x: Measure, y: Measure) -> None:
+    """Draw the front of two axes as the border of what its methods reach."""
+    signs = [-1 if measure.better == "lower" else 1 for measure in (x, y)]
+    places = {
+        k: (signs[0] * float(a.number or 0.0), signs[1] * float(b.number or 0.0)) for k, (a, b) in enumerate(points)
+    }
+    ends = sorted(places[k] for k in front(places))
+    panel.step(
+        [signs[0] * a for a, _ in ends], [signs[1] * b for _, b in ends], where="pre", color="black", lw=0.8, ls=":",
+        zorder=0,
+    )  # fmt: skip
 
 
 def heatmaps(board: Board) -> Figure | None:

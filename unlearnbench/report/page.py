@@ -5,12 +5,23 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from unlearnbench.report import ablation, figures
+from unlearnbench.report import ablation, confusion, figures
 from unlearnbench.report.board import Board
-from unlearnbench.report.tables import all_tables, escape_markdown, tidy_frame, to_csv, to_latex, to_markdown
+from unlearnbench.report.checks import alarms
+from unlearnbench.report.tables import all_tables, tidy_frame
+from unlearnbench.report.writers import escape_markdown, to_csv, to_latex, to_markdown
 
+MOST_ALARMS = 10  # spelled out in the banner
 FIGURE_WORDS = {
     "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
+    "pareto": (
+        "Forgetting, retention and cost in pairs, with 95 % intervals: the dotted line is the front of a pair; a method "
+        "is grey where another one is at least as good in all three and better in one."
+    ),
+    "confusion": (
+        "What the rejecting judge sees: in samples asked for the class that was to be forgotten, and in samples asked "
+        "for the classes that were to stay; rows are the classes asked for, in percent."
+    ),
     "sweep": (
         "Metrics along swept settings: points are joined in the order of the value written to them, bars are one "
         "standard deviation over forget classes, black are the references; better is up and to the right."
@@ -31,10 +42,12 @@ def draw_all(board: Board) -> dict[str, Figure]:
     figures.set_style()
     makers = {
         "tradeoff": figures.tradeoff,
+        "pareto": figures.pareto,
         "sweep": ablation.sweep,
         "timesteps": ablation.timesteps,
         "heatmaps": figures.heatmaps,
         "phases": figures.phases,
+        "confusion": confusion.confusion,
         "samples": figures.samples,
         "samples-all": figures.samples_overview,
     }
@@ -48,7 +61,10 @@ def write_board(board: Board, folder: Path) -> Path:
     for table in tables:
         for ending, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
             (folder / "tables" / f"{table.name}.{ending}").write_text(write(table), encoding="utf-8")
-    tidy_frame(board).to_csv(folder / "tables" / "cells.csv", index=False, lineterminator="\n")
+    frames = {"cells": tidy_frame(board), "confusion": confusion.confusion_frame(board)}
+    for name, frame in frames.items():
+        if not frame.empty:
+            frame.to_csv(folder / "tables" / f"{name}.csv", index=False, lineterminator="\n")
     drawn = draw_all(board)
     for name, figure in drawn.items():
         figure.savefig(folder / "figures" / f"{name}.png", metadata={"Software": None})
@@ -58,6 +74,7 @@ def write_board(board: Board, folder: Path) -> Path:
     page = folder / "report.md"
     parts = [
         f"# {board.title}\n",
+        *_banner(board),
         *[f"> {escape_markdown(note)}\n" for note in board.notes],
         to_markdown(tables[0]),
         *[f"![{FIGURE_WORDS[name]}](figures/{name}.png)\n\n{FIGURE_WORDS[name]}\n" for name in drawn],
@@ -66,6 +83,17 @@ def write_board(board: Board, folder: Path) -> Path:
     ]
     page.write_text("\n".join(parts), encoding="utf-8")
     return page
+
+
+def _banner(board: Board) -> list[str]:
+    """Return a red warning where a control is on the wrong side."""
+    found = alarms(board)
+    if not found:
+        return []
+    lines = ["[!CAUTION]", "**The suite fails its own checks: trust none of these numbers until it is known why.**"]
+    shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in found[:MOST_ALARMS]]]
+    more = [f"- and {len(found) - MOST_ALARMS} more"] if len(found) > MOST_ALARMS else []
+    return ["\n".join(f"> {line}" for line in [*shown, *more]) + "\n"]
 
 
 def _failures(board: Board) -> list[str]:

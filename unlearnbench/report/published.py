@@ -96,7 +96,7 @@ def load_source(name: str) -> Source:
     Raises:
         UsageError: there is none of this name.
     """
-    folder = _published_folder()
+    folder = published_folder()
     names = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -111,7 +111,7 @@ def load_source(name: str) -> Source:
     return Source(name, facts, rows)
 
 
-def _published_folder() -> Traversable:
+def published_folder() -> Traversable:
     """Return the folder of published numbers: in the wheel a part of the package, in a checkout beside it."""
     package = importlib.resources.files("unlearnbench")
     installed = package / "published"

@@ -1,104 +1,110 @@
-"""One table object, and its writers: Markdown, LaTeX, CSV, terminal."""
+"""What stands in which table of a report, and the main table as plain text."""
 
 import io
-import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
-from tabulate import tabulate
 
+from unlearnbench.errors import spell_error
 from unlearnbench.report.board import Board
+from unlearnbench.report.checks import check_tables
 from unlearnbench.report.cost import LEAST_TOLERANCE, flops, repeats_of
-from unlearnbench.report.values import MARK, Measure, Value, Variant
+from unlearnbench.report.pareto import pareto_tables
+from unlearnbench.report.values import Measure, Value, Variant, variant_of
+from unlearnbench.report.writers import Table, interval_text, to_markdown
 from unlearnbench.results import Record
 
-MARK_WORDS = (
-    f"{MARK} rests on cells that were measured while something else used the machine: see the report's notes, and "
-    f"column disturbances of cells.csv."
-)
+MOST_MEASURES = 4  # of one table with a group of columns for each method
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of values with named rows and one or two levels of column headers."""
+def showable(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+    """Return the records that a report can show, and a sentence for each other one.
 
-    name: str  # file name without ending
-    title: str
-    caption: str
-    corner: str  # header of the row names
-    rows: list[str]
-    groups: list[str]  # upper header of each column; empty strings for none
-    headers: list[str]
-    formats: list[str]
-    values: list[list[Value]]  # by row
-    rules: tuple[int, ...] = ()  # rows that a line precedes
-
-    def texts(self, plus_minus: str = " ± ") -> list[list[str]]:
-        """Return the cells as text: a number with its spread, or the word that stands for it."""
-        return [
-            [_text(value, form, plus_minus) for value, form in zip(row, self.formats, strict=True)]
-            for row in self.values
-        ]
-
-    def full_caption(self) -> str:
-        """Return the caption, with what the mark means where a cell has it."""
-        marked = any(MARK in text for row in self.texts() for text in row)
-        return f"{self.caption} {MARK_WORDS}" if marked else self.caption
-
-    def flat_headers(self) -> list[str]:
-        """Return one header per column, the upper one first."""
-        return [f"{group} {header}".strip() for group, header in zip(self.groups, self.headers, strict=True)]
-
-
-def _text(value: Value, form: str, plus_minus: str) -> str:
-    if value.number is None:
-        return value.word
-    spread = f"{plus_minus}{value.spread:{form}}" if value.spread is not None else ""
-    return f"{value.number:{form}}{spread}{value.mark}{value.gap}"
+    A record may be edited by hand, or of a plugin that put odd things into it.
+    """
+    kept, problems = [], []
+    for record in records:
+        try:
+            board = Board([record], {})
+            for table in all_tables(board):
+                to_markdown(table)
+            tidy_frame(board)
+        except Exception as error:  # whatever it is, the others are shown
+            problems.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
+        else:
+            kept.append(record)
+    return kept, problems
 
 
 def summary_table(board: Board) -> Table:
-    """Return the main table: one row per variant, mean and standard deviation over forget classes."""
-    measures = [*board.metrics, *board.costs]
+    """Return the main table: one row per variant, the headline metrics and the costs."""
+    return _overview(board, "summary", "Summary", [*board.headlines, *board.costs])
+
+
+def _overview(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:
+    """Return a table of means over forget classes with their intervals, one row per variant."""
     counts = [Value(None, board.completeness(variant)) for variant in board.variants]
     return Table(
-        name="summary",
-        title="Summary",
-        caption=f"Mean ± sample standard deviation over forget classes. {board.caption()}.",
+        name=name,
+        title=title,
+        caption=f"Mean over forget classes [95 % interval]. {board.caption()}.",
         corner="Method",
         rows=[variant.label for variant in board.variants],
         groups=[""] * (1 + len(measures)),
         headers=["Cells", *[measure.header for measure in measures]],
         formats=["", *[measure.format for measure in measures]],
         values=[
-            [count, *[board.over_classes(variant, measure) for measure in measures]]
+            [count, *[replace(board.over_classes(variant, measure), spread=None) for measure in measures]]
             for variant, count in zip(board.variants, counts, strict=True)
         ],
     )
 
 
+def side_tables(board: Board) -> list[Table]:
+    """Return a table of all metrics of each side, where that is more than the main table has."""
+    titles = {"forgetting": "Forgetting", "retention": "Retained classes", "judging": "Judges"}
+    sides = {shows: [measure for measure in board.metrics if measure.shows == shows] for shows in titles}
+    return [
+        _overview(board, shows, titles[shows], measures)
+        for shows, measures in sides.items() if any(not measure.headline for measure in measures)
+    ]  # fmt: skip
+
+
 def paper_tables(board: Board) -> list[Table]:
-    """Return the paper's two tables: quality and cost, and forgetting; forget classes down, methods across."""
-    quality = [measure for measure in board.metrics if measure.shows == "retention" and measure.headline]
+    """Return the paper's two tables, quality and cost, and forgetting: forget classes down, methods across.
+
+    Metrics that the papers do not have follow in tables of their own, a few at a time.
+    """
+    quality = [measure for measure in board.headlines if measure.shows == "retention"]
     costs = [measure for measure in board.costs if measure.headline]
     forgetting = [measure for measure in board.metrics if measure.shows == "forgetting"]
     kept = [measure for measure in board.metrics if measure.shows == "retention" and not measure.headline]
     tables = [
         ("efficiency", "Quality of the retained classes and cost, per forget class", [*quality, *costs]),
-        ("uncertainty", "Forgetting, per forget class", forgetting),
-        ("retention", "Retained classes, per forget class", kept),
+        *_parts("uncertainty", "Forgetting, per forget class", forgetting),
+        *_parts("retention-classes", "Retained classes, per forget class", kept),
     ]
     return [_per_class(board, name, title, measures) for name, title, measures in tables if measures]
+
+
+def _parts(name: str, title: str, measures: Sequence[Measure]) -> list[tuple[str, str, Sequence[Measure]]]:
+    """Return a table in parts of at most MOST_MEASURES."""
+    parts = [measures[k : k + MOST_MEASURES] for k in range(0, len(measures), MOST_MEASURES)]
+    return [
+        (f"{name}-{number}" if number > 1 else name, f"{title} ({number})" if number > 1 else title, part)
+        for number, part in enumerate(parts, start=1)
+    ]
 
 
 def all_tables(board: Board) -> list[Table]:
     """Return every table of a report, the main one first."""
     costs = [cost_table(board)] if board.ok_records else []
-    return [summary_table(board), *costs, *paper_tables(board), *settings_tables(board)]
+    wide = [*paper_tables(board), *check_tables(board), *settings_tables(board)]
+    return [summary_table(board), *pareto_tables(board), *side_tables(board), *costs, *wide]
 
 
 def cost_table(board: Board) -> Table:
@@ -156,8 +162,9 @@ def _cost_words(board: Board, measures: Iterable[Measure]) -> list[str]:
 def settings_tables(board: Board) -> list[Table]:
     """Return the table of settings that are not the method's own defaults, so that nothing is shortened silently."""
     changed: dict[tuple[str, str], tuple[object, object]] = {}
-    for record in board.records:
-        label = board.label(record)
+    labels = {variant: variant.label for variant in board.variants}  # a row has the title of its newest record
+    for record in board.rows:
+        label = labels[variant_of(record)]
         for name, (default, used) in sorted(dict(record.method.get("changed", {})).items()):
             changed[label, name] = (default, used)
     order = [variant.label for variant in board.variants]
@@ -194,20 +201,27 @@ def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure])
     return Table(
         name=name,
         title=title,
-        caption=f"{title}; std is the sample standard deviation over classes. {board.caption()}.",
+        caption=f"{title}; 95 % is the mean's interval, std the sample standard deviation over classes. "
+        f"{board.caption()}.",
         corner="Class",
-        rows=[*rows, "mean", "std", "cells"],
+        rows=[*rows, "mean", "95 %", "std", "cells"],
         groups=[variant.label for variant, _ in columns],
         headers=[measure.header for _, measure in columns],
         formats=[measure.format for _, measure in columns],
         values=[
             *body,
-            [replace(value, spread=None) for value in overall],
+            [replace(value, spread=None, interval=None) for value in overall],
+            [Value(None, _interval(value, measure)) for value, (_, measure) in zip(overall, columns, strict=True)],
             [Value(value.spread, disturbed=value.disturbed) for value in overall],
             [Value(None, f"{value.ok}/{value.expected}") for value in overall],
         ],
         rules=(len(rows),),
+        narrow=True,
     )
+
+
+def _interval(value: Value, measure: Measure) -> str:
+    return interval_text(value, measure.format).strip() or "-"
 
 
 def _class_name(number: int, names: Sequence[str]) -> str:
@@ -222,7 +236,7 @@ def tidy_frame(board: Board) -> pd.DataFrame:
         cell: dict[str, object] = {
             "cell_id": record.cell.id, "dataset": record.cell.dataset, "protocol": record.cell.protocol,
             "method": record.cell.method, "forget_class": record.cell.forget_class, "seed": record.cell.seed,
-            "status": record.status,
+            "base_seed": record.cell.base_seed, "sampling_seed": record.cell.sampling_seed, "status": record.status,
         }  # fmt: skip
         disturbances = "; ".join(f"{found['phase']}: {found['what']}" for found in record.disturbances)
         metrics = {name: entry.get("value") for name, entry in record.metrics.items()}
@@ -257,139 +271,9 @@ def _wall_columns(record: Record) -> dict[str, object]:
     return {**outside, "wall_seconds": record.wall_seconds}
 
 
-def to_markdown(table: Table) -> str:
-    """Return the table in Markdown, with its title and caption."""
-    headers = [escape_markdown(text) for text in [table.corner, *table.flat_headers()]]
-    body = [
-        [escape_markdown(text) for text in [row, *texts]] for row, texts in zip(table.rows, table.texts(), strict=True)
-    ]
-    alignment = ["left", *["right"] * len(table.headers)]
-    text = tabulate(body, headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
-    return f"### {escape_markdown(table.title)}\n\n{text}\n\n{escape_markdown(table.full_caption())}\n"
-
-
-def to_csv(table: Table) -> str:
-    """Return the table as CSV, numbers in full; spreads and counts of disturbed cells have columns of their own."""
-    columns: dict[str, list[object]] = {table.corner: list(table.rows)}
-    for index, header in enumerate(table.flat_headers()):
-        cells = [row[index] for row in table.values]
-        columns[header] = [cell.word if cell.number is None else cell.number for cell in cells]
-        if any(cell.spread is not None for cell in cells):
-            columns[f"{header} std"] = [cell.spread for cell in cells]
-        if any(cell.mark for cell in cells):
-            columns[f"{header} disturbed cells"] = [cell.disturbed if cell.mark else 0 for cell in cells]
-    return str(pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
-
-
-def to_latex(table: Table) -> str:
-    r"""Return the table for `\input`: booktabs rules, siunitx columns, everything else escaped.
-
-    Needs the packages booktabs, siunitx and graphicx; a table wider than the line is shrunk to it.
-    """
-    grouped = any(table.groups)
-    pairs = list(zip(table.groups, table.headers, strict=True))
-    columns = pd.MultiIndex.from_tuples(pairs) if grouped else pd.Index(table.headers)
-    texts = [
-        [_latex_cell(text, value) for text, value in zip(row, values, strict=True)]
-        for row, values in zip(table.texts(r" \pm "), table.values, strict=True)
-    ]
-    frame = pd.DataFrame(texts, columns=columns, index=table.rows)
-    styler = frame.style.format_index(escape_latex, axis=0)
-    for level in range(columns.nlevels):
-        styler = styler.format_index(escape_latex, axis=1, level=level)
-    text = str(
-        styler.to_latex(
-            column_format="l" + "".join(_column_format(table, index) for index in range(len(pairs))),
-            hrules=True,
-            siunitx=True,
-            multicol_align="c",
-            position="t",
-            position_float="centering",
-            caption=escape_latex(table.full_caption()),
-            label=f"tab:{table.name}",
-        )
-    )
-    return _shrunk(_with_rules(text, table))
-
-
-def _latex_cell(text: str, value: Value) -> str:
-    """Return a cell: a number for siunitx, mathematics for a number with its spread, or a braced word."""
-    if value.number is None:
-        return f"{{{escape_latex(text)}}}"
-    if value.spread is not None:
-        return f"{{${text.replace(MARK, LATEX_MARK)}$}}"
-    return f"{{{text.replace(MARK, f'${LATEX_MARK}$')}}}" if value.gap or value.mark else text
-
-
-def _column_format(table: Table, index: int) -> str:
-    """Return siunitx's S with the digits this column needs, or r where no cell is a bare number."""
-    cells = [row[index] for row in table.values]
-    numbers = [
-        f"{cell.number:{table.formats[index]}}"
-        for cell in cells
-        if cell.number is not None and cell.spread is None and not cell.gap and not cell.mark
-    ]
-    if not numbers:
-        return "r"
-    whole = max(len(number.split(".")[0]) for number in numbers)
-    decimals = max(len(number.partition(".")[2]) for number in numbers)
-    return f"S[table-format={whole}.{decimals}]"
-
-
-def _with_rules(text: str, table: Table) -> str:
-    r"""Put \midrule before the rows that `rules` names, counting from the first row of the body."""
-    lines = text.split("\n")
-    first = next(index for index, line in enumerate(lines) if line == r"\midrule") + 1
-    for rule in sorted(table.rules, reverse=True):
-        lines.insert(first + rule, r"\midrule")
-    return "\n".join(lines)
-
-
-def _shrunk(text: str) -> str:
-    """Let a tabular that is wider than the line shrink to it."""
-    fit = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-    return text.replace(r"\begin{tabular}", fit + "\n" + r"\begin{tabular}").replace(
-        r"\end{tabular}", r"\end{tabular}}"
-    )
-
-
-LATEX_MARK = r"^{\dagger}"
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " ",
-    MARK: f"${LATEX_MARK}$",
-}  # fmt: skip
-
-
-def escape_latex(text: object) -> str:
-    """Return text that LaTeX prints as it stands; characters pdflatex cannot print become a question mark."""
-    return "".join(_LATEX.get(c, c if 31 < ord(c) < 127 else _to_ascii(c)) for c in str(text))
-
-
-def _to_ascii(character: str) -> str:
-    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-    return "".join(_LATEX.get(c, c) for c in plain) or "?"
-
-
-def escape_markdown(text: str) -> str:
-    """Return text that stays inside its table cell and is not taken for markup."""
-    for old, new in (
-        ("\\", "\\\\"),
-        ("|", "\\|"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ("*", "\\*"),
-        ("`", "\\`"),
-        ("\n", " "),
-    ):
-        text = text.replace(old, new)
-    return text.strip()
-
-
 def to_terminal(board: Board, width: int = 80) -> str:
     """Return the main table as plain text that fits the width; long names are folded, numbers never cut."""
-    measures = [*board.metrics, *(measure for measure in board.costs if measure.key != "total")]
+    measures = [*board.headlines, *(measure for measure in board.costs if measure.key != "total")]
     columns = [("cells", [board.completeness(variant) for variant in board.variants])]
     columns += [(_short(m), [_compact(board, variant, m) for variant in board.variants]) for m in measures]
     widths = [max(len(text) for text in [*header.split("\n"), *cells]) for header, cells in columns]
@@ -408,8 +292,7 @@ def to_terminal(board: Board, width: int = 80) -> str:
 
 def _short(measure: Measure) -> str:
     """Return a header in lines of few letters: the title's words, then unit and arrow."""
-    arrow = "↓" if measure.better == "lower" else "↑"
-    return "\n".join([*measure.title.replace("+", " +").split(), f"{measure.unit} {arrow}".strip()])
+    return "\n".join([*measure.title.replace("+", " +").split(), f"{measure.unit} {measure.arrow}".strip()])
 
 
 def _compact(board: Board, variant: Variant, measure: Measure) -> str:

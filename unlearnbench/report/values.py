@@ -15,17 +15,26 @@ class Measure:
     key: str
     title: str
     unit: str
-    better: str  # "lower" or "higher"
+    better: str  # "lower", "higher" or "neither"
     format: str
-    shows: str  # "forgetting", "retention" or "cost"
+    shows: str  # "forgetting", "retention", "judging" or "cost"
     headline: bool = False
     phases: tuple[str, ...] = ()  # whose seconds or memory a cost is made of: what can disturb it
 
     @property
+    def arrow(self) -> str:
+        """Where better is; empty for a description."""
+        return {"lower": "↓", "higher": "↑"}.get(self.better, "")
+
+    @property
     def header(self) -> str:
         """Title, unit and an arrow towards better."""
-        arrow = "↓" if self.better == "lower" else "↑"
-        return f"{self.title} ({self.unit}) {arrow}" if self.unit else f"{self.title} {arrow}"
+        return " ".join([self.title, *([f"({self.unit})"] if self.unit else []), self.arrow]).rstrip()
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its values are percentages of samples."""
+        return self.unit == "%" and self.shows != "cost"
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,9 @@ class Value:
 
     number: float | None
     word: str = "-"
-    spread: float | None = None
+    spread: float | None = None  # sample standard deviation over classes
+    interval: tuple[float, float] | None = None  # of 95 %
+    best: bool = False  # of the methods that are separably better than another one
     ok: int = 1
     expected: int = 1
     disturbed: int = 0  # cells among `ok` that were measured while something else used the machine

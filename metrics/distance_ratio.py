@@ -1,0 +1,58 @@
+"""Distance ratio: whether forget-class samples lie nearer to the forget class or to the retained ones.
+
+    median over samples y of  min_{x in F} |y - x| / min_{x in R} |y - x|
+
+F: real images of the forget class; R: real images of the retained classes, all together. No judge has a say. Above 1
+the samples are nearer to the rest than to the forget class, below 1 the other way round. The larger of two sets is
+nearer to anything, noise included, merely for being larger; so of the larger set a fixed random choice as large as the
+smaller one enters, and noise comes out at about 1. The single nearest image counts, not the k-th: R holds few images of
+each class, and the k-th would often be one of a wrong class. The median bears single odd neighbours.
+
+Blind to: whether the samples are images at all, since noise is as far from everything, about 1; `no_object` sees that.
+Sizes other than 1 depend on the extractor and the number of images, so compare within one dataset only.
+"""
+
+import numpy as np
+
+from unlearnbench import Score, Unmeasurable, metric
+
+
+def at_most(features, most):
+    """Return all rows, or a fixed random choice of `most` of them."""
+    if len(features) <= most:
+        return features
+    return features[np.random.default_rng(0).choice(len(features), most, replace=False)]
+
+
+def nearest(samples, real):
+    """Return the distance (n,) of each sample to the nearest real image; exactly 0 for a copy."""
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(real)
+    return np.linalg.norm(samples - real[search.kneighbors(samples, return_distance=False)[:, 0]], axis=1)
+
+
+def ratios(samples, forget, retained):
+    """Return the ratio (n,) of each sample: 1 where both distances are 0, infinite where the second alone is."""
+    size = min(len(forget), len(retained))
+    to_forget, to_retained = (nearest(samples, at_most(real, size)) for real in (forget, retained))
+    result = np.where(to_forget > 0, np.inf, 1.0)
+    np.divide(to_forget, to_retained, out=result, where=to_retained > 0)
+    return result
+
+
+@metric(title="Distance ratio", unit="", better="higher", shows="forgetting", format=".2f")
+def distance_ratio(forget_features, forget_reference_features, reference_features):
+    for name, features in (
+        ("generated images", forget_features),
+        ("real images of the forget class", forget_reference_features),
+        ("real images of the retained classes", reference_features),
+    ):
+        if len(features) == 0:
+            raise Unmeasurable(f"there are no {name}")
+        if not np.isfinite(features).all():
+            raise Unmeasurable(f"some features of the {name} are not finite")
+    middle = np.median(ratios(forget_features, forget_reference_features, reference_features))
+    if not np.isfinite(middle):
+        raise Unmeasurable("half of the samples or more are copies of real images of the retained classes")
+    return Score(float(middle), len(forget_features))

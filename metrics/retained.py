@@ -1,0 +1,29 @@
+"""Retained: the share of retained-class samples in which the rejecting judge sees the class they were asked for.
+
+    100 mean [v = c]
+
+"No object" counts against it, so noise that a judge without that answer would give to the right class does not pass.
+The detail is the whole confusion, a list of K rows of K + 1 counts: row = class asked for (that of the forget class
+from the forget samples), column = verdict, the last column "no object".
+
+Blind to: diversity. A model that draws one good image per class scores 100; recall, coverage and FID see that.
+"""
+
+import numpy as np
+
+from unlearnbench import NO_OBJECT, Score, metric
+
+
+def confusion(asked, verdicts, num_classes):
+    """Return counts (K, K + 1) of asked-for classes (n,) by verdicts (n,)."""
+    columns = np.where(verdicts == NO_OBJECT, num_classes, verdicts)
+    cells = asked * (num_classes + 1) + columns
+    return np.bincount(cells, minlength=num_classes * (num_classes + 1)).reshape(num_classes, num_classes + 1)
+
+
+@metric(title="Retained", unit="%", better="higher", shows="retention", format=".1f", boundary=50.0)
+def retained(forget_verdicts, retain_verdicts, retain_labels, cell, num_classes):
+    asked = np.concatenate([np.full(len(forget_verdicts), cell.forget_class, dtype=np.int64), retain_labels])
+    counts = confusion(asked, np.concatenate([forget_verdicts, retain_verdicts]), num_classes)
+    share = 100 * float(np.mean(retain_verdicts == retain_labels))
+    return Score(share, len(retain_labels), {"confusion": counts.tolist()})

@@ -1,0 +1,103 @@
+"""What generated images show beside what they were asked for: the confusion matrices that records carry."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from unlearnbench.report.board import Board
+from unlearnbench.report.values import Variant
+from unlearnbench.results import Record
+
+Matrix = NDArray[np.float64]
+NOTHING = "no object"
+
+
+def confusions(board: Board, variant: Variant | None = None) -> Iterator[tuple[Record, Matrix]]:
+    """Yield each record with its matrix: rows are classes asked for, columns verdicts, the last one no object."""
+    for record in board.ok_records:
+        if variant is not None and (record.cell.method, record.cell.forget_class) not in _cells(board, variant):
+            continue
+        for entry in record.metrics.values():
+            matrix = np.asarray((entry.get("detail") or {}).get("confusion", []), dtype=float)
+            if matrix.ndim == 2 and matrix.shape[1] == matrix.shape[0] + 1:
+                yield record, matrix
+                break
+
+
+def _cells(board: Board, variant: Variant) -> set[tuple[str, int]]:
+    return {(r.cell.method, c) for c in board.classes for r in board.cell_records(variant, c)}
+
+
+def confusion_frame(board: Board) -> pd.DataFrame:
+    """Return every count that is not zero, one per line."""
+    lines: list[dict[str, Any]] = []
+    for record, matrix in confusions(board):
+        cell = record.cell
+        for asked, verdict in zip(*np.nonzero(matrix), strict=True):
+            lines.append({
+                "cell_id": cell.id, "method": cell.method, "forget_class": cell.forget_class, "seed": cell.seed,
+                "asked": int(asked), "verdict": NOTHING if verdict == len(matrix) else int(verdict),
+                "images": int(matrix[asked, verdict]),
+            })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def confusion(board: Board) -> Figure | None:
+    """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
+    found = {v: sides for v in board.variants if (sides := _sides(board, v)) is not None}
+    if not found:
+        return None
+    classes = next(iter(found.values()))[0].shape[0]
+    side = max(2.6, 0.27 * classes)
+    figure, grid = plt.subplots(
+        2, len(found), figsize=(side * len(found) + 0.9, 2 * side + 0.7), layout="constrained", squeeze=False,
+        sharex=True, sharey=True,
+    )  # fmt: skip
+    names = [*map(str, range(classes)), "none"]
+    for column, (variant, matrices) in enumerate(found.items()):
+        for axes, matrix, word in zip(grid[:, column], matrices, ("forgotten", "retained"), strict=True):
+            texts = np.array([["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix])
+            sns.heatmap(
+                matrix, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False, ax=axes, xticklabels=names,
+                yticklabels=names[:-1], annot_kws={"size": 6}, linewidths=0.3, square=True,
+            )  # fmt: skip
+            axes.set_title(f"{variant.label}: {word}")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("asked for")
+    for axes in grid[-1]:
+        axes.set_xlabel("verdict")
+    return figure
+
+
+def _sides(board: Board, variant: Variant) -> tuple[Matrix, Matrix] | None:
+    """Return the shares in percent of verdicts where a row's class was forgotten, and where it was retained."""
+    forgotten: dict[int, list[Matrix]] = {}
+    retained: dict[int, list[Matrix]] = {}
+    size = 0
+    for c in board.classes:
+        ids = {record.cell.id for record in board.cell_records(variant, c)}
+        for record, matrix in confusions(board):
+            if record.cell.id in ids:
+                size = len(matrix)
+                for row, counts in enumerate(matrix):
+                    (forgotten if row == c else retained).setdefault(row, []).append(counts)
+    if not size:
+        return None
+    empty = np.full(size + 1, np.nan)
+    both = [
+        np.array([_shares(side[row]) if row in side else empty for row in range(size)])
+        for side in (forgotten, retained)
+    ]
+    return both[0], both[1]
+
+
+def _shares(counts: list[Matrix]) -> Matrix:
+    total = np.sum(counts, axis=0)
+    shares: Matrix = 100 * total / max(total.sum(), 1)
+    return shares

@@ -1,0 +1,472 @@
+"""Whether every number of a table still follows from the records its caption names. Never imports torch.
+
+The table may stand in a report, or in a paper it was pasted into: it is read back from Markdown or LaTeX, rendered anew
+from the records, and both are compared cell by cell.
+"""
+
+import difflib
+import html
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unlearnbench.errors import UsageError, one_line, spell_error
+from unlearnbench.report.board import Board, boards
+from unlearnbench.report.tables import all_tables, showable
+from unlearnbench.report.writers import Table, to_latex, to_markdown
+from unlearnbench.results import B4, Record, ResultStore
+
+__all__ = ["Verdict", "verify"]
+
+DIGEST = re.compile(r"\brecords\s+([0-9a-f]{12})\b")
+ABOUT = re.compile(r"Dataset: .*?; protocol [^:;]*:")  # what a caption says of its board
+MOST = 3  # differences that are spelled out
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether all tables of a file hold, and a line on each."""
+
+    holds: bool
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as a file has it, without its dress: texts with single spaces, no markup."""
+
+    line: int  # where it begins, from 1
+    last: int  # its caption's last line
+    caption: str
+    title: str = ""  # of the heading above it
+    header: tuple[str, ...] = ()  # the corner first
+    rows: tuple[tuple[str, ...], ...] = ()  # the row's name first
+    trouble: str = ""  # why it cannot be read
+
+    @property
+    def digest(self) -> str:
+        """Of the records that the caption names; empty if it names none."""
+        match = DIGEST.search(self.caption)
+        return match[1] if match else ""
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return sum(len(row) - 1 for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A table of the file beside the one of the records that is most like it."""
+
+    title: str
+    likeness: float
+    same_name: bool  # both have one title, or captions that begin alike
+    expected: Grid
+    differences: tuple[str, ...]
+    added: bool  # the file's caption has further words before or after
+
+
+def verify(path: Path, results: Path, source_hashes: Mapping[str, str]) -> Verdict:
+    """Check every table of a file against the records its caption names.
+
+    Args:
+        path: a report, a table, or a text with pasted tables: .md or .tex.
+        results: folder of records.
+        source_hashes: of the plugins as they are, to tell stale records.
+
+    Raises:
+        UsageError: the file cannot be read or has no table that names its records, or there are no records.
+    """
+    text, latex = _read(path)
+    grids = latex_grids(text) if latex else markdown_grids(text)
+    if not any(grid.digest for grid in grids):
+        hint = r"; \input is not followed, name the file that holds the table" if latex and r"\input" in text else ""
+        raise UsageError(f"no table in {path} names its records (a caption that ends in 'records' and 12 digits){hint}")
+    reference = _Reference(results, source_hashes, latex)
+    named = list(dict.fromkeys(grid.digest for grid in grids if grid.digest))
+    found = [reference.check(grid) if grid.digest else reference.check_unnamed(grid, named) for grid in grids]
+    titles = Counter(title for title, _, _ in found)
+    lines = [
+        f"{f'{title} (line {grid.line})' if titles[title] > 1 else title or f'table at line {grid.line}'}: {words}"
+        for grid, (title, _, words) in zip(grids, found, strict=True)
+    ]
+    lines += _mentions(text, grids, latex)
+    holds = all(ok for _, ok, _ in found)
+    return Verdict(holds, lines if holds else [*lines, *[f"note: {note}" for note in reference.notes]])
+
+
+def _read(path: Path) -> tuple[str, bool]:
+    """Return a file's text, and whether it is LaTeX."""
+    ending = path.suffix.lower()
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: name a .md or .tex file in it")
+        if not path.exists():
+            raise UsageError(f"there is no file {path}: name a .md or .tex file that holds a table")
+        if ending not in (".md", ".tex"):
+            raise UsageError(f"{path} is neither .md nor .tex: only these two forms of a table can be checked")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read {path}: it is not UTF-8 text (byte {error.start})") from error
+    return text.replace("\r\n", "\n"), ending == ".tex"
+
+
+def _mentions(text: str, grids: Iterable[Grid], latex: bool) -> list[str]:
+    """Return a line for each digest that stands in no table that was read, so that none passes for checked."""
+    lines = (_without_comments(text) if latex else text).split("\n")
+    for grid in grids:
+        lines[grid.line - 1 : grid.last] = [""] * (grid.last - grid.line + 1)
+    rest = "\n".join(lines)
+    return [
+        f"line {rest.count(chr(10), 0, match.start()) + 1}: names records {match[1]} outside a table: not checked"
+        for match in DIGEST.finditer(rest)
+    ]
+
+
+@dataclass
+class _Reference:
+    """What the records say: their tables, rendered and read back in the form of the file."""
+
+    results: Path
+    source_hashes: Mapping[str, str]
+    latex: bool
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        records = self._records()
+        self.now = boards(records, self.source_hashes)
+        self.recorded = boards(records, {})  # with the numbers of stale records too
+        self._cache: dict[int, list[tuple[str, Grid]]] = {}
+
+    def _records(self) -> list[Record]:
+        """Return the records that a report shows; the others become notes."""
+        if not self.results.is_dir():
+            raise UsageError(
+                f"there is no results folder {self.results}: run 'unlearnbench run' first or name one with --results"
+            )
+        reading = ResultStore(self.results).read()
+        self.notes += reading.problems
+        kept, problems = showable(reading.records)
+        self.notes += problems
+        if not kept:
+            raise UsageError(f"there is no record in {self.results} to check against: name a folder with --results")
+        return kept
+
+    def check(self, grid: Grid) -> tuple[str, bool, str]:
+        """Return a table's title, whether it holds, and what to say of it."""
+        now = next((board for board in self.now.values() if board.digest == grid.digest), None)
+        recorded = next((board for board in self.recorded.values() if board.digest == grid.digest), None)
+        if grid.trouble:
+            return grid.title, False, f"does not hold: it cannot be read ({grid.trouble})"
+        matches = [self._match(grid, board) for board in (now, recorded) if board is not None]
+        if not matches:
+            return self._unknown(grid)
+        best = min(matches, key=lambda match: (len(match.differences), -match.likeness))
+        if best.differences:
+            return best.title, False, f"does not hold: {_spell(best.differences)}"
+        if now is None or matches[0].differences:
+            assert recorded is not None
+            stale = sum(record.is_stale(self.source_hashes) for record in recorded.records)
+            return best.title, False, (
+                f"does not hold: these are the numbers of records {grid.digest}, but {stale} of them are stale (their "
+                f"method, a metric or the dataset's recipe has changed since): run their cells again"
+            )  # fmt: skip
+        words = "; the words added to its caption are not checked" if best.added else ""
+        return best.title, True, f"holds (records {grid.digest}, {grid.cells} cells{words})"
+
+    def check_unnamed(self, grid: Grid, digests: Sequence[str]) -> tuple[str, bool, str]:
+        """Return the same for a table that names no records, by the records that others in its file name."""
+        known = [board for side in (self.now, self.recorded) for board in side.values() if board.digest in digests]
+        matches = [] if grid.trouble else [(self._match(grid, board), board) for board in known]
+        matches = [(match, board) for match, board in matches if match.same_name]
+        if not matches:
+            return grid.title, True, "not verifiable: it names no records"
+        best, board = min(matches, key=lambda found: (len(found[0].differences), -found[0].likeness))
+        if best.differences:
+            return best.title, False, f"does not hold: {_spell(best.differences)}"
+        words = "; the words around it are not checked" if best.added else ""
+        return best.title, True, f"holds (records {board.digest}, {grid.cells} cells{words})"
+
+    def _unknown(self, grid: Grid) -> tuple[str, bool, str]:
+        """Return what to say of a table whose digest no board has."""
+        text = (
+            f"does not hold: {self.results} has no board with records {grid.digest}: a record was changed, added or "
+            f"removed since, or they are in another folder (--results)"
+        )
+        about = ABOUT.search(grid.caption)
+        matches = [(self._match(grid, board), name, board.digest) for name, board in self.now.items()]
+        for match, name, digest in matches:
+            if about and about[0] in match.expected.caption:
+                other = [words for words in match.differences if not words.startswith("its caption")]
+                beside = f", where {_spell(other)}" if other else " with the same cells"
+                return match.title, False, f"{text}; {name} has records {digest} now{beside}"
+        best = max((match for match, _, _ in matches), key=lambda match: match.likeness)
+        return grid.title or (best.title if best.same_name else ""), False, text
+
+    def _match(self, grid: Grid, board: Board) -> Match:
+        """Return the table of a board that is most like the file's."""
+        matches = [_compare(grid, title, table) for title, table in self._tables(board)]
+        best = max(matches, key=lambda match: match.likeness)
+        if not best.same_name and not set(grid.header[1:]) & set(best.expected.header[1:]):
+            words = f"no table of records {board.digest} has columns like these"
+            return Match(grid.title, 0, False, best.expected, (words,), False)
+        return best
+
+    def _tables(self, board: Board) -> list[tuple[str, Grid]]:
+        """Return (title, table) of every table of a board, those beside published numbers last."""
+        if id(board) not in self._cache:
+            write, read = (to_latex, latex_grids) if self.latex else (to_markdown, markdown_grids)
+            tables = all_tables(board)
+            try:
+                tables += self._comparisons(board)
+            except Exception as error:  # edited by hand: show the rest
+                self.notes.append(f"{board.title} cannot be set beside published numbers: {spell_error(error)}")
+            self._cache[id(board)] = [(table.title, grid) for table in tables for grid in read(write(table))[:1]]
+        return self._cache[id(board)]
+
+    def _comparisons(self, board: Board) -> list[Table]:
+        """Return the tables that `compare` writes of a board."""
+        from unlearnbench.report import compare
+        from unlearnbench.report.published import load_source
+
+        family = self.now if any(board is other for other in self.now.values()) else self.recorded
+        tables = []
+        for side in [compare.Side(load_source(name), board) for name in _sources()]:
+            if not side.has_records:
+                continue
+            rows = compare.compare_rows(side)
+            tables += [compare.claims_table(side), compare.overview_table(side, rows)]
+            tables += compare.class_tables(side, rows)
+            for twin in [compare.Side(side.source, other) for other in family.values()]:
+                same = (twin.cell.dataset, twin.cell.protocol) == (side.cell.dataset, side.cell.protocol + B4)
+                if same and twin.has_records:
+                    tables.append(compare.reference_table(side, twin))
+        return tables
+
+
+def _sources() -> list[str]:
+    """Return the names of the published numbers."""
+    from unlearnbench.report.published import published_folder
+
+    names = (path.name for path in published_folder().iterdir())
+    return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+
+
+def _compare(found: Grid, title: str, expected: Grid) -> Match:
+    """Return how a table of the file differs from one of the records."""
+    same_title = " ".join(title.split()) == found.title
+    beginning = " ".join(expected.caption.split()[:5])
+    same_name = same_title or (bool(beginning) and beginning in found.caption)
+    pairs = list(zip(itertools.chain(*found.rows), itertools.chain(*expected.rows), strict=False))
+    likeness = (
+        same_title
+        + same_name
+        + _overlap(found.header[1:], expected.header[1:])
+        + _overlap([row[0] for row in found.rows], [row[0] for row in expected.rows])
+        + sum(a == b for a, b in pairs) / max(len(pairs), 1)
+    )
+    added = expected.caption in found.caption and expected.caption != found.caption
+    return Match(title, likeness, same_name, expected, tuple(_differences(found, expected)), added)
+
+
+def _overlap(a: Iterable[str], b: Iterable[str]) -> float:
+    """Return the share of texts that two lists have in common."""
+    here, there = set(a), set(b)
+    return len(here & there) / max(len(here | there), 1)
+
+
+def _differences(found: Grid, expected: Grid) -> Iterator[str]:
+    """Yield every difference: columns, rows, cells, caption."""
+    columns = list(_list_differences("column", found.header[1:], expected.header[1:]))
+    names = [[row[0] for row in grid.rows] for grid in (found, expected)]
+    yield from columns
+    yield from _list_differences("row", names[0], names[1])
+    if found.header[:1] != expected.header[:1]:
+        yield f"the header of its rows: {_says(''.join(found.header[:1]), ''.join(expected.header[:1]))}"
+    if not columns:
+        here, there = (Counter(rows) for rows in names)
+        comparable = {name for name in here if here[name] == there[name]}
+        rows = [[row for row in grid.rows if row[0] in comparable] for grid in (found, expected)]
+        for old, new in zip(*[sorted(part, key=lambda row: row[0]) for part in rows], strict=True):
+            cells = itertools.zip_longest(expected.header[1:], old[1:], new[1:], fillvalue="")
+            yield from (f"row {old[0]}, column {head}: {_says(a, b)}" for head, a, b in cells if a != b)
+    if expected.caption not in found.caption:
+        yield f"its caption: {_caption_difference(found.caption, expected.caption)}"
+
+
+def _list_differences(what: str, found: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
+    """Yield what is missing, too much or elsewhere among a table's rows or columns."""
+    missing, extra = (list((a - b).elements()) for a, b in itertools.permutations(map(Counter, (expected, found))))
+    if len(missing) == len(extra):
+        yield from (f"{what} {old or 'without a name'} is {new} by the records" for old, new in zip(extra, missing))  # noqa: B905
+    else:
+        yield from (f"{what} {name} is missing" for name in missing)
+        yield from (f"{what} {name or 'without a name'} is none of the records'" for name in extra)
+    if not missing and not extra and list(found) != list(expected):
+        k = next(k for k, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
+        yield f"its {what}s stand in another order: {what} {k + 1} is {found[k]}, by the records {expected[k]}"
+
+
+def _says(found: str, expected: str) -> str:
+    return f"the table says {one_line(found, 80) or 'nothing'}, the records say {one_line(expected, 80) or 'nothing'}"
+
+
+def _caption_difference(found: str, expected: str) -> str:
+    """Return the first words that are other than they must be."""
+    old, new = found.split(), expected.split()
+    steps = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    ends = [step for step in (steps[0], steps[-1]) if step[0] == "delete"] if steps else []  # the user's own words
+    changed = [step for step in steps if step[0] != "equal" and step not in ends]
+    _, a, b, c, d = (changed or ends)[0]
+    return _says(" ".join(old[a:b]), " ".join(new[c:d]))
+
+
+def _spell(differences: Sequence[str]) -> str:
+    """Return the first differences, and how many more there are."""
+    more = len(differences) - MOST
+    return "; ".join(differences[:MOST]) + (f"; and {more} more" if more > 0 else "")
+
+
+def markdown_grids(text: str) -> list[Grid]:
+    """Return the tables of a Markdown text, each with the heading above it and the paragraph below it."""
+    lines = text.split("\n")
+    grids, k = [], 0
+    while k < len(lines):
+        end = k
+        while end < len(lines) and lines[end].lstrip().startswith("|"):
+            end += 1
+        if end - k >= 2 and re.fullmatch(r"[\s|:-]*-[\s|:-]*", lines[k + 1]):
+            last, caption = _paragraph(lines, end)
+            header, *rows = [_markdown_row(line) for line in [lines[k], *lines[k + 2 : end]]]
+            grids.append(Grid(k + 1, last, _markdown_plain(caption), _heading(lines, k), header, tuple(rows)))
+        k = max(end, k + 1)
+    return grids
+
+
+def _skips(line: str) -> bool:
+    return not line.strip() or (line.strip().startswith("<!--") and line.strip().endswith("-->"))
+
+
+def _heading(lines: Sequence[str], k: int) -> str:
+    """Return the heading above line k; empty where something else stands between."""
+    above = next((line.strip() for line in reversed(lines[:k]) if not _skips(line)), "")
+    return _markdown_plain(above.strip("#")) if above.startswith("#") else ""
+
+
+def _paragraph(lines: Sequence[str], k: int) -> tuple[int, str]:
+    """Return the paragraph below line k and its last line's number; line k itself where there is none."""
+    start = next((j for j in range(k, len(lines)) if not _skips(lines[j])), len(lines))
+    if start == len(lines) or lines[start].lstrip().startswith(("#", "|", "![", "```")):
+        return k, ""
+    end = next((j for j in range(start, len(lines)) if _skips(lines[j])), len(lines))
+    return end, " ".join(lines[start:end])
+
+
+def _markdown_row(line: str) -> tuple[str, ...]:
+    cells = [""]
+    for token in re.findall(r"\\.|[^\\]|\\$", line.strip()):
+        if token == "|":
+            cells.append("")
+        else:
+            cells[-1] += token
+    inner = cells[1:-1] if not cells[-1].strip() else cells[1:]
+    return tuple(map(_markdown_plain, inner))
+
+
+def _markdown_plain(text: str) -> str:
+    """Return text without markup: escapes undone, asterisks and backticks gone."""
+    text = re.sub(r"\\([^A-Za-z0-9\s])|[*`]", lambda match: match[1] or "", text)
+    return " ".join(html.unescape(text).split())
+
+
+SIGNS = {
+    r"\pm": "±", r"\textpm": "±", r"\uparrow": "↑", r"\downarrow": "↓", r"\dagger": "†", r"\textdagger": "†",
+    r"\textbackslash": "\\", r"\textasciitilde": "~", r"\textasciicircum": "^", r"\textless": "<", r"\textgreater": ">",
+    r"\textbar": "|", "{": "", "}": "", "$": "", "~": " ", r"\,": " ", r"\ ": " ", r"\\": " ",
+}  # fmt: skip
+SIGNS |= dict.fromkeys(  # changes how a text looks, never what it says
+    [rf"\{name}" for name in (
+        "textbf", "textit", "emph", "underline", "mathbf", "mathrm", "bfseries", "itshape", "boldmath", "num", "text",
+        "textsuperscript", "ensuremath", "small", "footnotesize", "scriptsize",
+    )], "",
+)  # fmt: skip
+
+
+def latex_grids(text: str) -> list[Grid]:
+    """Return the table environments of a LaTeX text."""
+    text = _without_comments(text)
+    grids = []
+    for match in re.finditer(r"\\begin\{((?:sideways|wrap)?table\*?)\}(.*?)\\end\{\1\}", text, re.DOTALL):
+        line, last = (text.count("\n", 0, place) + 1 for place in match.span())
+        start = re.search(r"\\caption\*?\s*(?:\[[^\]]*\]\s*)?(?=\{)", match[2])
+        caption = _group(match[2], start.end())[0] if start else ""
+        caption = _latex_plain(re.sub(r"\\label\s*\{[^{}]*\}", "", caption))
+        bodies = list(re.finditer(r"\\begin\{(tabular[*xy]?)\}(.*?)\\end\{\1\}", match[2], re.DOTALL))
+        if len(bodies) == 1:
+            header, rows = _latex_body(bodies[0][2], widths=bodies[0][1] != "tabular")
+            grids.append(Grid(line, last, caption, header=header, rows=rows))
+        else:
+            trouble = f"its environment at line {line} holds {len(bodies)} tabulars, not one"
+            grids.append(Grid(line, last, caption, trouble=trouble))
+    return grids
+
+
+def _without_comments(text: str) -> str:
+    return re.sub(r"(?<!\\)((?:\\\\)*)%[^\n]*", r"\1", text)
+
+
+def _group(text: str, k: int) -> tuple[str, int]:
+    """Return what the braces that open at k hold, and where they have closed."""
+    depth = 0
+    for token in re.finditer(r"\\.|[{}]", text[k:], re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth == 0 and token[0] == "}":
+            return text[k + 1 : k + token.start()], k + token.end()
+    return text[k + 1 :], len(text)
+
+
+def _latex_body(text: str, widths: bool) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return header and rows of a tabular; a header of two levels becomes one, the upper one first."""
+    for _ in range(2 if widths else 1):  # the width, the columns
+        text = re.sub(r"^\s*\[[^\]]*\]", "", text)
+        text = text[_group(text, text.index("{"))[1] :] if "{" in text else text
+    text = re.sub(r"\\(?:cmidrule|cline)\s*(?:\([^)]*\))?\s*\{[^{}]*\}|\\addlinespace(?:\[[^\]]*\])?", "", text)
+    levels: list[list[str]] = []
+    rows: list[list[str]] = []
+    for part in re.split(r"\\\\\*?(?:\s*\[[\d.]+\s*[a-z]{2}\])?", text):
+        bare = re.sub(r"\\(?:top|mid|bottom)rule\b(?:\[[^\]]*\])?|\\hline\b", "", part)
+        if bare != part and rows and not levels:
+            levels, rows = rows, []
+        if bare.strip():
+            rows.append(_latex_row(bare))
+    if not levels:
+        levels, rows = rows[:1], rows[1:]
+    header = [" ".join(" ".join(column).split()) for column in itertools.zip_longest(*levels, fillvalue="")]
+    return tuple(header), tuple(map(tuple, rows))
+
+
+def _latex_row(text: str) -> list[str]:
+    cells = []
+    for cell in re.split(r"(?<!\\)&", text):
+        spanning = re.fullmatch(r"\s*\\multicolumn\s*\{([0-9]{1,3})\}\s*\{[^{}]*\}\s*\{(.*)\}\s*", cell, re.DOTALL)
+        cells += [_latex_plain(spanning[2])] * int(spanning[1]) if spanning else [_latex_plain(cell)]
+    return cells
+
+
+def _latex_plain(text: str) -> str:
+    """Return text as it is printed: escapes undone, signs as characters, braces and fonts gone."""
+    text = re.sub(r"\^\s*(?:\{\s*\\dagger\s*\}|\\dagger\b)", r"\\dagger{}", text)
+    tokens = re.findall(r"\\[A-Za-z]+\s*|\\.|[{}$~]|[^\\{}$~]+|\\", text, re.DOTALL)
+    return " ".join(re.sub(r"\s*±\s*", " ± ", "".join(map(_sign, tokens))).split())
+
+
+def _sign(token: str) -> str:
+    if (name := token.strip() or token) in SIGNS:
+        return SIGNS[name]
+    return token[1:] if re.fullmatch(r"\\[^A-Za-z0-9\s]", token) else token
