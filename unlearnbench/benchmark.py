@@ -438,6 +438,7 @@ def _headline(record: Record) -> str:
         if entry["value"] is not None
         else f"{entry['title']} not measurable"
         for entry in record.metrics.values()
+        if entry["headline"]
     ]
     return f"ok ({', '.join(values)})" if values else "ok"
 

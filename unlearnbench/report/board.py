@@ -271,11 +271,24 @@ class Board:
             return f"seeds {_spans([seeds.unlearning for seeds in self.replicates])}"
         return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in self.replicates)
 
-    def caption(self) -> str:
-        """Return what every table must say of itself: dataset, protocol, n, judge, device, costs, digest."""
+    def _samples(self, measures: Sequence[Measure]) -> str:
+        """Return how many samples each metric rests on in a cell: `UA n=100`, `Recall n=1,291 to 1,298`."""
+        words = []
+        for measure in (m for m in measures if m.shows != "cost"):
+            found = [int(r.metrics[measure.key]["n"]) for r in self.ok_records if measure.key in r.metrics]
+            low, high = min(found), max(found)
+            words.append(f"{measure.title} n={low}" + (f" to {high}" if high > low else ""))
+        return ", ".join(words)
+
+    def caption(self, measures: Sequence[Measure] = ()) -> str:
+        """Return what every table must say of itself: dataset, protocol, judges, device, costs, digest.
+
+        Args:
+            measures: of the table, to say how many samples each metric rests on.
+        """
         last = self.records[-1]
         protocol = last.protocol
-        samples = sorted({f"{m['title']} n={m['n']}" for r in self.ok_records for m in r.metrics.values()})
+        samples = self._samples(measures)
         clipped = ", x0 clipped" if protocol.get("clip_x0") else ""
         shortened = any(record.method.get("changed") for record in self.records)
         judges = sorted({_worth(r.judge) for r in self.ok_records if r.judge})
@@ -286,7 +299,7 @@ class Board:
                 f"Dataset: {self.title}",
                 f"protocol {protocol.get('name')}: DDIM, {protocol.get('steps')} steps, eta {protocol.get('eta')}, "
                 f"guidance w {protocol.get('guidance')}{clipped}, reference {protocol.get('reference')}",
-                f"per cell {', '.join(samples) or 'no samples'}",
+                *([f"samples per cell {samples}"] if samples else []),
                 f"features: {last.dataset.get('extractor')}",
                 f"judge test accuracy {', '.join(judges) or 'unknown'}",
                 f"forget classes {_spans(self.classes)}, {self._seeds()}",

@@ -67,6 +67,7 @@ def confusion(board: Board) -> Figure | None:
                 matrix, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False, ax=axes, xticklabels=names,
                 yticklabels=names[:-1], annot_kws={"size": 6}, linewidths=0.3, square=True,
             )  # fmt: skip
+            axes.grid(visible=False)
             axes.set_title(f"{variant.label}: {word}")
     for axes in grid[:, 0]:
         axes.set_ylabel("asked for")
@@ -90,11 +91,11 @@ def _sides(board: Board, variant: Variant) -> tuple[Matrix, Matrix] | None:
     if not size:
         return None
     empty = np.full(size + 1, np.nan)
-    both = [
-        np.array([_shares(side[row]) if row in side else empty for row in range(size)])
-        for side in (forgotten, retained)
-    ]
-    return both[0], both[1]
+
+    def filled(side: dict[int, list[Matrix]]) -> Matrix:
+        return np.array([_shares(side[row]) if row in side else empty for row in range(size)])
+
+    return filled(forgotten), filled(retained)
 
 
 def _shares(counts: list[Matrix]) -> Matrix:

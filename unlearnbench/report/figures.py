@@ -211,6 +211,7 @@ def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
         xticklabels=board.classes, yticklabels=[v.label for v in board.variants], ax=axes, cbar=False,
         annot_kws={"size": 7}, linewidths=0.5, **limits,
     )  # fmt: skip
+    axes.grid(visible=False)
     axes.set_title(measure.header)
     axes.set_xlabel("forget class")
     axes.tick_params(axis="y", rotation=0)

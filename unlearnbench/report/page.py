@@ -15,8 +15,8 @@ MOST_ALARMS = 10  # spelled out in the banner
 FIGURE_WORDS = {
     "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
     "pareto": (
-        "Forgetting, retention and cost in pairs, with 95 % intervals: the dotted line is the front of a pair; a method "
-        "is grey where another one is at least as good in all three and better in one."
+        "Forgetting, retention and cost in pairs, with 95 % intervals: the dotted line is the front of a pair; a "
+        "method is grey where another one is at least as good in all three and better in one."
     ),
     "confusion": (
         "What the rejecting judge sees: in samples asked for the class that was to be forgotten, and in samples asked "

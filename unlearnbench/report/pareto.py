@@ -59,7 +59,7 @@ def pareto_tables(board: Board) -> list[Table]:
             title="Forgetting, retention and cost",
             caption=(
                 "Means over forget classes with 95 % intervals. Dominated: another method is at least as good in all "
-                f"three and better in one, by the means. {board.caption()}."
+                f"three and better in one, by the means. {board.caption(measures)}."
             ),
             corner="Method",
             rows=[variant.label for variant in found],

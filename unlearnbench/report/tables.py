@@ -51,7 +51,7 @@ def _overview(board: Board, name: str, title: str, measures: Sequence[Measure]) 
     return Table(
         name=name,
         title=title,
-        caption=f"Mean over forget classes [95 % interval]. {board.caption()}.",
+        caption=f"Mean over forget classes [95 % interval]. {board.caption(measures)}.",
         corner="Method",
         rows=[variant.label for variant in board.variants],
         groups=[""] * (1 + len(measures)),
@@ -202,7 +202,7 @@ def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure])
         name=name,
         title=title,
         caption=f"{title}; 95 % is the mean's interval, std the sample standard deviation over classes. "
-        f"{board.caption()}.",
+        f"{board.caption(measures)}.",
         corner="Class",
         rows=[*rows, "mean", "95 %", "std", "cells"],
         groups=[variant.label for variant, _ in columns],
