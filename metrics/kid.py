@@ -7,9 +7,9 @@ with large ones, and it may fall below zero. All pairs enter instead of the mean
 customary for large sets: the same expectation, less noise, and no dependence on the order of the images. Only a side of
 more than 10,000 images gives way to a fixed random choice of 10,000.
 
-Blind to: the forget class, which it never sees; and to what the extractor does not encode. Samples come in equal numbers
-per class, so pairs of one class are rarer among them than among independent draws: at small n that pulls a good model's
-KID somewhat below zero.
+Blind to: the forget class, which it never sees; and to what the extractor does not encode. Samples come in equal
+numbers per class, so pairs of one class are rarer among them than among independent draws: at small n that pulls a good
+model's KID somewhat below zero.
 """
 
 import numpy as np

@@ -85,7 +85,7 @@ def _controls_table(board: Board, made: Sequence[Check]) -> Table:
     return Table(
         name="controls",
         title="Controls",
-        caption=f"What is known of each control, and where metrics put it: means over its cells. {board.caption(measures)}.",
+        caption=f"What is known of each control, and what metrics say: means over its cells. {board.caption(measures)}.",
         corner="Control",
         rows=rows,
         groups=[""] * (len(measures) + 3),
