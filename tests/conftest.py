@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.artifacts import ArtifactStore, software
 from unlearnbench.context import Context, Harness
 from unlearnbench.cost import Meter
 from unlearnbench.datasets import load_dataset
 from unlearnbench.grid import Cell
 from unlearnbench.networks import build_unet, unet_config
-from unlearnbench.preparation import software
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record
 
@@ -47,6 +46,7 @@ def tiny():
         digits,
         base=replace(digits.base, unet=unet, steps=4, batch=8),
         judge=replace(digits.judge, epochs=1),
+        rejecting=replace(digits.rejecting, epochs=1),
         extractor=replace(digits.extractor, epochs=1),
         protocol=replace(digits.protocol, steps=2, forget_samples=6, retain_samples=2, batch_size=5),
     )
@@ -81,12 +81,14 @@ def make_context(make_harness):
 def fake_record(
     method="alpha", forget_class=0, *, title=None, role="method", seed=0, status="ok", fid=5.0, ua=90.0, settings=None,
     overrides=None, dataset="digits", device="device-1", source_hash="m1", started="2026-01-01T00:00:00Z", images=None,
-    rte=2.0, phases=None, **fields,
+    rte=2.0, phases=None, truth=None, more=None, **fields,
 ):  # fmt: skip
     """Return a record as a run would write it, with made-up numbers.
 
     Args:
         phases: {phase: what its cost has besides, or instead}.
+        truth: of a control.
+        more: {metric: what its entry has besides, or instead}; a new name is like UA.
         fields: further fields of the record.
     """
     entry = {"n": 100, "source": "", "source_hash": "x1", "reason": None, "headline": True}
@@ -110,6 +112,8 @@ def fake_record(
             "shows": "forgetting",
         },
     }
+    for name, changes in (more or {}).items():
+        metrics[name] = {**metrics.get(name, {**metrics["fake_ua"], "headline": False, "title": name}), **changes}
     cost = {
         phase: {"seconds": seconds, "memory_bytes": {"rss_peak": 10**9 + k}, "reused": False}
         for k, (phase, seconds) in enumerate({"prior": 1.0, "forget": rte, "sample": 3.0, "judge": 0.5}.items())
@@ -118,10 +122,10 @@ def fake_record(
         cost[phase] = {"memory_bytes": {"rss_peak": 10**9}, "reused": False, **cost.get(phase, {}), **more}
     ok = status == "ok"
     return Record(
-        cell=Cell(dataset, "protocol-1", method, settings or {"steps": 10}, forget_class, seed),
+        cell=Cell(dataset, "protocol-1", method, settings or {"steps": 10}, forget_class, seed, seed, seed),
         method={
             "title": title or method.title(), "paper": "", "role": role, "overrides": overrides or {},
-            "source_hash": source_hash,
+            "source_hash": source_hash, **({"truth": truth} if truth else {}),
         },
         status=status,
         reason=None if ok else "it broke",

@@ -127,8 +127,13 @@ def test_an_unwritable_cache_is_one_sentence(command, monkeypatch, tmp_path):
 
 def test_dry_run_prints_the_cells_and_writes_nothing(command, tmp_path):
     status, out, _ = command(*run_with(methods="all", classes="0-2"), "--dry-run", "--set", "safemax.decay=0,1")
-    assert (status, "15 cells" in out) == (0, True)
-    assert len([line for line in out.splitlines() if line.startswith("digits-")]) == 15
+    assert (status, "20 cells, 5 of them to check the suite" in out) == (0, True)
+    assert len([line for line in out.splitlines() if line.startswith("digits-")]) == 20
+    assert len([line for line in out.splitlines() if "-sham_" in line and "-c0-s0-" in line]) == 5
+    for controls, cells in (("none", 15), ("every", 30)):
+        _, out, _ = command(*run_with(methods="all", classes="0-2"), "--dry-run", "--set", "safemax.decay=0,1",
+                            "--controls", controls)  # fmt: skip
+        assert len([line for line in out.splitlines() if line.startswith("digits-")]) == cells
     assert not list(tmp_path.iterdir())
 
 
@@ -143,6 +148,47 @@ def test_list_shows_everything_and_a_broken_plugin_with_its_reason(command, tmp_
     assert "No module named 'nowhere'" in out
     for words in ("safemax", "arXiv:2508.20773", "judge_entropy", "digits", "runs only when named"):
         assert words in out
+
+
+def test_seeds_are_axes_and_every_base_model_has_its_own(command):
+    arguments = (*run_with(methods="safemax", classes="0"), "--dry-run", "--controls", "none")
+    for seeds, cells in (("0-2", 3), ("0", 1)):
+        _, out, _ = command(*arguments, "--seeds", seeds)
+        assert f"{cells} cells" in out
+    _, out, _ = command(*arguments, "--seeds", "0-1", "--base-seeds", "0-2", "--sampling-seeds", "7")
+    assert "6 cells" in out
+    assert len({line for line in out.splitlines() if line.startswith("digits-")}) == 6
+
+
+def test_cards_are_what_the_files_say(command):
+    status, out, _ = command("list", "metrics", "--cards")
+    assert (status, out.startswith("# Metrics")) == (0, True)
+    assert "## `forgotten`: Forgotten" in out
+    assert out.count("Blind to:") == out.count("\n## `")
+    assert (ROOT / "metrics" / "README.md").read_text(encoding="utf-8") == out
+
+
+def test_verify_and_validate_say_what_they_found(command, tmp_path):
+    results = ResultStore(tmp_path / "results")
+    truth = {"forgetting": True}
+    entry = {"sure": {"value": 100.0, "boundary": 50.0, "title": "Sure"}}
+    for c in range(3):
+        results.append(fake_record(forget_class=c))
+        results.append(fake_record("noise", c, role="control", truth=truth, more=entry))
+    assert command("report")[0] == 0
+    page = tmp_path / "reports" / "digits" / "report.md"
+    status, out, _ = command("verify", str(page))
+    assert status == 0, out
+    assert "Summary: holds" in out
+    page.write_text(page.read_text().replace("90.0", "91.0", 1))
+    status, out, _ = command("verify", str(page))
+    assert (status, "the table says 91.0" in out) == (1, True), out
+    status, out, _ = command("validate")
+    assert (status, "as known" in out) == (0, True)
+    entry["sure"]["value"] = 0.0
+    results.append(fake_record("noise", 1, role="control", truth=truth, more=entry))
+    status, out, _ = command("validate")
+    assert (status, "Noise forgets, but Sure (class 1, seed 0) is 0.0%" in out) == (1, True)
 
 
 def test_report_prints_the_table_and_names_the_page(command, tmp_path):

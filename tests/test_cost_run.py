@@ -25,10 +25,11 @@ import pytest
 from rich.console import Console
 
 from unlearnbench import cli
-from unlearnbench.benchmark import Benchmark, Summary, make_plan
+from unlearnbench.benchmark import Benchmark, Summary
 from unlearnbench.datasets import Source
 from unlearnbench.process import Workers
 from unlearnbench.provenance import available_cores
+from unlearnbench.plan import make_plan
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record, ResultStore
 

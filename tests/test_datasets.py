@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.conftest import fake_record
 from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import (
     DATASETS,
     RETAINED,
     WITHOUT_CLASS_0,
     Source,
-    current_digest,
+    current_dataset,
     current_digests,
     load_dataset,
     protocol_names,
@@ -372,9 +373,11 @@ class TestChoices:
     )  # fmt: skip
     def test_a_records_digest_can_be_computed_again(self, source):
         dataset = load_dataset(source)
-        assert current_digest(dataset.to_json(), dataset.protocol.name) == dataset.digest
+        now = current_dataset(dataset.to_json(), dataset.protocol.name)
+        assert (now.digest, now.panel) == (dataset.digest, dataset.panel)
         assert current_digests([(dataset.to_json(), dataset.protocol.name)]) == {
-            f"dataset:{dataset.digest}": dataset.digest
+            f"dataset:{dataset.digest}": dataset.digest,
+            f"panel:{dataset.panel}": dataset.panel,
         }
 
     def test_a_changed_recipe_shows(self, monkeypatch):
@@ -383,11 +386,24 @@ class TestChoices:
         facts = load_dataset("digits").to_json()
         profile = digits._PROFILE
         monkeypatch.setattr(digits, "_PROFILE", replace(profile, base=replace(profile.base, steps=7)))
-        assert current_digest(facts, "digits-ddim25") not in (None, facts["digest"])
+        now = current_dataset(facts, "digits-ddim25")
+        assert now.digest != facts["digest"]
+        assert now.panel == facts["panel"]
+
+    def test_another_judge_beside_the_first_shows_in_records_that_rest_on_it_alone(self, monkeypatch):
+        from unlearnbench.datasets import digits
+
+        facts, profile = load_dataset("digits").to_json(), digits._PROFILE
+        rejecting = replace(profile.rejecting, threshold=0.5)
+        monkeypatch.setattr(digits, "_PROFILE", replace(profile, rejecting=rejecting))
+        record = fake_record()
+        assert record.is_stale(current_digests([(facts, "digits-ddim25")]))
+        del record.dataset["panel"]
+        assert not record.is_stale(current_digests([(record.dataset, "digits-ddim25")]))
 
     def test_what_nobody_knows_is_not_judged(self):
-        assert current_digest({}, "p") is None
-        assert current_digest({**load_dataset("digits").to_json(), "kind": "gone"}, "digits-ddim25") is None
+        assert current_dataset({}, "p") is None
+        assert current_dataset({**load_dataset("digits").to_json(), "kind": "gone"}, "digits-ddim25") is None
         assert current_digests([({"digest": "d"}, "p")]) == {}
 
 

@@ -12,14 +12,14 @@ from unlearnbench.errors import PluginError, Unmeasurable
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure, sample_seeds
 from unlearnbench.features import FEATURE_LAYER, extractor_for
 from unlearnbench.grid import Cell
-from unlearnbench.plugin import Score, metric
+from unlearnbench.plugin import NEEDS, NO_OBJECT, Score, metric
 from unlearnbench.preparation import prepare
 
 
 @pytest.fixture(scope="module")
 def prepared(tiny, tmp_path_factory):
     store = ArtifactStore(tmp_path_factory.mktemp("artifacts"))
-    return prepare(tiny, store, torch.device("cpu"), lambda what, done, total: None)
+    return prepare(tiny, store, torch.device("cpu"), lambda what, done, total: None, tuple(NEEDS))
 
 
 @pytest.fixture
@@ -35,7 +35,8 @@ def test_the_noise_depends_on_neither_method_nor_forget_class():
     assert sample_seeds(a, [1, 1, 2]) == sample_seeds(b, [1, 1, 2])
     assert sample_seeds(a, [2, 1, 1])[1:] == sample_seeds(a, [1, 1, 2])[:2]
     assert len(set(sample_seeds(a, [0] * 50 + [1] * 50))) == 100
-    assert sample_seeds(a, [1]) != sample_seeds(replace(a, seed=1), [1])
+    assert sample_seeds(a, [1]) != sample_seeds(replace(a, sampling_seed=1), [1])
+    assert sample_seeds(a, [1]) == sample_seeds(replace(a, seed=1, base_seed=1), [1])
 
 
 def test_shapes_and_types_are_as_documented(evidence):
@@ -48,6 +49,16 @@ def test_shapes_and_types_are_as_documented(evidence):
     np.testing.assert_allclose(evidence.retain_probs.sum(axis=1), 1)
     assert evidence.retain_features.shape == (18, 64)
     assert len(evidence.reference_features) == int((evidence.prepared.train.labels != 3).sum())
+    assert len(evidence.reference_labels) == len(evidence.reference_features)
+    assert set(evidence.reference_labels.tolist()) == set(range(10)) - {3}
+    assert len(evidence.forget_reference_features) == int((evidence.prepared.train.labels == 3).sum())
+    assert evidence.num_classes == 10
+    for side, n in (("forget", 6), ("retain", 18)):
+        for judge in ("verdicts", "second"):
+            named = getattr(evidence, f"{side}_{judge}")
+            assert (named.shape, named.dtype) == ((n,), np.int64)
+            assert set(named.tolist()) <= {NO_OBJECT, *range(10)}
+        assert NO_OBJECT not in getattr(evidence, f"{side}_second")
 
 
 def test_needs_are_computed_once_and_only_when_asked_for(evidence):
@@ -68,6 +79,20 @@ def test_the_judge_is_left_in_eval_mode_and_consistent(evidence):
     assert not evidence.prepared.judge.training
 
 
+@pytest.mark.parametrize("change", ["weights", "forward", "hook"])
+def test_a_model_that_computes_something_else_is_sampled_itself(evidence, change):
+    model = copy.deepcopy(evidence.prepared.base)
+    changed = replace(evidence, model=model)
+    assert changed._untouched
+    if change == "weights":
+        next(model.parameters()).data += 1
+    elif change == "forward":
+        model.forward = type(model).forward.__get__(model)
+    else:
+        model.conv_in.register_forward_hook(lambda *_: None)
+    assert not replace(evidence, model=model)._untouched
+
+
 def make_metric(function):
     return metric(title="T", unit="", better="lower", shows="forgetting")(function).__unlearnbench__
 
@@ -83,6 +108,17 @@ def test_non_finite_and_refused_values_become_null_with_a_reason(evidence):
     assert (entries["infinite"]["value"], entries["infinite"]["n"]) == (None, 5)
     assert "inf" in entries["infinite"]["reason"]
     assert (entries["refused"]["value"], entries["refused"]["reason"]) == (None, "too few samples")
+
+
+def test_what_else_a_metric_says_travels_with_it(evidence):
+    def detailed(cell):
+        return Score(1.0, 5, {"by_class": {"3": 1.0}})
+
+    spec = metric(title="T", unit="", better="lower", shows="forgetting", boundary=2.0)(detailed).__unlearnbench__
+    entry = measure(evidence, [(spec, "h")])["detailed"]
+    assert (entry["detail"], entry["boundary"]) == ({"by_class": {"3": 1.0}}, 2.0)
+    plain = measure(evidence, [(make_metric(lambda cell: (1.0, 5)), "h")])["<lambda>"]
+    assert not {"detail", "boundary"} & plain.keys()
 
 
 @pytest.mark.parametrize("result", [None, 1.0, "text", (1.0,), ("a", "b"), [[1], 2]])

@@ -5,7 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearnbench.errors import UsageError
-from unlearnbench.grid import Cell, combinations, make_cells, parse_classes, parse_integers, parse_sweeps
+from unlearnbench.grid import (
+    Cell,
+    Seeds,
+    combinations,
+    make_cells,
+    parse_classes,
+    parse_integers,
+    parse_sweeps,
+    replicates,
+)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +94,32 @@ def test_combinations_are_a_full_grid():
 
 
 def test_cells_cover_the_grid_class_by_class():
-    cells = make_cells("digits", "p", [("a", {}), ("b", {"x": 1})], [0, 1], [5])
+    cells = make_cells("digits", "p", [("a", {}), ("b", {"x": 1})], [0, 1], [Seeds(5, 5, 5)])
     assert [(cell.forget_class, cell.method) for cell in cells] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
     assert len({cell.id for cell in cells}) == 4
+
+
+def test_one_seed_is_that_of_base_model_unlearning_and_sampling():
+    assert replicates("0-1", "", "") == [(0, 0, 0), (1, 1, 1)]
+    (cell,) = make_cells("d", "p", [("a", {})], [0], replicates("3", "", ""))
+    assert (cell.base_seed, cell.seed, cell.sampling_seed) == cell.seeds == (3, 3, 3)
+    assert cell.seeds.label == "3"
+
+
+def test_the_seeds_are_axes_of_their_own():
+    assert replicates("0-1", "7", "") == [(7, 0, 0), (7, 1, 1)]
+    assert replicates("0", "1,2", "5,6") == [(1, 0, 5), (1, 0, 6), (2, 0, 5), (2, 0, 6)]
+    assert Seeds(7, 1, 2).label == "1 (base 7, sampling 2)"
+    with pytest.raises(UsageError, match="base seed"):
+        replicates("0", "x", "")
+
+
+def test_seeds_of_zero_leave_a_cell_as_it_was_before_there_were_three():
+    cell = Cell("d", "p", "m", {"x": 1}, 0, 0)
+    assert set(cell.to_json()) == {"dataset", "protocol", "method", "settings", "forget_class", "seed"}
+    other = Cell("d", "p", "m", {"x": 1}, 0, 1, 1, 2)
+    assert Cell.from_json(other.to_json()) == other
+    assert len({cell.id, other.id, Cell("d", "p", "m", {"x": 1}, 0, 1, 1, 1).id}) == 3
 
 
 def test_cell_id_depends_on_every_part():

@@ -10,10 +10,12 @@ from unlearnbench.datasets import Split
 from unlearnbench.diffusion import Schedule, to_float
 from unlearnbench.errors import UsageError
 from unlearnbench.networks import CLASSIFIERS, build_unet, unet_config
+from unlearnbench.plugin import NEEDS
 from unlearnbench.preparation import prepare, prepare_base
 from unlearnbench.training import DenoiserTraining, Ema, fit_classifier, fit_denoiser, shifted
 
 SILENT = lambda what, done, total: None  # noqa: E731
+ALL = tuple(NEEDS)
 
 
 def test_average_by_hand():
@@ -98,8 +100,8 @@ def test_shifts_move_pixels_and_fill_with_background():
 
 
 def test_prepared_networks_are_frozen_cached_and_equal_when_read_back(tiny, tmp_path):
-    first = prepare(tiny, ArtifactStore(tmp_path), torch.device("cpu"), SILENT)
-    second = prepare(tiny, ArtifactStore(tmp_path), torch.device("cpu"), SILENT)
+    first = prepare(tiny, ArtifactStore(tmp_path), torch.device("cpu"), SILENT, ALL)
+    second = prepare(tiny, ArtifactStore(tmp_path), torch.device("cpu"), SILENT, ALL)
     assert first.artifacts == second.artifacts
     for network in (first.base, first.judge, first.extractor):
         assert not network.training
@@ -112,9 +114,9 @@ def test_prepared_networks_are_frozen_cached_and_equal_when_read_back(tiny, tmp_
 @pytest.mark.parametrize("change", [{"steps": 5}, {"lr": 1e-3}, {"seed": 1}, {"revision": 2}])
 def test_the_recipe_is_the_key(tiny, tmp_path, change):
     store = ArtifactStore(tmp_path)
-    base = prepare(tiny, store, torch.device("cpu"), SILENT).artifacts["base"]["key"]
+    base = prepare(tiny, store, torch.device("cpu"), SILENT, ALL).artifacts["base"]["key"]
     other = replace(tiny, base=replace(tiny.base, **change))
-    assert prepare(other, store, torch.device("cpu"), SILENT).artifacts["base"]["key"] != base
+    assert prepare(other, store, torch.device("cpu"), SILENT, ALL).artifacts["base"]["key"] != base
 
 
 class TestResume:

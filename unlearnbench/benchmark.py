@@ -1,4 +1,4 @@
-"""A run: plan the cells, run each in its process, record each as soon as it ends."""
+"""A run: every cell of a plan in a process of its own, recorded as soon as it ends."""
 
 import signal
 import threading
@@ -12,139 +12,16 @@ from typing import Any
 
 from rich.console import Console
 
-from unlearnbench.datasets import Dataset, Source, load_dataset
+from unlearnbench.datasets import Dataset
 from unlearnbench.errors import UsageError, spell_error
-from unlearnbench.grid import (
-    Cell,
-    Controls,
-    Rerun,
-    Scalar,
-    Seeds,
-    combinations,
-    make_cells,
-    parse_classes,
-    parse_sweeps,
-    replicates,
-)
-from unlearnbench.plugin import MethodSpec, MetricSpec, suggest
+from unlearnbench.grid import Cell, Controls, Rerun, Scalar
+from unlearnbench.plan import Plan, needs_run
+from unlearnbench.plugin import MethodSpec
 from unlearnbench.process import Outcome, Turn, Workers
 from unlearnbench.progress import Display, Task
 from unlearnbench.provenance import software_provenance
-from unlearnbench.registry import Registry
 from unlearnbench.results import Record, ResultStore
 from unlearnbench.turns import Turns, device_lock
-
-MOST_CELLS = 100_000  # of one run
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run was asked for, checked and resolved."""
-
-    dataset: Dataset
-    methods: Mapping[str, MethodSpec]
-    metrics: Sequence[MetricSpec]
-    cells: Sequence[Cell]  # the controls come last
-    controls: frozenset[str]  # ids of the cells that check the suite and were not asked for by name
-    overrides: Mapping[str, Mapping[str, Scalar]]  # cell id -> settings that --set changed
-    source_hashes: Mapping[str, str]  # of the selected plugins
-
-
-def make_plan(
-    registry: Registry, *, methods: str, classes: str, source: Source, metrics: str, sweeps: Sequence[str],
-    seeds: str = "0", base_seeds: str = "", sampling_seeds: str = "", controls: Controls = "first",
-) -> Plan:  # fmt: skip
-    """Check what the user asked for and return the cells.
-
-    Raises:
-        UsageError: anything unknown, malformed or out of range.
-    """
-    dataset = load_dataset(source)
-    forget_classes = parse_classes(classes, dataset.class_names)
-    if dataset.checkpoint and base_seeds:
-        raise UsageError("--base names a trained model and --base-seeds trains one for each: give one of them")
-    chosen_seeds = replicates(seeds, "0" if dataset.checkpoint else base_seeds, sampling_seeds)
-    chosen_metrics = registry.select_metrics(metrics)
-    chosen_methods = {spec.name: spec for spec in registry.select_methods(methods)}
-    swept = _parse_overrides(registry, chosen_methods, parse_sweeps(sweeps))
-    overrides: dict[str, Mapping[str, Scalar]] = {}
-    changed = [(name, values) for name in chosen_methods for values in combinations(swept.get(name, {}))]
-    tunings = (dataset.kind, dataset.protocol.family)
-    resolved = [(name, chosen_methods[name].resolve(tunings, values)) for name, values in changed]
-    if (count := len(resolved) * len(forget_classes) * len(chosen_seeds)) > MOST_CELLS:
-        raise UsageError(f"that makes {count} cells, more than {MOST_CELLS}: split the run")
-    cells = make_cells(dataset.name, dataset.protocol.name, resolved, forget_classes, chosen_seeds)
-    for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
-        overrides[cell.id] = values
-    shams = {} if controls == "none" else {spec.name: spec for spec in registry.controls()}
-    checks = _control_cells(shams.values(), dataset, forget_classes, chosen_seeds, controls)
-    checks = [cell for cell in checks if cell.id not in overrides]
-    chosen_methods = shams | chosen_methods
-    hashes = {f"method:{name}": registry.source_hash("method", name) for name in chosen_methods}
-    hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
-    overrides |= {cell.id: {} for cell in checks}
-    ids = frozenset(cell.id for cell in checks)
-    return Plan(dataset, chosen_methods, chosen_metrics, [*cells, *checks], ids, overrides, hashes)
-
-
-def _control_cells(
-    specs: Iterable[MethodSpec], dataset: Dataset, classes: Sequence[int], seeds: Sequence[Seeds], controls: Controls
-) -> list[Cell]:
-    """Return the cells of the controls, for the first class and replicate or, where asked for, for every class."""
-    tunings = (dataset.kind, dataset.protocol.family)
-    resolved = [(spec.name, spec.resolve(tunings, {})) for spec in specs]
-    some = classes if controls == "every" else classes[:1]
-    return make_cells(dataset.name, dataset.protocol.name, resolved, some, seeds[:1])
-
-
-def _parse_overrides(
-    registry: Registry, methods: Mapping[str, MethodSpec], sweeps: Mapping[str, Mapping[str, Sequence[str]]]
-) -> dict[str, dict[str, list[Scalar]]]:
-    """Return {method: {setting: typed values}}; every name must exist and be selected."""
-    parsed: dict[str, dict[str, list[Scalar]]] = {}
-    for name, settings in sweeps.items():
-        spec = registry.method(name)
-        if name not in methods:
-            raise UsageError(f"--set names {name}, which --methods does not select: add it there")
-        for setting, texts in settings.items():
-            if setting not in spec.settings:
-                known = ", ".join(spec.settings) or "no settings"
-                raise UsageError(f"{name} has no setting {setting!r}{suggest(setting, spec.settings)}: it has {known}")
-            values = [spec.settings[setting].parse(text, name) for text in texts]
-            if len(set(values)) < len(values):
-                raise UsageError(f"--set {name}.{setting} gives a value twice: write each value once")
-            parsed.setdefault(name, {})[setting] = values
-    return parsed
-
-
-def needs_run(
-    record: Record | None,
-    rerun: Rerun,
-    source_hashes: Mapping[str, str],
-    metrics: Sequence[str],
-    device_uuid: str,
-    dataset: Dataset,
-    repeats: int = 1,
-) -> bool:
-    """Decide whether a cell runs, given its last record. The one place of the rerun policy.
-
-    `missing` runs what has no result: no record, an interrupted one, one of another source or device, with fewer
-    metrics or fewer repeats.
-    `failed` also runs what failed. `always` runs everything.
-    """
-    if rerun == "always" or record is None or record.status == "interrupted":
-        return True
-    if record.provenance.get("device", {}).get("uuid") != device_uuid or record.is_stale(source_hashes):
-        return True
-    if (record.dataset.get("digest"), record.dataset.get("content", "")) != (dataset.digest, dataset.content):
-        return True
-    if record.dataset.get("panel", dataset.panel) != dataset.panel:
-        return True
-    if record.status == "ok":
-        timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
-        return timed < repeats or not set(metrics) <= set(record.metrics)
-    return rerun == "failed"
-
 
 @dataclass(frozen=True)
 class Summary:

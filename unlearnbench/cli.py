@@ -127,8 +127,9 @@ def run(
     """Run every method on every class, then render the report."""
     console, workers = _start(start_workers=not dry_run)
     from unlearnbench.artifacts import default_cache
-    from unlearnbench.benchmark import Benchmark, make_plan
+    from unlearnbench.benchmark import Benchmark
     from unlearnbench.datasets import Source
+    from unlearnbench.plan import make_plan
     from unlearnbench.registry import Registry
     from unlearnbench.results import ResultStore
 
@@ -144,7 +145,8 @@ def run(
     if workers is None:
         for cell in plan.cells:
             console.print(cell.id, highlight=False, soft_wrap=True)
-        console.print(f"{len(plan.cells)} cells", highlight=False)
+        checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
+        console.print(f"{len(plan.cells)} cells{checks}", highlight=False)
         return
     _check_writable(results, "--results")
     _check_writable(out, "--out")
@@ -202,6 +204,7 @@ def train(
 def list_(
     what: Annotated[Listing | None, typer.Argument(help="Only these.")] = None,
     plugin: PluginOption = None,
+    cards: Annotated[bool, typer.Option("--cards", help="Of methods or metrics: what their files say, whole.")] = False,
 ) -> None:
     """Show what there is: methods with paper ids, metrics, datasets; broken plugins with their reason."""
     from unlearnbench.datasets import DATASETS, protocol_names, title_of
@@ -209,6 +212,13 @@ def list_(
     from unlearnbench.registry import Registry
 
     registry = Registry(plugin or [])
+    if cards:
+        from unlearnbench.cards import cards as page
+
+        if what not in ("methods", "metrics"):
+            raise UsageError("--cards shows methods or metrics: write 'unlearnbench list metrics --cards'")
+        typer.echo(page(registry, "method" if what == "methods" else "metric"), nl=False)
+        return
     for kind in ("methods", "metrics"):
         if what not in (None, kind):
             continue
@@ -229,7 +239,9 @@ def list_(
                 typer.echo(f"  {spec.name:22} {spec.title:20} {paper:18} {note}".rstrip())
             else:
                 unit = f"[{spec.unit}]" if spec.unit else ""
-                typer.echo(f"  {spec.name:22} {spec.title:20} {unit:8} {spec.better} is better  {spec.source}".rstrip())
+                better = "description" if spec.better == "neither" else f"{spec.better} is better"
+                named = "only when named  " if spec.optional else ""
+                typer.echo(f"  {spec.name:22} {spec.title:20} {unit:8} {better:17} {named}{spec.source}".rstrip())
     if what in (None, "datasets"):
         typer.echo("datasets:")
         for name in DATASETS:

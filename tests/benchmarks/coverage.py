@@ -23,7 +23,8 @@ BENCHMARKS, DRAWS, SAMPLES = 2000, 1000, 100
 MEANS = (
     (10, 1, 1, 0, False, 0), (10, 1, 1, 0.2, False, 0), (10, 3, 1, 0, False, 0), (10, 3, 1, 0.2, False, 0),
     (5, 1, 1, 0.2, False, 0), (5, 3, 1, 0.2, False, 0), (3, 3, 1, 0.2, False, 0), (10, 3, 1, 0.2, False, 0.2),
-    (10, 3, 0, 0, False, 0), (10, 3, 1, 1, False, 0), (10, 1, 1, 0, True, 0), (10, 3, 1, 0, True, 0),
+    (10, 3, 0, 0, False, 0), (10, 3, 1, 1, False, 0), (10, 3, 0.4, 1, False, 0), (10, 1, 1, 0, True, 0),
+    (10, 3, 1, 0, True, 0),
 )  # fmt: skip
 # classes, replicates, mu, a, b
 SHARES = (

@@ -29,7 +29,7 @@ def measure(name):
     from unlearnbench.cost import Meter, RssPeak
     from unlearnbench.datasets import Source, Split, load_dataset
     from unlearnbench.networks import build_unet, unet_config
-    from unlearnbench.preparation import software
+    from unlearnbench.artifacts import software
     from unlearnbench.registry import Registry
 
     registry, dataset = Registry(), load_dataset(Source("cifar10", "fast"))

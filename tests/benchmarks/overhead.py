@@ -25,9 +25,10 @@ import torch
 from PIL import Image
 
 from tests.benchmarks.fisher import asked_for, header
-from unlearnbench import preparation
+from unlearnbench import judges, preparation
 from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import Source, load_dataset
+from unlearnbench.plugin import NEEDS
 from unlearnbench.results import ResultStore
 
 OVERHEAD = ("start", "load", "rest")
@@ -96,8 +97,8 @@ def cifar10_shaped():
         write_images(root)
         dataset = load_dataset(Source("imagefolder", "smoke", root, base_steps=1))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with mock.patch.object(preparation, "fit_classifier"):  # judges keep the weights they start from
-            preparation.prepare(dataset, ArtifactStore(cache), device, lambda what, done, total: None)
+        with mock.patch.object(judges, "fit_classifier"):  # judges keep the weights they start from
+            preparation.prepare(dataset, ArtifactStore(cache), device, lambda what, done, total: None, tuple(NEEDS))
         options = ("--dataset", "imagefolder", "--data-root", str(root), "--protocol", "smoke", "--base-steps", "1")
         environment = {**os.environ, "UNLEARNBENCH_CACHE": str(cache)}
         records = run_cells(Path(name), *options, "--methods", "safemax", "--classes", "0", environment=environment)

@@ -13,7 +13,9 @@ import torch
 from unlearnbench.artifacts import ArtifactStore, default_cache
 from unlearnbench.datasets import load_dataset
 from unlearnbench.diffusion import Schedule, sample
-from unlearnbench.preparation import prepare, through
+from unlearnbench.judges import through
+from unlearnbench.plugin import NEEDS
+from unlearnbench.preparation import prepare
 from unlearnbench.registry import Registry
 
 PER_CLASS = 100
@@ -22,7 +24,7 @@ PER_CLASS = 100
 def main():
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset("digits")
-    prepared = prepare(dataset, ArtifactStore(default_cache()), device, lambda what, done, total: None)
+    prepared = prepare(dataset, ArtifactStore(default_cache()), device, lambda what, done, total: None, tuple(NEEDS))
     fid = next(p for p in Registry().plugins("metric") if p.name == "fid").load_module().frechet_distance
     labels = torch.arange(10).repeat_interleave(PER_CLASS)
     images, features = {}, {"train": prepared.train_features.double().numpy()}

@@ -85,7 +85,7 @@ def _controls_table(board: Board, made: Sequence[Check]) -> Table:
     return Table(
         name="controls",
         title="Controls",
-        caption=f"What is known of each control, and what metrics say: means over its cells. {board.caption(measures)}.",
+        caption=f"What is known of each control, and what metrics say, as means. {board.caption(measures)}.",
         corner="Control",
         rows=rows,
         groups=[""] * (len(measures) + 3),
@@ -115,7 +115,7 @@ def _validation_table(board: Board) -> Table:
     return Table(
         name="validation",
         title="How well each metric separates the controls",
-        caption=f"{words} {board.caption()}.",
+        caption=f"{words} {board.caption(board.metrics)}.",
         corner="Metric",
         rows=rows,
         groups=[""] * 4,

@@ -61,7 +61,7 @@ def confusion(board: Board) -> Figure | None:
     )  # fmt: skip
     names = [*map(str, range(classes)), "none"]
     for column, (variant, matrices) in enumerate(found.items()):
-        for axes, matrix, word in zip(grid[:, column], matrices, ("forgotten", "retained"), strict=True):
+        for axes, matrix, word in zip(grid[:, column], matrices, ("forget class", "other classes"), strict=True):
             texts = np.array([["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix])
             sns.heatmap(
                 matrix, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False, ax=axes, xticklabels=names,

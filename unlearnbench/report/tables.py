@@ -119,7 +119,7 @@ def cost_table(board: Board) -> Table:
     return Table(
         name="cost",
         title="Cost",
-        caption=" ".join(["Means over forget classes.", *_cost_words(board, found), f"{board.caption()}."]),
+        caption=" ".join(["Means over forget classes.", *_cost_words(board, found), f"{board.caption(board.headlines)}."]),
         corner="Method",
         rows=[variant.label for variant in variants],
         groups=[""] * len(columns),

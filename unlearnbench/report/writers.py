@@ -63,7 +63,8 @@ class Table:
 def _text(value: Value, form: str) -> tuple[str, str]:
     if value.number is None:
         return value.word, ""
-    return f"{value.number:{form}}", f"{value.mark}{value.gap}{interval_text(value, form)}"
+    spread = f" ± {value.spread:{form}}" if value.spread is not None else ""
+    return f"{value.number:{form}}{spread}", f"{value.mark}{value.gap}{interval_text(value, form)}"
 
 
 def interval_text(value: Value, form: str) -> str:
@@ -140,6 +141,9 @@ def _latex_cell(number: str, rest: str, value: Value) -> str:
     """Return a cell: a bare number for siunitx, a braced number with what stands behind it, or a braced word."""
     if value.number is None:
         return f"{{{escape_latex(number)}}}"
+    if value.spread is not None:
+        inside = f"{number}{rest}".replace(" ± ", r" \pm ").replace(MARK, LATEX_MARK)
+        return f"{{${inside}$}}"
     if value.best:
         return f"{{$\\mathbf{{{number}}}${escape_latex(rest)}}}"
     return f"{{{number.replace('-', '$-$')}{escape_latex(rest)}}}" if rest else number
@@ -148,7 +152,8 @@ def _latex_cell(number: str, rest: str, value: Value) -> str:
 def _column_format(table: Table, index: int) -> str:
     """Return siunitx's S with the digits this column needs, or r where no cell is a bare number."""
     cells = [(row[index], text[index]) for row, text in zip(table.values, table.parts(), strict=True)]
-    numbers = [number for cell, (number, rest) in cells if cell.number is not None and not rest and not cell.best]
+    bare = [(cell, number) for cell, (number, rest) in cells if not rest and not cell.best and cell.spread is None]
+    numbers = [number for cell, number in bare if cell.number is not None]
     if not numbers:
         return "r"
     whole = max(len(number.split(".")[0]) for number in numbers)
