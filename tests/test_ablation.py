@@ -299,7 +299,9 @@ class TestTimesteps:
 
 def everything():
     """Return records of 21 variants with long labels, pictures and losses."""
-    records = [original(), fake_record("noise", role="reference", fid=400.0, ua=90.0), fake_record("beta")]
+    confusion = {"detail": {"confusion": [[60, 30, 10], [0, 90, 10]]}, "shows": "retention"}
+    beta = fake_record("beta", more={"kept": confusion})
+    records = [original(), fake_record("noise", role="reference", fid=400.0, ua=90.0), beta]
     for decay in X:
         for normalise in (False, True):
             for target in ("independent", "trajectory"):

@@ -29,7 +29,8 @@ def control(name, truth, forgotten, kept=0.0, c=0, role="control", fid=9.0, **mo
 def sound():
     """Return records whose controls are all where they belong."""
     return [
-        control("original", KEEPS, 2.0, 0.9, role="reference", fid=1.0), control("original", KEEPS, 0.0, 0.8, 1, "reference"),
+        control("original", KEEPS, 2.0, 0.9, role="reference", fid=1.0),
+        control("original", KEEPS, 0.0, 0.8, 1, "reference"),
         control("noise", FORGETS, 100.0, 0.0), control("step", KEEPS, 3.0, 0.9, fid=1.5),
         fake_record("alpha", 0), fake_record("alpha", 1),
     ]  # fmt: skip
@@ -46,7 +47,10 @@ def test_controls_on_the_right_side_raise_no_alarm():
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        (control("noise", FORGETS, 12.0), "Noise forgets, but Forgotten (class 0, seed 0) is 12.0%, on the wrong side of 50.0%"),
+        (
+            control("noise", FORGETS, 12.0),
+            "Noise forgets, but Forgotten (class 0, seed 0) is 12.0%, on the wrong side of 50.0%",
+        ),
         (control("noise", FORGETS, 100.0, 0.7), "Noise does not retain, but Kept (class 0, seed 0) is 0.70"),
         (control("original", KEEPS, 51.0, 0.9, 3, "reference"), "Original does not forget, but Forgotten (class 3,"),
         (control("step", KEEPS, 0.0, 0.49), "Step retains, but Kept"),
@@ -104,7 +108,10 @@ def test_the_report_opens_with_a_red_banner_when_a_control_is_wrong(tmp_path):
         ResultStore(tmp_path / "results").append(record)
     rendering = render(tmp_path / "results", tmp_path / "out", {})
     lines = rendering.pages[0].read_text().splitlines()
-    assert lines[2:4] == ["> [!CAUTION]", "> **The suite fails its own checks: trust none of these numbers until it is known why.**"]
+    assert lines[2:4] == [
+        "> [!CAUTION]",
+        "> **The suite fails its own checks: trust none of these numbers until it is known why.**",
+    ]
     assert "> - Noise forgets, but Forgotten" in lines[4]
     assert len(rendering.alarms) == 1
     assert rendering.alarms[0].startswith("Digits: Noise forgets")

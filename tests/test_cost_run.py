@@ -27,9 +27,9 @@ from rich.console import Console
 from unlearnbench import cli
 from unlearnbench.benchmark import Benchmark, Summary
 from unlearnbench.datasets import Source
+from unlearnbench.plan import make_plan
 from unlearnbench.process import Workers
 from unlearnbench.provenance import available_cores
-from unlearnbench.plan import make_plan
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record, ResultStore
 

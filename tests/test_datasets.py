@@ -393,10 +393,9 @@ class TestChoices:
     def test_another_judge_beside_the_first_shows_in_records_that_rest_on_it_alone(self, monkeypatch):
         from unlearnbench.datasets import digits
 
-        facts, profile = load_dataset("digits").to_json(), digits._PROFILE
+        facts, profile, record = load_dataset("digits").to_json(), digits._PROFILE, fake_record()
         rejecting = replace(profile.rejecting, threshold=0.5)
         monkeypatch.setattr(digits, "_PROFILE", replace(profile, rejecting=rejecting))
-        record = fake_record()
         assert record.is_stale(current_digests([(facts, "digits-ddim25")]))
         del record.dataset["panel"]
         assert not record.is_stale(current_digests([(record.dataset, "digits-ddim25")]))

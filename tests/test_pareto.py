@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from tests.conftest import fake_record
 from unlearnbench.report.board import boards
-from unlearnbench.report.confusion import confusion, confusion_frame
-from unlearnbench.report.figures import GREY, pareto
+from unlearnbench.report.confusion import confusion_frame
+from unlearnbench.report.figures import GREY, confusion, pareto
 from unlearnbench.report.pareto import front, pareto_tables
 from unlearnbench.report.statistics import mean_interval, wilson
-from unlearnbench.report.tables import paper_tables, side_tables, summary_table
+from unlearnbench.report.tables import paper_tables, showable, side_tables, summary_table
 from unlearnbench.report.writers import to_csv, to_latex, to_markdown
 
 points = st.dictionaries(st.integers(0, 20), st.tuples(*[st.integers(0, 4)] * 3), max_size=8)
@@ -54,7 +54,7 @@ class TestTable:
 
     def rows(self, records):
         (table,) = pareto_tables(board(records))
-        return {row: texts for row, texts in zip(table.rows, table.texts(), strict=True)}
+        return dict(zip(table.rows, table.texts(), strict=True))
 
     def test_methods_on_the_front_and_dominated_ones(self):
         assert {row: texts[-1] for row, texts in self.rows(self.records).items()} == {
@@ -185,6 +185,13 @@ class TestConfusion:
         assert (above[0, 10], above[1, 7]) == (100, 100)
         assert np.ma.getmaskarray(above)[2:].all()  # no cell has forgotten them
         assert (below[0, 0], below[1, 1], below[5, 5]) == (100, 100, 100)
+
+    @pytest.mark.parametrize("odd", [[[1], [2, 3]], "text", 7, [[1, "x"]]])
+    def test_an_odd_one_leaves_its_record_out(self, odd):
+        bad = fake_record("beta", more={"kept": {"detail": {"confusion": odd}}})
+        kept, problems = showable([*self.records(), bad])
+        assert (len(kept), len(problems)) in ((2, 1), (3, 0))
+        confusion_frame(board(kept))
 
     def test_records_without_one_have_no_figure(self):
         assert confusion(board([fake_record()])) is None

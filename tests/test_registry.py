@@ -24,8 +24,46 @@ GOOD = """
 
 def test_builtins_are_found_by_folder():
     registry = Registry()
-    assert [plugin.name for plugin in registry.plugins("method")] == ["original", "retrain", "sa", "safemax", "salun"]
+    names = [plugin.name for plugin in registry.plugins("method")]
+    assert names[:5] == ["original", "retrain", "sa", "safemax", "salun"]
+    assert all(name.startswith("sham_") for name in names[5:])
     assert {spec.name for spec in registry.select_metrics("all")} >= {"fid", "ua", "judge_entropy", "retain_accuracy"}
+
+
+def test_an_optional_metric_runs_only_when_named():
+    usual = [spec.name for spec in Registry().select_metrics("all")]
+    assert "fid_infinity" not in usual
+    assert [spec.name for spec in Registry().select_metrics("all,fid_infinity")] == [*usual, "fid_infinity"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ("@method(title='T', role='control')", "a control, and nothing else, says truth"),
+        ("@method(title='T', truth={'forgetting': True})", "a control, and nothing else, says truth"),
+        ("@method(title='T', role='control', truth={'keeping': True})", "says truth"),
+    ],
+)
+def test_only_a_control_says_what_is_known_of_it(tmp_path, declared, words):
+    (tmp_path / "odd.py").write_text(f"from unlearnbench import method\n{declared}\ndef odd(ctx): ...\n")
+    with pytest.raises(UsageError, match=words):
+        Registry([tmp_path / "odd.py"]).method("odd")
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ("better='neither', shows='forgetting', boundary=1.0", "has a boundary, so it must be"),
+        ("better='lower', shows='judging', boundary=1.0", "has a boundary, so it must be"),
+        ("better='best', shows='forgetting'", "write one of 'lower', 'higher', 'neither'"),
+        ("better='lower', shows='cost'", "write one of 'forgetting', 'retention', 'judging'"),
+    ],
+)
+def test_a_metrics_direction_side_and_boundary_must_fit(tmp_path, declared, words):
+    head = f"from unlearnbench import metric\n@metric(title='T', unit='', {declared})\n"
+    (tmp_path / "odd.py").write_text(f"{head}def odd(cell): ...\n")
+    with pytest.raises(UsageError, match=words):
+        Registry([tmp_path / "odd.py"]).metric("odd")
 
 
 def test_all_leaves_gold_out_and_puts_references_first():

@@ -12,8 +12,10 @@ from unlearnbench.datasets import current_digests
 from unlearnbench.registry import Registry
 from unlearnbench.report import render
 from unlearnbench.report.board import boards
+from unlearnbench.report.checks import alarms, checks
 from unlearnbench.report.compare import compare
 from unlearnbench.report.tables import summary_table
+from unlearnbench.report.verify import verify
 from unlearnbench.report.writers import to_markdown
 from unlearnbench.results import ResultStore
 
@@ -65,8 +67,12 @@ def test_committed_records_are_of_this_source(folder):
 
 
 def test_the_main_run_is_whole(evidence):
-    done = {(record.cell.method, record.cell.forget_class) for record in evidence}
-    assert done >= {(spec.name, c) for spec in Registry().select_methods("all") for c in range(10)}
+    done = {(record.cell.method, record.cell.forget_class, record.cell.seeds) for record in evidence}
+    seeds = [(s, s, s) for s in range(3)]
+    assert done >= {(spec.name, c, s) for spec in Registry().select_methods("all") for c in range(10) for s in seeds}
+    assert done >= {(spec.name, c, (0, 0, 0)) for spec in Registry().controls() for c in range(10)}
+    metrics = {spec.name for spec in Registry().select_metrics("all")}
+    assert all(set(record.metrics) >= metrics for record in evidence)
 
 
 @pytest.mark.parametrize(("folder", "reports"), FOLDERS.items())
@@ -95,6 +101,15 @@ def test_the_readmes_table_comes_from_the_records():
     assert to_markdown(summary_table(board)) in README
 
 
+@pytest.mark.parametrize(
+    "file",
+    ["README.md", "reports/digits/report.md", "reports/digits/tables/summary.tex", "reports/digits/tables/cost.md"],
+)
+def test_committed_tables_verify(file):
+    verdict = verify(ROOT / file, ROOT / "results", read("results")[1])
+    assert verdict.holds, verdict.lines
+
+
 def test_every_picture_and_link_of_the_readme_exists():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
     assert targets
@@ -115,7 +130,21 @@ class TestWhatTheRecordsMustShow:
         assert mean(original, "retain_accuracy") >= 95
         assert min(record.metrics["worst_class_accuracy"]["value"] for record in original) >= 90
         assert max(record.metrics["ua"]["value"] for record in original) <= 5
+        assert max(record.metrics["forgotten"]["value"] for record in original) <= 5
+        assert max(record.metrics["no_object"]["value"] for record in original) <= 3
         assert all(record.judge["test_accuracy"] >= 0.975 for record in original)
+
+    def test_every_control_is_where_it_belongs(self, evidence):
+        found = boards(evidence, {})["digits"]
+        assert len(list(checks(found))) >= 2 * 5 * 10
+        assert alarms(found) == []
+        for record in (r for r in evidence if r.cell.method in ("sham_noise", "sham_constant")):
+            assert record.metrics["no_object"]["value"] >= 99
+
+    def test_the_raw_number_is_fooled_by_noise_and_the_verdict_is_not(self, evidence):
+        noise = {r.cell.forget_class: r.metrics for r in reached(evidence, "sham_noise")}
+        assert min(metrics["ua"]["value"] for metrics in noise.values()) < 50
+        assert min(metrics["forgotten"]["value"] for metrics in noise.values()) >= 99
 
     @pytest.mark.parametrize("method", ["safemax", "salun", "sa"])
     def test_retained_classes_are_kept(self, evidence, method):

@@ -111,7 +111,18 @@ class TestOneRun:
 
 
 def test_the_same_cell_twice_is_identical_bit_for_bit(tmp_path):
-    arguments = ("--methods", "salun", "--classes", "4", "--set", "salun.steps=3", "--device", "cpu", "--controls", "none")
+    arguments = (
+        "--methods",
+        "salun",
+        "--classes",
+        "4",
+        "--set",
+        "salun.steps=3",
+        "--device",
+        "cpu",
+        "--controls",
+        "none",
+    )
     results = []
     for rerun in ("missing", "always"):  # the second time the mask comes from the cache
         status, output = run(tmp_path, *arguments, "--rerun", rerun)
@@ -193,7 +204,8 @@ def pets(tmp_path_factory):
 
 def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
     arguments = ["--dataset", "imagefolder", "--data-root", str(pets), "--image-size", "16", "--protocol", "smoke"]
-    arguments += ["--base-steps", "2", "--methods", "original,salun", "--classes", "emu", "--metrics", "ua,fid"]
+    arguments += ["--base-steps", "2", "--methods", "original,salun", "--classes", "emu"]
+    arguments += ["--metrics", "ua,fid,forgotten,retained,ua_second,judge_agreement", "--controls", "none"]
     arguments += ["--set", "salun.steps=1", "--set", "salun.batch=4"]
     status, output = run(tmp_path, *arguments)
     assert status == 0, output

@@ -10,7 +10,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.report import render
 from unlearnbench.report.board import boards
 from unlearnbench.report.compare import compare
-from unlearnbench.report.tables import all_tables
+from unlearnbench.report.tables import all_tables, summary_table
 from unlearnbench.report.verify import verify
 from unlearnbench.report.writers import to_latex, to_markdown
 from unlearnbench.results import ResultStore
@@ -87,7 +87,7 @@ def test_an_untouched_table_holds(check, form, name):
 def test_all_tables_in_one_text_hold_with_the_one_that_names_no_records(check, form):
     verdict = check("\n\nWords between.\n\n".join(tables(form).values()), form)
     assert verdict.holds, verdict.lines
-    assert len(verdict.lines) == len(tables(form)) == 5
+    assert len(verdict.lines) == len(tables(form)) == 6
     assert verdict.lines[0] == f"Summary: holds (records {DIGEST}, {CELLS} cells)"
     assert verdict.lines[-1].startswith("Settings that are not the methods' defaults: holds")
 
@@ -97,7 +97,7 @@ def test_a_report_holds(tmp_path, results, monkeypatch):
     page = render(results, tmp_path / "out", {}).pages[0]
     verdict = verify(page, results, {})
     assert verdict.holds, verdict.lines
-    assert sum(": holds (" in line for line in verdict.lines) == 5
+    assert sum(": holds (" in line for line in verdict.lines) == 6
 
 
 @FORMS
@@ -130,12 +130,12 @@ class TestTampering:
     """What a changed table says of itself."""
 
     def test_a_digit(self, check, form):
-        old = {"md": "16.00 ± 1.00", "tex": r"16.00 \pm 1.00"}[form]
-        verdict = check(edit(tables(form)["summary"], (old, old.replace("16.00", "16.10"))), form)
+        interval = summary_table(BOARD).texts()[1][2]
+        verdict = check(edit(tables(form)["summary"], ("16.00 [", "16.10 [")), form)
         assert not verdict.holds
         assert verdict.lines == [
-            "Summary: does not hold: row Beta 50%_|x, column FID ↓: the table says 16.10 ± 1.00, the records say "
-            "16.00 ± 1.00"
+            "Summary: does not hold: row Beta 50%_|x, column FID ↓: the table says "
+            f"{interval.replace('16.00', '16.10')}, the records say {interval}"
         ]
 
     @pytest.mark.parametrize("name", ["summary", "efficiency"])
@@ -273,7 +273,7 @@ class TestDress:
             lambda text: text.replace("### Summary", "#### Summary ####"),
             lambda text: text.replace("### Summary", ""),
             lambda text: text.replace("### Summary", "## The table you get\n\n<!-- table:summary -->"),
-            lambda text: text.replace("16.00 ± 1.00", "**16.00 ± 1.00**"),
+            lambda text: text.replace("16.00 [", "**16.00** ["),
             lambda text: "\ufeff" + text,
             lambda text: "| a | b |\n| - | - |\n| 1 | 2 |\n\n" + text,
         ],
@@ -301,7 +301,7 @@ class TestDress:
                 r"\end{tabular}", r"\end{tabular*}"
             ),
             lambda text: text.replace(r" \\", "\n  \\\\[2pt]  % a row").replace("&", "\n  &"),
-            lambda text: text.replace(r"$16.00 \pm 1.00$", r"\textbf{$16.00\pm1.00$}"),
+            lambda text: text.replace("16.00 [", r"\textbf{16.00} ["),
             lambda text: text.replace(r"$^{\dagger}$", r"$^\dagger$"),
             lambda text: (
                 r"\documentclass{article}\begin{document} 50\% %\begin{table}" + f"\n{text}\n\\end{{document}}"

@@ -23,6 +23,7 @@ from unlearnbench.provenance import software_provenance
 from unlearnbench.results import Record, ResultStore
 from unlearnbench.turns import Turns, device_lock
 
+
 @dataclass(frozen=True)
 class Summary:
     """How a run ended; `failed` are the cells without a result, of this run or kept from an earlier one."""

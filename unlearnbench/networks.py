@@ -87,14 +87,14 @@ def _conv_block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
 
 
 class SmallVgg(Classifier):
-    """Six convolutions with pooling between, no shortcut, 128 features; for images of 16 pixels and more."""
+    """Six convolutions with pooling between, no shortcut, 128 features."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         widths = (channels, 32, 64, 128)
         blocks: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
-            blocks += [*_conv_block(inputs, outputs), *_conv_block(outputs, outputs), nn.MaxPool2d(2)]
+            blocks += [*_conv_block(inputs, outputs), *_conv_block(outputs, outputs), nn.MaxPool2d(2, ceil_mode=True)]
         self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(widths[-1], num_classes)
 
@@ -108,6 +108,9 @@ class Vgg16(Classifier):
 
         layers = vgg16_bn().features
         layers[0] = nn.Conv2d(channels, 64, 3, padding=1)
+        for layer in layers:
+            if isinstance(layer, nn.MaxPool2d):
+                layer.ceil_mode = True  # so that images of fewer than 32 pixels go through
         self.body = nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(512, num_classes)
 

@@ -24,12 +24,11 @@ def measure(name):
     import numpy as np
     import torch
 
-    from unlearnbench.artifacts import ArtifactStore
+    from unlearnbench.artifacts import ArtifactStore, software
     from unlearnbench.context import Context, Harness
     from unlearnbench.cost import Meter, RssPeak
     from unlearnbench.datasets import Source, Split, load_dataset
     from unlearnbench.networks import build_unet, unet_config
-    from unlearnbench.artifacts import software
     from unlearnbench.registry import Registry
 
     registry, dataset = Registry(), load_dataset(Source("cifar10", "fast"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from unlearnbench.grid import Seeds
 from unlearnbench.hashing import canonical_json
-from unlearnbench.report.cost import Costs, disturbance_note, is_disturbed, ranks, repeated
+from unlearnbench.report.cost import CONTESTED, Costs, disturbance_note, is_disturbed, ranks, repeated
 from unlearnbench.report.statistics import best_rows, mean_interval, proportion_interval
 from unlearnbench.report.values import Measure, Value, Variant, variant_of
 from unlearnbench.results import B4, Record, natural, records_digest
@@ -31,6 +31,8 @@ class Board:
         self.records = [record for record in here if _setup(record) == setup]
         self.notes: list[str] = []
         self._best: dict[Measure, set[Variant]] = {}
+        self._values: dict[tuple[Variant, int, Measure], Value] = {}
+        self._means: dict[tuple[Variant, Measure], Value] = {}
         if foreign := len(records) - len(here):
             self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
         if other := len(here) - len(self.records):
@@ -45,10 +47,11 @@ class Board:
                 f"{len(self._stale)} records are stale (their method or a metric has changed since) and show no "
                 f"numbers: run their cells again"
             )
-        bases = {record.artifacts.get("base", {}).get("sha256") for record in self.records if record.status == "ok"}
-        if len(bases) > 1:
-            self.notes.append(f"these records rest on {len(bases)} different base models: compare rows with care")
-        images = {record.artifacts.get("images", {}).get("sha256") for record in self.records if record.status == "ok"}
+        sound = [record for record in self.records if record.status == "ok"]
+        bases = {(r.cell.base_seed, r.artifacts.get("base", {}).get("sha256")) for r in sound}
+        if len(bases) > len({seed for seed, _ in bases}):
+            self.notes.append("records of one base seed rest on different base models: compare rows with care")
+        images = {record.artifacts.get("images", {}).get("sha256") for record in sound}
         if len(images) > 1:
             self.notes.append(f"these records rest on {len(images)} different sets of images: compare rows with care")
         self.notes += [*self._unmeasurable(), *disturbance_note(self.ok_records)]
@@ -188,6 +191,12 @@ class Board:
 
     def value(self, variant: Variant, forget_class: int, measure: Measure) -> Value:
         """Return the value of one variant and forget class: the mean over replicates, or a word."""
+        place = (variant, forget_class, measure)
+        if place not in self._values:
+            self._values[place] = self._find_value(*place)
+        return self._values[place]
+
+    def _find_value(self, variant: Variant, forget_class: int, measure: Measure) -> Value:
         records = self.cell_records(variant, forget_class)
         if not records:
             return Value(None, "-", ok=0, expected=len(self.replicates))
@@ -221,6 +230,11 @@ class Board:
 
     def over_classes(self, variant: Variant, measure: Measure) -> Value:
         """Return the mean over forget classes, its 95 % interval, the standard deviation (divisor n - 1), and gaps."""
+        if (variant, measure) not in self._means:
+            self._means[variant, measure] = self._find_mean(variant, measure)
+        return self._means[variant, measure]
+
+    def _find_mean(self, variant: Variant, measure: Measure) -> Value:
         values = [self.value(variant, forget_class, measure) for forget_class in self.classes]
         numbers = [value.number for value in values if value.number is not None]
         ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
@@ -242,7 +256,7 @@ class Board:
         return self._best[measure]
 
     def _find_best(self, measure: Measure) -> set[Variant]:
-        if measure.better == "neither" or (measure.shows == "cost" and measure.unit == "GB"):
+        if measure.better == "neither" or (measure.shows == "cost" and measure.key not in CONTESTED):
             return set()
         values = {
             variant: {
@@ -292,7 +306,9 @@ class Board:
         clipped = ", x0 clipped" if protocol.get("clip_x0") else ""
         shortened = any(record.method.get("changed") for record in self.records)
         judges = sorted({_worth(r.judge) for r in self.ok_records if r.judge})
-        statistic = "95 % intervals: Wilson's, with the design effect of classes and replicates, or bootstrap"
+        statistic = "95 % intervals: Wilson's, with the design effect of classes and seeds, or bootstrap"
+        if len(self.replicates) == 1:
+            statistic += "; of one seed, so they leave out how seeds differ"
         versions = sorted({r.provenance.get("packages", {}).get("torch", "?") for r in self.records})
         return "; ".join(
             [

@@ -3,11 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from unlearnbench.report.board import Board
@@ -48,35 +45,7 @@ def confusion_frame(board: Board) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def confusion(board: Board) -> Figure | None:
-    """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
-    found = {v: sides for v in board.variants if (sides := _sides(board, v)) is not None}
-    if not found:
-        return None
-    classes = next(iter(found.values()))[0].shape[0]
-    side = max(2.6, 0.27 * classes)
-    figure, grid = plt.subplots(
-        2, len(found), figsize=(side * len(found) + 0.9, 2 * side + 0.7), layout="constrained", squeeze=False,
-        sharex=True, sharey=True,
-    )  # fmt: skip
-    names = [*map(str, range(classes)), "none"]
-    for column, (variant, matrices) in enumerate(found.items()):
-        for axes, matrix, word in zip(grid[:, column], matrices, ("forget class", "other classes"), strict=True):
-            texts = np.array([["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix])
-            sns.heatmap(
-                matrix, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False, ax=axes, xticklabels=names,
-                yticklabels=names[:-1], annot_kws={"size": 6}, linewidths=0.3, square=True,
-            )  # fmt: skip
-            axes.grid(visible=False)
-            axes.set_title(f"{variant.label}: {word}")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("asked for")
-    for axes in grid[-1]:
-        axes.set_xlabel("verdict")
-    return figure
-
-
-def _sides(board: Board, variant: Variant) -> tuple[Matrix, Matrix] | None:
+def confusion_sides(board: Board, variant: Variant) -> tuple[Matrix, Matrix] | None:
     """Return the shares in percent of verdicts where a row's class was forgotten, and where it was retained."""
     forgotten: dict[int, list[Matrix]] = {}
     retained: dict[int, list[Matrix]] = {}

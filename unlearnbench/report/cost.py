@@ -22,6 +22,7 @@ MEMORY_PROBES = {  # best first
 }
 PHASES = ("warmup", "prior", "forget", "sample", "judge")
 CLOCKED = ("prior", "forget")
+CONTESTED = ("rte", "total", "amortised")  # costs whose best method is marked
 WORK_UNITS = {"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9}
 PEAK_PRECISIONS = ("tf32", "float32")  # the first that was measured is the peak
 LEAST_TOLERANCE = 0.05  # of a ratio of run times: what no number of repeats makes smaller

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unlearnbench.report.board import Board
+from unlearnbench.report.confusion import confusion_sides
 from unlearnbench.report.cost import PHASES
 from unlearnbench.report.pareto import axes_of, front, places, undominated
 from unlearnbench.report.values import Measure, Value, Variant
@@ -215,6 +216,34 @@ def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
     axes.set_title(measure.header)
     axes.set_xlabel("forget class")
     axes.tick_params(axis="y", rotation=0)
+
+
+def confusion(board: Board) -> Figure | None:
+    """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
+    found = {v: sides for v in board.variants if (sides := confusion_sides(board, v)) is not None}
+    if not found:
+        return None
+    classes = next(iter(found.values()))[0].shape[0]
+    side = max(2.6, 0.27 * classes)
+    figure, grid = plt.subplots(
+        2, len(found), figsize=(side * len(found) + 0.9, 2 * side + 0.7), layout="constrained", squeeze=False,
+        sharex=True, sharey=True,
+    )  # fmt: skip
+    names = [*map(str, range(classes)), "none"]
+    for column, (variant, matrices) in enumerate(found.items()):
+        for axes, matrix, word in zip(grid[:, column], matrices, ("forget class", "other classes"), strict=True):
+            texts = np.array([["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix])
+            sns.heatmap(
+                matrix, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False, ax=axes, xticklabels=names,
+                yticklabels=names[:-1], annot_kws={"size": 6}, linewidths=0.3, square=True,
+            )  # fmt: skip
+            axes.grid(visible=False)
+            axes.set_title(f"{variant.label}: {word}")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("asked for")
+    for axes in grid[-1]:
+        axes.set_xlabel("verdict")
+    return figure
 
 
 def phases(board: Board) -> Figure | None:

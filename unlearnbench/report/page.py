@@ -5,9 +5,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from unlearnbench.report import ablation, confusion, figures
+from unlearnbench.report import ablation, figures
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
+from unlearnbench.report.confusion import confusion_frame
 from unlearnbench.report.tables import all_tables, tidy_frame
 from unlearnbench.report.writers import escape_markdown, to_csv, to_latex, to_markdown
 
@@ -47,7 +48,7 @@ def draw_all(board: Board) -> dict[str, Figure]:
         "timesteps": ablation.timesteps,
         "heatmaps": figures.heatmaps,
         "phases": figures.phases,
-        "confusion": confusion.confusion,
+        "confusion": figures.confusion,
         "samples": figures.samples,
         "samples-all": figures.samples_overview,
     }
@@ -61,7 +62,7 @@ def write_board(board: Board, folder: Path) -> Path:
     for table in tables:
         for ending, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
             (folder / "tables" / f"{table.name}.{ending}").write_text(write(table), encoding="utf-8")
-    frames = {"cells": tidy_frame(board), "confusion": confusion.confusion_frame(board)}
+    frames = {"cells": tidy_frame(board), "confusion": confusion_frame(board)}
     for name, frame in frames.items():
         if not frame.empty:
             frame.to_csv(folder / "tables" / f"{name}.csv", index=False, lineterminator="\n")

@@ -12,6 +12,7 @@ from rich.text import Text
 from unlearnbench.errors import spell_error
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import check_tables
+from unlearnbench.report.confusion import confusion_frame
 from unlearnbench.report.cost import LEAST_TOLERANCE, flops, repeats_of
 from unlearnbench.report.pareto import pareto_tables
 from unlearnbench.report.values import Measure, Value, Variant, variant_of
@@ -32,7 +33,7 @@ def showable(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
             board = Board([record], {})
             for table in all_tables(board):
                 to_markdown(table)
-            tidy_frame(board)
+            tidy_frame(board), confusion_frame(board)
         except Exception as error:  # whatever it is, the others are shown
             problems.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
         else:
@@ -119,13 +120,16 @@ def cost_table(board: Board) -> Table:
     return Table(
         name="cost",
         title="Cost",
-        caption=" ".join(["Means over forget classes.", *_cost_words(board, found), f"{board.caption(board.headlines)}."]),
+        caption=" ".join(
+            ["Means over forget classes.", *_cost_words(board, found), f"{board.caption(board.headlines)}."]
+        ),
         corner="Method",
         rows=[variant.label for variant in variants],
         groups=[""] * len(columns),
         headers=[*["Rank" for _ in ranked], *[measure.header for measure in found]],
         formats=[*[".0f" for _ in ranked], *[measure.format for measure in found]],
         values=[[column[index] for column in columns] for index in range(len(variants))],
+        narrow=True,
     )
 
 

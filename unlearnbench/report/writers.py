@@ -51,9 +51,9 @@ class Table:
 
     def full_caption(self) -> str:
         """Return the caption, with what the marks in its cells mean."""
-        cells = [value for row in self.values for value in row]
-        words = [BEST_WORDS] if any(value.best for value in cells) else []
-        return " ".join([self.caption, *words, *([MARK_WORDS] if any(value.mark for value in cells) else [])])
+        best = any(value.best for row in self.values for value in row)
+        marked = any(MARK in text for row in self.texts() for text in row)
+        return " ".join([self.caption, *([BEST_WORDS] if best else []), *([MARK_WORDS] if marked else [])])
 
     def flat_headers(self) -> list[str]:
         """Return one header per column, the upper one first."""
@@ -144,9 +144,10 @@ def _latex_cell(number: str, rest: str, value: Value) -> str:
     if value.spread is not None:
         inside = f"{number}{rest}".replace(" ± ", r" \pm ").replace(MARK, LATEX_MARK)
         return f"{{${inside}$}}"
+    behind = escape_latex(rest).replace("-", "$-$")
     if value.best:
-        return f"{{$\\mathbf{{{number}}}${escape_latex(rest)}}}"
-    return f"{{{number.replace('-', '$-$')}{escape_latex(rest)}}}" if rest else number
+        return f"{{$\\mathbf{{{number}}}${behind}}}"
+    return f"{{{number.replace('-', '$-$')}{behind}}}" if rest else number
 
 
 def _column_format(table: Table, index: int) -> str:
