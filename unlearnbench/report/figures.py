@@ -40,6 +40,7 @@ STYLE = {
 FEW = 10  # variants that colours alone keep apart
 IMAGE_INCHES = 0.6  # three dots per pixel of a 32-pixel image
 PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup")  # a phase has one colour, whichever phases there are
+LEAST_POINTS = 10.0  # that an axis of percentages spans
 GREY = (0.72, 0.72, 0.72)
 PAIRS = ((1, 0), (2, 0), (2, 1))  # panels of the fronts: retention and forgetting, cost and both
 SAMPLES_PER_CLASS = 2  # images of each forget class in the overview
@@ -79,6 +80,14 @@ def set_scale(axis: Axis, numbers: Iterable[float], measure: Measure) -> None:
     """Make an axis logarithmic where its numbers need it; percentages never do."""
     if measure.unit != "%" and is_wide(numbers):
         set_log(axis)
+
+
+def widen(axis: Axis, measure: Measure) -> None:
+    """Let an axis of percentages span ten points at least, so that a tenth of one is no gulf."""
+    low, high = axis.get_view_interval()
+    if measure.unit == "%" and high - low < LEAST_POINTS:
+        high = min(max((low + high + LEAST_POINTS) / 2, high), 100.5)
+        axis.set_view_interval(high - LEAST_POINTS, high, ignore=True)
 
 
 def point_to_better(axis: Axis, measure: Measure) -> None:
@@ -147,6 +156,7 @@ def pareto(board: Board) -> Figure | None:
             _draw_point(panel, values[x], values[y], colour, variant.label)
         for axis, k in ((panel.xaxis, x), (panel.yaxis, y)):
             set_scale(axis, [float(values[k].number or 0.0) for values in found.values()], measures[k])
+            widen(axis, measures[k])
             point_to_better(axis, measures[k])
             axis.set_label_text(measures[k].header)
     handles, labels = panels[0].get_legend_handles_labels()

@@ -88,7 +88,7 @@ def mean_interval(cells: Mapping[tuple[int, Replicate], float], level: float = 0
 
     Measured coverage of 95 % intervals by `tests/benchmarks/coverage.py`: 94 to 96 % for 3 to 10 classes with three
     replicates, and with one that does not scatter. Too narrow: 92 % with a single replicate that scatters 0.2 times as
-    much as classes, which nothing shows; 93 % where three replicates scatter as much as classes or more; 91 to 92 % for
+    much as classes, which nothing shows; 92 % where three replicates scatter as much as classes or more; 91 to 93 % for
     skewed classes (skewness 2.9). Too wide: 99 % for three replicates where neither classes nor replicates differ.
     Percentiles alone cover 61 to 92 %, expanded for few classes 85 % where replicates scatter more than classes do.
     """
