@@ -318,7 +318,7 @@ def samples(board: Board) -> Figure | None:
     streams = [name for name in ("forget", "retain") if all(name in record.images for _, record in found)]
     strips = [[_strip(record.images[stream]) for stream in streams] for _, record in found]
     pictures = [(stream, found[0][1].images[stream]["class"]) for stream in streams]
-    headers = [f"{'forget' if stream == 'forget' else 'retained'} class {number}" for stream, number in pictures]
+    headers = [f"{'forget class' if stream == 'forget' else 'retained class'} {number}" for stream, number in pictures]
     return _strip_grid([variant.label for variant, _ in found], strips, headers)
 
 
