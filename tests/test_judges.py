@@ -83,6 +83,16 @@ class TestNames:
         assert RejectingJudge(Fixed(), 0.5).names(images, CPU).tolist() == [NO_OBJECT] * 3
         assert NetworkJudge(Fixed()).names(images, CPU).tolist() == [2, 2, 2]
 
+    def test_verdicts_do_not_depend_on_the_batch(self, monkeypatch):
+        torch.manual_seed(0)
+        dataset = load_dataset("digits")
+        judge = RejectingJudge(build_classifier(dataset, dataset.rejecting), 0.1)
+        images = dataset.load(None, None).test.images[:50]
+        whole = judge.names(images, CPU)
+        monkeypatch.setattr("unlearnbench.judges.JUDGE_BATCH", 7)
+        np.testing.assert_array_equal(judge.names(images, CPU), whole)
+        assert 0 < np.mean(whole == NO_OBJECT) < 1
+
     def test_the_svm_is_that_of_scikit_learn_and_the_same_again(self):
         from sklearn.svm import SVC
 

@@ -175,10 +175,10 @@ class Board:
 
     @cached_property
     def ranks(self) -> dict[Variant, int]:
-        """Ranks by run time of the rows whose repeats tell; references, which unlearn nothing, have none."""
+        """Ranks by run time of the methods whose repeats tell; references and controls unlearn nothing."""
         rows: dict[Variant, list[Record]] = {}
         for record in self.ok_records:
-            if (variant := variant_of(record)).role != "reference":
+            if (variant := variant_of(record)).role in ("method", "gold"):
                 rows.setdefault(variant, []).append(record)
         return ranks({variant: cells for variant, records in rows.items() if (cells := repeated(records))})
 
