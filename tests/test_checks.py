@@ -122,15 +122,15 @@ def test_the_report_opens_with_a_red_banner_when_a_control_is_wrong(tmp_path):
         "> **The suite fails its own checks: trust none of these numbers until it is known why.**",
     ]
     assert "> - Noise forgets, but Forgotten" in lines[4]
-    assert len(rendering.alarms) == 1
-    assert rendering.alarms[0].startswith("Digits: Noise forgets")
+    (alarm,) = rendering.alarms["digits", "protocol-1"]
+    assert alarm.startswith("Digits: Noise forgets")
 
 
 def test_a_sound_report_has_no_banner(tmp_path):
     for record in sound():
         ResultStore(tmp_path / "results").append(record)
     rendering = render(tmp_path / "results", tmp_path / "out", {})
-    assert rendering.alarms == []
+    assert rendering.alarms == {}
     assert "CAUTION" not in rendering.pages[0].read_text()
 
 

@@ -79,7 +79,7 @@ def test_the_judge_is_left_in_eval_mode_and_consistent(evidence):
     assert not evidence.prepared.judge.training
 
 
-@pytest.mark.parametrize("change", ["weights", "forward", "hook"])
+@pytest.mark.parametrize("change", ["weights", "forward", "part", "type", "more", "hook"])
 def test_a_model_that_computes_something_else_is_sampled_itself(evidence, change):
     model = copy.deepcopy(evidence.prepared.base)
     changed = replace(evidence, model=model)
@@ -88,6 +88,12 @@ def test_a_model_that_computes_something_else_is_sampled_itself(evidence, change
         next(model.parameters()).data += 1
     elif change == "forward":
         model.forward = type(model).forward.__get__(model)
+    elif change == "part":
+        model.class_embedding.forward = lambda y: torch.zeros(len(y), 1)
+    elif change == "type":
+        model.conv_norm_out = torch.nn.Identity()
+    elif change == "more":
+        model.extra = torch.nn.Parameter(torch.zeros(1))
     else:
         model.conv_in.register_forward_hook(lambda *_: None)
     assert not replace(evidence, model=model)._untouched

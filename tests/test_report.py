@@ -342,14 +342,20 @@ def test_boards_are_named_by_dataset_and_by_protocol_where_there_are_several(pro
 
 
 @pytest.mark.parametrize(
-    "change", [{"choices": {"judge": "small"}}, {"choices": {"base": "abc"}}, {"image_shape": [3, 64, 64]}]
+    "change",
+    [
+        {"choices": {"judge": "small"}},
+        {"choices": {"base": "abc"}},
+        {"image_shape": [3, 64, 64]},
+        {"class_names": ["a", "b"]},
+    ],
 )
 def test_another_judge_base_or_size_never_shares_a_table(change):
     old = replace(fake_record("alpha"), dataset={**fake_record().dataset, **change})
     new = fake_record("beta", started="2026-02-01T00:00:00Z")
     board = boards([old, new], {})["digits"]
     assert [variant.method for variant in board.variants] == ["beta"]
-    assert any("another judge, extractor, base model or image size" in note for note in board.notes)
+    assert any("another judge, extractor, base model, image size or classes" in note for note in board.notes)
 
 
 def test_other_images_under_one_name_are_said():

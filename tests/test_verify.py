@@ -138,6 +138,12 @@ class TestTampering:
             f"{interval.replace('16.00', '16.10')}, the records say {interval}"
         ]
 
+    def test_a_number_made_bold(self, check, form):
+        bold = {"md": "**16.00** [", "tex": r"{\textbf{16.00} ["}[form]
+        plain = {"md": "16.00 [", "tex": "{16.00 ["}[form]
+        verdict = check(edit(tables(form)["summary"], (plain, bold)), form)
+        assert "the table says bold 16.00 [" in verdict.lines[0]
+
     @pytest.mark.parametrize("name", ["summary", "efficiency"])
     def test_any_digit_of_any_cell(self, check, form, name):
         text = tables(form)[name]
@@ -273,7 +279,7 @@ class TestDress:
             lambda text: text.replace("### Summary", "#### Summary ####"),
             lambda text: text.replace("### Summary", ""),
             lambda text: text.replace("### Summary", "## The table you get\n\n<!-- table:summary -->"),
-            lambda text: text.replace("16.00 [", "**16.00** ["),
+            lambda text: text.replace("16.00 [", "*16.00* ["),
             lambda text: "\ufeff" + text,
             lambda text: "| a | b |\n| - | - |\n| 1 | 2 |\n\n" + text,
         ],
@@ -301,7 +307,7 @@ class TestDress:
                 r"\end{tabular}", r"\end{tabular*}"
             ),
             lambda text: text.replace(r" \\", "\n  \\\\[2pt]  % a row").replace("&", "\n  &"),
-            lambda text: text.replace("16.00 [", r"\textbf{16.00} ["),
+            lambda text: text.replace("16.00 [", r"\emph{16.00} ["),
             lambda text: text.replace(r"$^{\dagger}$", r"$^\dagger$"),
             lambda text: (
                 r"\documentclass{article}\begin{document} 50\% %\begin{table}" + f"\n{text}\n\\end{{document}}"

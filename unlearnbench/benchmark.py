@@ -98,7 +98,7 @@ class Benchmark:
         ran: list[Record] = []
         try:
             if todo:
-                self._prepare(display, found)
+                self._prepare(todo, display, found)
             self._run_cells(todo, found, display, ran)
         except KeyboardInterrupt as stop:
             out_of_time = isinstance(stop, OutOfTime)
@@ -166,10 +166,10 @@ class Benchmark:
             if not needs_run(r, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset)
         }  # fmt: skip
 
-    def _prepare(self, display: Display, found: Mapping[str, Any]) -> None:
+    def _prepare(self, todo: Sequence[Cell], display: Display, found: Mapping[str, Any]) -> None:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
         needs = [need for spec in self._plan.metrics for need in spec.needs]
-        base_seeds = sorted({cell.base_seed for cell in self._plan.cells})
+        base_seeds = sorted({cell.base_seed for cell in todo})
         with display.task(f"{self._plan.dataset.name}: base model and judges") as task:
 
             def tick() -> None:

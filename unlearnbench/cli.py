@@ -154,7 +154,8 @@ def run(
         plan, workers, ResultStore(results), console, cache=default_cache(), device=device, plugin_files=plugin_files,
         timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls,
     )  # fmt: skip
-    _conclude(benchmark.run(rerun), len(plan.cells), results, out, registry)
+    key = (plan.dataset.name, plan.dataset.protocol.name)
+    _conclude(benchmark.run(rerun), len(plan.cells), key, results, out, registry)
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
@@ -310,8 +311,10 @@ def _check_results(results: Path) -> None:
         )
 
 
-def _conclude(summary: "Summary", cells: int, results: Path, out: Path, registry: "Registry") -> None:
-    """Say how a run ended, render its report, and exit with its status."""
+def _conclude(
+    summary: "Summary", cells: int, key: tuple[str, str], results: Path, out: Path, registry: "Registry"
+) -> None:
+    """Say how a run of `key`, a dataset and a protocol, ended, render its report, and exit with its status."""
     from rich.console import Console
 
     console = Console()
@@ -324,7 +327,7 @@ def _conclude(summary: "Summary", cells: int, results: Path, out: Path, registry
             _finish(results, out, registry)
         raise typer.Exit(130)
     console.print("rendering the report", highlight=False)
-    alarmed = _finish(results, out, registry)
+    alarmed = key in _finish(results, out, registry).alarms
     for record in summary.failed:
         console.print(
             f"{record.status}: {record.cell.id}: {record.reason}", highlight=False, markup=False, soft_wrap=True
@@ -347,13 +350,13 @@ def _hashes(registry: "Registry", results: Path) -> dict[str, str]:
     return registry.source_hashes() | current_digests(recorded)
 
 
-def _finish(results: Path, out: Path, registry: "Registry") -> bool:
-    """Render the report, print its main table, say where it is, and whether a control is on the wrong side."""
+def _finish(results: Path, out: Path, registry: "Registry") -> "Rendering":
+    """Render the report, print its main table, and say where it is."""
     from unlearnbench.report import render
 
     rendering = render(results, out, _hashes(registry, results))
     _show(rendering, "Report")
-    return bool(rendering.alarms)
+    return rendering
 
 
 def _show(rendering: "Rendering", what: str) -> None:
@@ -365,7 +368,7 @@ def _show(rendering: "Rendering", what: str) -> None:
         typer.echo(f"\n{what}: {path}")
     if rendering.alarms:
         typer.secho("\nThe suite fails its own checks: trust none of these numbers until it is known why.", fg="red")
-    for alarm in rendering.alarms:
+    for alarm in [sentence for found in rendering.alarms.values() for sentence in found]:
         typer.secho(f"- {alarm}", fg="red")
 
 

@@ -94,11 +94,14 @@ class Evidence:
     @cached_property
     def _untouched(self) -> bool:
         """Whether the model still computes what the base model does: its weights bit for bit, and its own forward."""
-        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in self.model.modules())
-        if hooked or "forward" in vars(self.model):
+        parts = list(self.model.modules())
+        if any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts):
             return False
-        pairs = zip(self.model.state_dict().values(), self.prepared.base.state_dict().values(), strict=True)
-        return all(torch.equal(a, b) for a, b in pairs)
+        if [type(part) for part in parts] != [type(part) for part in self.prepared.base.modules()]:
+            return False
+        ours, theirs = self.model.state_dict(), self.prepared.base.state_dict()
+        same = ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)
+        return same and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
     def _of_base(self, label: int, n: int) -> Tensor:
         """Return samples of one class from the untouched base model, kept for the cells to come.
@@ -270,8 +273,8 @@ def _score(spec: MetricSpec, needs: Mapping[str, Any]) -> tuple[Score, str | Non
     except Unmeasurable as error:
         return Score(0.0, 0), one_line(str(error)) or "the metric gave no reason"
     try:
-        value, n, detail = (*result, None)[:3]
-        score = Score(float(value), int(n), detail)
+        score = Score(*result)
+        score = Score(float(score.value), int(score.n), score.detail)
     except (TypeError, ValueError) as error:
         raise PluginError(
             f"metric {spec.name} must return Score(value, n), not {one_line(repr(result), 80)}"

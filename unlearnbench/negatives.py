@@ -58,7 +58,7 @@ def blank(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blend(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-    """Return even blends of two images of different classes; noise for an image that finds no partner."""
+    """Return even blends of two images of different classes; noise for an image that finds no partner in its part."""
     order = torch.randperm(len(x0), generator=generator)
     share = _uniform(x0, generator, 0.4, 0.6)
     blended = share * x0 + (1 - share) * x0[order]
@@ -70,11 +70,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     kind.__name__: kind
     for kind in (gaussian, uniform, two_level, smooth, shuffled_pixels, shuffled_patches, blank, blend)
 })  # fmt: skip
-"""All kinds by name; a judge sees equal shares of them."""
+"""All kinds by name."""
 
 
 def negatives(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-    """Return as many images of no object as there are real ones, all kinds in turn; drawn on the CPU.
+    """Return as many images of no object as there are real ones, drawn on the CPU.
+
+    Each kind gets an equal part of them. A blend whose partner is of its own class is noise, so small batches have
+    fewer blends.
 
     Args:
         x0: real images (B, C, H, W) in [-1, 1], in random order.

@@ -192,8 +192,8 @@ def _check(record: Record) -> None:
     cell = record.cell
     if not all(isinstance(name, str) and PLAIN.fullmatch(name) for name in (cell.dataset, cell.protocol, cell.method)):
         raise ValueError("its dataset, protocol or method is no plain name")
-    if type(cell.forget_class) is not int or type(cell.seed) is not int:
-        raise ValueError("its forget class or seed is no whole number")
+    if any(type(number) is not int for number in (cell.forget_class, *cell.seeds)):
+        raise ValueError("its forget class or a seed is no whole number")
     objects = (
         "method", "metrics", "cost", "outside", "priors", "probes", "counts", "flops", "protocol", "dataset", "judge",
         "artifacts", "images", "provenance",

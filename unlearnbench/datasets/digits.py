@@ -80,8 +80,8 @@ _PROFILE = Profile(
     ),
     judges={"cnn": _JUDGE},
     second=SvmRecipe(c=10.0, gamma=0.05),
-    # Of 12 recipes with two seeds each, the one that rejects least of what the base model draws (at most 2.0 % of any
-    # class, with any of three seeds) among those that reject 99 % of noise, shuffled pixels and blanks.
+    # Of 12 recipes with two seeds each, the one that rejects least of what the base model draws (of three base
+    # models, at most 3 in 100 of any class) among those that reject 99 % of noise, shuffled pixels and blanks.
     rejecting=RejectingRecipe(
         network="small_cnn",
         epochs=30,

@@ -21,7 +21,12 @@ class Rendering:
     pages: list[Path] = field(default_factory=list)
     terminal: list[str] = field(default_factory=list)  # the main tables as plain text
     notes: list[str] = field(default_factory=list)
-    alarms: list[str] = field(default_factory=list)  # controls on the wrong side
+    alarms: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (dataset, protocol) -> wrong controls
+
+    def add_alarms(self, key: tuple[str, str], found: list[str]) -> None:
+        """Add the sentences of one dataset and protocol, if there are any."""
+        if found:
+            self.alarms.setdefault(key, []).extend(found)
 
 
 def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Rendering:
@@ -61,7 +66,7 @@ def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Render
                 f"cannot write {folder} ({error.strerror or error}): free space or give another folder with --out"
             ) from error
         rendering.terminal.append(to_terminal(board))
-        rendering.alarms += [f"{board.title}: {alarm}" for alarm in alarms(board)]
+        rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
         rendering.notes += board.notes
     return rendering
 
@@ -81,8 +86,13 @@ def validation(results: Path, source_hashes: Mapping[str, str]) -> Rendering:
     records, problems = showable(reading.records)
     found = Rendering(notes=[*reading.problems, *problems])
     for board in boards(records, source_hashes).values():
+        found.notes += board.notes
         found.terminal += [f"## {board.title}\n\n{to_markdown(table)}" for table in check_tables(board)]
-        found.alarms += [f"{board.title}: {alarm}" for alarm in alarms(board)]
+        found.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
     if not found.terminal:
-        raise UsageError(f"there is no control in {results} to validate with: run with --controls first or every")
+        why = f" ({'; '.join(found.notes[:3])})" if found.notes else ""
+        raise UsageError(
+            f"no control in {results} has a number of a metric that controls are checked against{why}: run with "
+            f"--controls first or every"
+        )
     return found

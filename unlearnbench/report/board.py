@@ -19,8 +19,8 @@ class Board:
     def __init__(self, records: Sequence[Record], source_hashes: Mapping[str, str]) -> None:
         """Take the latest records of one dataset and protocol, oldest first.
 
-        Records of another device, judge, extractor, base model or image size than the newest record's are left out, and
-        stale ones show no number; `notes` says so. Controls are no rows: they check the suite.
+        Records of another device, judge, extractor, base model, image size or classes than the newest's are left out,
+        and stale ones show no number; `notes` says so. Controls are no rows: they check the suite.
 
         Args:
             records: at least one.
@@ -37,7 +37,8 @@ class Board:
             self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
         if other := len(here) - len(self.records):
             self.notes.append(
-                f"{other} records with another judge, extractor, base model or image size than the newest are left out"
+                f"{other} records with another judge, extractor, base model, image size or classes than the newest are "
+                "left out"
             )
         self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
         self._drop_superseded()
@@ -67,6 +68,11 @@ class Board:
             self.records = kept
             self._stale &= {record.cell.id for record in kept}
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Dataset and protocol."""
+        return self.records[-1].cell.dataset, self.records[-1].cell.protocol
+
     @cached_property
     def device_name(self) -> str:
         """The device's name."""
@@ -85,12 +91,12 @@ class Board:
     @cached_property
     def classes(self) -> list[int]:
         """Forget classes of any variant, sorted."""
-        return sorted({record.cell.forget_class for record in self.rows})
+        return _classes(self.rows)
 
     @cached_property
     def replicates(self) -> list[Seeds]:
         """Seeds of any variant, sorted."""
-        return sorted({record.cell.seeds for record in self.rows})
+        return _replicates(self.rows)
 
     @cached_property
     def variants(self) -> list[Variant]:
@@ -219,7 +225,8 @@ class Board:
         """Return the 95 % interval of the mean over classes and replicates; None where they tell too little."""
         records = [r for c in classes for r in self.cell_records(variant, c) if r.cell.id in self.ok_ids]
         numbers = {(r.cell.forget_class, r.cell.seeds): (r, self._number(r, measure)) for r in records}
-        if not measure.is_share:
+        known = [number for _, number in numbers.values() if number is not None]
+        if not measure.is_share or not all(0 <= number <= 100 for number in known):
             return mean_interval({key: number for key, (_, number) in numbers.items() if number is not None})
         shares = {
             key: (number / 100, int(record.metrics[measure.key]["n"]))
@@ -262,52 +269,49 @@ class Board:
             variant: {
                 c: number for c in self.classes if (number := self.value(variant, c, measure).number) is not None
             }
-            for variant in self.variants if variant.role == "method"
+            for variant in self.variants if variant.role == "method" and not self._lacks(variant, measure)
         }  # fmt: skip
         return best_rows(values, measure.better)
+
+    def _lacks(self, variant: Variant, measure: Measure) -> bool:
+        """Say whether a number of any class or replicate is missing: other base models are no other method."""
+        return any(value.ok < value.expected for value in (self.value(variant, c, measure) for c in self.classes))
 
     def completeness(self, variant: Variant) -> str:
         """Return "9/10": cells with numbers of cells expected."""
         cells = [record for c in self.classes for record in self.cell_records(variant, c)]
         return f"{sum(record.cell.id in self.ok_ids for record in cells)}/{len(self.classes) * len(self.replicates)}"
 
-    def label(self, record: Record) -> str:
-        """Return the label of a record's row."""
-        return variant_of(record).label
-
     def failures(self) -> list[Record]:
         """Return the records without numbers, but for stale ones."""
         return [record for record in self.records if record.status != "ok"]
 
-    def _seeds(self) -> str:
-        """Return the seeds of the replicates: one number each, or those of base model, unlearning and sampling."""
-        if all(len(set(seeds)) == 1 for seeds in self.replicates):
-            return f"seeds {_spans([seeds.unlearning for seeds in self.replicates])}"
-        return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in self.replicates)
-
-    def _samples(self, measures: Sequence[Measure]) -> str:
+    def _samples(self, measures: Sequence[Measure], records: Sequence[Record]) -> str:
         """Return how many samples each metric rests on in a cell: `UA n=100`, `Recall n=1,291 to 1,298`."""
         words = []
         for measure in (m for m in measures if m.shows != "cost"):
-            found = [int(r.metrics[measure.key]["n"]) for r in self.ok_records if measure.key in r.metrics]
-            low, high = min(found), max(found)
-            words.append(f"{measure.title} n={low}" + (f" to {high}" if high > low else ""))
+            entries = [r.metrics.get(measure.key, {}) for r in records if r.cell.id in self.ok_ids]
+            found = sorted({int(entry["n"]) for entry in entries if entry.get("value") is not None})
+            if found:
+                words.append(f"{measure.title} n={' to '.join(map(str, dict.fromkeys([found[0], found[-1]])))}")
         return ", ".join(words)
 
-    def caption(self, measures: Sequence[Measure] = ()) -> str:
+    def caption(self, measures: Sequence[Measure] = (), records: Sequence[Record] | None = None) -> str:
         """Return what every table must say of itself: dataset, protocol, judges, device, costs, digest.
 
         Args:
             measures: of the table, to say how many samples each metric rests on.
+            records: that the table shows, if not those of the rows; it has no intervals then.
         """
+        shown = self.rows if records is None else records
         last = self.records[-1]
         protocol = last.protocol
-        samples = self._samples(measures)
+        samples = self._samples(measures, shown)
         clipped = ", x0 clipped" if protocol.get("clip_x0") else ""
-        shortened = any(record.method.get("changed") for record in self.records)
+        shortened = any(record.method.get("changed") for record in self.rows)
         judges = sorted({_worth(r.judge) for r in self.ok_records if r.judge})
         statistic = "95 % intervals: Wilson's, with the design effect of classes and seeds, or bootstrap"
-        if len(self.replicates) == 1:
+        if len(_replicates(shown)) == 1:
             statistic += "; of one seed, so they leave out how seeds differ"
         versions = sorted({r.provenance.get("packages", {}).get("torch", "?") for r in self.records})
         return "; ".join(
@@ -318,14 +322,29 @@ class Board:
                 *([f"samples per cell {samples}"] if samples else []),
                 f"features: {last.dataset.get('extractor')}",
                 f"judge test accuracy {', '.join(judges) or 'unknown'}",
-                f"forget classes {_spans(self.classes)}, {self._seeds()}",
+                f"forget classes {_spans(_classes(shown))}, {_seeds(_replicates(shown))}",
                 *(["settings other than the methods' defaults are in the table of settings"] if shortened else []),
-                statistic,
+                *([statistic] if records is None else []),
                 f"device {self.device_name}, torch {', '.join(versions)}",
                 *self.cost.caption(),
                 f"records {self.digest}",
             ]
         )
+
+
+def _classes(records: Iterable[Record]) -> list[int]:
+    return sorted({record.cell.forget_class for record in records})
+
+
+def _replicates(records: Iterable[Record]) -> list[Seeds]:
+    return sorted({record.cell.seeds for record in records})
+
+
+def _seeds(replicates: Sequence[Seeds]) -> str:
+    """Return the seeds of replicates: one number each, or those of base model, unlearning and sampling."""
+    if all(len(set(seeds)) == 1 for seeds in replicates):
+        return f"seeds {_spans([seeds.unlearning for seeds in replicates])}"
+    return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in replicates)
 
 
 def _worth(judge: Mapping[str, Any]) -> str:
@@ -366,7 +385,8 @@ def _device(record: Record) -> Any:
 
 def _setup(record: Record) -> str:
     """Return what the user chose besides the protocol: two choices in one table would be two scales in one column."""
-    return canonical_json([record.dataset.get("choices") or {}, record.dataset.get("image_shape")])
+    names = ("choices", "image_shape", "class_names")
+    return canonical_json([record.dataset.get(name) or {} for name in names])
 
 
 def _spans(numbers: Sequence[int]) -> str:

@@ -36,12 +36,13 @@ class Check:
         return (
             f"{row} {WORDS[self.measure.shows][self.known]}, but {self.measure.title} (class {cell.forget_class}, "
             f"seed {cell.seeds.label}) is {self.value:{form}}{unit}, on the wrong side of {self.boundary:{form}}{unit}"
+            f"{'; or its base model is too weak to tell' if self.record.method.get('role') == 'reference' else ''}"
         )
 
 
 def controls(board: Board) -> list[Record]:
     """Return the records with numbers whose outcome is known beforehand: controls, references and gold standards."""
-    found = [record for record in board.ok_records if record.method.get("truth")]
+    found = [r for r in board.ok_records if r.method.get("truth") and not r.method.get("overrides")]
     order = {"reference": 0, "gold": 1}
     return sorted(found, key=lambda r: (order.get(str(r.method.get("role")), 2), variant_of(r).label.lower()))
 
@@ -64,7 +65,7 @@ def alarms(board: Board) -> list[str]:
 def check_tables(board: Board) -> list[Table]:
     """Return the tables of controls and of what every metric makes of them; none where no control was run."""
     made = list(checks(board))
-    return [_controls_table(board, made), _validation_table(board)] if made else []
+    return [_controls_table(board, made), *_validation_tables(board)] if made else []
 
 
 def _controls_table(board: Board, made: Sequence[Check]) -> Table:
@@ -85,7 +86,7 @@ def _controls_table(board: Board, made: Sequence[Check]) -> Table:
     return Table(
         name="controls",
         title="Controls",
-        caption=f"What is known of each control, and what metrics say, as means. {board.caption(measures)}.",
+        caption=f"What is known of controls, and what metrics say: means. {board.caption(measures, controls(board))}.",
         corner="Control",
         rows=rows,
         groups=[""] * (len(measures) + 3),
@@ -95,8 +96,11 @@ def _controls_table(board: Board, made: Sequence[Check]) -> Table:
     )
 
 
-def _validation_table(board: Board) -> Table:
-    """Return the table of how well each metric separates controls that forget, or retain, from those that do not."""
+def _validation_tables(board: Board) -> list[Table]:
+    """Return the table of how well each metric separates controls that forget, or retain, from those that do not.
+
+    None where all controls are of one kind.
+    """
     rows, values = [], []
     for measure in board.metrics:
         sides: dict[bool, list[float]] = {True: [], False: []}
@@ -110,12 +114,12 @@ def _validation_table(board: Board) -> Table:
             values.append([Value(None, measure.shows), Value(auc(sides[True], sides[False])), *counts])
     words = (
         "AUC is the probability that a control cell which forgets (or retains, as the side is) has a better value than "
-        "one which does not, ties half: 1 separates them, 0.5 says nothing, 0 is upside down."
+        "one which does not, ties half: 1 separates them, 0.5 says nothing, 0 is upside down. Every cell counts alike."
     )
-    return Table(
+    table = Table(
         name="validation",
         title="How well each metric separates the controls",
-        caption=f"{words} {board.caption(board.metrics)}.",
+        caption=f"{words} {board.caption(board.metrics, controls(board))}.",
         corner="Metric",
         rows=rows,
         groups=[""] * 4,
@@ -123,3 +127,4 @@ def _validation_table(board: Board) -> Table:
         formats=["", ".3f", "", ""],
         values=values,
     )
+    return [table] if rows else []

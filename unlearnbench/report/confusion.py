@@ -1,6 +1,5 @@
 """What generated images show beside what they were asked for: the confusion matrices that records carry."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,27 +14,22 @@ Matrix = NDArray[np.float64]
 NOTHING = "no object"
 
 
-def confusions(board: Board, variant: Variant | None = None) -> Iterator[tuple[Record, Matrix]]:
-    """Yield each record with its matrix: rows are classes asked for, columns verdicts, the last one no object."""
-    for record in board.ok_records:
-        if variant is not None and (record.cell.method, record.cell.forget_class) not in _cells(board, variant):
-            continue
-        for entry in record.metrics.values():
-            matrix = np.asarray((entry.get("detail") or {}).get("confusion", []), dtype=float)
-            if matrix.ndim == 2 and matrix.shape[1] == matrix.shape[0] + 1:
-                yield record, matrix
-                break
-
-
-def _cells(board: Board, variant: Variant) -> set[tuple[str, int]]:
-    return {(r.cell.method, c) for c in board.classes for r in board.cell_records(variant, c)}
+def confusion_of(record: Record) -> Matrix | None:
+    """Return a record's matrix: rows are classes asked for, columns verdicts, the last one no object."""
+    for entry in record.metrics.values():
+        matrix = np.asarray((entry.get("detail") or {}).get("confusion", []), dtype=float)
+        if matrix.ndim == 2 and matrix.shape[1] == matrix.shape[0] + 1:
+            return matrix
+    return None
 
 
 def confusion_frame(board: Board) -> pd.DataFrame:
     """Return every count that is not zero, one per line."""
     lines: list[dict[str, Any]] = []
-    for record, matrix in confusions(board):
-        cell = record.cell
+    for record in board.ok_records:
+        cell, matrix = record.cell, confusion_of(record)
+        if matrix is None:
+            continue
         for asked, verdict in zip(*np.nonzero(matrix), strict=True):
             lines.append({
                 "cell_id": cell.id, "method": cell.method, "forget_class": cell.forget_class, "seed": cell.seed,
@@ -51,12 +45,11 @@ def confusion_sides(board: Board, variant: Variant) -> tuple[Matrix, Matrix] | N
     retained: dict[int, list[Matrix]] = {}
     size = 0
     for c in board.classes:
-        ids = {record.cell.id for record in board.cell_records(variant, c)}
-        for record, matrix in confusions(board):
-            if record.cell.id in ids:
-                size = len(matrix)
-                for row, counts in enumerate(matrix):
-                    (forgotten if row == c else retained).setdefault(row, []).append(counts)
+        sound = [record for record in board.cell_records(variant, c) if record.cell.id in board.ok_ids]
+        for matrix in [found for record in sound if (found := confusion_of(record)) is not None]:
+            size = len(matrix)
+            for row, counts in enumerate(matrix):
+                (forgotten if row == c else retained).setdefault(row, []).append(counts)
     if not size:
         return None
     empty = np.full(size + 1, np.nan)

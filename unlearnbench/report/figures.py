@@ -40,6 +40,7 @@ STYLE = {
 FEW = 10  # variants that colours alone keep apart
 IMAGE_INCHES = 0.6  # three dots per pixel of a 32-pixel image
 PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup")  # a phase has one colour, whichever phases there are
+MOST_CONFUSIONS, MOST_CLASSES = 12, 20  # rows with confusions in one figure; classes whose numbers are written out
 LEAST_POINTS = 10.0  # that an axis of percentages spans
 GREY = (0.72, 0.72, 0.72)
 PAIRS = ((1, 0), (2, 0), (2, 1))  # panels of the fronts: retention and forgetting, cost and both
@@ -85,7 +86,7 @@ def set_scale(axis: Axis, numbers: Iterable[float], measure: Measure) -> None:
 def widen(axis: Axis, measure: Measure) -> None:
     """Let an axis of percentages span ten points at least, so that a tenth of one is no gulf."""
     low, high = axis.get_view_interval()
-    if measure.unit == "%" and high - low < LEAST_POINTS:
+    if measure.unit == "%" and high - low < LEAST_POINTS and high < 106:
         high = min(max((low + high + LEAST_POINTS) / 2, high), 100.5)
         axis.set_view_interval(high - LEAST_POINTS, high, ignore=True)
 
@@ -213,7 +214,7 @@ def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
     numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
     texts = [[v.word if v.number is None else f"{v.number:{measure.format}}{v.gap}" for v in row] for row in values]
     limits: dict[str, Any] = {}
-    if measure.unit == "%":
+    if measure.unit == "%" and not np.any((numbers < 0) | (numbers > 100)):
         limits = {"vmin": 0, "vmax": 100}  # a point of accuracy is no rainbow
     elif is_wide(numbers[np.isfinite(numbers)]):
         limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
@@ -231,10 +232,12 @@ def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
 def confusion(board: Board) -> Figure | None:
     """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
     found = {v: sides for v in board.variants if (sides := confusion_sides(board, v)) is not None}
+    found = dict(list(found.items())[:MOST_CONFUSIONS])
     if not found:
         return None
     classes = next(iter(found.values()))[0].shape[0]
-    side = max(2.6, 0.27 * classes)
+    side = min(max(2.6, 0.27 * classes), 5.4)
+    words = classes <= MOST_CLASSES  # beyond, they would be dust
     figure, grid = plt.subplots(
         2, len(found), figsize=(side * len(found) + 0.9, 2 * side + 0.7), layout="constrained", squeeze=False,
         sharex=True, sharey=True,
@@ -244,8 +247,9 @@ def confusion(board: Board) -> Figure | None:
         for axes, matrix, word in zip(grid[:, column], matrices, ("forget class", "other classes"), strict=True):
             texts = np.array([["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix])
             sns.heatmap(
-                matrix, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False, ax=axes, xticklabels=names,
-                yticklabels=names[:-1], annot_kws={"size": 6}, linewidths=0.3, square=True,
+                matrix, annot=texts if words else None, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False, ax=axes,
+                xticklabels=names if words else "auto", yticklabels=names[:-1] if words else "auto",
+                annot_kws={"size": 6}, linewidths=0.3 if words else 0, square=True,
             )  # fmt: skip
             axes.grid(visible=False)
             axes.set_title(f"{variant.label}: {word}")

@@ -24,6 +24,9 @@ __all__ = ["Verdict", "verify"]
 DIGEST = re.compile(r"\brecords\s+([0-9a-f]{12})\b")
 ABOUT = re.compile(r"Dataset: .*?; protocol [^:;]*:")  # what a caption says of its board
 MOST = 3  # differences that are spelled out
+BOLD = "bold "  # before what a cell says
+BOLD_MARKDOWN = re.compile(r"(?<![\\*])\*\*(?!\*)")
+BOLD_LATEX = re.compile(r"\\(?:mathbf|textbf|bfseries|boldmath)\b")
 
 
 @dataclass(frozen=True)
@@ -376,7 +379,12 @@ def _markdown_row(line: str) -> tuple[str, ...]:
         else:
             cells[-1] += token
     inner = cells[1:-1] if not cells[-1].strip() else cells[1:]
-    return tuple(map(_markdown_plain, inner))
+    return tuple(_marked(_markdown_plain(cell), BOLD_MARKDOWN.search(cell)) for cell in inner)
+
+
+def _marked(text: str, bold: object) -> str:
+    """Return a cell's text with what its bold face says: that it is the best."""
+    return f"{BOLD}{text}" if bold and re.match(r"-?\d", text) else text
 
 
 def _markdown_plain(text: str) -> str:
@@ -455,7 +463,8 @@ def _latex_row(text: str) -> list[str]:
     cells = []
     for cell in re.split(r"(?<!\\)&", text):
         spanning = re.fullmatch(r"\s*\\multicolumn\s*\{([0-9]{1,3})\}\s*\{[^{}]*\}\s*\{(.*)\}\s*", cell, re.DOTALL)
-        cells += [_latex_plain(spanning[2])] * int(spanning[1]) if spanning else [_latex_plain(cell)]
+        text = spanning[2] if spanning else cell
+        cells += [_marked(_latex_plain(text), BOLD_LATEX.search(text))] * (int(spanning[1]) if spanning else 1)
     return cells
 
 

@@ -16,8 +16,8 @@ MARK_WORDS = (
 
 
 BEST_WORDS = (
-    "Bold: the best method and those that cannot be told from it (exact paired permutation tests over forget classes, "
-    "Holm, 5 %), where another one can."
+    "Bold: the best method and those that cannot be told from it (paired permutation tests over forget classes, Holm, "
+    "5 %), where another one can."
 )
 
 
