@@ -122,13 +122,14 @@ class TestNames:
         assert len({dataset.judge.seed, dataset.second.seed, dataset.rejecting.seed, 1}) == 4
 
 
+@pytest.fixture(scope="module")
+def prepared(cache):
+    dataset = load_dataset("digits")
+    return dataset, prepare(dataset, ArtifactStore(cache), CPU, lambda *_: None, ["forget_verdicts"])
+
+
 class TestDigits:
     """The reach that the rejecting judge of digits must have, on images that no judge was trained on."""
-
-    @pytest.fixture(scope="class")
-    def prepared(self, cache):
-        dataset = load_dataset("digits")
-        return dataset, prepare(dataset, ArtifactStore(cache), CPU, lambda *_: None, ["forget_verdicts"])
 
     def rejected(self, prepared, images):
         return float(np.mean(prepared.rejecting.names(images, CPU) == NO_OBJECT))

@@ -37,11 +37,18 @@ def test_entropy_stays_within_its_range(weights):
     assert -1e-12 <= score("judge_entropy", forget_probs=probs).value <= np.log(len(weights)) + 1e-9
 
 
-def test_retained_accuracy_and_its_worst_class():
+def test_retained_accuracy():
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     probs = one_hot([0, 0, 0, 0, 1, 1, 1, 5])
     assert score("retain_accuracy", retain_probs=probs, retain_labels=labels)[:2] == (87.5, 8)
-    assert score("worst_class_accuracy", retain_probs=probs, retain_labels=labels)[:2] == (75.0, 4)
+
+
+def test_the_worst_retained_class():
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, 4, 4])
+    verdicts = np.array([0, 0, 0, 0, 1, 1, 5, -1, 4, 4])
+    value, n, detail = score("worst_retained", retain_verdicts=verdicts, retain_labels=labels)
+    assert (value, n) == (50.0, 2)
+    assert detail == {"class": 1, "by_class": {"0": 100.0, "1": 50.0, "4": 100.0}}
 
 
 class TestFid:
