@@ -198,6 +198,17 @@ def test_the_terminal_table_fits_80_columns():
     assert max(len(line) for line in to_terminal(board(records)).splitlines()) <= 80
 
 
+def test_names_stay_where_gaps_make_the_numbers_wide():
+    records = [fake_record("alpha", c, seed=s) for c in range(10) for s in range(3)]
+    records += [fake_record("beta", c) for c in range(10)]
+    for record in records:
+        for k in range(4):
+            record.metrics[f"extra{k}"] = {**record.metrics["fake_ua"], "title": f"Extra {k}", "value": 100.0}
+    lines = to_terminal(board(records)).splitlines()
+    assert any(line.startswith("Alpha") for line in lines)
+    assert any(line.startswith("Beta") and line.count("(10/30)") >= 6 for line in lines)
+
+
 def test_report_renders_without_torch_and_all_its_files(tmp_path):
     store(tmp_path / "results", full())
     code = f"""

@@ -19,6 +19,7 @@ from unlearnbench.report.values import Measure, Value, Variant, variant_of
 from unlearnbench.report.writers import Table, interval_text, to_markdown
 from unlearnbench.results import Record
 
+LEAST_NAME = 8  # letters of a method's name in a line of the terminal
 MOST_MEASURES = 4  # of one table with a group of columns for each method
 
 
@@ -276,13 +277,17 @@ def _wall_columns(record: Record) -> dict[str, object]:
 
 
 def to_terminal(board: Board, width: int = 80) -> str:
-    """Return the main table as plain text that fits the width; long names are folded, numbers never cut."""
+    """Return the main table as plain text that fits the width; long names are folded, numbers never cut.
+
+    Where the numbers leave no room for names, it is wider.
+    """
     measures = [*board.headlines, *(measure for measure in board.costs if measure.key != "total")]
     columns = [("cells", [board.completeness(variant) for variant in board.variants])]
     columns += [(_short(m), [_compact(board, variant, m) for variant in board.variants]) for m in measures]
     widths = [max(len(text) for text in [*header.split("\n"), *cells]) for header, cells in columns]
+    width = max(width, LEAST_NAME + sum(widths) + 2 * len(widths))
     table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    table.add_column("method", overflow="fold", max_width=max(8, width - sum(widths) - 2 * len(widths)))
+    table.add_column("method", overflow="fold", max_width=width - sum(widths) - 2 * len(widths))
     for (header, _), column_width in zip(columns, widths, strict=True):
         table.add_column(Text(header), justify="right", no_wrap=True, min_width=column_width)
     for index, variant in enumerate(board.variants):
