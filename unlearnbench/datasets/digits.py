@@ -80,8 +80,8 @@ _PROFILE = Profile(
     ),
     judges={"cnn": _JUDGE},
     second=SvmRecipe(c=10.0, gamma=0.05),
-    # Of 6 trainings with two seeds each, at 5 thresholds: the one that rejects most blends (75 %) among those that, with
-    # either seed, reject 99 % of noise, shuffled pixels and blanks and at most 3 % of any class the base model draws.
+    # Of 6 trainings with two seeds each, at 5 thresholds: the one that rejects most blends (75 %) among those that
+    # reject, with either seed, 99 % of noise, shuffled pixels and blanks and at most 3 % of any class of base samples.
     rejecting=RejectingRecipe(
         network="small_cnn",
         epochs=30,
