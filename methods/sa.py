@@ -25,6 +25,7 @@ Deviations:
       (code: raw weights, the average only for the result).
     - t is drawn apart for the two losses, like the noise (code: one t for both).
     - Noise and replay images go through the network as one batch: the same sums.
+    - Several classes forgotten at once share the noise images in turn (code: one class).
 """
 
 import torch
@@ -109,7 +110,9 @@ def sa(
         "fisher", fisher, shared=True, replay=replay, images=fisher_images, timesteps=fisher_timesteps,
         chunk=fisher_chunk, label_dropout=fisher_label_dropout, unit_range=fisher_unit_range,
     )  # fmt: skip
-    retained = (replay["y"] != ctx.forget_class).nonzero().flatten()
+    kept, gone = (torch.tensor(c, device=replay["y"].device) for c in (ctx.retained_classes, ctx.forget_classes))
+    retained = torch.isin(replay["y"], kept).nonzero().flatten()
+    y_f = gone[torch.arange(batch, device=gone.device) % len(gone)]
     parameters = dict(ctx.model.named_parameters())
     start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     optimizer = torch.optim.Adam(parameters.values(), lr=lr, fused=True)
@@ -119,7 +122,7 @@ def sa(
         x_r, y_r = replay["x0"][chosen], ctx.drop_labels(replay["y"][chosen], label_dropout)
         u = torch.empty_like(x_r).uniform_(-1, 1, generator=ctx.generator)
         x0 = torch.cat([u, x_r])  # one pass for both losses: the noise images, then the replay images
-        y = torch.cat([torch.full_like(y_r, ctx.forget_class), y_r])
+        y = torch.cat([y_f, y_r])
         t = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)])
         loss = eps_loss(ctx.model, ctx.schedule, x0, y, t, ctx.noise_like(x0))
         forget_loss, replay_loss = loss[:batch].mean(), loss[batch:].mean()

@@ -5,9 +5,10 @@ Chongyu Fan, Jiancheng Liu, Yihua Zhang, Eric Wong, Dennis Wei, Sijia Liu. arXiv
 
     mask = top `mask_ratio` of |sum over batches of the loss gradient on forget images|, over all weights at once
     L    = mean (eps_theta(x_t, c_f) - sg[eps_theta(x_t, c')])^2 + alpha L_eps(x_r, c_r),   masked weights only
+    or, with `forget_loss="ga"`,   L = -L_eps(x_f, c_f) + alpha L_eps(x_r, c_r)
 
 The first term is a mean over pixels, the second a sum over them (as in the code), so that alpha = 1e-3 at 3,072 pixels
-weighs 3.07 on the scale of mean squared errors.
+weighs 3.07 on the scale of mean squared errors. With "ga" both terms are sums: there alpha = 1 weighs them alike.
 
 Deviations:
     - The mask is boolean and stays on the device (code: int64 on the CPU, copied at each step).
@@ -17,14 +18,15 @@ Deviations:
     - The target is computed without a graph, with the labels as they are (code: builds and discards a graph, and drops
       10 % of the labels of source and target independently); `source_dropout=0.1` brings back that of the source,
       nothing that of the target. As in the code, it comes from the model being trained, in train mode.
-    - c' = c_f + `pseudo_offset` modulo the number of classes (code: (c_f + 1) mod 10).
+    - c' is the `pseudo_offset`-th retained class after c_f, or before it if negative, cyclically (code: (c_f + 1) mod
+      10, which is the first one where a single class is forgotten).
     - `clip_then_mask` is the code's order; off, the norm is taken over unmasked weights only.
     - Horizontal flips are fresh at every draw; the code freezes them once.
     - Every batch is full, across epochs (code: each epoch ends with a short batch; so does the mask's pass, here too).
     - Forget and retained images go through the network as one batch: the same sums.
     - The start is the base model that the harness evaluates, its averaged weights (code: raw weights). The result is
       the last weights: no average (EMA), as in the code.
-    - Not here: the code's other forget loss, minus L_eps(x_f, c_f) (its `ga`), and its run without a mask.
+    - Not here: the code's run without a mask (`mask_ratio=1` lets every weight move).
 """
 
 from typing import Literal
@@ -60,6 +62,22 @@ def saliency_mask(ctx: Context, *, mask_ratio: float, mask_loss: str, guidance: 
     return {name: gradient.abs() > threshold for name, gradient in total.items()}
 
 
+def pseudo_classes(ctx: Context, offset: int):
+    """Return (K,) labels: c' at each forget class; a retained class stands for itself.
+
+    Raises:
+        ValueError: there are fewer retained classes than that.
+    """
+    classes, retained = range(ctx.num_classes), ctx.retained_classes
+    if not 1 <= abs(offset) <= len(retained):
+        raise ValueError(f"pseudo_offset {offset} names none of the {len(retained)} retained classes: choose another")
+    pseudo = list(classes)
+    for c_f in ctx.forget_classes:
+        after = [c for c in (*classes[c_f + 1 :], *classes[:c_f]) if c in retained]
+        pseudo[c_f] = after[offset - 1 if offset > 0 else offset]
+    return torch.tensor(pseudo, device=ctx.generator.device)
+
+
 @method(
     title="SalUn",
     paper="2310.12508",
@@ -76,18 +94,18 @@ def salun(
     steps: int = 1000,  # optimiser steps (code)
     batch: int = 128,  # images of each kind per step (code)
     lr: float = 1e-4,  # Adam (code)
+    forget_loss: Literal["next_class", "ga"] = "next_class",  # the noise of c', or gradient ascent (code: rl, ga)
     alpha: float = 1e-3,  # weight of the summed retain loss against the mean forget loss (code's README)
     mask_ratio: float = 0.5,  # share of weights that may move (code)
     mask_loss: Literal["guided", "plain"] = "guided",  # loss whose gradient is the saliency
     mask_guidance: float = 2.0,  # w of the guided mask loss (code)
-    pseudo_offset: int = 1,  # c' - c_f (code)
+    pseudo_offset: int = 1,  # which retained class after c_f is c' (code)
     label_dropout: float = 0.1,  # share of retained labels replaced by the null class (code)
     source_dropout: float = 0.0,  # the same for the labels of the forget term (code: 0.1)
     clip: float = 1.0,  # global gradient norm (code)
     clip_then_mask: bool = True,  # the code's order
 ):
-    if pseudo_offset % ctx.num_classes == 0:
-        raise ValueError(f"pseudo_offset {pseudo_offset} makes the pseudo class the forget class: choose another")
+    pseudo = pseudo_classes(ctx, pseudo_offset)
     mask = ctx.prior(
         "mask", saliency_mask, mask_ratio=mask_ratio, mask_loss=mask_loss, guidance=mask_guidance, batch=batch
     )
@@ -99,13 +117,15 @@ def salun(
         y = torch.cat([ctx.drop_labels(y_f, source_dropout), ctx.drop_labels(y_r, label_dropout)])
         t, eps = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)]), ctx.noise_like(x0)
         x_t = ctx.schedule.add_noise(x0, eps, t)
-        with torch.no_grad():
-            target = predict_noise(ctx.model, x_t[:batch], t[:batch], (y_f + pseudo_offset) % ctx.num_classes)
+        if forget_loss == "next_class":
+            with torch.no_grad():
+                target = predict_noise(ctx.model, x_t[:batch], t[:batch], pseudo[y_f])
         prediction = predict_noise(ctx.model, x_t, t, y)
-        forget_loss = (prediction[:batch] - target).square().mean()
-        retain_loss = (eps[batch:] - prediction[batch:]).square().flatten(1).sum(dim=1).mean()
+        error = (eps - prediction).square().flatten(1).sum(dim=1)
+        lose = -error[:batch].mean() if forget_loss == "ga" else (prediction[:batch] - target).square().mean()
+        keep = error[batch:].mean()
         optimizer.zero_grad()
-        (forget_loss + alpha * retain_loss).backward()
+        (lose + alpha * keep).backward()
         if clip_then_mask:
             torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
         for name, parameter in parameters.items():
@@ -113,4 +133,4 @@ def salun(
         if not clip_then_mask:
             torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
         optimizer.step()
-        ctx.log(forget_loss=forget_loss, retain_loss=retain_loss)
+        ctx.log(forget_loss=lose, retain_loss=keep)

@@ -12,7 +12,7 @@ from unlearnbench.artifacts import ArtifactStore, software
 from unlearnbench.context import Context, Harness
 from unlearnbench.cost import Meter
 from unlearnbench.datasets import load_dataset
-from unlearnbench.grid import Cell
+from unlearnbench.grid import Cell, Target
 from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record
@@ -56,12 +56,12 @@ def tiny():
 def make_harness(tiny, registry, tmp_path):
     """Return a factory of harnesses around a randomly initialised tiny model."""
 
-    def make(method="safemax", *, streams=None, forget_class=3, seed=0, dtype=torch.float32, **changes):
+    def make(method="safemax", *, streams=None, forget_class=3, target=None, seed=0, dtype=torch.float32, **changes):
         torch.manual_seed(7)
         base = build_unet(unet_config(tiny)).to(dtype).eval().requires_grad_(False)
         fields = {
             "dataset": tiny, "train": tiny.load(None, None).train, "base": base, "base_digest": "base",
-            "method": method, "source_hash": "source", "seed": seed, "forget_class": forget_class,
+            "method": method, "source_hash": "source", "seed": seed, "target": Target(*target) if target else Target((forget_class,)),
             "device": torch.device("cpu"),
             "streams": registry.method(method).streams if streams is None else frozenset(streams),
             "store": ArtifactStore(tmp_path / "artifacts"), "meter": Meter(), "software": software(),

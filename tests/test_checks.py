@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
+from unlearnbench.grid import Target
 from unlearnbench.report import render, validation
 from unlearnbench.report.board import boards
 from unlearnbench.report.checks import alarms, check_tables
@@ -75,7 +76,7 @@ def test_controls_are_no_rows_but_count_in_the_digest():
     assert with_them.digest != without.digest
     alone = board([control("noise", FORGETS, 100.0)])
     assert [variant.label for variant in alone.variants] == ["Noise"]
-    assert alone.classes == [0]
+    assert alone.targets == [Target((0,))]
 
 
 def test_controls_are_not_ranked():

@@ -8,6 +8,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.grid import (
     Cell,
     Seeds,
+    Target,
     combinations,
     make_cells,
     parse_classes,
@@ -94,14 +95,14 @@ def test_combinations_are_a_full_grid():
 
 
 def test_cells_cover_the_grid_class_by_class():
-    cells = make_cells("digits", "p", [("a", {}), ("b", {"x": 1})], [0, 1], [Seeds(5, 5, 5)])
+    cells = make_cells("digits", "p", [("a", {}), ("b", {"x": 1})], [Target((0,)), Target((1,))], [Seeds(5, 5, 5)])
     assert [(cell.forget_class, cell.method) for cell in cells] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
     assert len({cell.id for cell in cells}) == 4
 
 
 def test_one_seed_is_that_of_base_model_unlearning_and_sampling():
     assert replicates("0-1", "", "") == [(0, 0, 0), (1, 1, 1)]
-    (cell,) = make_cells("d", "p", [("a", {})], [0], replicates("3", "", ""))
+    (cell,) = make_cells("d", "p", [("a", {})], [Target((0,))], replicates("3", "", ""))
     assert (cell.base_seed, cell.seed, cell.sampling_seed) == cell.seeds == (3, 3, 3)
     assert cell.seeds.label == "3"
 

@@ -127,7 +127,7 @@ class TestIntervals:
         found = board([fake_record("alpha", 0, ua=90.0)])
         (ua,) = [m for m in found.metrics if m.key == "fake_ua"]
         low, high = wilson(90, 100)
-        assert found.value(found.variants[0], 0, ua).interval == pytest.approx((100 * low, 100 * high))
+        assert found.value(found.variants[0], found.targets[0], ua).interval == pytest.approx((100 * low, 100 * high))
 
     def test_means_over_classes_and_seeds_have_the_bootstraps(self):
         records = method("alpha", seeds=(0, 1, 2))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
+from unlearnbench.grid import Target
 from unlearnbench.report import render
 from unlearnbench.report.board import boards
 from unlearnbench.report.cost import is_slower, ranks
@@ -70,7 +71,7 @@ def test_mean_and_sample_deviation_over_classes():
 
 def test_seeds_are_averaged_within_a_class():
     b = board([fake_record(seed=s, fid=f) for s, f in ((0, 4.0), (1, 8.0))])
-    assert b.value(b.variants[0], 0, next(m for m in b.metrics if m.key == "fake_fid")).number == 6.0
+    assert b.value(b.variants[0], Target((0,)), next(m for m in b.metrics if m.key == "fake_fid")).number == 6.0
 
 
 def test_failures_show_their_word_and_the_gap_is_counted():
@@ -98,7 +99,7 @@ def test_stale_records_show_no_number():
 
 def test_devices_are_not_mixed():
     b = board([*full(), fake_record("alpha", 7, device="device-2", started="2020-01-01T00:00:00Z")])
-    assert b.classes == [0, 1, 2]
+    assert b.targets == [Target((c,)) for c in range(3)]
     assert "other devices" in b.notes[0]
 
 
@@ -128,7 +129,7 @@ def test_every_caption_says_where_its_numbers_come_from():
 
 def test_costs_in_seconds_and_gigabytes():
     b = board(full())
-    values = {m.key: b.value(b.variants[0], 0, m).number for m in b.costs}
+    values = {m.key: b.value(b.variants[0], Target((0,)), m).number for m in b.costs}
     assert values == pytest.approx({"rte": 2.0, "prior": 1.0, "total": 3.0, "memory": 1.000000001})
     assert b.cost.time_unit == "s"
 

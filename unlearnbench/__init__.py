@@ -12,8 +12,9 @@ from unlearnbench.errors import NonFiniteError, PluginError, Unmeasurable, Usage
 from unlearnbench.plugin import NO_OBJECT, Score, method, metric
 
 if TYPE_CHECKING:
+    from unlearnbench.attacks import attacked, relearning_curve
     from unlearnbench.context import Context
-    from unlearnbench.diffusion import eps_loss, predict_noise
+    from unlearnbench.diffusion import Start, eps_loss, predict_noise
     from unlearnbench.training import Ema, fit_denoiser, reinitialise
 
 __version__ = "0.1.0"
@@ -21,6 +22,9 @@ __version__ = "0.1.0"
 _NEEDS_TORCH = {  # imported on first use, so that the command line starts fast and reports render without torch
     "Context": "unlearnbench.context",
     "Ema": "unlearnbench.training",
+    "Start": "unlearnbench.diffusion",
+    "attacked": "unlearnbench.attacks",
+    "relearning_curve": "unlearnbench.attacks",
     "eps_loss": "unlearnbench.diffusion",
     "predict_noise": "unlearnbench.diffusion",
     "fit_denoiser": "unlearnbench.training",
@@ -34,14 +38,17 @@ __all__ = [
     "NonFiniteError",
     "PluginError",
     "Score",
+    "Start",
     "Unmeasurable",
     "UsageError",
+    "attacked",
     "eps_loss",
     "fit_denoiser",
     "method",
     "metric",
     "predict_noise",
     "reinitialise",
+    "relearning_curve",
 ]
 
 

@@ -18,6 +18,7 @@ from unlearnbench.grid import Cell, Controls, Rerun, Scalar
 from unlearnbench.plan import Plan, needs_run
 from unlearnbench.plugin import MethodSpec
 from unlearnbench.process import Outcome, Turn, Workers
+from unlearnbench.product import settle
 from unlearnbench.progress import Display, Task
 from unlearnbench.provenance import software_provenance
 from unlearnbench.results import Record, ResultStore
@@ -49,7 +50,7 @@ class Benchmark:
     def __init__(
         self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
         cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None, minutes: float | None = None,
-        repeats: int = 1, jobs: int = 1, controls: Controls = "first",
+        repeats: int = 1, jobs: int = 1, controls: Controls = "first", models: Path | None = None,
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -66,11 +67,13 @@ class Benchmark:
             repeats: how often each cell's unlearning is timed.
             jobs: cells at once; only one of them is timed at a time, and then nothing else runs.
             controls: as the plan has them; where only the first class is checked, records of another one will do.
+            models: folder that takes the unlearned models, None for none.
         """
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._plan, self._workers, self._store, self._console = plan, workers, store, console
         self._cache, self._device, self._plugin_files, self._timeout = cache, device, tuple(plugin_files), timeout
         self._repeats, self._jobs, self._controls = repeats, jobs, controls
+        self._models = None if models is None else models.absolute()
         self._software = software_provenance()
         self._turns, self._stop = Turns(), threading.Event()
         self._stop_reason = "the run was stopped"
@@ -139,20 +142,22 @@ class Benchmark:
         for problem in reading.problems:
             display.say(f"warning: {problem}")
         latest = {record.cell.id: record for record in reading.records}
-        plan, metrics = self._plan, [spec.name for spec in self._plan.metrics]
+        plan = self._plan
 
         def wanted(cell: Cell) -> bool:
-            found = latest.get(cell.id)
-            return needs_run(found, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset, self._repeats)
+            found, metrics = latest.get(cell.id), [spec.name for spec in plan.metrics_of(cell)]
+            return needs_run(
+                found, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset, self._repeats, self._models
+            )
 
-        checked = set() if self._controls == "every" else self._checked(reading.records, rerun, metrics, device_uuid)
+        checked = set() if self._controls == "every" else self._checked(reading.records, rerun, device_uuid)
         cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
         todo = [cell for cell in cells if wanted(cell)]
         running = {cell.id for cell in todo}
         kept = [latest[cell.id] for cell in cells if cell.id not in running]
         return todo, [record for record in kept if record.status != "ok"]
 
-    def _checked(self, records: Iterable[Record], rerun: Rerun, metrics: Sequence[str], device_uuid: str) -> set[str]:
+    def _checked(self, records: Iterable[Record], rerun: Rerun, device_uuid: str) -> set[str]:
         """Return the controls that have a sound record of any class already."""
         plan = self._plan
         settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
@@ -161,10 +166,12 @@ class Benchmark:
             if r.status == "ok" and settings.get(r.cell.method) == r.cell.settings
             and (r.cell.dataset, r.cell.protocol) == (plan.dataset.name, plan.dataset.protocol.name)
         ]  # fmt: skip
-        return {
-            r.cell.method for r in alike
-            if not needs_run(r, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset)
-        }  # fmt: skip
+
+        def sound(record: Record) -> bool:
+            metrics = [spec.name for spec in plan.metrics_of(record.cell)]
+            return not needs_run(record, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset)
+
+        return {record.cell.method for record in alike if sound(record)}
 
     def _prepare(self, todo: Sequence[Cell], display: Display, found: Mapping[str, Any]) -> None:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
@@ -196,21 +203,27 @@ class Benchmark:
                 outcome = self._measure(number, cell, found, display, task)
             except Stopped:
                 outcome = Outcome("interrupted", reason=self._stop_reason)
-                self._store.append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
+                self._append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
                 raise
             finally:
                 self._turns.leave(number)
             seconds = time.monotonic() - started
             record = self._record(cell, outcome, found, started_utc, seconds)
             try:
-                self._store.append(record)
+                self._append(record)
             except (ValueError, TypeError, RecursionError, OverflowError) as error:  # a plugin put something odd in it
                 outcome = Outcome("failed", reason=f"what it measured cannot be recorded: {spell_error(error)}")
                 record = self._record(cell, outcome, found, started_utc, seconds)
-                self._store.append(record)
+                self._append(record)
             verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
             display.finish(task, cell.method, seconds, verdict)
         return record
+
+    def _append(self, record: Record) -> None:
+        """Record a cell, then put its model to its place."""
+        self._store.append(record)
+        if self._models is not None:
+            settle(self._models, record)
 
     def _measure(self, number: int, cell: Cell, found: Mapping[str, Any], display: Display, task: Task) -> Outcome:
         """Run a cell in a process of its own."""
@@ -222,19 +235,19 @@ class Benchmark:
         def take_turn(kind: Turn) -> int:
             return self._turns.take(number, kind, check_stop)
 
-        metrics = [spec.name for spec in self._plan.metrics]
+        metrics = [spec.name for spec in self._plan.metrics_of(cell)]
         return self._workers.run(
             "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache, found,
-            self._repeats, timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
+            self._repeats, self._models, timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
             on_turn=take_turn, on_warning=lambda text: display.say(f"warning: {text}"),
         )  # fmt: skip
 
     def _label(self, cell: Cell) -> str:
         changed = ", ".join(f"{name}={value}" for name, value in self._plan.overrides[cell.id].items())
         seed = f", seed {cell.seeds.label}" if len({c.seeds for c in self._plan.cells}) > 1 else ""
-        name = self._plan.dataset.class_names[cell.forget_class]
-        named = "" if name == str(cell.forget_class) else f" {name}"
-        return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.forget_class}{named}{seed}"
+        names = [self._plan.dataset.class_names[c] for c in cell.forget_classes]
+        named = "" if names == list(map(str, cell.forget_classes)) else f" {'+'.join(names)}"
+        return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.target.label}{named}{seed}"
 
     def _record(
         self, cell: Cell, outcome: Outcome, found: Mapping[str, Any], started_utc: str, seconds: float

@@ -28,18 +28,23 @@ SCHEDULE = {
 
 def write_checkpoint(folder: Path, model: "nn.Module") -> None:
     """Write a base model as a diffusers folder; its parts appear when they are whole."""
-    from diffusers import DDPMScheduler
-
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".writing-*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
         new = Path(scratch)
         model.save_pretrained(new / "unet", safe_serialization=True)  # type: ignore[operator]
-        DDPMScheduler(**SCHEDULE, clip_sample=False, variance_type="fixed_small").save_pretrained(new / "scheduler")
+        write_scheduler(new / "scheduler")
         for part in ("unet", "scheduler"):
             shutil.rmtree(folder / part, ignore_errors=True)
             (new / part).rename(folder / part)
+
+
+def write_scheduler(folder: Path) -> None:
+    """Write the benchmark's noise schedule as diffusers keeps it."""
+    from diffusers import DDPMScheduler
+
+    DDPMScheduler(**SCHEDULE, clip_sample=False, variance_type="fixed_small").save_pretrained(folder)
 
 
 def read_checkpoint(name: str, dataset: "Dataset") -> "tuple[dict[str, Any], Tensors]":
@@ -56,7 +61,7 @@ def read_checkpoint(name: str, dataset: "Dataset") -> "tuple[dict[str, Any], Ten
 
     config, weights, schedule = _local(Path(name)) if Path(name).is_dir() else _from_hub(name)
     _check_config(name, config, dataset)
-    _check_schedule(name, schedule)
+    check_schedule(f"--base {name}", schedule)
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     from unlearnbench.networks import build_unet
 
@@ -121,10 +126,11 @@ def _check_config(name: str, config: Mapping[str, Any], dataset: "Dataset") -> N
             raise UsageError(f"--base {name}: its {key} is {config.get(key)!r}, but {dataset.name} needs {value!r}")
 
 
-def _check_schedule(name: str, schedule: Mapping[str, Any] | None) -> None:
+def check_schedule(what: str, schedule: Mapping[str, Any] | None) -> None:
+    """Raise UsageError where a model says that it was trained with another noise schedule than the benchmark's."""
     for key, value in SCHEDULE.items():
         if schedule is not None and schedule.get(key, value) != value:
             raise UsageError(
-                f"--base {name}: its noise schedule has {key} {schedule[key]!r}, but the benchmark's is {value!r}: "
+                f"{what}: its noise schedule has {key} {schedule[key]!r}, but the benchmark's is {value!r}: "
                 f"give a model trained with it"
             )

@@ -1,6 +1,7 @@
 """The command line: parse, select, dispatch. Heavy imports stay inside commands, so --help is instant."""
 
 import io
+import math
 import os
 import sys
 from pathlib import Path
@@ -32,7 +33,10 @@ app = typer.Typer(
 Listing = Literal["methods", "metrics", "datasets"]
 
 MethodsOption = Annotated[str, typer.Option(help="all, a group such as paper, or names with commas between")]
-ClassesOption = Annotated[str, typer.Option(help="Classes to forget, one at a time: 0-9 or 0,cat,5-7")]
+ClassesOption = Annotated[
+    str, typer.Option(help="Classes to forget, one at a time: 0-9 or 0,cat; several at once: 0+1")
+]
+SequenceOption = Annotated[str, typer.Option(help="Classes to forget one after another, instead: 0,1,2")]
 DatasetOption = Annotated[str, typer.Option(help="Dataset; see 'unlearnbench list datasets'.", metavar="NAME")]
 ProtocolOption = Annotated[
     str, typer.Option(help="Rules of evaluation; see 'unlearnbench list datasets'.", metavar="NAME")
@@ -65,7 +69,7 @@ SamplingSeedsOption = Annotated[str, typer.Option(help="Sampling noise of its ow
 ControlsOption = Annotated[
     Controls, typer.Option(help="Shams of known outcome, which check the suite: for the first class, every one, none.")
 ]
-MetricsOption = Annotated[str, typer.Option(help="all, or names: ua,fid")]
+MetricsOption = Annotated[str, typer.Option(help="all, a group such as attacks, or names: all,attacks or ua,fid")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting, swept over its values; may be repeated.", metavar="METHOD.NAME=V1,V2"),
@@ -90,13 +94,17 @@ RepeatsOption = Annotated[
 JobsOption = Annotated[
     int, typer.Option(help="Cells at once; each is timed alone all the same.", min=1, max=64, metavar="N")
 ]
+SaveModelsOption = Annotated[
+    Path | None, typer.Option("--save-models", help="Folder for the unlearned models, one each.", metavar="DIR")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the cells and stop.")]
 
 
 @app.command()
 def run(
     methods: MethodsOption,
-    classes: ClassesOption,
+    classes: ClassesOption = "",
+    sequence: SequenceOption = "",
     dataset: DatasetOption = "digits",
     protocol: ProtocolOption = "",
     data_root: DataRootOption = None,
@@ -122,6 +130,7 @@ def run(
     minutes: MinutesOption = None,
     repeats: RepeatsOption = 1,
     jobs: JobsOption = 1,
+    save_models: SaveModelsOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Run every method on every class, then render the report."""
@@ -140,7 +149,7 @@ def run(
     )
     plan = make_plan(
         registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
-        base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls,
+        base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
     )  # fmt: skip
     if workers is None:
         for cell in plan.cells:
@@ -150,9 +159,11 @@ def run(
         return
     _check_writable(results, "--results")
     _check_writable(out, "--out")
+    if save_models is not None:
+        _check_writable(save_models, "--save-models")
     benchmark = Benchmark(
         plan, workers, ResultStore(results), console, cache=default_cache(), device=device, plugin_files=plugin_files,
-        timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls,
+        timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls, models=save_models,
     )  # fmt: skip
     key = (plan.dataset.name, plan.dataset.protocol.name)
     _conclude(benchmark.run(rerun), len(plan.cells), key, results, out, registry)
@@ -201,6 +212,49 @@ def train(
     console.print(f"Base model: {out} (use it with --base {out})", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def sample(
+    model: Annotated[
+        Path,
+        typer.Argument(help="A folder of --save-models, or another UNet2DModel with class labels.", metavar="MODEL"),
+    ],
+    classes: Annotated[str, typer.Option("--class", help="Class by number or name; several, 0-9, a row for each.")],
+    out: Annotated[Path, typer.Option("--out", help="The picture.", metavar="FILE.png")],
+    n: Annotated[int, typer.Option("--n", help="Images of each class.", min=1, max=10_000)] = 16,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the noise; without it the one of the model's evaluation, or 0.", min=0)
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="w, if not the protocol's.", metavar="W")] = None,
+    steps: Annotated[int | None, typer.Option(help="DDIM steps, if not the protocol's.", min=1, max=1000)] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Sample a saved model into a grid: by default the first of the very images that its record judged."""
+    console, _ = _start(start_workers=False)
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: give a name that ends in .png")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder: give a file in it, such as {out}/grid.png")
+    _check_writable(out.parent, "--out")
+    if out.exists() and not os.access(out, os.W_OK):
+        raise UsageError(f"--out {out} cannot be written: give another name")
+    if guidance is not None and not math.isfinite(guidance):
+        raise UsageError(f"--guidance takes a finite number, not {guidance}")
+    import torch
+
+    from unlearnbench.grid import parse_classes
+    from unlearnbench.product import draw, grid, open_model
+    from unlearnbench.progress import Display
+    from unlearnbench.runner import identify
+
+    with Display(console) as display, display.task(f"sample {model}") as task:
+        saved = open_model(model, torch.device(identify(device, task.progress)["device"]))
+        chosen = parse_classes(classes, saved.class_names)
+        images = draw(saved, chosen, n, seed=seed, steps=steps, guidance=guidance, progress=task.progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    grid(images).save(out, format="PNG")
+    console.print(f"{images.shape[0] * n} images: {out}", highlight=False, soft_wrap=True)
+
+
 @app.command("list")
 def list_(
     what: Annotated[Listing | None, typer.Argument(help="Only these.")] = None,
@@ -241,12 +295,53 @@ def list_(
             else:
                 unit = f"[{spec.unit}]" if spec.unit else ""
                 better = "description" if spec.better == "neither" else f"{spec.better} is better"
-                named = "only when named  " if spec.optional else ""
+                named = "  ".join(["only when named", *spec.groups, ""]) if spec.optional else ""
                 typer.echo(f"  {spec.name:22} {spec.title:20} {unit:8} {better:17} {named}{spec.source}".rstrip())
     if what in (None, "datasets"):
         typer.echo("datasets:")
         for name in DATASETS:
             typer.echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
+
+
+@app.command()
+def new(
+    kind: Annotated[Literal["method"], typer.Argument(help="What to write.")],
+    name: Annotated[str, typer.Argument(help="Its name: a Python name in lower case.", metavar="NAME")],
+    package: Annotated[bool, typer.Option("--package", help="With entry point, test and README, to install.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into.", metavar="DIR")] = Path(),
+) -> None:
+    """Write a method file that runs as it is, to be made your own."""
+    from unlearnbench.scaffold import new_method
+
+    _check_writable(out, "--out")
+    written = new_method(name, out, package=package)
+    for path in written.files:
+        typer.echo(f"wrote {path}")
+    typer.echo("\nNext:")
+    for line in written.commands:
+        typer.echo(f"  {line}")
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="A method's name, or the file it is in.", metavar="NAME|FILE")],
+) -> None:
+    """Try a method on the embedded digits and say which promises it keeps; a broken one says what to change."""
+    import time
+
+    began = time.monotonic()
+    from unlearnbench.conformance import check as check_methods
+
+    whole = True
+    for method, promises in check_methods(target).items():
+        typer.echo(f"{method}:")
+        for promise in promises:
+            typer.echo(f"  {promise}")
+        kept = sum(promise.kept is True for promise in promises)
+        typer.echo(f"{kept} of {len(promises)} promises kept ({time.monotonic() - began:.0f} s)")
+        whole &= kept == len(promises)
+    if not whole:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -343,11 +438,9 @@ def _conclude(
 
 def _hashes(registry: "Registry", results: Path) -> dict[str, str]:
     """Return the hashes of everything records rest on, as it is now, to tell stale records."""
-    from unlearnbench.datasets import current_digests
     from unlearnbench.results import ResultStore
 
-    recorded = [(record.dataset, record.cell.protocol) for record in ResultStore(results).read().records]
-    return registry.source_hashes() | current_digests(recorded)
+    return registry.current_hashes(ResultStore(results).read().records)
 
 
 def _finish(results: Path, out: Path, registry: "Registry") -> "Rendering":

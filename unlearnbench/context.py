@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -21,6 +22,7 @@ from unlearnbench.cost import Cost, Meter
 from unlearnbench.datasets import Dataset, Split
 from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
 from unlearnbench.errors import NonFiniteError, PluginError
+from unlearnbench.grid import Target
 from unlearnbench.hashing import derive_seed, digest, file_digest
 from unlearnbench.process import Progress
 from unlearnbench.training import antithetic_timesteps, drop_labels, flipped, global_rng_kept, trainable_copy
@@ -120,7 +122,7 @@ class Harness:
     source_hash: str
     streams: frozenset[str]
     seed: int
-    forget_class: int
+    target: Target
     device: torch.device
     store: ArtifactStore
     meter: Meter
@@ -155,7 +157,9 @@ class Context:
         self._harness, self._shared = harness, shared
         parts: dict[str, Any] = {"seed": harness.seed, "method": harness.method}
         if not shared:
-            parts["forget_class"] = harness.forget_class
+            first, *further = harness.target.classes
+            several = {"further": further, "earlier": harness.target.earlier}
+            parts |= {"forget_class": first, **{name: value for name, value in several.items() if value}}
         seed = derive_seed(purpose, **parts)
         torch.manual_seed(seed)  # dropout takes no generator
         self.generator = torch.Generator(harness.device).manual_seed(seed)
@@ -170,11 +174,31 @@ class Context:
         self._step, self._log_every, self._sampled = 0, 1, 0
 
     @property
-    def forget_class(self) -> int:
-        """The class to unlearn."""
+    def forget_classes(self) -> tuple[int, ...]:
+        """The classes to unlearn, mostly one; their images are the stream `forget`."""
         if self._shared:
             raise PluginError(f"{self._harness.method}: a shared prior must not depend on the forget class")
-        return self._harness.forget_class
+        return self._harness.target.classes
+
+    @property
+    def forget_class(self) -> int:
+        """The class to unlearn, where there is one.
+
+        Raises:
+            PluginError: there are several.
+        """
+        if len(self.forget_classes) > 1:
+            raise PluginError(
+                f"{self._harness.method} asks for ctx.forget_class, but {len(self.forget_classes)} classes are to be "
+                f"forgotten at once: use ctx.forget_classes, or the labels that ctx.forget draws"
+            )
+        return self.forget_classes[0]
+
+    @property
+    def retained_classes(self) -> tuple[int, ...]:
+        """The classes to keep: neither forgotten now nor before; their images are the stream `retain`."""
+        _ = self.forget_classes  # a shared prior must not depend on them
+        return tuple(c for c in range(self.num_classes) if c not in self._harness.target.gone)
 
     @property
     def forget(self) -> Stream:
@@ -195,8 +219,8 @@ class Context:
                 f"add {name!r} to @method(streams=...)"
             )
         if name not in self._streams:
-            inside = harness.train.labels == self.forget_class
-            chosen = torch.from_numpy(inside if name == "forget" else ~inside)
+            classes = self.forget_classes if name == "forget" else self.retained_classes
+            chosen = torch.from_numpy(np.isin(harness.train.labels, classes))
             images = torch.from_numpy(harness.train.images)[chosen].to(harness.device)
             labels = torch.from_numpy(harness.train.labels)[chosen].to(harness.device)
             generator = torch.Generator().manual_seed(derive_seed(f"stream {name}", context=self._seed))
@@ -326,7 +350,7 @@ class Context:
             "source": harness.source_hash,
             "name": name,
             "inputs": _describe(inputs),
-            "forget_class": None if shared else self.forget_class,
+            "target": None if shared else harness.target,
             "seed": harness.seed,
             "device": dict(harness.device_identity),  # its cost is charged again, so it must be this device's
             "software": dict(harness.software),

@@ -15,8 +15,8 @@ import torch
 
 from unlearnbench.probes import Instruments
 
-Phase = Literal["warmup", "prior", "forget", "sample", "judge"]
-Outside = Literal["load", "wait", "repeat"]
+Phase = Literal["warmup", "prior", "forget", "sample", "judge", "attack"]
+Outside = Literal["load", "wait", "repeat", "earlier"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 FOREIGN_SHARE = 0.1  # of all cores: more than this, taken by others, is a disturbance
 SHORTEST_STRETCH = 0.5  # seconds; the kernel counts CPU time in hundredths, too coarse for less

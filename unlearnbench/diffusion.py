@@ -100,6 +100,27 @@ def _stacked_noise(generators: Sequence[torch.Generator], shape: Sequence[int], 
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(device)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where sampling begins: by default with standard noise at the sampler's first, the noisiest timestep."""
+
+    x0: Tensor | None = None  # (N, C, H, W) clean images: the noise is added to them, instead of standing alone
+    t: int | None = None  # go on from the sampler's noisiest timestep that is not above it
+    scale: float = 1.0  # factor on the noise
+
+    def timesteps(self, total: int, steps: int) -> range:
+        """Return the sampler's timesteps from here on, for so many steps from the last of `total` timesteps."""
+        every = range(0, total, total // steps)[::-1]
+        return every if self.t is None else every[-1 - self.t * steps // total :]
+
+    def x_t(self, schedule: Schedule, noise: Tensor, t: int, first: int) -> Tensor:
+        """Return what the images from number `first` on start from, given their noise (B, C, H, W)."""
+        if self.x0 is None:
+            return self.scale * noise
+        x0 = self.x0[first : first + len(noise)].to(noise)
+        return schedule.add_noise(x0, self.scale * noise, torch.full((len(noise),), t, device=noise.device))
+
+
 def sample(
     model: nn.Module,
     schedule: Schedule,
@@ -115,6 +136,7 @@ def sample(
     clip_x0: bool = False,
     bf16: bool = False,
     dropout: bool = False,
+    start: Start = Start(),
     progress: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and guidance.
@@ -133,6 +155,7 @@ def sample(
         clip_x0: clip the prediction of x0 to [-1, 1] at every step and let eps follow; the reference code does not.
         bf16: let CUDA run the model in bfloat16; the updates of x stay in its own precision.
         dropout: leave the model's dropout on; then an image depends on the batch size.
+        start: where to begin, if not with standard noise at the first timestep.
         progress: called with the number of finished image-steps.
 
     Returns:
@@ -146,18 +169,18 @@ def sample(
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
     device, dtype = schedule.alphas_cumprod.device, next(model.parameters()).dtype
-    timesteps, images = range(0, schedule.timesteps, schedule.timesteps // steps)[::-1], []
+    timesteps, images = start.timesteps(schedule.timesteps, steps), []
     with evaluating(model, dropout=dropout):
-        for start in range(0, len(labels), batch_size):
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]]
-            y = labels[start : start + batch_size].to(device)
-            x = _stacked_noise(generators, image_shape, device).to(dtype)
+        for first in range(0, len(labels), batch_size):
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]]
+            y = labels[first : first + batch_size].to(device)
+            x = start.x_t(schedule, _stacked_noise(generators, image_shape, device).to(dtype), timesteps[0], first)
             for index, (t, before) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
                 with half_precision(device, bf16):
                     eps = _guided_noise(model, x, t, y, guidance, null_class)
                 fresh = None if eta == 0 or before is None else _stacked_noise(generators, image_shape, device)
                 x = ddim_step(schedule, x, eps, t, before, eta, fresh, clip_x0)
-                progress(start * steps + (index + 1) * len(y))
+                progress(first * len(timesteps) + (index + 1) * len(y))
             images.append(to_uint8(x).cpu())
     return torch.cat(images)
 

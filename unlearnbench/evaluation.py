@@ -1,9 +1,10 @@
 """What metrics ask for, computed lazily and once per cell: samples, the judge's probabilities, features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +23,10 @@ from unlearnbench.judges import Judge, through
 from unlearnbench.plugin import MetricSpec, Score
 from unlearnbench.preparation import Prepared
 from unlearnbench.process import Progress
+from unlearnbench.training import global_rng_kept
+
+if TYPE_CHECKING:
+    from unlearnbench.attacks import Attacker
 
 TIMESTEP_BINS = 10
 LOSS_IMAGES = 64  # images per bin and side of the loss by timestep
@@ -41,23 +46,27 @@ def sample_seeds(cell: Cell, labels: Sequence[int]) -> list[int]:
     return seeds
 
 
-def reference_images(labels: NDArray[np.int64], forget_class: int, reference: str) -> NDArray[np.int64]:
+def reference_images(labels: NDArray[np.int64], gone: Collection[int], reference: str) -> NDArray[np.int64]:
     """Return the indices of the training images that FID compares with.
 
     Args:
         labels: of all training images.
-        forget_class: is never part of it.
+        gone: the classes that the model is not to know, which are never part of it.
         reference: RETAINED, or WITHOUT_CLASS_0 for the reference set of SalUn's code (`save_base_dataset.py`).
     """
-    classes = [int(c) for c in np.unique(labels) if c != forget_class]
+    classes = [int(c) for c in np.unique(labels) if c not in gone]
     if reference == WITHOUT_CLASS_0:
         return np.concatenate([np.flatnonzero(labels == c)[:B4_IMAGES] for c in classes if c != 0])
-    return np.flatnonzero(labels != forget_class)
+    return np.flatnonzero(np.isin(labels, classes))
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One cell's evidence; the cached properties are the needs of `plugin.NEEDS`, shapes and dtypes as said there."""
+    """One cell's evidence; the cached properties are the needs of `plugin.NEEDS`, shapes and dtypes as said there.
+
+    Classes that are forgotten at once count as one: judges name each of them as the first, so that no metric has to
+    know how many they are.
+    """
 
     cell: Cell
     model: nn.Module
@@ -127,11 +136,25 @@ class Evidence:
 
     @cached_property
     def forget_samples(self) -> NDArray[np.uint8]:
-        return self._sample([self.cell.forget_class] * self.dataset.protocol.forget_samples)
+        n = self.dataset.protocol.forget_samples
+        return self._sample([c for c in self.cell.forget_classes for _ in range(n)])
+
+    @cached_property
+    def earlier_labels(self) -> NDArray[np.int64]:
+        earlier = sorted(c for classes in self.cell.earlier for c in classes)
+        return np.repeat(np.array(earlier, dtype=np.int64), self.dataset.protocol.forget_samples)
+
+    @cached_property
+    def earlier_samples(self) -> NDArray[np.uint8]:
+        return self._sample(self.earlier_labels.tolist())
+
+    @cached_property
+    def earlier_verdicts(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.rejecting, self.earlier_samples)
 
     @cached_property
     def retain_labels(self) -> NDArray[np.int64]:
-        retained = [c for c in range(self.dataset.num_classes) if c != self.cell.forget_class]
+        retained = [c for c in range(self.dataset.num_classes) if c not in self.cell.target.gone]
         return np.repeat(np.array(retained, dtype=np.int64), self.dataset.protocol.retain_samples)
 
     @cached_property
@@ -141,11 +164,16 @@ class Evidence:
     def _probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         logits = through(self.prepared.judge, images, self.device).double()
         probs: NDArray[np.float64] = logits.softmax(dim=1).numpy()
+        first, further = self.cell.forget_class, self.cell.further
+        rows = np.flatnonzero(np.isin(probs.argmax(axis=1), further))
+        named = probs[rows].argmax(axis=1)
+        probs[rows, first], probs[rows, named] = probs[rows, named], probs[rows, first]
         return probs
 
     def _named_by(self, judge: Judge | None, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         assert judge is not None
-        return judge.names(images, self.device)
+        named = judge.names(images, self.device)
+        return np.where(np.isin(named, self.cell.further), self.cell.forget_class, named)
 
     @cached_property
     def forget_verdicts(self) -> NDArray[np.int64]:
@@ -191,7 +219,7 @@ class Evidence:
 
     @cached_property
     def _reference(self) -> NDArray[np.int64]:
-        return reference_images(self.prepared.train.labels, self.cell.forget_class, self.dataset.protocol.reference)
+        return reference_images(self.prepared.train.labels, self.cell.target.gone, self.dataset.protocol.reference)
 
     @cached_property
     def reference_features(self) -> NDArray[np.float64]:
@@ -204,12 +232,18 @@ class Evidence:
 
     @cached_property
     def forget_reference_features(self) -> NDArray[np.float64]:
-        return self._train_features(np.flatnonzero(self.prepared.train.labels == self.cell.forget_class))
+        return self._train_features(np.flatnonzero(np.isin(self.prepared.train.labels, self.cell.forget_classes)))
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return self.dataset.num_classes
+
+    @cached_property
+    def attacker(self) -> "Attacker":
+        from unlearnbench.attacks import Attacker  # it samples as this module does
+
+        return Attacker(self.cell, self.model, self.dataset, self.prepared, self.progress)
 
 
 def losses_by_timestep(evidence: Evidence) -> dict[str, Any]:
@@ -224,8 +258,9 @@ def losses_by_timestep(evidence: Evidence) -> dict[str, Any]:
     sides: dict[str, list[float | None]] = {"forget": [], "retain": []}
     with evaluating(evidence.model):
         for side, losses in sides.items():
-            inside = train.labels == cell.forget_class
-            pool = torch.from_numpy(np.flatnonzero(inside if side == "forget" else ~inside))
+            inside = np.isin(train.labels, cell.forget_classes)
+            kept = ~np.isin(train.labels, cell.target.gone)
+            pool = torch.from_numpy(np.flatnonzero(inside if side == "forget" else kept))
             for k in range(TIMESTEP_BINS):
                 random = torch.Generator().manual_seed(
                     derive_seed("loss", dataset=cell.dataset, seed=cell.seed, side=side, bin=k)
@@ -253,7 +288,11 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
     """
     entries: dict[str, dict[str, Any]] = {}
     for spec, source_hash in metrics:
-        score, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
+        with ExitStack() as apart:
+            if "attacker" in spec.needs:
+                apart.enter_context(evidence.meter.phase("attack"))
+                apart.enter_context(global_rng_kept(evidence.device))
+            score, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
         entries[spec.name] = {
             "value": None if reason else score.value, "n": score.n, "title": spec.title, "unit": spec.unit,
             "better": spec.better, "shows": spec.shows, "headline": spec.headline, "format": spec.format,

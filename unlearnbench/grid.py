@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal, NamedTuple
@@ -31,18 +31,53 @@ class Seeds(NamedTuple):
         return f"{self.unlearning} (base {self.base}, sampling {self.sampling})"
 
 
+class Target(NamedTuple):
+    """What a cell forgets: one class or several at once, and what the model had forgotten before, step after step."""
+
+    classes: tuple[int, ...]
+    earlier: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`3`, `0+1`, or `2 after 0, 1`."""
+        steps = ["+".join(map(str, classes)) for classes in (self.classes, *self.earlier)]
+        return f"{steps[0]} after {', '.join(steps[1:])}" if self.earlier else steps[0]
+
+    @property
+    def gone(self) -> tuple[int, ...]:
+        """Every class the model is not to know when the cell ends, sorted; all others are retained."""
+        return tuple(sorted({c for classes in (self.classes, *self.earlier) for c in classes}))
+
+    @property
+    def steps(self) -> "list[Target]":
+        """The targets of a sequence that leads here, this one the last."""
+        return [Target(c, self.earlier[:k]) for k, c in enumerate((*self.earlier, self.classes))]
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One (dataset and protocol, method, settings, forget class, seeds): the unit of work, of resume and of record."""
+    """One (dataset and protocol, method, settings, target, seeds): the unit of work, of resume and of record."""
 
     dataset: str
     protocol: str
     method: str
     settings: Mapping[str, Scalar]  # every setting, resolved
-    forget_class: int
+    forget_class: int  # the first one where several are forgotten at once
     seed: int  # of unlearning
     base_seed: int = 0  # of the base model's training
     sampling_seed: int = 0  # of the noise that samples start from
+    further: tuple[int, ...] = ()  # classes forgotten at once with the first
+    earlier: tuple[tuple[int, ...], ...] = ()  # classes the same method had the model forget before, step after step
+
+    @property
+    def target(self) -> Target:
+        """What it forgets."""
+        return Target(self.forget_classes, self.earlier)
+
+    @property
+    def forget_classes(self) -> tuple[int, ...]:
+        """The classes it forgets at once, mostly one."""
+        return (self.forget_class, *self.further)
 
     @property
     def seeds(self) -> "Seeds":
@@ -52,16 +87,19 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """A readable name that ends in eight hex digits of the whole cell."""
-        return f"{self.dataset}-{self.method}-c{self.forget_class}-s{self.seed}-{digest(self.to_json())[:8]}"
+        classes = self.target.label.replace(", ", "-").replace(" ", "-")
+        return f"{self.dataset}-{self.method}-c{classes}-s{self.seed}-{digest(self.to_json())[:8]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the cell as a JSON object; the seeds of base model and sampling are left out where they are 0."""
-        return {name: value for name, value in asdict(self).items() if value or not name.endswith("_seed")}
+        """Return the cell as a JSON object; what has a default is left out where it has it."""
+        usual = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Cell":
         """Return the cell that `to_json` wrote."""
-        return cls(**value)
+        classes = {"further": tuple(value.get("further", ())), "earlier": tuple(map(tuple, value.get("earlier", ())))}
+        return cls(**{**value, **classes})
 
 
 def parse_integers(text: str, what: str, low: int = 0, high: int | None = None) -> list[int]:
@@ -97,7 +135,7 @@ def parse_integers(text: str, what: str, low: int = 0, high: int | None = None) 
 
 
 def parse_classes(text: str, names: Sequence[str]) -> list[int]:
-    """Parse forget classes given by number, range or name, such as `0-2,cat`; a name wins over a number.
+    """Parse classes given by number, range or name, such as `0-2,cat`; a name wins over a number.
 
     Args:
         text: what the user typed.
@@ -117,6 +155,52 @@ def parse_classes(text: str, names: Sequence[str]) -> list[int]:
         numbers = parse_integers(item, "class", high=len(names) - 1) if named is None else [named]
         chosen.update(dict.fromkeys(numbers))
     return list(chosen)
+
+
+def parse_targets(text: str, names: Sequence[str]) -> list[Target]:
+    """Parse what to forget, such as `0-2,cat` one class at a time or `0+1,cat+dog` several at once.
+
+    Args:
+        text: what the user typed.
+        names: of the classes, in order of their numbers.
+
+    Raises:
+        UsageError: an item that is no class, a class twice in one item, or no class left to retain.
+    """
+    chosen: dict[Target, None] = {}
+    for item in text.split(","):
+        parts = item.split("+")
+        if len(parts) == 1 or item.strip().casefold() in {name.casefold() for name in names}:
+            chosen |= {Target((c,)): None for c in parse_classes(item, names)}
+            continue
+        classes = [c for part in parts for c in parse_classes(part, names)]
+        if len(set(classes)) < len(classes) or len(classes) > len(parts):
+            raise UsageError(f"cannot read {item.strip()!r}: join single classes, each once, such as 0+1")
+        chosen[Target(tuple(sorted(classes)))] = None
+    for target in chosen:
+        _check_retained(target, names)
+    return list(chosen)
+
+
+def parse_sequence(text: str, names: Sequence[str]) -> list[Target]:
+    """Parse `0,1,2` or `0+1,2`, classes to forget one step after another, into one target for each step.
+
+    Raises:
+        UsageError: as `parse_targets`, and for a class in two steps.
+    """
+    steps = [target.classes for target in parse_targets(text, names)]
+    told = [c for item in text.split(",") for c in (parse_classes(item, names) if "+" not in item else ())]
+    flat = [c for classes in steps for c in classes]
+    if len(set(flat)) < len(flat) or len(set(told)) < len(told):
+        raise UsageError(f"--sequence {text!r} forgets a class twice: write each class once")
+    found = Target(steps[-1], tuple(steps[:-1])).steps
+    _check_retained(found[-1], names)
+    return found
+
+
+def _check_retained(target: Target, names: Sequence[str]) -> None:
+    if len(target.gone) >= len(names):
+        raise UsageError(f"forgetting {target.label} leaves none of {len(names)} classes to retain: forget fewer")
 
 
 def parse_sweeps(texts: Sequence[str]) -> dict[str, dict[str, list[str]]]:
@@ -170,21 +254,24 @@ def make_cells(
     dataset: str,
     protocol: str,
     variants: Sequence[tuple[str, Mapping[str, Scalar]]],
-    classes: Sequence[int],
+    targets: Sequence[Target],
     replicates: Sequence[Seeds],
 ) -> list[Cell]:
-    """Return the flat list of cells: per replicate and class all methods, so that an early look compares them all.
+    """Return the flat list of cells: per replicate and target all methods, so that an early look compares them all.
 
     Args:
         dataset: its name.
         protocol: the name of its evaluation protocol.
         variants: (method, all its settings resolved), in table order.
-        classes: forget classes.
+        targets: what to forget.
         replicates: the seeds of each.
     """
     return [
-        Cell(dataset, protocol, method, settings, forget_class, seeds.unlearning, seeds.base, seeds.sampling)
+        Cell(
+            dataset, protocol, method, settings, target.classes[0], seeds.unlearning, seeds.base, seeds.sampling,
+            target.classes[1:], target.earlier,
+        )
         for seeds in replicates
-        for forget_class in classes
+        for target in targets
         for method, settings in variants
-    ]
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from unlearnbench.datasets import Dataset, Source, load_dataset
 from unlearnbench.errors import UsageError
@@ -11,13 +12,16 @@ from unlearnbench.grid import (
     Rerun,
     Scalar,
     Seeds,
+    Target,
     combinations,
     make_cells,
-    parse_classes,
+    parse_sequence,
     parse_sweeps,
+    parse_targets,
     replicates,
 )
 from unlearnbench.plugin import MethodSpec, MetricSpec, suggest
+from unlearnbench.product import is_saved
 from unlearnbench.registry import Registry
 from unlearnbench.results import Record
 
@@ -36,10 +40,22 @@ class Plan:
     overrides: Mapping[str, Mapping[str, Scalar]]  # cell id -> settings that --set changed
     source_hashes: Mapping[str, str]  # of the selected plugins
 
+    def metrics_of(self, cell: Cell) -> list[MetricSpec]:
+        """Return the metrics that say something of a cell.
+
+        Attacks are for what unlearned something by training; what an earlier step of a sequence lost is for sequences.
+        """
+        unlearned = self.methods[cell.method].role in ("method", "gold")
+        return [
+            spec for spec in self.metrics
+            if (unlearned or "attacker" not in spec.needs)
+            and (cell.earlier or not any(need.startswith("earlier_") for need in spec.needs))
+        ]  # fmt: skip
+
 
 def make_plan(
     registry: Registry, *, methods: str, classes: str, source: Source, metrics: str, sweeps: Sequence[str],
-    seeds: str = "0", base_seeds: str = "", sampling_seeds: str = "", controls: Controls = "first",
+    seeds: str = "0", base_seeds: str = "", sampling_seeds: str = "", controls: Controls = "first", sequence: str = "",
 ) -> Plan:  # fmt: skip
     """Check what the user asked for and return the cells.
 
@@ -47,7 +63,7 @@ def make_plan(
         UsageError: anything unknown, malformed or out of range.
     """
     dataset = load_dataset(source)
-    forget_classes = parse_classes(classes, dataset.class_names)
+    targets = _parse_targets(classes, sequence, dataset.class_names)
     if dataset.checkpoint and base_seeds:
         raise UsageError("--base names a trained model and --base-seeds trains one for each: give one of them")
     chosen_seeds = replicates(seeds, "0" if dataset.checkpoint else base_seeds, sampling_seeds)
@@ -58,13 +74,13 @@ def make_plan(
     changed = [(name, values) for name in chosen_methods for values in combinations(swept.get(name, {}))]
     tunings = (dataset.kind, dataset.protocol.family)
     resolved = [(name, chosen_methods[name].resolve(tunings, values)) for name, values in changed]
-    if (count := len(resolved) * len(forget_classes) * len(chosen_seeds)) > MOST_CELLS:
+    if (count := len(resolved) * len(targets) * len(chosen_seeds)) > MOST_CELLS:
         raise UsageError(f"that makes {count} cells, more than {MOST_CELLS}: split the run")
-    cells = make_cells(dataset.name, dataset.protocol.name, resolved, forget_classes, chosen_seeds)
+    cells = make_cells(dataset.name, dataset.protocol.name, resolved, targets, chosen_seeds)
     for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
         overrides[cell.id] = values
     shams = {spec.name: spec for spec in _controls(registry, controls, chosen_metrics)}
-    checks = _control_cells(shams.values(), dataset, forget_classes, chosen_seeds, controls)
+    checks = _control_cells(shams.values(), dataset, targets, chosen_seeds, controls)
     checks = [cell for cell in checks if cell.id not in overrides]
     chosen_methods = shams | chosen_methods
     hashes = {f"method:{name}": registry.source_hash("method", name) for name in chosen_methods}
@@ -74,6 +90,12 @@ def make_plan(
     return Plan(dataset, chosen_methods, chosen_metrics, [*cells, *checks], ids, overrides, hashes)
 
 
+def _parse_targets(classes: str, sequence: str, names: Sequence[str]) -> list[Target]:
+    if bool(classes) == bool(sequence):
+        raise UsageError("say what to forget: --classes 0-9 one at a time, or --sequence 0,1,2 one after another")
+    return parse_targets(classes, names) if classes else parse_sequence(sequence, names)
+
+
 def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSpec]) -> list[MethodSpec]:
     """Return the controls that a run adds: none where no metric is checked against them, unless they are asked for."""
     checked = controls == "every" or any(spec.boundary is not None for spec in metrics)
@@ -81,9 +103,13 @@ def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSp
 
 
 def _control_cells(
-    specs: Iterable[MethodSpec], dataset: Dataset, classes: Sequence[int], seeds: Sequence[Seeds], controls: Controls
+    specs: Iterable[MethodSpec], dataset: Dataset, targets: Iterable[Target], seeds: Sequence[Seeds], controls: Controls
 ) -> list[Cell]:
-    """Return the cells of the controls, for the first class and replicate or, where asked for, for every class."""
+    """Return the cells of the controls, for the first class and replicate or, where asked for, for every class.
+
+    Their outcome is known for one class at a time.
+    """
+    classes = [target for target in targets if len(target.gone) == 1]
     tunings = (dataset.kind, dataset.protocol.family)
     resolved = [(spec.name, spec.resolve(tunings, {})) for spec in specs]
     some = classes if controls == "every" else classes[:1]
@@ -118,11 +144,12 @@ def needs_run(
     device_uuid: str,
     dataset: Dataset,
     repeats: int = 1,
+    models: Path | None = None,
 ) -> bool:
     """Decide whether a cell runs, given its last record. The one place of the rerun policy.
 
     `missing` runs what has no result: no record, an interrupted one, one of another source or device, with fewer
-    metrics or fewer repeats.
+    metrics or fewer repeats, or without its model in the folder of `models`, where one is wanted.
     `failed` also runs what failed. `always` runs everything.
     """
     if rerun == "always" or record is None or record.status == "interrupted":
@@ -135,5 +162,7 @@ def needs_run(
         return True
     if record.status == "ok":
         timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
+        if models is not None and not is_saved(models, record):
+            return True
         return timed < repeats or not set(metrics) <= set(record.metrics)
     return rerun == "failed"

@@ -18,7 +18,7 @@ from unlearnbench.grid import Scalar
 Kind = Literal["method", "metric"]
 Role = Literal["method", "reference", "gold", "control"]
 Better = Literal["lower", "higher", "neither"]
-Shows = Literal["forgetting", "retention", "judging"]
+Shows = Literal["forgetting", "retention", "judging", "robustness"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 STREAMS = ("forget", "retain")
@@ -31,7 +31,8 @@ ROLE_TRUTHS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
 
 NEEDS: Mapping[str, str] = MappingProxyType(
     {
-        "forget_samples": "(n, C, H, W) uint8: images generated for the forget class",
+        "forget_samples": "(n, C, H, W) uint8: images generated for the forget class; where several are forgotten at "
+        "once, for each, and judges name all of them as the first, `cell.forget_class`",
         "retain_samples": "(m, C, H, W) uint8: images generated for the retained classes",
         "retain_labels": "(m,) int64: the class each retained sample was asked for",
         "forget_probs": "(n, K) float64: the judge's softmax for forget_samples",
@@ -40,6 +41,9 @@ NEEDS: Mapping[str, str] = MappingProxyType(
         "retain_verdicts": "(m,) int64: the same for retain_samples",
         "forget_second": "(n,) int64: the class that the second judge, one of another kind, names for forget_samples",
         "retain_second": "(m,) int64: the same for retain_samples",
+        "earlier_verdicts": "(e,) int64: what the rejecting judge makes of images generated for the classes that were "
+        "forgotten earlier in a sequence; a metric that asks for them is computed in sequences only",
+        "earlier_labels": "(e,) int64: the class each of these was asked for",
         "forget_features": "(n, D) float64: extractor features of forget_samples",
         "retain_features": "(m, D) float64: extractor features of retain_samples",
         "reference_features": "(r, D) float64: extractor features of the protocol's reference images, by default all "
@@ -47,8 +51,10 @@ NEEDS: Mapping[str, str] = MappingProxyType(
         "reference_labels": "(r,) int64: the classes of these images",
         "forget_reference_features": "(f, D) float64: extractor features of all training images of the forget class",
         "num_classes": "K, the number of classes",
-        "cell": "the grid.Cell: forget_class, method, settings, seed",
+        "cell": "the grid.Cell: forget_class (the first of forget_classes), method, settings, seed",
         "model": "the unlearned model, frozen, in eval mode",
+        "attacker": "an attacks.Attacker: copies of the unlearned model, training images, attempts to bring back the "
+        "class; a metric that asks for it is timed in phase `attack`",
     }
 )
 """Everything a metric may ask for by parameter name; each is computed at most once per cell and shared."""
@@ -146,6 +152,7 @@ class MetricSpec:
     function: Callable[..., Score]
     boundary: float | None
     optional: bool
+    groups: tuple[str, ...] = ()
 
 
 def method(
@@ -209,6 +216,7 @@ def metric(
     source: str = "",
     boundary: float | None = None,
     optional: bool = False,
+    groups: Iterable[str] = (),
 ) -> Callable[[F], F]:
     """Declare a metric: a function whose parameter names are its needs (see `NEEDS`) and that returns a `Score`.
 
@@ -216,14 +224,15 @@ def metric(
         title: the column header.
         unit: of the value; empty for a dimensionless one.
         better: the direction of improvement, `lower` or `higher`; `neither` for a description.
-        shows: the side of unlearning it speaks of, `forgetting` or `retention`, or `judging`: how far the judges are to
-            be believed; reports group by it.
+        shows: the side of unlearning it speaks of, `forgetting` or `retention`; `robustness`: forgetting after an
+            attack; or `judging`: how far the judges are to be believed; reports group by it.
         headline: it is an axis of the trade-off figure and stands in the paper's tables.
         format: Python format spec of the value in tables.
         source: paper and equation, or library.
         boundary: the value from which on, in the better direction, a model counts as forgetting or retaining; every
             benchmark checks its controls against it.
         optional: it is computed only when named, not with `--metrics all`.
+        groups: names under which `--metrics` selects it together with others.
 
     Raises:
         PluginError: an unknown need, direction or format.
@@ -251,8 +260,9 @@ def metric(
         except ValueError:
             raise PluginError(f"metric {name} has format={format!r}, which cannot format a number") from None
         function.__unlearnbench__ = MetricSpec(  # type: ignore[attr-defined]
-            name, title, unit, better, shows, bool(headline), format, source, needs, function, boundary, bool(optional)
-        )
+            name, title, unit, better, shows, bool(headline), format, source, needs, function, boundary, bool(optional),
+            tuple(groups),
+        )  # fmt: skip
         return function
 
     return declare

@@ -114,11 +114,11 @@ def _other_judges(
     device: torch.device, progress: Progress,
 ) -> dict[str, Found]:  # fmt: skip
     """Return the judges that metrics ask for beside the first one, by name."""
-    makers = {"second": ("_second", second_judge), "rejecting": ("_verdicts", rejecting_judge)}
+    makers = {"second": (("_second",), second_judge), "rejecting": (("_verdicts", "attacker"), rejecting_judge)}
     return {
         name: make(dataset, images, sources, store, device, progress)
-        for name, (ending, make) in makers.items()
-        if any(need.endswith(ending) for need in needs)
+        for name, (endings, make) in makers.items()
+        if any(need.endswith(endings) for need in needs)
     }
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
@@ -25,6 +26,7 @@ PRELOAD = ["unlearnbench.preload"]
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # what torch's RuntimeErrors say of it
 PROGRESS_SECONDS = 0.25  # at most one progress message per this time
 TRACEBACK_CHARACTERS = 4000  # kept of a traceback, from its end
+_START = threading.Lock()  # held while a process starts, by one thread at a time
 
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all (0: nobody knows)
 Turn = Literal["load", "alone", "beside"]  # what a job wants to do next: get ready, be timed, or neither
@@ -90,7 +92,8 @@ class Workers:
         """
         here, there = self._context.Pipe()
         process = self._context.Process(target=_main, args=(there, job, arguments), daemon=True)  # type: ignore[attr-defined]
-        process.start()
+        with _START, _without_main():
+            process.start()
         there.close()
         deadline = time.monotonic() + timeout if timeout is not None else None
         try:
@@ -126,6 +129,17 @@ class Workers:
             process.kill()
             process.join()
             here.close()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module while a process starts, which would run it again there: a user's script, a notebook."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager

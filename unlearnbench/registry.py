@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from types import ModuleType
 from unlearnbench.errors import PluginError, UsageError, one_line, spell_error
 from unlearnbench.hashing import file_digest
 from unlearnbench.plugin import Kind, MethodSpec, MetricSpec, suggest
+from unlearnbench.results import Record
 
 
 @dataclass
@@ -137,20 +138,20 @@ class Registry:
         return [spec for spec in self._sound_methods() if spec.role in ("reference", "control")]
 
     def select_metrics(self, text: str) -> list[MetricSpec]:
-        """Return the metrics that `--metrics` names: `all` but the optional ones, or names with commas between.
+        """Return the metrics that `--metrics` names: `all` but the optional ones, a group, or names with commas.
 
         Raises:
             UsageError: an unknown name.
         """
         specs: dict[str, MetricSpec] = {}
         for item in (part.strip() for part in text.split(",")):
-            chosen = self._usual_metrics() if item == "all" else [self.metric(item)]
-            specs |= {spec.name: spec for spec in chosen}
+            members = [s for s in self._sound_metrics() if item in s.groups or (item == "all" and not s.optional)]
+            specs |= {spec.name: spec for spec in members or [self.metric(item)]}
         return list(specs.values())
 
-    def _usual_metrics(self) -> list[MetricSpec]:
+    def _sound_metrics(self) -> list[MetricSpec]:
         specs = (_sound(plugin) for plugin in self.plugins("metric"))
-        return [spec for spec in specs if isinstance(spec, MetricSpec) and not spec.optional]
+        return [spec for spec in specs if isinstance(spec, MetricSpec)]
 
     def _sound_methods(self) -> list[MethodSpec]:
         specs = (_sound(plugin) for plugin in self.plugins("method"))
@@ -163,6 +164,13 @@ class Registry:
             for (kind, name), plugin in self._plugins.items()
             if plugin.path is not None
         }
+
+    def current_hashes(self, records: Iterable[Record]) -> dict[str, str]:
+        """Return the hashes of everything records rest on, as it is now, to tell stale records."""
+        from unlearnbench.datasets import current_digests
+
+        recorded = [(record.dataset, record.cell.protocol) for record in records]
+        return self.source_hashes() | current_digests(recorded)
 
     def source_hash(self, kind: Kind, name: str) -> str:
         """Return the SHA-256 of one plugin's file, importing it where that is the only way to find the file."""

@@ -1,6 +1,7 @@
 """One cell, in a process of its own: unlearn, sample, judge, and say what it took."""
 
 import base64
+import copy
 import io
 import statistics
 import warnings
@@ -17,9 +18,9 @@ from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from unlearnbench.arithmetic import known_flops
-from unlearnbench.artifacts import ArtifactStore, software
+from unlearnbench.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.checkpoints import write_checkpoint
-from unlearnbench.context import Context, Counts, Harness
+from unlearnbench.context import HARNESS_DIGEST, Context, Counts, Harness
 from unlearnbench.cost import Meter, compiling_is_warmup
 from unlearnbench.datasets import Dataset
 from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
@@ -32,6 +33,7 @@ from unlearnbench.networks import build_unet, frozen
 from unlearnbench.plugin import MethodSpec
 from unlearnbench.preparation import Prepared, prepare, prepare_base
 from unlearnbench.process import Line, Progress, Turn
+from unlearnbench.product import stage
 from unlearnbench.provenance import available_cores, device_identity
 from unlearnbench.registry import Registry
 from unlearnbench.training import global_rng_kept, trainable_copy
@@ -105,6 +107,7 @@ def run_cell(
     cache: Path,
     found: Mapping[str, Any],
     repeats: int,
+    models: Path | None,
     line: Line,
 ) -> dict[str, Any]:
     """Run one cell and return the measured fields of its record.
@@ -117,6 +120,7 @@ def run_cell(
         cache: folder of artifacts.
         found: the device, as `identify` returns it.
         repeats: how often unlearning is timed.
+        models: folder to stage the unlearned model in, for the process that records the cell; None for none.
         line: shows progress and gives turns.
     """
     device = torch.device(found["device"])
@@ -133,15 +137,17 @@ def run_cell(
         flops = _flops(prepared, dataset, ArtifactStore(cache), found)
         harness = Harness(
             dataset, prepared.train, prepared.base, digest(prepared.artifacts["base"]), cell.method,
-            registry.source_hash("method", cell.method), method.streams, cell.seed, cell.forget_class, device,
+            registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device,
             ArtifactStore(cache), meter, found["identity"], software(), line,
         )  # fmt: skip
     turns.take("alone")
     with meter.phase("warmup"):
         warm_up(prepared, dataset, device)
+    harness = after_earlier(method, harness, cell)
     context = unlearn(method, harness, cell)
     again = _time_again(method, harness, cell, repeats - 1)
     turns.take("beside")
+    saved = {} if models is None else {"model": _stage(models, cell, context, dataset)}
     evidence = Evidence(cell, context.model.eval(), dataset, prepared, harness.store, found["identity"], meter, line)
     _draw_needed_samples(evidence, needs)
     with meter.phase("judge"):
@@ -151,10 +157,18 @@ def run_cell(
         "timestep_loss": losses,
         "flops": flops,
         "judge": prepared.worth,
-        "artifacts": prepared.artifacts,
+        "artifacts": {**prepared.artifacts, **saved},
         "images": strips(evidence),
         **_account(harness, again),
     }
+
+
+def _stage(models: Path, cell: Cell, context: Context, dataset: Dataset) -> dict[str, str]:
+    """Write the unlearned model and return what the record says of it; a warning says where no folder can hold it."""
+    entry = stage(models, cell, context.model, dataset.image_shape)
+    if "reason" in entry:
+        warnings.warn(f"{cell.id}: no model folder, because {entry['reason']}", stacklevel=1)
+    return entry
 
 
 def _account(harness: Harness, again: Sequence[float]) -> dict[str, Any]:
@@ -227,6 +241,34 @@ def unlearn(method: MethodSpec, harness: Harness, cell: Cell) -> Context:
     return context
 
 
+def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
+    """Return the harness whose base has forgotten what the cell's sequence forgets before; cached, in no phase.
+
+    Raises:
+        PluginError: the method left a model that no weights of the base's network stand for.
+    """
+    for step in cell.target.steps[:-1]:
+        quiet = replace(harness, target=step, meter=harness.meter.another(), counts=Counts(), curves={}, priors={})
+
+        def forget(quiet: Harness = quiet) -> tuple[Tensors, Mapping[str, Any]]:
+            weights = unlearn(method, quiet, cell).model.state_dict()
+            if weights.keys() != quiet.base.state_dict().keys():
+                raise PluginError(f"{cell.method} changes the network itself, so no sequence can go on from its model")
+            return {name: tensor.contiguous() for name, tensor in weights.items()}, {}
+
+        with harness.meter.phase("earlier"), global_rng_kept(harness.device):
+            found = harness.store.get("unlearned", {
+                "base": harness.base_digest, "method": cell.method, "source": harness.source_hash,
+                "settings": dict(cell.settings), "target": step, "seed": cell.seed, "dataset": harness.dataset.name,
+                "sampler": harness.dataset.protocol.sampler, "device": dict(harness.device_identity),
+                "software": dict(harness.software), "harness": HARNESS_DIGEST,
+            }, forget)  # fmt: skip
+        base = frozen(copy.deepcopy(harness.base), found.tensors, harness.device)
+        base._forward_hooks.clear()
+        harness = replace(harness, base=base, base_digest=found.payload_digest, target=cell.target)
+    return harness
+
+
 def _time_again(method: MethodSpec, harness: Harness, cell: Cell, times: int) -> list[float]:
     """Return the seconds that unlearning takes when it is done again from the start; its priors are there."""
     seconds = []
@@ -240,7 +282,7 @@ def _time_again(method: MethodSpec, harness: Harness, cell: Cell, times: int) ->
 
 def _draw_needed_samples(evidence: Evidence, needs: Sequence[str]) -> None:
     """Sample what the metrics will ask for, outside the judge's clock."""
-    for stream in ("forget", "retain"):
+    for stream in ("forget", "retain", "earlier"):
         if any(need.startswith(f"{stream}_") for need in needs):
             getattr(evidence, f"{stream}_samples")
 
@@ -261,11 +303,12 @@ def counted(harness: Harness, context: Context) -> Iterator[None]:
 
 
 def strips(evidence: Evidence) -> dict[str, Mapping[str, Any]]:
-    """Return the first images of the forget class, and of the class after it, as base64 PNG strips."""
+    """Return the first images of the (first) forget class, and of the retained class after it, as base64 PNG."""
     found: dict[str, Mapping[str, Any]] = {}
-    computed, companion = vars(evidence), (evidence.cell.forget_class + 1) % evidence.dataset.num_classes
+    computed, first, k = vars(evidence), evidence.cell.forget_class, evidence.dataset.num_classes
+    companion = next(c % k for c in range(first + 1, first + k) if c % k not in evidence.cell.target.gone)
     if "forget_samples" in computed:
-        found["forget"] = {"class": evidence.cell.forget_class, "png": _png(evidence.forget_samples[:STRIP_IMAGES])}
+        found["forget"] = {"class": first, "png": _png(evidence.forget_samples[:STRIP_IMAGES])}
     if "retain_samples" in computed:
         chosen = evidence.retain_samples[evidence.retain_labels == companion][:STRIP_IMAGES]
         found["retain"] = {"class": companion, "png": _png(chosen)}

@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import SubFigure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from unlearnbench.grid import Seeds
+from unlearnbench.grid import Seeds, Target
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.board import Board
-from unlearnbench.report.figures import FEW, colours, is_wide, point_to_better, set_log, set_scale
+from unlearnbench.report.figures import FEW, Canvas, canvas, colours, is_wide, point_to_better, set_log, set_scale
 from unlearnbench.report.values import Measure, Value, Variant
 from unlearnbench.results import Record
 
-Cells = frozenset[tuple[int, Seeds]]  # (forget class, replicate)
+Cells = frozenset[tuple[Target, Seeds]]  # (target, replicate)
 
 MARKERS = "osD^vP*X<>"
 REFERENCE_MARKERS, DASHES = "x+12", ("--", ":", "-.", (0, (5, 1)))
@@ -72,7 +71,7 @@ def _sweeps(board: Board, records: Sequence[Record]) -> Iterator[Sweep]:
     settings = {variant: json.loads(variant.settings) for variant in variants}
     named = sorted({name for record in records for name in record.method.get("overrides") or {}})
     swept = [name for name in named if len({canonical_json(s.get(name)) for s in settings.values()}) > 1]
-    cells = frozenset((r.cell.forget_class, r.cell.seeds) for r in board.records if r.cell.method == method)
+    cells = frozenset((r.cell.target, r.cell.seeds) for r in board.records if r.cell.method == method)
     title = str(records[-1].method.get("title", method))
     for name in swept:
         if all(_is_number(chosen.get(name)) for chosen in settings.values()):
@@ -119,7 +118,7 @@ def mean_over(board: Board, variant: Variant, measure: Measure, cells: Cells) ->
     return Value(statistics.fmean(numbers), spread=spread, ok=ok, expected=len(cells))
 
 
-def sweep(board: Board) -> Figure | None:
+def sweep(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Per swept setting: forgetting against retention along its values, and each of the two against the value."""
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
     found = find_sweeps(board)
@@ -128,7 +127,7 @@ def sweep(board: Board) -> Figure | None:
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
     legend = max(len(one.lines) for one in found) + 2
-    figure = plt.figure(figsize=(7.2 * columns, (6.6 + 0.12 * legend) * rows), layout="constrained")
+    figure = canvas(parent, (7.2 * columns, (6.6 + 0.12 * legend) * rows))
     blocks = figure.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.03)
     for block, one in zip(blocks.flat, found, strict=False):
         _draw_sweep(block, board, one, forgetting, retention)
@@ -317,7 +316,7 @@ def mean_curves(board: Board) -> dict[Variant, tuple[LossCurve, int]]:
     means: dict[Variant, tuple[LossCurve, int]] = {}
     for variant in board.variants:
         by_class = [
-            [curves[r.cell.id] for r in board.cell_records(variant, c) if r.cell.id in curves] for c in board.classes
+            [curves[r.cell.id] for r in board.cell_records(variant, t) if r.cell.id in curves] for t in board.targets
         ]
         by_class = [kept for group in by_class if (kept := [curve for curve in group if curve.edges == edges])]
         if by_class:
@@ -327,19 +326,17 @@ def mean_curves(board: Board) -> dict[Variant, tuple[LossCurve, int]]:
     return means
 
 
-def timesteps(board: Board) -> Figure | None:
+def timesteps(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Denoising loss by timestep, on the forget class and on retained classes, one line per variant."""
     curves = mean_curves(board)
     if not curves:
         return None
     rows = _loss_rows(list(curves))
-    palette, expected = colours(board), len(board.classes) * len(board.replicates)
+    palette, expected = colours(board), len(board.targets) * len(board.replicates)
     names = max(len(variant.label) for variant in curves)
     lengths = [max(2.8, 0.19 * (len(row) + 1) + 0.7) for row in rows]
-    figure, grid = plt.subplots(
-        len(rows), 2, figsize=(7.6 + 0.068 * names, sum(lengths) + 0.3), sharex=True, sharey=True, squeeze=False,
-        layout="constrained", height_ratios=lengths,
-    )  # fmt: skip
+    figure = canvas(parent, (7.6 + 0.068 * names, sum(lengths) + 0.3))
+    grid = figure.subplots(len(rows), 2, sharex=True, sharey=True, squeeze=False, height_ratios=lengths)
     if is_wide([1.0, *(y for c, _ in curves.values() for y in [*c.forget, *c.retain] if np.isfinite(y))]):
         set_log(grid[0][0].yaxis)
     for pair, variants in zip(grid, rows, strict=True):

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from unlearnbench.grid import Seeds
+from unlearnbench.grid import Seeds, Target
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.cost import CONTESTED, Costs, disturbance_note, is_disturbed, ranks, repeated
 from unlearnbench.report.statistics import best_rows, mean_interval, proportion_interval
 from unlearnbench.report.values import Measure, Value, Variant, variant_of
 from unlearnbench.results import B4, Record, natural, records_digest
+
+SEQUENCE, AT_ONCE = "-sequence", "-at-once"  # end the names of boards of several classes
 
 
 class Board:
@@ -26,12 +28,12 @@ class Board:
             records: at least one.
             source_hashes: of the plugins as they are now, to find stale records.
         """
-        device, setup = _device(records[-1]), _setup(records[-1])
+        device, setup, self.source_hashes = _device(records[-1]), _setup(records[-1]), source_hashes
         here = [record for record in records if _device(record) == device]
         self.records = [record for record in here if _setup(record) == setup]
         self.notes: list[str] = []
         self._best: dict[Measure, set[Variant]] = {}
-        self._values: dict[tuple[Variant, int, Measure], Value] = {}
+        self._values: dict[tuple[Variant, Target, Measure], Value] = {}
         self._means: dict[tuple[Variant, Measure], Value] = {}
         if foreign := len(records) - len(here):
             self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
@@ -89,9 +91,9 @@ class Board:
         return records_digest(self.records)
 
     @cached_property
-    def classes(self) -> list[int]:
-        """Forget classes of any variant, sorted."""
-        return _classes(self.rows)
+    def targets(self) -> list[Target]:
+        """What any variant was to forget, sorted; mostly one class each."""
+        return _targets(self.rows)
 
     @cached_property
     def replicates(self) -> list[Seeds]:
@@ -106,15 +108,15 @@ class Board:
         return sorted(found, key=lambda variant: (order.get(variant.role, 2), natural(variant.label.lower())))
 
     @cached_property
-    def _cells(self) -> dict[tuple[Variant, int], list[Record]]:
-        cells: dict[tuple[Variant, int], list[Record]] = {}
+    def _cells(self) -> dict[tuple[Variant, Target], list[Record]]:
+        cells: dict[tuple[Variant, Target], list[Record]] = {}
         for record in self.rows:
-            cells.setdefault((variant_of(record), record.cell.forget_class), []).append(record)
+            cells.setdefault((variant_of(record), record.cell.target), []).append(record)
         return cells
 
-    def cell_records(self, variant: Variant, forget_class: int) -> list[Record]:
-        """Return the records, one per replicate, of a variant and forget class."""
-        return sorted(self._cells.get((variant, forget_class), []), key=lambda record: record.cell.seeds)
+    def cell_records(self, variant: Variant, target: Target) -> list[Record]:
+        """Return the records, one per replicate, of a variant and target."""
+        return sorted(self._cells.get((variant, target), []), key=lambda record: record.cell.seeds)
 
     @cached_property
     def ok_records(self) -> list[Record]:
@@ -141,9 +143,18 @@ class Board:
         """The costs of the main tables."""
         return self.cost.main
 
-    @cached_property
+    @property
     def metrics(self) -> list[Measure]:
-        """The metrics that any record has a value of, forgetting first, headlines first."""
+        """The metrics that any record has a value of, forgetting first, headlines first; none after an attack."""
+        return [measure for measure in self._measures if measure.shows != "robustness"]
+
+    @property
+    def robustness(self) -> list[Measure]:
+        """The metrics after an attack that any record has a value of."""
+        return [measure for measure in self._measures if measure.shows == "robustness"]
+
+    @cached_property
+    def _measures(self) -> list[Measure]:
         found: dict[str, Measure] = {}
         for record in self.ok_records:
             for name, entry in record.metrics.items():
@@ -158,12 +169,12 @@ class Board:
                     entry["shows"],
                     entry["headline"],
                 )
-        order = ("forgetting", "retention", "judging")
-        return sorted(found.values(), key=lambda m: (order.index(m.shows), not m.headline, m.key))
+        order = ("forgetting", "retention", "judging", "robustness")
+        return sorted(found.values(), key=lambda m: (order.index(m.shows), not m.headline, natural(m.key)))
 
     def _unmeasurable(self) -> list[str]:
         """Return a sentence for each metric that no record has a value of."""
-        shown = {measure.key for measure in self.metrics}
+        shown = {measure.key for measure in self._measures}
         entries = {name: entry for record in self.ok_records for name, entry in record.metrics.items()}
         return [
             f"{entry['title']} is not shown: {entry.get('reason') or 'no cell has a value'}"
@@ -195,15 +206,15 @@ class Board:
         value = record.metrics.get(measure.key, {}).get("value")
         return None if value is None else float(value)
 
-    def value(self, variant: Variant, forget_class: int, measure: Measure) -> Value:
-        """Return the value of one variant and forget class: the mean over replicates, or a word."""
-        place = (variant, forget_class, measure)
+    def value(self, variant: Variant, target: Target, measure: Measure) -> Value:
+        """Return the value of one variant and target: the mean over replicates, or a word."""
+        place = (variant, target, measure)
         if place not in self._values:
             self._values[place] = self._find_value(*place)
         return self._values[place]
 
-    def _find_value(self, variant: Variant, forget_class: int, measure: Measure) -> Value:
-        records = self.cell_records(variant, forget_class)
+    def _find_value(self, variant: Variant, target: Target, measure: Measure) -> Value:
+        records = self.cell_records(variant, target)
         if not records:
             return Value(None, "-", ok=0, expected=len(self.replicates))
         numbers, word, disturbed = [], "n/a", 0
@@ -217,14 +228,14 @@ class Board:
                 disturbed += is_disturbed(record, measure)
         if not numbers:
             return Value(None, word, ok=0, expected=len(self.replicates))
-        interval = self._interval(variant, measure, [forget_class])
+        interval = self._interval(variant, measure, [target])
         mean, expected = statistics.fmean(numbers), len(self.replicates)
         return Value(mean, interval=interval, ok=len(numbers), expected=expected, disturbed=disturbed)
 
-    def _interval(self, variant: Variant, measure: Measure, classes: Sequence[int]) -> tuple[float, float] | None:
+    def _interval(self, variant: Variant, measure: Measure, targets: Sequence[Target]) -> tuple[float, float] | None:
         """Return the 95 % interval of the mean over classes and replicates; None where they tell too little."""
-        records = [r for c in classes for r in self.cell_records(variant, c) if r.cell.id in self.ok_ids]
-        numbers = {(r.cell.forget_class, r.cell.seeds): (r, self._number(r, measure)) for r in records}
+        records = [r for t in targets for r in self.cell_records(variant, t) if r.cell.id in self.ok_ids]
+        numbers = {(r.cell.target, r.cell.seeds): (r, self._number(r, measure)) for r in records}
         known = [number for _, number in numbers.values() if number is not None]
         if not measure.is_share or not all(0 <= number <= 100 for number in known):
             return mean_interval({key: number for key, (_, number) in numbers.items() if number is not None})
@@ -242,7 +253,7 @@ class Board:
         return self._means[variant, measure]
 
     def _find_mean(self, variant: Variant, measure: Measure) -> Value:
-        values = [self.value(variant, forget_class, measure) for forget_class in self.classes]
+        values = [self.value(variant, target, measure) for target in self.targets]
         numbers = [value.number for value in values if value.number is not None]
         ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
         if not numbers:
@@ -250,7 +261,7 @@ class Board:
             return Value(None, word, ok=ok, expected=expected)
         spread = statistics.stdev(numbers) if len(numbers) > 1 else None
         disturbed = sum(value.disturbed for value in values)
-        interval = self._interval(variant, measure, self.classes)
+        interval = self._interval(variant, measure, self.targets)
         return Value(
             statistics.fmean(numbers), spread=spread, interval=interval, best=variant in self.best(measure), ok=ok,
             expected=expected, disturbed=disturbed,
@@ -267,7 +278,7 @@ class Board:
             return set()
         values = {
             variant: {
-                c: number for c in self.classes if (number := self.value(variant, c, measure).number) is not None
+                t: number for t in self.targets if (number := self.value(variant, t, measure).number) is not None
             }
             for variant in self.variants if variant.role == "method" and not self._lacks(variant, measure)
         }  # fmt: skip
@@ -275,12 +286,12 @@ class Board:
 
     def _lacks(self, variant: Variant, measure: Measure) -> bool:
         """Say whether a number of any class or replicate is missing: other base models are no other method."""
-        return any(value.ok < value.expected for value in (self.value(variant, c, measure) for c in self.classes))
+        return any(value.ok < value.expected for value in (self.value(variant, t, measure) for t in self.targets))
 
     def completeness(self, variant: Variant) -> str:
         """Return "9/10": cells with numbers of cells expected."""
-        cells = [record for c in self.classes for record in self.cell_records(variant, c)]
-        return f"{sum(record.cell.id in self.ok_ids for record in cells)}/{len(self.classes) * len(self.replicates)}"
+        cells = [record for t in self.targets for record in self.cell_records(variant, t)]
+        return f"{sum(record.cell.id in self.ok_ids for record in cells)}/{len(self.targets) * len(self.replicates)}"
 
     def failures(self) -> list[Record]:
         """Return the records without numbers, but for stale ones."""
@@ -322,7 +333,7 @@ class Board:
                 *([f"samples per cell {samples}"] if samples else []),
                 f"features: {last.dataset.get('extractor')}",
                 f"judge test accuracy {', '.join(judges) or 'unknown'}",
-                f"forget classes {_spans(_classes(shown))}, {_seeds(_replicates(shown))}",
+                f"forget classes {_spelled(_targets(shown))}, {_seeds(_replicates(shown))}",
                 *(["settings other than the methods' defaults are in the table of settings"] if shortened else []),
                 *([statistic] if records is None else []),
                 f"device {self.device_name}, torch {', '.join(versions)}",
@@ -332,8 +343,15 @@ class Board:
         )
 
 
-def _classes(records: Iterable[Record]) -> list[int]:
-    return sorted({record.cell.forget_class for record in records})
+def _targets(records: Iterable[Record]) -> list[Target]:
+    return sorted({record.cell.target for record in records})
+
+
+def _spelled(targets: Sequence[Target]) -> str:
+    """Write single classes as 0-9, or every target out: 0+1; 2 after 0, 1."""
+    if all(len(target.gone) == 1 for target in targets):
+        return _spans([target.classes[0] for target in targets])
+    return "; ".join(target.label for target in targets)
 
 
 def _replicates(records: Iterable[Record]) -> list[Seeds]:
@@ -362,21 +380,31 @@ def _worth(judge: Mapping[str, Any]) -> str:
 def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[str, Board]:
     """Return {folder name: board}, one per dataset and protocol; two are never mixed.
 
-    The name is the dataset's, with the protocol's where there are several beside their compatibility forms.
+    The name is the dataset's, with the protocol's where there are several beside their compatibility forms. Cells that
+    forget several classes, at once or one after another, have boards of their own.
     """
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.cell.dataset, record.cell.protocol), []).append(record)
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    known = list(records)
+    first = {(r.cell.method, *r.cell.seeds, r.cell.target.steps[0]) for r in known if r.cell.earlier}
+    for record in known:
+        cell = record.cell
+        groups.setdefault((cell.dataset, cell.protocol, _form(cell.target)), []).append(record)
+        if not cell.earlier and (cell.method, *cell.seeds, cell.target) in first:
+            groups.setdefault((cell.dataset, cell.protocol, SEQUENCE), []).append(record)
     for group in groups.values():
         group.sort(key=lambda record: str(record.provenance.get("started_utc", "")))
-    families = {(dataset, protocol.removesuffix(B4)) for dataset, protocol in groups}
+    families = {(dataset, protocol.removesuffix(B4)) for dataset, protocol, _ in groups}
     datasets = [dataset for dataset, _ in families]
 
-    def name(dataset: str, protocol: str) -> str:
+    def name(dataset: str, protocol: str, form: str) -> str:
         family = "" if datasets.count(dataset) == 1 else f"-{protocol.removesuffix(B4)}"
-        return dataset + family + (B4 if protocol.endswith(B4) else "")
+        return dataset + family + (B4 if protocol.endswith(B4) else "") + form
 
     return {name(*key): Board(group, source_hashes) for key, group in sorted(groups.items())}
+
+
+def _form(target: Target) -> str:
+    return SEQUENCE if target.earlier else AT_ONCE if len(target.classes) > 1 else ""
 
 
 def _device(record: Record) -> Any:

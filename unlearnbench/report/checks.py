@@ -34,10 +34,23 @@ class Check:
         row, cell = variant_of(self.record).label, self.record.cell
         form, unit = self.measure.format, "%" if self.measure.unit == "%" else ""
         return (
-            f"{row} {WORDS[self.measure.shows][self.known]}, but {self.measure.title} (class {cell.forget_class}, "
+            f"{row} {WORDS[_side(self.measure)][self.known]}, but {self.measure.title} (class {cell.target.label}, "
             f"seed {cell.seeds.label}) is {self.value:{form}}{unit}, on the wrong side of {self.boundary:{form}}{unit}"
             f"{'; or its base model is too weak to tell' if self.record.method.get('role') == 'reference' else ''}"
         )
+
+
+def _side(measure: Measure) -> str:
+    """Return the side of unlearning whose truth a metric is checked against."""
+    return "forgetting" if measure.shows == "robustness" else measure.shows
+
+
+def _known(record: Record, measure: Measure) -> bool | None:
+    """Return what is known beforehand of a record; of an attack only that a gold standard resists it."""
+    if measure.shows == "robustness" and record.method.get("role") != "gold":
+        return None
+    known = record.method["truth"].get(_side(measure))
+    return None if known is None else bool(known)
 
 
 def controls(board: Board) -> list[Record]:
@@ -50,11 +63,10 @@ def controls(board: Board) -> list[Record]:
 def checks(board: Board) -> Iterator[Check]:
     """Yield every check that the records allow."""
     for record in controls(board):
-        for measure in board.metrics:
-            entry = record.metrics.get(measure.key, {})
-            known = record.method["truth"].get(measure.shows)
+        for measure in [*board.metrics, *board.robustness]:
+            entry, known = record.metrics.get(measure.key, {}), _known(record, measure)
             if known is not None and entry.get("value") is not None and entry.get("boundary") is not None:
-                yield Check(record, measure, float(entry["value"]), float(entry["boundary"]), bool(known))
+                yield Check(record, measure, float(entry["value"]), float(entry["boundary"]), known)
 
 
 def alarms(board: Board) -> list[str]:
@@ -70,7 +82,7 @@ def check_tables(board: Board) -> list[Table]:
 
 def _controls_table(board: Board, made: Sequence[Check]) -> Table:
     rows = list(dict.fromkeys(variant_of(check.record).label for check in made))
-    measures = [m for m in board.metrics if any(check.measure == m for check in made)]
+    measures = [m for m in [*board.metrics, *board.robustness] if any(check.measure == m for check in made)]
     values = []
     for row in rows:
         own = [check for check in made if variant_of(check.record).label == row]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tabulate import tabulate
 
 from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.grid import Target
 from unlearnbench.report import Rendering
 from unlearnbench.report.board import Board, boards
 from unlearnbench.report.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
@@ -67,7 +68,7 @@ class Side:
     def ok_records(self, method: str, forget_class: int) -> list[Record]:
         """Return the records with numbers of a method's default settings, one per seed."""
         variant = self.variants[method]
-        records = self.board.cell_records(variant, forget_class) if variant else []
+        records = self.board.cell_records(variant, Target((forget_class,))) if variant else []
         return [record for record in records if record.cell.id in self.board.ok_ids]
 
     def value(self, method: str, metric: str, forget_class: int) -> Value:
@@ -81,7 +82,7 @@ class Side:
         measure = Measure(facts.get("metric", ""), "", "", "lower", "", "")  # a board reads a metric by its key alone
         if "cost" in facts:
             measure = next(cost for cost in self.board.costs if cost.key == facts["cost"])
-        value = replace(self.board.value(variant, forget_class, measure), interval=None)
+        value = replace(self.board.value(variant, Target((forget_class,)), measure), interval=None)
         if value.number is None:
             return replace(value, word="no record" if value.word == "-" else value.word)
         unit = next((row.unit for row in self.source.metrics.get(metric, [])), "")
@@ -215,7 +216,7 @@ def _default_variant(board: Board, method: str) -> Variant | None:
     found: list[tuple[str, str, Variant]] = []
     for variant in board.variants:
         if variant.method == method:
-            records = [record for c in board.classes for record in board.cell_records(variant, c)]
+            records = [record for t in board.targets for record in board.cell_records(variant, t)]
             if any(_is_default(record) for record in records):
                 newest = max(str(record.provenance.get("started_utc", "")) for record in records)
                 found.append((newest, variant.settings, variant))

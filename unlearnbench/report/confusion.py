@@ -44,12 +44,14 @@ def confusion_sides(board: Board, variant: Variant) -> tuple[Matrix, Matrix] | N
     forgotten: dict[int, list[Matrix]] = {}
     retained: dict[int, list[Matrix]] = {}
     size = 0
-    for c in board.classes:
-        sound = [record for record in board.cell_records(variant, c) if record.cell.id in board.ok_ids]
+    for target in board.targets:
+        sound = [record for record in board.cell_records(variant, target) if record.cell.id in board.ok_ids]
         for matrix in [found for record in sound if (found := confusion_of(record)) is not None]:
             size = len(matrix)
             for row, counts in enumerate(matrix):
-                (forgotten if row == c else retained).setdefault(row, []).append(counts)
+                if not counts.sum():
+                    continue  # forgotten earlier or with another class: nothing was asked
+                (forgotten if row == target.classes[0] else retained).setdefault(row, []).append(counts)
     if not size:
         return None
     empty = np.full(size + 1, np.nan)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from unlearnbench.errors import one_line
-from unlearnbench.grid import Seeds
+from unlearnbench.grid import Seeds, Target
 from unlearnbench.report.values import MARK, Measure, variant_of
 from unlearnbench.results import Record
 
@@ -20,7 +20,7 @@ MEMORY_PROBES = {  # best first
     "rss_peak": "resident size of the process",
     "rss_polled": "resident size of the process, polled",
 }
-PHASES = ("warmup", "prior", "forget", "sample", "judge")
+PHASES = ("warmup", "prior", "forget", "sample", "judge", "attack")
 CLOCKED = ("prior", "forget")
 CONTESTED = ("rte", "total", "amortised")  # costs whose best method is marked
 WORK_UNITS = {"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9}
@@ -30,7 +30,7 @@ LEAST_REPEATS = 2  # a single run time says nothing of its own spread
 NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 MOST_KINDS = 5  # of disturbances named in a note
 
-Repeats = Mapping[tuple[int, Seeds], Sequence[float]]  # (forget class, replicate) -> seconds of each repeat
+Repeats = Mapping[tuple[Target, Seeds], Sequence[float]]  # (target, replicate) -> seconds of each repeat
 Row = TypeVar("Row", bound=Hashable)
 Read = Callable[[Record], float | None]
 
@@ -243,9 +243,9 @@ def repeats_of(record: Record) -> list[float]:
     return [float(seconds) for seconds in record.cost.get("forget", {}).get("repeats") or ()]
 
 
-def repeated(records: Iterable[Record]) -> dict[tuple[int, Seeds], list[float]]:
+def repeated(records: Iterable[Record]) -> dict[tuple[Target, Seeds], list[float]]:
     """Return the repeats of the cells that have enough of them and took any time."""
-    found = {(r.cell.forget_class, r.cell.seeds): repeats_of(r) for r in records}
+    found = {(r.cell.target, r.cell.seeds): repeats_of(r) for r in records}
     return {cell: times for cell, times in found.items() if len(times) >= LEAST_REPEATS and min(times) > 0}
 
 

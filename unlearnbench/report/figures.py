@@ -5,10 +5,6 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,17 +12,20 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from unlearnbench.grid import Target
 from unlearnbench.report.board import Board
 from unlearnbench.report.confusion import confusion_sides
 from unlearnbench.report.cost import PHASES
 from unlearnbench.report.pareto import axes_of, front, places, undominated
 from unlearnbench.report.values import Measure, Value, Variant
 from unlearnbench.results import Record
+
+Canvas = Figure | SubFigure  # where a figure is drawn
 
 STYLE = {
     "pdf.fonttype": 42,  # embedded TrueType, which publishers ask for
@@ -39,7 +38,7 @@ STYLE = {
 }
 FEW = 10  # variants that colours alone keep apart
 IMAGE_INCHES = 0.6  # three dots per pixel of a 32-pixel image
-PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup")  # a phase has one colour, whichever phases there are
+PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # one colour each, whichever there are
 MOST_CONFUSIONS, MOST_CLASSES = 12, 20  # rows with confusions in one figure; classes whose numbers are written out
 LEAST_POINTS = 10.0  # that an axis of percentages spans
 GREY = (0.72, 0.72, 0.72)
@@ -50,6 +49,17 @@ SAMPLES_PER_CLASS = 2  # images of each forget class in the overview
 def set_style() -> None:
     """Make the look of all figures matplotlib's own."""
     sns.set_theme(context="paper", style="whitegrid", rc=STYLE)
+
+
+def canvas(parent: Canvas | None, size: tuple[float, float], layout: str | None = "constrained") -> Canvas:
+    """Return where to draw: the parent as it is, or without one a figure of its own.
+
+    Args:
+        parent: a part of somebody's figure, whose size and layout are theirs.
+        size: width and height in inches of a figure of its own.
+        layout: its layout engine; None for none.
+    """
+    return plt.figure(figsize=size, layout=layout) if parent is None else parent
 
 
 def colours(board: Board) -> dict[str, tuple[float, float, float]]:
@@ -97,7 +107,7 @@ def point_to_better(axis: Axis, measure: Measure) -> None:
         axis.set_inverted(True)
 
 
-def tradeoff(board: Board) -> Figure | None:
+def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Forgetting against retention with run time as size: a dot per forget class, a ringed dot for the mean."""
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
     if forgetting is None or retention is None:
@@ -111,7 +121,8 @@ def tradeoff(board: Board) -> Figure | None:
     numbered = len(mean) > FEW  # too many for the eye to match colours: number dots and legend
     names = max(len(label) for label in mean["method"])
     size = (6.2 + 0.066 * names, max(4.2, 0.2 * len(mean) + 0.9))
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    figure = canvas(parent, size)
+    axes = figure.subplots()
     common: dict[str, Any] = {"x": "x", "y": "y", "hue": "method", "palette": palette, "legend": False, "ax": axes}
     sns.scatterplot(frame, s=18, alpha=0.45, **common)
     sns.scatterplot(mean, size="cost", sizes=(90, 300) if numbered else (40, 420), edgecolor="black", **common)
@@ -136,20 +147,21 @@ def _tradeoff_frame(board: Board, measures: Sequence[Measure]) -> pd.DataFrame:
     """Return one line per variant and forget class that has all three numbers: x, y and cost."""
     lines = []
     for variant in board.variants:
-        for c in board.classes:
-            values = [board.value(variant, c, measure).number for measure in measures]
+        for target in board.targets:
+            values = [board.value(variant, target, measure).number for measure in measures]
             if None not in values:
                 lines.append([variant.label, *values])
     return pd.DataFrame(lines, columns=["method", "x", "y", "cost"])
 
 
-def pareto(board: Board) -> Figure | None:
+def pareto(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Draw the three pairs of axes with intervals, the front of each pair as steps, dominated methods grey."""
     found, best, measures = places(board), undominated(board), axes_of(board)
     if len(found) < 2:
         return None
     palette = colours(board)
-    figure, panels = plt.subplots(1, len(PAIRS), figsize=(12.5, 3.9), layout="constrained")
+    figure = canvas(parent, (12.5, 3.9))
+    panels = figure.subplots(1, len(PAIRS))
     for panel, (x, y) in zip(panels, PAIRS, strict=True):
         _draw_steps(panel, [(values[x], values[y]) for values in found.values()], measures[x], measures[y])
         for variant, values in found.items():
@@ -191,17 +203,18 @@ def _draw_steps(panel: Axes, points: Sequence[tuple[Value, Value]], x: Measure, 
     )  # fmt: skip
 
 
-def heatmaps(board: Board) -> Figure | None:
+def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """One panel per metric: methods down, forget classes across; words where there is no number."""
     measures = board.metrics
     if not measures:
         return None
-    panel = max(0.42 * len(board.classes), 0.075 * max(len(measure.header) for measure in measures)) + 0.15
+    panel = max(0.42 * len(board.targets), 0.075 * max(len(measure.header) for measure in measures)) + 0.15
     rows = -(-len(measures) // max(2, int(9 / panel)))
     columns = -(-len(measures) // rows)
     names = max(len(variant.label) for variant in board.variants)
     size = (columns * panel + 0.07 * names + 0.5, (0.25 * len(board.variants) + 0.9) * rows)
-    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    figure = canvas(parent, size)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, measure in zip(grid.flat, measures, strict=False):
         _draw_heatmap(axes, board, measure)
     for axes in list(grid.flat)[len(measures) :]:
@@ -210,7 +223,7 @@ def heatmaps(board: Board) -> Figure | None:
 
 
 def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
-    values = [[board.value(variant, c, measure) for c in board.classes] for variant in board.variants]
+    values = [[board.value(variant, t, measure) for t in board.targets] for variant in board.variants]
     numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
     texts = [[v.word if v.number is None else f"{v.number:{measure.format}}{v.gap}" for v in row] for row in values]
     limits: dict[str, Any] = {}
@@ -220,8 +233,8 @@ def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
         limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
     sns.heatmap(
         numbers, annot=np.array(texts), fmt="", cmap="viridis" if measure.better == "higher" else "viridis_r",
-        xticklabels=board.classes, yticklabels=[v.label for v in board.variants], ax=axes, cbar=False,
-        annot_kws={"size": 7}, linewidths=0.5, **limits,
+        xticklabels=[target.label for target in board.targets], yticklabels=[v.label for v in board.variants],
+        ax=axes, cbar=False, annot_kws={"size": 7}, linewidths=0.5, **limits,
     )  # fmt: skip
     axes.grid(visible=False)
     axes.set_title(measure.header)
@@ -229,7 +242,7 @@ def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
     axes.tick_params(axis="y", rotation=0)
 
 
-def confusion(board: Board) -> Figure | None:
+def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
     found = {v: sides for v in board.variants if (sides := confusion_sides(board, v)) is not None}
     found = dict(list(found.items())[:MOST_CONFUSIONS])
@@ -238,10 +251,8 @@ def confusion(board: Board) -> Figure | None:
     classes = next(iter(found.values()))[0].shape[0]
     side = min(max(2.6, 0.27 * classes), 5.4)
     words = classes <= MOST_CLASSES  # beyond, they would be dust
-    figure, grid = plt.subplots(
-        2, len(found), figsize=(side * len(found) + 0.9, 2 * side + 0.7), layout="constrained", squeeze=False,
-        sharex=True, sharey=True,
-    )  # fmt: skip
+    figure = canvas(parent, (side * len(found) + 0.9, 2 * side + 0.7))
+    grid = figure.subplots(2, len(found), squeeze=False, sharex=True, sharey=True)
     names = [*map(str, range(classes)), "none"]
     for column, (variant, matrices) in enumerate(found.items()):
         for axes, matrix, word in zip(grid[:, column], matrices, ("forget class", "other classes"), strict=True):
@@ -260,13 +271,14 @@ def confusion(board: Board) -> Figure | None:
     return figure
 
 
-def phases(board: Board) -> Figure | None:
+def phases(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Mean seconds per cell in each phase, stacked; reused priors at their original cost."""
     frame = _phase_frame(board)
     if frame.empty:
         return None
     names = max(len(label) for label in frame.index)
-    figure, axes = plt.subplots(figsize=(5.4 + 0.07 * names, 0.4 * len(frame) + 1.5), layout="constrained")
+    figure = canvas(parent, (5.4 + 0.07 * names, 0.4 * len(frame) + 1.5))
+    axes = figure.subplots()
     colour = dict(zip(PHASE_COLOURS, sns.color_palette("colorblind", len(PHASE_COLOURS)), strict=True))
     frame.iloc[::-1].plot.barh(stacked=True, ax=axes, color=[colour[phase] for phase in frame.columns], width=0.7)
     axes.set_xlabel("seconds per cell, mean over forget classes")
@@ -280,7 +292,7 @@ def _phase_frame(board: Board) -> pd.DataFrame:
     """Return a row per variant and a column per phase that any cell has; a mean is over the cells that have it."""
     lines: dict[str, dict[str, float]] = {}
     for variant in board.variants:
-        records = [r for c in board.classes for r in board.cell_records(variant, c) if r.cell.id in board.ok_ids]
+        records = [r for t in board.targets for r in board.cell_records(variant, t) if r.cell.id in board.ok_ids]
         if records:
             found = {phase: [r.cost[phase]["seconds"] for r in records if phase in r.cost] for phase in PHASES}
             lines[variant.label] = {phase: float(np.mean(times)) for phase, times in found.items() if times}
@@ -298,8 +310,8 @@ def _strip(entry: Mapping[str, object], most: int | None = None) -> NDArray[np.u
     return np.concatenate(parts, axis=1)
 
 
-def _pictured(board: Board, variant: Variant, forget_class: int) -> Record | None:
-    records = board.cell_records(variant, forget_class)
+def _pictured(board: Board, variant: Variant, target: Target) -> Record | None:
+    records = board.cell_records(variant, target)
     return next((record for record in records if record.cell.id in board.ok_ids and _has_strip(record)), None)
 
 
@@ -311,10 +323,10 @@ def _has_strip(record: Record) -> bool:
         return False
 
 
-def samples(board: Board) -> Figure | None:
+def samples(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Samples of one forget class and of one retained class, methods down; a column is one initial noise."""
-    for c in board.classes:
-        found = [(v, r) for v in board.variants if (r := _pictured(board, v, c)) is not None]
+    for target in board.targets:
+        found = [(v, r) for v in board.variants if (r := _pictured(board, v, target)) is not None]
         if found:
             break
     else:
@@ -323,40 +335,46 @@ def samples(board: Board) -> Figure | None:
     strips = [[_strip(record.images[stream]) for stream in streams] for _, record in found]
     pictures = [(stream, found[0][1].images[stream]["class"]) for stream in streams]
     headers = [f"{'forget class' if stream == 'forget' else 'retained class'} {number}" for stream, number in pictures]
-    return _strip_grid([variant.label for variant, _ in found], strips, headers)
+    return _strip_grid([variant.label for variant, _ in found], strips, headers, parent=parent)
 
 
-def samples_overview(board: Board) -> Figure | None:
+def samples_overview(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """The first samples of every forget class, methods down, forget classes across."""
-    found = {(v, c): r for v in board.variants for c in board.classes if (r := _pictured(board, v, c)) is not None}
+    found = {(v, t): r for v in board.variants for t in board.targets if (r := _pictured(board, v, t)) is not None}
     if not found:
         return None
     variants = [v for v in board.variants if any(key[0] == v for key in found)]
     strips = [
-        [_strip(found[v, c].images["forget"], SAMPLES_PER_CLASS) if (v, c) in found else None for c in board.classes]
+        [_strip(found[v, t].images["forget"], SAMPLES_PER_CLASS) if (v, t) in found else None for t in board.targets]
         for v in variants
     ]
-    labels, headers = [variant.label for variant in variants], [str(c) for c in board.classes]
-    return _strip_grid(labels, strips, headers, "samples asked for the forget class")
+    labels, headers = [variant.label for variant in variants], [target.label for target in board.targets]
+    return _strip_grid(labels, strips, headers, "samples asked for the forget class", parent)
 
 
 def _strip_grid(
-    labels: Sequence[str], strips: Sequence[Sequence[NDArray[np.uint8] | None]], headers: Sequence[str], title: str = ""
-) -> Figure:
+    labels: Sequence[str], strips: Sequence[Sequence[NDArray[np.uint8] | None]], headers: Sequence[str],
+    title: str = "", parent: Canvas | None = None,
+) -> Canvas:  # fmt: skip
     """Return a figure of labelled rows of strips under headers; None leaves a place empty.
 
-    Its size follows from the images', each IMAGE_INCHES high, and from the labels'.
+    Its size follows from the images', each IMAGE_INCHES high, and from the labels'; in a parent all fit as they can.
     """
     shapes = [strip.shape for row in strips for strip in row if strip is not None]
     wide = max(max(shape[1] / shape[0] for shape in shapes) * IMAGE_INCHES, 0.09 * max(map(len, headers)))
     top, gap = 0.58 if title else 0.3, 0.12
     left = max(0.075 * max(map(len, labels)), 0.075 * len(title) - wide * len(headers)) + 0.3
     size = (left + (wide + gap) * len(headers), top + (IMAGE_INCHES + gap) * len(strips))
-    figure, grid = plt.subplots(len(strips), len(headers), figsize=size, squeeze=False)
-    figure.subplots_adjust(
-        left=left / size[0], right=1 - gap / size[0], bottom=gap / size[1], top=1 - top / size[1],
-        wspace=gap / wide, hspace=gap / IMAGE_INCHES,
-    )  # fmt: skip
+    figure = canvas(parent, size, layout=None)
+    grid = figure.subplots(len(strips), len(headers), squeeze=False)
+    if parent is None:
+        figure.subplots_adjust(
+            left=left / size[0], right=1 - gap / size[0], bottom=gap / size[1], top=1 - top / size[1],
+            wspace=gap / wide, hspace=gap / IMAGE_INCHES,
+        )  # fmt: skip
+        figure.text(1 - gap / size[0], 1 - 0.08 / size[1], title, ha="right", va="top", fontsize=10)
+    elif title:
+        figure.suptitle(title, fontsize=10)
     for axes, header in zip(grid[0], headers, strict=True):
         axes.set_title(header)
     for axes_row, label, row in zip(grid, labels, strips, strict=True):
@@ -366,5 +384,4 @@ def _strip_grid(
             if strip is not None:
                 axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center")
-    figure.text(1 - gap / size[0], 1 - 0.08 / size[1], title, ha="right", va="top", fontsize=10)
     return figure

@@ -1,11 +1,12 @@
 """One board's files: tables (.md, .tex, .csv), figures (.png, .pdf), and the page that shows them."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from unlearnbench.report import ablation, figures
+from unlearnbench.report import ablation, figures, robustness
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
 from unlearnbench.report.confusion import confusion_frame
@@ -31,6 +32,11 @@ FIGURE_WORDS = {
         "Denoising loss of the unlearned model by timestep, on training images of the forget class and of retained "
         "classes; at 1 the model does as well as if it predicted zero."
     ),
+    "robustness": (
+        "Forgetting before and after each attack, over the cells that were attacked; the broken line and the band are "
+        "the gold standard after it, which cannot be blamed for what it never saw."
+    ),
+    "relearning": "Forgetting along fine-tuning on few images of the forget class, or on retained images only.",
     "heatmaps": "Every metric per forget class.",
     "phases": "Where the time of a cell goes; a reused prior is charged at its original cost, a warm-up is in no RTE.",
     "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
@@ -38,22 +44,26 @@ FIGURE_WORDS = {
 }
 
 
+FIGURES: Mapping[str, Callable[[Board, figures.Canvas | None], figures.Canvas | None]] = {
+    "tradeoff": figures.tradeoff,
+    "pareto": figures.pareto,
+    "sweep": ablation.sweep,
+    "timesteps": ablation.timesteps,
+    "robustness": robustness.robustness,
+    "relearning": robustness.relearning,
+    "heatmaps": figures.heatmaps,
+    "phases": figures.phases,
+    "confusion": figures.confusion,
+    "samples": figures.samples,
+    "samples-all": figures.samples_overview,
+}
+
+
 def draw_all(board: Board) -> dict[str, Figure]:
     """Return {file name: figure} of every figure the board has numbers for."""
     figures.set_style()
-    makers = {
-        "tradeoff": figures.tradeoff,
-        "pareto": figures.pareto,
-        "sweep": ablation.sweep,
-        "timesteps": ablation.timesteps,
-        "heatmaps": figures.heatmaps,
-        "phases": figures.phases,
-        "confusion": figures.confusion,
-        "samples": figures.samples,
-        "samples-all": figures.samples_overview,
-    }
-    drawn = {name: make(board) for name, make in makers.items()}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    drawn = {name: make(board, None) for name, make in FIGURES.items()}
+    return {name: figure for name, figure in drawn.items() if isinstance(figure, Figure)}
 
 
 def write_board(board: Board, folder: Path) -> Path:
@@ -66,6 +76,7 @@ def write_board(board: Board, folder: Path) -> Path:
     for name, frame in frames.items():
         if not frame.empty:
             frame.to_csv(folder / "tables" / f"{name}.csv", index=False, lineterminator="\n")
+    plt.switch_backend("Agg")  # which needs no screen
     drawn = draw_all(board)
     for name, figure in drawn.items():
         figure.savefig(folder / "figures" / f"{name}.png", metadata={"Software": None})

@@ -9,7 +9,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ MOST_EXACT = 20  # classes up to which all 2^C sign flips are counted
 FLIPS = 2**16 - 1  # sign flips drawn where there are more classes
 SAME = 1e-9  # of the greatest value: differences are rounded to multiples of it, so that float noise breaks no tie
 
+Group: TypeAlias = Any  # a class, or whatever else was forgotten: it sorts and hashes
 Replicate = TypeVar("Replicate", bound=Hashable)
 Key = TypeVar("Key", bound=Hashable)
 Row = TypeVar("Row", bound=Hashable)
@@ -33,7 +34,7 @@ class _Mean:
     number: float
     variance: float  # of the mean
     freedom: float  # degrees of freedom of the variance; infinite where nothing scatters or there is one cell
-    weights: Mapping[int, float]  # of each cell of a class
+    weights: Mapping[Group, float]  # of each cell of a class
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -45,7 +46,7 @@ def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, floa
 
 
 def proportion_interval(
-    cells: Mapping[tuple[int, Replicate], tuple[float, int]], level: float = 0.95
+    cells: Mapping[tuple[Group, Replicate], tuple[float, int]], level: float = 0.95
 ) -> tuple[float, float] | None:
     """Return an interval for a mean share from {(class, replicate): (share 0..1, samples)}.
 
@@ -76,7 +77,7 @@ def proportion_interval(
     return _score_interval(mean.number, samples / effect, quantile)
 
 
-def mean_interval(cells: Mapping[tuple[int, Replicate], float], level: float = 0.95) -> tuple[float, float] | None:
+def mean_interval(cells: Mapping[tuple[Group, Replicate], float], level: float = 0.95) -> tuple[float, float] | None:
     """Return an interval for the mean from {(class, replicate): value}; cells may be missing.
 
     A hierarchical bootstrap gives its shape: classes and replicates are drawn anew, each crossed with all of the other
@@ -107,7 +108,7 @@ def mean_interval(cells: Mapping[tuple[int, Replicate], float], level: float = 0
 
 
 def _bootstrap(
-    cells: Mapping[tuple[int, Replicate], float], classes: Sequence[int], replicates: Sequence[Replicate]
+    cells: Mapping[tuple[Group, Replicate], float], classes: Sequence[Group], replicates: Sequence[Replicate]
 ) -> NDArray[np.float64]:
     """Return the means over classes and replicates that are drawn anew, with replacement; draws without a cell fall."""
     values = np.array([[cells.get((c, r), np.nan) for r in replicates] for c in classes])
@@ -123,7 +124,7 @@ def _bootstrap(
     return result
 
 
-def paired_p(a: Mapping[int, float], b: Mapping[int, float]) -> float:
+def paired_p(a: Mapping[Group, float], b: Mapping[Group, float]) -> float:
     """Return the two-sided p of the mean paired difference over the classes both have, by a sign-flip permutation test.
 
     Exact up to 20 classes; beyond, over 65,535 flips from a fixed seed. It is 1 where fewer than two classes are
@@ -152,7 +153,7 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return {key: adjusted[key] for key in p_values}
 
 
-def best_rows(values: Mapping[Row, Mapping[int, float]], better: str, level: float = 0.05) -> set[Row]:
+def best_rows(values: Mapping[Row, Mapping[Group, float]], better: str, level: float = 0.05) -> set[Row]:
     """Return the rows that share the mark of the best, from {row: {class: value}}; better is "lower" or "higher".
 
     They are the row with the best mean and every row that is not separably worse, by `paired_p` against the best with
@@ -195,14 +196,14 @@ def _score_interval(share: float, n: float, quantile: float) -> tuple[float, flo
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
-def _mean(cells: Mapping[tuple[int, Replicate], float]) -> _Mean:
+def _mean(cells: Mapping[tuple[Group, Replicate], float]) -> _Mean:
     """Return the mean over classes of means over replicates, with its variance by crossed clusters.
 
     By classes, the variance of their means over their number. By replicates, the sum of squares of what each adds to
     the mean beyond its classes' means, over 1 - the sum of the squared shares of cells: in a full grid the variance of
     replicate means over their number.
     """
-    of_class: dict[int, list[float]] = {}
+    of_class: dict[Group, list[float]] = {}
     for (c, _), value in cells.items():
         of_class.setdefault(c, []).append(value)
     means = {c: fmean(found) for c, found in of_class.items()}
@@ -226,7 +227,7 @@ def _mean(cells: Mapping[tuple[int, Replicate], float]) -> _Mean:
     return _Mean(number, variance, 1 / parts if parts else math.inf, weights)
 
 
-def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> NDArray[np.int64]:
+def _differences(a: Mapping[Group, float], b: Mapping[Group, float]) -> NDArray[np.int64]:
     """Return a - b over the classes both have, in units of a billionth of the greatest value."""
     both = sorted(a.keys() & b.keys())
     greatest = max((abs(values[c]) for values in (a, b) for c in both), default=0.0)

@@ -10,11 +10,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from unlearnbench.errors import spell_error
+from unlearnbench.grid import Target
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import check_tables
 from unlearnbench.report.confusion import confusion_frame
 from unlearnbench.report.cost import LEAST_TOLERANCE, flops, repeats_of
 from unlearnbench.report.pareto import pareto_tables
+from unlearnbench.report.robustness import robustness_tables
 from unlearnbench.report.values import Measure, Value, Variant, variant_of
 from unlearnbench.report.writers import Table, interval_text, to_markdown
 from unlearnbench.results import Record
@@ -106,7 +108,8 @@ def all_tables(board: Board) -> list[Table]:
     """Return every table of a report, the main one first."""
     costs = [cost_table(board)] if board.ok_records else []
     wide = [*paper_tables(board), *check_tables(board), *settings_tables(board)]
-    return [summary_table(board), *pareto_tables(board), *side_tables(board), *costs, *wide]
+    sides = [*side_tables(board), *robustness_tables(board)]
+    return [summary_table(board), *pareto_tables(board), *sides, *costs, *wide]
 
 
 def cost_table(board: Board) -> Table:
@@ -199,10 +202,10 @@ def _plain(value: object) -> str:
 
 def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:
     columns = [(variant, measure) for variant in board.variants for measure in measures]
-    body = [[board.value(variant, c, measure) for variant, measure in columns] for c in board.classes]
+    body = [[board.value(variant, t, measure) for variant, measure in columns] for t in board.targets]
     overall = [board.over_classes(variant, measure) for variant, measure in columns]
     names = board.records[-1].dataset.get("class_names") or []
-    rows = [_class_name(c, names) for c in board.classes]
+    rows = [_target_name(t, names) for t in board.targets]
     return Table(
         name=name,
         title=title,
@@ -229,19 +232,20 @@ def _interval(value: Value, measure: Measure) -> str:
     return interval_text(value, measure.format).strip() or "-"
 
 
-def _class_name(number: int, names: Sequence[str]) -> str:
-    name = names[number] if number < len(names) else str(number)
-    return str(number) if name == str(number) else f"{number} {name}"
+def _target_name(target: Target, names: Sequence[str]) -> str:
+    named = "+".join(names[c] if c < len(names) else str(c) for c in target.classes)
+    return target.label if target.label.startswith(named) else f"{target.label} {named}"
 
 
 def tidy_frame(board: Board) -> pd.DataFrame:
     """Return one line per cell with every raw number, for a reader's own analysis."""
     lines = []
-    for record in sorted(board.records, key=lambda r: (r.cell.method, r.cell.forget_class, r.cell.seed, r.cell.id)):
+    for record in sorted(board.records, key=lambda r: (r.cell.method, r.cell.target, r.cell.seed, r.cell.id)):
         cell: dict[str, object] = {
             "cell_id": record.cell.id, "dataset": record.cell.dataset, "protocol": record.cell.protocol,
             "method": record.cell.method, "forget_class": record.cell.forget_class, "seed": record.cell.seed,
-            "base_seed": record.cell.base_seed, "sampling_seed": record.cell.sampling_seed, "status": record.status,
+            "base_seed": record.cell.base_seed, "sampling_seed": record.cell.sampling_seed, "target": record.cell.target.label,
+            "status": record.status,
         }  # fmt: skip
         disturbances = "; ".join(f"{found['phase']}: {found['what']}" for found in record.disturbances)
         metrics = {name: entry.get("value") for name, entry in record.metrics.items()}

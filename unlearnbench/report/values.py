@@ -17,7 +17,7 @@ class Measure:
     unit: str
     better: str  # "lower", "higher" or "neither"
     format: str
-    shows: str  # "forgetting", "retention", "judging" or "cost"
+    shows: str  # "forgetting", "retention", "judging", "robustness" or "cost"
     headline: bool = False
     phases: tuple[str, ...] = ()  # whose seconds or memory a cost is made of: what can disturb it
 

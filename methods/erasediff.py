@@ -1,0 +1,127 @@
+"""EraseDiff: unlearning as a bi-level problem.
+
+Erasing Undesirable Influence in Diffusion Models (first: EraseDiff: Erasing Data Influence in Diffusion Models).
+Jing Wu, Trung Le, Munawar Hayat, Mehrtash Harandi. arXiv:2401.05779, CVPR 2025.
+
+    min L_eps(x_r, c_r) subject to q = L_forget(theta) - min over phi of L_forget(phi) <= 0
+    inner loop: phi from theta, `inner_steps` of descent on L_forget; then back to theta
+    outer step: descend L_eps(x_r, c_r) + lambda (L_forget(theta) - mean inner loss)
+    adaptive:   lambda = max(0, eta - <g_r, g_f> / ||g_f||^2), g being the gradients of the two losses (as in BOME)
+    L_forget = ||target - eps_theta(x_t, c_f)||^2, target one of
+        random_class:  sg[eps_theta(x_t, c')], c' one random retained class per batch
+        uniform_noise: u, uniform in [0, 1)
+
+The inner loss is a constant to the outer gradient: with a first-order method the inner loop moves a weight only through
+the moments of Adam that it leaves behind (`keep_moments`), and otherwise only says how far q is from 0.
+
+Deviations:
+    - The code's present version cannot run: its README's mode is unknown to it, and its forget loss has no criterion.
+      Here L_forget is a sum over pixels, as in the version before, and `uniform_noise` is that version's target.
+      There the uniform noise was also added to the images; here x_t has Gaussian noise.
+    - c' is a retained class, whichever are forgotten (code: 1 to 9, so class 0 must be the forget class).
+    - The target of `random_class` is computed without a graph, by the model being trained, in train mode (assumed).
+    - The adaptive lambda divides by ||g_f||^2, as in BOME; the code divides by both norms, a cosine.
+    - `keep_moments=false` gives each inner loop an Adam of its own (code: weights go back, moments stay).
+    - The mean inner loss is that of the whole inner loop (code: of its last epoch); it is only logged, as `gap`.
+    - `steps` counts outer steps. An inner loop comes before every `round_steps` of them, its steps unclipped (code).
+    - `ema=0` takes the last weights. The average starts from the base model, whose weights are averaged already.
+    - Horizontal flips are fresh at every draw; every batch is full, across epochs.
+"""
+
+from typing import Literal
+
+import torch
+
+from unlearnbench import Context, Ema, method, predict_noise
+
+
+def draw_forget_loss(ctx: Context, batch: int, forget_target: str):
+    """Return L_forget on fresh forget images, summed over pixels, averaged over the batch."""
+    x0, y = ctx.forget.draw(batch)
+    t, eps = ctx.timesteps(batch), ctx.noise_like(x0)
+    x_t = ctx.schedule.add_noise(x0, eps, t)
+    if forget_target == "random_class":
+        retained = torch.tensor(ctx.retained_classes, device=y.device)
+        chosen = torch.randint(len(retained), (1,), generator=ctx.generator, device=y.device)
+        with torch.no_grad():
+            target = predict_noise(ctx.model, x_t, t, retained[chosen].expand(batch))
+    else:
+        target = torch.empty_like(x0).uniform_(generator=ctx.generator)
+    return (target - predict_noise(ctx.model, x_t, t, y)).square().flatten(1).sum(dim=1).mean()
+
+
+def adaptive_penalty(retain_loss, forget_loss, parameters, eta: float):
+    """Return lambda, a scalar: the least one with which a step lowers both losses enough."""
+    g_r = torch.autograd.grad(retain_loss, parameters, retain_graph=True)
+    g_f = torch.autograd.grad(forget_loss, parameters, retain_graph=True)
+    product = sum((a * b).sum() for a, b in zip(g_r, g_f, strict=True))
+    return (eta - product / sum(b.square().sum() for b in g_f)).clamp(min=0)
+
+
+@method(
+    title="EraseDiff",
+    paper="2401.05779",
+    streams=("forget", "retain"),
+    tuned={
+        "digits": {
+            "steps": 100,
+            "round_steps": 25,
+            "inner_steps": 10,
+            "batch": 48,
+            "lr": 2.5e-4,
+            "penalty": 0.1,
+            "ema": 0.0,
+        },
+        "smoke": {"steps": 100, "round_steps": 25, "inner_steps": 10, "batch": 32, "lr": 3e-4, "ema": 0.0},
+    },
+)
+def erasediff(
+    ctx: Context,
+    *,
+    steps: int = 288,  # outer optimiser steps (code: 4 x 2 rounds)
+    round_steps: int = 36,  # outer steps of one round (code: until 4,500 retained images)
+    inner_steps: int = 80,  # inner steps at the start of a round (code: 2 epochs of 5,000 forget images)
+    batch: int = 128,  # images of each kind per step (code)
+    lr: float = 1e-4,  # Adam, of both kinds of step (code)
+    forget_target: Literal["random_class", "uniform_noise"] = "random_class",  # what replaces the noise (code)
+    weighting: Literal["fixed", "adaptive"] = "fixed",  # of the forget loss (code)
+    penalty: float = 0.1,  # lambda, where fixed (code)
+    eta: float = 0.1,  # of the adaptive lambda (code)
+    keep_moments: bool = True,  # Adam's moments outlive the inner loop (code)
+    label_dropout: float = 0.0,  # share of retained labels replaced by the null class (code)
+    ema: float = 0.99,  # decay of the averaged weights; 0 takes the last weights (code)
+    clip: float = 1.0,  # global gradient norm of an outer step (code)
+):
+    parameters = list(ctx.model.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
+    average = Ema(ctx.model, ema, warm_up=False) if ema else None
+    inner_loss = 0.0
+    for step in ctx.steps(steps):
+        if step % round_steps == 0 and inner_steps:
+            start = [parameter.detach().clone() for parameter in parameters]
+            inner = optimizer if keep_moments else torch.optim.Adam(parameters, lr=lr, fused=True)
+            inner_loss = 0.0
+            for _ in range(inner_steps):
+                loss = draw_forget_loss(ctx, batch, forget_target)
+                inner.zero_grad()
+                loss.backward()
+                inner.step()
+                inner_loss = inner_loss + loss.detach() / inner_steps
+            with torch.no_grad():
+                for parameter, value in zip(parameters, start, strict=True):
+                    parameter.copy_(value)
+        forget_loss = draw_forget_loss(ctx, batch, forget_target)
+        retain_loss = ctx.eps_loss(*ctx.retain.draw(batch), label_dropout=label_dropout)
+        weight = penalty
+        if weighting == "adaptive":
+            weight = adaptive_penalty(retain_loss, forget_loss, parameters, eta)
+        gap = forget_loss - inner_loss
+        optimizer.zero_grad()
+        (retain_loss + weight * gap).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        if average:
+            average.update(ctx.model)
+        ctx.log(forget_loss=forget_loss, retain_loss=retain_loss, gap=gap)
+    if average:
+        average.copy_to(ctx.model)

@@ -1,0 +1,68 @@
+"""Random labels: the forget class predicts the noise of other classes.
+
+Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks.
+Aditya Golatkar, Alessandro Achille, Stefano Soatto. arXiv:1911.04933, CVPR 2020.
+
+    L = mean (eps_theta(x_t, c_f) - sg[eps_base(x_t, c')])^2 + alpha L_eps(x_r, c_r),   c' uniform over retained classes
+
+The first term is a mean over pixels, the second a sum over them (as in SalUn's code), so that alpha = 1e-3 at 3,072
+pixels weighs 3.07 on the scale of mean squared errors, and alpha means the same here as in `salun`.
+
+Deviations:
+    - The paper is about classifiers, where a forget image gets a random label. For a conditional generator that would
+      train the condition c' on forget images and leave c_f alone; so the condition stays c_f, and the target changes.
+    - c' is drawn afresh for each image at each step, from the retained classes only (classifier code: once per image,
+      from all classes, the true one included).
+    - The target comes from the frozen base model in eval mode, so that it cannot drift with the model (SalUn's code,
+      whose loss this is but for the mask and a fixed c': the model being trained, in train mode).
+    - Unknown for diffusion, taken from SalUn's settings: Adam 1e-4, 1000 steps, batch 128, alpha 1e-3, gradient norm 1,
+      retained labels dropped with 0.1.
+    - Forget labels are not dropped, so that no term but the retain loss trains the null class.
+    - Forget and retained images go through the network as one batch: the same sums.
+    - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
+"""
+
+import torch
+
+from unlearnbench import Context, method, predict_noise
+
+
+@method(
+    title="Random label",
+    paper="1911.04933",
+    streams=("forget", "retain"),
+    groups=("baselines",),
+    tuned={
+        "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "alpha": 0.03},
+        "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
+    },
+)
+def random_label(
+    ctx: Context,
+    *,
+    steps: int = 1000,  # optimiser steps (unknown for diffusion: SalUn's)
+    batch: int = 128,  # images of each kind per step (unknown for diffusion: SalUn's)
+    lr: float = 1e-4,  # Adam (unknown for diffusion: SalUn's)
+    alpha: float = 1e-3,  # weight of the summed retain loss against the mean forget loss (SalUn's)
+    label_dropout: float = 0.1,  # share of retained labels replaced by the null class (SalUn's)
+    clip: float = 1.0,  # global gradient norm (SalUn's)
+):
+    others = torch.tensor(ctx.retained_classes, device=ctx.generator.device)
+    optimizer = torch.optim.Adam(ctx.model.parameters(), lr=lr, fused=True)
+    for _ in ctx.steps(steps):
+        (x_f, y_f), (x_r, y_r) = ctx.forget.draw(batch), ctx.retain.draw(batch)
+        pseudo = others[torch.randint(len(others), (batch,), generator=ctx.generator, device=others.device)]
+        x0 = torch.cat([x_f, x_r])  # one pass for both terms: the forget images, then the retained ones
+        y = torch.cat([y_f, ctx.drop_labels(y_r, label_dropout)])
+        t, eps = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)]), ctx.noise_like(x0)
+        x_t = ctx.schedule.add_noise(x0, eps, t)
+        with torch.no_grad():
+            target = predict_noise(ctx.base, x_t[:batch], t[:batch], pseudo)
+        prediction = predict_noise(ctx.model, x_t, t, y)
+        forget_loss = (prediction[:batch] - target).square().mean()
+        retain_loss = (eps[batch:] - prediction[batch:]).square().flatten(1).sum(dim=1).mean()
+        optimizer.zero_grad()
+        (forget_loss + alpha * retain_loss).backward()
+        torch.nn.utils.clip_grad_norm_(ctx.model.parameters(), clip)
+        optimizer.step()
+        ctx.log(forget_loss=forget_loss, retain_loss=retain_loss)

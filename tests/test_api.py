@@ -1,0 +1,193 @@
+"""The API for notebooks: its README examples run, frames are tidy, figures go where they are asked to."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.legend import Legend
+
+from tests.conftest import fake_record
+from tests.test_ablation import everything
+from tests.test_robustness import attacked
+from unlearnbench import api
+from unlearnbench.report.frames import COLUMNS
+from unlearnbench.report.page import FIGURES
+from unlearnbench.results import ResultStore
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+EXAMPLES = ("api-run", "api-load", "api-draw")
+
+
+def block(name):
+    return re.search(rf"<!-- example:{name} -->\n```python\n(.*?)```", README, re.DOTALL)[1]
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A folder of records that have something for every figure."""
+    folder = tmp_path_factory.mktemp("records")
+    for record in [*everything(), attacked("gamma")]:
+        ResultStore(folder).append(record)
+    return folder
+
+
+class TestTheReadmesExamples:
+    def test_they_are_short(self):
+        for name in EXAMPLES:
+            assert 1 <= len(block(name).strip().splitlines()) <= 6
+
+    def test_they_run_in_a_script_without_a_guard(self, tmp_path, cache):
+        (tmp_path / "script.py").write_text("\n".join(block(name) for name in EXAMPLES) + "\nprint('once')\n")
+        done = subprocess.run(
+            [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.splitlines().count("once") == 1
+        records = ResultStore(tmp_path / "results").read().records
+        assert [record.status for record in records] == ["ok"]
+        assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+class TestRunCell:
+    def test_a_session_without_a_file_runs_a_cell_once(self, tmp_path, cache):
+        session = """
+from unlearnbench import api
+for _ in range(2):
+    record = api.run_cell("safemax", "4", settings={"steps": 2}, metrics="ua", device="cpu", save_models="models")
+    print("got", record.status, record.cell.id, sorted(record.metrics))
+"""
+        done = subprocess.run(
+            [sys.executable, "-"], input=session, cwd=tmp_path, capture_output=True, text=True, check=False
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        first, second = [line for line in done.stdout.splitlines() if line.startswith("got")]
+        assert first == second
+        assert first.startswith("got ok digits-safemax-c4-s0-")
+        assert first.endswith("['ua']")
+        [path] = (tmp_path / "results").rglob("*.jsonl")
+        assert len(path.read_text().splitlines()) == 1
+        assert [folder.name for folder in (tmp_path / "models").iterdir()] == [first.split()[2]]
+
+    @pytest.mark.parametrize(
+        ("arguments", "options", "message"),
+        [
+            (("safemaxx", 3), {}, "did you mean safemax"),
+            (("safemax", 10), {}, "from 0 to 9"),
+            (("safemax", "3,4"), {}, "makes 2 cells"),
+            (("safemax", 3), {"settings": {"dcay": 1}}, "did you mean decay"),
+            (("safemax", 3), {"settings": {"steps": "1,2"}}, "makes 2 cells"),
+            (("safemax", 3), {"dataset": "digit"}, "did you mean digits"),
+            (("safemax", 3), {"metrics": "fidd"}, "did you mean fid"),
+            (("safemax", 3), {"plugin": "absent.py"}, "no such file"),
+        ],
+    )
+    def test_bad_input_is_a_usage_error(self, tmp_path, monkeypatch, arguments, options, message):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(api.UsageError, match=message):
+            api.run_cell(*arguments, **options)
+        assert not list(tmp_path.iterdir())
+
+
+class TestLoad:
+    def test_a_row_per_cell_and_number(self, tmp_path):
+        for record in (
+            fake_record("alpha", 0, ua=80.0), fake_record("alpha", 1, ua=60.0, overrides={"steps": 9}),
+            fake_record("alpha", 2, status="failed"),
+        ):  # fmt: skip
+            ResultStore(tmp_path).append(record)
+        frame = api.load(tmp_path)
+        assert tuple(frame.columns) == COLUMNS
+        assert not frame.duplicated(["cell_id", "metric"]).any()
+        ua = frame[frame.metric == "fake_ua"]
+        assert list(ua.value) == [80.0, 60.0]
+        assert list(ua.title) == ["Alpha", "Alpha (steps=9)"]
+        assert set(zip(ua.unit, ua.better, ua.n, ua.shows, strict=True)) == {("%", "higher", 100, "forgetting")}
+        rte = frame[frame.metric == "rte"]
+        assert (list(rte.value), set(rte.unit), rte.n.isna().all()) == ([2.0, 2.0], {"s"}, True)
+        failed = frame[frame.status == "failed"]
+        assert (len(failed), failed.metric.isna().all(), failed.value.isna().all()) == (1, True, True)
+        assert not frame.stale.any()
+
+    def test_stale_records_are_marked(self, tmp_path):
+        ResultStore(tmp_path).append(fake_record("safemax", source_hash="of old"))
+        assert api.load(tmp_path).stale.all()
+
+    def test_nothing_to_load_is_a_usage_error(self, tmp_path):
+        with pytest.raises(api.UsageError, match="there is no record"):
+            api.load(tmp_path / "absent")
+
+
+def texts(figure):
+    """Return the words of a figure: titles, labels of axes, and legends."""
+    words = [text.get_text() for legend in figure.findobj(Legend) for text in legend.get_texts()]
+    panels = figure.findobj(Axes)
+    return sorted(words + [word for a in panels for word in (a.get_title(), a.get_xlabel(), a.get_ylabel())])
+
+
+class TestDraw:
+    @pytest.mark.parametrize("name", FIGURES)
+    def test_every_figure_takes_the_place_of_given_axes(self, results, name):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(16, 8))
+        left.plot([0, 1])
+        part = api.draw(name, results, ax=right)
+        assert isinstance(part, SubFigure)
+        assert figure.axes[0] is left
+        assert right not in figure.axes
+        inside = part.findobj(Axes)
+        assert inside and set(figure.axes) == {left, *inside}
+        figure.canvas.draw()
+        middle = figure.bbox.width / 2
+        shown = [axes.get_window_extent() for axes in inside if axes.get_visible()]
+        assert all(middle - 1 <= box.x0 and box.x1 <= figure.bbox.width + 1 for box in shown)
+        alone = api.draw(name, results)
+        assert isinstance(alone, Figure)
+        assert len(alone.axes) == len(inside)
+        assert texts(part) == texts(alone)
+        assert any(texts(part))
+
+    def test_the_readers_own_style_stays(self, results):
+        before = dict(plt.rcParams)
+        api.draw("tradeoff", results)
+        assert dict(plt.rcParams) == before
+
+    def test_importing_figures_chooses_no_backend(self):
+        code = (
+            "import matplotlib; matplotlib.use('svg'); import unlearnbench.report.page; print(matplotlib.get_backend())"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip().lower() == "svg"
+
+    def test_parts_of_a_figure_will_do(self, results):
+        figure = plt.figure(layout="constrained")
+        upper, _ = figure.subfigures(2, 1)
+        part = api.draw("phases", results, ax=upper.subplots())
+        assert part in upper.subfigs
+
+    def test_bad_input_is_a_usage_error(self, results, tmp_path):
+        with pytest.raises(api.UsageError, match="did you mean pareto"):
+            api.draw("paretoo", results)
+        with pytest.raises(api.UsageError, match="give dataset as one of digits"):
+            api.draw("pareto", results, "digit")
+        with pytest.raises(api.UsageError, match="there is no record"):
+            api.draw("pareto", tmp_path)
+        with pytest.raises(api.UsageError, match="stand in no grid"):
+            api.draw("pareto", results, ax=plt.figure().add_axes((0.1, 0.1, 0.5, 0.5)))
+
+    def test_nothing_to_draw_leaves_the_axes_alone(self, tmp_path):
+        ResultStore(tmp_path).append(fake_record("alpha"))
+        figure, ax = plt.subplots()
+        with pytest.raises(api.UsageError, match="nothing for the figure sweep"):
+            api.draw("sweep", tmp_path, ax=ax)
+        assert figure.axes == [ax]
+        assert not figure.subfigs

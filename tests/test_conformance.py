@@ -1,0 +1,273 @@
+"""Every method keeps its promises, and a method that breaks one is told which and what to change."""
+
+import random
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from unlearnbench import UsageError, trial
+from unlearnbench.conformance import NAMES, Promise, check
+from unlearnbench.plugin_source import card_complaints, reach_complaints
+from unlearnbench.registry import Registry
+
+CARD = '''
+"""Mine: ascent.
+
+Somebody, some day.
+
+    L = - L_eps(x_f, c_f)
+
+Deviations:
+    - None.
+"""
+'''
+HEAD = "import torch\nfrom unlearnbench import Context, eps_loss, method, reinitialise\n"
+LOOP = """
+optimizer = torch.optim.Adam(ctx.model.parameters(), lr=lr)
+for step in ctx.steps(steps):
+    loss = -ctx.eps_loss(*ctx.forget.draw(8))
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(ctx.model.parameters(), 1.0)
+    optimizer.step()
+    ctx.log(loss=loss)
+"""
+SETTINGS = "    steps: int = 100,  # optimiser steps\n    lr: float = 1e-4,  # Adam\n"
+
+
+def write(folder, body=LOOP, *, card=CARD, head=HEAD, declared="title='Mine', streams=('forget',)", settings=SETTINGS):
+    """Write a method of which a part is wrong; what is not given is right."""
+    star = f"    *,\n{settings}" if settings else ""
+    function = f"@method({declared})\ndef mine(\n    ctx: Context,\n{star}):\n{textwrap.indent(body.strip(), '    ')}\n"
+    path = folder / "mine.py"
+    path.write_text(f"{card.strip()}\n{head}\n{function}")
+    return path
+
+
+@pytest.fixture
+def judged(tmp_path, monkeypatch):
+    """Return a function that writes a method and returns {promise: it}."""
+    monkeypatch.setattr(trial, "STEPS", 4)
+
+    def judge(*args, **kwargs):
+        return {promise.name: promise for promise in check(str(write(tmp_path, *args, **kwargs)))["mine"]}
+
+    return judge
+
+
+def broken(promises):
+    return {name for name, promise in promises.items() if promise.kept is False}
+
+
+@pytest.mark.parametrize("name", [plugin.name for plugin in Registry().plugins("method")])
+def test_every_method_keeps_its_promises(name, monkeypatch):
+    monkeypatch.setattr(trial, "STEPS", 2)
+    promises = check(name)[name]
+    assert [promise.name for promise in promises] == list(NAMES)
+    assert [str(promise) for promise in promises if promise.kept is not True] == []
+
+
+def test_a_sound_method_of_ones_own(judged):
+    promises = judged()
+    assert not broken(promises), promises
+    assert all(promise.kept for promise in promises.values())
+    assert "32 forget" in promises["declared streams"].words
+    assert "4 steps, 4 optimiser steps; 2 and 2 with steps=2" in promises["step budget"].words
+    assert "tuned" in promises["card complete"].words  # a hint, not a fault
+
+
+BACKWARD = "ctx.eps_loss(*ctx.forget.draw(8)).backward()"
+PRIVATE = "ctx._harness.dataset.load(None, None)"
+WRONG = {
+    "nothing edited": ("for _ in ctx.steps(steps): ctx.forget.draw(8)", "edits the model", "no weight"),
+    "returns the model": (f"{LOOP}return ctx.model", "edits the model", "return nothing"),
+    "another model": (f"{LOOP}import copy\nctx.model = copy.deepcopy(ctx.model)", "edits the model", "the one given"),
+    "fewer classes": (
+        f"{LOOP}ctx.model.class_embedding = torch.nn.Embedding.from_pretrained(torch.zeros(3, 32))", "edits the model", "every class",
+    ),
+    "edits the base": (
+        f"{LOOP}next(ctx.base.parameters()).data.add_(1)", "keeps the base", "1 of its tensors changed",
+    ),
+    "trains the base": (f"{LOOP}ctx.base.train()", "keeps the base", "eval mode"),
+    "shares weights": (
+        f"{LOOP}ctx.model.conv_in.weight.data = ctx.base.conv_in.weight.data", "keeps the base", "shares weights",
+    ),
+    "hooks the base": (
+        f"{LOOP}ctx.base.conv_in.register_forward_hook(lambda m, a, out: 2 * out)", "keeps the base", "hooks",
+    ),
+    "undeclared stream": (f"{LOOP}ctx.retain.draw(1)", "declared streams", "add 'retain' to @method(streams=...)"),
+    "own loop": (LOOP.replace("ctx.steps(steps)", "range(steps)"), "step budget", "outside ctx.steps"),
+    "fixed budget": (LOOP.replace("ctx.steps(steps)", "ctx.steps(6)"), "step budget", "asks for 6 steps"),
+    "one more step": (f"{LOOP}optimizer.step()", "step budget", "1 optimiser steps lie outside"),
+    "counter": (
+        f"{LOOP}mine.runs = getattr(mine, 'runs', 0) + 1\nctx.model.conv_in.bias.data += mine.runs",
+        "same seed, same weights", "keep nothing between runs",
+    ),
+    "constant seed": (
+        "g = torch.Generator().manual_seed(0)\nw = ctx.model.conv_in.weight\nfor _ in ctx.steps(steps):\n"
+        "    ctx.forget.draw(1)\n    w.data += torch.randn(w.shape, generator=g)",
+        "same seed, same weights", "seed nothing",
+    ),
+    "not a number": (f"{LOOP}ctx.model.conv_in.weight.data *= float('nan')", "finite", "smaller steps"),
+    "logs infinity": (f"{LOOP}ctx.log(ratio=float('inf'))", "finite", "ratio is inf"),
+    "global noise": (
+        LOOP.replace("    loss =", "    noise = torch.randn(2)\n    loss ="), "no global RNG", "(randn): pass",
+    ),
+    "global seed": (f"torch.manual_seed(0)\n{LOOP}", "no global RNG", "call no torch.manual_seed"),
+    "Python's random": (f"import random\nrandom.random()\n{LOOP}", "no global RNG", "Python's random"),
+    "numpy's random": (f"import numpy\nnumpy.random.rand()\n{LOOP}", "no global RNG", "numpy.random"),
+    "loads the dataset": (f"{PRIVATE}\n{LOOP}", "no test-set peeking", "reaches into ctx._harness"),
+    "loads it unseen": (
+        f"hidden = ctx\nhidden.{PRIVATE[4:]}\n{LOOP}", "no test-set peeking", "it loads the dataset, test",
+    ),
+    "works before its steps": (f"{BACKWARD}\n{LOOP}", "phases declared", "8 images through a model, 8 images drawn"),
+    "works on a copy": (
+        f"import copy\ntwin = copy.deepcopy(ctx.model)\ntwin(torch.zeros(5, 1, 8, 8), 0, torch.arange(5))\n{LOOP}",
+        "phases declared", "5 images through a model before the first",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_broken_promise_is_named_with_what_to_change(judged, case):
+    body, name, words = WRONG[case]
+    promises = judged(body)
+    assert name in broken(promises), promises
+    assert words in promises[name].words
+    assert broken(promises) == {name}, promises
+
+
+def test_an_unused_stream_is_named(judged):
+    promises = judged(declared="title='Mine', streams=('forget', 'retain')")
+    assert broken(promises) == {"declared streams"}
+    assert "take 'retain' out of @method(streams=...)" in promises["declared streams"].words
+
+
+def test_a_stream_that_only_a_prior_draws_is_used(judged):
+    body = f"ctx.prior('seen', lambda inner: {{'x': inner.retain.draw(4)[0]}})\n{LOOP}"
+    promises = judged(body, declared="title='Mine', streams=('forget', 'retain')")
+    assert not broken(promises)
+    assert "4 retain" in promises["declared streams"].words
+    assert promises["phases declared"].words == "priors: seen"
+
+
+def test_the_sdks_own_fresh_weights_are_no_global_randomness(judged):
+    promises = judged(f"reinitialise(ctx.model)\n{LOOP}")
+    assert not broken(promises)
+
+
+def test_an_error_is_shown_with_its_line_and_the_rest_is_not_judged(judged):
+    promises = judged("raise ValueError('no good')")
+    assert broken(promises) == {"runs"}
+    assert "line 20: ValueError: no good" in promises["runs"].words
+    assert promises["finite"] == Promise("finite", None, "not judged: it did not run to its end")
+
+
+def test_a_file_that_does_not_import_fails_at_its_first_line(tmp_path):
+    path = write(tmp_path, head="import no_such_library\nfrom unlearnbench import Context, method\n")
+    first, *rest = check(str(path))["mine"]
+    assert (first.name, first.kept) == ("runs", False)
+    assert "no_such_library" in first.words
+    assert {promise.kept for promise in rest} == {None}
+
+
+def test_a_method_without_end_is_stopped(judged, monkeypatch):
+    monkeypatch.setattr(trial, "SECONDS", 1.0)
+    promises = judged("while True:\n    torch.zeros(1)")
+    assert broken(promises) == {"runs"}
+    assert "more than 1 s on digits" in promises["runs"].words
+
+
+def test_no_global_state_changes(tmp_path):
+    path = write(tmp_path, f"import random, numpy\nrandom.random()\nnumpy.random.rand()\ntorch.manual_seed(3)\n{LOOP}")
+    before = (random.getstate(), np.random.get_state(legacy=False)["state"]["pos"], torch.get_rng_state().tolist())  # noqa: NPY002
+    check(str(path))
+    after = (random.getstate(), np.random.get_state(legacy=False)["state"]["pos"], torch.get_rng_state().tolist())  # noqa: NPY002
+    assert before == after
+
+
+def spec_of(path):
+    return Registry([path]).method("mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"card": ""}, "open the file with a docstring"),
+        ({"card": CARD.replace("Somebody, some day.\n", "")}, "who proposed it"),
+        ({"card": CARD.replace("    L = - L_eps(x_f, c_f)", "")}, "indented formula"),
+        ({"card": CARD.replace("Deviations:", "Differences:")}, "end the docstring with 'Deviations:'"),
+        ({"declared": "title='Mine', paper='1234.56789'"}, "name arXiv:1234.56789"),
+        ({"settings": "    steps: int = 1,\n    lr: float = 1e-4,  # Adam\n"}, "comment steps where they stand"),
+    ],
+)
+def test_an_incomplete_card_is_told_what_is_missing(tmp_path, changes, words):
+    path = write(tmp_path, **changes)
+    (complaint,) = card_complaints(path.read_text(), spec_of(path))
+    assert words in complaint
+
+
+def test_a_control_needs_no_formula(tmp_path):
+    declared = "title='Mine', role='control', truth={'forgetting': True}"
+    path = write(tmp_path, card='"""A control."""', declared=declared, settings="")
+    assert card_complaints(path.read_text(), spec_of(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("from sklearn.datasets import load_digits", "imports sklearn.datasets.load_digits: draw images"),
+        ("from sklearn import datasets", "imports sklearn.datasets: draw images"),
+        ("import torchvision.datasets as d", "imports torchvision.datasets: draw images"),
+        ("from unlearnbench.datasets import load_dataset", "import from unlearnbench itself"),
+        ("from unlearnbench import registry", "import from unlearnbench itself"),
+        ("def build(inner: Context): return inner.forget._images", "reaches into inner.forget._images"),
+        ("def mine(ctx): return vars(ctx)", "calls vars(ctx)"),
+        ("def mine(c): return getattr(c, '_harness')", "calls getattr(c, '_harness')"),
+    ],
+)
+def test_reaching_around_the_context_is_seen(line, words):
+    (complaint,) = reach_complaints(line, "mine")
+    assert words in complaint
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from unlearnbench import Context, method",
+        "from sklearn.svm import SVC",
+        "def mine(ctx): return ctx.model._modules, getattr(ctx, 'forget'), torch._foreach_norm",
+    ],
+)
+def test_what_is_allowed_is_left_alone(line):
+    assert reach_complaints(line, "mine") == []
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("safemaxx", "did you mean safemax"),
+        ("ua", "ua is a metric"),
+        ("absent.py", "there is no file absent.py"),
+    ],
+)
+def test_bad_usage(target, words):
+    with pytest.raises(UsageError, match=words):
+        check(target)
+
+
+def test_files_that_hold_no_method(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("x = 1")
+    with pytest.raises(UsageError, match=r"^\S*mine\.py: the file declares no function"):
+        check(str(path))
+    path.write_text("from unlearnbench import metric\n@metric(title='M')\ndef mine(cell): ...")
+    with pytest.raises(UsageError, match="holds metrics only"):
+        check(str(path))
+
+
+def test_the_file_of_a_registered_method_is_checked_as_that_method():
+    path = next(plugin.path for plugin in Registry().plugins("method") if plugin.name == "original")
+    assert list(check(str(path))) == ["original"]

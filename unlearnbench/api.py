@@ -1,0 +1,189 @@
+"""For notebooks and scripts: run a cell, load records as a frame, draw a report's figures.
+
+    from unlearnbench import api
+
+Bad input raises `UsageError`, whose text says what to do instead. Heavy imports wait for the first call.
+"""
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unlearnbench.datasets import Source
+from unlearnbench.errors import UsageError
+from unlearnbench.grid import Rerun, Scalar
+from unlearnbench.plugin import suggest
+from unlearnbench.registry import Registry
+from unlearnbench.results import Record, ResultStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+    from unlearnbench.report.board import Board
+
+__all__ = ["Record", "Source", "UsageError", "draw", "load", "run_cell"]
+
+
+def run_cell(
+    method: str,
+    forget_class: int | str,
+    *,
+    dataset: str | Source = "digits",
+    seed: int = 0,
+    settings: Mapping[str, Scalar] | None = None,
+    metrics: str = "all",
+    plugin: str | Path | None = None,
+    results: str | Path = "results",
+    save_models: str | Path | None = None,
+    device: str = "auto",
+    repeats: int = 1,
+    timeout: float | None = None,
+    rerun: Rerun = "missing",
+) -> Record:
+    """Run one cell in a process of its own, as `unlearnbench run` does, and return its record.
+
+    What a first cell needs besides (base model, judges) is made before. A cell that is recorded already is not run
+    again, unless `rerun` says so.
+
+    Args:
+        method: its name.
+        forget_class: number or name of a class; `"0+1"` for several at once.
+        dataset: its name, or a `Source` with protocol, data root, base model and so on.
+        seed: of base model, unlearning and sampling.
+        settings: of the method, where not its defaults.
+        metrics: `all`, or names with commas between.
+        plugin: a file with a method or metric of your own.
+        results: folder that takes the record.
+        save_models: folder that takes the unlearned model, None for none.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        repeats: how often unlearning is timed.
+        timeout: seconds after which the cell is stopped, None for no limit.
+        rerun: `missing`, `failed` or `always`.
+
+    Returns:
+        The record; where its status is not `ok` it has a reason and no metrics.
+
+    Raises:
+        UsageError: anything unknown, malformed or out of range, or more than one cell.
+        KeyboardInterrupt: it was interrupted; the record says so too.
+    """
+    from rich.console import Console
+
+    from unlearnbench.artifacts import default_cache
+    from unlearnbench.benchmark import Benchmark
+    from unlearnbench.plan import make_plan
+    from unlearnbench.process import Workers
+
+    if threading.current_thread() is not threading.main_thread():
+        raise UsageError("run_cell handles signals: call it from the main thread, and one cell after another")
+    plugins = [] if plugin is None else [Path(plugin).absolute()]
+    plan = make_plan(
+        Registry(plugins), methods=method, classes=str(forget_class), metrics=metrics, seeds=str(seed),
+        sweeps=[f"{method}.{name}={value}" for name, value in (settings or {}).items()], controls="none",
+        source=Source(dataset) if isinstance(dataset, str) else dataset,
+    )  # fmt: skip
+    if len(plan.cells) != 1:
+        raise UsageError(f"that makes {len(plan.cells)} cells: give one method, one class and one value per setting")
+    store = ResultStore(Path(results))
+    summary = Benchmark(
+        plan, Workers(), store, Console(), cache=default_cache(), device=device, plugin_files=plugins, timeout=timeout,
+        repeats=repeats, controls="none", models=None if save_models is None else Path(save_models),
+    ).run(rerun)  # fmt: skip
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    return next(record for record in store.read().records if record.cell.id == plan.cells[0].id)
+
+
+def load(results: str | Path = "results") -> "pd.DataFrame":
+    """Return the records of a folder as a tidy frame: one row per cell and metric or cost.
+
+    Columns: dataset, protocol, device, method, title (with the settings that were changed), role, settings (JSON),
+    forget_class, target (`3`, or `0+1` for several at once), the seeds, status, stale, metric, name, shows, value,
+    unit, better, n. A cell without numbers has one row with neither metric nor value.
+
+    Raises:
+        UsageError: there is no such folder, or it holds no record.
+    """
+    from unlearnbench.report.frames import long_frame
+
+    records = _records(Path(results))
+    return long_frame(records, Registry().current_hashes(records))
+
+
+def draw(
+    name: str, results: str | Path = "results", dataset: str = "", ax: "Axes | None" = None
+) -> "Figure | SubFigure":
+    """Draw a figure of a report: tradeoff, pareto, sweep, timesteps, heatmaps, phases, confusion, samples, samples-all.
+
+    Many are of several panels, so one takes the place of the axes that it is given: they are removed, and what is
+    drawn is a `SubFigure` there. A figure of yours without a layout engine gets the constrained one.
+
+    Args:
+        name: of the figure.
+        results: folder of records.
+        dataset: name of the report's folder: the dataset's, with the protocol's where there are several; may be left
+            out where there is one.
+        ax: axes of `plt.subplots` or `Figure.subplots` to take the place of; None for a figure of its own.
+
+    Raises:
+        UsageError: there is no such figure, dataset or record, nothing to draw, or the axes are in no grid.
+    """
+    import matplotlib
+
+    from unlearnbench.report.figures import set_style
+    from unlearnbench.report.page import FIGURES
+
+    if name not in FIGURES:
+        raise UsageError(f"there is no figure {name!r}{suggest(name, FIGURES)}: figures are {', '.join(FIGURES)}")
+    board = _board(Path(results), dataset)
+    with ExitStack() as stack:
+        stack.enter_context(matplotlib.rc_context())
+        set_style()
+        parent = None if ax is None else _place_of(ax)
+        drawn = FIGURES[name](board, parent)
+        if drawn is None and parent is not None:
+            parent.remove()
+    if drawn is None:
+        raise UsageError(f"the records of {board.title} have nothing for the figure {name}")
+    if ax is not None:
+        ax.remove()
+    return drawn
+
+
+def _place_of(ax: "Axes") -> "SubFigure":
+    """Return a new part of the axes' figure where they are."""
+    spec, figure = ax.get_subplotspec(), ax.figure
+    if figure is None or spec is None or spec.get_topmost_subplotspec() is not spec:
+        raise UsageError("the axes stand in no grid of their figure: give axes of plt.subplots or Figure.subplots")
+    whole = figure.figure  # of a part of a figure, too
+    if whole.get_layout_engine() is None:
+        whole.set_layout_engine("constrained")
+    return figure.add_subfigure(spec)
+
+
+def _board(results: Path, name: str) -> "Board":
+    """Return the board of a dataset, by the name of its folder in a report."""
+    from unlearnbench.report.board import boards
+    from unlearnbench.report.tables import showable
+
+    records, problems = showable(_records(results))
+    found = boards(records, Registry().current_hashes(records))
+    if not found:
+        raise UsageError(f"no record in {results} can be shown ({'; '.join(problems[:3])})")
+    if not name and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
+        missing = f"there are no records of {name!r}{suggest(name, found)}" if name else "there are several datasets"
+        raise UsageError(f"{missing}: give dataset as one of {', '.join(found)}")
+    return found[name]
+
+
+def _records(results: Path) -> list[Record]:
+    records = ResultStore(results).read().records
+    if not records:
+        raise UsageError(f"there is no record in {results}: run a cell first or name another folder")
+    return records

@@ -1,0 +1,321 @@
+"""What a method promises, put to the test: `unlearnbench check`.
+
+A method runs four times on the embedded digits with a denoiser of a few thousand random weights: twice with one seed,
+once with another, once with half the steps. What the harness counted, what is left in the models, and the method's own
+source answer for each promise; a broken one says what to change.
+"""
+
+import random
+import tempfile
+import traceback
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unlearnbench import trial
+from unlearnbench.artifacts import Tensors
+from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
+from unlearnbench.plugin import STREAMS, MethodSpec
+from unlearnbench.plugin_source import card_complaints, reach_complaints
+from unlearnbench.registry import Plugin, Registry
+from unlearnbench.training import global_rng_kept
+from unlearnbench.trial import CPU, Bench, OutOfTime, Run, TouchedStreams
+
+NAMES = (
+    "runs", "edits the model", "keeps the base", "declared streams", "step budget", "same seed, same weights", "finite",
+    "no global RNG", "no test-set peeking", "phases declared", "card complete",
+)  # fmt: skip
+WIDTH = max(map(len, NAMES))
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One promise of a method: whether it is kept (None: it could not be judged), and what was seen or is to change."""
+
+    name: str
+    kept: bool | None
+    words: str
+
+    def __str__(self) -> str:
+        mark = {True: "ok", False: "FAIL", None: "--"}[self.kept]
+        return f"{mark:5} {self.name:{WIDTH}}  {self.words}".rstrip()
+
+
+def check(target: str) -> dict[str, list[Promise]]:
+    """Return {method: its promises} for a registered name, or for every method of a file.
+
+    Raises:
+        UsageError: there is no such method or file, or what it names is a metric.
+    """
+    return {plugin.name: check_plugin(plugin) for plugin in find(target)}
+
+
+def find(target: str) -> list[Plugin]:
+    """Return the methods that a name or a file stands for; raises as `check` does."""
+    registry, path = Registry(), Path(target)
+    if target.endswith(".py") or path.is_file():
+        return _in_file(registry, path)
+    if target in {plugin.name for plugin in registry.plugins("metric")}:
+        raise UsageError(
+            f"{target} is a metric, and check is for methods: 'unlearnbench run --metrics {target}' runs it"
+        )
+    plugins = {plugin.name: plugin for plugin in registry.plugins("method")}
+    if target not in plugins:
+        registry.method(target)  # raises, with a suggestion
+    return [plugins[target]]
+
+
+def _in_file(registry: Registry, path: Path) -> list[Plugin]:
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}: give the name of a method, or the file one is in")
+    for plugin in registry.plugins("method"):
+        if plugin.path is None:  # of an installed package: its file is known once it is imported
+            with suppress(PluginError):  # a broken one has no file to compare
+                _ = plugin.spec
+    found = [p for p in registry.plugins("method") if p.path and p.path.resolve() == path.resolve()]
+    if found:  # the file of a method that is registered already
+        return found
+    try:
+        known = {plugin.name for plugin in registry.plugins("method")}
+        found = [plugin for plugin in Registry([path]).plugins("method") if plugin.name not in known]
+    except UsageError as error:
+        raise UsageError(str(error).removeprefix("--plugin ")) from None
+    if not found:
+        raise UsageError(f"{path} holds metrics only, and check is for methods")
+    return found
+
+
+def check_plugin(plugin: Plugin) -> list[Promise]:
+    """Return the promises of a method in the order of NAMES. No global state changes."""
+    try:
+        spec = plugin.spec
+    except PluginError as error:
+        return [Promise(NAMES[0], False, str(error)), *_unjudged(NAMES[1:], "it does not load")]
+    assert isinstance(spec, MethodSpec)
+    assert plugin.path is not None
+    threads, state, words = torch.get_num_threads(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    torch.set_num_threads(1)  # a small network runs no faster on more
+    try:
+        with tempfile.TemporaryDirectory() as folder, global_rng_kept(CPU):
+            dynamic = _judge_runs(Bench(plugin, spec, Path(folder)))
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(state)
+        np.random.set_state(words)  # noqa: NPY002
+    source = plugin.path.read_text(encoding="utf-8")
+    static = {
+        "no test-set peeking": reach_complaints(source, spec.name),
+        "card complete": card_complaints(source, spec),
+    }
+    found = {promise.name: promise for promise in dynamic}
+    for name, complaints in static.items():
+        before = found.get(name, Promise(name, True, ""))
+        if complaints:
+            parts = [before.words] if before.kept is False else []
+            found[name] = Promise(name, False, "; ".join([*parts, *complaints]))
+    if found["card complete"].kept and spec.role == "method" and "digits" not in spec.tuned:
+        found["card complete"] = Promise("card complete", True, "a hint: @method(tuned={'digits': {...}}) is empty")
+    return [found[name] for name in NAMES]
+
+
+def _unjudged(names: Iterable[str], why: str) -> list[Promise]:
+    return [Promise(name, None, f"not judged: {why}") for name in names]
+
+
+def _judge_runs(bench: Bench) -> list[Promise]:
+    """Run the method and judge all that does not need its source."""
+    first = bench.run(watch_rng=True)
+    promises = [_runs(first, bench), _streams(first, bench.spec), _peeking(first), Promise("card complete", True, "")]
+    if first.global_rng:
+        promises.append(Promise("no global RNG", False, first.global_rng))
+    if isinstance(first.error, NonFiniteError):
+        words = f"{first.error}: take smaller steps, or clip the gradient (torch.nn.utils.clip_grad_norm_)"
+        promises.append(Promise("finite", False, words))
+    if first.error is None:
+        promises += [_edits(first, bench), _keeps_base(first, bench), _finite(first), _phases(first)]
+        promises += [_repeats(first, bench), _budget(first, bench)]
+        if not first.global_rng:
+            promises.append(Promise("no global RNG", True, ""))
+    judged = {promise.name for promise in promises}
+    return [*promises, *_unjudged([name for name in NAMES if name not in judged], "it did not run to its end")]
+
+
+def _runs(run: Run, bench: Bench) -> Promise:
+    name, steps = "runs", f" with steps={trial.STEPS}" if bench.has_steps else ""
+    if run.error is None:
+        return Promise(name, True, f"{run.seconds:.1f} s on digits{steps}")
+    if isinstance(run.error, NonFiniteError):
+        return Promise(name, None, "not judged: it became non-finite")
+    if isinstance(run.error, OutOfTime):
+        words = f"it takes more than {trial.SECONDS:.0f} s on digits{steps}: make the amounts of its work settings"
+        return Promise(name, False, f"{words}, with small values in @method(tuned={{'digits': {{...}}}})")
+    frames = traceback.extract_tb(run.error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == bench.file]
+    where = f", line {lines[-1]}" if lines else ""
+    text = str(run.error) if isinstance(run.error, PluginError) else spell_error(run.error)
+    return Promise(name, False, f"it stops{steps}{where}: {one_line(text)}")
+
+
+def _changed(before: Tensors, after: Tensors) -> list[str]:
+    """Return the names of tensors that are not bit for bit the same, or in one of the two only."""
+    both = before.keys() & after.keys()
+    return [*(before.keys() ^ after.keys()), *(name for name in both if not _same(before[name], after[name]))]
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)
+
+
+def _edits(run: Run, bench: Bench) -> Promise:
+    name, model = "edits the model", run.context.model
+    changed = _changed(bench.pristine, run.weights)
+    edited = bool(changed) or not _same(run.prediction, bench.expected)
+    embedding = getattr(getattr(model, "class_embedding", None), "weight", None)
+    rows = bench.dataset.num_classes + 1
+    if run.returned is not None:
+        return Promise(name, False, "it returns a value, which nobody reads: edit ctx.model in place, return nothing")
+    if model is not run.context.given:
+        return Promise(name, False, "it puts another model in place of ctx.model: change the weights of the one given")
+    if run.prediction is None:
+        return Promise(name, False, f"ctx.model no longer predicts noise for every class: {run.complaint}")
+    if run.prediction.shape != (expected := (rows, *bench.dataset.image_shape)):
+        words = f"ctx.model predicts {tuple(run.prediction.shape)} for {expected}: leave it a model of x_t, t and y"
+        return Promise(name, False, words)
+    if embedding is not None and len(embedding) != rows:
+        words = f"the class embedding has {len(embedding)} rows: keep the {rows} of all classes and the null class"
+        return Promise(name, False, words)
+    if bench.spec.role == "reference":
+        words = "a reference leaves ctx.model as it is: take another role" if edited else "a reference: nothing changed"
+        return Promise(name, not edited, words)
+    if not edited:
+        return Promise(name, False, "no weight of ctx.model changed: change them in place (an optimiser on ctx.model)")
+    words = f"{len(changed)} of {len(bench.pristine)} tensors changed" if changed else "other predictions, same weights"
+    return Promise(name, True, words)
+
+
+def _keeps_base(run: Run, bench: Bench) -> Promise:
+    name, base = "keeps the base", run.harness.base
+    own = {parameter.data_ptr() for parameter in base.parameters()}
+    rule = "ctx.base is for reading: "
+    if changed := _changed(bench.pristine, base.state_dict()):
+        return Promise(name, False, f"{rule}{len(changed)} of its tensors changed, so edit ctx.model alone")
+    if any(parameter.data_ptr() in own for parameter in run.context.model.parameters()):
+        return Promise(name, False, f"{rule}ctx.model shares weights with it, so copy values (copy_), not tensors")
+    if any(module.training for module in base.modules()) or any(p.requires_grad for p in base.parameters()):
+        return Promise(name, False, f"{rule}leave it in eval mode and frozen; train ctx.model, or a copy")
+    if not _same(bench.expected, run.base_prediction):
+        return Promise(name, False, f"{rule}it predicts otherwise than before, so remove hooks and patches from it")
+    return Promise(name, True, "bit for bit the same, frozen, in eval mode")
+
+
+def _streams(run: Run, spec: MethodSpec) -> Promise:
+    name, streams = "declared streams", run.harness.streams
+    assert isinstance(streams, TouchedStreams)
+    touched = streams.touched & set(STREAMS)
+    if undeclared := sorted(touched - spec.streams):
+        add = ", ".join(map(repr, undeclared))
+        return Promise(name, False, f"it uses ctx.{undeclared[0]} undeclared: add {add} to @method(streams=...)")
+    if run.error is not None:
+        return _unjudged([name], "it did not run to its end")[0]
+    if unused := sorted(spec.streams - touched):
+        drop = ", ".join(map(repr, unused))
+        return Promise(name, False, f"it never uses ctx.{unused[0]}: take {drop} out of @method(streams=...)")
+    drawn = [f"{images} {stream}" for stream, images in sorted(run.harness.counts.drawn.items())]
+    return Promise(name, True, f"images drawn: {', '.join(drawn)}" if drawn else "no image drawn")
+
+
+def _budget(first: Run, bench: Bench) -> Promise:
+    name, context = "step budget", first.context
+    loop = "write 'for _ in ctx.steps(steps):'" + ("" if bench.has_steps else ", steps being a setting")
+    outside = context.own.optimizer_steps - context.stepped
+    if outside > 0:
+        return Promise(name, False, f"{outside} optimiser steps lie outside ctx.steps, uncounted: {loop}")
+    if not bench.has_steps:
+        words = f"{context.taken} steps, no setting `steps` to halve" if context.budget else "no optimiser step"
+        return Promise(name, True, words)
+    if not context.budget:
+        return Promise(name, False, f"the setting `steps` is not what it loops over: {loop}")
+    half = bench.again(first, steps=trial.STEPS // 2, priors_of=1)
+    if half is None or half.error is not None:
+        return _unjudged([name], "the run with half the steps did not end")[0]
+    asked = (context.budget, half.context.budget)
+    if not 0.4 * asked[0] <= asked[1] <= 0.6 * asked[0]:
+        words = f"it asks for {asked[0]} steps with steps={trial.STEPS}, for {asked[1]} with steps={trial.STEPS // 2}"
+        return Promise(name, False, f"{words}: {loop}")
+    updates = (context.own.optimizer_steps, half.context.own.optimizer_steps)
+    whole = (context.taken, half.context.taken) == asked  # not one that ends by itself
+    if whole and updates[0] and updates[1] >= updates[0]:
+        words = f"{updates[0]} optimiser steps with steps={trial.STEPS} and {updates[1]} with steps={trial.STEPS // 2}"
+        return Promise(name, False, f"{words}: let `steps` say how much work is done")
+    words = f"{asked[0]} steps, {updates[0]} optimiser steps"
+    return Promise(name, True, f"{words}; {asked[1]} and {updates[1]} with steps={trial.STEPS // 2}")
+
+
+def _repeats(first: Run, bench: Bench) -> Promise:
+    name = "same seed, same weights"
+    second, other = bench.again(first), bench.again(first, seed=1)
+    if second is None or other is None:
+        return _unjudged([name], "a run takes too long to be done again")[0]
+    if second.error is not None:
+        words = f"it ran once, then stopped ({spell_error(second.error)}): keep nothing between runs"
+        return Promise(name, False, words)
+    if other.error is not None:
+        return Promise(name, False, f"it stops with another seed: {spell_error(other.error)}")
+    if not _alike(first, second):
+        if first.loaded:
+            return _unjudged([name], "it loads the test images, which are others in each run")[0]
+        words = f"two runs of one seed differ in {len(_changed(first.weights, second.weights))} tensors"
+        return Promise(name, False, f"{words}: draw all randomness from ctx.generator, keep nothing between runs")
+    if not first.drew:
+        return Promise(name, True, "bit for bit; it draws nothing at random")
+    if bench.spec.role == "reference":
+        return Promise(name, True, "bit for bit")
+    if not _changed(bench.pristine, first.weights) and _same(bench.expected, first.prediction):
+        return _unjudged([name], "ctx.model did not change")[0]
+    if _alike(first, other):
+        return Promise(name, False, "another seed gives the same weights: draw from ctx.generator, seed nothing")
+    return Promise(name, True, "bit for bit; another seed gives others")
+
+
+def _alike(one: Run, other: Run) -> bool:
+    """Whether two runs left the same weights, and the same predictions where they can be made."""
+    predict = one.prediction is not None or other.prediction is not None
+    return not _changed(one.weights, other.weights) and (not predict or _same(one.prediction, other.prediction))
+
+
+def _finite(run: Run) -> Promise:
+    name = "finite"
+    bad = [key for key, value in run.weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        return Promise(name, False, f"{bad[0]} holds NaN or infinity: take smaller steps, or clip the gradient")
+    if run.prediction is not None and not run.prediction.isfinite().all():
+        return Promise(name, False, "ctx.model predicts NaN or infinity: take smaller steps, or clip the gradient")
+    logged = ", ".join(run.harness.curves)
+    return Promise(name, True, f"weights, predictions and logged {logged}" if logged else "weights and predictions")
+
+
+def _peeking(run: Run) -> Promise:
+    words = "it loads the dataset, test images and all: draw from ctx.forget and ctx.retain" if run.loaded else ""
+    return Promise("no test-set peeking", not run.loaded, words)
+
+
+def _phases(run: Run) -> Promise:
+    name, early = "phases declared", run.context.early or run.context.own
+    work = {
+        "optimiser steps": early.optimizer_steps, "images through a model": early.forward_images,
+        "images drawn": sum(early.drawn.values()),
+    }  # fmt: skip
+    if run.context.early is None and early.optimizer_steps:
+        return _unjudged([name], "it has no loop over ctx.steps, which tells preparation from work")[0]
+    found = [f"{amount} {what}" for what, amount in work.items() if amount]
+    if found:
+        place = "before the first of ctx.steps" if run.context.early else "outside ctx.steps"
+        words = f"{', '.join(found)} {place}: prepare inside ctx.prior(name, build), which times and caches it"
+        return Promise(name, False, words)
+    priors = ", ".join(run.harness.priors)
+    return Promise(name, True, f"priors: {priors}" if priors else "no work before the first step")

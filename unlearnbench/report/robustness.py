@@ -1,0 +1,234 @@
+"""Robustness to attack: forgetting before and after each, as tables and figures, with the gold standard as control."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from unlearnbench.report.board import Board
+from unlearnbench.report.figures import Canvas, canvas, colours
+from unlearnbench.report.statistics import mean_interval
+from unlearnbench.report.values import Measure, Value, Variant
+from unlearnbench.report.writers import Table
+from unlearnbench.results import Record
+
+COLUMNS = 3  # panels beside each other
+SHIFT = 0.13  # of the dots before and after, in rows
+NO_GOLD = (
+    "No gold standard is among the rows, so it is not known what an attack draws out of any model: add one to "
+    "--methods by name (see 'unlearnbench list methods')."
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What was forgotten along the steps of an attack."""
+
+    steps: tuple[int, ...]
+    after: tuple[float, ...]  # percent
+    back: float  # steps until the class is back, infinite where it is not
+    area: float  # percent
+
+
+def attacked_part(board: Board) -> Board | None:
+    """Return the board of the cells that were attacked, so that no other one counts as missing; None without any."""
+    records = [r for r in board.records if any(e.get("shows") == "robustness" for e in r.metrics.values())]
+    if not records or not board.robustness:
+        return None
+    part = Board(records, board.source_hashes)
+    part.digest = board.digest  # a table names the records of its report
+    return part
+
+
+def _words(part: Board) -> str:
+    """Return what the gold standard among the rows is there for, or that there is none."""
+    gold = [variant.label for variant in part.variants if variant.role == "gold"]
+    if not gold:
+        return NO_GOLD
+    return f"{', '.join(gold)} never saw the class: what it cannot resist, no method can be blamed for."
+
+
+def robustness_tables(board: Board) -> list[Table]:
+    """Return the table of forgetting before and after each attack, and that of relearning; none without attacks."""
+    part = attacked_part(board)
+    return [] if part is None or not part.robustness else [_overview(part), *_relearning_tables(part)]
+
+
+def _overview(part: Board) -> Table:
+    before = part.headline("forgetting")
+    measures = [*([before] if before else []), *part.robustness]
+    groups = ["Before" if measure == before else "After" for measure in measures]
+    return Table(
+        name="robustness",
+        title="Robustness to attack",
+        caption=f"Forgetting before and after each attack, as its card says (list metrics --cards): mean over forget "
+        f"classes [95 % interval], of attacked cells alone. {_words(part)} {part.caption(measures)}.",
+        corner="Method",
+        rows=[variant.label for variant in part.variants],
+        groups=["", *groups],
+        headers=["Cells", *[measure.header for measure in measures]],
+        formats=["", *[measure.format for measure in measures]],
+        values=[
+            [
+                Value(None, part.completeness(variant)),
+                *[replace(part.over_classes(variant, measure), spread=None) for measure in measures],
+            ]
+            for variant in part.variants
+        ],
+    )
+
+
+def curve_of(record: Record, measure: Measure) -> Curve | None:
+    """Return the curve that a record keeps of an attack, or None where it keeps none that can be drawn."""
+    detail: Any = record.metrics.get(measure.key, {}).get("detail") or {}
+    try:
+        steps, after = tuple(map(int, detail["steps"])), tuple(map(float, detail["after"]))
+        back = math.inf if detail["steps_until_back"] is None else float(detail["steps_until_back"])
+        found = Curve(steps, after, back, float(detail["area"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if len(steps) == len(after) > 1 and np.isfinite([*after, found.area]).all() else None
+
+
+def _curves(part: Board) -> dict[Measure, dict[Variant, dict[Any, Curve]]]:
+    """Return {attack: {variant: {(target, replicate): curve}}} of the attacks that have steps."""
+    found: dict[Measure, dict[Variant, dict[Any, Curve]]] = {}
+    for measure in part.robustness:
+        for variant in part.variants:
+            records = [r for target in part.targets for r in part.cell_records(variant, target)]
+            curves = {
+                (r.cell.target, r.cell.seeds): curve
+                for r in records if r.cell.id in part.ok_ids and (curve := curve_of(r, measure)) is not None
+            }  # fmt: skip
+            if curves:
+                found.setdefault(measure, {})[variant] = curves
+    return found
+
+
+def _relearning_tables(part: Board) -> list[Table]:
+    """Return the table of how soon the class is back, and of the area under the curve."""
+    found = _curves(part)
+    if not found:
+        return []
+    expected = len(part.targets) * len(part.replicates)
+    values = []
+    for variant in part.variants:
+        rows = [_relearned(curves.get(variant, {}), expected) for curves in found.values()]
+        values.append([value for pair in rows for value in pair])
+    return [
+        Table(
+            name="relearning",
+            title="Relearning",
+            caption="Steps: the first evaluated step at which less than 50 % is forgotten, median over cells, never "
+            "counting as later than all. Area: under the curve of forgetting over steps, 100 % if nothing comes back, "
+            f"mean over forget classes [95 % interval]. {_words(part)} {part.caption(list(found))}.",
+            corner="Method",
+            rows=[variant.label for variant in part.variants],
+            groups=[measure.title for measure in found for _ in range(2)],
+            headers=["steps until back ↑", "area (%) ↑"] * len(found),
+            formats=["g", ".1f"] * len(found),
+            values=values,
+        )
+    ]
+
+
+def _relearned(curves: dict[Any, Curve], expected: int) -> tuple[Value, Value]:
+    """Return the median of steps until back, or that there is none, and the mean area."""
+    if not curves:
+        return Value(None, ok=0, expected=expected), Value(None, ok=0, expected=expected)
+    steps, last = median(curve.back for curve in curves.values()), max(c.steps[-1] for c in curves.values())
+    areas = {cell: curve.area for cell, curve in curves.items()}
+    by_target = {target: [a for (t, _), a in areas.items() if t == target] for target, _ in areas}
+    back = Value(None, f"never in {last}") if math.isinf(steps) else Value(steps)
+    area = Value(fmean(fmean(some) for some in by_target.values()), interval=mean_interval(areas))
+    return replace(back, ok=len(curves), expected=expected), replace(area, ok=len(curves), expected=expected)
+
+
+def robustness(board: Board, parent: Canvas | None = None) -> Canvas | None:
+    """One panel per attack: forgetting before and after it, methods down, the gold standard after it as a band."""
+    part = attacked_part(board)
+    if part is None or not part.robustness:
+        return None
+    measures, before, palette = part.robustness, part.headline("forgetting"), colours(board)
+    columns = min(COLUMNS, len(measures))
+    rows = -(-len(measures) // columns)
+    names = max(len(variant.label) for variant in part.variants)
+    size = (3.0 * columns + 0.07 * names + 0.3, (0.34 * len(part.variants) + 0.75) * rows + 0.5)
+    figure = canvas(parent, size)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes, measure in zip(grid.flat, measures, strict=False):
+        _draw_attack(axes, part, before, measure, palette)
+    for axes in list(grid.flat)[len(measures) :]:
+        axes.set_visible(False)
+    for axes in list(grid.flat)[max(0, len(measures) - columns) : len(measures)]:
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("forgotten (%)")
+    grid[0][0].set(
+        yticks=range(len(part.variants)), yticklabels=[variant.label for variant in part.variants], xlim=(-4, 104),
+        ylim=(len(part.variants) - 0.5, -0.5),
+    )  # fmt: skip
+    figure.suptitle(f"{board.title}: hollow before the attack, filled after it; bars are 95 % intervals", fontsize=10)
+    return figure
+
+
+def _draw_attack(axes: Axes, part: Board, before: Measure | None, measure: Measure, palette: dict[str, Any]) -> None:
+    """Draw one panel: two dots for each row, and the gold standard's number as a line in its interval."""
+    for row, variant in enumerate(part.variants):
+        after, colour = part.over_classes(variant, measure), palette[variant.label]
+        if before is not None:
+            _draw_dot(axes, part.over_classes(variant, before), row - SHIFT, colour, filled=False)
+        _draw_dot(axes, after, row + SHIFT, colour, filled=True)
+        if variant.role == "gold" and after.number is not None:
+            axes.axvline(after.number, color="black", linewidth=0.9, linestyle="--", zorder=1)
+            if after.interval is not None:
+                axes.axvspan(*after.interval, color="black", alpha=0.08, linewidth=0, zorder=0)
+    axes.set_title(measure.title)
+    axes.grid(visible=False, axis="y")
+
+
+def _draw_dot(axes: Axes, value: Value, y: float, colour: Any, *, filled: bool) -> None:
+    if value.number is None:
+        return
+    low, high = value.interval or (value.number, value.number)
+    axes.errorbar(
+        [value.number], [y], xerr=[[max(value.number - low, 0.0)], [max(high - value.number, 0.0)]], fmt="o",
+        color=colour, markerfacecolor=colour if filled else "white", markersize=5, capsize=2, elinewidth=1.0, zorder=3,
+    )  # fmt: skip
+
+
+def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
+    """One panel per choice of images: what is forgotten along the steps of fine-tuning, a line per method."""
+    part = attacked_part(board)
+    found = {} if part is None else _curves(part)
+    if part is None or not found:
+        return None
+    palette = colours(board)
+    names = max(len(variant.label) for variant in part.variants)
+    figure = canvas(parent, (2.6 * len(found) + 0.9 + 0.07 * names, 2.9))
+    panels: Sequence[Axes] = figure.subplots(1, len(found), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (measure, rows) in zip(panels, found.items(), strict=True):
+        for variant, curves in rows.items():
+            steps, mean = _mean_curve(list(curves.values()))
+            gold = (
+                {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": palette[variant.label]}
+            )
+            axes.plot(steps, mean, marker="o", markersize=3, linewidth=1.2, label=variant.label, **gold)
+        axes.axhline(50, color="grey", linewidth=0.7, linestyle=":")
+        axes.set(title=measure.title, xlabel="steps", ylim=(-4, 104))
+    panels[0].set_ylabel("forgotten (%)")
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    panels[-1].legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _mean_curve(curves: Sequence[Curve]) -> tuple[tuple[int, ...], list[float]]:
+    """Return the mean over cells of the curves that have the newest one's steps."""
+    steps = curves[-1].steps
+    kept = [curve.after for curve in curves if curve.steps == steps]
+    return steps, [fmean(shares) for shares in zip(*kept, strict=True)]

@@ -1,0 +1,270 @@
+"""A method on trial: run on the embedded digits, with a small denoiser of random weights, under observation.
+
+The method gets a context like the runner's. What it touches, when it works, and whose random numbers it uses is noted
+beside it; `conformance` judges.
+"""
+
+import inspect
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from unlearnbench.artifacts import ArtifactStore, Tensors, software
+from unlearnbench.context import Context, Counts, Harness
+from unlearnbench.cost import Meter
+from unlearnbench.datasets import Dataset, Images, Split, load_dataset
+from unlearnbench.diffusion import evaluating, predict_noise
+from unlearnbench.errors import spell_error
+from unlearnbench.grid import Scalar, Target
+from unlearnbench.networks import build_unet, frozen, unet_config
+from unlearnbench.plugin import STREAMS, MethodSpec
+from unlearnbench.registry import Plugin
+from unlearnbench.runner import counted
+
+STEPS = 8  # of a setting called `steps`, in place of thousands
+FORGET_CLASS = 3
+SECONDS = 40.0  # for all runs of a method together
+PACKAGE = str(Path(__file__).resolve().parent)
+CPU = torch.device("cpu")
+
+
+class Watched(Context):
+    """A context that notes which of the method's work lies before its first step, and which inside its steps."""
+
+    def __init__(self, harness: Harness) -> None:
+        super().__init__(harness)
+        self.given = self.model
+        self.counts, self.prepared = harness.counts, Counts()
+        self.early: Counts | None = None  # what was done before the first step, priors apart
+        self.budget = self.taken = self.stepped = 0  # steps asked for and taken; optimiser steps inside them
+
+    @property
+    def own(self) -> Counts:
+        """What the method did so far, priors apart."""
+        return self.counts.since(self.prepared)
+
+    def steps(self, n: int) -> Iterator[int]:
+        """Yield as the context does, and count the steps and the optimiser's inside them."""
+        if self.early is None:
+            self.early = self.own
+        self.budget += max(n, 0)
+        for step in super().steps(n):
+            self.taken += 1
+            before = self.own.optimizer_steps
+            try:
+                yield step
+            finally:
+                self.stepped += self.own.optimizer_steps - before
+
+    def prior(self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any) -> Tensors:
+        """Return what the context does; its work is no part of the method's own."""
+        before = self.counts.copy()
+        tensors = super().prior(name, build, shared=shared, **inputs)
+        self.prepared.add(self.counts.since(before))
+        return tensors
+
+
+class TouchedStreams(frozenset[str]):
+    """All streams there are; notes which of them the harness was asked for."""
+
+    touched: set[str]
+
+    def __contains__(self, name: object) -> bool:
+        self.touched.add(str(name))
+        return super().__contains__(name)
+
+
+class OutOfTime(Exception):
+    """The runs of a check take too long."""
+
+
+class GlobalRng(TorchFunctionMode):
+    """Notes each line of a file from which torch's global generator was drawn; the SDK itself may (`reinitialise`)."""
+
+    def __init__(self, file: str, deadline: float) -> None:
+        super().__init__()
+        self.file, self.deadline, self.of_the_sdk = file, deadline, False
+        self.lines: dict[int, str] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+        before = torch.get_rng_state()
+        result = func(*args, **(kwargs or {}))
+        if not torch.equal(before, torch.get_rng_state()):
+            self._blame(getattr(func, "__name__", str(func)))
+        return result
+
+    def _blame(self, function: str) -> None:
+        """Find the innermost caller that is the method's file or the SDK."""
+        caller: FrameType | None = sys._getframe(2)
+        while caller is not None:
+            if caller.f_code.co_filename == self.file:
+                self.lines.setdefault(caller.f_lineno, function)
+                return
+            if caller.f_code.co_filename.startswith(PACKAGE):
+                self.of_the_sdk = True
+                return
+            caller = caller.f_back
+
+
+@dataclass
+class Run:
+    """One run of a method, and what it left behind."""
+
+    context: Watched
+    harness: Harness
+    loaded: list[str]  # each time someone asked the dataset for its images
+    error: BaseException | None = None
+    returned: object = None
+    seconds: float = 0.0
+    drew: bool = False  # it used the context's generator, a stream, or torch's global generator
+    global_rng: str = ""  # how it used a global generator
+    prediction: Tensor | None = None  # (K + 1, C, H, W) of the model on fixed inputs, None where it failed
+    complaint: str = ""  # why it failed
+    base_prediction: Tensor | None = None  # of the base on the same
+
+    @property
+    def weights(self) -> Tensors:
+        """What is left in the model."""
+        return self.context.model.state_dict()
+
+
+class Bench:
+    """The embedded dataset and a small denoiser with random weights, for any number of runs of one method."""
+
+    def __init__(self, plugin: Plugin, spec: MethodSpec, folder: Path) -> None:
+        digits = load_dataset("digits")
+        unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4}
+        self.plugin, self.spec, self.folder = plugin, spec, folder
+        self.deadline = time.monotonic() + SECONDS
+        self.dataset = replace(digits, base=replace(digits.base, unet=unet), protocol=replace(digits.protocol, steps=2))
+        self.images: Images = digits.load(ArtifactStore(folder), self._progress)
+        torch.manual_seed(0)
+        self.pristine = build_unet(unet_config(self.dataset)).state_dict()
+        self.expected, _ = self._predict(self.base())
+        self.file = inspect.getfile(inspect.unwrap(spec.function))
+        self.runs = 0
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+
+    def base(self) -> nn.Module:
+        """Return the base model, untouched."""
+        return frozen(build_unet(unet_config(self.dataset)), self.pristine, CPU)
+
+    def settings(self, steps: int) -> dict[str, Scalar]:
+        """Return the method's settings on digits, with so many steps where it has the setting."""
+        cut = {"steps": steps} if self.has_steps else {}
+        return self.spec.resolve((self.dataset.name, self.dataset.protocol.name), cut)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether the method has an integer setting called `steps`."""
+        return "steps" in self.spec.settings and self.spec.settings["steps"].type is int
+
+    def _harness(self, seed: int, loaded: list[str], priors_of: int | None) -> Harness:
+        """Return a harness as the runner makes it; the test images are not those of any other run."""
+        self.runs += 1
+        store = ArtifactStore(self.folder / str(priors_of or self.runs))
+        other = self.images.test.images[::-1] ^ np.uint8(self.runs)
+
+        def load(store: ArtifactStore, progress: Any) -> Images:
+            loaded.append("load")
+            return self.images._replace(test=Split(other, self.images.test.labels))
+
+        dataset: Dataset = replace(self.dataset, load=load)
+        streams = TouchedStreams(STREAMS)
+        streams.touched = set()
+        return Harness(
+            dataset=dataset, train=self.images.train, base=self.base(), base_digest="check", method=self.spec.name,
+            source_hash=self.plugin.source_hash, streams=streams, seed=seed, target=Target((FORGET_CLASS,)), device=CPU,
+            store=store, meter=Meter(),
+            device_identity={"type": "cpu", "uuid": "check"}, software=software(), progress=self._progress,
+        )  # fmt: skip
+
+    def run(
+        self, *, seed: int = 0, steps: int | None = None, watch_rng: bool = False, priors_of: int | None = None
+    ) -> Run:
+        """Run the method once, as the runner does.
+
+        Args:
+            seed: of the cell.
+            steps: of the setting called so, STEPS by default.
+            watch_rng: note each use of a global random generator.
+            priors_of: the number of an earlier run, from 1, whose priors may be used again.
+        """
+        loaded: list[str] = []
+        harness = self._harness(seed, loaded, priors_of)
+        done = Run(Watched(harness), harness, loaded)
+        own, everywhere = done.context.generator.get_state(), _global_states()
+        watch = GlobalRng(self.file, self.deadline) if watch_rng else None
+        function: Callable[..., object] = self.spec.function
+        began = time.monotonic()
+        try:
+            with counted(harness, done.context), harness.meter.phase("forget"), watch or nullcontext():
+                done.returned = function(done.context, **self.settings(STEPS if steps is None else steps))
+            done.context.check_finite()
+        except (Exception, SystemExit) as error:  # whatever a method raises is what is asked for here
+            done.error = error
+        done.seconds = time.monotonic() - began
+        now = _global_states()
+        moved = [name for name in now if not np.array_equal(now[name], everywhere[name])]
+        generator_used = not torch.equal(own, done.context.generator.get_state())
+        done.drew = generator_used or any(harness.counts.drawn.values()) or "torch" in moved
+        if watch is not None:
+            done.global_rng = _rng_complaint(watch, moved)
+        done.base_prediction, _ = self._predict(harness.base)
+        done.prediction, done.complaint = self._predict(done.context.model)
+        return done
+
+    def again(self, first: Run, *, seed: int = 0, steps: int | None = None, priors_of: int | None = None) -> Run | None:
+        """Run once more, None where there is no time for it."""
+        if time.monotonic() + first.seconds > self.deadline:
+            return None
+        done = self.run(seed=seed, steps=steps, priors_of=priors_of)
+        return None if isinstance(done.error, OutOfTime) else done
+
+    def _predict(self, model: nn.Module) -> tuple[Tensor | None, str]:
+        """Return predictions on fixed inputs of every class and the null class, or None and the reason."""
+        k, shape = self.dataset.num_classes + 1, self.dataset.image_shape
+        x = torch.randn(k, *shape, generator=torch.Generator().manual_seed(1))
+        try:
+            with evaluating(model):
+                return predict_noise(model, x, torch.arange(k) * 999 // (k - 1), torch.arange(k)), ""
+        except Exception as error:  # whatever a method put in its place may raise
+            return None, spell_error(error)
+
+
+def _global_states() -> dict[str, Any]:
+    """Return the states of the random generators that belong to nobody, to see whether someone uses them."""
+    python = random.getstate()[1]
+    words = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    return {
+        "Python's random": np.array(python), "torch": torch.get_rng_state().numpy(),
+        "numpy.random": np.append(words["key"], words["pos"]),
+    }  # fmt: skip
+
+
+def _rng_complaint(watch: GlobalRng, moved: list[str]) -> str:
+    """Return how a run used a global generator, and what to write instead; empty where it did not."""
+    words = [
+        f"line {line} draws from torch's global generator ({function}): pass generator=ctx.generator"
+        for line, function in watch.lines.items()
+    ]
+    if "torch" in moved and not watch.of_the_sdk and not words:
+        words.append("it changes torch's global generator: call no torch.manual_seed, and draw from ctx.generator")
+    words += [f"it draws from {name}: draw with torch from ctx.generator" for name in moved if name != "torch"]
+    return "; ".join(words)
