@@ -61,7 +61,8 @@ def make_harness(tiny, registry, tmp_path):
         base = build_unet(unet_config(tiny)).to(dtype).eval().requires_grad_(False)
         fields = {
             "dataset": tiny, "train": tiny.load(None, None).train, "base": base, "base_digest": "base",
-            "method": method, "source_hash": "source", "seed": seed, "target": Target(*target) if target else Target((forget_class,)),
+            "method": method, "source_hash": "source", "seed": seed,
+            "target": Target(*target) if target else Target((forget_class,)),
             "device": torch.device("cpu"),
             "streams": registry.method(method).streams if streams is None else frozenset(streams),
             "store": ArtifactStore(tmp_path / "artifacts"), "meter": Meter(), "software": software(),

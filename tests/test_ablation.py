@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tests.conftest import fake_record
 from tests.test_report import board, images, store
+from tests.test_robustness import attacked
 from unlearnbench.report import render
 from unlearnbench.report.ablation import find_sweeps, frame, loss_curve, mean_curves, spell, sweep, timesteps
 from unlearnbench.report.figures import colours
@@ -310,7 +311,7 @@ def everything():
                 records.append(
                     fake_record(title="A$x^$B", settings=settings, overrides=settings, fid=9.0 - decay / 10, ua=ua)
                 )
-    return [replace(record, timestep_loss=loss(), images=images(0)) for record in records]
+    return [replace(record, timestep_loss=loss(), images=images(0)) for record in [*records, attacked("gamma")]]
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from unlearnbench import UsageError, trial
-from unlearnbench.conformance import NAMES, Promise, check
-from unlearnbench.plugin_source import card_complaints, reach_complaints
+from unlearnbench import UsageError
+from unlearnbench.kit import trial
+from unlearnbench.kit.conformance import NAMES, Promise, check
+from unlearnbench.kit.plugin_source import card_complaints, reach_complaints
 from unlearnbench.registry import Registry
 
 CARD = '''
@@ -85,7 +86,8 @@ WRONG = {
     "returns the model": (f"{LOOP}return ctx.model", "edits the model", "return nothing"),
     "another model": (f"{LOOP}import copy\nctx.model = copy.deepcopy(ctx.model)", "edits the model", "the one given"),
     "fewer classes": (
-        f"{LOOP}ctx.model.class_embedding = torch.nn.Embedding.from_pretrained(torch.zeros(3, 32))", "edits the model", "every class",
+        f"{LOOP}ctx.model.class_embedding = torch.nn.Embedding.from_pretrained(torch.zeros(3, 32))",
+        "edits the model", "every class",
     ),
     "edits the base": (
         f"{LOOP}next(ctx.base.parameters()).data.add_(1)", "keeps the base", "1 of its tensors changed",

@@ -25,8 +25,7 @@ GOOD = """
 def test_builtins_are_found_by_folder():
     registry = Registry()
     names = [plugin.name for plugin in registry.plugins("method")]
-    assert names[:5] == ["original", "retrain", "sa", "safemax", "salun"]
-    assert all(name.startswith("sham_") for name in names[5:])
+    assert {"original", "retrain", "sa", "safemax", "salun"} <= set(names)
     assert {spec.name for spec in registry.select_metrics("all")} >= {"fid", "ua", "judge_entropy", "retain_accuracy"}
 
 
@@ -67,7 +66,10 @@ def test_a_metrics_direction_side_and_boundary_must_fit(tmp_path, declared, word
 
 
 def test_all_leaves_gold_out_and_puts_references_first():
-    assert [spec.name for spec in Registry().select_methods("all")] == ["original", "sa", "safemax", "salun"]
+    everything = [spec.name for spec in Registry().select_methods("all")]
+    assert everything[0] == "original"
+    assert everything[1:] == sorted(p.name for p in Registry().plugins("method") if p.spec.role == "method")
+    assert len(everything) >= 13
     assert [spec.name for spec in Registry().select_methods("paper")] == ["sa", "safemax", "salun"]
     assert [spec.name for spec in Registry().select_methods("retrain,original")] == ["original", "retrain"]
 

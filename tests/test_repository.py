@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -28,14 +29,21 @@ def block(marker):
     return re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)[1]
 
 
-def test_the_readmes_method_runs(tmp_path, cache):
-    (tmp_path / "neggrad_plus.py").write_text(block("example:method"))
-    command = [sys.executable, "-m", "unlearnbench.cli", "run", "--methods", "neggrad_plus", "--classes", "0"]
-    command += ["--plugin", "neggrad_plus.py", "--set", "neggrad_plus.steps=3", "--metrics", "ua"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    record = ResultStore(tmp_path / "results").read().records[0]
-    assert (record.cell.method, record.status, record.counts["optimizer_steps"]) == ("neggrad_plus", "ok", 3)
+def test_the_readmes_guide_runs(tmp_path, cache):
+    (tmp_path / "my_method.py").write_text(block("example:method"))
+    code = [line for line in block("example:method").split('"""')[2].splitlines() if line.strip()]
+    assert len(code) <= 24
+    commands = [shlex.split(line) for line in block("command:method").splitlines()]
+    assert [command[:2] for command in commands] == [["unlearnbench", "check"], ["unlearnbench", "run"]]
+    short = ["--set", "my_method.steps=3", "--set", "safemax.steps=2", "--metrics", "ua", "--controls", "none"]
+    for command, more in zip(commands, ([], short), strict=True):
+        line = [sys.executable, "-m", "unlearnbench.cli", *command[1:], *more]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    records = [r for r in ResultStore(tmp_path / "results").read().records if r.cell.method == "my_method"]
+    assert [(r.cell.forget_class, r.status, r.counts["optimizer_steps"]) for r in records] == [
+        (c, "ok", 3) for c in range(3)
+    ]
 
 
 PARTS = ("", "/ablation", "/reference-set")
@@ -54,7 +62,8 @@ def read(folder):
 def evidence():
     """The records of the README's own run."""
     records, _ = read("results")
-    return [r for r in records if (r.cell.dataset, r.cell.protocol) == ("digits", "digits-ddim25")]
+    ours = [r for r in records if (r.cell.dataset, r.cell.protocol) == ("digits", "digits-ddim25")]
+    return [r for r in ours if len(r.cell.target.gone) == 1]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -71,8 +80,16 @@ def test_the_main_run_is_whole(evidence):
     seeds = [(s, s, s) for s in range(3)]
     assert done >= {(spec.name, c, s) for spec in Registry().select_methods("all") for c in range(10) for s in seeds}
     assert done >= {(spec.name, c, (0, 0, 0)) for spec in Registry().controls() for c in range(10)}
-    metrics = {spec.name for spec in Registry().select_metrics("all")}
+    metrics = {s.name for s in Registry().select_metrics("all") if not any(n.startswith("earlier_") for n in s.needs)}
     assert all(set(record.metrics) >= metrics for record in evidence)
+
+
+def test_every_method_was_attacked(evidence):
+    attacks = {spec.name for spec in Registry().select_metrics("attacks")}
+    done = {(r.cell.method, r.cell.forget_class) for r in evidence if set(r.metrics) >= attacks}
+    methods = [spec.name for spec in Registry().select_methods("all,retrain") if spec.role != "reference"]
+    assert len(methods) >= 13
+    assert done >= {(name, c) for name in methods for c in (0, 3, 8)}
 
 
 @pytest.mark.parametrize(("folder", "reports"), FOLDERS.items())

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from unlearnbench import UsageError, trial
-from unlearnbench.conformance import check
+from unlearnbench import UsageError
 from unlearnbench.hashing import file_digest
+from unlearnbench.kit import trial
+from unlearnbench.kit.conformance import check
+from unlearnbench.kit.scaffold import TEMPLATES, new_method
 from unlearnbench.registry import Registry
 from unlearnbench.results import ResultStore
-from unlearnbench.scaffold import TEMPLATES, new_method
 
 ROOT = Path(__file__).resolve().parent.parent
 THIRD_PARTY = ROOT / "tests" / "thirdparty"
@@ -66,7 +67,8 @@ def test_every_template_is_used_and_shipped(tmp_path):
     names = {path.name for path in TEMPLATES.iterdir()}
     files = new_method("mine", tmp_path, package=True).files
     assert len(files) == len(names)
-    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["unlearnbench"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    shipped = project["tool"]["setuptools"]["package-data"]["unlearnbench.kit"]
     assert all(any(Path("templates", name).match(pattern) for pattern in shipped) for name in names)
 
 
@@ -135,16 +137,19 @@ def test_a_method_is_one_file_and_nothing_else(checkout, cache):
     def digests():
         return {path: file_digest(path) for path in checkout.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
+    def there(*arguments):  # the cells' processes, too, import this copy
+        return unlearnbench(checkout, *arguments, PYTHONPATH=str(checkout))
+
     before = digests()
-    unlearnbench(checkout, "new", "method", "mine", "--out", "methods")
+    there("new", "method", "mine", "--out", "methods")
     assert digests().keys() - before.keys() == {checkout / "methods" / "mine.py"}
     assert before.items() <= digests().items()
-    assert re.search(r"^  mine +Mine", unlearnbench(checkout, "list", "methods"), re.MULTILINE)
+    assert re.search(r"^  mine +Mine", there("list", "methods"), re.MULTILINE)
     folders = ("--results", "../r", "--out", "../o")
-    unlearnbench(checkout, "run", "--methods", "mine", "--set", "mine.steps=2", *QUICK, *folders)
+    there("run", "--methods", "mine", "--set", "mine.steps=2", *QUICK, *folders)
     (record,) = ResultStore(checkout.parent / "r").read().records
     assert record.method["source_hash"] == file_digest(checkout / "methods" / "mine.py")
-    assert "Mine" in unlearnbench(checkout, "report", *folders)
+    assert "Mine" in there("report", *folders)
     assert "Mine" in (checkout.parent / "o" / "digits" / "tables" / "summary.tex").read_text()
     assert before.items() <= digests().items()
 

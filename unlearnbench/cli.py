@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from unlearnbench.benchmark import Summary
+    from unlearnbench.plan import Plan
     from unlearnbench.process import Workers
     from unlearnbench.registry import Registry
     from unlearnbench.report import Rendering
@@ -152,21 +153,24 @@ def run(
         base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
     )  # fmt: skip
     if workers is None:
-        for cell in plan.cells:
-            console.print(cell.id, highlight=False, soft_wrap=True)
-        checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
-        console.print(f"{len(plan.cells)} cells{checks}", highlight=False)
+        _show_plan(plan, console)
         return
-    _check_writable(results, "--results")
-    _check_writable(out, "--out")
-    if save_models is not None:
-        _check_writable(save_models, "--save-models")
+    for option, folder in (("--results", results), ("--out", out), ("--save-models", save_models)):
+        if folder is not None:
+            _check_writable(folder, option)
     benchmark = Benchmark(
         plan, workers, ResultStore(results), console, cache=default_cache(), device=device, plugin_files=plugin_files,
         timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls, models=save_models,
     )  # fmt: skip
     key = (plan.dataset.name, plan.dataset.protocol.name)
     _conclude(benchmark.run(rerun), len(plan.cells), key, results, out, registry)
+
+
+def _show_plan(plan: "Plan", console: "Console") -> None:
+    for cell in plan.cells:
+        console.print(cell.id, highlight=False, soft_wrap=True)
+    checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
+    console.print(f"{len(plan.cells)} cells{checks}", highlight=False)
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
@@ -311,7 +315,7 @@ def new(
     out: Annotated[Path, typer.Option("--out", help="Folder to write into.", metavar="DIR")] = Path(),
 ) -> None:
     """Write a method file that runs as it is, to be made your own."""
-    from unlearnbench.scaffold import new_method
+    from unlearnbench.kit.scaffold import new_method
 
     _check_writable(out, "--out")
     written = new_method(name, out, package=package)
@@ -330,7 +334,7 @@ def check(
     import time
 
     began = time.monotonic()
-    from unlearnbench.conformance import check as check_methods
+    from unlearnbench.kit.conformance import check as check_methods
 
     whole = True
     for method, promises in check_methods(target).items():

@@ -244,8 +244,8 @@ def tidy_frame(board: Board) -> pd.DataFrame:
         cell: dict[str, object] = {
             "cell_id": record.cell.id, "dataset": record.cell.dataset, "protocol": record.cell.protocol,
             "method": record.cell.method, "forget_class": record.cell.forget_class, "seed": record.cell.seed,
-            "base_seed": record.cell.base_seed, "sampling_seed": record.cell.sampling_seed, "target": record.cell.target.label,
-            "status": record.status,
+            "base_seed": record.cell.base_seed, "sampling_seed": record.cell.sampling_seed,
+            "target": record.cell.target.label, "status": record.status,
         }  # fmt: skip
         disturbances = "; ".join(f"{found['phase']}: {found['what']}" for found in record.disturbances)
         metrics = {name: entry.get("value") for name, entry in record.metrics.items()}

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearnbench import trial
 from unlearnbench.artifacts import Tensors
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
+from unlearnbench.kit import trial
+from unlearnbench.kit.plugin_source import card_complaints, reach_complaints
+from unlearnbench.kit.trial import CPU, Bench, OutOfTime, Run, TouchedStreams
 from unlearnbench.plugin import STREAMS, MethodSpec
-from unlearnbench.plugin_source import card_complaints, reach_complaints
 from unlearnbench.registry import Plugin, Registry
 from unlearnbench.training import global_rng_kept
-from unlearnbench.trial import CPU, Bench, OutOfTime, Run, TouchedStreams
 
 NAMES = (
     "runs", "edits the model", "keeps the base", "declared streams", "step budget", "same seed, same weights", "finite",

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+import unlearnbench
 from unlearnbench.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.context import Context, Counts, Harness
 from unlearnbench.cost import Meter
@@ -35,7 +36,7 @@ from unlearnbench.runner import counted
 STEPS = 8  # of a setting called `steps`, in place of thousands
 FORGET_CLASS = 3
 SECONDS = 40.0  # for all runs of a method together
-PACKAGE = str(Path(__file__).resolve().parent)
+PACKAGE = str(Path(unlearnbench.__file__).resolve().parent)
 CPU = torch.device("cpu")
 
 
