@@ -97,7 +97,7 @@ def salun(
     forget_loss: Literal["next_class", "ga"] = "next_class",  # the noise of c', or gradient ascent (code: rl, ga)
     alpha: float = 1e-3,  # weight of the summed retain loss against the mean forget loss (code's README)
     mask_ratio: float = 0.5,  # share of weights that may move (code)
-    mask_loss: Literal["guided", "plain"] = "guided",  # loss whose gradient is the saliency
+    mask_loss: Literal["guided", "plain"] = "guided",  # loss whose gradient is the saliency (code: guided)
     mask_guidance: float = 2.0,  # w of the guided mask loss (code)
     pseudo_offset: int = 1,  # which retained class after c_f is c' (code)
     label_dropout: float = 0.1,  # share of retained labels replaced by the null class (code)

@@ -4,7 +4,7 @@ Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement.
 Zhehao Huang, Xinwen Cheng, JingHao Zheng, Haoran Wang, Zhengbao He, Tao Li, Xiaolin Huang. arXiv:2409.19732,
 NeurIPS 2024.
 
-    forget step: descend -alpha(s) sum_b w_b l_b, w_b ~ 1 / (l_b^adaptivity + 1e-8), sum_b w_b = 1, masked weights only
+    forget step: descend -alpha(s) sum_b w_b l_b, w_b ~ 1 / (l_b^adaptivity + 1e-8), sum_b w_b = 1, its gradient masked
     retain step: descend L_eps(x_r, c_r), all weights
     alpha(s) = alpha (1 + cos(pi s / S)) / 2,   mask = (F_forget + 1e-15) / (F_retain + 1e-15) >= mask_threshold
 
@@ -16,7 +16,7 @@ Deviations:
       before they are squared (the paper's is of single images; not checked).
     - `steps` counts pairs of a forget and a retain step (as the code's iterations do), so there are twice as many
       optimiser steps.
-    - Assumed, as it was not checked in the code: one Adam with one set of moments takes both kinds of step.
+    - One Adam takes both kinds of step (code), so in a forget step weights outside the mask move on by its moments.
     - `adaptivity=0` weighs all images alike: plain ascent, the code's `ga`. Its third one, SalUn's, is not here.
     - No average of the weights: the code's keeps 0.01 % of the past at each step, so it is the last weights.
     - Horizontal flips are fresh at every draw; every batch is full, across epochs (but for the Fishers' last one).

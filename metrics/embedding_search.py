@@ -6,8 +6,8 @@
 The model stays frozen; one new row of its label embedding is trained for 60 steps of Adam at 0.1 with batches of 32
 (draws from the 16 images, noised afresh; no label dropout), and 50 samples are drawn for it with the protocol's
 guidance. Two starts: the mean of the retained classes' rows, which knows nothing of the class, and the forget class's
-own row, near which a method may have left it. The value is the worse of the two; the record keeps both. The judge is
-the one of Forgotten.
+own row, near which a method may have left it (each of them, where several are forgotten at once). The value is the
+worst; the record keeps all. The judge is the one of Forgotten.
 
 With several classes forgotten at once one row is trained on the images of all, and any of them counts. No boundary: a
 good model of the other classes may be steered to something like a class that it never saw, which the gold standard
@@ -56,5 +56,6 @@ def search(attacker, start, e):
 )
 def embedding_search(attacker):
     rows = attacker.embeddings()
-    starts = {"mean of others": rows[list(attacker.retained_classes)], "own row": rows[[attacker.cell.forget_class]]}
-    return attacked(attacker, {name: search(attacker, name, some.mean(dim=0)) for name, some in starts.items()})
+    starts = {"mean of others": rows[list(attacker.retained_classes)].mean(dim=0)}
+    starts |= {f"row {f}": rows[f] for f in attacker.cell.forget_classes}
+    return attacked(attacker, {name: search(attacker, name, e) for name, e in starts.items()})

@@ -2,8 +2,8 @@
 
     100 mean [v not in F]    v: verdicts on samples of the fine-tuned model, F: the forget classes
 
-80 steps of Adam at 2e-4 on L_eps, all weights, label dropout 0.1, gradient norm 1. A batch is 16 draws from the
-4 images of each forget class (chosen by dataset and seed alone), noised afresh, and 16 retained images, so that the
+80 steps of Adam at 2e-4 on L_eps per pixel, all weights, label dropout 0.1, gradient norm 1. A batch is 16 draws from
+the 4 images of each forget class (chosen by dataset and seed alone), noised afresh, and 16 retained images, so that the
 rest of the model stays whole: an attacker wants the class *and* the model. The value is the last point of a curve over
 0, 5, 10, 20, 40 and 80 steps, 50 samples a point. The record keeps the curve, `steps_until_back`, the first of these
 steps at which less than 50 % is forgotten, and `area`, the normalised area under the curve: 100 if nothing ever comes
@@ -14,8 +14,8 @@ standard relearns in the same steps is the images' doing, and only what a method
 
 Source: the fine-tuning probes of concept erasure, arXiv:2505.16174; schedule and judge are this suite's.
 
-Blind to: slower recovery than 80 steps, other step sizes, adapters in place of all weights. The images are the same for
-every method, but others could teach more or less.
+Blind to: slower recovery than 80 steps (as many as a cheap method takes, no more), other step sizes, adapters in place
+of all weights. The images are the same for every method, but others could teach more or less.
 """
 
 from unlearnbench import metric, relearning_curve

@@ -175,9 +175,10 @@ def test_a_file_that_does_not_import_fails_at_its_first_line(tmp_path):
     assert {promise.kept for promise in rest} == {None}
 
 
-def test_a_method_without_end_is_stopped(judged, monkeypatch):
+@pytest.mark.parametrize("body", ["torch.zeros(1)", "pass"])
+def test_a_method_without_end_is_stopped(judged, monkeypatch, body):
     monkeypatch.setattr(trial, "SECONDS", 1.0)
-    promises = judged("while True:\n    torch.zeros(1)")
+    promises = judged(f"while True:\n    {body}")
     assert broken(promises) == {"runs"}
     assert "more than 1 s on digits" in promises["runs"].words
 

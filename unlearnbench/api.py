@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unlearnbench.datasets import Source
+from unlearnbench.datasets import Source, load_dataset
 from unlearnbench.errors import UsageError
 from unlearnbench.grid import Rerun, Scalar
 from unlearnbench.plugin import suggest
@@ -81,10 +81,14 @@ def run_cell(
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("run_cell handles signals: call it from the main thread, and one cell after another")
     plugins = [] if plugin is None else [Path(plugin).absolute()]
+    chosen = Source(dataset) if isinstance(dataset, str) else dataset
+    names = load_dataset(chosen).class_names
+    if isinstance(forget_class, int) and str(forget_class) in names:  # a name wins over a number in text
+        forget_class = names[forget_class] if 0 <= forget_class < len(names) else forget_class
     plan = make_plan(
         Registry(plugins), methods=method, classes=str(forget_class), metrics=metrics, seeds=str(seed),
         sweeps=[f"{method}.{name}={value}" for name, value in (settings or {}).items()], controls="none",
-        source=Source(dataset) if isinstance(dataset, str) else dataset,
+        source=chosen,
     )  # fmt: skip
     if len(plan.cells) != 1:
         raise UsageError(f"that makes {len(plan.cells)} cells: give one method, one class and one value per setting")
@@ -117,7 +121,10 @@ def load(results: str | Path = "results") -> "pd.DataFrame":
 def draw(
     name: str, results: str | Path = "results", dataset: str = "", ax: "Axes | None" = None
 ) -> "Figure | SubFigure":
-    """Draw a figure of a report: tradeoff, pareto, sweep, timesteps, heatmaps, phases, confusion, samples, samples-all.
+    """Draw a figure of a report.
+
+    That is one of tradeoff, pareto, robustness, relearning, sweep, timesteps, heatmaps, phases, confusion, samples and
+    samples-all.
 
     Many are of several panels, so one takes the place of the axes that it is given: they are removed, and what is
     drawn is a `SubFigure` there. A figure of yours without a layout engine gets the constrained one.

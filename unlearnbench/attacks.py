@@ -33,7 +33,7 @@ BATCH = 32  # images per step
 LABEL_DROPOUT = 0.1  # as in the training of every base model
 CLIP = 1.0  # global gradient norm, likewise
 RELEARNING_LR = 2e-4  # Adam; what the DDIM code trains CIFAR-10 with, so no more than any user would take
-RELEARNING_STEPS = (5, 10, 20, 40, 80)  # where the curve has points; unlearning itself takes 100 to 1,000 steps
+RELEARNING_STEPS = (5, 10, 20, 40, 80)  # where the curve has points
 BACK = 50.0  # the class is back where less than this is forgotten
 
 __all__ = ["Attacker", "attacked", "relearning_curve"]
@@ -76,7 +76,13 @@ class Attacker:
         return tuple(c for c in range(self.num_classes) if c not in self.cell.target.gone)
 
     def victim(self) -> nn.Module:
-        """Return a fresh copy of the unlearned model, with all that the method hung on it: trainable, in train mode."""
+        """Return a fresh copy of the unlearned model, with all that the method hung on it: trainable, in train mode.
+
+        Raises:
+            Unmeasurable: the method gave the model a forward of its own, which would go on computing with the original.
+        """
+        if any("forward" in vars(part) for part in self.model.modules()):
+            raise Unmeasurable("the method gave the model a forward of its own, so no copy of it can be attacked")
         return copy.deepcopy(self.model).requires_grad_(True).train()
 
     def embeddings(self) -> Tensor:
@@ -171,7 +177,7 @@ class Attacker:
         self, name: str, model: nn.Module, weights: Iterable[Tensor], draw: Callable[[], tuple[Tensor, Tensor]], *,
         steps: int, lr: float, label_dropout: float = LABEL_DROPOUT,
     ) -> Iterator[int]:  # fmt: skip
-        """Train some weights of a model with L_eps, yielding the number of steps taken after each.
+        """Train some weights of a model with L_eps per pixel, yielding the number of steps taken after each.
 
         Args:
             name: of the attack, from which timesteps, noise, label dropout and the model's own dropout follow.

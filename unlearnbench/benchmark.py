@@ -77,6 +77,7 @@ class Benchmark:
         self._software = software_provenance()
         self._turns, self._stop = Turns(), threading.Event()
         self._stop_reason = "the run was stopped"
+        self._further: dict[str, list[str]] = {}  # cell id -> metrics that its last record has
 
     def run(self, rerun: Rerun) -> Summary:
         """Run what the rerun policy asks for and return how it went."""
@@ -143,12 +144,16 @@ class Benchmark:
             display.say(f"warning: {problem}")
         latest = {record.cell.id: record for record in reading.records}
         plan = self._plan
+        if rerun != "always":  # what a record has besides is measured again with it, so that nothing gets lost
+            measured = {cell: record.metrics for cell, record in latest.items() if record.status == "ok"}
+            self._further = {cell: sorted(plan.known_metrics & names.keys()) for cell, names in measured.items()}
 
         def wanted(cell: Cell) -> bool:
             found, metrics = latest.get(cell.id), [spec.name for spec in plan.metrics_of(cell)]
             return needs_run(
-                found, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset, self._repeats, self._models
-            )
+                found, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset, self._repeats,
+                self._models_of(cell),
+            )  # fmt: skip
 
         checked = set() if self._controls == "every" else self._checked(reading.records, rerun, device_uuid)
         cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
@@ -163,7 +168,7 @@ class Benchmark:
         settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
         alike = [
             r for r in records
-            if r.status == "ok" and settings.get(r.cell.method) == r.cell.settings
+            if r.status == "ok" and settings.get(r.cell.method) == r.cell.settings and len(r.cell.target.gone) == 1
             and (r.cell.dataset, r.cell.protocol) == (plan.dataset.name, plan.dataset.protocol.name)
         ]  # fmt: skip
 
@@ -222,8 +227,12 @@ class Benchmark:
     def _append(self, record: Record) -> None:
         """Record a cell, then put its model to its place."""
         self._store.append(record)
-        if self._models is not None:
-            settle(self._models, record)
+        if (models := self._models_of(record.cell)) is not None:
+            settle(models, record)
+
+    def _models_of(self, cell: Cell) -> Path | None:
+        """Return the folder that a cell's model goes to: an untouched model or a sham is nothing to keep."""
+        return self._models if self._plan.unlearns(cell) else None
 
     def _measure(self, number: int, cell: Cell, found: Mapping[str, Any], display: Display, task: Task) -> Outcome:
         """Run a cell in a process of its own."""
@@ -236,9 +245,10 @@ class Benchmark:
             return self._turns.take(number, kind, check_stop)
 
         metrics = [spec.name for spec in self._plan.metrics_of(cell)]
+        metrics += [name for name in self._further.get(cell.id, ()) if name not in metrics]
         return self._workers.run(
             "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache, found,
-            self._repeats, self._models, timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
+            self._repeats, self._models_of(cell), timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
             on_turn=take_turn, on_warning=lambda text: display.say(f"warning: {text}"),
         )  # fmt: skip
 

@@ -344,6 +344,7 @@ class Context:
         harness = self._harness
         return {
             "dataset": harness.dataset.name,
+            "content": harness.dataset.content,
             "sampler": harness.dataset.protocol.sampler,
             "base": harness.base_digest,
             "method": harness.method,

@@ -20,6 +20,7 @@ from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import derive_seed
 from unlearnbench.judges import Judge, through
+from unlearnbench.networks import is_plain
 from unlearnbench.plugin import MetricSpec, Score
 from unlearnbench.preparation import Prepared
 from unlearnbench.process import Progress
@@ -103,10 +104,9 @@ class Evidence:
     @cached_property
     def _untouched(self) -> bool:
         """Whether the model still computes what the base model does: its weights bit for bit, and its own forward."""
-        parts = list(self.model.modules())
-        if any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts):
+        if not is_plain(self.model):
             return False
-        if [type(part) for part in parts] != [type(part) for part in self.prepared.base.modules()]:
+        if [type(part) for part in self.model.modules()] != [type(part) for part in self.prepared.base.modules()]:
             return False
         ours, theirs = self.model.state_dict(), self.prepared.base.state_dict()
         same = ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)

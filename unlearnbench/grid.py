@@ -14,6 +14,7 @@ from unlearnbench.hashing import digest
 Scalar = bool | int | float | str
 Rerun = Literal["missing", "failed", "always"]
 Controls = Literal["first", "every", "none"]
+MOST_NAMED = 40  # letters of what is forgotten in a cell's id; the digest tells the rest
 
 
 class Seeds(NamedTuple):
@@ -87,7 +88,7 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """A readable name that ends in eight hex digits of the whole cell."""
-        classes = self.target.label.replace(", ", "-").replace(" ", "-")
+        classes = self.target.label.replace(", ", "-").replace(" ", "-")[:MOST_NAMED]
         return f"{self.dataset}-{self.method}-c{classes}-s{self.seed}-{digest(self.to_json())[:8]}"
 
     def to_json(self) -> dict[str, Any]:
@@ -191,7 +192,8 @@ def parse_sequence(text: str, names: Sequence[str]) -> list[Target]:
     steps = [target.classes for target in parse_targets(text, names)]
     told = [c for item in text.split(",") for c in (parse_classes(item, names) if "+" not in item else ())]
     flat = [c for classes in steps for c in classes]
-    if len(set(flat)) < len(flat) or len(set(told)) < len(told):
+    again = len({tuple(sorted(item.split("+"))) for item in text.split(",")}) < len(text.split(","))
+    if len(set(flat)) < len(flat) or len(set(told)) < len(told) or again:
         raise UsageError(f"--sequence {text!r} forgets a class twice: write each class once")
     found = Target(steps[-1], tuple(steps[:-1])).steps
     _check_retained(found[-1], names)

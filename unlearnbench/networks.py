@@ -42,6 +42,12 @@ def placed(model: Model, device: torch.device) -> Model:
     return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
 
 
+def is_plain(model: nn.Module) -> bool:
+    """Say whether a network computes what its modules and weights say: no hooks, no forward of its own."""
+    parts = list(model.modules())
+    return not any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts)
+
+
 class Classifier(nn.Module):
     """A judge or a feature extractor: a body that makes features and one linear head.
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearnbench.datasets import Dataset, Source, load_dataset
+from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset, Source, load_dataset
 from unlearnbench.errors import UsageError
 from unlearnbench.grid import (
     Cell,
@@ -39,16 +39,20 @@ class Plan:
     controls: frozenset[str]  # ids of the cells that check the suite and were not asked for by name
     overrides: Mapping[str, Mapping[str, Scalar]]  # cell id -> settings that --set changed
     source_hashes: Mapping[str, str]  # of the selected plugins
+    known_metrics: frozenset[str] = frozenset()  # names of all there are
+
+    def unlearns(self, cell: Cell) -> bool:
+        """Say whether a cell's method is to unlearn: references and controls are there to be compared with."""
+        return self.methods[cell.method].role in ("method", "gold")
 
     def metrics_of(self, cell: Cell) -> list[MetricSpec]:
         """Return the metrics that say something of a cell.
 
         Attacks are for what unlearned something by training; what an earlier step of a sequence lost is for sequences.
         """
-        unlearned = self.methods[cell.method].role in ("method", "gold")
         return [
             spec for spec in self.metrics
-            if (unlearned or "attacker" not in spec.needs)
+            if (self.unlearns(cell) or "attacker" not in spec.needs)
             and (cell.earlier or not any(need.startswith("earlier_") for need in spec.needs))
         ]  # fmt: skip
 
@@ -63,7 +67,7 @@ def make_plan(
         UsageError: anything unknown, malformed or out of range.
     """
     dataset = load_dataset(source)
-    targets = _parse_targets(classes, sequence, dataset.class_names)
+    targets = _parse_targets(classes, sequence, dataset)
     if dataset.checkpoint and base_seeds:
         raise UsageError("--base names a trained model and --base-seeds trains one for each: give one of them")
     chosen_seeds = replicates(seeds, "0" if dataset.checkpoint else base_seeds, sampling_seeds)
@@ -87,18 +91,27 @@ def make_plan(
     hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
     overrides |= {cell.id: {} for cell in checks}
     ids = frozenset(cell.id for cell in checks)
-    return Plan(dataset, chosen_methods, chosen_metrics, [*cells, *checks], ids, overrides, hashes)
+    known = frozenset(plugin.name for plugin in registry.plugins("metric"))
+    return Plan(dataset, chosen_methods, chosen_metrics, [*cells, *checks], ids, overrides, hashes, known)
 
 
-def _parse_targets(classes: str, sequence: str, names: Sequence[str]) -> list[Target]:
+def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target]:
     if bool(classes) == bool(sequence):
         raise UsageError("say what to forget: --classes 0-9 one at a time, or --sequence 0,1,2 one after another")
-    return parse_targets(classes, names) if classes else parse_sequence(sequence, names)
+    names = dataset.class_names
+    targets = parse_targets(classes, names) if classes else parse_sequence(sequence, names)
+    for target in targets:
+        if dataset.protocol.reference == WITHOUT_CLASS_0 and set(range(1, len(names))) <= set(target.gone):
+            raise UsageError(
+                f"{dataset.protocol.name} drops class 0, which leaves nothing of the classes to retain to compare with: "
+                f"use {dataset.protocol.family}"
+            )
+    return targets
 
 
 def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSpec]) -> list[MethodSpec]:
     """Return the controls that a run adds: none where no metric is checked against them, unless they are asked for."""
-    checked = controls == "every" or any(spec.boundary is not None for spec in metrics)
+    checked = controls == "every" or any(s.boundary is not None and "attacker" not in s.needs for s in metrics)
     return registry.controls() if checked and controls != "none" else []
 
 

@@ -59,7 +59,7 @@ def stage(models: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[in
     from diffusers import UNet2DModel
     from torch import device
 
-    from unlearnbench.networks import build_unet, frozen, placed
+    from unlearnbench.networks import build_unet, frozen, is_plain, placed
     from unlearnbench.training import global_rng_kept
 
     folder = _staged(models, cell)
@@ -78,7 +78,7 @@ def stage(models: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[in
         raise _unwritable(models, error) from error
     with global_rng_kept(device("cpu")):
         read = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
-    if _predict_alike(model, placed(read, next(model.parameters()).device), cell, image_shape):
+    if is_plain(model) and _predict_alike(model, placed(read, next(model.parameters()).device), cell, image_shape):
         return {"sha256": file_digest(folder / WEIGHTS)}
     shutil.rmtree(folder, ignore_errors=True)
     return {"reason": "it predicts what its weights alone do not, so a folder of weights would be another model"}

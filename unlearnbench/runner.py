@@ -29,7 +29,7 @@ from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import digest
 from unlearnbench.judges import through
-from unlearnbench.networks import build_unet, frozen
+from unlearnbench.networks import build_unet, frozen, is_plain
 from unlearnbench.plugin import MethodSpec
 from unlearnbench.preparation import Prepared, prepare, prepare_base
 from unlearnbench.process import Line, Progress, Turn
@@ -251,8 +251,9 @@ def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
         quiet = replace(harness, target=step, meter=harness.meter.another(), counts=Counts(), curves={}, priors={})
 
         def forget(quiet: Harness = quiet) -> tuple[Tensors, Mapping[str, Any]]:
-            weights = unlearn(method, quiet, cell).model.state_dict()
-            if weights.keys() != quiet.base.state_dict().keys():
+            model = unlearn(method, quiet, cell).model
+            weights = model.state_dict()
+            if not is_plain(model) or weights.keys() != quiet.base.state_dict().keys():
                 raise PluginError(f"{cell.method} changes the network itself, so no sequence can go on from its model")
             return {name: tensor.contiguous() for name, tensor in weights.items()}, {}
 
@@ -260,6 +261,7 @@ def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
             found = harness.store.get("unlearned", {
                 "base": harness.base_digest, "method": cell.method, "source": harness.source_hash,
                 "settings": dict(cell.settings), "target": step, "seed": cell.seed, "dataset": harness.dataset.name,
+                "content": harness.dataset.content,
                 "sampler": harness.dataset.protocol.sampler, "device": dict(harness.device_identity),
                 "software": dict(harness.software), "harness": HARNESS_DIGEST,
             }, forget)  # fmt: skip

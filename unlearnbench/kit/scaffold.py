@@ -54,7 +54,7 @@ def new_method(name: str, folder: Path, *, package: bool = False) -> Written:
     target = shlex.quote(str(folder / name if package else files["method.py.txt"]))
     run = f"unlearnbench run --methods original,{name} --classes 0-2"
     if package:
-        commands = [f"pip install -e {target}", f"unlearnbench check {name}", f"pytest {target}", run]
+        commands = [f"pip install -e {target}[test]", f"unlearnbench check {name}", f"pytest {target}", run]
     else:
         commands = [f"unlearnbench check {target}", f"{run} --plugin {target}"]
     return Written(list(files.values()), commands)

@@ -253,7 +253,7 @@ class Board:
         return self._means[variant, measure]
 
     def _find_mean(self, variant: Variant, measure: Measure) -> Value:
-        values = [self.value(variant, target, measure) for target in self.targets]
+        values = [self.value(variant, target, measure) for target in self._asked(measure)]
         numbers = [value.number for value in values if value.number is not None]
         ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
         if not numbers:
@@ -267,6 +267,13 @@ class Board:
             expected=expected, disturbed=disturbed,
         )  # fmt: skip
 
+    def _asked(self, measure: Measure) -> list[Target]:
+        """Return the targets for which a measure says something: the first step of a sequence has no earlier one."""
+        if measure.shows == "cost":
+            return self.targets
+        known = {record.cell.target for record in self.ok_records if measure.key in record.metrics}
+        return [target for target in self.targets if target in known] or self.targets
+
     def best(self, measure: Measure) -> set[Variant]:
         """Return the methods that share the mark of the best; none where nothing is separated, or nothing is better."""
         if measure not in self._best:
@@ -278,7 +285,7 @@ class Board:
             return set()
         values = {
             variant: {
-                t: number for t in self.targets if (number := self.value(variant, t, measure).number) is not None
+                t: number for t in self._asked(measure) if (number := self.value(variant, t, measure).number) is not None
             }
             for variant in self.variants if variant.role == "method" and not self._lacks(variant, measure)
         }  # fmt: skip
@@ -286,7 +293,9 @@ class Board:
 
     def _lacks(self, variant: Variant, measure: Measure) -> bool:
         """Say whether a number of any class or replicate is missing: other base models are no other method."""
-        return any(value.ok < value.expected for value in (self.value(variant, t, measure) for t in self.targets))
+        return any(
+            value.ok < value.expected for value in (self.value(variant, t, measure) for t in self._asked(measure))
+        )
 
     def completeness(self, variant: Variant) -> str:
         """Return "9/10": cells with numbers of cells expected."""
@@ -344,7 +353,7 @@ class Board:
 
 
 def _targets(records: Iterable[Record]) -> list[Target]:
-    return sorted({record.cell.target for record in records})
+    return sorted({record.cell.target for record in records}, key=lambda target: (len(target.earlier), target))
 
 
 def _spelled(targets: Sequence[Target]) -> str:
@@ -385,11 +394,11 @@ def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     known = list(records)
-    first = {(r.cell.method, *r.cell.seeds, r.cell.target.steps[0]) for r in known if r.cell.earlier}
+    first = {_row(r, r.cell.target.steps[0]) for r in known if r.cell.earlier}
     for record in known:
         cell = record.cell
         groups.setdefault((cell.dataset, cell.protocol, _form(cell.target)), []).append(record)
-        if not cell.earlier and (cell.method, *cell.seeds, cell.target) in first:
+        if not cell.earlier and _row(record, cell.target) in first:
             groups.setdefault((cell.dataset, cell.protocol, SEQUENCE), []).append(record)
     for group in groups.values():
         group.sort(key=lambda record: str(record.provenance.get("started_utc", "")))
@@ -401,6 +410,13 @@ def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[
         return dataset + family + (B4 if protocol.endswith(B4) else "") + form
 
     return {name(*key): Board(group, source_hashes) for key, group in sorted(groups.items())}
+
+
+def _row(record: Record, target: Target) -> tuple[Any, ...]:
+    """Return what the steps of one sequence have in common, with one of their targets."""
+    cell = record.cell
+    settings = canonical_json(dict(cell.settings))
+    return cell.dataset, cell.protocol, cell.method, settings, cell.seeds, _device(record), target
 
 
 def _form(target: Target) -> str:

@@ -62,8 +62,9 @@ class Side:
 
     @property
     def has_records(self) -> bool:
-        """Whether a published method, or the row they are all compared with, was run here."""
-        return any(variant.method in self.variants for variant in self.board.variants)
+        """Whether a published method, or the row they are all compared with, forgot single classes here."""
+        single = all(len(target.gone) == 1 for target in self.board.targets)
+        return single and any(variant.method in self.variants for variant in self.board.variants)
 
     def ok_records(self, method: str, forget_class: int) -> list[Record]:
         """Return the records with numbers of a method's default settings, one per seed."""

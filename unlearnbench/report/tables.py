@@ -234,7 +234,7 @@ def _interval(value: Value, measure: Measure) -> str:
 
 def _target_name(target: Target, names: Sequence[str]) -> str:
     named = "+".join(names[c] if c < len(names) else str(c) for c in target.classes)
-    return target.label if target.label.startswith(named) else f"{target.label} {named}"
+    return target.label if named == "+".join(map(str, target.classes)) else f"{target.label} {named}"
 
 
 def tidy_frame(board: Board) -> pd.DataFrame:
