@@ -46,8 +46,8 @@ def run_cell(
 ) -> Record:
     """Run one cell in a process of its own, as `unlearnbench run` does, and return its record.
 
-    What a first cell needs besides (base model, judges) is made before. A cell that is recorded already is not run
-    again, unless `rerun` says so.
+    Base model and judges are made before, where they are missing; a cell that is recorded already is not run again,
+    unless `rerun` says so. The arguments are the options of `unlearnbench run`.
 
     Args:
         method: its name.
@@ -57,12 +57,8 @@ def run_cell(
         settings: of the method, where not its defaults.
         metrics: `all`, or names with commas between.
         plugin: a file with a method or metric of your own.
-        results: folder that takes the record.
-        save_models: folder that takes the unlearned model, None for none.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        repeats: how often unlearning is timed.
-        timeout: seconds after which the cell is stopped, None for no limit.
-        rerun: `missing`, `failed` or `always`.
+        results, save_models: folders that take the record, and the unlearned model.
+        device, repeats, timeout, rerun: where, how often timed, seconds it may take, `missing`, `failed` or `always`.
 
     Returns:
         The record; where its status is not `ok` it has a reason and no metrics.
@@ -82,11 +78,8 @@ def run_cell(
         raise UsageError("run_cell handles signals: call it from the main thread, and one cell after another")
     plugins = [] if plugin is None else [Path(plugin).absolute()]
     chosen = Source(dataset) if isinstance(dataset, str) else dataset
-    names = load_dataset(chosen).class_names
-    if isinstance(forget_class, int) and str(forget_class) in names:  # a name wins over a number in text
-        forget_class = names[forget_class] if 0 <= forget_class < len(names) else forget_class
     plan = make_plan(
-        Registry(plugins), methods=method, classes=str(forget_class), metrics=metrics, seeds=str(seed),
+        Registry(plugins), methods=method, classes=_named(forget_class, chosen), metrics=metrics, seeds=str(seed),
         sweeps=[f"{method}.{name}={value}" for name, value in (settings or {}).items()], controls="none",
         source=chosen,
     )  # fmt: skip
@@ -100,6 +93,13 @@ def run_cell(
     if summary.interrupted:
         raise KeyboardInterrupt
     return next(record for record in store.read().records if record.cell.id == plan.cells[0].id)
+
+
+def _named(forget_class: int | str, source: Source) -> str:
+    """Return a class as the command line takes it, where a name wins over a number."""
+    names = load_dataset(source).class_names
+    known = isinstance(forget_class, int) and 0 <= forget_class < len(names) and str(forget_class) in names
+    return names[int(forget_class)] if known else str(forget_class)
 
 
 def load(results: str | Path = "results") -> "pd.DataFrame":

@@ -103,8 +103,8 @@ def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target
     for target in targets:
         if dataset.protocol.reference == WITHOUT_CLASS_0 and set(range(1, len(names))) <= set(target.gone):
             raise UsageError(
-                f"{dataset.protocol.name} drops class 0, which leaves nothing of the classes to retain to compare with: "
-                f"use {dataset.protocol.family}"
+                f"{dataset.protocol.name} drops class 0, so no retained class is left to compare with: use "
+                f"{dataset.protocol.family}"
             )
     return targets
 

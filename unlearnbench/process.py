@@ -66,6 +66,13 @@ class Workers:
             with _quiet_start():
                 forkserver.ensure_running()
 
+    def _start(self, there: Connection, job: str, arguments: tuple[Any, ...]) -> Any:
+        process = self._context.Process(target=_main, args=(there, job, arguments), daemon=True)  # type: ignore[attr-defined]
+        with _START, _without_main():
+            process.start()
+        there.close()
+        return process
+
     def run(
         self,
         job: str,
@@ -91,10 +98,7 @@ class Workers:
             UsageError: the job raised one.
         """
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_main, args=(there, job, arguments), daemon=True)  # type: ignore[attr-defined]
-        with _START, _without_main():
-            process.start()
-        there.close()
+        process = self._start(there, job, arguments)
         deadline = time.monotonic() + timeout if timeout is not None else None
         try:
             while True:

@@ -269,10 +269,9 @@ class Board:
 
     def _asked(self, measure: Measure) -> list[Target]:
         """Return the targets for which a measure says something: the first step of a sequence has no earlier one."""
-        if measure.shows == "cost":
-            return self.targets
-        known = {record.cell.target for record in self.ok_records if measure.key in record.metrics}
-        return [target for target in self.targets if target in known] or self.targets
+        known = [record.cell for record in self.ok_records if measure.key in record.metrics]
+        later = bool(known) and all(cell.earlier for cell in known)
+        return [target for target in self.targets if target.earlier or not later]
 
     def best(self, measure: Measure) -> set[Variant]:
         """Return the methods that share the mark of the best; none where nothing is separated, or nothing is better."""
@@ -285,7 +284,8 @@ class Board:
             return set()
         values = {
             variant: {
-                t: number for t in self._asked(measure) if (number := self.value(variant, t, measure).number) is not None
+                t: number for t in self._asked(measure)
+                if (number := self.value(variant, t, measure).number) is not None
             }
             for variant in self.variants if variant.role == "method" and not self._lacks(variant, measure)
         }  # fmt: skip
@@ -293,9 +293,8 @@ class Board:
 
     def _lacks(self, variant: Variant, measure: Measure) -> bool:
         """Say whether a number of any class or replicate is missing: other base models are no other method."""
-        return any(
-            value.ok < value.expected for value in (self.value(variant, t, measure) for t in self._asked(measure))
-        )
+        values = [self.value(variant, target, measure) for target in self._asked(measure)]
+        return any(value.ok < value.expected for value in values)
 
     def completeness(self, variant: Variant) -> str:
         """Return "9/10": cells with numbers of cells expected."""
