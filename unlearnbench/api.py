@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+    from unlearnbench.plan import Plan
     from unlearnbench.report.board import Board
 
 __all__ = ["Record", "Source", "UsageError", "draw", "load", "run_cell"]
@@ -57,8 +58,12 @@ def run_cell(
         settings: of the method, where not its defaults.
         metrics: `all`, or names with commas between.
         plugin: a file with a method or metric of your own.
-        results, save_models: folders that take the record, and the unlearned model.
-        device, repeats, timeout, rerun: where, how often timed, seconds it may take, `missing`, `failed` or `always`.
+        results: folder that takes the record.
+        save_models: folder that takes the unlearned model.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        repeats: how often unlearning is timed.
+        timeout: seconds it may take.
+        rerun: `missing`, `failed` or `always`.
 
     Returns:
         The record; where its status is not `ok` it has a reason and no metrics.
@@ -71,20 +76,13 @@ def run_cell(
 
     from unlearnbench.artifacts import default_cache
     from unlearnbench.benchmark import Benchmark
-    from unlearnbench.plan import make_plan
     from unlearnbench.process import Workers
 
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("run_cell handles signals: call it from the main thread, and one cell after another")
     plugins = [] if plugin is None else [Path(plugin).absolute()]
-    chosen = Source(dataset) if isinstance(dataset, str) else dataset
-    plan = make_plan(
-        Registry(plugins), methods=method, classes=_named(forget_class, chosen), metrics=metrics, seeds=str(seed),
-        sweeps=[f"{method}.{name}={value}" for name, value in (settings or {}).items()], controls="none",
-        source=chosen,
-    )  # fmt: skip
-    if len(plan.cells) != 1:
-        raise UsageError(f"that makes {len(plan.cells)} cells: give one method, one class and one value per setting")
+    source = Source(dataset) if isinstance(dataset, str) else dataset
+    plan = _plan_of_one(Registry(plugins), method, forget_class, source, metrics, seed, settings or {})
     store = ResultStore(Path(results))
     summary = Benchmark(
         plan, Workers(), store, Console(), cache=default_cache(), device=device, plugin_files=plugins, timeout=timeout,
@@ -93,6 +91,21 @@ def run_cell(
     if summary.interrupted:
         raise KeyboardInterrupt
     return next(record for record in store.read().records if record.cell.id == plan.cells[0].id)
+
+
+def _plan_of_one(
+    registry: Registry, method: str, forget_class: int | str, source: Source, metrics: str, seed: int,
+    settings: Mapping[str, Scalar],
+) -> "Plan":  # fmt: skip
+    from unlearnbench.plan import make_plan
+
+    plan = make_plan(
+        registry, methods=method, classes=_named(forget_class, source), source=source, metrics=metrics, seeds=str(seed),
+        sweeps=[f"{method}.{name}={value}" for name, value in settings.items()], controls="none",
+    )  # fmt: skip
+    if len(plan.cells) != 1:
+        raise UsageError(f"that makes {len(plan.cells)} cells: give one method, one class and one value per setting")
+    return plan
 
 
 def _named(forget_class: int | str, source: Source) -> str:
