@@ -35,7 +35,7 @@ from unlearnbench import Context, method, predict_noise
     paper="2303.07345",
     streams=("forget",),
     tuned={
-        "digits": {"steps": 120, "batch": 48, "lr": 5e-5},
+        "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "train": "class"},
         "smoke": {"steps": 100, "batch": 32, "lr": 5e-5},
     },
 )

@@ -28,7 +28,7 @@ from unlearnbench import Context, method
     streams=("retain",),
     groups=("baselines",),
     tuned={
-        "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4},
+        "digits": {"steps": 120, "batch": 48, "lr": 2e-3},
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
 )

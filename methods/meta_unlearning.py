@@ -50,7 +50,7 @@ def esd_loss(ctx: Context, x0, y, eta: float):
     paper="2410.12777",
     streams=("forget", "retain"),
     tuned={
-        "digits": {"steps": 40, "batch": 48, "lr": 5e-4, "attack_lr": 5e-4},
+        "digits": {"steps": 40, "batch": 48, "lr": 5e-4, "attack_lr": 5e-4, "alpha": 3.0},
         "smoke": {"steps": 50, "batch": 32, "lr": 3e-4, "attack_lr": 3e-4},
     },
 )

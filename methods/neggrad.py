@@ -30,7 +30,7 @@ from unlearnbench import Context, method
     streams=("forget",),
     groups=("baselines",),
     tuned={
-        "digits": {"steps": 30, "batch": 48, "lr": 3e-5},
+        "digits": {"steps": 45, "batch": 48, "lr": 2e-5},
         "smoke": {"steps": 30, "batch": 32, "lr": 3e-5},
     },
 )

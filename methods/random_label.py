@@ -33,7 +33,7 @@ from unlearnbench import Context, method, predict_noise
     streams=("forget", "retain"),
     groups=("baselines",),
     tuned={
-        "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "alpha": 0.03},
+        "digits": {"steps": 120, "batch": 48, "lr": 5e-4, "alpha": 0.06},
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
 )

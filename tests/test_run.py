@@ -100,12 +100,13 @@ class TestOneRun:
         assert "3 of 3 cells are recorded" in output
         assert lines(folder) == before
 
-    def test_more_metrics_run_the_cells_again(self, finished):
+    def test_further_metrics_run_the_cells_again_with_those_they_had(self, finished):
         folder, arguments, *_ = finished
-        chosen = [*arguments[:1], "original", *arguments[2:4], "--metrics", "ua,retain_accuracy", "--device", "cpu"]
+        chosen = [*arguments[:1], "original", *arguments[2:4], "--metrics", "retain_accuracy", "--device", "cpu"]
         status, output = run(folder, *chosen)
         assert status == 0, output
         original = next(record for record in records(folder).values() if record.cell.method == "original")
+        assert set(original.metrics) == {"ua", "judge_entropy", "retain_accuracy"}  # those it had are not lost
         assert original.metrics["retain_accuracy"]["value"] >= 95
         assert original.metrics["ua"]["value"] <= 5  # the untouched model has not forgotten
 

@@ -57,8 +57,27 @@ class TestWhatToForget:
         assert last.gone == (0, 1, 2)
         assert last.steps == [Target((0,)), Target((1,), ((0,),)), last]
 
+    def test_a_reference_set_without_class_0_needs_another_retained_class(self):
+        arguments = {"methods": "safemax", "classes": "+".join(map(str, range(1, 10))), "metrics": "ua", "sweeps": []}
+        assert make_plan(Registry(), source=Source(), **arguments).cells
+        with pytest.raises(UsageError, match=r"use digits-ddim25$"):
+            make_plan(Registry(), source=Source(protocol="digits-ddim25-b4"), **arguments)
+
+    def test_attacks_alone_bring_no_controls(self):
+        arguments = {"methods": "safemax", "classes": "3", "source": Source(), "sweeps": []}
+        assert not make_plan(Registry(), metrics="attacks", **arguments).controls
+        assert make_plan(Registry(), metrics="all", **arguments).controls
+
     @pytest.mark.parametrize(
-        ("text", "words"), [("0,0", "twice"), ("0+1,1", "twice"), ("0-1,1", "twice"), ("0-4", "leaves none")]
+        ("text", "words"),
+        [
+            ("0,0", "twice"),
+            ("0+1,0+1", "twice"),
+            ("0+1,1+0", "twice"),
+            ("0+1,1", "twice"),
+            ("0-1,1", "twice"),
+            ("0-4", "leaves none"),
+        ],
     )
     def test_a_sequence_forgets_a_class_once(self, text, words):
         with pytest.raises(UsageError, match=words):
@@ -162,6 +181,14 @@ class TestSequence:
         assert after_earlier(spec, replace(harness, meter=Meter()), cell).base_digest == first.base_digest
         assert made() == kept
 
+    def test_a_model_that_weights_do_not_hold_ends_a_sequence(self, make_harness):
+        def hang(ctx):
+            ctx.model.register_forward_hook(lambda module, arguments, output: None)
+
+        spec = replace(Registry().method("finetune"), function=hang)
+        with pytest.raises(PluginError, match="no sequence can go on"):
+            after_earlier(spec, make_harness("finetune", target=self.CELL.target), replace(self.CELL, settings={}))
+
     def test_another_setting_is_another_base(self, make_harness):
         spec = Registry().method("finetune")
         harness = make_harness("finetune", target=self.CELL.target)
@@ -230,10 +257,34 @@ class TestReport:
         assert [t.label for t in found["digits-at-once"].targets] == ["0+1"]
         assert [t.label for t in found["digits-sequence"].targets] == ["0", "1 after 0", "2 after 0, 1"]
 
-    def test_a_first_step_of_another_method_or_seed_is_no_part_of_a_sequence(self):
+    def test_a_first_step_of_another_run_is_no_part_of_a_sequence(self):
         steps = parse_sequence("0,1", "0123456789")
-        records = [self.record(steps[1]), fake_record("beta", 0), fake_record(forget_class=0, seed=1)]
+        others = [{"method": "beta"}, {"seed": 1}, {"settings": {"steps": 7}}, {"device": "d2"}, {"dataset": "other"}]
+        records = [*[fake_record(forget_class=0, **changes) for changes in others], self.record(steps[1])]
+        assert "other-sequence" not in boards(records, {})
         assert [t.label for t in boards(records, {})["digits-sequence"].targets] == ["1 after 0"]
+
+    def test_a_metric_of_later_steps_has_no_gap_at_the_first(self):
+        steps = parse_sequence("0,1,2", "0123456789")
+        lost = {"lost": {"value": 80.0}}
+        records = [self.record(step, more=lost if step.earlier else None) for step in steps]
+        found = boards(records, {})["digits-sequence"]
+        measures = {measure.key: measure for measure in found.metrics}
+        mean = found.over_classes(found.variants[0], measures["lost"])
+        assert (mean.number, mean.ok, mean.expected) == (80.0, 2, 2)
+        assert found.over_classes(found.variants[0], measures["fake_ua"]).expected == 3
+        partly = boards([self.record(steps[0], more=lost), fake_record(forget_class=1)], {})["digits"]
+        (measure,) = [measure for measure in partly.metrics if measure.key == "lost"]
+        assert partly.over_classes(partly.variants[0], measure).expected == 2
+
+    def test_comparisons_with_papers_are_of_single_classes(self):
+        from unlearnbench.report.compare import Side
+        from unlearnbench.report.published import load_source
+
+        records = [self.record(Target((0, 1)), method="safemax"), fake_record("safemax", 0)]
+        found = boards(records, {})
+        source = load_source("spartalis2025")
+        assert [Side(source, found[name]).has_records for name in ("digits", "digits-at-once")] == [True, False]
 
 
 def test_a_sequence_runs_and_is_reported(tmp_path, cache):
