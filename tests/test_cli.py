@@ -43,7 +43,12 @@ BAD = {
     "unknown command": (["rnu"], "No such command"),
     "unknown option": ([*RUN, "--clases", "0"], "No such option"),
     "missing methods": (["run", "--classes", "0"], "Missing option"),
-    "missing classes": (["run", "--methods", "all"], "Missing option"),
+    "missing classes": (["run", "--methods", "all"], "say what to forget: --classes 0-9"),
+    "classes and a sequence": (run_with(sequence="1,2"), "say what to forget: --classes 0-9"),
+    "a class twice at once": (run_with(classes="0+0"), "each once"),
+    "no class left": (run_with(classes="+".join("0123456789")), "leaves none of 10 classes"),
+    "a sequence that repeats": (run_with(classes="", sequence="0,1,0"), "forgets a class twice"),
+    "a sequence of no class": (run_with(classes="", sequence="0,x"), "there is no class 'x'"),
     "unknown method": (run_with(methods="safemaxx"), "did you mean safemax"),
     "method in capitals": (run_with(methods="SAFEMAX"), "there is no method"),
     "empty method": (run_with(methods=""), "empty name"),
@@ -73,7 +78,8 @@ BAD = {
     "unknown published source": (["compare", "spartalis", "--results", "empty"], "did you mean spartalis2025"),
     "compare without results": (["compare", "spartalis2025", "--results", "absent"], "there is no results folder"),
     "compare an empty folder": (["compare", "spartalis2025", "--results", "empty"], "there is no record of sa"),
-    "empty classes": (run_with(classes=""), "such as 0,3,5-7"),
+    "empty classes": (run_with(classes=""), "say what to forget"),
+    "blank classes": (run_with(classes=" "), "such as 0,3,5-7"),
     "fractional class": (run_with(classes="1.5"), "such as 0,3,5-7"),
     "negative seed": (run_with(seeds="-3"), "such as 0,3,5-7"),
     "too many seeds": (run_with(seeds="0-99999999"), "fewer than"),
@@ -128,14 +134,16 @@ def test_an_unwritable_cache_is_one_sentence(command, monkeypatch, tmp_path):
     assert (status, "UNLEARNBENCH_CACHE" in err, "Traceback" in err) == (2, True, False)
 
 
+SWEEP = (*run_with(methods="original,paper", classes="0-2"), "--dry-run", "--set", "safemax.decay=0,1")
+
+
 def test_dry_run_prints_the_cells_and_writes_nothing(command, tmp_path):
-    status, out, _ = command(*run_with(methods="all", classes="0-2"), "--dry-run", "--set", "safemax.decay=0,1")
+    status, out, _ = command(*SWEEP)
     assert (status, "20 cells, 5 of them to check the suite" in out) == (0, True)
     assert len([line for line in out.splitlines() if line.startswith("digits-")]) == 20
     assert len([line for line in out.splitlines() if "-sham_" in line and "-c0-s0-" in line]) == 5
     for controls, cells in (("none", 15), ("every", 30)):
-        _, out, _ = command(*run_with(methods="all", classes="0-2"), "--dry-run", "--set", "safemax.decay=0,1",
-                            "--controls", controls)  # fmt: skip
+        _, out, _ = command(*SWEEP, "--controls", controls)
         assert len([line for line in out.splitlines() if line.startswith("digits-")]) == cells
     assert not list(tmp_path.iterdir())
 

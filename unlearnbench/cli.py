@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unlearnbench.benchmark import Summary
     from unlearnbench.plan import Plan
     from unlearnbench.process import Workers
-    from unlearnbench.registry import Registry
+    from unlearnbench.registry import Plugin, Registry
     from unlearnbench.report import Rendering
 
 app = typer.Typer(
@@ -267,7 +267,6 @@ def list_(
 ) -> None:
     """Show what there is: methods with paper ids, metrics, datasets; broken plugins with their reason."""
     from unlearnbench.datasets import DATASETS, protocol_names, title_of
-    from unlearnbench.plugin import MethodSpec
     from unlearnbench.registry import Registry
 
     registry = Registry(plugin or [])
@@ -284,27 +283,27 @@ def list_(
         typer.echo(f"{kind}:")
         for found in registry.plugins("method" if kind == "methods" else "metric"):
             try:
-                spec = found.spec
+                typer.echo(_listed(found))
             except PluginError as error:
                 typer.echo(f"  {found.name:22} BROKEN ({found.origin}): {error}")
-                continue
-            if isinstance(spec, MethodSpec):
-                paper = f"arXiv:{spec.paper}" if spec.paper else ""
-                note = {
-                    "gold": "runs only when named",
-                    "reference": "reference row",
-                    "control": "checks the suite",
-                }.get(spec.role, "")
-                typer.echo(f"  {spec.name:22} {spec.title:20} {paper:18} {note}".rstrip())
-            else:
-                unit = f"[{spec.unit}]" if spec.unit else ""
-                better = "description" if spec.better == "neither" else f"{spec.better} is better"
-                named = "  ".join(["only when named", *spec.groups, ""]) if spec.optional else ""
-                typer.echo(f"  {spec.name:22} {spec.title:20} {unit:8} {better:17} {named}{spec.source}".rstrip())
     if what in (None, "datasets"):
         typer.echo("datasets:")
         for name in DATASETS:
             typer.echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
+
+
+def _listed(found: "Plugin") -> str:
+    """Return a plugin's line of the list; raises PluginError where it cannot be used."""
+    declared = found.declared
+    begin = f"  {found.name:22} {declared['title']:20}"
+    if found.kind == "method":
+        paper = f"arXiv:{declared['paper']}" if declared.get("paper") else ""
+        notes = {"gold": "runs only when named", "reference": "reference row", "control": "checks the suite"}
+        return f"{begin} {paper:18} {notes.get(declared.get('role', ''), '')}".rstrip()
+    unit = f"[{declared['unit']}]" if declared["unit"] else ""
+    better = "description" if declared["better"] == "neither" else f"{declared['better']} is better"
+    named = "  ".join(["only when named", *declared.get("groups", ()), ""]) if declared.get("optional") else ""
+    return f"{begin} {unit:8} {better:17} {named}{declared.get('source', '')}".rstrip()
 
 
 @app.command()

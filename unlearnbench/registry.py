@@ -10,12 +10,14 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from unlearnbench.declared import read_declaration
 from unlearnbench.errors import PluginError, UsageError, one_line, spell_error
 from unlearnbench.hashing import file_digest
 from unlearnbench.plugin import Kind, MethodSpec, MetricSpec, suggest
@@ -50,6 +52,16 @@ class Plugin:
         if not isinstance(spec, wanted):
             raise PluginError(f"{self.origin} declares no @{self.kind} function called {self.name}")
         return spec
+
+    @property
+    def declared(self) -> Mapping[str, Any]:
+        """The keywords of its declaration, as far as given: read from its file, or by importing it.
+
+        Raises:
+            PluginError: as `spec`, where it takes an import.
+        """
+        read = read_declaration(self.path, self.name, self.kind) if self.path is not None else None
+        return vars(self.spec) if read is None else read
 
     @property
     def source_hash(self) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from unlearnbench.grid import Target
 from unlearnbench.report.board import Board
-from unlearnbench.report.confusion import confusion_sides
+from unlearnbench.report.confusion import Matrix, confusion_sides
 from unlearnbench.report.cost import PHASES
 from unlearnbench.report.pareto import axes_of, front, places, undominated
 from unlearnbench.report.values import Measure, Value, Variant
@@ -39,7 +39,9 @@ STYLE = {
 FEW = 10  # variants that colours alone keep apart
 IMAGE_INCHES = 0.6  # three dots per pixel of a 32-pixel image
 PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # one colour each, whichever there are
-MOST_CONFUSIONS, MOST_CLASSES = 12, 20  # rows with confusions in one figure; classes whose numbers are written out
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R BT.709)
+PANELS_ACROSS = 7  # of confusions
+MOST_CONFUSIONS, MOST_CLASSES = 21, 20  # rows with confusions in one figure; classes whose numbers are written out
 LEAST_POINTS = 10.0  # that an axis of percentages spans
 GREY = (0.72, 0.72, 0.72)
 PAIRS = ((1, 0), (2, 0), (2, 1))  # panels of the fronts: retention and forgetting, cost and both
@@ -231,15 +233,43 @@ def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
         limits = {"vmin": 0, "vmax": 100}  # a point of accuracy is no rainbow
     elif is_wide(numbers[np.isfinite(numbers)]):
         limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
-    sns.heatmap(
-        numbers, annot=np.array(texts), fmt="", cmap="viridis" if measure.better == "higher" else "viridis_r",
-        xticklabels=[target.label for target in board.targets], yticklabels=[v.label for v in board.variants],
-        ax=axes, cbar=False, annot_kws={"size": 7}, linewidths=0.5, **limits,
+    _draw_matrix(
+        axes, numbers, texts, [target.label for target in board.targets], [v.label for v in board.variants], size=7,
+        cmap="viridis" if measure.better == "higher" else "viridis_r", **limits,
     )  # fmt: skip
-    axes.grid(visible=False)
     axes.set_title(measure.header)
     axes.set_xlabel("forget class")
-    axes.tick_params(axis="y", rotation=0)
+
+
+def _draw_matrix(
+    axes: Axes, numbers: Matrix, texts: Sequence[Sequence[str]], columns: Sequence[str], rows: Sequence[str], *,
+    size: float, **colouring: Any,
+) -> None:  # fmt: skip
+    """Draw numbers as coloured cells with words in them; seaborn's heatmap would draw the whole figure for each panel.
+
+    Args:
+        axes: to draw on.
+        numbers: (rows, columns); NaN stays white.
+        texts: the words, likewise; empty for none.
+        columns: names below; empty for the axis's own.
+        rows: names at the left, likewise.
+        size: of the words, in points.
+        **colouring: of `Axes.pcolormesh`.
+    """
+    height, width = numbers.shape
+    edge: dict[str, Any] = {"edgecolors": "white", "linewidth": 0.4} if texts else {}
+    mesh = axes.pcolormesh(np.ma.masked_invalid(numbers), **edge, **colouring)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    if columns and rows:
+        axes.set_xticks(np.arange(width) + 0.5, columns)
+        axes.set_yticks(np.arange(height) + 0.5, rows)
+    axes.grid(visible=False)
+    shades = mesh.to_rgba(np.ma.masked_invalid(numbers))[..., :3] @ LUMINANCE
+    for row, words in enumerate(texts):
+        for column, word in enumerate(words):
+            dark = np.isfinite(numbers[row, column]) and shades[row, column] < 0.45
+            ink = "white" if dark else "black"
+            axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=size, color=ink)
 
 
 def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
@@ -251,18 +281,20 @@ def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
     classes = next(iter(found.values()))[0].shape[0]
     side = min(max(2.6, 0.27 * classes), 5.4)
     words = classes <= MOST_CLASSES  # beyond, they would be dust
-    figure = canvas(parent, (side * len(found) + 0.9, 2 * side + 0.7))
-    grid = figure.subplots(2, len(found), squeeze=False, sharex=True, sharey=True)
+    columns = min(len(found), PANELS_ACROSS)
+    blocks = -(-len(found) // columns)
+    figure = canvas(parent, (side * columns + 0.9, blocks * (2 * side + 0.7)))
+    grid = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=True)
     names = [*map(str, range(classes)), "none"]
-    for column, (variant, matrices) in enumerate(found.items()):
-        for axes, matrix, word in zip(grid[:, column], matrices, ("forget class", "other classes"), strict=True):
-            texts = np.array([["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix])
-            sns.heatmap(
-                matrix, annot=texts if words else None, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False, ax=axes,
-                xticklabels=names if words else "auto", yticklabels=names[:-1] if words else "auto",
-                annot_kws={"size": 6}, linewidths=0.3 if words else 0, square=True,
-            )  # fmt: skip
-            axes.grid(visible=False)
+    for axes in grid[-2:, len(found) - columns * (blocks - 1) :].flat:
+        axes.set_visible(False)
+    for place, (variant, matrices) in enumerate(found.items()):
+        pair = grid[2 * (place // columns) :, place % columns][:2]
+        for axes, matrix, word in zip(pair, matrices, ("forget class", "other classes"), strict=True):
+            texts = [["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix] if words else []
+            labels = (names, names[:-1]) if words else ((), ())
+            _draw_matrix(axes, matrix, texts, *labels, size=6, cmap="Blues", vmin=0, vmax=100)
+            axes.set_aspect("equal")
             axes.set_title(f"{variant.label}: {word}")
     for axes in grid[:, 0]:
         axes.set_ylabel("asked for")
