@@ -408,14 +408,14 @@ class TestChoices:
 
 def test_the_reference_sets():
     labels = np.repeat(np.arange(10), 600)
-    kept = reference_images(labels, 3, RETAINED)
+    kept = reference_images(labels, (3,), RETAINED)
     assert sorted(set(labels[kept])) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert len(kept) == 5400
-    compat = reference_images(labels, 3, WITHOUT_CLASS_0)
+    compat = reference_images(labels, (3,), WITHOUT_CLASS_0)
     assert sorted(set(labels[compat])) == [1, 2, 4, 5, 6, 7, 8, 9]  # class 0 is lost as well
     assert len(compat) == 4000
     assert compat[:3].tolist() == [600, 601, 602]
-    assert len(reference_images(labels, 0, WITHOUT_CLASS_0)) == 4500  # only for class 0 is it complete
+    assert len(reference_images(labels, (0,), WITHOUT_CLASS_0)) == 4500  # only for class 0 is it complete
 
 
 def test_values_tuned_for_a_protocol_lie_over_those_of_a_dataset():

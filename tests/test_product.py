@@ -43,7 +43,9 @@ def record_of(artifact=None, **fields):
 @pytest.fixture
 def unlearned(make_context):
     """A tiny model whose weights a method has moved."""
-    model = make_context().model
+    context = make_context()
+    context.watching.remove()  # as the harness does when a method is done
+    model = context.model
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.01

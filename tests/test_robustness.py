@@ -113,6 +113,15 @@ def test_a_curve_that_cannot_be_read_is_left_out(detail):
     assert [found.name for found in robustness_tables(board([attacked(detail=detail)]))] == ["robustness"]
 
 
+def test_an_area_is_a_share_and_so_is_its_interval():
+    records = [
+        attacked(c=c, detail=curve(100.0, 100.0, 100.0, area=area)) for c, area in enumerate((100.0, 99.0, 20.0))
+    ]
+    values = table(records, "relearning").values[0]
+    low, high = values[1].interval
+    assert 0.0 <= low < values[1].number < high <= 100.0
+
+
 def test_attacks_stay_out_of_every_other_table_and_figure():
     def others(records):
         shown = [t for t in all_tables(board(records)) if t.name not in ("robustness", "relearning")]

@@ -144,7 +144,9 @@ def _relearned(curves: dict[Any, Curve], expected: int) -> tuple[Value, Value]:
     areas = {cell: curve.area for cell, curve in curves.items()}
     by_target = {target: [a for (t, _), a in areas.items() if t == target] for target, _ in areas}
     back = Value(None, f"never in {last}") if math.isinf(steps) else Value(steps)
-    area = Value(fmean(fmean(some) for some in by_target.values()), interval=mean_interval(areas))
+    found = mean_interval(areas)
+    within = None if found is None else (max(found[0], 0.0), min(found[1], 100.0))  # an area is a share
+    area = Value(fmean(fmean(some) for some in by_target.values()), interval=within)
     return replace(back, ok=len(curves), expected=expected), replace(area, ok=len(curves), expected=expected)
 
 
