@@ -73,7 +73,7 @@ class Attacker:
     @property
     def retained_classes(self) -> tuple[int, ...]:
         """The classes that the model is to know."""
-        return tuple(c for c in range(self.num_classes) if c not in self.cell.target.gone)
+        return self.cell.target.retained(self.num_classes)
 
     def victim(self) -> nn.Module:
         """Return a fresh copy of the unlearned model, with all that the method hung on it: trainable, in train mode.

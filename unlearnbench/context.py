@@ -198,7 +198,7 @@ class Context:
     def retained_classes(self) -> tuple[int, ...]:
         """The classes to keep: neither forgotten now nor before; their images are the stream `retain`."""
         _ = self.forget_classes  # a shared prior must not depend on them
-        return tuple(c for c in range(self.num_classes) if c not in self._harness.target.gone)
+        return self._harness.target.retained(self.num_classes)
 
     @property
     def forget(self) -> Stream:

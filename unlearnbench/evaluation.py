@@ -154,7 +154,7 @@ class Evidence:
 
     @cached_property
     def retain_labels(self) -> NDArray[np.int64]:
-        retained = [c for c in range(self.dataset.num_classes) if c not in self.cell.target.gone]
+        retained = self.cell.target.retained(self.num_classes)
         return np.repeat(np.array(retained, dtype=np.int64), self.dataset.protocol.retain_samples)
 
     @cached_property

@@ -49,6 +49,10 @@ class Target(NamedTuple):
         """Every class the model is not to know when the cell ends, sorted; all others are retained."""
         return tuple(sorted({c for classes in (self.classes, *self.earlier) for c in classes}))
 
+    def retained(self, num_classes: int) -> tuple[int, ...]:
+        """Return every other class, sorted: what the model is to keep."""
+        return tuple(c for c in range(num_classes) if c not in self.gone)
+
     @property
     def steps(self) -> "list[Target]":
         """The targets of a sequence that leads here, this one the last."""

@@ -36,7 +36,7 @@ STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,  # a dollar in a title is a dollar
 }
-FEW = 10  # variants that colours alone keep apart
+FEW = 10  # variants that colours alone keep apart, panels that one page's width holds
 IMAGE_INCHES = 0.6  # three dots per pixel of a 32-pixel image
 PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # one colour each, whichever there are
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R BT.709)
@@ -211,7 +211,8 @@ def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
     if not measures:
         return None
     panel = max(0.42 * len(board.targets), 0.075 * max(len(measure.header) for measure in measures)) + 0.15
-    rows = -(-len(measures) // max(2, int(9 / panel)))
+    inches = 9 if len(measures) <= FEW else 18
+    rows = -(-len(measures) // max(2, int(inches / panel)))
     columns = -(-len(measures) // rows)
     names = max(len(variant.label) for variant in board.variants)
     size = (columns * panel + 0.07 * names + 0.5, (0.25 * len(board.variants) + 0.9) * rows)

@@ -14,6 +14,7 @@ from unlearnbench.report.tables import all_tables, tidy_frame
 from unlearnbench.report.writers import escape_markdown, to_csv, to_latex, to_markdown
 
 MOST_ALARMS = 10  # spelled out in the banner
+MOST_PIXELS = 2400  # of a picture's longer side
 FIGURE_WORDS = {
     "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
     "pareto": (
@@ -79,7 +80,8 @@ def write_board(board: Board, folder: Path) -> Path:
     plt.switch_backend("Agg")  # which needs no screen
     drawn = draw_all(board)
     for name, figure in drawn.items():
-        figure.savefig(folder / "figures" / f"{name}.png", metadata={"Software": None})
+        dpi = min(figures.STYLE["savefig.dpi"], MOST_PIXELS / max(figure.get_size_inches()))
+        figure.savefig(folder / "figures" / f"{name}.png", metadata={"Software": None}, dpi=dpi)
         dates = {"CreationDate": None, "Creator": None, "Producer": None}  # the same records give the same bytes
         figure.savefig(folder / "figures" / f"{name}.pdf", metadata=dates)
         plt.close(figure)
