@@ -8,6 +8,7 @@ from typing import Any
 from unlearnbench.grid import Seeds, Target
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.cost import CONTESTED, Costs, disturbance_note, is_disturbed, ranks, repeated
+from unlearnbench.report.looks import Look, looks_of
 from unlearnbench.report.statistics import best_rows, mean_interval, proportion_interval
 from unlearnbench.report.values import Measure, Value, Variant, variant_of
 from unlearnbench.results import B4, Record, natural, records_digest
@@ -106,6 +107,11 @@ class Board:
         found = {variant_of(record): None for record in reversed(self.rows)}  # a label is the newest record's
         order = {"reference": 0, "gold": 1}
         return sorted(found, key=lambda variant: (order.get(variant.role, 2), natural(variant.label.lower())))
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """{label: colour and shape} of the rows; `boards` gives those of one folder one set."""
+        return looks_of(self.variants)
 
     @cached_property
     def _cells(self) -> dict[tuple[Variant, Target], list[Record]]:
@@ -408,7 +414,11 @@ def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[
         family = "" if datasets.count(dataset) == 1 else f"-{protocol.removesuffix(B4)}"
         return dataset + family + (B4 if protocol.endswith(B4) else "") + form
 
-    return {name(*key): Board(group, source_hashes) for key, group in sorted(groups.items())}
+    found = {name(*key): Board(group, source_hashes) for key, group in sorted(groups.items())}
+    shared = looks_of(variant for board in found.values() for variant in board.variants)
+    for board in found.values():
+        board.looks = shared
+    return found
 
 
 def _row(record: Record, target: Target) -> tuple[Any, ...]:

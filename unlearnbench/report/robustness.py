@@ -40,7 +40,7 @@ def attacked_part(board: Board) -> Board | None:
     if not records or not board.robustness:
         return None
     part = Board(records, board.source_hashes)
-    part.digest = board.digest  # a table names the records of its report
+    part.digest, part.looks = board.digest, board.looks  # a table names the records of its report
     return part
 
 
