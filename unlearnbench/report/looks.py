@@ -9,12 +9,6 @@ from unlearnbench.results import natural
 # seaborn's colour-blind palette without its grey, kept for references, and its yellow, too faint on white
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#56b4e9")
 SHAPES = ("o", "s", "^", "D", "v")  # of matplotlib; 5 and 8 share no divisor, so 40 rows differ in one of the two
-    "o",
-    "s",
-    "^",
-    "D",
-    "v",
-)  # matplotlib's names; 5 and 8 have no common divisor, so 40 rows differ in one of both
 REFERENCES = {"reference": ("#767676", "X"), "gold": ("#3b3b3b", "P")}
 
 
