@@ -96,8 +96,7 @@ def load_source(name: str) -> Source:
     Raises:
         UsageError: there is none of this name.
     """
-    folder = published_folder()
-    names = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
+    folder, names = published_folder(), source_names()
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -109,6 +108,13 @@ def load_source(name: str) -> Source:
         for line in lines
     )
     return Source(name, facts, rows)
+
+
+def source_names() -> list[str]:
+    """Return the names of all sources, sorted."""
+    return sorted(
+        path.name.removesuffix(".json") for path in published_folder().iterdir() if path.name.endswith(".json")
+    )
 
 
 def published_folder() -> Traversable:

@@ -1,0 +1,79 @@
+"""One HTML file per results folder: everything in it, nothing from any network, readable without its script."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from unlearnbench import __version__
+from unlearnbench.report.board import Board
+from unlearnbench.report.html.charts import MARGIN
+from unlearnbench.report.html.view import Album, BoardView, view_of
+
+__all__ = ["write_html"]
+
+SHAPES = {  # matplotlib's markers, as SVG draws them around the origin
+    "o": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",
+    "s": "M-4.5-4.5h9v9h-9z",
+    "^": "M0-5.6L5.4 4h-10.8z",
+    "v": "M0 5.6L5.4-4h-10.8z",
+    "D": "M0-6.2L6.2 0L0 6.2L-6.2 0z",
+    "X": "M-5-3L-3-5L0-2L3-5L5-3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0z",
+    "P": "M-2-5.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z",
+}
+SECTIONS = {
+    "summary": "Summary", "tradeoffs": "Trade-offs", "classes": "Class by class", "pictures": "Samples",
+    "cost": "Cost", "attacks": "Attacks", "published": "Published", "controls": "Controls", "tables": "Tables",
+    "appendix": "Appendix",
+}  # fmt: skip
+
+
+def write_html(boards: Mapping[str, Board], problems: Sequence[str], path: Path) -> Path:
+    """Write the page of a results folder; the same records give the same bytes.
+
+    Args:
+        boards: {name: board}, at least one.
+        problems: what could not be read or shown, one sentence each.
+        path: of the file.
+    """
+    path.write_text(page(boards, problems), encoding="utf-8")
+    return path
+
+
+def page(boards: Mapping[str, Board], problems: Sequence[str]) -> str:
+    """Return the page as HTML. Its script runs only because the policy in its head names the script's hash."""
+    environment = Environment(
+        loader=PackageLoader("unlearnbench.report.html"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    folder = Path(__file__).parent
+    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    looks = next(iter(boards.values())).looks
+    album = Album()
+    largest_first = sorted(boards.items(), key=lambda item: -len(item[1].records))
+    views = [view_of(name, board, album) for name, board in largest_first]
+    left, top, right, bottom = MARGIN
+    environment.globals |= {
+        "looks": {label: (key, look) for key, (label, look) in enumerate(looks.items())},
+        "shape_of": {label: list(SHAPES).index(look.shape) for label, look in looks.items()},
+        "left": left, "top": top, "right": right, "bottom": bottom, "sections": sections,
+    }  # fmt: skip
+    titles = list(dict.fromkeys(view.title for view in views))
+    return environment.get_template("report.html").render(
+        boards=views, problems=problems, shapes=SHAPES, version=__version__, style=Markup(style),
+        script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        title=f"unlearnbench: {', '.join(titles)}",
+    )  # fmt: skip
+
+
+def sections(view: BoardView) -> list[tuple[str, str]]:
+    """Return the keys and words of the sections that a board has."""
+    there = {
+        "tradeoffs": view.tradeoffs, "classes": view.heats, "pictures": view.pictures, "published": view.published,
+        "cost": view.bars or view.tables.get("cost"),
+        **{key: view.tables.get(key) for key in ("attacks", "controls", "tables")},
+    }  # fmt: skip
+    return [(key, words) for key, words in SECTIONS.items() if there.get(key, True)]

@@ -1,0 +1,203 @@
+"""Geometry of the page's charts: where dots, lines and ticks go. The templates draw them, as SVG."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from unlearnbench.report.board import Board
+from unlearnbench.report.figures import LEAST_POINTS, is_wide
+from unlearnbench.report.robustness import attack_curves, attacked_part, mean_curve
+from unlearnbench.report.values import Measure, Value, Variant
+
+MARGIN = (58, 14, 14, 44)  # left, top, right, bottom, in units of the drawing
+MOST_DOTS = 2000  # of single classes in one chart
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: its words, and the positions of its ticks."""
+
+    label: str
+    ticks: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A mark of one row, and what it says when it is pointed at."""
+
+    label: str  # of the row
+    x: float
+    y: float
+    words: str
+    bars: tuple[tuple[float, float], tuple[float, float]] | None = (
+        None  # ends of the intervals; None for a single class
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row's path along the horizontal axis, with the dots on it."""
+
+    label: str
+    dots: list[Dot]
+    is_gold: bool
+
+    @property
+    def path(self) -> str:
+        """The path, as SVG writes it."""
+        return "M" + "L".join(f"{dot.x:g} {dot.y:g}" for dot in self.dots)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing of `width` x `height` units with two axes."""
+
+    title: str
+    words: str  # what a reader who cannot see it should know
+    width: int
+    height: int
+    x: Axis
+    y: Axis
+    dots: list[Dot]
+    lines: list[Line]
+
+
+class Scale:
+    """From numbers of a measure to positions between two ends; better is always towards the second end."""
+
+    def __init__(self, numbers: Iterable[float], measure: Measure, ends: tuple[float, float]) -> None:
+        """Span the numbers, logarithmically where they need it; a span of percentages is ten points at least."""
+        known = list(numbers)
+        low, high = min(known), max(known)
+        self.is_log = measure.unit != "%" and is_wide(known)
+        if self.is_log:
+            low, high = math.log10(low), math.log10(high)
+        room = 0.04 * (high - low) or 0.5
+        low, high = low - room, high + room
+        if measure.unit == "%":
+            high = min(max(high, low + LEAST_POINTS), 102.0) if high <= 106 else high
+            low = min(low, high - LEAST_POINTS)
+        self._span = (high, low) if measure.better == "lower" else (low, high)
+        self._ends, self._limits = ends, (low, high)
+
+    def __call__(self, number: float) -> float:
+        """Return a number's position, within the ends."""
+        if self.is_log:
+            number = math.log10(number) if number > 0 else -math.inf
+        share = (number - self._span[0]) / (self._span[1] - self._span[0])
+        return round(self._ends[0] + min(max(share, 0.0), 1.0) * (self._ends[1] - self._ends[0]), 1)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return positions and words of the ticks within the span."""
+        low, high = self._limits
+        if self.is_log:
+            steps = [math.log10(v) for v in LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(10**low, 10**high) if v > 0]
+            return [(self(10**step), f"{10**step:g}") for step in steps if low <= step <= high]
+        found = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        return [(self(float(tick)), f"{tick:g}") for tick in found if low <= tick <= high]
+
+
+def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 640, height: int = 460) -> Chart | None:
+    """Return two measures of every row against each other: the mean with its intervals, and a dot per forget class.
+
+    A reference has no cost that could be compared, and no place where one is an axis.
+    """
+    rows = [v for v in board.variants if v.role != "reference" or "cost" not in (x.shows, y.shows)]
+    means = {v: (board.over_classes(v, x), board.over_classes(v, y)) for v in rows}
+    means = {v: pair for v, pair in means.items() if None not in (pair[0].number, pair[1].number)}
+    if not means:
+        return None
+    singles = [
+        (variant, target.label, values) for variant in means for target in board.targets
+        if None not in (values := (board.value(variant, target, x), board.value(variant, target, y)))
+        and None not in (values[0].number, values[1].number)
+    ]  # fmt: skip
+    singles = singles if len(board.targets) > 1 and len(singles) <= MOST_DOTS else []
+    pairs = [*means.values(), *(values for *_, values in singles)]
+    left, top, right, bottom = MARGIN
+    across = Scale((_number(pair[0]) for pair in pairs), x, (left, width - right))
+    up = Scale((_number(pair[1]) for pair in pairs), y, (height - bottom, top))
+    dots = [
+        Dot(variant.label, across(_number(a)), up(_number(b)),
+            f"{variant.label}, class {name}: {_say(x, a)}; {_say(y, b)}")
+        for variant, name, (a, b) in singles
+    ]  # fmt: skip
+    dots += [
+        Dot(variant.label, across(_number(a)), up(_number(b)), f"{variant.label}: {_say(x, a)}; {_say(y, b)}",
+            (_ends(across, a), _ends(up, b)))
+        for variant, (a, b) in means.items()
+    ]  # fmt: skip
+    words = f"{title}. {len(means)} rows, {x.header} across and {y.header} upwards; better is up and to the right."
+    axes = Axis(x.header, across.ticks()), Axis(y.header, up.ticks())
+    return Chart(title, words, width, height, *axes, dots, [])
+
+
+def relearning(board: Board) -> list[Chart]:
+    """Return a chart per attack that has steps: what is forgotten along them, a line per row."""
+    part = attacked_part(board)
+    found = {} if part is None else attack_curves(part)
+    return [_relearning_chart(measure, rows) for measure, rows in found.items()]
+
+
+def _relearning_chart(measure: Measure, rows: dict[Variant, dict[object, object]]) -> Chart:
+    width, height = 330, 300
+    left, top, right, bottom = MARGIN
+    means = {variant: mean_curve(list(found.values())) for variant, found in rows.items()}
+    last = max(steps[-1] for steps, _ in means.values())
+    across = Scale([0, last], Measure("", "", "", "higher", "", ""), (left, width - right))
+    up = Scale([0, 100], Measure("", "", "%", "higher", "", ""), (height - bottom, top))
+    lines = [
+        Line(
+            variant.label,
+            [
+                Dot(variant.label, across(step), up(share), f"{variant.label}, {measure.title}, {step} steps: {share:.1f} %")
+                for step, share in zip(*curve, strict=True)
+            ],
+            variant.role == "gold",
+        )
+        for variant, curve in means.items()
+    ]  # fmt: skip
+    words = f"{measure.title}: percent still forgotten along the steps of fine-tuning, {len(lines)} rows."
+    axes = Axis("steps", across.ticks()), Axis("forgotten (%)", up.ticks())
+    return Chart(measure.title, words, width, height, *axes, [], lines)
+
+
+def _number(value: Value) -> float:
+    return float(value.number or 0.0)
+
+
+def _ends(scale: Scale, value: Value) -> tuple[float, float]:
+    low, high = value.interval or (_number(value), _number(value))
+    return scale(low), scale(high)
+
+
+def _say(measure: Measure, value: Value) -> str:
+    """Return a value in words: title, number, unit, interval, gaps."""
+    unit = f" {measure.unit}".replace(" %", "%") if measure.unit else ""
+    inside = f" [{value.interval[0]:{measure.format}}, {value.interval[1]:{measure.format}}]" if value.interval else ""
+    return f"{measure.title} {_number(value):{measure.format}}{unit}{inside}{value.gap}{value.mark}"
+
+
+def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | None]:
+    """Return how good numbers are within their span, 0 to 1, for the shade of a cell; better is more.
+
+    Percentages span 0 to 100; others their own range, by logarithm where it is wide.
+    """
+    known = [number for number in numbers if number is not None and math.isfinite(number)]
+    if not known:
+        return [None for _ in numbers]
+    if measure.unit == "%" and min(known) >= 0 and max(known) <= 100:
+        low, high, change = 0.0, 100.0, float
+    else:
+        change = math.log10 if is_wide(known) else float
+        low, high = change(min(known)), change(max(known))
+
+    def share(number: float | None) -> float | None:
+        if number is None or not math.isfinite(number):
+            return None
+        found = (change(number) - low) / (high - low) if high > low else 0.5
+        return round(1 - found if measure.better == "lower" else found, 2)
+
+    return [share(number) for number in numbers]

@@ -1,0 +1,185 @@
+"use strict";
+// The page is whole without this script. It adds: one board at a time, sorting, filtering, following a method, hints.
+document.documentElement.classList.add("js");
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+function make(tag, properties) {
+  return Object.assign(document.createElement(tag), properties);
+}
+
+function showBoards() {
+  const boards = all(".board"), links = all(".boards a");
+  if (boards.length < 2) return;
+  const show = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const chosen = target?.closest(".board") ?? boards[0];
+    for (const board of boards) board.hidden = board !== chosen;
+    for (const link of links) {
+      link.toggleAttribute("aria-current", link.getAttribute("href") === "#" + chosen.id);
+    }
+    if (target) target.scrollIntoView();
+  };
+  addEventListener("hashchange", show);
+  show();
+}
+
+function followMethods() {
+  const followed = new Set();
+  const update = () => {
+    document.body.classList.toggle("following", followed.size > 0);
+    for (const mark of all("[data-m]")) mark.classList.toggle("on", followed.has(mark.dataset.m));
+    for (const button of all(".legend button")) {
+      button.setAttribute("aria-pressed", followed.has(button.parentElement.dataset.m));
+    }
+  };
+  const toggle = (key) => {
+    if (!followed.delete(key)) followed.add(key);
+    update();
+  };
+  for (const item of all(".legend li[data-m]")) {
+    const button = make("button", { type: "button" });
+    button.append(...item.childNodes);
+    item.append(button);
+  }
+  for (const name of all("tbody tr[data-m] > th")) Object.assign(name, { tabIndex: 0 });
+  document.addEventListener("click", (event) => {
+    const handle = event.target.closest(".legend button, tbody tr[data-m] > th, .chart [data-m]");
+    if (handle) toggle(handle.closest("[data-m]").dataset.m);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && followed.size) {
+      followed.clear();
+      update();
+    }
+    const handle = event.target.closest?.("tbody tr[data-m] > th, .chart g[data-m]");
+    if (handle && (event.key === "Enter" || event.key === " ")) {
+      event.preventDefault();
+      toggle(handle.closest("[data-m]").dataset.m);
+    }
+  });
+  update();
+}
+
+function sortTables() {
+  for (const table of all("table.grid")) {
+    const last = table.tHead.rows[table.tHead.rows.length - 1];
+    const headers = [table.tHead.rows[0].cells[0], ...[...last.cells].filter((cell) => cell !== table.tHead.rows[0].cells[0])];
+    const bodies = [...table.tBodies].filter((body) => !body.classList.contains("foot"));
+    const original = bodies.map((body) => [...body.rows]);
+    headers.forEach((header, column) => {
+      const button = make("button", { type: "button", title: "Sort" });
+      button.append(...header.childNodes);
+      header.append(button);
+      button.addEventListener("click", () => {
+        const first = header.textContent.includes("↑") ? "descending" : "ascending";
+        const second = first === "ascending" ? "descending" : "ascending";
+        const now = header.getAttribute("aria-sort");
+        const order = now === null ? first : now === first ? second : null;
+        for (const other of headers) other.removeAttribute("aria-sort");
+        if (order) header.setAttribute("aria-sort", order);
+        bodies.forEach((body, k) => body.append(...(order ? sorted(original[k], column, order) : original[k])));
+      });
+    });
+  }
+}
+
+function sorted(rows, column, order) {
+  const sign = order === "ascending" ? 1 : -1;
+  const key = (row) => {
+    const cell = row.cells[column], number = cell.dataset.v;
+    return number === undefined ? cell.textContent : Number(number);
+  };
+  return [...rows].sort((a, b) => {
+    const x = key(a), y = key(b);
+    if (typeof x !== typeof y) return typeof x === "number" ? -1 : 1; // words stand below numbers either way
+    return sign * (typeof x === "number" ? x - y : x.localeCompare(y, "en", { numeric: true }));
+  });
+}
+
+function filterTables() {
+  for (const table of all("table.grid")) {
+    const rows = [...table.tBodies].filter((body) => !body.classList.contains("foot")).flatMap((body) => [...body.rows]);
+    if (rows.length < 6) continue;
+    const input = make("input", { type: "search", className: "filter", placeholder: "Filter rows" });
+    input.setAttribute("aria-label", "Filter rows: " + table.parentElement.getAttribute("aria-label"));
+    input.addEventListener("input", () => {
+      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const row of rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+      }
+    });
+    table.parentElement.before(input);
+  }
+}
+
+function pickOne() {
+  for (const select of all("select[data-pick]")) {
+    const choices = all(":scope > [data-choice]", document.getElementById(select.dataset.pick));
+    const show = () => {
+      for (const choice of choices) choice.hidden = choice.dataset.choice !== select.value;
+    };
+    select.addEventListener("change", show);
+    show();
+  }
+}
+
+function showHints() {
+  const tip = document.getElementById("tip");
+  const words = (element) => {
+    const title = element.getAttribute("title") ?? element.querySelector(":scope > title")?.textContent;
+    if (title) { // ours from now on, else the browser shows its own as well
+      element.dataset.tip = title;
+      element.removeAttribute("title");
+      element.querySelector(":scope > title")?.remove();
+    }
+    return element.dataset.tip;
+  };
+  const show = (event) => {
+    const element = event.target.closest?.("[data-tip], td[title], .stack [title], .chart .m, .chart use");
+    const text = element && words(element);
+    tip.hidden = !text;
+    if (!text) return;
+    tip.textContent = text;
+    const box = element.getBoundingClientRect();
+    const left = Math.min(Math.max(4, box.left + box.width / 2 - tip.offsetWidth / 2), innerWidth - tip.offsetWidth - 4);
+    const above = box.top - tip.offsetHeight - 6;
+    tip.style.left = left + "px";
+    tip.style.top = (above > 4 ? above : box.bottom + 6) + "px";
+  };
+  document.addEventListener("pointerover", show);
+  document.addEventListener("focusin", show);
+  document.addEventListener("focusout", () => { tip.hidden = true; });
+  addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+}
+
+function markSameNoise() {
+  document.addEventListener("pointerover", (event) => {
+    for (const image of all(".strip i.same")) image.classList.remove("same");
+    const image = event.target.closest?.(".strip i");
+    if (!image) return;
+    const cell = image.closest("td"), k = [...image.parentElement.children].indexOf(image);
+    for (const row of image.closest("tbody").rows) {
+      row.cells[cell.cellIndex]?.querySelector(".strip")?.children[k]?.classList.add("same");
+    }
+  });
+}
+
+function switchTheme() {
+  const root = document.documentElement, button = document.querySelector(".theme");
+  button.addEventListener("click", () => {
+    const dark = getComputedStyle(root).colorScheme === "dark";
+    root.dataset.theme = dark ? "light" : "dark";
+  });
+}
+
+addEventListener("DOMContentLoaded", () => {
+  showBoards();
+  followMethods();
+  sortTables();
+  filterTables();
+  pickOne();
+  showHints();
+  markSameNoise();
+  switchTheme();
+});
