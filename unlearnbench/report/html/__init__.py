@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from unlearnbench import __version__
 from unlearnbench.report.board import Board
+from unlearnbench.report.html.album import Album
 from unlearnbench.report.html.charts import MARGIN
-from unlearnbench.report.html.view import Album, BoardView, view_of
+from unlearnbench.report.html.view import BoardView, view_of
 
 __all__ = ["write_html"]
 
@@ -26,8 +27,8 @@ SHAPES = {  # matplotlib's markers, as SVG draws them around the origin
 }
 SECTIONS = {
     "summary": "Summary", "tradeoffs": "Trade-offs", "classes": "Class by class", "pictures": "Samples",
-    "cost": "Cost", "attacks": "Attacks", "published": "Published", "controls": "Controls", "tables": "Tables",
-    "appendix": "Appendix",
+    "verdicts": "Verdicts", "cost": "Cost", "attacks": "Attacks", "published": "Published", "controls": "Controls",
+    "tables": "Tables", "appendix": "Appendix",
 }  # fmt: skip
 
 
@@ -37,24 +38,24 @@ def write_html(boards: Mapping[str, Board], problems: Sequence[str], path: Path)
     Args:
         boards: {name: board}, at least one.
         problems: what could not be read or shown, one sentence each.
-        path: of the file.
+        path: of the file; the folders of the boards lie beside it.
     """
-    path.write_text(page(boards, problems), encoding="utf-8")
+    path.write_text(page(boards, problems, path.parent), encoding="utf-8")
     return path
 
 
-def page(boards: Mapping[str, Board], problems: Sequence[str]) -> str:
+def page(boards: Mapping[str, Board], problems: Sequence[str], folder: Path) -> str:
     """Return the page as HTML. Its script runs only because the policy in its head names the script's hash."""
     environment = Environment(
         loader=PackageLoader("unlearnbench.report.html"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    folder = Path(__file__).parent
-    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    here = Path(__file__).parent
+    script, style = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     looks = next(iter(boards.values())).looks
     album = Album()
     largest_first = sorted(boards.items(), key=lambda item: -len(item[1].records))
-    views = [view_of(name, board, album) for name, board in largest_first]
+    views = [view_of(name, board, album, folder / name / "figures") for name, board in largest_first]
     left, top, right, bottom = MARGIN
     environment.globals |= {
         "looks": {label: (key, look) for key, (label, look) in enumerate(looks.items())},
@@ -73,7 +74,7 @@ def sections(view: BoardView) -> list[tuple[str, str]]:
     """Return the keys and words of the sections that a board has."""
     there = {
         "tradeoffs": view.tradeoffs, "classes": view.heats, "pictures": view.pictures, "published": view.published,
-        "cost": view.bars or view.tables.get("cost"),
+        "verdicts": view.verdicts, "cost": view.bars or view.tables.get("cost"),
         **{key: view.tables.get(key) for key in ("attacks", "controls", "tables")},
     }  # fmt: skip
     return [(key, words) for key, words in SECTIONS.items() if there.get(key, True)]

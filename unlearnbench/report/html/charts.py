@@ -1,14 +1,15 @@
 """Geometry of the page's charts: where dots, lines and ticks go. The templates draw them, as SVG."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unlearnbench.report.board import Board
 from unlearnbench.report.figures import LEAST_POINTS, is_wide
-from unlearnbench.report.robustness import attack_curves, attacked_part, mean_curve
+from unlearnbench.report.robustness import Curve, attack_curves, attacked_part, mean_curve
 from unlearnbench.report.values import Measure, Value, Variant
 
 MARGIN = (58, 14, 14, 44)  # left, top, right, bottom, in units of the drawing
@@ -99,7 +100,7 @@ class Scale:
         return [(self(float(tick)), f"{tick:g}") for tick in found if low <= tick <= high]
 
 
-def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 640, height: int = 460) -> Chart | None:
+def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 520, height: int = 470) -> Chart | None:
     """Return two measures of every row against each other: the mean with its intervals, and a dot per forget class.
 
     A reference has no cost that could be compared, and no place where one is an axis.
@@ -141,7 +142,7 @@ def relearning(board: Board) -> list[Chart]:
     return [_relearning_chart(measure, rows) for measure, rows in found.items()]
 
 
-def _relearning_chart(measure: Measure, rows: dict[Variant, dict[object, object]]) -> Chart:
+def _relearning_chart(measure: Measure, rows: dict[Variant, dict[Any, Curve]]) -> Chart:
     width, height = 330, 300
     left, top, right, bottom = MARGIN
     means = {variant: mean_curve(list(found.values())) for variant, found in rows.items()}
@@ -152,7 +153,7 @@ def _relearning_chart(measure: Measure, rows: dict[Variant, dict[object, object]
         Line(
             variant.label,
             [
-                Dot(variant.label, across(step), up(share), f"{variant.label}, {measure.title}, {step} steps: {share:.1f} %")
+                Dot(variant.label, across(step), up(share), f"{variant.label}, {step} steps: {share:.1f} %")
                 for step, share in zip(*curve, strict=True)
             ],
             variant.role == "gold",
@@ -178,26 +179,3 @@ def _say(measure: Measure, value: Value) -> str:
     unit = f" {measure.unit}".replace(" %", "%") if measure.unit else ""
     inside = f" [{value.interval[0]:{measure.format}}, {value.interval[1]:{measure.format}}]" if value.interval else ""
     return f"{measure.title} {_number(value):{measure.format}}{unit}{inside}{value.gap}{value.mark}"
-
-
-def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | None]:
-    """Return how good numbers are within their span, 0 to 1, for the shade of a cell; better is more.
-
-    Percentages span 0 to 100; others their own range, by logarithm where it is wide.
-    """
-    known = [number for number in numbers if number is not None and math.isfinite(number)]
-    if not known:
-        return [None for _ in numbers]
-    if measure.unit == "%" and min(known) >= 0 and max(known) <= 100:
-        low, high, change = 0.0, 100.0, float
-    else:
-        change = math.log10 if is_wide(known) else float
-        low, high = change(min(known)), change(max(known))
-
-    def share(number: float | None) -> float | None:
-        if number is None or not math.isfinite(number):
-            return None
-        found = (change(number) - low) / (high - low) if high > low else 0.5
-        return round(1 - found if measure.better == "lower" else found, 2)
-
-    return [share(number) for number in numbers]

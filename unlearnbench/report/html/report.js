@@ -128,7 +128,7 @@ function showHints() {
   const tip = document.getElementById("tip");
   const words = (element) => {
     const title = element.getAttribute("title") ?? element.querySelector(":scope > title")?.textContent;
-    if (title) { // ours from now on, else the browser shows its own as well
+    if (title) { // ours from now on: else the browser shows its own as well
       element.dataset.tip = title;
       element.removeAttribute("title");
       element.querySelector(":scope > title")?.remove();
@@ -136,11 +136,11 @@ function showHints() {
     return element.dataset.tip;
   };
   const show = (event) => {
-    const element = event.target.closest?.("[data-tip], td[title], .stack [title], .chart .m, .chart use");
-    const text = element && words(element);
-    tip.hidden = !text;
-    if (!text) return;
-    tip.textContent = text;
+    let element = event.target;
+    while (element && element !== document.body && !words(element)) element = element.parentElement;
+    tip.hidden = !element?.dataset?.tip;
+    if (tip.hidden) return;
+    tip.textContent = element.dataset.tip;
     const box = element.getBoundingClientRect();
     const left = Math.min(Math.max(4, box.left + box.width / 2 - tip.offsetWidth / 2), innerWidth - tip.offsetWidth - 4);
     const above = box.top - tip.offsetHeight - 6;

@@ -1,0 +1,113 @@
+"""Pictures: those that records carry, and figures drawn beside the page, as far as there is room for them."""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from unlearnbench.grid import Target
+from unlearnbench.report.board import Board
+from unlearnbench.report.values import Variant
+from unlearnbench.results import Record
+
+MOST_PICTURE_BYTES = 3_000_000  # of one page, so that it can be sent by mail
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Samples in one picture, side by side."""
+
+    uri: str  # data:image/png;base64,...
+    n: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Samples after forgetting one target: a row each, images of the forget class and of a retained one."""
+
+    target: str
+    headers: list[str]
+    rows: list[tuple[str, list[Strip]]]
+
+
+@dataclass(frozen=True)
+class Still:
+    """A figure that was drawn beside the page."""
+
+    uri: str
+    words: str
+
+
+class Album:
+    """Decides which pictures the page has room for, over all its boards."""
+
+    def __init__(self, room: int = MOST_PICTURE_BYTES) -> None:
+        """Start with room for so many bytes of PNG."""
+        self._room = room
+
+    def still(self, path: Path, words: str) -> Still | None:
+        """Return a figure that lies at a path, or None where there is none or no room left."""
+        if not path.is_file() or path.stat().st_size > self._room:
+            return None
+        data = path.read_bytes()
+        self._room -= len(data)
+        return Still(_data_uri(data), words)
+
+    def strip(self, entry: Mapping[str, Any], words: str) -> Strip | None:
+        """Return a picture of a record, or None where it cannot be read or there is no room left."""
+        try:
+            data = base64.b64decode(str(entry["png"]), validate=True)
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+                width, height = picture.size
+                picture.verify()
+        except (OSError, ValueError, KeyError, SyntaxError):
+            return None  # as in the figures: a picture that cannot be read is not shown
+        if len(data) > self._room or width % height:
+            return None
+        self._room -= len(data)
+        n = width // height
+        return Strip(_data_uri(data), n, f"{n} {words}")
+
+
+def _data_uri(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def pictures(board: Board, album: Album) -> tuple[list[Pictures], int]:
+    """Return the samples per target, and how many rows of them found no room."""
+    found, left_out = [], 0
+    for target in board.targets:
+        rows: list[tuple[str, list[Strip]]] = []
+        headers: list[str] = []
+        for variant in board.variants:
+            record = _pictured(board, variant, target)
+            if record is None:
+                continue
+            strips = [_strip(album, variant, target, stream, record.images[stream]) for stream in record.images]
+            if kept := [strip for strip in strips if strip is not None]:
+                rows.append((variant.label, kept))
+                headers = headers or [_stream(stream, record.images[stream]) for stream in record.images]
+            else:
+                left_out += 1
+        if rows:
+            found.append(Pictures(target.label, headers, rows))
+    return found, left_out
+
+
+def _pictured(board: Board, variant: Variant, target: Target) -> Record | None:
+    records = board.cell_records(variant, target)
+    return next((r for r in records if r.cell.id in board.ok_ids and "forget" in r.images), None)
+
+
+def _stream(stream: str, entry: Mapping[str, Any]) -> str:
+    return f"{'forget class' if stream == 'forget' else 'retained class'} {entry.get('class', '')}".strip()
+
+
+def _strip(album: Album, variant: Variant, target: Target, stream: str, entry: Mapping[str, Any]) -> Strip | None:
+    words = f"samples asked for the {_stream(stream, entry)} of {variant.label}, after forgetting {target.label}"
+    return album.strip(entry, words)

@@ -1,0 +1,68 @@
+"""Tables as the page lays them out."""
+
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from unlearnbench.report.board import Board
+from unlearnbench.report.writers import Table, interval_text
+
+LONG = 24  # letters of a word that needs a broad column
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of a table."""
+
+    text: str
+    mark: str  # right behind the number
+    gap: str  # behind it: over how many of the cells expected
+    rest: str  # smaller, below it: the interval
+    best: bool
+    number: float | None  # to sort by
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is text that may be broken into lines."""
+        return self.number is None and len(self.text) > LONG
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table; `label` is a row of the board, or empty."""
+
+    name: str
+    label: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table with one or two lines of headers and bodies that are sorted one by one; the last one may be a foot."""
+
+    name: str
+    title: str
+    caption: str
+    corner: str
+    groups: list[tuple[str, int]]  # words and how many columns they span; empty for one line of headers
+    headers: list[str]
+    bodies: list[list[Row]]
+    has_foot: bool
+
+
+def grid(table: Table, board: Board) -> Grid:
+    """Return a table as the page lays it out."""
+    groups = [(text, len(list(same))) for text, same in groupby(table.groups)] if any(table.groups) else []
+    lines = [
+        Row(name, name if name in board.looks else "", [
+            Cell(number, value.mark, value.gap, "" if table.narrow else interval_text(value, form).strip(),
+                 value.best, value.number)
+            for value, (number, _), form in zip(values, parts, table.formats, strict=True)
+        ])
+        for name, values, parts in zip(table.rows, table.values, table.parts(), strict=True)
+    ]  # fmt: skip
+    starts = [0, *table.rules, len(lines)]
+    bodies = [lines[a:b] for a, b in pairwise(starts) if a < b]
+    has_foot = len(table.rules) == 1 and table.corner == "Class"
+    return Grid(
+        table.name, table.title, table.full_caption(), table.corner, groups, table.headers, bodies, has_foot
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""Heat maps: numbers with a shade each, stronger where better."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unlearnbench.report.board import Board
+from unlearnbench.report.confusion import NOTHING, confusion_sides
+from unlearnbench.report.figures import MOST_CONFUSIONS, is_wide
+from unlearnbench.report.robustness import attacked_part
+from unlearnbench.report.values import Measure
+from unlearnbench.report.writers import interval_text
+
+MOST_CLASSES = 20  # of a confusion matrix
+
+
+@dataclass(frozen=True)
+class Shade:
+    """One cell of a heat map."""
+
+    text: str
+    share: float | None  # 0 worst to 1 best; None where there is no number
+    words: str
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A metric per row and forget class."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[Shade]]]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge sees in one row's samples: where the class asked for was forgotten, and where it was retained."""
+
+    label: str
+    sides: list[Heat]
+
+
+def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | None]:
+    """Return how good numbers are within their span, 0 to 1, for the shade of a cell; better is more.
+
+    Percentages span 0 to 100; others their own range, by logarithm where it is wide.
+    """
+    known = [number for number in numbers if number is not None and math.isfinite(number)]
+    if not known:
+        return [None for _ in numbers]
+    is_share = measure.unit == "%" and min(known) >= 0 and max(known) <= 100
+
+    def change(number: float) -> float:
+        return math.log10(number) if not is_share and is_wide(known) else number
+
+    low, high = (0.0, 100.0) if is_share else (change(min(known)), change(max(known)))
+
+    def share(number: float | None) -> float | None:
+        if number is None or not math.isfinite(number):
+            return None
+        found = (change(number) - low) / (high - low) if high > low else 0.5
+        return round(1 - found if measure.better == "lower" else found, 2)
+
+    return [share(number) for number in numbers]
+
+
+def class_heat(board: Board, measure: Measure) -> Heat:
+    """Return a measure per row and forget class."""
+    found = {variant: [board.value(variant, target, measure) for target in board.targets] for variant in board.variants}
+    names = [target.label for target in board.targets]
+    flat = iter(shares([value.number for values in found.values() for value in values], measure))
+    rows = []
+    for variant, values in found.items():
+        shades = []
+        for name, value in zip(names, values, strict=True):
+            number = value.word if value.number is None else f"{value.number:{measure.format}}{value.mark}{value.gap}"
+            inside = interval_text(value, measure.format)
+            shades.append(Shade(number, next(flat), f"{variant.label}, class {name}: {number}{inside}"))
+        rows.append((variant.label, shades))
+    return Heat(f"{measure.header} per forget class", names, rows)
+
+
+def attack_heat(board: Board) -> Heat | None:
+    """Return what is still forgotten after each attack, over the classes that were attacked."""
+    part = attacked_part(board)
+    if part is None:
+        return None
+    before = part.headline("forgetting")
+    measures = [*([before] if before else []), *part.robustness]
+    names = [measure.title + (" before" if measure == before else "") for measure in measures]
+    rows = []
+    for variant in part.variants:
+        values = [part.over_classes(variant, measure) for measure in measures]
+        goods = [shares([value.number], measure)[0] for value, measure in zip(values, measures, strict=True)]
+        rows.append((variant.label, [
+            Shade(text := value.word if value.number is None else f"{value.number:{measure.format}}{value.gap}", good,
+                  f"{variant.label}, {name}: {text}{interval_text(value, measure.format)}")
+            for name, value, good, measure in zip(names, values, goods, measures, strict=True)
+        ]))  # fmt: skip
+    return Heat("Forgotten (%) before and after each attack, mean over the classes attacked", names, rows)
+
+
+def verdicts(board: Board) -> list[Verdicts]:
+    """Return the confusion matrices, of as many rows and classes as a page can hold."""
+    found = []
+    for variant in board.variants[:MOST_CONFUSIONS]:
+        sides = confusion_sides(board, variant)
+        if sides is None or len(sides[0]) > MOST_CLASSES:
+            continue
+        columns = [*map(str, range(len(sides[0]))), NOTHING]
+        titles = ("asked for the class that was to be forgotten", "asked for classes that were to stay")
+        matrices = [
+            Heat(title, columns, [(str(asked), [_share(float(percent)) for percent in row])
+                                  for asked, row in enumerate(side)])
+            for title, side in zip(titles, sides, strict=True)
+        ]  # fmt: skip
+        found.append(Verdicts(variant.label, matrices))
+    return found
+
+
+def _share(percent: float) -> Shade:
+    known = percent == percent  # no sample was asked for where it is NaN
+    return Shade(f"{percent:.0f}" if known and percent >= 0.5 else "", round(percent / 100, 2) if known else None, "")
