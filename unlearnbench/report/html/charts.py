@@ -81,7 +81,8 @@ class Scale:
             high = min(max(high, low + LEAST_POINTS), 102.0) if high <= 106 else high
             low = min(low, high - LEAST_POINTS)
         self._span = (high, low) if measure.better == "lower" else (low, high)
-        self._ends, self._limits = ends, (low, high)
+        most = 100.0 if measure.unit == "%" and max(known) <= 100 else high  # no tick where no share can be
+        self._ends, self._limits = ends, (low, min(high, most))
 
     def __call__(self, number: float) -> float:
         """Return a number's position, within the ends."""

@@ -7,6 +7,14 @@ function make(tag, properties) {
   return Object.assign(document.createElement(tag), properties);
 }
 
+// Put what an element holds into a button of its own, so that mouse, keyboard and screen reader know what it is.
+function wrapInButton(element, title) {
+  const button = make("button", { type: "button", title });
+  button.append(...element.childNodes);
+  element.append(button);
+  return button;
+}
+
 function showBoards() {
   const boards = all(".board"), links = all(".boards a");
   if (boards.length < 2) return;
@@ -28,22 +36,18 @@ function followMethods() {
   const update = () => {
     document.body.classList.toggle("following", followed.size > 0);
     for (const mark of all("[data-m]")) mark.classList.toggle("on", followed.has(mark.dataset.m));
-    for (const button of all(".legend button")) {
-      button.setAttribute("aria-pressed", followed.has(button.parentElement.dataset.m));
+    for (const button of all("[data-m] > button, [data-m] > th > button")) {
+      button.setAttribute("aria-pressed", followed.has(button.closest("[data-m]").dataset.m));
     }
   };
   const toggle = (key) => {
     if (!followed.delete(key)) followed.add(key);
     update();
   };
-  for (const item of all(".legend li[data-m]")) {
-    const button = make("button", { type: "button" });
-    button.append(...item.childNodes);
-    item.append(button);
-  }
-  for (const name of all("tbody tr[data-m] > th")) Object.assign(name, { tabIndex: 0 });
+  const follow = "Follow through all figures";
+  for (const name of all(".legend li[data-m], tbody tr[data-m] > th")) wrapInButton(name, follow);
   document.addEventListener("click", (event) => {
-    const handle = event.target.closest(".legend button, tbody tr[data-m] > th, .chart [data-m]");
+    const handle = event.target.closest("[data-m] button, .chart [data-m]");
     if (handle) toggle(handle.closest("[data-m]").dataset.m);
   });
   document.addEventListener("keydown", (event) => {
@@ -51,10 +55,10 @@ function followMethods() {
       followed.clear();
       update();
     }
-    const handle = event.target.closest?.("tbody tr[data-m] > th, .chart g[data-m]");
-    if (handle && (event.key === "Enter" || event.key === " ")) {
+    const mark = event.target.closest?.(".chart g[data-m]");
+    if (mark && (event.key === "Enter" || event.key === " ")) {
       event.preventDefault();
-      toggle(handle.closest("[data-m]").dataset.m);
+      toggle(mark.dataset.m);
     }
   });
   update();
@@ -67,10 +71,7 @@ function sortTables() {
     const bodies = [...table.tBodies].filter((body) => !body.classList.contains("foot"));
     const original = bodies.map((body) => [...body.rows]);
     headers.forEach((header, column) => {
-      const button = make("button", { type: "button", title: "Sort" });
-      button.append(...header.childNodes);
-      header.append(button);
-      button.addEventListener("click", () => {
+      wrapInButton(header, "Sort").addEventListener("click", () => {
         const first = header.textContent.includes("↑") ? "descending" : "ascending";
         const second = first === "ascending" ? "descending" : "ascending";
         const now = header.getAttribute("aria-sort");

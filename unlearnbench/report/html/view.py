@@ -153,7 +153,9 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     cells = f"{sound} of {expected} with numbers" + (f", {failed} failed" if failed else "")
     last = board.records[-1]
     protocol = last.protocol
-    rows = f"{len(methods)} {'row' if len(methods) == 1 else 'rows'} of methods"
+    number = len({variant.method for variant in methods})
+    rows = f"{number} {'method' if number == 1 else 'methods'}"
+    rows += f" in {len(methods)} rows" if len(methods) != number else ""
     return [
         ("Compared", f"{rows}{', beside ' + ', '.join(others) if others else ''}"),
         ("To forget", f"{_few([target.label for target in board.targets], 12)}; {_replicates(board)}"),
