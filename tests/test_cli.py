@@ -1,7 +1,9 @@
 """Bad input: exit status 2, one clear sentence, no traceback, nothing written."""
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -203,11 +205,67 @@ def test_verify_and_validate_say_what_they_found(command, tmp_path):
     assert (status, "Noise forgets, but Sure (class 1, seed 0) is 0.0%" in out) == (1, True)
 
 
-def test_report_prints_the_table_and_names_the_page(command, tmp_path):
+def test_report_prints_the_table_and_says_at_last_where_the_report_is(command, tmp_path):
     for forget_class in range(3):
         ResultStore(tmp_path / "results").append(fake_record(forget_class=forget_class))
     status, out, _ = command("report")
-    assert (status, "Alpha" in out, "report.md" in out) == (0, True, True)
+    assert (status, "Alpha" in out) == (0, True)
+    last = out.splitlines()[-1]
+    assert re.fullmatch(r"Report: reports/(report\.html; tables and figures: reports/digits|digits/report\.md)", last)
+    assert (tmp_path / re.split("[ ;]", last)[1]).is_file()
+
+
+def test_report_opens_the_page(command, tmp_path, monkeypatch):
+    ResultStore(tmp_path / "results").append(fake_record())
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
+    status, out, _ = command("report", "--open")
+    page = tmp_path / re.split("[ ;]", out.splitlines()[-1])[1]
+    assert (status, (tmp_path / "opened").read_text().strip()) == (0, page.as_uri())
+    monkeypatch.delenv("BROWSER")
+    monkeypatch.setenv("CI", "true")
+    status, out, _ = command("report", "--open")
+    assert (status, out.splitlines()[-2].startswith("Report: ")) == (0, True)
+    assert out.splitlines()[-1].startswith("There is no browser to open it in here: open ")
+
+
+def test_an_alarm_of_two_boards_is_said_once(command, tmp_path):
+    results = ResultStore(tmp_path / "results")
+    entry = {"sure": {"value": 0.0, "boundary": 50.0, "title": "Sure"}}
+    first = fake_record("alpha", 0, truth={"forgetting": True}, more=entry)
+    step = fake_record("alpha", 1)
+    results.append(first)
+    results.append(replace(step, cell=replace(step.cell, earlier=((0,),))))
+    status, out, _ = command("report")
+    assert {path.name for path in (tmp_path / "reports").iterdir() if path.is_dir()} >= {"digits", "digits-sequence"}
+    assert (status, out.count("Alpha forgets, but Sure (class 0, seed 0)")) == (0, 1)
+
+
+COMMANDS = ("run", "train", "sample", "list", "new", "check", "report", "compare", "validate", "verify")
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_80_columns_and_cuts_no_sentence(command, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = command(*([name] if name else []), "--help")
+    assert status == 0
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert not [line for line in out.splitlines() if line.endswith("...") and "[ARGS]" not in line]
+    assert not re.search(r"--[\w-]+ +<(str|int|float|path)", out)  # it says what to give, not of which type
+    if not name:
+        assert all(f"\n  {other} " in out for other in COMMANDS)
+
+
+def test_help_of_run_has_every_option_in_its_section(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = command("run", "--help")
+    sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.MULTILINE))
+    found = {name: re.findall(r"^  (--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
+    assert [len(options) for options in found.values()] == [10, 9, 8, 3, 1]
+    assert found["Where"] == ["--results", "--out", "--save-models"]
+    assert found["Other"] == ["--help"]
 
 
 def test_help_needs_no_heavy_import():

@@ -1,10 +1,13 @@
 import io
+import re
 from itertools import pairwise
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
-from unlearnbench.progress import Display, Estimate, spell
+from tests.terminals import in_a_terminal, visible
+from unlearnbench.progress import Display, Estimate, State, spell
 
 
 @pytest.mark.parametrize(
@@ -41,10 +44,10 @@ def test_plain_lines_name_position_step_and_time_left(monkeypatch):
             pass
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("[1/2] a forgets 0")
-    assert sum("| forget " in line for line in lines) == 5  # one per five seconds
+    assert sum(line.startswith("[1/2] forget ") for line in lines) == 5  # one per five seconds
+    assert "[1/2] forget 33%, about 40s for this step | a forgets 0 | 20s so far" in lines
     assert "[1/2] a forgets 0: ok in 30s" in lines
-    assert lines[-1].startswith("[2/2] a forgets 1")
-    assert "about 30s left" in lines[-1]
+    assert lines[-1] == "[2/2] about 30s left | a forgets 1 | 30s so far"
 
 
 def test_no_silence_longer_than_ten_seconds(monkeypatch):
@@ -58,10 +61,11 @@ def test_no_silence_longer_than_ten_seconds(monkeypatch):
             return super().write(text)
 
     with Display(Console(file=Stamped(), width=200)) as display, display.task("a"):
-        for second in range(60):  # a task without a word of its own: only the ticks of the waiting parent
+        for second in range(600):  # a task without a word of its own: only the ticks of the waiting parent
             now[0] = float(second)
             display.tick()
     assert max(b - a for a, b in pairwise(stamps)) <= 10
+    assert len(stamps) < 75  # a log of ten minutes is no book
 
 
 def test_text_in_brackets_is_not_markup():
@@ -85,5 +89,92 @@ def test_cells_at_once_share_a_line_and_shorten_the_time_left(monkeypatch):
         with display.task("three"):
             pass
     lines = stream.getvalue().splitlines()
-    assert "one | sample 50% + two" in stream.getvalue() or any("one" in line and "two" in line for line in lines)
-    assert lines[-1].endswith("about 10s left")  # two cells of 10 s, two at a time
+    assert lines[1] == "[1/4] one + two | 0s so far"
+    assert lines[-1] == "[3/4] about 10s left | three | 10s so far"  # two cells of 10 s, two at a time
+
+
+STATE = State(["forget 42%", "Alpha (decay=10) forgets 3 cat", "2m10s so far"], "[3/130]", "12m05s")
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (10, "[3/130]"),
+        (14, "[3/130] 12m05s"),
+        (20, "[3/130] 12m05s left"),
+        (30, "[3/130] 12m05s left | forget…"),
+        (40, "[3/130] about 12m05s left | forget 42%"),
+        (60, "[3/130] about 12m05s left | forget 42% | Alpha (decay=10) f…"),
+        (200, "[3/130] about 12m05s left | forget 42% | Alpha (decay=10) forgets 3 cat | 2m10s so far"),
+    ],
+)
+def test_a_narrow_window_keeps_the_most_important(width, line):
+    assert STATE.fit(width) == line
+
+
+def test_a_line_never_wraps():
+    wide = State(["sample 50%", "中文中文中文中文 forgets 3", "9s so far"], "[1/2]")
+    for state in (STATE, wide, State(["wait for the device, which another run holds"])):
+        for width in range(1, 120):
+            for console in (Console(file=io.StringIO(), width=width), Console(file=Ascii(), width=width)):
+                console.print(state, end="")
+                shown = console.file.getvalue()
+                assert "\n" not in shown.rstrip("\n")
+                assert cell_len(shown.rstrip("\n")) <= width
+    assert console.file.getvalue().isascii()
+
+
+class Ascii(io.StringIO):
+    encoding = "ascii"
+
+
+LONG_RUN = """
+import sys, time
+from rich.console import Console
+from unlearnbench.progress import Display
+with Display(Console()) as display:
+    display.expect(["a"] * 130)
+    with display.task("a method with a long name forgets 0") as task:
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < float(sys.argv[1]):
+            task.progress("forget", round(10 + passed), 100)
+            time.sleep(0.05)
+"""
+
+
+def long_run(seconds, **settings):
+    status, written = in_a_terminal(["-c", LONG_RUN, str(seconds)], **settings)
+    assert status == 0, written
+    return written
+
+
+@pytest.mark.parametrize("settings", [{}, {"NO_COLOR": "1"}], ids=["colours", "none"])
+def test_a_terminal_has_one_live_line_without_colours(settings):
+    written = long_run(0.6, widths=(40,), **settings)
+    assert "\x1b[2K" in written  # it is written anew in its place
+    assert not re.search(r"\x1b\[[0-9;]*m", written)
+    lines = visible(written)
+    assert any(line.startswith("[1/130] forget 1") for line in lines)
+    assert max(cell_len(line) for line in lines) <= 40
+
+
+def test_a_window_that_is_resized_keeps_one_line():
+    widths = [cell_len(line) for line in visible(long_run(3.5, widths=(80, 20, 40)))]
+    assert 40 < widths[0] <= 80
+    narrow = next(index for index, width in enumerate(widths) if width <= 20)
+    assert 20 < max(widths[narrow:]) <= 40
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "unknown"}])
+def test_a_dumb_terminal_has_plain_lines(environment):
+    written = long_run(0.6, **environment)
+    assert "\x1b" not in written
+    assert written.count("[1/130]") == 1
+
+
+def test_a_log_has_plain_lines_even_if_colours_are_forced(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    with Display(Console(file=stream)) as display, display.task("a"):
+        pass
+    assert stream.getvalue() == "a | 0s so far\n"

@@ -1,5 +1,6 @@
 """The command line: parse, select, dispatch. Heavy imports stay inside commands, so --help is instant."""
 
+import codecs
 import io
 import math
 import os
@@ -9,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unlearnbench import __version__
+from unlearnbench import __version__, options
 from unlearnbench.errors import PluginError, UsageError, spell_error
-from unlearnbench.grid import Controls, Rerun
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,108 +31,50 @@ app = typer.Typer(
     epilog="Example: unlearnbench run --methods all --classes 0-9",
 )
 
+EXAMPLES = """\b
+Examples:
+  unlearnbench run --methods all --classes 0-9
+  unlearnbench run --methods paper --classes 0,3 --seeds 0-2
+  unlearnbench run --methods all --classes 0-9 --dry-run
+"""
 Listing = Literal["methods", "metrics", "datasets"]
 
-MethodsOption = Annotated[str, typer.Option(help="all, a group such as paper, or names with commas between")]
-ClassesOption = Annotated[
-    str, typer.Option(help="Classes to forget, one at a time: 0-9 or 0,cat; several at once: 0+1")
-]
-SequenceOption = Annotated[str, typer.Option(help="Classes to forget one after another, instead: 0,1,2")]
-DatasetOption = Annotated[str, typer.Option(help="Dataset; see 'unlearnbench list datasets'.", metavar="NAME")]
-ProtocolOption = Annotated[
-    str, typer.Option(help="Rules of evaluation; see 'unlearnbench list datasets'.", metavar="NAME")
-]
-DataRootOption = Annotated[
-    Path | None, typer.Option(help="Folder of the images, or where to download them.", metavar="DIR")
-]
-ImageSizeOption = Annotated[
-    int | None, typer.Option(help="Side in pixels to resize a folder's images to.", metavar="N")
-]
-BaseOption = Annotated[
-    str, typer.Option(help="A trained model, instead of training one: diffusers folder or Hub name.", metavar="DIR|ID")
-]
-BaseStepsOption = Annotated[
-    int | None, typer.Option(help="Train the base model for so many steps.", min=1, metavar="N")
-]
-JudgeOption = Annotated[str, typer.Option(help="Another judge than the protocol's.", metavar="NAME")]
-ExtractorOption = Annotated[str, typer.Option(help="Features of FID: inception or own.", metavar="NAME")]
-InceptionOption = Annotated[
-    Path | None, typer.Option(help="torch-fidelity's Inception weights, where there is no network.", metavar="FILE")
-]
-BatchSizeOption = Annotated[
-    int | None, typer.Option(help="Images per sampling forward pass, to fit the memory.", min=1, metavar="N")
-]
-SeedsOption = Annotated[str, typer.Option(help="Replicates, each with its own base model and sampling noise: 0-2")]
-BaseSeedsOption = Annotated[
-    str, typer.Option(help="Base models of their own seeds: with every seed, instead of the same one.", metavar="SEEDS")
-]
-SamplingSeedsOption = Annotated[str, typer.Option(help="Sampling noise of its own seeds: likewise.", metavar="SEEDS")]
-ControlsOption = Annotated[
-    Controls, typer.Option(help="Shams of known outcome, which check the suite: for the first class, every one, none.")
-]
-MetricsOption = Annotated[str, typer.Option(help="all, a group such as attacks, or names: all,attacks or ua,fid")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting, swept over its values; may be repeated.", metavar="METHOD.NAME=V1,V2"),
-]
-RerunOption = Annotated[Rerun, typer.Option(help="Which recorded cells to measure again.")]
-ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of records.", metavar="DIR")]
-OutOption = Annotated[Path, typer.Option("--out", help="Folder for tables and figures.", metavar="DIR")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")]
-PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="A file with a method or metric; may be repeated.", metavar="FILE")
-]
-TimeoutOption = Annotated[
-    float | None, typer.Option(help="Seconds after which a cell is stopped.", min=1, metavar="SECONDS")
-]
-MinutesOption = Annotated[
-    float | None,
-    typer.Option(help="Stop after so long; the same command goes on from there.", min=0.01, metavar="MINUTES"),
-]
-RepeatsOption = Annotated[
-    int, typer.Option(help="Time each cell's unlearning so often; tables show the median.", min=1, metavar="N")
-]
-JobsOption = Annotated[
-    int, typer.Option(help="Cells at once; each is timed alone all the same.", min=1, max=64, metavar="N")
-]
-SaveModelsOption = Annotated[
-    Path | None, typer.Option("--save-models", help="Folder for the unlearned models, one each.", metavar="DIR")
-]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the cells and stop.")]
+# what stands for a sign that a terminal or log cannot show: as wide as the sign, so that tables stay whole
+SPELLED = {"↓": "v", "↑": "^", "†": "!", "±": "~", "→": ">", "…": "."}
 
 
-@app.command()
+@app.command(cls=options.Sections, epilog=EXAMPLES)
 def run(
-    methods: MethodsOption,
-    classes: ClassesOption = "",
-    sequence: SequenceOption = "",
-    dataset: DatasetOption = "digits",
-    protocol: ProtocolOption = "",
-    data_root: DataRootOption = None,
-    image_size: ImageSizeOption = None,
-    base: BaseOption = "",
-    base_steps: BaseStepsOption = None,
-    judge: JudgeOption = "",
-    extractor: ExtractorOption = "",
-    inception_weights: InceptionOption = None,
-    batch_size: BatchSizeOption = None,
-    seeds: SeedsOption = "0",
-    base_seeds: BaseSeedsOption = "",
-    sampling_seeds: SamplingSeedsOption = "",
-    controls: ControlsOption = "first",
-    metrics: MetricsOption = "all",
-    set_: SetOption = None,
-    rerun: RerunOption = "missing",
-    results: ResultsOption = Path("results"),
-    out: OutOption = Path("reports"),
-    device: DeviceOption = "auto",
-    plugin: PluginOption = None,
-    timeout: TimeoutOption = None,
-    minutes: MinutesOption = None,
-    repeats: RepeatsOption = 1,
-    jobs: JobsOption = 1,
-    save_models: SaveModelsOption = None,
-    dry_run: DryRunOption = False,
+    methods: options.Methods,
+    classes: options.Classes = "",
+    sequence: options.Sequence = "",
+    metrics: options.Metrics = "all",
+    set_: options.Set = None,
+    seeds: options.Seeds = "0",
+    base_seeds: options.BaseSeeds = "",
+    sampling_seeds: options.SamplingSeeds = "",
+    controls: options.Controls = "first",
+    plugin: options.Plugin = None,
+    dataset: options.Dataset = "digits",
+    protocol: options.Protocol = "",
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    base: options.Base = "",
+    base_steps: options.BaseSteps = None,
+    judge: options.Judge = "",
+    extractor: options.Extractor = "",
+    inception_weights: options.Inception = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    jobs: options.Jobs = 1,
+    repeats: options.Repeats = 1,
+    rerun: options.Rerun = "missing",
+    timeout: options.Timeout = None,
+    minutes: options.Minutes = None,
+    dry_run: options.DryRun = False,
+    results: options.Results = Path("results"),
+    out: options.Out = Path("reports"),
+    save_models: options.SaveModels = None,
 ) -> None:
     """Run every method on every class, then render the report."""
     console, workers = _start(start_workers=not dry_run)
@@ -168,34 +110,36 @@ def run(
 
 def _show_plan(plan: "Plan", console: "Console") -> None:
     for cell in plan.cells:
-        console.print(cell.id, highlight=False, soft_wrap=True)
+        _say(console, cell.id)
     checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
-    console.print(f"{len(plan.cells)} cells{checks}", highlight=False)
+    _say(console, f"{len(plan.cells)} cells{checks}")
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
     """Greet, and start the process server, whose imports run while ours do."""
-    from rich.console import Console
-
+    from unlearnbench.output import make_console
     from unlearnbench.process import Workers
 
-    console = Console()
-    console.print(f"unlearnbench {__version__}: loading", highlight=False)
+    console = make_console()
+    _say(console, f"unlearnbench {__version__}: loading")
     return console, Workers() if start_workers else None
 
 
 @app.command()
 def train(
     out: Annotated[Path, typer.Option("--out", help="Folder for the model.", metavar="DIR")],
-    dataset: DatasetOption = "digits",
-    protocol: ProtocolOption = "",
+    dataset: options.Dataset = "digits",
+    protocol: options.Protocol = "",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, if not the recipe's.", min=1, metavar="N")] = None,
-    data_root: DataRootOption = None,
-    image_size: ImageSizeOption = None,
-    device: DeviceOption = "auto",
-    minutes: MinutesOption = None,
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = "auto",
+    minutes: options.Minutes = None,
 ) -> None:
-    """Train a dataset's base model and write it as a diffusers folder; a stopped training goes on where it was."""
+    """Train a base model and write it as a diffusers folder.
+
+    A training that was stopped goes on where it was.
+    """
     console, workers = _start()
     assert workers is not None
     from unlearnbench.artifacts import default_cache
@@ -206,33 +150,39 @@ def train(
     _check_writable(out, "--out")
     losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out, minutes=minutes)
     if losses is None:
-        console.print("Stopped. The same command goes on from the last checkpoint.", highlight=False)
+        _say(console, "Stopped. The same command goes on from the last checkpoint.")
         raise typer.Exit(130)
     if losses:
         step, loss = losses[-1]
-        console.print(
-            f"{step} steps, training loss {loss:.4f} per pixel at the end (1 is predicting zero)", highlight=False
-        )
-    console.print(f"Base model: {out} (use it with --base {out})", highlight=False, soft_wrap=True)
+        _say(console, f"{step} steps, training loss {loss:.4f} per pixel at the end (1 is predicting zero)")
+    _say(console, f"Base model: {out} (use it with --base {out})")
 
 
 @app.command()
 def sample(
     model: Annotated[
         Path,
-        typer.Argument(help="A folder of --save-models, or another UNet2DModel with class labels.", metavar="MODEL"),
+        typer.Argument(help="A folder of --save-models, or any UNet2DModel with class labels.", metavar="MODEL"),
     ],
-    classes: Annotated[str, typer.Option("--class", help="Class by number or name; several, 0-9, a row for each.")],
-    out: Annotated[Path, typer.Option("--out", help="The picture.", metavar="FILE.png")],
-    n: Annotated[int, typer.Option("--n", help="Images of each class.", min=1, max=10_000)] = 16,
+    classes: Annotated[
+        str, typer.Option("--class", help="Class by number or name; several, 0-9, make a row each.", metavar="CLASSES")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The picture to write.", metavar="FILE.png")],
+    n: Annotated[int, typer.Option("--n", help="Images of each class.", min=1, max=10_000, metavar="N")] = 16,
     seed: Annotated[
-        int | None, typer.Option(help="Of the noise; without it the one of the model's evaluation, or 0.", min=0)
+        int | None,
+        typer.Option(help="Of the noise; otherwise that of the model's evaluation, or 0.", min=0, metavar="N"),
     ] = None,
-    guidance: Annotated[float | None, typer.Option(help="w, if not the protocol's.", metavar="W")] = None,
-    steps: Annotated[int | None, typer.Option(help="DDIM steps, if not the protocol's.", min=1, max=1000)] = None,
-    device: DeviceOption = "auto",
+    guidance: Annotated[float | None, typer.Option(help="Guidance w, if not the protocol's.", metavar="W")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="DDIM steps, if not the protocol's.", min=1, max=1000, metavar="N")
+    ] = None,
+    device: options.Device = "auto",
 ) -> None:
-    """Sample a saved model into a grid: by default the first of the very images that its record judged."""
+    """Sample a saved model into a picture, a grid of images.
+
+    By default these are the first of the very images that the model's record judged.
+    """
     console, _ = _start(start_workers=False)
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: give a name that ends in .png")
@@ -256,16 +206,21 @@ def sample(
         images = draw(saved, chosen, n, seed=seed, steps=steps, guidance=guidance, progress=task.progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     grid(images).save(out, format="PNG")
-    console.print(f"{images.shape[0] * n} images: {out}", highlight=False, soft_wrap=True)
+    _say(console, f"{images.shape[0] * n} images: {out}")
 
 
 @app.command("list")
 def list_(
-    what: Annotated[Listing | None, typer.Argument(help="Only these.")] = None,
-    plugin: PluginOption = None,
-    cards: Annotated[bool, typer.Option("--cards", help="Of methods or metrics: what their files say, whole.")] = False,
+    what: Annotated[Listing | None, typer.Argument(help="Show only these.")] = None,
+    plugin: options.Plugin = None,
+    cards: Annotated[
+        bool, typer.Option("--cards", help="What the files of methods or of metrics say, in full.")
+    ] = False,
 ) -> None:
-    """Show what there is: methods with paper ids, metrics, datasets; broken plugins with their reason."""
+    """Show what there is: methods, metrics and datasets.
+
+    Methods have the ids of their papers, broken plugins the reason.
+    """
     from unlearnbench.datasets import DATASETS, protocol_names, title_of
     from unlearnbench.registry import Registry
 
@@ -310,7 +265,9 @@ def _listed(found: "Plugin") -> str:
 def new(
     kind: Annotated[Literal["method"], typer.Argument(help="What to write.")],
     name: Annotated[str, typer.Argument(help="Its name: a Python name in lower case.", metavar="NAME")],
-    package: Annotated[bool, typer.Option("--package", help="With entry point, test and README, to install.")] = False,
+    package: Annotated[
+        bool, typer.Option("--package", help="As a package to install, with entry point, test and README.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder to write into.", metavar="DIR")] = Path(),
 ) -> None:
     """Write a method file that runs as it is, to be made your own."""
@@ -327,9 +284,12 @@ def new(
 
 @app.command()
 def check(
-    target: Annotated[str, typer.Argument(help="A method's name, or the file it is in.", metavar="NAME|FILE")],
+    target: Annotated[str, typer.Argument(help="The method's name, or its file.", metavar="NAME|FILE")],
 ) -> None:
-    """Try a method on the embedded digits and say which promises it keeps; a broken one says what to change."""
+    """Try a method on digits and say which promises it keeps.
+
+    A broken promise says what to change.
+    """
     import time
 
     began = time.monotonic()
@@ -348,39 +308,62 @@ def check(
 
 
 @app.command()
-def report(results: ResultsOption = Path("results"), out: OutOption = Path("reports")) -> None:
-    """Render tables (.md, .tex, .csv) and figures (.png, .pdf) from the records."""
+def report(
+    results: options.Results = Path("results"),
+    out: options.Out = Path("reports"),
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser, where there is one.")] = False,
+) -> None:
+    """Render the report from the records: page, tables and figures.
+
+    A page of everything (.html), and for each dataset tables (.md, .tex, .csv) and figures (.png, .pdf).
+    """
+    from unlearnbench.output import make_console, open_page, say_where
     from unlearnbench.registry import Registry
 
     _check_results(results)
     _check_writable(out, "--out")
-    _finish(results, out, Registry())
+    console = make_console()
+    rendering = _finish(results, out, Registry(), console)
+    say_where(rendering, "Report", console)
+    if open_:
+        open_page(rendering.html or rendering.pages[0], console)
 
 
 @app.command()
 def compare(
     source: Annotated[str, typer.Argument(help="Whose published numbers: spartalis2025")],
-    results: ResultsOption = Path("results"),
-    out: OutOption = Path("reports"),
+    results: options.Results = Path("results"),
+    out: options.Out = Path("reports"),
 ) -> None:
-    """Set published numbers beside the measured ones, with what may and may not be compared."""
+    """Set published numbers beside the measured ones.
+
+    The pages say what may be compared and what may not.
+    """
+    from unlearnbench.output import make_console, say_where, show
     from unlearnbench.registry import Registry
     from unlearnbench.report.compare import compare as compare_with
 
     _check_results(results)
     _check_writable(out, "--out")
-    _show(compare_with(source, results, out, _hashes(Registry(), results)), "Comparison")
+    console = make_console()
+    rendering = compare_with(source, results, out, _hashes(Registry(), results))
+    show(rendering, console)
+    say_where(rendering, "Comparison", console)
 
 
 @app.command()
-def validate(results: ResultsOption = Path("results")) -> None:
-    """Show the controls, and how well each metric separates those that forget from those that do not."""
+def validate(results: options.Results = Path("results")) -> None:
+    """Show the controls, and how well each metric tells them apart.
+
+    Controls are shams whose outcome is known: those that forget, and those that do not.
+    """
+    from unlearnbench.output import make_console, show
     from unlearnbench.registry import Registry
     from unlearnbench.report import validation
 
     _check_results(results)
     found = validation(results, _hashes(Registry(), results))
-    _show(found, "Validation")
+    show(found, make_console())
     if found.alarms:
         raise typer.Exit(1)
 
@@ -388,9 +371,12 @@ def validate(results: ResultsOption = Path("results")) -> None:
 @app.command()
 def verify(
     table: Annotated[Path, typer.Argument(help="A .tex or .md file with tables of a report.", metavar="TABLE")],
-    results: ResultsOption = Path("results"),
+    results: options.Results = Path("results"),
 ) -> None:
-    """Check that every number of a table follows from the records its caption names."""
+    """Check that a table's numbers follow from its records.
+
+    Which records these are is in the table's caption.
+    """
     from unlearnbench.registry import Registry
     from unlearnbench.report.verify import verify as verify_table
 
@@ -413,30 +399,35 @@ def _conclude(
     summary: "Summary", cells: int, key: tuple[str, str], results: Path, out: Path, registry: "Registry"
 ) -> None:
     """Say how a run of `key`, a dataset and a protocol, ended, render its report, and exit with its status."""
-    from rich.console import Console
+    from unlearnbench.output import make_console, say_where
 
-    console = Console()
+    console = make_console()
     if summary.interrupted:
-        console.print(
+        _say(
+            console,
             f"Stopped. {summary.ran} cells of this run are recorded in {results}; the same command goes on from there.",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        if summary.out_of_time and summary.ran:
-            _finish(results, out, registry)
-        raise typer.Exit(130)
-    console.print("rendering the report", highlight=False)
-    alarmed = key in _finish(results, out, registry).alarms
-    for record in summary.failed:
-        console.print(
-            f"{record.status}: {record.cell.id}: {record.reason}", highlight=False, markup=False, soft_wrap=True
         )
+        if summary.out_of_time and summary.ran:
+            say_where(_finish(results, out, registry, console), "Report", console)
+        raise typer.Exit(130)
+    _say(console, "rendering the report")
+    rendering = _finish(results, out, registry, console)
+    for record in summary.failed:
+        _say(console, f"{record.status}: {record.cell.id}: {record.reason}")
     if summary.failed:
-        console.print(
+        _say(
+            console,
             f"{len(summary.failed)} of {cells} cells failed; --rerun failed tries them again. "
-            "Tracebacks are in the records.", highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    if summary.failed or alarmed:
+            "Tracebacks are in the records.",
+        )
+    say_where(rendering, "Report", console)
+    if summary.failed or key in rendering.alarms:
         raise typer.Exit(1)
+
+
+def _say(console: "Console", text: str) -> None:
+    """Print a line as it is: no markup, no colours, and no line ends but the terminal's own."""
+    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _hashes(registry: "Registry", results: Path) -> dict[str, str]:
@@ -446,26 +437,14 @@ def _hashes(registry: "Registry", results: Path) -> dict[str, str]:
     return registry.current_hashes(ResultStore(results).read().records)
 
 
-def _finish(results: Path, out: Path, registry: "Registry") -> "Rendering":
-    """Render the report, print its main table, and say where it is."""
+def _finish(results: Path, out: Path, registry: "Registry", console: "Console") -> "Rendering":
+    """Render the report and print its main tables."""
+    from unlearnbench.output import show
     from unlearnbench.report import render
 
     rendering = render(results, out, _hashes(registry, results))
-    _show(rendering, "Report")
+    show(rendering, console)
     return rendering
-
-
-def _show(rendering: "Rendering", what: str) -> None:
-    for line in rendering.notes:
-        typer.echo(f"note: {line}")
-    for text in rendering.terminal:
-        typer.echo(f"\n{text}")
-    for path in rendering.pages:
-        typer.echo(f"\n{what}: {path}")
-    if rendering.alarms:
-        typer.secho("\nThe suite fails its own checks: trust none of these numbers until it is known why.", fg="red")
-    for alarm in [sentence for found in rendering.alarms.values() for sentence in found]:
-        typer.secho(f"- {alarm}", fg="red")
 
 
 def _check_writable(folder: Path, option: str) -> None:
@@ -481,11 +460,19 @@ def _check_writable(folder: Path, option: str) -> None:
         raise UsageError(f"{option} {folder}: {existing} cannot be written, give another folder")
 
 
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Replace the letters that an output cannot show."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(SPELLED.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
 def main() -> None:
     """Run the command line; a UsageError is one sentence on stderr and exit status 2."""
+    codecs.register_error("spell", _spell)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without arrows must not stop a run
+            plain = stream.isatty() and os.environ.get("LC_ALL") in ("C", "POSIX")  # which Python takes for UTF-8
+            stream.reconfigure(encoding="ascii" if plain else None, errors="spell")
     try:
         app(prog_name="unlearnbench")
     except UsageError as error:

@@ -1,15 +1,20 @@
 """What the user sees while cells run: a live bar in a terminal, plain lines elsewhere; never silent for long."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from rich.console import Console
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-LINE_SECONDS = 5.0  # a plain line at least this often
+LINE_SECONDS = (5.0, 10.0)  # between plain lines: in the first minute, and later
+NARROW = 40  # columns below which words are saved
+LEAST_PART = 6  # columns: with less room a part of the line is left out
 
 
 def spell(seconds: float) -> str:
@@ -51,6 +56,44 @@ class Estimate:
         return sum(expected)
 
 
+@dataclass(frozen=True)
+class State:
+    """How far things are: one line that fits itself to the window at every look, the most important first."""
+
+    parts: Sequence[str]
+    position: str = ""  # of the cell among all
+    left: str = ""  # time left
+
+    def fit(self, width: int, ellipsis: str = "…") -> str:
+        """Return a line of at most so many columns: what finds no room is cut, or left out, from the end."""
+        line = _cut(self.position, width, ellipsis)
+        room = width - cell_len(line) - 1
+        forms = [f"about {self.left} left"] * (width >= NARROW) + [f"{self.left} left", self.left]
+        lefts = [text for text in forms if cell_len(text) <= room]
+        for part in [*(lefts[:1] if self.left else []), *self.parts]:
+            separator = "" if not line else " " if line == self.position else " | "
+            room = width - cell_len(line) - len(separator)
+            if line and cell_len(part) > room and room < LEAST_PART:
+                break
+            line += separator + _cut(part, room, ellipsis)
+        return line
+
+    def __str__(self) -> str:
+        """Return the whole line, for a log."""
+        return self.fit(sys.maxsize)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the line for the window as wide as it is now."""
+        yield Text(self.fit(options.max_width, "..." if options.ascii_only else "…"), no_wrap=True, overflow="crop")
+
+
+def _cut(text: str, width: int, ellipsis: str) -> str:
+    """Return a text of at most so many columns, with an ellipsis where something is missing."""
+    if cell_len(text) <= width:
+        return text
+    return f"{set_cell_size(text, max(width - len(ellipsis), 0)).rstrip()}{ellipsis}"[:width]
+
+
 class Task:
     """Something that is going on, as the display knows it."""
 
@@ -67,11 +110,6 @@ class Task:
             self.estimate = f", about {spell(elapsed * (total - done) / done)} for this step"
         self._tick()
 
-    def spelled(self, with_estimate: bool) -> str:
-        """Return label and detail, the label alone before anything is known."""
-        detail = self.detail + (self.estimate if with_estimate else "")
-        return f"{self.label} | {detail}" if detail else self.label
-
 
 class Display:
     """Shows one line of state, and a line per finished cell. Any thread may call it."""
@@ -84,7 +122,9 @@ class Display:
         self._tasks: list[Task] = []
         self._started = self._first_cell = time.monotonic()
         self._last_line = 0.0
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        # a log is no window, even where FORCE_COLOR asks for its colours
+        window = console.is_interactive and not console.is_dumb_terminal and console.file.isatty()
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if window else None
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -114,7 +154,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Say what is waited for while nothing goes on."""
-        self._show(text, force=False)
+        self._show(State([text]), force=False)
 
     def tick(self, force: bool = False) -> None:
         """Refresh; without a terminal, print a line when the last one is old enough."""
@@ -122,25 +162,27 @@ class Display:
             if self._tasks:
                 self._show(self._state(time.monotonic()), force)
 
-    def _show(self, text: str, force: bool) -> None:
+    def _show(self, state: State, force: bool) -> None:
         now = time.monotonic()
         with self._lock:
             if self._live:
-                self._live.update(Text(text, overflow="ellipsis", no_wrap=True))
-            elif force or now - self._last_line >= LINE_SECONDS:
+                self._live.update(state)
+            elif force or now - self._last_line >= LINE_SECONDS[now - self._started > 60]:
                 self._last_line = now
-                self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+                self._print(str(state))
 
-    def _state(self, now: float) -> str:
+    def _state(self, now: float) -> State:
         left = self._estimate.left(now - self._tasks[0].started)
-        working = " + ".join(task.spelled(left is None and len(self._tasks) == 1) for task in self._tasks)
+        alone = len(self._tasks) == 1
+        steps = [task.detail + (task.estimate if alone and left is None else "") for task in self._tasks]
+        step = " + ".join(text or "start" for text in steps) if any(steps) else ""
+        labels = " + ".join(task.label for task in self._tasks)
+        parts = [*([step] if step else []), labels, f"{spell(now - self._started)} so far"]
         if not self._total:  # a training of its own, no cells
-            return f"{working} | {spell(now - self._started)} so far"
+            return State(parts)
         at_once = max(1.0, self._spent / max(now - self._first_cell, 1e-9))  # cells that ran side by side
-        then = f"then {self._total - self._done} cells"
-        remaining = f"about {spell(left / at_once)} left" if left is not None else then
         position = f"[{min(self._done + 1, self._total)}/{self._total}]"
-        return f"{position} {working} | {spell(now - self._started)} so far | {remaining}"
+        return State(parts, position, spell(left / at_once) if left is not None else "")
 
     def finish(self, task: Task, method: str, seconds: float, verdict: str) -> None:
         """Print what became of a cell."""
@@ -156,4 +198,7 @@ class Display:
         """Print a line above the live one."""
         with self._lock:
             self._last_line = time.monotonic()
-            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)

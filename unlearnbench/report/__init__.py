@@ -19,6 +19,7 @@ class Rendering:
     """What a report wrote and has to say."""
 
     pages: list[Path] = field(default_factory=list)
+    html: Path | None = None  # the page of all boards
     terminal: list[str] = field(default_factory=list)  # the main tables as plain text
     notes: list[str] = field(default_factory=list)
     alarms: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (dataset, protocol) -> wrong controls
@@ -43,7 +44,8 @@ def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Render
     from unlearnbench.report.board import boards
     from unlearnbench.report.checks import alarms
     from unlearnbench.report.page import write_board
-    from unlearnbench.report.tables import showable, to_terminal
+    from unlearnbench.report.tables import showable
+    from unlearnbench.report.terminal import to_terminal
 
     reading = ResultStore(results).read()
     records, problems = showable(reading.records)
