@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table with one or two lines of headers and bodies that are sorted one by one; the last one may be a foot."""
+    """A table with one or two lines of headers, and bodies that are sorted one by one."""
 
     name: str
     title: str
@@ -46,7 +46,6 @@ class Grid:
     groups: list[tuple[str, int]]  # words and how many columns they span; empty for one line of headers
     headers: list[str]
     bodies: list[list[Row]]
-    has_foot: bool
 
 
 def grid(table: Table, board: Board) -> Grid:
@@ -62,7 +61,4 @@ def grid(table: Table, board: Board) -> Grid:
     ]  # fmt: skip
     starts = [0, *table.rules, len(lines)]
     bodies = [lines[a:b] for a, b in pairwise(starts) if a < b]
-    has_foot = len(table.rules) == 1 and table.corner == "Class"
-    return Grid(
-        table.name, table.title, table.full_caption(), table.corner, groups, table.headers, bodies, has_foot
-    )  # fmt: skip
+    return Grid(table.name, table.title, table.full_caption(), table.corner, groups, table.headers, bodies)

@@ -8,7 +8,7 @@ from unlearnbench.report.board import Board
 from unlearnbench.report.confusion import NOTHING, confusion_sides
 from unlearnbench.report.figures import MOST_CONFUSIONS, is_wide
 from unlearnbench.report.robustness import attacked_part
-from unlearnbench.report.values import Measure
+from unlearnbench.report.values import Measure, Value
 from unlearnbench.report.writers import interval_text
 
 MOST_CLASSES = 20  # of a confusion matrix
@@ -20,7 +20,7 @@ class Shade:
 
     text: str
     share: float | None  # 0 worst to 1 best; None where there is no number
-    words: str
+    interval: str  # of 95 %; empty for none
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Verdicts:
 
 
 def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | None]:
-    """Return how good numbers are within their span, 0 to 1, for the shade of a cell; better is more.
+    """Return how good numbers are within their span, 0 to 1; better is more.
 
     Percentages span 0 to 100; others their own range, by logarithm where it is wide.
     """
@@ -49,9 +49,10 @@ def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | No
     if not known:
         return [None for _ in numbers]
     is_share = measure.unit == "%" and min(known) >= 0 and max(known) <= 100
+    is_log = not is_share and is_wide(known)
 
     def change(number: float) -> float:
-        return math.log10(number) if not is_share and is_wide(known) else number
+        return math.log10(number) if is_log else number
 
     low, high = (0.0, 100.0) if is_share else (change(min(known)), change(max(known)))
 
@@ -65,19 +66,18 @@ def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | No
 
 
 def class_heat(board: Board, measure: Measure) -> Heat:
-    """Return a measure per row and forget class."""
-    found = {variant: [board.value(variant, target, measure) for target in board.targets] for variant in board.variants}
-    names = [target.label for target in board.targets]
-    flat = iter(shares([value.number for values in found.values() for value in values], measure))
-    rows = []
-    for variant, values in found.items():
-        shades = []
-        for name, value in zip(names, values, strict=True):
-            number = value.word if value.number is None else f"{value.number:{measure.format}}{value.mark}{value.gap}"
-            inside = interval_text(value, measure.format)
-            shades.append(Shade(number, next(flat), f"{variant.label}, class {name}: {number}{inside}"))
-        rows.append((variant.label, shades))
-    return Heat(f"{measure.header} per forget class", names, rows)
+    """Return a measure per row and forget class, and its mean."""
+    found = {
+        variant: [
+            *[board.value(variant, target, measure) for target in board.targets], board.over_classes(variant, measure)
+        ]
+        for variant in board.variants
+    }  # fmt: skip
+    good = iter(shares([value.number for values in found.values() for value in values], measure))
+    rows = [
+        (variant.label, [_shade(value, measure, next(good)) for value in values]) for variant, values in found.items()
+    ]
+    return Heat(f"{measure.header} per forget class", [*[target.label for target in board.targets], "mean"], rows)
 
 
 def attack_heat(board: Board) -> Heat | None:
@@ -91,13 +91,17 @@ def attack_heat(board: Board) -> Heat | None:
     rows = []
     for variant in part.variants:
         values = [part.over_classes(variant, measure) for measure in measures]
-        goods = [shares([value.number], measure)[0] for value, measure in zip(values, measures, strict=True)]
-        rows.append((variant.label, [
-            Shade(text := value.word if value.number is None else f"{value.number:{measure.format}}{value.gap}", good,
-                  f"{variant.label}, {name}: {text}{interval_text(value, measure.format)}")
-            for name, value, good, measure in zip(names, values, goods, measures, strict=True)
-        ]))  # fmt: skip
+        shades = [
+            _shade(value, measure, *shares([value.number], measure))
+            for value, measure in zip(values, measures, strict=True)
+        ]
+        rows.append((variant.label, shades))
     return Heat("Forgotten (%) before and after each attack, mean over the classes attacked", names, rows)
+
+
+def _shade(value: Value, measure: Measure, good: float | None) -> Shade:
+    text = value.word if value.number is None else f"{value.number:{measure.format}}{value.mark}{value.gap}"
+    return Shade(text, good, interval_text(value, measure.format).strip())
 
 
 def verdicts(board: Board) -> list[Verdicts]:

@@ -68,7 +68,7 @@ function sortTables() {
   for (const table of all("table.grid")) {
     const last = table.tHead.rows[table.tHead.rows.length - 1];
     const headers = [table.tHead.rows[0].cells[0], ...[...last.cells].filter((cell) => cell !== table.tHead.rows[0].cells[0])];
-    const bodies = [...table.tBodies].filter((body) => !body.classList.contains("foot"));
+    const bodies = [...table.tBodies];
     const original = bodies.map((body) => [...body.rows]);
     headers.forEach((header, column) => {
       wrapInButton(header, "Sort").addEventListener("click", () => {
@@ -99,7 +99,7 @@ function sorted(rows, column, order) {
 
 function filterTables() {
   for (const table of all("table.grid")) {
-    const rows = [...table.tBodies].filter((body) => !body.classList.contains("foot")).flatMap((body) => [...body.rows]);
+    const rows = [...table.tBodies].flatMap((body) => [...body.rows]);
     if (rows.length < 6) continue;
     const input = make("input", { type: "search", className: "filter", placeholder: "Filter rows" });
     input.setAttribute("aria-label", "Filter rows: " + table.parentElement.getAttribute("aria-label"));
@@ -130,11 +130,15 @@ function showHints() {
   const words = (element) => {
     const title = element.getAttribute("title") ?? element.querySelector(":scope > title")?.textContent;
     if (title) { // ours from now on: else the browser shows its own as well
-      element.dataset.tip = title;
+      element.dataset.tip = element.closest(".heat td") ? place(element) + " " + title : title;
       element.removeAttribute("title");
       element.querySelector(":scope > title")?.remove();
     }
     return element.dataset.tip;
+  };
+  const place = (cell) => {
+    const column = cell.closest("table").tHead.rows[0].cells[cell.cellIndex];
+    return `${cell.parentElement.cells[0].textContent}, ${column.textContent}: ${cell.textContent}`;
   };
   const show = (event) => {
     let element = event.target;

@@ -25,6 +25,7 @@ PLACES = {
     "summary": "summary", "pareto": "tradeoffs", "cost": "cost", "robustness": "attacks", "relearning": "attacks",
     "controls": "controls", "validation": "controls", "settings": "appendix",
 }  # fmt: skip
+IN_HEAT_MAPS = "Class"  # corner of the papers' tables, a class a line: the heat maps have their numbers
 SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # which only some cells have, and dwarfs the others
 STILLS = ("sweep", "timesteps")  # figures that the page does not draw itself
 MOST_VALUES = 5  # of one fact that differs between records
@@ -101,7 +102,7 @@ def view_of(name: str, board: Board, album: Album, figures: Path) -> BoardView:
         figures: folder of the figures drawn beside the page; those in STILLS are shown.
     """
     tables: dict[str, list[Grid]] = {}
-    for table in all_tables(board):
+    for table in (found for found in all_tables(board) if found.corner != IN_HEAT_MAPS):
         tables.setdefault(PLACES.get(table.name, "tables"), []).append(grid(table, board))
     measures = axes_of(board)
     charts = [
@@ -240,8 +241,8 @@ def _provenance(board: Board) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {"records": [f"{len(records)}, digest {board.digest}"]}
     dates = sorted(str(record.provenance.get("started_utc", "")) for record in records)
     found["measured"] = [f"{dates[0]} to {dates[-1]}"]
-    for record in records:
-        for name, value in sorted(_flat(record.provenance)):
+    for facts in {str({**r.provenance, "started_utc": ""}): r.provenance for r in records}.values():
+        for name, value in sorted(_flat(facts)):
             if name != "started utc" and value not in (values := found.setdefault(name, [])):
                 values.append(value)
     for record in records:
