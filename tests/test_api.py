@@ -1,9 +1,7 @@
 """The API for notebooks: its README examples run, frames are tidy, figures go where they are asked to."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -12,6 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 
 from tests.conftest import fake_record
+from tests.readme import block
 from tests.test_ablation import everything
 from tests.test_robustness import attacked
 from unlearnbench import api
@@ -19,12 +18,7 @@ from unlearnbench.report.frames import COLUMNS
 from unlearnbench.report.page import FIGURES
 from unlearnbench.results import ResultStore
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 EXAMPLES = ("api-run", "api-load", "api-draw")
-
-
-def block(name):
-    return re.search(rf"<!-- example:{name} -->\n```python\n(.*?)```", README, re.DOTALL)[1]
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +39,12 @@ def results(tmp_path_factory):
 class TestTheReadmesExamples:
     def test_they_are_short(self):
         for name in EXAMPLES:
-            assert 1 <= len(block(name).strip().splitlines()) <= 6
+            assert 1 <= len(block(f"example:{name}").strip().splitlines()) <= 6
 
     def test_they_run_in_a_script_without_a_guard(self, tmp_path, cache):
-        (tmp_path / "script.py").write_text("\n".join(block(name) for name in EXAMPLES) + "\nprint('once')\n")
+        (tmp_path / "script.py").write_text(
+            "\n".join(block(f"example:{name}") for name in EXAMPLES) + "\nprint('once')\n"
+        )
         done = subprocess.run(
             [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
         )  # fmt: skip

@@ -1,0 +1,434 @@
+"""The README: every command and example runs, every link leads somewhere, and what it counts is counted right."""
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import typer.main
+from PIL import Image
+
+from tests.readme import PATH, README, ROOT, block, rendered
+from unlearnbench import cli, datasets
+from unlearnbench.arithmetic import flops_per_image
+from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.datasets import Source, current_dataset, load_dataset, protocol_names, title_of
+from unlearnbench.networks import unet_config
+from unlearnbench.results import ResultStore
+
+SECONDS = 240
+FAST = "--set safemax.steps=2 --metrics ua --controls none"
+GATE = None  # `.ci/run` does it, in a clean checkout
+TABLE_ROW = re.compile(r"^\| `(unlearnbench .+?|\.\.\. .+?)` \|", re.MULTILINE)
+
+
+def short(more="", swap=()):
+    """Return how a command is made small: words replaced, then further options, of which the last one counts."""
+    return more, dict(swap)
+
+
+# Every command of the README's bash blocks, and its small form.
+COMMANDS = {
+    "python3 -m venv .venv && .venv/bin/pip install .": GATE,
+    ".venv/bin/unlearnbench run --methods all --classes 0-9 --results my-results --out my-reports": short(
+        "--methods original --classes 0 --metrics ua --controls none", {".venv/bin/": ""}
+    ),
+    "unlearnbench check my_method.py": short(),
+    "unlearnbench run --methods original,safemax,my_method --classes 0-2 --plugin my_method.py": short(
+        "--methods my_method --classes 0 --set my_method.steps=3 --metrics ua --controls none"
+    ),
+    "unlearnbench run --methods original,retrain,esd,restricted_gradient,salun --classes 0-2": short(
+        "--methods original --classes 0 --metrics ua --controls none"
+    ),
+    "unlearnbench list metrics --cards": short(),
+    "unlearnbench validate": short(f"--results {ROOT}/results"),
+    "unlearnbench report --results my-results --out my-reports --open": short(),
+    "unlearnbench verify my-reports/digits/report.md --results my-results": short(),
+    "unlearnbench new method my_idea": short(),
+    "unlearnbench check my_idea.py": short(),
+    "unlearnbench run --methods original,safemax,my_idea --classes 0-2 --plugin my_idea.py": short(
+        "--methods my_idea --classes 0 --set my_idea.steps=2 --metrics ua --controls none"
+    ),
+    "unlearnbench new method another_idea --package": short(),
+    "unlearnbench run --methods original,safemax --classes 3 --metrics ua,my_metric --plugin my_metric.py": short(
+        "--methods safemax --set safemax.steps=2 --controls none"
+    ),
+    "unlearnbench run --dataset imagefolder --data-root photos --image-size 32 --base-steps 20000 "
+    "--methods original,safemax,salun --classes cat": short(
+        f"--protocol smoke --image-size 8 --base-steps 2 --methods safemax {FAST}"
+    ),
+    "unlearnbench run --dataset imagefolder --data-root arrays --image-size 8 --protocol smoke --methods original,esd "
+    "--classes 3": short("--base-steps 2 --methods original --metrics ua --controls none"),
+    "unlearnbench run --dataset cifar10 --protocol paper --methods paper --classes 0-9": short("--dry-run"),
+    "unlearnbench compare spartalis2025": short(),
+    "unlearnbench run --dataset cifar10 --protocol fast --base-steps 20000 --methods all --classes 0-9 "
+    "--set sa.steps=2000 --set sa.fisher_images=500 --set sa.fisher_timesteps=100 --minutes 30": short("--dry-run"),
+    "unlearnbench train --dataset cifar10 --steps 100000 --out my-base": short("--dataset digits --steps 2"),
+    "unlearnbench run --methods original,safemax --classes 0,3,8 --set safemax.decay=0,1,10,50 "
+    "--set safemax.normalise_psi=false,true --set safemax.target=independent,trajectory": short(
+        f"--methods safemax --classes 0 {FAST}",
+        {"=0,1,10,50": "=1", "=false,true": "=true", "=independent,trajectory": "=trajectory"},
+    ),
+    "unlearnbench run --methods all,retrain --classes 0,3,8 --metrics all,attacks": short(
+        f"--methods safemax --classes 0 {FAST} --metrics late_start"
+    ),
+    "unlearnbench run --methods paper --classes 0+1": short("--methods original --metrics ua --controls none"),
+    "unlearnbench run --methods paper --sequence 0,1,2": short(
+        "--methods original --sequence 0,1 --metrics ua --controls none"
+    ),
+    "unlearnbench run --methods safemax --classes 3 --save-models my-models": short(FAST),
+    "unlearnbench sample my-models/digits-safemax-c3-* --class 3 --n 64 --out grid.png": short("--n 4"),
+    "export UNLEARNBENCH_CACHE=$PWD/cluster-cache": short("", {"$PWD/cluster-cache": "$UNLEARNBENCH_CACHE"}),
+    'unlearnbench run --dataset cifar10 --protocol fast --methods "${METHODS:-all}" --classes "$SLURM_ARRAY_TASK_ID" '
+    '--minutes 450 --results cluster-results --out "${TMPDIR:-/tmp}/unlearn-report-$SLURM_ARRAY_TASK_ID"': short(
+        "--dataset digits --protocol digits-ddim25 --metrics ua --controls none", {":-all": ":-original"}
+    ),
+    "first=$(sbatch --parsable --array=0 --export=ALL,METHODS=original unlearn.sh)": short(),
+    "sbatch --dependency=afterok:$first unlearn.sh": short(),
+    "unlearnbench report --results cluster-results --out cluster-reports": short(),
+    'for file in task-*/*/*.jsonl; do\n    mkdir -p "$(dirname "all-results/${file#*/}")" && '
+    'awk 1 "$file" >> "all-results/${file#*/}"\ndone': short(),
+    "unlearnbench report --results all-results --out all-reports": short(),
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest": GATE,
+    ".venv/bin/pip install -e '.[dev]'": GATE,
+    ".venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy": GATE,
+    "python -m tests.readme": GATE,  # TestTables does
+}
+
+
+def commands(code):
+    """Return the commands of a bash block, one for each line, or loop, without comments."""
+    code = re.sub(r"\\\n\s*", "", code)
+    return re.findall(r"^for [\s\S]*?^done$|^[^#\s].*$", code, re.MULTILINE)
+
+
+BLOCKS = re.findall(r"(?:<!-- file:(\S+) -->\n)?```bash\n(.*?)```", README, re.DOTALL)
+GIVEN = [(file, command) for file, code in BLOCKS for command in commands(code)]
+RUN = [command for file, command in GIVEN if not file and COMMANDS.get(command) is not GATE]
+
+
+def small(command):
+    """Return the small form of a command of the README."""
+    more, swap = COMMANDS[command]
+    for old, new in swap.items():
+        assert old in command
+        command = command.replace(old, new)
+    return f"{command} {more}".rstrip()
+
+
+def test_every_command_is_in_the_table_and_the_table_has_no_other():
+    given = [command for _, command in GIVEN]
+    assert [command for command in given if command not in COMMANDS] == []
+    assert [command for command in COMMANDS if command not in given] == []
+    assert max(Counter(given).values()) == 1
+
+
+def test_what_is_left_to_the_gate_is_done_there():
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace(" --quiet", "")
+    left = {part for command, small in COMMANDS.items() if small is GATE for part in command.split(" && ")}
+    assert "<!-- command:test -->" in gate  # it takes the command from here
+    left -= {*block("command:test").strip().split(" && ")}
+    left -= {
+        ".venv/bin/pip install .",
+        "python -m tests.readme",
+    }  # its wheel is installed there; TestTables writes them
+    assert len(left) == 4
+    assert [part for part in left if part not in gate] == []
+
+
+SERVER = """
+import os, sys
+from unlearnbench import cli
+from unlearnbench.report import page
+
+pipes, figures = sys.argv[1], page.FIGURES
+while True:
+    with open(f"{pipes}/request") as request:
+        words = request.read().split("\\0")[:-1]
+    page.FIGURES = figures if "--open" in words else {}  # they take their time: once is enough
+    sys.argv = ["unlearnbench", *words]
+    try:
+        cli.main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    sys.stdout.flush()
+    with open(f"{pipes}/answer", "w") as answer:
+        print(status, file=answer)
+"""
+SHELL = """
+unlearnbench() {
+    local status
+    printf '%s\\0' "$@" > "$PIPES/request"
+    read -r status < "$PIPES/answer"
+    return "$status"
+}
+sbatch() (
+    SLURM_ARRAY_TASK_ID=1
+    [[ "$*" == *--array=0* ]] && SLURM_ARRAY_TASK_ID=0
+    [[ "$*" =~ --export=ALL,([A-Z]+=[a-z]+) ]] && export "${BASH_REMATCH[1]}"
+    export SLURM_ARRAY_TASK_ID
+    bash -euo pipefail "${!#}" >&2 && echo 4711
+)
+export -f unlearnbench
+export BROWSER=true NO_COLOR=1
+"""
+
+
+def furnish(folder):
+    """Put into a folder what the README's reader has there."""
+    (folder / "my_method.py").write_text(block("example:method"))
+    (folder / "my_metric.py").write_text(block("example:metric"))
+    few = block("example:folder").replace("zip(digits.images,", "zip(digits.images[:60],")
+    subprocess.run([sys.executable, "-c", few], cwd=folder, check=True)
+    for k in range(36):
+        path = folder / "photos" / ("train", "train", "test")[k % 3] / ("cat", "dog", "fox")[k // 12] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    for file, code in BLOCKS:
+        if file:
+            kept = [line for line in code.splitlines() if line.startswith("#")]
+            (folder / file).write_text("\n".join([*kept, *map(small, commands(code))]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, cache):
+    """{command: (exit status, output)} of the README, in its order, in one folder; and the folder.
+
+    bash reads the commands, and one process stays to serve all calls of `unlearnbench`, so that torch is imported once.
+    """
+    folder, pipes, found = tmp_path_factory.mktemp("reader"), tmp_path_factory.mktemp("pipes"), {}
+    furnish(folder)
+    for name in ("request", "answer"):
+        os.mkfifo(pipes / name)
+    environment = {**os.environ, "PIPES": str(pipes), "TMPDIR": str(pipes), "PYTHONUNBUFFERED": "1"}
+    with (pipes / "log").open("w+") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVER, pipes], cwd=folder, stdout=log, stderr=log, env=environment
+        )
+        try:
+            before = ""
+            for command in RUN:
+                if "task-" in command:
+                    share(folder)
+                log.seek(0), log.truncate()
+                text = f"{SHELL}\n{before}\n{small(command)}"
+                done = subprocess.run(
+                    ["bash", "-uo", "pipefail", "-c", text], cwd=folder, env=environment, stdout=log, stderr=log,
+                    timeout=SECONDS, check=False,
+                )  # fmt: skip
+                before = "first=4711" if command.startswith("first=") else before
+                found[command] = done.returncode, (pipes / "log").read_text()
+        finally:
+            server.kill()
+            server.wait()
+    return found, folder
+
+
+def share(folder):
+    """Make a folder of results for each task out of the shared one; task 0 was killed within a line."""
+    for path in (folder / "cluster-results").glob("*/*.jsonl"):
+        for line in path.read_text().splitlines(keepends=True):
+            task = json.loads(line)["cell"]["forget_class"]
+            alone = folder / f"task-{task}" / path.parent.name / path.name
+            alone.parent.mkdir(parents=True, exist_ok=True)
+            with alone.open("a") as file:
+                file.write(line + ('{"torn' if task == 0 else ""))
+
+
+class TestCommands:
+    @pytest.mark.parametrize("command", RUN)
+    def test_it_runs(self, ran, command):
+        status, output = ran[0][command]
+        assert status == 0, output
+
+    def test_what_is_said_of_them_holds(self, ran):
+        found, folder = ran
+        said = {command: output for command, (_, output) in found.items()}
+        for check in ("unlearnbench check my_method.py", "unlearnbench check my_idea.py"):
+            assert re.search(r"^(\d+) of \1 promises kept", said[check], re.MULTILINE)
+        assert (folder / "my-reports" / "digits" / "figures" / "samples.png").is_file()
+        assert Image.open(folder / "grid.png").size[0] > 0
+        assert (folder / "my-base" / "config.json").is_file() or list((folder / "my-base").rglob("*.safetensors"))
+        records = ResultStore(folder / "results").read().records
+        labels = {record.cell.target.label for record in records}
+        assert {"0+1", "1 after 0"} <= labels
+        assert {record.status for record in records} == {"ok"}
+        mine = [r for r in records if r.cell.method == "my_method"]
+        assert [(r.cell.forget_class, r.counts["optimizer_steps"]) for r in mine] == [(0, 3)]
+        assert "late_start" in {name for record in records for name in record.metrics}
+        assert '"my_metric"' in (folder / "results" / "digits" / "safemax.jsonl").read_text()  # later lines lack it
+        assert {record.cell.dataset for record in records} == {"digits", "photos", "arrays"}
+
+    def test_tasks_of_a_cluster_share_results_or_have_them_put_together(self, ran):
+        _, folder = ran
+        shared, joined = (ResultStore(folder / name).read() for name in ("cluster-results", "all-results"))
+        assert sorted(record.cell.forget_class for record in shared.records) == [0, 1]
+        assert {r.cell.id: r for r in joined.records} == {r.cell.id: r for r in shared.records}
+        assert [re.sub(".*/", "", problem) for problem in joined.problems] == [
+            "original.jsonl, line 2 is skipped: is torn or not JSON"
+        ]
+        assert not shared.problems
+
+
+def options(command):
+    """Return the options of a command of the suite."""
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+SUITE = typer.main.get_command(cli.app).commands
+
+
+class TestWords:
+    """Commands that the text names in passing, or in the table of the command line."""
+
+    def test_every_command_and_option_exists(self):
+        text = re.sub(r"```\w+\n.*?```", "", README, flags=re.DOTALL)
+        spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+        named = [shlex.split(span.replace("\\|", "/")) for span in spans if span.startswith("unlearnbench ")]
+        assert len(named) > 10
+        for words in named:
+            assert words[1] in SUITE, words
+            assert {word for word in words[2:] if word.startswith("--")} <= options(SUITE[words[1]]), words
+        loose = {word for span in spans if span.startswith("--") for word in span.split() if word.startswith("--")}
+        known = {option for command in SUITE.values() for option in options(command)}
+        assert loose - known <= {"--time"}  # Slurm's
+
+    def test_the_table_of_the_command_line_names_every_command(self):
+        rows = TABLE_ROW.findall(README)
+        assert {row.split()[1] for row in rows if row.startswith("unlearnbench ")} == SUITE.keys()
+
+    @pytest.mark.parametrize("row", [row for row in TABLE_ROW.findall(README) if row.startswith("... ")])
+    def test_what_run_may_be_given(self, row, monkeypatch, tmp_path, capsys):
+        (tmp_path / "mine.py").write_text(block("example:method"))
+        monkeypatch.chdir(tmp_path)
+        option, *values = row.removeprefix("... ").split("\\|")  # a choice, or several options
+        parts = [f"{option.split()[0]} {value}" for value in values] + option.split("`, `")
+        for part in parts:
+            words = part.replace("FILE", "mine.py").split()
+            given = {"--methods": "paper", "--dataset": "cifar10" if "airplane" in part else "digits"}
+            given |= {} if "--sequence" in words else {"--classes": "0"}
+            line = ["run", *(word for pair in given.items() for word in pair), *words, "--dry-run"]
+            monkeypatch.setattr(sys, "argv", ["unlearnbench", *line])
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+            assert not stop.value.code, part
+            assert re.search(r"^[1-9]\d* cells", capsys.readouterr().out, re.MULTILINE), part
+
+
+class TestExamples:
+    def test_a_method_fits_a_screen(self):
+        code = [line for line in block("example:method").split('"""')[2].splitlines() if line.strip()]
+        assert len(code) <= 20
+
+    def test_every_python_block_is_run_somewhere(self):
+        found = re.findall(r"(?:<!-- example:(\S+) -->\n)?```python", README)
+        assert found == ["method", "metric", "folder", "dataset", "api-run", "api-load", "api-draw"]
+
+    def test_a_data_set_of_ones_own(self, tmp_path, monkeypatch):
+        """The file of the guide, where it would lie, reads what torchvision reads."""
+        path = tmp_path / "fashion.py"
+        path.write_text(block("example:dataset"))
+        spec = importlib.util.spec_from_file_location("unlearnbench.datasets.fashion", path)
+        monkeypatch.setitem(sys.modules, spec.name, module := importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(datasets, "DATASETS", (*datasets.DATASETS, "fashion"))
+        assert title_of("fashion") == "Fashion-MNIST (32x32)"
+        assert {"fast", "paper", "smoke"} <= {*protocol_names("fashion")}
+        raw = tmp_path / "data" / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for part, n in (("train", 12), ("t10k", 4)):
+            for what, shape in (("images-idx3", (n, 28, 28)), ("labels-idx1", (n,))):
+                head = [0, 0, 8, len(shape), *np.array(shape, dtype=">i4").tobytes()]
+                (raw / f"{part}-{what}-ubyte").write_bytes(bytes(head) + np.full(shape, 7, np.uint8).tobytes())
+        chosen = load_dataset(Source("fashion", data_root=tmp_path / "data"))
+        images = chosen.load(ArtifactStore(tmp_path / "cache"), lambda what, done, total: None)
+        assert (images.train.images.shape, images.test.images.shape) == ((12, 3, 32, 32), (4, 3, 32, 32))
+        assert images.train.images[0, :, 1:3, 16].tolist() == [[0, 7]] * 3
+        assert images.train.labels.dtype == np.int64
+        assert current_dataset(chosen.to_json(), "fast").digest == chosen.digest
+
+
+def slug(heading):
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+class TestLinks:
+    def test_every_picture_and_link_leads_somewhere(self):
+        text = re.sub(r"```\w*\n.*?```", "", README, flags=re.DOTALL)
+        targets = [" ".join(t.split()) for t in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
+        assert len(targets) > 40
+        for target in targets:
+            name, _, anchor = target.partition("#")
+            path = ROOT / name if name else PATH
+            assert path.exists(), target
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor in map(slug, headings), target
+
+    def test_every_guide_is_in_the_table_of_questions(self):
+        docs = README[README.index("\n## Docs\n") :]
+        table = docs[: docs.index("\n### ")]
+        guides = [slug(heading) for heading in re.findall(r"^### (.+)$", docs, re.MULTILINE)]
+        named = re.findall(r"\]\(#([\w-]+)\)", table)
+        assert set(guides) - {"credit", "robustness-to-attack"} == set(named)
+
+    def test_the_first_two_screens_come_first(self):
+        screens = README[: README.index("\n## Docs\n")].splitlines()
+        assert len([line for line in screens if not line.startswith("|")]) <= 100  # a table grows with the methods
+        for heading in ("Two commands", "The table you get", "Write a method", "What stands behind a number"):
+            assert f"## {heading}" in screens
+
+
+class TestTables:
+    def test_those_of_the_readme_come_from_the_committed_records(self):
+        assert rendered(README) == README, "python -m tests.readme writes them anew"
+
+    def test_what_is_said_of_choosing_a_method_is_in_the_tables(self):
+        guide = README[README.index("### Choosing a method") : README.index("### Reading the metrics")]
+        rows = re.findall(r"^\| .+? \| \[(.+?)\]\((\S+)\.md\)(.*?) \| (.+) \|$", guide, re.MULTILINE)
+        assert len(rows) == 7
+        for title, table, _, claims in rows:
+            with (ROOT / f"{table}.csv").open(newline="", encoding="utf-8") as file:
+                lines = {line["Method"]: line for line in csv.DictReader(file)}
+            column = next(name for name in next(iter(lines.values())) if name.startswith((title, f"After {title}")))
+            found = [lines[name][column] for name in lines if name not in ("Original", "Retrain")]
+            numbers = sorted(map(float, filter(None, found)), reverse="↓" not in column)
+            listed = re.findall(r"([A-Z][\w+ -]*?) (\d[\d.]*)", claims)
+            for k, (name, number) in enumerate(listed):
+                assert f"{float(lines[name][column]):.{len(number.partition('.')[2])}f}" == number, (title, name)
+                place = -1 if f"last {name}" in claims else k
+                assert float(number) == pytest.approx(numbers[place], abs=0.051), (title, name)
+
+    def test_what_is_shown_of_the_controls_is_in_their_table(self):
+        shown = re.search(r"```text\n(\| Metric .*?)```", README, re.DOTALL)[1].splitlines()
+        table = (ROOT / "reports" / "digits" / "tables" / "validation.md").read_text(encoding="utf-8").splitlines()
+        assert len(shown) == 4
+        assert set(shown) <= set(table)
+
+    def test_what_is_counted_of_the_papers_experiment(self):
+        paper = load_dataset(Source("cifar10", protocol="paper"))
+        rules, recipe = paper.protocol, paper.base
+        work = flops_per_image(unet_config(paper), paper.image_shape)
+        base = recipe.steps * recipe.batch * (work["forward"] + work["backward"])
+        images = rules.forget_samples + 9 * rules.retain_samples
+        cell = 2 * images * rules.steps * work["forward"]
+        guide = " ".join(README[README.index("**What it costs**") :].split())
+        assert f"is {work['forward'] / 1e9:.1f} GFLOP" in guide
+        assert f"{base:.1e} operations".replace("e+", "e") in guide
+        assert f"{images:,} images" in guide
+        assert f"{cell:.1e}.".replace("e+", "e") in guide
+        day = 50e12 * 86400
+        assert f"that is a day for the base and {24 * cell / day:.0f} hours a cell" in guide
+        assert 0.7 < base / day < 1.3
+        assert f"{(base + 30 * cell) / day:.0f} days for three methods" in guide
+        fast = load_dataset(Source("cifar10", protocol="fast")).protocol
+        assert 1.5 < 2 * 5000 * fast.steps * work["forward"] / 50e12 / 60 < 2.5
