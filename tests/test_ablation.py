@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from tests.conftest import fake_record
 from tests.test_report import board, images, store
 from tests.test_robustness import attacked
 from unlearnbench.report import render
 from unlearnbench.report.ablation import find_sweeps, frame, loss_curve, mean_curves, spell, sweep, timesteps
-from unlearnbench.report.figures import colours
+from unlearnbench.report.figures import HEATMAP_PARTS, HIGHEST, PAGE, heatmaps
 from unlearnbench.report.page import FIGURE_WORDS, draw_all
 
 X = (0, 1, 10, 50)
+WHOLE = [name for name in FIGURE_WORDS if not name.startswith("heatmaps-")]  # figures that every board has
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +227,7 @@ class TestTimesteps:
         assert list(forget.get_xdata()) == [50, 150, 250, 350, 450, 550, 650, 750, 850, 950]
         np.testing.assert_allclose(forget.get_ydata(), [0.6] * 9 + [0.3])  # ((0.2 + 0.4) / 2 + 0.9) / 2
         np.testing.assert_allclose(retain.get_ydata(), [0.35] * 10)
-        assert tuple(forget.get_color()) == colours(b)["Alpha"]
+        assert (forget.get_color(), forget.get_marker()) == (b.looks["Alpha"].colour, b.looks["Alpha"].shape)
 
     def test_predicting_zero_is_a_grey_line_at_one(self):
         for axes in timesteps(board([lossy()])).axes:
@@ -288,12 +291,12 @@ class TestTimesteps:
         assert drawn["Alpha (1/3)"].get_ydata()[0] == 0.5
 
     def test_many_variants_have_panels_by_method(self):
-        swept = [lossy(settings={"x": x}, overrides={"x": x}) for x in range(11)]
+        swept = [lossy(settings={"x": x}, overrides={"x": x}) for x in range(15)]
         others = [lossy("beta"), lossy("gamma"), lossy("original", role="reference")]
         axes = timesteps(board([*swept, *others])).axes
         assert [list(lines(one)) for one in axes[::2]] == [
             ["Original", "Beta", "Gamma"],
-            ["Original", *[f"Alpha (x={x})" for x in range(11)]],
+            ["Original", *[f"Alpha (x={x})" for x in range(15)]],
         ]
         assert len(timesteps(board([*swept[:8], *others])).axes) == 2
 
@@ -326,7 +329,7 @@ def test_nothing_sticks_out_of_the_smallest_figures():
         check_inside(figure)
 
 
-@pytest.mark.parametrize("name", FIGURE_WORDS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_nothing_sticks_out_of_a_figure_with_many_long_labels(drawn, name):
     check_inside(drawn[name])
 
@@ -341,24 +344,53 @@ def check_inside(figure):
     assert everywhere.ymax < figure.get_size_inches()[1] + 0.02
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_figure_fits_a_page_with_words_of_six_to_nine_points(drawn, name):
+    width, height = drawn[name].get_size_inches()
+    assert width <= PAGE + 0.01
+    assert height <= HIGHEST + 0.01
+    sizes = {text.get_fontsize() for text in drawn[name].findobj(Text) if text.get_text() and text.get_visible()}
+    assert 5.5 <= min(sizes) <= max(sizes) <= 9
+
+
+def test_heat_maps_share_all_metrics_between_them():
+    more = {f"m{k:02}": {"title": f"Metric {k}"} for k in range(9)}
+    shown = board([fake_record(f"row-{k}", c, more=more) for k in range(14) for c in range(3)])
+    parts = [figure for k in range(HEATMAP_PARTS) if (figure := heatmaps(shown, None, k)) is not None]
+    titles = [axes.get_title() for figure in parts for axes in figure.axes if axes.get_visible()]
+    assert len(parts) > 1
+    assert titles == [measure.header for measure in shown.metrics]
+
+
 @pytest.mark.parametrize("name", ["samples", "samples-all"])
 def test_pictures_are_large_enough_to_see(drawn, name):
     FigureCanvasAgg(drawn[name]).draw()
     heights = [axes.get_window_extent().height / drawn[name].dpi for axes in drawn[name].axes]
-    assert min(heights) > 0.5
+    assert min(heights) / len(board(everything()).variants) > 0.3  # inches of one row
 
 
-def test_the_trade_off_of_many_variants_is_numbered(drawn):
-    axes = drawn["tradeoff"].axes[0]
-    texts = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert [text.get_text() for text in axes.texts] == [text.split()[0] for text in texts]
-    assert [text.split()[1] for text in texts[:3]] == ["Noise", "Original", "A$x^$B"]
+def test_the_trade_off_marks_each_row_by_its_look(drawn):
+    looks = board(everything()).looks
+    axes, figure = drawn["tradeoff"].axes[0], drawn["tradeoff"]
+    marks = {dots.get_label(): to_hex(dots.get_facecolor()[0]) for dots in axes.collections if dots.get_offsets().size}
+    assert {label: look.colour for label, look in looks.items()}.items() <= marks.items()
+    assert [text.get_text().split()[0] for text in figure.legends[0].get_texts()[:3]] == ["Noise", "Original", "A$x^$B"]
+
+
+def test_more_rows_than_a_page_holds_are_left_to_the_tables():
+    records = [replace(fake_record(title=f"Row {k}", settings={"k": k}), images=images(0)) for k in range(70)]
+    for name, figure in draw_all(board(records)).items():
+        assert figure.get_size_inches()[1] <= HIGHEST + 0.01, name
+        check_inside(figure)
+        if name == "tradeoff":
+            assert figure.legends[0].get_texts()[-1].get_text() == "3 more are in the tables"
 
 
 def test_the_page_shows_the_figures_that_exist(tmp_path):
     full = render(store(tmp_path / "a", everything()), tmp_path / "out-a", {}).pages[0]
     bare = render(store(tmp_path / "b", [fake_record()]), tmp_path / "out-b", {}).pages[0]
-    for name, words in FIGURE_WORDS.items():
+    for name in WHOLE:
+        words = FIGURE_WORDS[name]
         assert f"(figures/{name}.png)\n\n{words}" in full.read_text()
         assert (full.parent / "figures" / f"{name}.png").exists()
     for name in ("sweep", "timesteps"):

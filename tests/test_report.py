@@ -1,6 +1,10 @@
 import base64
+import csv
 import io
+import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,20 +17,23 @@ from PIL import Image
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
 from unlearnbench.grid import Target
-from unlearnbench.report import render
+from unlearnbench.report import page, render
 from unlearnbench.report.board import boards
 from unlearnbench.report.cost import is_slower, ranks
 from unlearnbench.report.figures import phases
+from unlearnbench.report.frames import long_frame
+from unlearnbench.report.page import few_rows, write_page
 from unlearnbench.report.tables import (
     all_tables,
     cost_table,
     paper_tables,
     settings_tables,
+    showable,
+    shown_boards,
     summary_table,
     tidy_frame,
-    to_terminal,
 )
-from unlearnbench.report.values import MARK, Value
+from unlearnbench.report.values import MARK, Value, variant_of
 from unlearnbench.report.writers import Table, escape_latex, to_csv, to_latex, to_markdown
 from unlearnbench.results import Record, ResultStore
 
@@ -97,10 +104,35 @@ def test_stale_records_show_no_number():
     assert "stale" in b.notes[0]
 
 
-def test_devices_are_not_mixed():
-    b = board([*full(), fake_record("alpha", 7, device="device-2", started="2020-01-01T00:00:00Z")])
+def on_device(record, **device):
+    known = record.provenance["device"]
+    return replace(record, provenance={**record.provenance, "device": {**known, **device}})
+
+
+@pytest.mark.parametrize("device", [{"name": "Another CPU"}, {"type": "cuda"}], ids=["name", "type"])
+def test_devices_of_other_names_or_types_are_not_mixed(device):
+    old = on_device(fake_record("alpha", 7, started="2020-01-01T00:00:00Z"), **device)
+    b = board([*full(), old])
     assert b.targets == [Target((c,)) for c in range(3)]
-    assert "other devices" in b.notes[0]
+    assert "1 records of other devices" in b.notes[0]
+
+
+def test_several_devices_of_one_name_share_a_table_that_says_so():
+    records = [fake_record("alpha", c, device=f"device-{c % 2}") for c in range(4)]
+    b = board(records)
+    assert b.completeness(b.variants[0]) == "4/4"
+    assert any("2 devices of one name, A CPU" in note for note in b.notes)
+    for table in all_tables(b):
+        assert "device A CPU (2 of them), torch" in table.caption
+    frame = long_frame(records, {})
+    assert (frame["device"] == "A CPU").all() and frame["cell_id"].nunique() == 4
+    alone = board(records[:1])
+    assert "of them" not in alone.caption() and not alone.notes
+
+
+def test_devices_without_a_name_are_told_apart():
+    nameless = [on_device(fake_record("alpha", c, device=f"device-{c}"), name=None) for c in range(2)]
+    assert "1 records of other devices" in board(nameless).notes[0]
 
 
 def test_protocols_are_not_mixed():
@@ -168,7 +200,6 @@ def test_hostile_text_breaks_no_table():
         check_latex(to_latex(table))
         assert "<b>" not in to_markdown(table)
         pd.read_csv(io.StringIO(to_csv(table)))
-    to_terminal(board(records))
 
 
 def test_latex_escapes_every_special_character():
@@ -186,28 +217,6 @@ def test_words_in_a_table_are_never_numbers():
     table = Table("t", "T", "c", "row", ["a"], [""], ["x"], [".1f"], [[Value(None, "failed")]])
     assert table.texts() == [["failed"]]
     assert "{failed}" in to_latex(table)
-
-
-def test_the_terminal_table_fits_80_columns():
-    records = [
-        fake_record(m, c, title="A method with a very long name", settings={"x": m}) for m in "abc" for c in range(10)
-    ]
-    for record in records:  # as many columns as a real run has
-        for k, title in enumerate(("Judge entropy", "Retained acc.", "Worst class acc.")):
-            entry = {**record.metrics["fake_ua"], "title": title, "value": 100.0}
-            record.metrics[f"extra{k}"] = entry
-    assert max(len(line) for line in to_terminal(board(records)).splitlines()) <= 80
-
-
-def test_names_stay_where_gaps_make_the_numbers_wide():
-    records = [fake_record("alpha", c, seed=s) for c in range(10) for s in range(3)]
-    records += [fake_record("beta", c) for c in range(10)]
-    for record in records:
-        for k in range(4):
-            record.metrics[f"extra{k}"] = {**record.metrics["fake_ua"], "title": f"Extra {k}", "value": 100.0}
-    lines = to_terminal(board(records)).splitlines()
-    assert any(line.startswith("Alpha") for line in lines)
-    assert any(line.startswith("Beta") and line.count("(10/30)") >= 6 for line in lines)
 
 
 def test_report_renders_without_torch_and_all_its_files(tmp_path):
@@ -262,6 +271,44 @@ def test_small_and_sad_folders_still_render(tmp_path, records):
     assert ("Cells without numbers" in text) == (records[0].status != "ok")
 
 
+def test_a_folder_with_only_failures_says_what_failed(tmp_path):
+    records = [fake_record(m, c, status="failed") for m in ("alpha", "beta") for c in range(2)]
+    rendering = render(store(tmp_path / "results", records), tmp_path / "out", {})
+    text = rendering.pages[0].read_text()
+    assert all(f"`{record.cell.id}`: failed, it broke" in text for record in records)
+    assert "0/2" in text
+
+
+def rewritten(folder, change, keep=0):
+    """Change every line of a results folder but the first ones of each file."""
+    for path in folder.glob("*/*.jsonl"):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines[:keep], *map(change, lines[keep:])]) + "\n")
+    return folder
+
+
+def newer(line):
+    return json.dumps({**json.loads(line), "schema": 2, "a field of tomorrow": []})
+
+
+def test_records_of_a_newer_schema_are_named_counted_and_skipped(tmp_path):
+    folder = rewritten(store(tmp_path / "results", full(range(9), ("alpha",))), newer, keep=1)
+    rendering = render(folder, tmp_path / "out", {})
+    (note,) = [note for note in rendering.notes if "newer version" in note]
+    assert "alpha.jsonl: 8 of its records are skipped" in note and "line 2, 3, 4, 5, 6, ..." in note
+    assert "1/1" in rendering.pages[0].read_text()
+
+
+@pytest.mark.parametrize(("change", "why"), [(newer, "newer version"), (lambda line: line[:50], "torn or not JSON")])
+def test_a_folder_in_which_nothing_can_be_read_says_why(tmp_path, change, why):
+    folder = rewritten(store(tmp_path / "results", full(range(2), ("alpha",))), change)
+    rendering = render(folder, tmp_path / "out", {})
+    text = rendering.pages[0].read_text()
+    assert rendering.pages == [tmp_path / "out" / "report.md"]
+    assert "No record can be shown" in text and why in text
+    assert any(why in note for note in rendering.notes)
+
+
 def test_an_empty_folder_says_what_to_do(tmp_path):
     with pytest.raises(UsageError, match="run 'unlearnbench run' first"):
         render(tmp_path, tmp_path / "out", {})
@@ -284,7 +331,6 @@ def test_a_number_over_missing_cells_says_so():
     assert texts[1][0] == "5.00 (1/2)"
     assert texts[2][0] == "5.00 (3/4)"
     assert "{5.00 (1/2)}" in to_latex(efficiency)
-    assert "(3/4)" in to_terminal(board(records))
     null = fake_record(forget_class=2)
     null.metrics["fake_fid"]["value"] = None
     summary = summary_table(board([*full(classes=range(2), methods=("alpha",)), null]))
@@ -311,10 +357,125 @@ def test_a_record_that_cannot_be_shown_is_left_out_with_a_note(tmp_path):
     assert sum("left out, it cannot be shown" in note for note in rendering.notes) >= 1
 
 
-def test_markup_in_a_title_is_text():
-    record = fake_record()
-    record.metrics["fake_ua"]["title"] = "[red]x[/nope] [b]"
-    assert "[red]x[/nope]" in to_terminal(board([record]))
+@pytest.mark.parametrize("culprits", [(0,), (13,), (3, 4, 29)], ids=str)
+def test_the_odd_records_among_many_are_found_and_no_other_is_left_out(culprits):
+    records = [fake_record("alpha", c, seed=s) for c in range(10) for s in range(3)]
+    for k in culprits:
+        records[k] = replace(records[k], provenance={**records[k].provenance, "packages": None})
+    kept, problems = showable(records)
+    assert [r.cell.id for r in kept] == [r.cell.id for k, r in enumerate(records) if k not in culprits]
+    assert len(problems) == len(culprits)
+    assert all(any(records[k].cell.id in problem for problem in problems) for k in culprits)
+
+
+def test_a_stale_record_that_cannot_be_shown_is_left_out_all_the_same():
+    odd = replace(fake_record("odd", source_hash="old"), counts={"drawn": [1]})
+    found, problems = shown_boards([*full(), odd], {"method:odd": "new"})
+    assert [variant.method for variant in found["digits"].variants] == ["alpha", "beta"]
+    assert "left out, it cannot be shown" in problems[0]
+
+
+def test_figures_show_few_of_many_rows_with_the_best_among_them(tmp_path):
+    methods = {f"m{k:03d}": (50.0 + k % 40, 5.0 + k) for k in range(60)} | {"z": (99.0, 1.0)}
+    records = [
+        fake_record(m, c, ua=ua, fid=fid, rte=1.0 if m == "z" else 2.0)
+        for m, (ua, fid) in methods.items()
+        for c in (0, 1)
+    ]
+    whole = board([*records, *[fake_record("original", c, role="reference") for c in (0, 1)]])
+    part = few_rows(whole)
+    assert len(part.variants) == 40 and {"original", "z"} <= {v.method for v in part.variants}
+    fid = whole.headline("retention")
+    for variant in part.variants:
+        assert part.over_classes(variant, fid) == board(whole.records).over_classes(variant, fid)
+    assert part.caption() == whole.caption()
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    assert "Figures show 40 of 62 rows" in write_page(whole, [], folder).read_text()
+    assert few_rows(board(records[:20])).variants == board(records[:20]).variants
+
+
+def test_figures_are_the_same_bytes_with_and_without_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "FIGURES", {name: page.FIGURES[name] for name in ("tradeoff", "phases", "sweep")})
+    b = board(full())
+    for name, cores in (("many", {0, 1}), ("one", {0})):
+        monkeypatch.setattr(page.os, "sched_getaffinity", lambda pid, cores=cores: cores, raising=False)
+        (tmp_path / name).mkdir()
+        with page.Drawing({"digits": (b, tmp_path / name)}) as drawing:
+            assert drawing.drawn("digits") == ["tradeoff", "phases"]
+    files = sorted(path.name for path in (tmp_path / "many").iterdir())
+    assert files == ["phases.pdf", "phases.png", "tradeoff.pdf", "tradeoff.png"]
+    for file in files:
+        assert (tmp_path / "many" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+
+
+def die(board, parent):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_a_figure_whose_process_is_killed_is_drawn_here(tmp_path, monkeypatch):
+    parent = os.getpid()
+    phases_here = page.FIGURES["phases"]
+    monkeypatch.setattr(
+        page, "FIGURES", {"phases": lambda b, p: phases_here(b, p) if os.getpid() == parent else die(b, p)}
+    )
+    monkeypatch.setattr(page.os, "sched_getaffinity", lambda pid: {0, 1})
+    with page.Drawing({"digits": (board(full()), tmp_path)}) as drawing:
+        assert drawing.drawn("digits") == ["phases"]
+    assert (tmp_path / "phases.pdf").stat().st_size > 1000
+
+
+LONG = "An unlearning method of a very long name " * 13
+VILE = [
+    HOSTILE,
+    LONG,
+    "a\nb\r\nc",
+    "\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd",
+    "<script>alert(1)</script>",
+    "'; --",
+    '"q", r',
+    "=1+1",
+]
+
+
+@pytest.mark.parametrize("text", VILE, ids=range(len(VILE)))
+def test_hostile_text_anywhere_leaves_every_file_well_formed(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(page, "FIGURES", {})
+    named = {"fake_ua": {"title": text, "unit": text}, "fake_fid": {"title": text}}
+    records = [
+        fake_record("evil", c, title=text, settings={"x": k}, overrides={"x": text}, more=named)
+        for c in (0, 1)
+        for k in (0, 1)
+    ]
+    records = [
+        replace(
+            r, dataset={**r.dataset, "title": text, "class_names": [text] * 10, "extractor": text},
+            method={**r.method, "changed": {"x": [text, text]}},
+        ) for r in records
+    ]  # fmt: skip
+    records += [replace(fake_record("evil", 2), status="failed", reason=text, metrics={}, dataset=records[0].dataset)]
+    rendering = render(store(tmp_path / "results", records), tmp_path / "out", {})
+    tables = tmp_path / "out" / "digits" / "tables"
+    for path in tables.glob("*.tex"):
+        check_latex(path.read_text())
+    for path in tables.glob("*.csv"):
+        rows = list(csv.reader(io.StringIO(path.read_text())))
+        assert len({len(row) for row in rows}) == 1, path
+    markdown = rendering.pages[0].read_text()
+    assert "<b>" not in markdown and "<script" not in markdown and "\u202e" not in markdown
+    for block in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
+        rows = block.splitlines()
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+
+
+def test_very_long_names_are_cut_and_still_told_apart():
+    records = [fake_record("a", k, title=LONG + end) for k, end in enumerate("xy")]
+    records += [fake_record("a", k, title=LONG, settings={"x": k}, overrides={"x": k}) for k in (0, 1)]
+    labels = [variant.label for variant in board(records[2:]).variants] + [variant_of(r).label for r in records[:2]]
+    assert len(set(labels)) == 4 and all(len(label) <= 100 for label in labels)
+    assert all(label.startswith("An unlearning method") and "…" in label for label in labels)
+    assert variant_of(fake_record(title="x" * 100)).label == "x" * 100
 
 
 def test_settings_that_are_not_the_defaults_have_a_table():
@@ -671,12 +832,6 @@ class TestDisturbances:
         assert frame["RTE (s) ↓ disturbed cells"].tolist() == [1, 0]
         assert "FID ↓ disturbed cells" not in frame
         assert not [name for name in pd.read_csv(io.StringIO(to_csv(cost_table(board([costly()]))))) if "dist" in name]
-
-    def test_the_terminal_marks_them_too(self):
-        text = to_terminal(board(self.records))
-        assert "2.00†" in next(line for line in text.splitlines() if line.startswith("Alpha"))
-        calm = to_terminal(board([replace(record, disturbances=()) for record in self.records]))
-        assert text.replace(MARK, "").split() == calm.split()
 
     def test_the_notes_count_cells_by_what_disturbed_them(self):
         hot = {"phase": "prior", "what": "the device slowed down to 60 %"}

@@ -4,11 +4,15 @@ Reports read this and nothing else, so it imports neither torch nor a plugin.
 """
 
 import base64
+import gc
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +26,12 @@ SCHEMA = 1
 MOST_PROBLEMS = 5  # unreadable lines named per file
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # names that become folders or files
 B4 = "-b4"  # ends the names of protocols that differ from another one by FID's reference set alone
+SPACED = (b'": ', b', "')  # between the parts of a line that something else than `append` wrote
 Status = Literal["ok", "failed", "oom", "timeout", "interrupted"]
+
+
+class NewerSchema(ValueError):
+    """A record of a version that this one cannot read."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +75,24 @@ class Record:
         filled = {name: value for name, value in fields.items() if value not in (None, {}, [])}
         return {"schema": SCHEMA, "cell_id": self.cell.id, **filled, "cell": self.cell.to_json()}
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the record's canonical JSON."""
+        return digest(self.to_json())
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Record":
         """Return the record that `to_json` wrote.
 
         Raises:
+            NewerSchema: a newer version wrote it.
             ValueError: another schema version, an unknown status, or missing fields.
         """
-        if value.get("schema") != SCHEMA:
-            raise ValueError(f"it has schema {value.get('schema')!r}, this version reads {SCHEMA}")
+        schema = value.get("schema")
+        if type(schema) is int and schema > SCHEMA:
+            raise NewerSchema(f"it has schema {schema}, of a newer version of unlearnbench; this one reads {SCHEMA}")
+        if schema != SCHEMA:
+            raise ValueError(f"it has schema {schema!r}, this version reads {SCHEMA}")
         if value.get("status") not in get_args(Status):
             raise ValueError(f"it has the unknown status {value.get('status')!r}")
         fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
@@ -101,6 +119,14 @@ class Record:
             measured[f"panel:{panel}"] = panel
         measured |= {f"metric:{name}": entry.get("source_hash") for name, entry in self.metrics.items()}
         return any(key in source_hashes and source_hashes[key] != value for key, value in measured.items())
+
+
+Hashes = Mapping[str, str] | Callable[[Iterable[Record]], Mapping[str, str]]  # or what finds them for records
+
+
+def hashes_of(source_hashes: Hashes, records: Iterable[Record]) -> Mapping[str, str]:
+    """Return the hashes of what records rest on, as it is now."""
+    return source_hashes(records) if callable(source_hashes) else source_hashes
 
 
 @dataclass(frozen=True)
@@ -149,38 +175,83 @@ class ResultStore:
         """
         latest: dict[str, Record] = {}
         problems: list[str] = []
-        for path in sorted(self.root.glob("*/*.jsonl"), key=lambda path: natural(str(path))):
-            if not path.is_file():
-                problems.append(f"{path} is skipped: it is not a file")
-                continue
-            try:
-                lines = path.read_bytes().split(b"\n")
-            except OSError as error:
-                raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-            bad = 0
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
+        with _uncollected():
+            for path in sorted(self.root.glob("*/*.jsonl"), key=lambda path: natural(str(path))):
+                if not path.is_file():
+                    problems.append(f"{path} is skipped: it is not a file")
                     continue
                 try:
-                    record = Record.from_json(json.loads(line, parse_constant=_refuse))
-                except (ValueError, AttributeError, RecursionError) as error:
-                    bad += 1
-                    if bad > MOST_PROBLEMS:
-                        continue
-                    what = (
-                        "is torn or not JSON"
-                        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
-                        else str(error)
-                    )
-                    problems.append(f"{path}, line {number} is skipped: {what}")
-                    continue
-                if record.status == "interrupted" and record.cell.id in latest:
-                    continue  # a measurement that was not finished takes no earlier one away
-                latest.pop(record.cell.id, None)  # so that order follows the last line
-                latest[record.cell.id] = record
-            if bad > MOST_PROBLEMS:
-                problems.append(f"{path}: {bad - MOST_PROBLEMS} more lines are skipped")
+                    content = path.read_bytes()
+                except OSError as error:
+                    raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+                for record in _read_lines(path, content, problems):
+                    if record.status == "interrupted" and record.cell.id in latest:
+                        continue  # a measurement that was not finished takes no earlier one away
+                    latest.pop(record.cell.id, None)  # so that order follows the last line
+                    latest[record.cell.id] = record
         return Reading(list(latest.values()), problems)
+
+
+@contextmanager
+def open_results(root: Path) -> Iterator[Reading]:
+    """Read a folder of records, and let the garbage collector pass over them as long as they are in use.
+
+    Many records are millions of objects, none of them garbage: to look through them again and again would take as long
+    as all the rest of a report.
+    """
+    with _uncollected():
+        reading = ResultStore(root).read()
+        gc.freeze()
+    try:
+        yield reading
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let no garbage be looked for within."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read_lines(path: Path, content: bytes, problems: list[str]) -> Iterator[Record]:
+    """Yield the records of a file; the first lines that hold none become problems, the others are counted."""
+    bad, newer = 0, []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield _read_line(line)
+        except NewerSchema:
+            newer.append(number)
+        except (ValueError, AttributeError, RecursionError) as error:
+            bad += 1
+            torn = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+            if bad <= MOST_PROBLEMS:
+                problems.append(f"{path}, line {number} is skipped: {'is torn or not JSON' if torn else error}")
+    if bad > MOST_PROBLEMS:
+        problems.append(f"{path}: {bad - MOST_PROBLEMS} more lines are skipped")
+    if newer:
+        places = ", ".join(map(str, newer[:MOST_PROBLEMS])) + (", ..." if len(newer) > MOST_PROBLEMS else "")
+        problems.append(
+            f"{path}: {len(newer)} of its records are skipped, for a newer version of unlearnbench wrote them (schema "
+            f"above {SCHEMA}, line {places}): update it to see them"
+        )
+
+
+def _read_line(line: bytes) -> Record:
+    value = json.loads(line, parse_constant=_refuse)
+    record = Record.from_json(value)
+    plain = line.isascii() and not any(mark in line for mark in SPACED) and list(value) == sorted(value)
+    if plain and value == record.to_json():  # the line is the record's canonical JSON, as `append` wrote it
+        vars(record)["digest"] = hashlib.sha256(line.strip()).hexdigest()
+    return record
 
 
 def _refuse(constant: str) -> None:
@@ -211,8 +282,9 @@ def _check(record: Record) -> None:
     [str(found["phase"]) + str(found["what"]) for found in record.disturbances]
     for entry in record.metrics.values():
         f"{float(entry['value'] or 0):{entry['format']}}"
-        if not all(isinstance(entry[key], str) for key in ("title", "unit", "better", "shows", "format")):
-            raise ValueError("a metric's title, unit, better, shows or format is not text")
+        for key in ("title", "unit", "better", "shows", "format"):
+            if not isinstance(entry[key], str):
+                raise ValueError("a metric's title, unit, better, shows or format is not text")
         int(entry["n"])
     for picture in record.images.values():
         base64.b64decode(picture["png"], validate=True)
@@ -225,7 +297,7 @@ def _check(record: Record) -> None:
 
 def records_digest(records: Iterable[Record]) -> str:
     """Return 12 hex digits that stand for exactly these records, in any order."""
-    return digest(sorted(digest(record.to_json()) for record in records))[:12]
+    return digest(sorted(record.digest for record in records))[:12]
 
 
 def _last_byte(path: Path) -> bytes:

@@ -7,9 +7,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unlearnbench.errors import UsageError
-from unlearnbench.results import ResultStore
+from unlearnbench.results import Hashes, hashes_of, open_results
+
+if TYPE_CHECKING:
+    from unlearnbench.report.board import Board
 
 __all__ = ["Rendering", "render", "validation"]
 
@@ -30,64 +34,73 @@ class Rendering:
             self.alarms.setdefault(key, []).extend(found)
 
 
-def render(results: Path, out: Path, source_hashes: Mapping[str, str]) -> Rendering:
+def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
     """Render every board of a results folder into `out/DATASET`.
 
     Args:
         results: folder of records.
         out: folder for the report; each board's own folder in it is replaced.
-        source_hashes: {"method:NAME" or "metric:NAME": SHA-256} of the plugins as they are, to mark stale records.
+        source_hashes: {"method:NAME" or "metric:NAME": SHA-256} of the plugins as they are, to mark stale records, or
+            what returns it for records.
 
     Raises:
         UsageError: there is no record, or the folder cannot be written.
     """
-    from unlearnbench.report.board import boards
-    from unlearnbench.report.checks import alarms
-    from unlearnbench.report.page import write_board
-    from unlearnbench.report.tables import showable
-    from unlearnbench.report.terminal import to_terminal
+    from unlearnbench.report.page import write_nothing
+    from unlearnbench.report.tables import shown_boards
 
-    reading = ResultStore(results).read()
-    records, problems = showable(reading.records)
-    rendering = Rendering(notes=[*reading.problems, *problems])
-    if not records:
-        reasons = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
-        raise UsageError(
-            f"there is no record in {results} to show{reasons}: run 'unlearnbench run' first or name a folder with "
-            f"--results"
-        )
-    for name, board in boards(records, source_hashes).items():
-        folder = out / name
+    with open_results(results) as reading:
+        found, problems = shown_boards(reading.records, hashes_of(source_hashes, reading.records))
+        rendering = Rendering(notes=[*reading.problems, *problems])
+        if not found and not rendering.notes:
+            raise UsageError(
+                f"there is no record in {results} to show: run 'unlearnbench run' first or name a folder with --results"
+            )
         try:
-            for part in ("tables", "figures"):
-                shutil.rmtree(folder / part, ignore_errors=True)
-                (folder / part).mkdir(parents=True)
-            rendering.pages.append(write_board(board, folder))
+            _write(found, out, rendering)
+            if not found:
+                rendering.pages.append(write_nothing(rendering.notes, out))
         except OSError as error:
             raise UsageError(
-                f"cannot write {folder} ({error.strerror or error}): free space or give another folder with --out"
+                f"cannot write {out} ({error.strerror or error}): free space or give another folder with --out"
             ) from error
-        rendering.terminal.append(to_terminal(board))
-        rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
-        rendering.notes += board.notes
     return rendering
 
 
-def validation(results: Path, source_hashes: Mapping[str, str]) -> Rendering:
+def _write(found: "Mapping[str, Board]", out: Path, rendering: Rendering) -> None:
+    """Write tables, figures and page of every board, and add to the rendering what they have to say."""
+    from unlearnbench.report.checks import alarms
+    from unlearnbench.report.page import Drawing, write_page, write_tables
+    from unlearnbench.report.terminal import to_terminal
+
+    for name in found:
+        for part in ("tables", "figures"):
+            shutil.rmtree(out / name / part, ignore_errors=True)
+            (out / name / part).mkdir(parents=True)
+    with Drawing({name: (board, out / name / "figures") for name, board in found.items()}) as drawing:
+        for name, board in found.items():
+            write_tables(board, out / name / "tables")
+            rendering.terminal.append(to_terminal(board))
+            rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
+            rendering.notes += board.notes
+        for name, board in found.items():
+            rendering.pages.append(write_page(board, drawing.drawn(name), out / name))
+
+
+def validation(results: Path, source_hashes: Hashes) -> Rendering:
     """Return the tables of controls, and of how well metrics separate them, of every board of a results folder.
 
     Raises:
         UsageError: there is no control among the records.
     """
-    from unlearnbench.report.board import boards
     from unlearnbench.report.checks import alarms, check_tables
-    from unlearnbench.report.tables import showable
+    from unlearnbench.report.tables import shown_boards
     from unlearnbench.report.writers import to_markdown
 
-    reading = ResultStore(results).read()
-    records, problems = showable(reading.records)
+    with open_results(results) as reading:
+        shown, problems = shown_boards(reading.records, hashes_of(source_hashes, reading.records))
     found = Rendering(notes=[*reading.problems, *problems])
-    for board in boards(records, source_hashes).values():
+    for board in shown.values():
         found.notes += board.notes
         found.terminal += [f"## {board.title}\n\n{to_markdown(table)}" for table in check_tables(board)]
         found.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])

@@ -9,7 +9,6 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import SubFigure
@@ -19,13 +18,29 @@ from numpy.typing import NDArray
 from unlearnbench.grid import Seeds, Target
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.board import Board
-from unlearnbench.report.figures import FEW, Canvas, canvas, colours, is_wide, point_to_better, set_log, set_scale
+from unlearnbench.report.figures import (
+    COLUMN,
+    FEW,
+    LINE,
+    PAGE,
+    SMALL,
+    Canvas,
+    canvas,
+    is_wide,
+    legend_below,
+    legend_height,
+    point_to_better,
+    set_log,
+    set_scale,
+    shorten,
+)
+from unlearnbench.report.looks import COLOURS, SHAPES
 from unlearnbench.report.values import Measure, Value, Variant
 from unlearnbench.results import Record
 
 Cells = frozenset[tuple[Target, Seeds]]  # (target, replicate)
 
-MARKERS = "osD^vP*X<>"
+MOST_SWEEPS, MOST_LOSSES = 4, 3  # settings, pairs of panels that one page holds
 REFERENCE_MARKERS, DASHES = "x+12", ("--", ":", "-.", (0, (5, 1)))
 OFFSETS = ((5, 4, "left"), (-5, -9, "right"), (5, -9, "left"), (-5, 4, "right"))  # of value marks, by line; points
 SIDES = {"forget": "forget class", "retain": "retained classes"}
@@ -124,10 +139,11 @@ def sweep(board: Board, parent: Canvas | None = None) -> Canvas | None:
     found = find_sweeps(board)
     if forgetting is None or retention is None or not found:
         return None
+    found = found[:MOST_SWEEPS]
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
     legend = max(len(one.lines) for one in found) + 2
-    figure = canvas(parent, (7.2 * columns, (6.6 + 0.12 * legend) * rows))
+    figure = canvas(parent, (PAGE if columns == 2 else COLUMN, (3.6 + LINE * legend) * rows))
     blocks = figure.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.03)
     for block, one in zip(blocks.flat, found, strict=False):
         _draw_sweep(block, board, one, forgetting, retention)
@@ -137,10 +153,10 @@ def sweep(board: Board, parent: Canvas | None = None) -> Canvas | None:
 def _draw_sweep(block: SubFigure, board: Board, one: Sweep, forgetting: Measure, retention: Measure) -> None:
     """Draw the trajectory panel over the two panels of one metric each."""
     panels = block.subplot_mosaic([["both", "both"], ["forgetting", "retention"]], height_ratios=[1.4, 1])
-    palette = sns.color_palette("colorblind" if len(one.lines) <= FEW else "husl", len(one.lines))
+    palette = [COLOURS[k % len(COLOURS)] for k in range(len(one.lines))]
     spans: dict[str, list[Value]] = {"forgetting": [], "retention": []}
     for index, (line, colour) in enumerate(zip(one.lines, palette, strict=True)):
-        style = {"color": colour, "marker": MARKERS[index % len(MARKERS)], "markersize": 4, "linewidth": 1.2}
+        style = {"color": colour, "marker": SHAPES[index % len(SHAPES)], "markersize": 3.5, "linewidth": 1.0}
         ys = [mean_over(board, variant, forgetting, one.cells) for variant in line.variants]
         xs = [mean_over(board, variant, retention, one.cells) for variant in line.variants]
         _draw_trajectory(panels["both"], line, xs, ys, style | {"label": line.label or one.title}, index)
@@ -161,8 +177,9 @@ def _draw_sweep(block: SubFigure, board: Board, one: Sweep, forgetting: Measure,
     for name, measure in (("forgetting", forgetting), ("retention", retention)):
         panels[name].set_xticks(range(len(one.values)), [spell(value) for value in one.values])
         panels[name].set(xlabel=one.setting, ylabel=measure.header)
-    block.suptitle(f"{one.title}: {one.setting}", fontsize=10)
-    block.legend(*panels["both"].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    block.suptitle(shorten(f"{one.title}: {one.setting}"), fontsize=8)
+    handles, labels = panels["both"].get_legend_handles_labels()
+    legend_below(block, handles, labels, COLUMN)
 
 
 def _frame_axis(axis: Axis, measure: Measure, values: Sequence[Value], references: Sequence[Value]) -> None:
@@ -216,7 +233,7 @@ def _draw_trajectory(
     right, up, side = OFFSETS[index % len(OFFSETS)]
     for k, text in enumerate(texts):
         axes.annotate(
-            text, (x[k], y[k]), xytext=(right, up), textcoords="offset points", ha=side, fontsize=7,
+            text, (x[k], y[k]), xytext=(right, up), textcoords="offset points", ha=side, fontsize=SMALL,
             color=style["color"], zorder=4, path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )  # fmt: skip
 
@@ -269,8 +286,8 @@ def _draw_references(
         numbers = [f"{m.title} {v.number:{m.format}}{v.gap}" for m, v in ((forgetting, y), (retention, x))]
         left_right, down_up = panels["both"].get_xlim(), panels["both"].get_ylim()
         panels["both"].plot(
-            [_within(x.number, left_right)], [_within(y.number, down_up)], marker=marker, markersize=7,
-            markeredgewidth=1.5, clip_on=False, zorder=5, label=f"{variant.label}: {', '.join(numbers)}", **style,
+            [_within(x.number, left_right)], [_within(y.number, down_up)], marker=marker, markersize=5,
+            markeredgewidth=1.2, clip_on=False, zorder=5, label=f"{variant.label}: {', '.join(numbers)}", **style,
         )  # fmt: skip
 
 
@@ -331,27 +348,28 @@ def timesteps(board: Board, parent: Canvas | None = None) -> Canvas | None:
     curves = mean_curves(board)
     if not curves:
         return None
-    rows = _loss_rows(list(curves))
-    palette, expected = colours(board), len(board.targets) * len(board.replicates)
-    names = max(len(variant.label) for variant in curves)
-    lengths = [max(2.8, 0.19 * (len(row) + 1) + 0.7) for row in rows]
-    figure = canvas(parent, (7.6 + 0.068 * names, sum(lengths) + 0.3))
-    grid = figure.subplots(len(rows), 2, sharex=True, sharey=True, squeeze=False, height_ratios=lengths)
-    if is_wide([1.0, *(y for c, _ in curves.values() for y in [*c.forget, *c.retain] if np.isfinite(y))]):
-        set_log(grid[0][0].yaxis)
-    for pair, variants in zip(grid, rows, strict=True):
+    rows = _loss_rows(list(curves))[:MOST_LOSSES]
+    expected = len(board.targets) * len(board.replicates)
+    lengths = [1.9 + legend_height([variant.label + " (9/10)" for variant in row], PAGE) for row in rows]
+    figure = canvas(parent, (PAGE, sum(lengths) + 0.1))
+    blocks = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=lengths)[:, 0]
+    log = is_wide([1.0, *(y for c, _ in curves.values() for y in [*c.forget, *c.retain] if np.isfinite(y))])
+    edges = next(iter(curves.values()))[0].edges
+    for block, variants in zip(blocks, rows, strict=True):
+        pair = block.subplots(1, 2, sharex=True, sharey=True)
+        if log:
+            set_log(pair[0].yaxis)
         for axes, (side, words) in zip(pair, SIDES.items(), strict=True):
-            _draw_losses(axes, variants, curves, side, palette, expected)
+            _draw_losses(axes, board, variants, curves, side, expected)
             axes.set_title(words)
+            axes.set(xlabel="timestep (bin centre)", xlim=(edges[0], edges[-1]))
         pair[0].set_ylabel("denoising loss per pixel")
-        pair[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
         pair[1].text(  # of the two panels the one where lines seldom come close to 1
             0.99, 1.0, "predicting zero", transform=pair[1].get_yaxis_transform(), ha="right", va="bottom",
-            color="grey", fontsize=7,
+            color="grey", fontsize=SMALL,
         )  # fmt: skip
-    edges = next(iter(curves.values()))[0].edges
-    for axes in grid[-1]:
-        axes.set(xlabel="timestep (bin centre)", xlim=(edges[0], edges[-1]))
+        handles, labels = pair[0].get_legend_handles_labels()
+        legend_below(block, handles, labels, PAGE)
     return figure
 
 
@@ -374,22 +392,21 @@ def _loss_rows(variants: Sequence[Variant]) -> list[list[Variant]]:
 
 def _draw_losses(
     axes: Axes,
+    board: Board,
     variants: Sequence[Variant],
     curves: Mapping[Variant, tuple[LossCurve, int]],
     side: str,
-    palette: Mapping[str, tuple[float, float, float]],
     expected: int,
 ) -> None:
     """Draw one line per variant over the bins' centres, references black and broken, and the line at 1."""
-    markers, dashes = cycle(MARKERS), cycle(DASHES)
+    dashes = cycle(DASHES)
     for variant in variants:
         curve, count = curves[variant]
-        style: dict[str, Any] = {"color": palette[variant.label], "markersize": 3.5}
+        look = board.looks[variant.label]
+        style: dict[str, Any] = {"color": look.colour, "marker": look.shape, "markersize": 3}
         if variant.role == "reference":
             style = {"color": "black", "linestyle": next(dashes), "zorder": 4}
-        else:
-            style["marker"] = next(markers)
         label = f"{variant.label}{Value(0.0, ok=count, expected=expected).gap}"
         centres = np.add(curve.edges[1:], curve.edges[:-1]) / 2
-        axes.plot(centres, getattr(curve, side), linewidth=1.1, label=label, **style)
+        axes.plot(centres, getattr(curve, side), linewidth=1.0, label=label, **style)
     axes.axhline(1.0, color="grey", linewidth=0.8)

@@ -1,23 +1,26 @@
 """From records to a board: what one report compares, with every gap visible."""
 
+import copy
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from unlearnbench.grid import Seeds, Target
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.cost import CONTESTED, Costs, disturbance_note, is_disturbed, ranks, repeated
 from unlearnbench.report.looks import Look, looks_of
-from unlearnbench.report.statistics import best_rows, mean_interval, proportion_interval
-from unlearnbench.report.values import Measure, Value, Variant, variant_of
+from unlearnbench.report.statistics import best_rows, mean_intervals, proportion_interval
+from unlearnbench.report.values import Measure, Value, Variant, short, variant_of
 from unlearnbench.results import B4, Record, natural, records_digest
 
 SEQUENCE, AT_ONCE = "-sequence", "-at-once"  # end the names of boards of several classes
 
+Key = TypeVar("Key", bound=Hashable)
+
 
 class Board:
-    """All comparable records of one dataset and protocol, on one device."""
+    """All comparable records of one dataset and protocol, on devices of one name."""
 
     def __init__(self, records: Sequence[Record], source_hashes: Mapping[str, str]) -> None:
         """Take the latest records of one dataset and protocol, oldest first.
@@ -29,13 +32,15 @@ class Board:
             records: at least one.
             source_hashes: of the plugins as they are now, to find stale records.
         """
-        device, setup, self.source_hashes = _device(records[-1]), _setup(records[-1]), source_hashes
-        here = [record for record in records if _device(record) == device]
+        device, setup, self.source_hashes = device_of(records[-1]), _setup(records[-1]), source_hashes
+        here = [record for record in records if device_of(record) == device]
         self.records = [record for record in here if _setup(record) == setup]
         self.notes: list[str] = []
+        self._whole: Board | None = None  # what this is a part of, where it shows some rows alone
         self._best: dict[Measure, set[Variant]] = {}
-        self._values: dict[tuple[Variant, Target, Measure], Value] = {}
-        self._means: dict[tuple[Variant, Measure], Value] = {}
+        self._values: dict[Measure, dict[tuple[Variant, Target], Value]] = {}
+        self._means: dict[Measure, dict[Variant, Value]] = {}
+        self._known: dict[Measure, dict[str, float | None]] = {}
         if foreign := len(records) - len(here):
             self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
         if other := len(here) - len(self.records):
@@ -46,6 +51,11 @@ class Board:
         self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
         self._drop_superseded()
         self.rows = [r for r in self.records if r.method.get("role") != "control"] or self.records
+        if len(self.devices) > 1:
+            self.notes.append(
+                f"these records rest on {len(self.devices)} devices of one name, {self.device_name}: compare costs "
+                f"with care"
+            )
         if self._stale:
             self.notes.append(
                 f"{len(self._stale)} records are stale (their method or a metric has changed since) and show no "
@@ -62,10 +72,9 @@ class Board:
 
     def _drop_superseded(self) -> None:
         """Leave out stale rows whose label a fresh row has taken over, as after a change of default settings."""
-        fresh = {
-            variant_of(record).label: variant_of(record) for record in self.records if record.cell.id not in self._stale
-        }
-        kept = [r for r in self.records if fresh.get(variant_of(r).label, variant_of(r)) == variant_of(r)]
+        rows = {record.cell.id: variant_of(record) for record in self.records}
+        fresh = {variant.label: variant for name, variant in rows.items() if name not in self._stale}
+        kept = [r for r in self.records if (own := rows[r.cell.id]) == fresh.get(own.label, own)]
         if dropped := len(self.records) - len(kept):
             self.notes.append(f"{dropped} stale records of rows measured anew with other settings are left out")
             self.records = kept
@@ -82,9 +91,14 @@ class Board:
         return str(self.records[-1].provenance.get("device", {}).get("name", "an unknown device"))
 
     @cached_property
+    def devices(self) -> list[str]:
+        """What tells the devices of these records apart, sorted; mostly one."""
+        return sorted({str(record.provenance.get("device", {}).get("uuid")) for record in self.records})
+
+    @cached_property
     def title(self) -> str:
         """The dataset's title."""
-        return str(self.records[-1].dataset.get("title", self.records[-1].cell.dataset))
+        return short(self.records[-1].dataset.get("title", self.records[-1].cell.dataset))
 
     @cached_property
     def digest(self) -> str:
@@ -102,11 +116,30 @@ class Board:
         return _replicates(self.rows)
 
     @cached_property
+    def _variants(self) -> dict[str, Variant]:
+        """{cell id: row}; equal ones are one object, whose label is the newest record's."""
+        found: dict[Variant, Variant] = {}
+        own = {record.cell.id: variant_of(record) for record in reversed(self.rows)}
+        return {name: found.setdefault(variant, variant) for name, variant in own.items()}
+
+    @cached_property
     def variants(self) -> list[Variant]:
         """References first, then by label."""
-        found = {variant_of(record): None for record in reversed(self.rows)}  # a label is the newest record's
+        return self._everyone
+
+    @cached_property
+    def _everyone(self) -> list[Variant]:
         order = {"reference": 0, "gold": 1}
+        found = dict.fromkeys(self._variants.values())
         return sorted(found, key=lambda variant: (order.get(variant.role, 2), natural(variant.label.lower())))
+
+    def narrowed(self, variants: Iterable[Variant]) -> "Board":
+        """Return this board as if it had only some of its rows, for a figure: no number, mark or look is another."""
+        kept, part = set(variants), copy.copy(self)
+        part.variants = [variant for variant in self.variants if variant in kept]
+        part._whole = self
+        vars(part).pop("attacked", None)
+        return part
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -115,14 +148,15 @@ class Board:
 
     @cached_property
     def _cells(self) -> dict[tuple[Variant, Target], list[Record]]:
+        """{(row, target): records, one per replicate, by its seeds}."""
         cells: dict[tuple[Variant, Target], list[Record]] = {}
-        for record in self.rows:
-            cells.setdefault((variant_of(record), record.cell.target), []).append(record)
+        for record in sorted(self.rows, key=lambda record: record.cell.seeds):
+            cells.setdefault((self._variants[record.cell.id], record.cell.target), []).append(record)
         return cells
 
     def cell_records(self, variant: Variant, target: Target) -> list[Record]:
         """Return the records, one per replicate, of a variant and target."""
-        return sorted(self._cells.get((variant, target), []), key=lambda record: record.cell.seeds)
+        return self._cells.get((variant, target), [])
 
     @cached_property
     def ok_records(self) -> list[Record]:
@@ -143,6 +177,19 @@ class Board:
     def probe(self) -> str | None:
         """The memory probe whose numbers are shown."""
         return self.cost.probe
+
+    @cached_property
+    def attacked(self) -> "Board | None":
+        """The board of the cells that were attacked, so that no other one counts as missing; None without any."""
+        if self._whole is not None:
+            whole = self._whole.attacked
+            return None if whole is None else whole.narrowed(self.variants)
+        records = [r for r in self.records if any(e.get("shows") == "robustness" for e in r.metrics.values())]
+        if not records or not self.robustness:
+            return None
+        part = Board(records, self.source_hashes)
+        part.digest, part.looks = self.digest, self.looks  # a table names the records of its report
+        return part
 
     @property
     def costs(self) -> list[Measure]:
@@ -168,8 +215,8 @@ class Board:
                     continue
                 found[name] = Measure(
                     name,
-                    entry["title"],
-                    entry["unit"],
+                    short(entry["title"]),
+                    short(entry["unit"]),
                     entry["better"],
                     entry["format"],
                     entry["shows"],
@@ -201,7 +248,8 @@ class Board:
         """Ranks by run time of the methods whose repeats tell; references and controls unlearn nothing."""
         rows: dict[Variant, list[Record]] = {}
         for record in self.ok_records:
-            if (variant := variant_of(record)).role in ("method", "gold"):
+            variant = self._variants.get(record.cell.id)
+            if variant is not None and variant.role in ("method", "gold"):
                 rows.setdefault(variant, []).append(record)
         return ranks({variant: cells for variant, records in rows.items() if (cells := repeated(records))})
 
@@ -214,51 +262,72 @@ class Board:
 
     def value(self, variant: Variant, target: Target, measure: Measure) -> Value:
         """Return the value of one variant and target: the mean over replicates, or a word."""
-        place = (variant, target, measure)
-        if place not in self._values:
-            self._values[place] = self._find_value(*place)
-        return self._values[place]
+        if measure not in self._values:
+            self._values[measure] = self._find_values(measure)
+        missing = Value(None, "-", ok=0, expected=len(self.replicates))
+        return self._values[measure].get((variant, target), missing)
 
-    def _find_value(self, variant: Variant, target: Target, measure: Measure) -> Value:
-        records = self.cell_records(variant, target)
-        if not records:
-            return Value(None, "-", ok=0, expected=len(self.replicates))
-        numbers, word, disturbed = [], "n/a", 0
-        for record in records:
-            if record.cell.id in self._stale:
-                word = "stale"
-            elif record.status != "ok":
-                word = record.status
-            elif (number := self._number(record, measure)) is not None:
-                numbers.append(number)
-                disturbed += is_disturbed(record, measure)
-        if not numbers:
-            return Value(None, word, ok=0, expected=len(self.replicates))
-        interval = self._interval(variant, measure, [target])
-        mean, expected = statistics.fmean(numbers), len(self.replicates)
-        return Value(mean, interval=interval, ok=len(numbers), expected=expected, disturbed=disturbed)
+    def _find_values(self, measure: Measure) -> dict[tuple[Variant, Target], Value]:
+        """Return the values of all variants and targets that have records: together their intervals cost little."""
+        found, known = {}, self._numbers(measure)
+        intervals = self._intervals(measure, self._cells)
+        for place, records in self._cells.items():
+            numbers, word, disturbed = [], "n/a", 0
+            for record in records:
+                if record.cell.id in self._stale:
+                    word = "stale"
+                elif record.status != "ok":
+                    word = record.status
+                elif (number := known[record.cell.id]) is not None:
+                    numbers.append(number)
+                    disturbed += is_disturbed(record, measure)
+            ok, expected = len(numbers), len(self.replicates)
+            if numbers:
+                mean, interval = statistics.fmean(numbers), intervals[place]
+                found[place] = Value(mean, interval=interval, ok=ok, expected=expected, disturbed=disturbed)
+            else:
+                found[place] = Value(None, word, ok=0, expected=expected)
+        return found
 
-    def _interval(self, variant: Variant, measure: Measure, targets: Sequence[Target]) -> tuple[float, float] | None:
-        """Return the 95 % interval of the mean over classes and replicates; None where they tell too little."""
-        records = [r for t in targets for r in self.cell_records(variant, t) if r.cell.id in self.ok_ids]
-        numbers = {(r.cell.target, r.cell.seeds): (r, self._number(r, measure)) for r in records}
-        known = [number for _, number in numbers.values() if number is not None]
-        if not measure.is_share or not all(0 <= number <= 100 for number in known):
-            return mean_interval({key: number for key, (_, number) in numbers.items() if number is not None})
-        shares = {
-            key: (number / 100, int(record.metrics[measure.key]["n"]))
-            for key, (record, number) in numbers.items() if number is not None
-        }  # fmt: skip
-        found = proportion_interval(shares)
-        return None if found is None else (100 * found[0], 100 * found[1])
+    def _numbers(self, measure: Measure) -> dict[str, float | None]:
+        """Return {cell id: number} of the rows' records that carry numbers."""
+        if measure not in self._known:
+            self._known[measure] = {
+                record.cell.id: self._number(record, measure) for record in self.rows if record.cell.id in self.ok_ids
+            }
+        return self._known[measure]
+
+    def _intervals(
+        self, measure: Measure, groups: Mapping[Key, Sequence[Record]]
+    ) -> dict[Key, tuple[float, float] | None]:
+        """Return the 95 % interval of each group's mean over classes and replicates; None where too little tells it."""
+        known, found, grids = self._numbers(measure), {}, {}
+        for key, records in groups.items():
+            some = [(r, number) for r in records if (number := known.get(r.cell.id)) is not None]
+            if measure.is_share and all(0 <= number <= 100 for _, number in some):
+                interval = proportion_interval({
+                    self._places[r.cell.id]: (number / 100, int(r.metrics[measure.key]["n"])) for r, number in some
+                })  # fmt: skip
+                found[key] = None if interval is None else (100 * interval[0], 100 * interval[1])
+            else:
+                grids[key] = {self._places[r.cell.id]: number for r, number in some}
+        return found | dict(zip(grids, mean_intervals(list(grids.values())), strict=True))
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Target, Seeds]]:
+        """{cell id: target and replicate}."""
+        return {record.cell.id: (record.cell.target, record.cell.seeds) for record in self.rows}
 
     def over_classes(self, variant: Variant, measure: Measure) -> Value:
         """Return the mean over forget classes, its 95 % interval, the standard deviation (divisor n - 1), and gaps."""
-        if (variant, measure) not in self._means:
-            self._means[variant, measure] = self._find_mean(variant, measure)
-        return self._means[variant, measure]
+        if measure not in self._means:
+            groups = {row: [r for t in self.targets for r in self.cell_records(row, t)] for row in self._everyone}
+            intervals = self._intervals(measure, groups)
+            self._means[measure] = {row: self._find_mean(row, measure, intervals[row]) for row in self._everyone}
+        found = self._means[measure]
+        return found[variant] if variant in found else self._find_mean(variant, measure, None)
 
-    def _find_mean(self, variant: Variant, measure: Measure) -> Value:
+    def _find_mean(self, variant: Variant, measure: Measure, interval: tuple[float, float] | None) -> Value:
         values = [self.value(variant, target, measure) for target in self._asked(measure)]
         numbers = [value.number for value in values if value.number is not None]
         ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
@@ -267,7 +336,6 @@ class Board:
             return Value(None, word, ok=ok, expected=expected)
         spread = statistics.stdev(numbers) if len(numbers) > 1 else None
         disturbed = sum(value.disturbed for value in values)
-        interval = self._interval(variant, measure, self.targets)
         return Value(
             statistics.fmean(numbers), spread=spread, interval=interval, best=variant in self.best(measure), ok=ok,
             expected=expected, disturbed=disturbed,
@@ -275,9 +343,15 @@ class Board:
 
     def _asked(self, measure: Measure) -> list[Target]:
         """Return the targets for which a measure says something: the first step of a sequence has no earlier one."""
-        known = [record.cell for record in self.ok_records if measure.key in record.metrics]
-        later = bool(known) and all(cell.earlier for cell in known)
-        return [target for target in self.targets if target.earlier or not later]
+        return [t for t in self.targets if t.earlier] if measure.key in self._later else self.targets
+
+    @cached_property
+    def _later(self) -> set[str]:
+        """Keys of the metrics that only cells with earlier steps have."""
+        names = {bool(first): set[str]() for first in (False, True)}
+        for record in self.ok_records:
+            names[bool(record.cell.earlier)].update(record.metrics)
+        return names[True] - names[False]
 
     def best(self, measure: Measure) -> set[Variant]:
         """Return the methods that share the mark of the best; none where nothing is separated, or nothing is better."""
@@ -293,7 +367,7 @@ class Board:
                 t: number for t in self._asked(measure)
                 if (number := self.value(variant, t, measure).number) is not None
             }
-            for variant in self.variants if variant.role == "method" and not self._lacks(variant, measure)
+            for variant in self._everyone if variant.role == "method" and not self._lacks(variant, measure)
         }  # fmt: skip
         return best_rows(values, measure.better)
 
@@ -310,6 +384,16 @@ class Board:
     def failures(self) -> list[Record]:
         """Return the records without numbers, but for stale ones."""
         return [record for record in self.records if record.status != "ok"]
+
+    @cached_property
+    def _judges(self) -> list[str]:
+        """What the judges of any record are worth."""
+        return sorted({_worth(record.judge) for record in self.ok_records if record.judge})
+
+    @cached_property
+    def _versions(self) -> list[str]:
+        """Of torch."""
+        return sorted({record.provenance.get("packages", {}).get("torch", "?") for record in self.records})
 
     def _samples(self, measures: Sequence[Measure], records: Sequence[Record]) -> str:
         """Return how many samples each metric rests on in a cell: `UA n=100`, `Recall n=1,291 to 1,298`."""
@@ -334,11 +418,10 @@ class Board:
         samples = self._samples(measures, shown)
         clipped = ", x0 clipped" if protocol.get("clip_x0") else ""
         shortened = any(record.method.get("changed") for record in self.rows)
-        judges = sorted({_worth(r.judge) for r in self.ok_records if r.judge})
         statistic = "95 % intervals: Wilson's, with the design effect of classes and seeds, or bootstrap"
         if len(_replicates(shown)) == 1:
             statistic += "; of one seed, so they leave out how seeds differ"
-        versions = sorted({r.provenance.get("packages", {}).get("torch", "?") for r in self.records})
+        several = f" ({len(self.devices)} of them)" if len(self.devices) > 1 else ""
         return "; ".join(
             [
                 f"Dataset: {self.title}",
@@ -346,12 +429,12 @@ class Board:
                 f"guidance w {protocol.get('guidance')}{clipped}, reference {protocol.get('reference')}",
                 *([f"samples per cell {samples}"] if samples else []),
                 f"features: {last.dataset.get('extractor')}",
-                f"judge test accuracy {', '.join(judges) or 'unknown'}",
+                f"judge test accuracy {', '.join(self._judges) or 'unknown'}",
                 f"forget classes {_spelled(_targets(shown))}, {_seeds(_replicates(shown))}",
                 *(["settings other than the methods' defaults are in the table of settings"] if shortened else []),
                 *([statistic] if records is None else []),
-                f"device {self.device_name}, torch {', '.join(versions)}",
-                *self.cost.caption(),
+                f"device {self.device_name}{several}, torch {', '.join(self._versions)}",
+                *self.cost.caption,
                 f"records {self.digest}",
             ]
         )
@@ -425,15 +508,17 @@ def _row(record: Record, target: Target) -> tuple[Any, ...]:
     """Return what the steps of one sequence have in common, with one of their targets."""
     cell = record.cell
     settings = canonical_json(dict(cell.settings))
-    return cell.dataset, cell.protocol, cell.method, settings, cell.seeds, _device(record), target
+    return cell.dataset, cell.protocol, cell.method, settings, cell.seeds, device_of(record), target
 
 
 def _form(target: Target) -> str:
     return SEQUENCE if target.earlier else AT_ONCE if len(target.classes) > 1 else ""
 
 
-def _device(record: Record) -> Any:
-    return record.provenance.get("device", {}).get("uuid")
+def device_of(record: Record) -> tuple[str, str]:
+    """Return what devices have in common whose numbers stand in one table: type and name; an unnamed one is its own."""
+    device = record.provenance.get("device", {})
+    return str(device.get("type")), str(device.get("name") or device.get("uuid"))
 
 
 def _setup(record: Record) -> str:

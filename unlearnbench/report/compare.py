@@ -22,7 +22,7 @@ from unlearnbench.report.board import Board, boards
 from unlearnbench.report.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
 from unlearnbench.report.values import MARK, Measure, Value, Variant
 from unlearnbench.report.writers import Table, to_latex, to_markdown
-from unlearnbench.results import B4, Record, ResultStore
+from unlearnbench.results import B4, Hashes, Record, ResultStore, hashes_of
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
 VERDICTS: tuple[Verdict, ...] = ("agrees", "differs", "not comparable", "not measured")
@@ -109,7 +109,7 @@ class Side:
         return found
 
 
-def compare(source: str, results: Path, out: Path, source_hashes: Mapping[str, str]) -> Rendering:
+def compare(source: str, results: Path, out: Path, source_hashes: Hashes) -> Rendering:
     """Write what a paper printed beside what a results folder measured, one page per board.
 
     Args:
@@ -125,7 +125,8 @@ def compare(source: str, results: Path, out: Path, source_hashes: Mapping[str, s
     reading = ResultStore(results).read()
     rendering = Rendering(notes=list(reading.problems))
     records = _showable(reading.records, published, rendering.notes)
-    sides = {name: Side(published, board) for name, board in boards(records, source_hashes).items()}
+    now = hashes_of(source_hashes, reading.records)
+    sides = {name: Side(published, board) for name, board in boards(records, now).items()}
     shown = {name: side for name, side in sides.items() if side.has_records}
     if not shown:
         raise UsageError(
@@ -474,12 +475,16 @@ def _rank(column: Mapping[int, Value], odd: int) -> Value:
     return Value(None, f"{1 + sum(number < numbers[odd] for number in numbers.values())} of {len(numbers)}")
 
 
+def comparison_tables(side: Side, twin: Side | None, rows: Sequence[Comparison]) -> list[Table]:
+    """Return every table of a comparison: claims, overview, the other reference set's, and each metric by class."""
+    references = [reference_table(side, twin)] if twin else []
+    return [claims_table(side), overview_table(side, rows), *references, *class_tables(side, rows)]
+
+
 def _write(side: Side, twin: Side | None, folder: Path) -> Path:
     """Write page, tidy CSV and LaTeX of one board; return the page's path."""
     rows = compare_rows(side)
-    tables = [claims_table(side), overview_table(side, rows)]
-    tables += [reference_table(side, twin)] if twin else []
-    tables += class_tables(side, rows)
+    tables = comparison_tables(side, twin, rows)
     texts = {
         "md": _page(side, tables, rows),
         "csv": _tidy(side, rows),

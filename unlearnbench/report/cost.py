@@ -31,6 +31,7 @@ NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 MOST_KINDS = 5  # of disturbances named in a note
 
 Repeats = Mapping[tuple[Target, Seeds], Sequence[float]]  # (target, replicate) -> seconds of each repeat
+Spans = Mapping[tuple[Target, Seeds], tuple[float, float]]  # (target, replicate) -> median, range by it
 Row = TypeVar("Row", bound=Hashable)
 Read = Callable[[Record], float | None]
 
@@ -146,6 +147,7 @@ class Costs:
         shared = sum(seconds / self._users[use] for use, seconds in uses.items())
         return self._in_unit(record.cost.get("forget", {}).get("seconds", 0.0) + shared)
 
+    @cached_property
     def caption(self) -> list[str]:
         """Return what every table must say of the costs: the memory probe, the better ones missing, shared time."""
         words = "no probe that every cell has"
@@ -255,10 +257,11 @@ def ranks(rows: Mapping[Row, Repeats]) -> dict[Row, int]:
     A row that has no cell in common with any other has no rank.
     """
     found: dict[Row, int] = {}
-    for row, repeats in rows.items():
-        others = [other for name, other in rows.items() if name != row and repeats.keys() & other.keys()]
+    spans = {row: _spans(repeats) for row, repeats in rows.items()}
+    for row, own in spans.items():
+        others = [other for name, other in spans.items() if name != row and own.keys() & other.keys()]
         if others:
-            found[row] = 1 + sum(is_slower(repeats, other) for other in others)
+            found[row] = 1 + sum(_is_slower(own, other) for other in others)
     return found
 
 
@@ -268,13 +271,19 @@ def is_slower(slow: Repeats, fast: Repeats) -> bool:
     The median ratio of their run times must exceed 1 by more than 5 %, and by more than the median over these cells of
     both relative ranges (greatest minus least repeat, by their median) added.
     """
+    return _is_slower(_spans(slow), _spans(fast))
+
+
+def _is_slower(slow: Spans, fast: Spans) -> bool:
     cells = slow.keys() & fast.keys()
     if not cells:
         return False
-    ratio = statistics.median(statistics.median(slow[c]) / statistics.median(fast[c]) for c in cells)
-    scatter = statistics.median(_relative_range(slow[c]) + _relative_range(fast[c]) for c in cells)
+    ratio = statistics.median([slow[c][0] / fast[c][0] for c in cells])
+    scatter = statistics.median([slow[c][1] + fast[c][1] for c in cells])
     return ratio > 1 + max(LEAST_TOLERANCE, scatter)
 
 
-def _relative_range(repeats: Sequence[float]) -> float:
-    return (max(repeats) - min(repeats)) / statistics.median(repeats)
+def _spans(repeats: Repeats) -> Spans:
+    """Return the median of each cell's repeats, and their range by it."""
+    middles = {cell: statistics.median(times) for cell, times in repeats.items()}
+    return {cell: (middles[cell], (max(times) - min(times)) / middles[cell]) for cell, times in repeats.items()}

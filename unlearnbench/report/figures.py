@@ -2,6 +2,7 @@
 
 import base64
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,26 +33,46 @@ Canvas = Figure | SubFigure  # where a figure is drawn
 STYLE = {
     "pdf.fonttype": 42,  # embedded TrueType, which publishers ask for
     "figure.dpi": 100,
-    "savefig.dpi": 160,
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "savefig.dpi": 190,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "axes.labelpad": 2,
+    "xtick.major.pad": 1,
+    "ytick.major.pad": 1,
+    "axes.linewidth": 0.8,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.1,
     "legend.frameon": False,
     "text.parse_math": False,  # a dollar in a title is a dollar
 }
-FEW = 10  # variants that colours alone keep apart, panels that one page's width holds
-IMAGE_INCHES = 0.6  # three dots per pixel of a 32-pixel image
+COLUMN, PAGE, HIGHEST = 3.4, 7.0, 9.0  # inches: width of a paper's column and of its text, height of its text
+LETTER, LINE = 0.058, 0.135  # inches: a letter's mean width and a line's height at 7 points
+SMALL = 6  # points of the smallest words
+MOST_LETTERS = 64  # of a row's name
+MOST_ROWS, MOST_LINES = 60, 34  # of a figure: more would be thinner than a line of text; of a legend
+FEW = 14  # lines that one panel holds
+IMAGE_INCHES = (0.2, 0.42)  # least and most of a picture's side
 PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # one colour each, whichever there are
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R BT.709)
 PANELS_ACROSS = 7  # of confusions
-MOST_CONFUSIONS, MOST_CLASSES = 21, 20  # rows with confusions in one figure; classes whose numbers are written out
+MOST_CONFUSIONS = 21  # rows with confusions in one figure
+HEATMAPS_ACROSS, HEATMAP_PARTS = 2, 6  # panels side by side; figures that share all metrics
+HEATMAPS_HIGH = 5.2  # inches of one of them
+MOST_WRITTEN = 14  # forget classes whose numbers are written into a heat map
 LEAST_POINTS = 10.0  # that an axis of percentages spans
 GREY = (0.72, 0.72, 0.72)
 PAIRS = ((1, 0), (2, 0), (2, 1))  # panels of the fronts: retention and forgetting, cost and both
 SAMPLES_PER_CLASS = 2  # images of each forget class in the overview
+MOST_CLASSES_PICTURED = 10  # in the overview
 
 
 def set_style() -> None:
-    """Make the look of all figures matplotlib's own."""
+    """Make the look of all figures matplotlib's own: letters of 6 to 9 points at the size a paper prints them."""
     sns.set_theme(context="paper", style="whitegrid", rc=STYLE)
 
 
@@ -58,21 +81,53 @@ def canvas(parent: Canvas | None, size: tuple[float, float], layout: str | None 
 
     Args:
         parent: a part of somebody's figure, whose size and layout are theirs.
-        size: width and height in inches of a figure of its own.
+        size: width and height in inches of a figure of its own; it never grows higher than a page.
         layout: its layout engine; None for none.
     """
-    return plt.figure(figsize=size, layout=layout) if parent is None else parent
+    return plt.figure(figsize=(size[0], min(size[1], HIGHEST)), layout=layout) if parent is None else parent
 
 
-def colours(board: Board) -> dict[str, tuple[float, float, float]]:
-    """Return {label: RGB}: ten that colour-blind readers can tell apart, or hues with lightness to and fro."""
-    labels = [variant.label for variant in board.variants]
-    if len(labels) <= FEW:
-        palette = list(sns.color_palette("colorblind", len(labels)))
-    else:
-        dark, light = (sns.husl_palette(len(labels), s=0.9, l=lightness) for lightness in (0.45, 0.72))
-        palette = [(dark, light)[k % 2][k] for k in range(len(labels))]
-    return dict(zip(labels, palette, strict=True))
+def shorten(label: str, most: int = MOST_LETTERS) -> str:
+    """Return a label of at most so many letters; both ends stay, as swept settings differ in the last ones."""
+    return label if len(label) <= most else f"{label[: most - most // 2 - 1]}…{label[len(label) - most // 2 :]}"
+
+
+def fold(label: str, letters: int) -> str:
+    """Return a label in two lines at most, each of about so many letters."""
+    lines = textwrap.wrap(shorten(label, 2 * letters - 4), letters)
+    return "\n".join(lines[:2] if len(lines) < 3 else [shorten(label, letters)])
+
+
+def names_of(labels: Iterable[str]) -> tuple[list[str], float]:
+    """Return rows' names for an axis of a page's width, folded where they are long, and the inches they take."""
+    names = [fold(label, MOST_LETTERS // 2) for label in labels]
+    return names, LETTER * max(len(line) for name in names for line in name.split("\n")) + 0.15
+
+
+def legend_below(figure: Canvas, handles: Sequence[Any], labels: Sequence[str], width: float, title: str = "") -> None:
+    """Put a legend below all panels, in as many columns as the width holds."""
+    shown, columns = _legend(labels, width)
+    if len(shown) < len(labels):
+        handles = [*handles[: len(shown) - 1], Line2D([], [], linestyle="none")]
+    figure.legend(
+        handles, shown, loc="outside lower center", ncols=columns, title=title or None, columnspacing=1.2,
+        handletextpad=0.4, labelspacing=0.3, borderaxespad=0.2,
+    )  # fmt: skip
+
+
+def _legend(labels: Sequence[str], width: float) -> tuple[list[str], int]:
+    """Return what a legend shows, of at most MOST_LINES lines, and its number of columns."""
+    shown = [shorten(label, int((width - 0.38) / LETTER)) for label in labels]
+    columns = max(1, min(len(labels), int(width / (LETTER * max(map(len, shown), default=1) + 0.35))))
+    if (more := len(shown) - MOST_LINES * columns) > 0:
+        shown = [*shown[: -more - 1], f"{more + 1} more are in the tables"]
+    return shown, columns
+
+
+def legend_height(labels: Sequence[str], width: float) -> float:
+    """Return the height in inches of a legend below the panels, with its title."""
+    shown, columns = _legend(labels, width)
+    return LINE * (-(-len(shown) // columns) + 1) + 0.1
 
 
 def is_wide(numbers: Iterable[float]) -> bool:
@@ -110,7 +165,7 @@ def point_to_better(axis: Axis, measure: Measure) -> None:
 
 
 def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
-    """Forgetting against retention with run time as size: a dot per forget class, a ringed dot for the mean."""
+    """Forgetting against retention with run time as size: a dot per forget class, a ringed mark for the mean."""
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
     if forgetting is None or retention is None:
         return None
@@ -119,29 +174,25 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
     if frame.empty:
         return None
     mean = frame.groupby("method", sort=False, as_index=False).mean()
-    palette = colours(board)
-    numbered = len(mean) > FEW  # too many for the eye to match colours: number dots and legend
-    names = max(len(label) for label in mean["method"])
-    size = (6.2 + 0.066 * names, max(4.2, 0.2 * len(mean) + 0.9))
-    figure = canvas(parent, size)
+    labels = [f"{row.method} ({row.cost:.1f} {total.unit})" for row in mean.itertuples()]
+    width = COLUMN if max(map(len, labels)) < 0.8 * MOST_LETTERS else PAGE
+    figure = canvas(parent, (width, 2.5 + legend_height(labels, width)))
     axes = figure.subplots()
-    common: dict[str, Any] = {"x": "x", "y": "y", "hue": "method", "palette": palette, "legend": False, "ax": axes}
-    sns.scatterplot(frame, s=18, alpha=0.45, **common)
-    sns.scatterplot(mean, size="cost", sizes=(90, 300) if numbered else (40, 420), edgecolor="black", **common)
-    for number, row in enumerate(mean.itertuples(), start=1):
-        label = f"{row.method} ({row.cost:.1f} {total.unit})"
-        if numbered:
-            label = f"{number}  {label}"
-            ink = "white" if np.mean(palette[row.method]) < 0.5 else "black"
-            axes.text(row.x, row.y, str(number), color=ink, ha="center", va="center", fontsize=6, zorder=5)
-        axes.scatter([], [], color=palette[row.method], edgecolor="black", s=60, label=label)
+    looks = [board.looks[label] for label in mean["method"]]
+    every = [board.looks[label].colour for label in frame["method"]]
+    axes.scatter(frame["x"], frame["y"], s=7, alpha=0.45, c=every, linewidths=0)
+    sizes = 26 + 120 * mean["cost"] / max(mean["cost"].max(), 1e-9)
+    handles = []
+    for look, size, row in zip(looks, sizes, mean.itertuples(), strict=True):
+        dress: dict[str, Any] = {"c": look.colour, "marker": look.shape, "edgecolors": "black", "linewidths": 0.6}
+        axes.scatter([row.x], [row.y], s=size, zorder=3, label=row.method, **dress)
+        handles.append(axes.scatter([], [], s=26, **dress))
     axes.set_xlabel(f"{retention.header}, {retention.shows}")
     axes.set_ylabel(f"{forgetting.header}, {forgetting.shows}")
     for axis, measure, column in ((axes.xaxis, retention, "x"), (axes.yaxis, forgetting, "y")):
         set_scale(axis, frame[column], measure)
         point_to_better(axis, measure)
-    axes.legend(title="RTE with priors (size)", loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left")
-    axes.set_title(f"{board.title}: forgetting against retention")
+    legend_below(figure, handles, labels, width, "RTE with priors (size)")
     return figure
 
 
@@ -161,34 +212,33 @@ def pareto(board: Board, parent: Canvas | None = None) -> Canvas | None:
     found, best, measures = places(board), undominated(board), axes_of(board)
     if len(found) < 2:
         return None
-    palette = colours(board)
-    figure = canvas(parent, (12.5, 3.9))
+    figure = canvas(parent, (PAGE, 2.2 + legend_height([variant.label for variant in found], PAGE)))
     panels = figure.subplots(1, len(PAIRS))
     for panel, (x, y) in zip(panels, PAIRS, strict=True):
         _draw_steps(panel, [(values[x], values[y]) for values in found.values()], measures[x], measures[y])
         for variant, values in found.items():
-            colour = palette[variant.label] if variant in best else GREY
-            _draw_point(panel, values[x], values[y], colour, variant.label)
+            look = board.looks[variant.label]
+            colour = look.colour if variant in best else GREY
+            _draw_point(panel, values[x], values[y], colour, look.shape, variant.label)
         for axis, k in ((panel.xaxis, x), (panel.yaxis, y)):
             set_scale(axis, [float(values[k].number or 0.0) for values in found.values()], measures[k])
             widen(axis, measures[k])
             point_to_better(axis, measures[k])
             axis.set_label_text(measures[k].header)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper")
-    figure.suptitle(f"{board.title}: no method is better than the coloured ones in all three; bars are 95 % intervals")
+    legend_below(figure, handles, labels, PAGE)
     return figure
 
 
-def _draw_point(panel: Axes, x: Value, y: Value, colour: tuple[float, float, float], label: str) -> None:
+def _draw_point(panel: Axes, x: Value, y: Value, colour: Any, shape: str, label: str) -> None:
     def reach(value: Value) -> list[list[float]] | None:
         if value.interval is None or value.number is None:
             return None
         return [[max(value.number - value.interval[0], 0.0)], [max(value.interval[1] - value.number, 0.0)]]
 
     panel.errorbar(
-        [float(x.number or 0.0)], [float(y.number or 0.0)], xerr=reach(x), yerr=reach(y), fmt="o", color=colour,
-        markersize=6, capsize=2, label=label,
+        [float(x.number or 0.0)], [float(y.number or 0.0)], xerr=reach(x), yerr=reach(y), fmt=shape, color=colour,
+        markersize=4.5, capsize=1.5, elinewidth=0.8, label=label,
     )  # fmt: skip
 
 
@@ -205,47 +255,70 @@ def _draw_steps(panel: Axes, points: Sequence[tuple[Value, Value]], x: Measure, 
     )  # fmt: skip
 
 
-def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
-    """One panel per metric: methods down, forget classes across; words where there is no number."""
-    measures = board.metrics
+def heatmaps(board: Board, parent: Canvas | None = None, part: int = 0) -> Canvas | None:
+    """One panel per metric: methods down, forget classes across; words where there is no number.
+
+    Args:
+        board: what to draw.
+        parent: where; None for a figure of its own.
+        part: which of HEATMAP_PARTS figures, as many as all metrics need: a page holds only some.
+    """
+    rows = board.variants[:MOST_ROWS]
+    across = HEATMAPS_ACROSS if len(board.targets) <= MOST_WRITTEN else 1
+    names, _ = names_of(variant.label for variant in rows)
+    line = 0.135 if len(rows) <= MOST_WRITTEN and not any("\n" in name for name in names) else 0.2
+    height = min(line * len(rows), HIGHEST - 0.7) + 0.5
+    each = across * int(max(1, HEATMAPS_HIGH // height))
+    measures = board.metrics[part * each : (part + 1) * each]
     if not measures:
         return None
-    panel = max(0.42 * len(board.targets), 0.075 * max(len(measure.header) for measure in measures)) + 0.15
-    inches = 9 if len(measures) <= FEW else 18
-    rows = -(-len(measures) // max(2, int(inches / panel)))
-    columns = -(-len(measures) // rows)
-    names = max(len(variant.label) for variant in board.variants)
-    size = (columns * panel + 0.07 * names + 0.5, (0.25 * len(board.variants) + 0.9) * rows)
-    figure = canvas(parent, size)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    lines = -(-len(measures) // across)
+    figure = canvas(parent, (PAGE, lines * height + 0.1))
+    grid = figure.subplots(lines, across, squeeze=False, sharey=True)
     for axes, measure in zip(grid.flat, measures, strict=False):
-        _draw_heatmap(axes, board, measure)
+        _draw_heatmap(axes, board, rows, measure)
     for axes in list(grid.flat)[len(measures) :]:
         axes.set_visible(False)
+    grid[0][0].set_yticks(np.arange(len(rows)) + 0.5, names)
     return figure
 
 
-def _draw_heatmap(axes: Axes, board: Board, measure: Measure) -> None:
-    values = [[board.value(variant, t, measure) for t in board.targets] for variant in board.variants]
+def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Measure) -> None:
+    values = [[board.value(variant, t, measure) for t in board.targets] for variant in rows]
     numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
-    texts = [[v.word if v.number is None else f"{v.number:{measure.format}}{v.gap}" for v in row] for row in values]
+    written = len(board.targets) <= MOST_WRITTEN and len(rows) <= MOST_ROWS // 2
+    texts = [[_short(value, measure) for value in row] for row in values] if written else []
     limits: dict[str, Any] = {}
     if measure.unit == "%" and not np.any((numbers < 0) | (numbers > 100)):
         limits = {"vmin": 0, "vmax": 100}  # a point of accuracy is no rainbow
     elif is_wide(numbers[np.isfinite(numbers)]):
         limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
-    _draw_matrix(
-        axes, numbers, texts, [target.label for target in board.targets], [v.label for v in board.variants], size=7,
+    columns = [target.label for target in board.targets]
+    mesh = _draw_matrix(
+        axes, numbers, texts, columns, [""] * len(rows), size=SMALL - 0.5 if len(columns) > 8 else SMALL,
         cmap="viridis" if measure.better == "higher" else "viridis_r", **limits,
     )  # fmt: skip
-    axes.set_title(measure.header)
-    axes.set_xlabel("forget class")
+    if not texts:
+        axes.figure.colorbar(mesh, ax=axes, fraction=0.03, pad=0.01)
+    if len(columns) > MOST_WRITTEN:
+        step = -(-len(columns) // MOST_WRITTEN)
+        axes.set_xticks(np.arange(0, len(columns), step) + 0.5, columns[::step])
+    axes.set_title(measure.header, pad=3)
+    axes.tick_params(axis="x", labelsize=SMALL, pad=1)
+
+
+def _short(value: Value, measure: Measure) -> str:
+    """Return a number in five letters or so, and below it of how many cells, or the word that stands for it."""
+    if value.number is None:
+        return value.word
+    text = f"{value.number:{measure.format}}"
+    return f"{text if len(text) <= 5 else f'{value.number:.3g}'}{value.gap.replace(' ', chr(10))}"
 
 
 def _draw_matrix(
     axes: Axes, numbers: Matrix, texts: Sequence[Sequence[str]], columns: Sequence[str], rows: Sequence[str], *,
     size: float, **colouring: Any,
-) -> None:  # fmt: skip
+) -> QuadMesh:  # fmt: skip
     """Draw numbers as coloured cells with words in them; seaborn's heatmap would draw the whole figure for each panel.
 
     Args:
@@ -270,7 +343,10 @@ def _draw_matrix(
         for column, word in enumerate(words):
             dark = np.isfinite(numbers[row, column]) and shades[row, column] < 0.45
             ink = "white" if dark else "black"
-            axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=size, color=ink)
+            if word:
+                text = axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=size, color=ink)
+                text.set_in_layout(False)  # a thousand of them would take the layout seconds
+    return mesh
 
 
 def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
@@ -280,44 +356,58 @@ def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
     if not found:
         return None
     classes = next(iter(found.values()))[0].shape[0]
-    side = min(max(2.6, 0.27 * classes), 5.4)
-    words = classes <= MOST_CLASSES  # beyond, they would be dust
     columns = min(len(found), PANELS_ACROSS)
+    side = min((PAGE - 1.0) / columns, 2.2)
     blocks = -(-len(found) // columns)
-    figure = canvas(parent, (side * columns + 0.9, blocks * (2 * side + 0.7)))
+    figure = canvas(parent, (columns * side + 1.0, blocks * (2 * side + 0.35) + 0.3))
     grid = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=True)
-    names = [*map(str, range(classes)), "none"]
     for axes in grid[-2:, len(found) - columns * (blocks - 1) :].flat:
         axes.set_visible(False)
+    words = side / (classes + 1) > 0.17  # inches: less holds no number
+    step = -(-classes // 10)
+    mesh = None
     for place, (variant, matrices) in enumerate(found.items()):
         pair = grid[2 * (place // columns) :, place % columns][:2]
-        for axes, matrix, word in zip(pair, matrices, ("forget class", "other classes"), strict=True):
+        for axes, matrix in zip(pair, matrices, strict=True):
             texts = [["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix] if words else []
-            labels = (names, names[:-1]) if words else ((), ())
-            _draw_matrix(axes, matrix, texts, *labels, size=6, cmap="Blues", vmin=0, vmax=100)
+            mesh = _draw_matrix(axes, matrix, texts, (), (), size=SMALL, cmap="Blues", vmin=0, vmax=100)
             axes.set_aspect("equal")
-            axes.set_title(f"{variant.label}: {word}")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("asked for")
+            axes.tick_params(labelsize=SMALL, pad=0)
+        pair[0].set_title(fold(variant.label, max(8, int(side / LETTER))), fontsize=SMALL + 1, pad=2)
+    ticks = list(range(0, classes, step))
+    grid[0][0].set_xticks([*[k + 0.5 for k in ticks], classes + 0.5], [*map(str, ticks), "x"])
+    grid[0][0].set_yticks([k + 0.5 for k in ticks], list(map(str, ticks)))
+    for k, axes in enumerate(grid[:, 0]):
+        axes.set_ylabel("others asked for" if k % 2 else "forgotten, asked for", fontsize=SMALL + 1)
     for axes in grid[-1]:
-        axes.set_xlabel("verdict")
+        axes.set_xlabel("verdict (x: no object)", fontsize=SMALL + 1, labelpad=1)
+    if mesh is not None and not words:
+        figure.colorbar(mesh, ax=grid, fraction=0.02, pad=0.01, aspect=40, label="%")
     return figure
 
 
 def phases(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Mean seconds per cell in each phase, stacked; reused priors at their original cost."""
-    frame = _phase_frame(board)
+    frame = _phase_frame(board)[:MOST_ROWS]
     if frame.empty:
         return None
-    names = max(len(label) for label in frame.index)
-    figure = canvas(parent, (5.4 + 0.07 * names, 0.4 * len(frame) + 1.5))
+    width = COLUMN if max(len(label) for label in frame.index) <= MOST_LETTERS // 3 else PAGE
+    names, _ = names_of(map(str, frame.index))
+    line = 0.25 if any("\n" in name for name in names) else 0.145
+    legend = legend_height(list(frame.columns), width)
+    figure = canvas(parent, (width, max(line * len(frame), 0.5) + 0.4 + legend))
     axes = figure.subplots()
     colour = dict(zip(PHASE_COLOURS, sns.color_palette("colorblind", len(PHASE_COLOURS)), strict=True))
-    frame.iloc[::-1].plot.barh(stacked=True, ax=axes, color=[colour[phase] for phase in frame.columns], width=0.7)
+    left = np.zeros(len(frame))
+    bars = []
+    for phase in frame.columns:
+        bars.append(axes.barh(range(len(frame)), frame[phase], left=left, height=0.7, color=colour[phase], label=phase))
+        left += frame[phase].to_numpy()
+    axes.set_yticks(range(len(frame)), names)
+    axes.set_ylim(len(frame) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
     axes.set_xlabel("seconds per cell, mean over forget classes")
-    axes.set_ylabel("")
-    axes.legend(title="phase", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.set_title(f"{board.title}: time per phase on {board.device_name}")
+    legend_below(figure, bars, list(frame.columns), width, "phase")
     return figure
 
 
@@ -334,8 +424,8 @@ def _phase_frame(board: Board) -> pd.DataFrame:
 
 
 def _strip(entry: Mapping[str, object], most: int | None = None) -> NDArray[np.uint8]:
-    """Decode a base64 PNG strip of square images to (H, W) or (H, W, 3), with a white gap between the images."""
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(str(entry["png"])))))
+    """Decode a base64 PNG strip of square images to (H, W, 3), with a white gap between the images."""
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(str(entry["png"])))).convert("RGB"))
     side = pixels.shape[0]
     images = np.split(pixels, pixels.shape[1] // side, axis=1)[:most]
     gap = np.full_like(pixels[:, : max(1, side // 16)], 255)
@@ -368,53 +458,61 @@ def samples(board: Board, parent: Canvas | None = None) -> Canvas | None:
     strips = [[_strip(record.images[stream]) for stream in streams] for _, record in found]
     pictures = [(stream, found[0][1].images[stream]["class"]) for stream in streams]
     headers = [f"{'forget class' if stream == 'forget' else 'retained class'} {number}" for stream, number in pictures]
-    return _strip_grid([variant.label for variant, _ in found], strips, headers, parent=parent)
+    return _strip_grid([variant.label for variant, _ in found], strips, headers, parent)
 
 
 def samples_overview(board: Board, parent: Canvas | None = None) -> Canvas | None:
-    """The first samples of every forget class, methods down, forget classes across."""
+    """The first samples of the first forget classes, methods down, forget classes across."""
     found = {(v, t): r for v in board.variants for t in board.targets if (r := _pictured(board, v, t)) is not None}
     if not found:
         return None
     variants = [v for v in board.variants if any(key[0] == v for key in found)]
+    targets = [t for t in board.targets if any(key[1] == t for key in found)][:MOST_CLASSES_PICTURED]
     strips = [
-        [_strip(found[v, t].images["forget"], SAMPLES_PER_CLASS) if (v, t) in found else None for t in board.targets]
+        [_strip(found[v, t].images["forget"], SAMPLES_PER_CLASS) if (v, t) in found else None for t in targets]
         for v in variants
     ]
-    labels, headers = [variant.label for variant in variants], [target.label for target in board.targets]
-    return _strip_grid(labels, strips, headers, "samples asked for the forget class", parent)
+    return _strip_grid([v.label for v in variants], strips, [target.label for target in targets], parent)
 
 
 def _strip_grid(
     labels: Sequence[str], strips: Sequence[Sequence[NDArray[np.uint8] | None]], headers: Sequence[str],
-    title: str = "", parent: Canvas | None = None,
+    parent: Canvas | None = None,
 ) -> Canvas:  # fmt: skip
     """Return a figure of labelled rows of strips under headers; None leaves a place empty.
 
-    Its size follows from the images', each IMAGE_INCHES high, and from the labels'; in a parent all fit as they can.
+    Images are as large as width and height of a page allow, within IMAGE_INCHES, and no row stands below the page. A
+    column is one picture: axes of their own for each strip would take seconds.
     """
     shapes = [strip.shape for row in strips for strip in row if strip is not None]
-    wide = max(max(shape[1] / shape[0] for shape in shapes) * IMAGE_INCHES, 0.09 * max(map(len, headers)))
-    top, gap = 0.58 if title else 0.3, 0.12
-    left = max(0.075 * max(map(len, labels)), 0.075 * len(title) - wide * len(headers)) + 0.3
-    size = (left + (wide + gap) * len(headers), top + (IMAGE_INCHES + gap) * len(strips))
+    side, wide = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+    gap = max(1, side // 8)  # pixels between rows
+    names, left = names_of(labels)
+    least, most = IMAGE_INCHES
+    image = min((PAGE - left - 0.1 * len(headers)) * side / (wide * len(headers)), most)
+    image = max(min(image, (HIGHEST - 0.3) / len(strips) * side / (side + gap)), least)
+    pitch = image * (side + gap) / side
+    rows = min(len(strips), int((HIGHEST - 0.3) / pitch))
+    width = max(image * wide / side, LETTER * max(map(len, headers)))
+    size = (left + (width + 0.1) * len(headers), 0.3 + pitch * rows)
     figure = canvas(parent, size, layout=None)
-    grid = figure.subplots(len(strips), len(headers), squeeze=False)
+    panels = figure.subplots(1, len(headers), squeeze=False)[0]
     if parent is None:
-        figure.subplots_adjust(
-            left=left / size[0], right=1 - gap / size[0], bottom=gap / size[1], top=1 - top / size[1],
-            wspace=gap / wide, hspace=gap / IMAGE_INCHES,
-        )  # fmt: skip
-        figure.text(1 - gap / size[0], 1 - 0.08 / size[1], title, ha="right", va="top", fontsize=10)
-    elif title:
-        figure.suptitle(title, fontsize=10)
-    for axes, header in zip(grid[0], headers, strict=True):
-        axes.set_title(header)
-    for axes_row, label, row in zip(grid, labels, strips, strict=True):
-        for axes, strip in zip(axes_row, row, strict=True):
-            axes.set(xticks=[], yticks=[], frame_on=False)
-            axes.grid(visible=False)
-            if strip is not None:
-                axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        figure.subplots_adjust(left=left / size[0], right=0.995, bottom=0.01, top=1 - 0.2 / size[1], wspace=0.1 / width)
+    for axes, header, column in zip(panels, headers, zip(*strips[:rows], strict=True), strict=True):
+        axes.imshow(_stack(column, side, wide, gap), interpolation="nearest")
+        axes.set_title(header, fontsize=SMALL + 1, pad=2)
+        axes.set(xticks=[], yticks=[], frame_on=False)
+        axes.grid(visible=False)
+    panels[0].set_yticks([(side + gap) * k + side / 2 for k in range(rows)], names[:rows], fontsize=SMALL + 1)
     return figure
+
+
+def _stack(strips: Sequence[NDArray[np.uint8] | None], side: int, wide: int, gap: int) -> NDArray[np.uint8]:
+    """Return one picture of strips below each other, white where there is none."""
+    sheet = np.full((len(strips) * (side + gap) - gap, wide, 3), 255, dtype=np.uint8)
+    for k, strip in enumerate(strips):
+        if strip is not None:
+            top = k * (side + gap)
+            sheet[top : top + strip.shape[0], : strip.shape[1]] = strip
+    return sheet

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from unlearnbench.hashing import canonical_json
+from unlearnbench.report.board import device_of
 from unlearnbench.report.cost import Costs
 from unlearnbench.report.values import variant_of
 from unlearnbench.results import Record
@@ -26,10 +27,9 @@ def long_frame(records: Iterable[Record], source_hashes: Mapping[str, str]) -> p
         records: of any datasets.
         source_hashes: of the plugins as they are, to mark stale records.
     """
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        device = str(record.provenance.get("device", {}).get("uuid"))
-        groups.setdefault((record.cell.dataset, record.cell.protocol, device), []).append(record)
+        groups.setdefault((record.cell.dataset, record.cell.protocol, *device_of(record)), []).append(record)
     rows = [
         {**_cell_columns(record, source_hashes), **numbers}
         for group in groups.values()

@@ -10,14 +10,25 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from unlearnbench.report.board import Board
-from unlearnbench.report.figures import Canvas, canvas, colours
+from unlearnbench.report.figures import (
+    LETTER,
+    MOST_ROWS,
+    PAGE,
+    Canvas,
+    canvas,
+    legend_below,
+    legend_height,
+    names_of,
+    shorten,
+)
+from unlearnbench.report.looks import Look
 from unlearnbench.report.statistics import mean_interval
 from unlearnbench.report.values import Measure, Value, Variant
 from unlearnbench.report.writers import Table
 from unlearnbench.results import Record
 
-COLUMNS = 3  # panels beside each other
-SHIFT = 0.13  # of the dots before and after, in rows
+COLUMNS, MOST_CURVES = 3, 4  # panels beside each other: of attacks, of curves
+SHIFT = 0.17  # of the marks before and after, in rows
 NO_GOLD = (
     "No gold standard is among the rows, so it is not known what an attack draws out of any model: add one to "
     "--methods by name (see 'unlearnbench list methods')."
@@ -94,7 +105,7 @@ def curve_of(record: Record, measure: Measure) -> Curve | None:
     return found if len(steps) == len(after) > 1 and np.isfinite([*after, found.area]).all() else None
 
 
-def _curves(part: Board) -> dict[Measure, dict[Variant, dict[Any, Curve]]]:
+def attack_curves(part: Board) -> dict[Measure, dict[Variant, dict[Any, Curve]]]:
     """Return {attack: {variant: {(target, replicate): curve}}} of the attacks that have steps."""
     found: dict[Measure, dict[Variant, dict[Any, Curve]]] = {}
     for measure in part.robustness:
@@ -111,7 +122,7 @@ def _curves(part: Board) -> dict[Measure, dict[Variant, dict[Any, Curve]]]:
 
 def _relearning_tables(part: Board) -> list[Table]:
     """Return the table of how soon the class is back, and of the area under the curve."""
-    found = _curves(part)
+    found = attack_curves(part)
     if not found:
         return []
     expected = len(part.targets) * len(part.replicates)
@@ -155,81 +166,84 @@ def robustness(board: Board, parent: Canvas | None = None) -> Canvas | None:
     part = attacked_part(board)
     if part is None or not part.robustness:
         return None
-    measures, before, palette = part.robustness, part.headline("forgetting"), colours(board)
+    measures, before, rows = part.robustness, part.headline("forgetting"), part.variants[:MOST_ROWS]
     columns = min(COLUMNS, len(measures))
-    rows = -(-len(measures) // columns)
-    names = max(len(variant.label) for variant in part.variants)
-    size = (3.0 * columns + 0.07 * names + 0.3, (0.34 * len(part.variants) + 0.75) * rows + 0.5)
-    figure = canvas(parent, size)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    lines = -(-len(measures) // columns)
+    names, _ = names_of(variant.label for variant in rows)
+    step = 0.24 if any("\n" in name for name in names) else 0.145
+    figure = canvas(parent, (PAGE, (step * len(rows) + 0.25) * lines + 0.2))
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axes, measure in zip(grid.flat, measures, strict=False):
-        _draw_attack(axes, part, before, measure, palette)
+        _draw_attack(axes, board, part, rows, before, measure)
     for axes in list(grid.flat)[len(measures) :]:
         axes.set_visible(False)
     for axes in list(grid.flat)[max(0, len(measures) - columns) : len(measures)]:
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("forgotten (%)")
-    grid[0][0].set(
-        yticks=range(len(part.variants)), yticklabels=[variant.label for variant in part.variants], xlim=(-4, 104),
-        ylim=(len(part.variants) - 0.5, -0.5),
-    )  # fmt: skip
-    figure.suptitle(f"{board.title}: hollow before the attack, filled after it; bars are 95 % intervals", fontsize=10)
+    grid[0][0].set_yticks(range(len(rows)), names)
+    grid[0][0].set(xlim=(-4, 104), ylim=(len(rows) - 0.5, -0.5))
     return figure
 
 
-def _draw_attack(axes: Axes, part: Board, before: Measure | None, measure: Measure, palette: dict[str, Any]) -> None:
-    """Draw one panel: two dots for each row, and the gold standard's number as a line in its interval."""
-    for row, variant in enumerate(part.variants):
-        after, colour = part.over_classes(variant, measure), palette[variant.label]
+def _draw_attack(
+    axes: Axes, board: Board, part: Board, rows: Sequence[Variant], before: Measure | None, measure: Measure
+) -> None:
+    """Draw one panel: two marks for each row, and the gold standard's number as a line in its interval."""
+    for row, variant in enumerate(rows):
+        after, look = part.over_classes(variant, measure), board.looks[variant.label]
         if before is not None:
-            _draw_dot(axes, part.over_classes(variant, before), row - SHIFT, colour, filled=False)
-        _draw_dot(axes, after, row + SHIFT, colour, filled=True)
+            _draw_mark(axes, part.over_classes(variant, before), row - SHIFT, look, filled=False)
+        _draw_mark(axes, after, row + SHIFT, look, filled=True)
         if variant.role == "gold" and after.number is not None:
             axes.axvline(after.number, color="black", linewidth=0.9, linestyle="--", zorder=1)
             if after.interval is not None:
                 axes.axvspan(*after.interval, color="black", alpha=0.08, linewidth=0, zorder=0)
-    axes.set_title(measure.title)
+    axes.set_title(shorten(measure.title, int(PAGE / COLUMNS / LETTER) - 12), pad=3)
     axes.grid(visible=False, axis="y")
 
 
-def _draw_dot(axes: Axes, value: Value, y: float, colour: Any, *, filled: bool) -> None:
+def _draw_mark(axes: Axes, value: Value, y: float, look: Look, *, filled: bool) -> None:
     if value.number is None:
         return
-    low, high = value.interval or (value.number, value.number)
-    axes.errorbar(
-        [value.number], [y], xerr=[[max(value.number - low, 0.0)], [max(high - value.number, 0.0)]], fmt="o",
-        color=colour, markerfacecolor=colour if filled else "white", markersize=5, capsize=2, elinewidth=1.0, zorder=3,
+    if value.interval is not None:
+        axes.plot(value.interval, [y, y], color=look.colour, linewidth=0.8, zorder=2)
+    axes.plot(
+        [value.number], [y], marker=look.shape, linestyle="none", color=look.colour, markersize=3.5,
+        markeredgewidth=0.8, markerfacecolor=look.colour if filled else "white", zorder=3,
     )  # fmt: skip
 
 
 def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """One panel per choice of images: what is forgotten along the steps of fine-tuning, a line per method."""
     part = attacked_part(board)
-    found = {} if part is None else _curves(part)
+    found = {} if part is None else attack_curves(part)
     if part is None or not found:
         return None
-    palette = colours(board)
-    names = max(len(variant.label) for variant in part.variants)
-    figure = canvas(parent, (2.6 * len(found) + 0.9 + 0.07 * names, 2.9))
-    panels: Sequence[Axes] = figure.subplots(1, len(found), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, (measure, rows) in zip(panels, found.items(), strict=True):
+    across = min(len(found), MOST_CURVES)
+    lines = -(-len(found) // across)
+    labels = [variant.label for variant in part.variants]
+    figure = canvas(parent, (PAGE, 1.9 * lines + legend_height(labels, PAGE)))
+    panels = list(figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True).flat)
+    for axes, (measure, rows) in zip(panels, found.items(), strict=False):
         for variant, curves in rows.items():
-            steps, mean = _mean_curve(list(curves.values()))
-            gold = (
-                {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": palette[variant.label]}
-            )
-            axes.plot(steps, mean, marker="o", markersize=3, linewidth=1.2, label=variant.label, **gold)
+            steps, mean = mean_curve(list(curves.values()))
+            look = board.looks[variant.label]
+            style = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": look.colour}
+            axes.plot(steps, mean, marker=look.shape, markersize=3, linewidth=1.0, label=variant.label, **style)
         axes.axhline(50, color="grey", linewidth=0.7, linestyle=":")
-        axes.set(title=measure.title, xlabel="steps", ylim=(-4, 104))
+        axes.set(xlabel="steps", ylim=(-4, 104))
+        axes.set_title(shorten(measure.title, int(PAGE / across / LETTER) - 4))
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
     panels[0].set_ylabel("forgotten (%)")
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    panels[-1].legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_below(figure, list(handles.values()), list(handles), PAGE)
     return figure
 
 
-def _mean_curve(curves: Sequence[Curve]) -> tuple[tuple[int, ...], list[float]]:
+def mean_curve(curves: Sequence[Curve]) -> tuple[tuple[int, ...], list[float]]:
     """Return the mean over cells of the curves that have the newest one's steps."""
     steps = curves[-1].steps
     kept = [curve.after for curve in curves if curve.steps == steps]

@@ -1,47 +1,80 @@
-"""What stands in which table of a report, and the main table as plain text."""
+"""What stands in which table of a report."""
 
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from unlearnbench.errors import spell_error
 from unlearnbench.grid import Target
-from unlearnbench.report.board import Board
-from unlearnbench.report.checks import check_tables
+from unlearnbench.report.board import Board, boards
+from unlearnbench.report.checks import alarms, check_tables
 from unlearnbench.report.confusion import confusion_frame
 from unlearnbench.report.cost import LEAST_TOLERANCE, flops, repeats_of
 from unlearnbench.report.pareto import pareto_tables
 from unlearnbench.report.robustness import robustness_tables
-from unlearnbench.report.values import Measure, Value, Variant, variant_of
+from unlearnbench.report.values import Measure, Value, Variant, short, variant_of
 from unlearnbench.report.writers import Table, interval_text, to_markdown
 from unlearnbench.results import Record
 
-LEAST_NAME = 8  # letters of a method's name in a line of the terminal
 MOST_MEASURES = 4  # of one table with a group of columns for each method
+_MADE: WeakKeyDictionary[Board, list[Table]] = WeakKeyDictionary()  # so that no table of a board is made twice
+
+
+def shown_boards(records: Sequence[Record], source_hashes: Mapping[str, str]) -> tuple[dict[str, Board], list[str]]:
+    """Return the boards of the records that a report can show, and a sentence for each other one.
+
+    Args:
+        records: of any datasets.
+        source_hashes: of the plugins as they are, to mark stale records.
+    """
+    if not any(record.is_stale(source_hashes) for record in records):
+        with suppress(Exception):  # of whatever kind: the records at fault are looked for below
+            found = boards(records, source_hashes)
+            _show(found)
+            return found, []
+    kept, problems = showable(records)
+    return boards(kept, source_hashes), problems
 
 
 def showable(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     """Return the records that a report can show, and a sentence for each other one.
 
-    A record may be edited by hand, or of a plugin that put odd things into it.
+    A record may be edited by hand, or of a plugin that put odd things into it. Whether it is stale makes no difference.
     """
     kept, problems = [], []
+    groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        try:
-            board = Board([record], {})
-            for table in all_tables(board):
-                to_markdown(table)
-            tidy_frame(board), confusion_frame(board)
-        except Exception as error:  # whatever it is, the others are shown
-            problems.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
-        else:
-            kept.append(record)
+        groups.setdefault((record.cell.dataset, record.cell.protocol), []).append(record)
+    for group in groups.values():
+        odd = _unshowable(group, [])
+        problems += [f"{name} is left out, it cannot be shown: {why}" for name, why in odd.items()]
+        kept += [record for record in group if record.cell.id not in odd]
     return kept, problems
+
+
+def _unshowable(records: Sequence[Record], beside: Sequence[Record]) -> dict[str, str]:
+    """Return {cell id: why} of the records that cannot be shown beside others that can, found by halving."""
+    try:
+        _show(boards([*beside, *records], {}))
+    except Exception as error:  # whatever it is, the others are shown
+        if len(records) == 1:
+            return {records[0].cell.id: spell_error(error)}
+    else:
+        return {}
+    first, second = records[: len(records) // 2], records[len(records) // 2 :]
+    odd = _unshowable(first, beside)
+    return odd | _unshowable(second, [*beside, *[record for record in first if record.cell.id not in odd]])
+
+
+def _show(found: Mapping[str, Board]) -> None:
+    """Make every text of a report; raises whatever a record that cannot be shown raises."""
+    for board in found.values():
+        for table in all_tables(board):
+            to_markdown(table)
+        tidy_frame(board), confusion_frame(board), alarms(board)
 
 
 def summary_table(board: Board) -> Table:
@@ -106,10 +139,12 @@ def _parts(name: str, title: str, measures: Sequence[Measure]) -> list[tuple[str
 
 def all_tables(board: Board) -> list[Table]:
     """Return every table of a report, the main one first."""
-    costs = [cost_table(board)] if board.ok_records else []
-    wide = [*paper_tables(board), *check_tables(board), *settings_tables(board)]
-    sides = [*side_tables(board), *robustness_tables(board)]
-    return [summary_table(board), *pareto_tables(board), *sides, *costs, *wide]
+    if board not in _MADE:
+        costs = [cost_table(board)] if board.ok_records else []
+        wide = [*paper_tables(board), *check_tables(board), *settings_tables(board)]
+        sides = [*side_tables(board), *robustness_tables(board)]
+        _MADE[board] = [summary_table(board), *pareto_tables(board), *sides, *costs, *wide]
+    return _MADE[board]
 
 
 def cost_table(board: Board) -> Table:
@@ -233,7 +268,7 @@ def _interval(value: Value, measure: Measure) -> str:
 
 
 def _target_name(target: Target, names: Sequence[str]) -> str:
-    named = "+".join(names[c] if c < len(names) else str(c) for c in target.classes)
+    named = "+".join(short(names[c]) if c < len(names) else str(c) for c in target.classes)
     return target.label if named == "+".join(map(str, target.classes)) else f"{target.label} {named}"
 
 
@@ -278,36 +313,3 @@ def _count_columns(record: Record) -> dict[str, object]:
 def _wall_columns(record: Record) -> dict[str, object]:
     outside = {f"outside_{name}_seconds": seconds for name, seconds in record.outside.items()}
     return {**outside, "wall_seconds": record.wall_seconds}
-
-
-def to_terminal(board: Board, width: int = 80) -> str:
-    """Return the main table as plain text that fits the width; long names are folded, numbers never cut.
-
-    Where the numbers leave no room for names, it is wider.
-    """
-    measures = [*board.headlines, *(measure for measure in board.costs if measure.key != "total")]
-    columns = [("cells", [board.completeness(variant) for variant in board.variants])]
-    columns += [(_short(m), [_compact(board, variant, m) for variant in board.variants]) for m in measures]
-    widths = [max(len(text) for text in [*header.split("\n"), *cells]) for header, cells in columns]
-    width = max(width, LEAST_NAME + sum(widths) + 2 * len(widths))
-    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    table.add_column("method", overflow="fold", max_width=width - sum(widths) - 2 * len(widths))
-    for (header, _), column_width in zip(columns, widths, strict=True):
-        table.add_column(Text(header), justify="right", no_wrap=True, min_width=column_width)
-    for index, variant in enumerate(board.variants):
-        table.add_row(Text(variant.label), *[Text(cells[index]) for _, cells in columns])
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([f"{board.title} on {board.device_name}: mean over forget classes", *lines])
-
-
-def _short(measure: Measure) -> str:
-    """Return a header in lines of few letters: the title's words, then unit and arrow."""
-    return "\n".join([*measure.title.replace("+", " +").split(), f"{measure.unit} {measure.arrow}".strip()])
-
-
-def _compact(board: Board, variant: Variant, measure: Measure) -> str:
-    value = board.over_classes(variant, measure)
-    return value.word if value.number is None else f"{value.number:{measure.format}}{value.mark}{value.gap}"

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from unlearnbench.hashing import canonical_json
+from unlearnbench.hashing import canonical_json, digest
 from unlearnbench.results import Record
 
 MARK = "†"  # behind a number that rests on disturbed cells
+MOST_LETTERS = 100  # of a name in a table
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,12 @@ class Value:
         return MARK if self.number is not None and self.disturbed else ""
 
 
+def short(name: object) -> str:
+    """Return a name as it is shown: a very long one is cut, and ends in digits that tell it from others cut alike."""
+    text = str(name)
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 8]}… {digest(text)[:6]}"
+
+
 def variant_of(record: Record) -> Variant:
     """Return the row a record belongs to."""
     changed = record.method.get("overrides") or {}
@@ -81,6 +88,6 @@ def variant_of(record: Record) -> Variant:
     return Variant(
         record.cell.method,
         canonical_json(dict(record.cell.settings)),
-        f"{record.method.get('title', record.cell.method)}{suffix}",
+        short(f"{record.method.get('title', record.cell.method)}{suffix}"),
         str(record.method.get("role", "method")),
     )

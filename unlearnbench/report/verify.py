@@ -9,20 +9,21 @@ import html
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from unlearnbench.errors import UsageError, one_line, spell_error
 from unlearnbench.report.board import Board, boards
+from unlearnbench.report.latex import to_latex
 from unlearnbench.report.tables import all_tables, showable
-from unlearnbench.report.writers import Table, to_latex, to_markdown
-from unlearnbench.results import B4, Record, ResultStore
+from unlearnbench.report.writers import Table, to_markdown
+from unlearnbench.results import B4, Hashes, Record, ResultStore, hashes_of
 
 __all__ = ["Verdict", "verify"]
 
 DIGEST = re.compile(r"\brecords\s+([0-9a-f]{12})\b")
-ABOUT = re.compile(r"Dataset: .*?; protocol [^:;]*:")  # what a caption says of its board
+ABOUT = re.compile(r"Dataset: .*?; protocol [^:;]*[:;]")  # what a caption says of its board
 MOST = 3  # differences that are spelled out
 BOLD = "bold "  # before what a cell says
 BOLD_MARKDOWN = re.compile(r"(?<![\\*])\*\*(?!\*)")
@@ -48,6 +49,7 @@ class Grid:
     header: tuple[str, ...] = ()  # the corner first
     rows: tuple[tuple[str, ...], ...] = ()  # the row's name first
     trouble: str = ""  # why it cannot be read
+    note: str = ""  # below it, which may be left out
 
     @property
     def digest(self) -> str:
@@ -73,7 +75,7 @@ class Match:
     added: bool  # the file's caption has further words before or after
 
 
-def verify(path: Path, results: Path, source_hashes: Mapping[str, str]) -> Verdict:
+def verify(path: Path, results: Path, source_hashes: Hashes) -> Verdict:
     """Check every table of a file against the records its caption names.
 
     Args:
@@ -137,12 +139,13 @@ class _Reference:
     """What the records say: their tables, rendered and read back in the form of the file."""
 
     results: Path
-    source_hashes: Mapping[str, str]
+    given: Hashes
     latex: bool
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         records = self._records()
+        self.source_hashes = hashes_of(self.given, records)
         self.now = boards(records, self.source_hashes)
         self.recorded = boards(records, {})  # with the numbers of stale records too
         self._cache: dict[int, list[tuple[str, Grid]]] = {}
@@ -225,12 +228,12 @@ class _Reference:
         """Return (title, table) of every table of a board, those beside published numbers last."""
         if id(board) not in self._cache:
             write, read = (to_latex, latex_grids) if self.latex else (to_markdown, markdown_grids)
-            tables = all_tables(board)
+            tables = [*all_tables(board)]
             try:
                 tables += self._comparisons(board)
             except Exception as error:  # edited by hand: show the rest
                 self.notes.append(f"{board.title} cannot be set beside published numbers: {spell_error(error)}")
-            self._cache[id(board)] = [(table.title, grid) for table in tables for grid in read(write(table))[:1]]
+            self._cache[id(board)] = [(table.title, grid) for table in tables for grid in read(write(table))]
         return self._cache[id(board)]
 
     def _comparisons(self, board: Board) -> list[Table]:
@@ -301,6 +304,8 @@ def _differences(found: Grid, expected: Grid) -> Iterator[str]:
             yield from (f"row {old[0]}, column {head}: {_says(a, b)}" for head, a, b in cells if a != b)
     if expected.caption not in found.caption:
         yield f"its caption: {_caption_difference(found.caption, expected.caption)}"
+    if found.note and found.note != expected.note:
+        yield f"its caption: {_caption_difference(found.note, expected.note)}"
 
 
 def _list_differences(what: str, found: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
@@ -396,12 +401,12 @@ def _markdown_plain(text: str) -> str:
 SIGNS = {
     r"\pm": "±", r"\textpm": "±", r"\uparrow": "↑", r"\downarrow": "↓", r"\dagger": "†", r"\textdagger": "†",
     r"\textbackslash": "\\", r"\textasciitilde": "~", r"\textasciicircum": "^", r"\textless": "<", r"\textgreater": ">",
-    r"\textbar": "|", "{": "", "}": "", "$": "", "~": " ", r"\,": " ", r"\ ": " ", r"\\": " ",
+    r"\textbar": "|", "{": "", "}": "", "$": "", "~": " ", r"\,": " ", r"\ ": " ", r"\\": " ", r"\-": "",
 }  # fmt: skip
 SIGNS |= dict.fromkeys(  # changes how a text looks, never what it says
     [rf"\{name}" for name in (
         "textbf", "textit", "emph", "underline", "mathbf", "mathrm", "bfseries", "itshape", "boldmath", "num", "text",
-        "textsuperscript", "ensuremath", "small", "footnotesize", "scriptsize",
+        "textsuperscript", "ensuremath", "small", "footnotesize", "scriptsize", "mdseries", "centering", "raggedright",
     )], "",
 )  # fmt: skip
 
@@ -416,13 +421,32 @@ def latex_grids(text: str) -> list[Grid]:
         caption = _group(match[2], start.end())[0] if start else ""
         caption = _latex_plain(re.sub(r"\\label\s*\{[^{}]*\}", "", caption))
         bodies = list(re.finditer(r"\\begin\{(tabular[*xy]?)\}(.*?)\\end\{\1\}", match[2], re.DOTALL))
-        if len(bodies) == 1:
-            header, rows = _latex_body(bodies[0][2], widths=bodies[0][1] != "tabular")
-            grids.append(Grid(line, last, caption, header=header, rows=rows))
+        parts = [_latex_body(body[2], widths=body[1] != "tabular") for body in bodies]
+        bodies_by_name = [_by_name(rows) for _, rows in parts]
+        if parts and all(one.keys() == bodies_by_name[0].keys() for one in bodies_by_name):
+            header = parts[0][0] + tuple(itertools.chain(*[head[1:] for head, _ in parts[1:]]))
+            rows = tuple((key[0], *itertools.chain(*[one[key] for one in bodies_by_name])) for key in bodies_by_name[0])
+            grids.append(Grid(line, last, caption, header=header, rows=rows, note=_note(match[2])))
         else:
-            trouble = f"its environment at line {line} holds {len(bodies)} tabulars, not one"
+            trouble = f"its environment at line {line} holds {len(bodies)} tabulars of different rows"
             grids.append(Grid(line, last, caption, trouble=trouble))
     return grids
+
+
+def _by_name(rows: Iterable[Sequence[str]]) -> dict[tuple[str, int], Sequence[str]]:
+    """Return {(name, how many rows of this name came before): cells}, by which tabulars side by side are joined."""
+    seen: Counter[str] = Counter()
+    found: dict[tuple[str, int], Sequence[str]] = {}
+    for name, *cells in rows:
+        found[name, seen[name]] = cells
+        seen[name] += 1
+    return found
+
+
+def _note(text: str) -> str:
+    """Return the note below a table; empty where it was left out."""
+    start = re.search(r"\\unlearnbenchnote\s*(?=\{)", text)
+    return _latex_plain(_group(text, start.end())[0]) if start else ""
 
 
 def _without_comments(text: str) -> str:
@@ -456,11 +480,14 @@ def _latex_body(text: str, widths: bool) -> tuple[tuple[str, ...], tuple[tuple[s
     if not levels:
         levels, rows = rows[:1], rows[1:]
     header = [" ".join(" ".join(column).split()) for column in itertools.zip_longest(*levels, fillvalue="")]
+    for above, row in itertools.pairwise(rows):
+        row[0] = row[0] or above[0]  # which spans both
     return tuple(header), tuple(map(tuple, rows))
 
 
 def _latex_row(text: str) -> list[str]:
     cells = []
+    text = re.sub(r"\\parbox\s*\[[a-z]\]\s*\{[^{}]*\}|\\multirow(?:\[[a-z]\])?\s*\{-?\d+\}\s*\{[^{}]*\}", "", text)
     for cell in re.split(r"(?<!\\)&", text):
         spanning = re.fullmatch(r"\s*\\multicolumn\s*\{([0-9]{1,3})\}\s*\{[^{}]*\}\s*\{(.*)\}\s*", cell, re.DOTALL)
         text = spanning[2] if spanning else cell

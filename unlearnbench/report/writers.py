@@ -1,7 +1,9 @@
-"""One table object, and its writers: Markdown, LaTeX, CSV."""
+"""One table object, and its writers: Markdown, CSV."""
 
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -9,6 +11,7 @@ from tabulate import tabulate
 from unlearnbench.report.values import MARK, Value
 
 ENDS = ("low", "high")  # of an interval
+BREAKS = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories of what breaks lines or turns the direction of text
 MARK_WORDS = (
     f"{MARK} rests on cells that were measured while something else used the machine: see the report's notes, and "
     f"column disturbances of cells.csv."
@@ -43,9 +46,12 @@ class Table:
 
     def parts(self) -> list[list[tuple[str, str]]]:
         """Return the cells as text: a number, or the word that stands for it, and what stands behind it."""
+        return self._parts
+
+    @cached_property
+    def _parts(self) -> list[list[tuple[str, str]]]:
         return [
-            [_text(replace(value, interval=None) if self.narrow else value, form)
-             for value, form in zip(row, self.formats, strict=True)]
+            [_text(value, form, with_interval=not self.narrow) for value, form in zip(row, self.formats, strict=True)]
             for row in self.values
         ]  # fmt: skip
 
@@ -60,11 +66,12 @@ class Table:
         return [f"{group} {header}".strip() for group, header in zip(self.groups, self.headers, strict=True)]
 
 
-def _text(value: Value, form: str) -> tuple[str, str]:
+def _text(value: Value, form: str, *, with_interval: bool) -> tuple[str, str]:
     if value.number is None:
         return value.word, ""
     spread = f" ± {value.spread:{form}}" if value.spread is not None else ""
-    return f"{value.number:{form}}{spread}", f"{value.mark}{value.gap}{interval_text(value, form)}"
+    interval = interval_text(value, form) if with_interval else ""
+    return f"{value.number:{form}}{spread}", f"{value.mark}{value.gap}{interval}"
 
 
 def interval_text(value: Value, form: str) -> str:
@@ -106,96 +113,13 @@ def to_csv(table: Table) -> str:
     return str(pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
 
 
-def to_latex(table: Table) -> str:
-    r"""Return the table for `\input`: booktabs rules, siunitx columns, everything else escaped.
+def __getattr__(name: str) -> Any:
+    """Find what has moved to `latex`."""
+    from unlearnbench.report import latex
 
-    Needs the packages booktabs, siunitx and graphicx; a table wider than the line is shrunk to it.
-    """
-    grouped = any(table.groups)
-    pairs = list(zip(table.groups, table.headers, strict=True))
-    columns = pd.MultiIndex.from_tuples(pairs) if grouped else pd.Index(table.headers)
-    texts = [
-        [_latex_cell(*text, value) for text, value in zip(row, values, strict=True)]
-        for row, values in zip(table.parts(), table.values, strict=True)
-    ]
-    frame = pd.DataFrame(texts, columns=columns, index=table.rows)
-    styler = frame.style.format_index(escape_latex, axis=0)
-    for level in range(columns.nlevels):
-        styler = styler.format_index(escape_latex, axis=1, level=level)
-    text = str(
-        styler.to_latex(
-            column_format="l" + "".join(_column_format(table, index) for index in range(len(pairs))),
-            hrules=True,
-            siunitx=True,
-            multicol_align="c",
-            position="t",
-            position_float="centering",
-            caption=escape_latex(table.full_caption()),
-            label=f"tab:{table.name}",
-        )
-    )
-    return _shrunk(_with_rules(text, table))
-
-
-def _latex_cell(number: str, rest: str, value: Value) -> str:
-    """Return a cell: a bare number for siunitx, a braced number with what stands behind it, or a braced word."""
-    if value.number is None:
-        return f"{{{escape_latex(number)}}}"
-    if value.spread is not None:
-        inside = f"{number}{rest}".replace(" ± ", r" \pm ").replace(MARK, LATEX_MARK)
-        return f"{{${inside}$}}"
-    behind = escape_latex(rest).replace("-", "$-$")
-    if value.best:
-        return f"{{$\\mathbf{{{number}}}${behind}}}"
-    return f"{{{number.replace('-', '$-$')}{behind}}}" if rest else number
-
-
-def _column_format(table: Table, index: int) -> str:
-    """Return siunitx's S with the digits this column needs, or r where no cell is a bare number."""
-    cells = [(row[index], text[index]) for row, text in zip(table.values, table.parts(), strict=True)]
-    bare = [(cell, number) for cell, (number, rest) in cells if not rest and not cell.best and cell.spread is None]
-    numbers = [number for cell, number in bare if cell.number is not None]
-    if not numbers:
-        return "r"
-    whole = max(len(number.split(".")[0]) for number in numbers)
-    decimals = max(len(number.partition(".")[2]) for number in numbers)
-    return f"S[table-format={whole}.{decimals}]"
-
-
-def _with_rules(text: str, table: Table) -> str:
-    r"""Put \midrule before the rows that `rules` names, counting from the first row of the body."""
-    lines = text.split("\n")
-    first = next(index for index, line in enumerate(lines) if line == r"\midrule") + 1
-    for rule in sorted(table.rules, reverse=True):
-        lines.insert(first + rule, r"\midrule")
-    return "\n".join(lines)
-
-
-def _shrunk(text: str) -> str:
-    """Let a tabular that is wider than the line shrink to it."""
-    fit = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-    return text.replace(r"\begin{tabular}", fit + "\n" + r"\begin{tabular}").replace(
-        r"\end{tabular}", r"\end{tabular}}"
-    )
-
-
-LATEX_MARK = r"^{\dagger}"
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " ",
-    MARK: f"${LATEX_MARK}$",
-}  # fmt: skip
-
-
-def escape_latex(text: object) -> str:
-    """Return text that LaTeX prints as it stands; characters pdflatex cannot print become a question mark."""
-    return "".join(_LATEX.get(c, c if 31 < ord(c) < 127 else _to_ascii(c)) for c in str(text))
-
-
-def _to_ascii(character: str) -> str:
-    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-    return "".join(_LATEX.get(c, c) for c in plain) or "?"
+    if name in ("to_latex", "escape_latex"):
+        return getattr(latex, name)
+    raise AttributeError(name)
 
 
 def escape_markdown(text: str) -> str:
@@ -204,7 +128,8 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_inside_markdown(text: str) -> str:
-    """Return text that is not taken for markup, with the spaces around it."""
+    """Return text that is not taken for markup, in one line and one direction, with the spaces around it."""
+    text = "".join(" " if unicodedata.category(c) in BREAKS else c for c in text) if not text.isprintable() else text
     for old, new in (
         ("\\", "\\\\"),
         ("|", "\\|"),
@@ -212,7 +137,6 @@ def escape_inside_markdown(text: str) -> str:
         (">", "&gt;"),
         ("*", "\\*"),
         ("`", "\\`"),
-        ("\n", " "),
     ):
         text = text.replace(old, new)
     return text
