@@ -268,7 +268,9 @@ def test_the_keyboard_follows_a_method_through_every_figure(opened):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    name = next(e for e in opened.find_elements(By.CSS_SELECTOR, f"{SUMMARY} tbody th button") if e.text.strip() == "Gamma")
+    name = next(
+        e for e in opened.find_elements(By.CSS_SELECTOR, f"{SUMMARY} tbody th button") if e.text.strip() == "Gamma"
+    )
     name.send_keys(Keys.ENTER)
     assert opened.execute_script("return document.body.classList.contains('following')")
     pressed = (

@@ -12,10 +12,11 @@ from tests.conftest import fake_record
 from unlearnbench.report.board import boards
 from unlearnbench.report.confusion import confusion_frame
 from unlearnbench.report.figures import GREY, confusion, pareto
+from unlearnbench.report.latex import to_latex
 from unlearnbench.report.pareto import front, pareto_tables
 from unlearnbench.report.statistics import mean_interval, wilson
 from unlearnbench.report.tables import paper_tables, showable, side_tables, summary_table
-from unlearnbench.report.writers import to_csv, to_latex, to_markdown
+from unlearnbench.report.writers import to_csv, to_markdown
 
 points = st.dictionaries(st.integers(0, 20), st.tuples(*[st.integers(0, 4)] * 3), max_size=8)
 
@@ -86,7 +87,7 @@ class TestMarks:
         column = table.headers.index("FID ↓")
         assert [row[column].best for row in table.values] == [False, True]  # rows by name
         assert "**" in to_markdown(table)
-        assert r"$\mathbf{" in to_latex(table)
+        assert r"\bfseries " in to_latex(table)
         assert "Bold: the best method and those that cannot be told from it" in table.full_caption()
         frame = pd.read_csv(io.StringIO(to_csv(table)))
         assert frame["FID ↓ best"].tolist() == [False, True]

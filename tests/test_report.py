@@ -22,6 +22,7 @@ from unlearnbench.report.board import boards
 from unlearnbench.report.cost import is_slower, ranks
 from unlearnbench.report.figures import phases
 from unlearnbench.report.frames import long_frame
+from unlearnbench.report.latex import escape_latex, to_latex
 from unlearnbench.report.page import few_rows, write_page
 from unlearnbench.report.tables import (
     all_tables,
@@ -34,7 +35,7 @@ from unlearnbench.report.tables import (
     tidy_frame,
 )
 from unlearnbench.report.values import MARK, Value, variant_of
-from unlearnbench.report.writers import Table, escape_latex, to_csv, to_latex, to_markdown
+from unlearnbench.report.writers import Table, to_csv, to_markdown
 from unlearnbench.results import Record, ResultStore
 
 HOSTILE = r"<b>a|b</b> \input{x} 50% $&_#^~ `c` *d* é → שלום"
@@ -216,7 +217,7 @@ def test_csv_has_full_numbers():
 def test_words_in_a_table_are_never_numbers():
     table = Table("t", "T", "c", "row", ["a"], [""], ["x"], [".1f"], [[Value(None, "failed")]])
     assert table.texts() == [["failed"]]
-    assert "{failed}" in to_latex(table)
+    assert "a & failed " in to_latex(table)
 
 
 def test_report_renders_without_torch_and_all_its_files(tmp_path):
@@ -330,7 +331,7 @@ def test_a_number_over_missing_cells_says_so():
     assert texts[0][0] == "5.00"
     assert texts[1][0] == "5.00 (1/2)"
     assert texts[2][0] == "5.00 (3/4)"
-    assert "{5.00 (1/2)}" in to_latex(efficiency)
+    assert "5.00{ (1/2)}" in to_latex(efficiency)
     null = fake_record(forget_class=2)
     null.metrics["fake_fid"]["value"] = None
     summary = summary_table(board([*full(classes=range(2), methods=("alpha",)), null]))
@@ -809,7 +810,7 @@ class TestDisturbances:
     def test_a_mark_stands_before_a_gap(self):
         records = [costly(disturbances=[BUSY]), costly(c=1, status="oom")]
         assert costs(records)["RTE (s) ↓"] == "2.00† (1/2)"
-        assert "{2.00$^{\\dagger}$ (1/2)}" in to_latex(cost_table(board(records)))
+        assert "2.00{$^{\\dagger}$ (1/2)}" in to_latex(cost_table(board(records)))
 
     def test_captions_explain_the_mark_where_it_stands(self):
         efficiency, uncertainty = paper_tables(board(self.records))
@@ -822,9 +823,9 @@ class TestDisturbances:
         for table in all_tables(board(self.records)):
             check_latex(to_latex(table))
         text = to_latex(paper_tables(board(self.records))[0])
-        assert "{2.00$^{\\dagger}$}" in text
-        assert "S[table-format=1.2]" in text
-        assert "{2.00$^{\\dagger}$}" in to_latex(summary_table(board(self.records)))
+        assert "2.00{$^{\\dagger}$}" in text
+        assert "S[table-format=1.2" in text
+        assert "2.00{$^{\\dagger}$}" in to_latex(summary_table(board(self.records)))
 
     def test_csv_keeps_the_number_and_counts_the_cells(self):
         frame = pd.read_csv(io.StringIO(to_csv(summary_table(board(self.records)))))

@@ -8,12 +8,13 @@ from tests.conftest import fake_record
 from unlearnbench.report import render
 from unlearnbench.report.board import boards
 from unlearnbench.report.checks import alarms, check_tables
+from unlearnbench.report.latex import to_latex
 from unlearnbench.report.page import draw_all
 from unlearnbench.report.robustness import robustness, robustness_tables
 from unlearnbench.report.tables import all_tables
 from unlearnbench.report.values import Value
 from unlearnbench.report.verify import verify
-from unlearnbench.report.writers import to_latex, to_markdown
+from unlearnbench.report.writers import to_markdown
 from unlearnbench.results import ResultStore
 
 GOLD = {"forgetting": True, "retention": True}

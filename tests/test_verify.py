@@ -10,9 +10,10 @@ from unlearnbench.errors import UsageError
 from unlearnbench.report import render
 from unlearnbench.report.board import boards
 from unlearnbench.report.compare import compare
+from unlearnbench.report.latex import to_latex
 from unlearnbench.report.tables import all_tables, summary_table
 from unlearnbench.report.verify import verify
-from unlearnbench.report.writers import to_latex, to_markdown
+from unlearnbench.report.writers import to_markdown
 from unlearnbench.results import ResultStore
 
 
@@ -131,7 +132,8 @@ class TestTampering:
 
     def test_a_digit(self, check, form):
         interval = summary_table(BOARD).texts()[1][2]
-        verdict = check(edit(tables(form)["summary"], ("16.00 [", "16.10 [")), form)
+        number = {"md": "16.00 [", "tex": "16.00{ ["}[form]
+        verdict = check(edit(tables(form)["summary"], (number, number.replace("16.00", "16.10"))), form)
         assert not verdict.holds
         assert verdict.lines == [
             "Summary: does not hold: row Beta 50%_|x, column FID ↓: the table says "
@@ -139,19 +141,20 @@ class TestTampering:
         ]
 
     def test_a_number_made_bold(self, check, form):
-        bold = {"md": "**16.00** [", "tex": r"{\textbf{16.00} ["}[form]
-        plain = {"md": "16.00 [", "tex": "{16.00 ["}[form]
+        bold = {"md": "**16.00** [", "tex": r"\bfseries 16.00{ ["}[form]
+        plain = {"md": "16.00 [", "tex": "16.00{ ["}[form]
         verdict = check(edit(tables(form)["summary"], (plain, bold)), form)
         assert "the table says bold 16.00 [" in verdict.lines[0]
 
     @pytest.mark.parametrize("name", ["summary", "efficiency"])
     def test_any_digit_of_any_cell(self, check, form, name):
         text = tables(form)[name]
-        body = text.rindex("caption") if form == "tex" else text.index("|:")
+        body = text.index(r"\midrule") if form == "tex" else text.index("|:")
         lines, caught = text[body:].split("\n")[1:], 0
         for line in lines:
             if (form == "tex" and line.rstrip().endswith(r"\\") and "multicolumn" not in line) or line.startswith("|"):
-                for digit in re.finditer(r"\d(?!%)", line.replace("50%", "xx%")):
+                hidden = re.sub(r"50%|multirow\[t\]\{2\}|parbox.*?pt\}", lambda found: "x" * len(found[0]), line)
+                for digit in re.finditer(r"\d(?!%)", hidden):
                     k = digit.start()
                     changed = line[:k] + str((int(line[k]) + 1) % 10) + line[k + 1 :]
                     if caught % 11 == 0:  # every eleventh, for speed
@@ -299,15 +302,15 @@ class TestDress:
             lambda text: text.replace(r"\label{tab:summary}", ""),
             lambda text: text.replace(r"\caption{", r"\caption[Short]{\label{tab:mine}"),
             lambda text: text.replace("[t]", "[!htbp]"),
-            lambda text: text.replace("{table}", "{table*}"),
+            lambda text: re.sub(r"\{table\*?\}", "{wraptable}", text),
             lambda text: re.sub(r"\\resizebox.*%\n", "", text).replace(r"\end{tabular}}", r"\end{tabular}"),
             lambda text: re.sub(r"\\resizebox.*%", r"\\resizebox{\\textwidth}{!}{%", text),
             lambda text: re.sub(r"\\(top|mid|bottom)rule", r"\\hline", text),
-            lambda text: text.replace(r"\begin{tabular}", r"\begin{tabular*}{\textwidth}").replace(
-                r"\end{tabular}", r"\end{tabular*}"
+            lambda text: text.replace(r"\begin{tabular*}{\linewidth}", r"\begin{tabular}").replace(
+                r"\end{tabular*}", r"\end{tabular}"
             ),
             lambda text: text.replace(r" \\", "\n  \\\\[2pt]  % a row").replace("&", "\n  &"),
-            lambda text: text.replace("16.00 [", r"\emph{16.00} ["),
+            lambda text: text.replace("16.00{ [", r"\emph{16.00} { ["),
             lambda text: text.replace(r"$^{\dagger}$", r"$^\dagger$"),
             lambda text: (
                 r"\documentclass{article}\begin{document} 50\% %\begin{table}" + f"\n{text}\n\\end{{document}}"
@@ -355,9 +358,9 @@ class TestTablesOfOthers:
     def test_an_environment_with_two_tabulars_cannot_be_read(self, check):
         text = tables("tex")["summary"]
         part = r"\begin{tabular}{l}x\end{tabular}"
-        verdict = check(text.replace(r"\end{table}", rf"{part}\end{{table}}"), "tex")
+        verdict = check(re.sub(r"\\end\{table\*?\}", lambda end: part + end[0], text), "tex")
         assert not verdict.holds
-        assert "holds 2 tabulars" in verdict.lines[0]
+        assert "tabulars of different rows" in verdict.lines[0]
 
     @FORMS
     def test_digests_outside_tables_are_pointed_at(self, check, form):

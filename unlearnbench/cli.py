@@ -346,7 +346,7 @@ def compare(
     _check_results(results)
     _check_writable(out, "--out")
     console = make_console()
-    rendering = compare_with(source, results, out, _hashes(Registry(), results))
+    rendering = compare_with(source, results, out, Registry().current_hashes)
     show(rendering, console)
     say_where(rendering, "Comparison", console)
 
@@ -362,7 +362,7 @@ def validate(results: options.Results = Path("results")) -> None:
     from unlearnbench.report import validation
 
     _check_results(results)
-    found = validation(results, _hashes(Registry(), results))
+    found = validation(results, Registry().current_hashes)
     show(found, make_console())
     if found.alarms:
         raise typer.Exit(1)
@@ -381,7 +381,7 @@ def verify(
     from unlearnbench.report.verify import verify as verify_table
 
     _check_results(results)
-    verdict = verify_table(table, results, _hashes(Registry(), results))
+    verdict = verify_table(table, results, Registry().current_hashes)
     for line in verdict.lines:
         typer.echo(line)
     if not verdict.holds:
@@ -430,19 +430,12 @@ def _say(console: "Console", text: str) -> None:
     console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def _hashes(registry: "Registry", results: Path) -> dict[str, str]:
-    """Return the hashes of everything records rest on, as it is now, to tell stale records."""
-    from unlearnbench.results import ResultStore
-
-    return registry.current_hashes(ResultStore(results).read().records)
-
-
 def _finish(results: Path, out: Path, registry: "Registry", console: "Console") -> "Rendering":
     """Render the report and print its main tables."""
     from unlearnbench.output import show
     from unlearnbench.report import render
 
-    rendering = render(results, out, _hashes(registry, results))
+    rendering = render(results, out, registry.current_hashes)
     show(rendering, console)
     return rendering
 

@@ -70,6 +70,7 @@ def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
 def _write(found: "Mapping[str, Board]", out: Path, rendering: Rendering) -> None:
     """Write tables, figures and page of every board, and add to the rendering what they have to say."""
     from unlearnbench.report.checks import alarms
+    from unlearnbench.report.html import write_html
     from unlearnbench.report.page import Drawing, write_page, write_tables
     from unlearnbench.report.terminal import to_terminal
 
@@ -85,6 +86,8 @@ def _write(found: "Mapping[str, Board]", out: Path, rendering: Rendering) -> Non
             rendering.notes += board.notes
         for name, board in found.items():
             rendering.pages.append(write_page(board, drawing.drawn(name), out / name))
+    if found:
+        rendering.html = write_html(found, list(rendering.notes), out / "report.html")
 
 
 def validation(results: Path, source_hashes: Hashes) -> Rendering:

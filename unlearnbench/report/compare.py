@@ -19,9 +19,10 @@ from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.grid import Target
 from unlearnbench.report import Rendering
 from unlearnbench.report.board import Board, boards
+from unlearnbench.report.latex import to_latex
 from unlearnbench.report.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
 from unlearnbench.report.values import MARK, Measure, Value, Variant
-from unlearnbench.report.writers import Table, to_latex, to_markdown
+from unlearnbench.report.writers import Table, to_markdown
 from unlearnbench.results import B4, Hashes, Record, ResultStore, hashes_of
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,9 +18,10 @@ from unlearnbench.report import ablation, figures, robustness
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
 from unlearnbench.report.confusion import confusion_frame
+from unlearnbench.report.latex import to_latex, write_paper
 from unlearnbench.report.pareto import undominated
 from unlearnbench.report.tables import all_tables, tidy_frame
-from unlearnbench.report.writers import escape_markdown, to_csv, to_latex, to_markdown
+from unlearnbench.report.writers import escape_markdown, to_csv, to_markdown
 
 MOST_ALARMS = 10  # spelled out in the banner
 MOST_PIXELS = 2400  # of a picture's longer side
@@ -53,7 +55,8 @@ FIGURE_WORDS = {
         "the gold standard after it, which cannot be blamed for what it never saw."
     ),
     "relearning": "Forgetting along fine-tuning on few images of the forget class, or on retained images only.",
-    "heatmaps": "Every metric per forget class.",
+    "heatmaps": "The first metrics per forget class.",
+    **{f"heatmaps-{part + 1}": "Further metrics per forget class." for part in range(1, figures.HEATMAP_PARTS)},
     "phases": "Where the time of a cell goes; a reused prior is charged at its original cost, a warm-up is in no RTE.",
     "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
     "samples-all": "The first samples of every forget class.",
@@ -68,6 +71,7 @@ FIGURES: Mapping[str, Callable[[Board, figures.Canvas | None], figures.Canvas | 
     "robustness": robustness.robustness,
     "relearning": robustness.relearning,
     "heatmaps": figures.heatmaps,
+    **{f"heatmaps-{part + 1}": partial(figures.heatmaps, part=part) for part in range(1, figures.HEATMAP_PARTS)},
     "phases": figures.phases,
     "confusion": figures.confusion,
     "samples": figures.samples,
@@ -201,6 +205,7 @@ def write_page(board: Board, drawn: Sequence[str], folder: Path) -> Path:
         *_failures(board),
     ]
     page.write_text("\n".join(parts), encoding="utf-8")
+    write_paper(board, [main, *tables], {name: FIGURE_WORDS[name] for name in drawn}, folder)
     return page
 
 

@@ -45,16 +45,6 @@ class Curve:
     area: float  # percent
 
 
-def attacked_part(board: Board) -> Board | None:
-    """Return the board of the cells that were attacked, so that no other one counts as missing; None without any."""
-    records = [r for r in board.records if any(e.get("shows") == "robustness" for e in r.metrics.values())]
-    if not records or not board.robustness:
-        return None
-    part = Board(records, board.source_hashes)
-    part.digest, part.looks = board.digest, board.looks  # a table names the records of its report
-    return part
-
-
 def _words(part: Board) -> str:
     """Return what the gold standard among the rows is there for, or that there is none."""
     gold = [variant.label for variant in part.variants if variant.role == "gold"]
@@ -65,7 +55,7 @@ def _words(part: Board) -> str:
 
 def robustness_tables(board: Board) -> list[Table]:
     """Return the table of forgetting before and after each attack, and that of relearning; none without attacks."""
-    part = attacked_part(board)
+    part = board.attacked
     return [] if part is None or not part.robustness else [_overview(part), *_relearning_tables(part)]
 
 
@@ -163,7 +153,7 @@ def _relearned(curves: dict[Any, Curve], expected: int) -> tuple[Value, Value]:
 
 def robustness(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """One panel per attack: forgetting before and after it, methods down, the gold standard after it as a band."""
-    part = attacked_part(board)
+    part = board.attacked
     if part is None or not part.robustness:
         return None
     measures, before, rows = part.robustness, part.headline("forgetting"), part.variants[:MOST_ROWS]
@@ -215,7 +205,7 @@ def _draw_mark(axes: Axes, value: Value, y: float, look: Look, *, filled: bool) 
 
 def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """One panel per choice of images: what is forgotten along the steps of fine-tuning, a line per method."""
-    part = attacked_part(board)
+    part = board.attacked
     found = {} if part is None else attack_curves(part)
     if part is None or not found:
         return None

@@ -3,7 +3,6 @@
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -111,15 +110,6 @@ def to_csv(table: Table) -> str:
         if any(cell.mark for cell in cells):
             columns[f"{header} disturbed cells"] = [cell.disturbed if cell.mark else 0 for cell in cells]
     return str(pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
-
-
-def __getattr__(name: str) -> Any:
-    """Find what has moved to `latex`."""
-    from unlearnbench.report import latex
-
-    if name in ("to_latex", "escape_latex"):
-        return getattr(latex, name)
-    raise AttributeError(name)
 
 
 def escape_markdown(text: str) -> str:

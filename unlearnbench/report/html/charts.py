@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unlearnbench.report.board import Board
 from unlearnbench.report.figures import LEAST_POINTS, is_wide
-from unlearnbench.report.robustness import Curve, attack_curves, attacked_part, mean_curve
+from unlearnbench.report.robustness import Curve, attack_curves, mean_curve
 from unlearnbench.report.values import Measure, Value, Variant
 
 MARGIN = (58, 14, 14, 44)  # left, top, right, bottom, in units of the drawing
@@ -138,7 +138,7 @@ def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 52
 
 def relearning(board: Board) -> list[Chart]:
     """Return a chart per attack that has steps: what is forgotten along them, a line per row."""
-    part = attacked_part(board)
+    part = board.attacked
     found = {} if part is None else attack_curves(part)
     return [_relearning_chart(measure, rows) for measure, rows in found.items()]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from unlearnbench.report.board import Board
 from unlearnbench.report.confusion import NOTHING, confusion_sides
 from unlearnbench.report.figures import MOST_CONFUSIONS, is_wide
-from unlearnbench.report.robustness import attacked_part
 from unlearnbench.report.values import Measure, Value
 from unlearnbench.report.writers import interval_text
 
@@ -82,7 +81,7 @@ def class_heat(board: Board, measure: Measure) -> Heat:
 
 def attack_heat(board: Board) -> Heat | None:
     """Return what is still forgotten after each attack, over the classes that were attacked."""
-    part = attacked_part(board)
+    part = board.attacked
     if part is None:
         return None
     before = part.headline("forgetting")
