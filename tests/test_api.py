@@ -132,7 +132,7 @@ def texts(figure):
 
 
 class TestDraw:
-    @pytest.mark.parametrize("name", [name for name in FIGURES if not name.startswith("heatmaps-")])
+    @pytest.mark.parametrize("name", list(FIGURES))
     def test_every_figure_takes_the_place_of_given_axes(self, results, name):
         figure, (left, right) = plt.subplots(1, 2, figsize=(16, 8))
         left.plot([0, 1])

@@ -61,8 +61,7 @@ PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # on
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R BT.709)
 PANELS_ACROSS = 7  # of confusions
 MOST_CONFUSIONS = 21  # rows with confusions in one figure
-HEATMAPS_ACROSS, HEATMAP_PARTS = 2, 6  # panels side by side; figures that share all metrics
-HEATMAPS_HIGH = 5.2  # inches of one of them
+HEATMAPS_ACROSS = 2  # panels side by side
 MOST_WRITTEN = 14  # forget classes whose numbers are written into a heat map
 LEAST_POINTS = 10.0  # that an axis of percentages spans
 GREY = (0.72, 0.72, 0.72)
@@ -255,21 +254,17 @@ def _draw_steps(panel: Axes, points: Sequence[tuple[Value, Value]], x: Measure, 
     )  # fmt: skip
 
 
-def heatmaps(board: Board, parent: Canvas | None = None, part: int = 0) -> Canvas | None:
-    """One panel per metric: methods down, forget classes across; words where there is no number.
+def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
+    """One panel per headline metric: methods down, forget classes across; words where there is no number.
 
-    Args:
-        board: what to draw.
-        parent: where; None for a figure of its own.
-        part: which of HEATMAP_PARTS figures, as many as all metrics need: a page holds only some.
+    As many as a page holds; the HTML page has one of every metric.
     """
     rows = board.variants[:MOST_ROWS]
     across = HEATMAPS_ACROSS if len(board.targets) <= MOST_WRITTEN else 1
     names, _ = names_of(variant.label for variant in rows)
     line = 0.135 if len(rows) <= MOST_WRITTEN and not any("\n" in name for name in names) else 0.2
     height = min(line * len(rows), HIGHEST - 0.7) + 0.5
-    each = across * int(max(1, HEATMAPS_HIGH // height))
-    measures = board.metrics[part * each : (part + 1) * each]
+    measures = board.headlines[: across * int(max(1, (HIGHEST - 0.1) // height))]
     if not measures:
         return None
     lines = -(-len(measures) // across)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -55,11 +54,10 @@ FIGURE_WORDS = {
         "the gold standard after it, which cannot be blamed for what it never saw."
     ),
     "relearning": "Forgetting along fine-tuning on few images of the forget class, or on retained images only.",
-    "heatmaps": "The first metrics per forget class.",
-    **{f"heatmaps-{part + 1}": "Further metrics per forget class." for part in range(1, figures.HEATMAP_PARTS)},
+    "heatmaps": "Headline metrics per forget class.",
     "phases": "Where the time of a cell goes; a reused prior is charged at its original cost, a warm-up is in no RTE.",
     "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
-    "samples-all": "The first samples of every forget class.",
+    "samples-all": "The first samples of each forget class, ten classes at most.",
 }
 
 
@@ -71,7 +69,6 @@ FIGURES: Mapping[str, Callable[[Board, figures.Canvas | None], figures.Canvas | 
     "robustness": robustness.robustness,
     "relearning": robustness.relearning,
     "heatmaps": figures.heatmaps,
-    **{f"heatmaps-{part + 1}": partial(figures.heatmaps, part=part) for part in range(1, figures.HEATMAP_PARTS)},
     "phases": figures.phases,
     "confusion": figures.confusion,
     "samples": figures.samples,
