@@ -387,8 +387,7 @@ def test_more_rows_than_a_page_holds_are_left_to_the_tables():
 def test_the_page_shows_the_figures_that_exist(tmp_path):
     full = render(store(tmp_path / "a", everything()), tmp_path / "out-a", {}).pages[0]
     bare = render(store(tmp_path / "b", [fake_record()]), tmp_path / "out-b", {}).pages[0]
-    for name in WHOLE:
-        words = FIGURE_WORDS[name]
+    for name, words in FIGURE_WORDS.items():
         assert f"(figures/{name}.png)\n\n{words}" in full.read_text()
         assert (full.parent / "figures" / f"{name}.png").exists()
     for name in ("sweep", "timesteps"):
