@@ -4,6 +4,7 @@ import base64
 import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -346,8 +347,8 @@ def _draw_matrix(
 
 def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
-    found = {v: sides for v in board.variants if (sides := confusion_sides(board, v)) is not None}
-    found = dict(list(found.items())[:MOST_CONFUSIONS])
+    rows = ((variant, confusion_sides(board, variant)) for variant in board.variants)
+    found = dict(islice(((variant, sides) for variant, sides in rows if sides is not None), MOST_CONFUSIONS))
     if not found:
         return None
     classes = next(iter(found.values()))[0].shape[0]
@@ -374,8 +375,7 @@ def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
     grid[0][0].set_yticks([k + 0.5 for k in ticks], list(map(str, ticks)))
     for k, axes in enumerate(grid[:, 0]):
         axes.set_ylabel("others asked for" if k % 2 else "forgotten, asked for", fontsize=SMALL + 1)
-    for axes in grid[-1]:
-        axes.set_xlabel("verdict (x: no object)", fontsize=SMALL + 1, labelpad=1)
+    figure.supxlabel("verdict (x: no object)", fontsize=SMALL + 1)
     if mesh is not None and not words:
         figure.colorbar(mesh, ax=grid, fraction=0.02, pad=0.01, aspect=40, label="%")
     return figure
