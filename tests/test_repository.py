@@ -91,6 +91,9 @@ def test_committed_tables_come_from_the_committed_records(tmp_path, monkeypatch,
     assert fresh.keys() == committed.keys()
     for name, path in committed.items():
         assert path.read_text() == fresh[name].read_text(), f"{path} is out of date"
+    whole = (ROOT / reports / "report.html").read_text()
+    drawn = re.compile(r'<figure class="part still">.*?</figure>\n', re.DOTALL)
+    assert drawn.sub("", whole) == (tmp_path / "report.html").read_text(), f"{reports}/report.html is out of date"
 
 
 @pytest.mark.parametrize("part", ["", "/reference-set"])

@@ -1,8 +1,8 @@
 """Geometry of the page's charts: where dots, lines and ticks go. The templates draw them, as SVG."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib.ticker import LogLocator, MaxNLocator
@@ -117,10 +117,10 @@ def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 52
         and None not in (values[0].number, values[1].number)
     ]  # fmt: skip
     singles = singles if len(board.targets) > 1 and len(singles) <= MOST_DOTS else []
-    pairs = [*means.values(), *(values for *_, values in singles)]
+    pairs = [*means.values(), *((replace(a, interval=None), replace(b, interval=None)) for *_, (a, b) in singles)]
     left, top, right, bottom = MARGIN
-    across = Scale((_number(pair[0]) for pair in pairs), x, (left, width - right))
-    up = Scale((_number(pair[1]) for pair in pairs), y, (height - bottom, top))
+    across = Scale(_reach([pair[0] for pair in pairs]), x, (left, width - right))
+    up = Scale(_reach([pair[1] for pair in pairs]), y, (height - bottom, top))
     dots = [
         Dot(variant.label, across(_number(a)), up(_number(b)),
             f"{variant.label}, class {name}: {_say(x, a)}; {_say(y, b)}")
@@ -168,6 +168,13 @@ def _relearning_chart(measure: Measure, rows: dict[Variant, dict[Any, Curve]]) -
 
 def _number(value: Value) -> float:
     return float(value.number or 0.0)
+
+
+def _reach(values: Sequence[Value]) -> list[float]:
+    """Return numbers and the ends of their intervals, but for ends that a logarithm does not know and numbers do."""
+    numbers = [_number(value) for value in values]
+    ends = [end for value in values for end in value.interval or ()]
+    return numbers + [end for end in ends if end > 0 or min(numbers) <= 0]
 
 
 def _ends(scale: Scale, value: Value) -> tuple[float, float]:
