@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal, NamedTuple
@@ -97,8 +97,8 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """Return the cell as a JSON object; what has a default is left out where it has it."""
-        usual = {field.name: field.default for field in fields(self)}
-        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        return {field.name: value for field, value in values if value != field.default}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Cell":

@@ -16,7 +16,7 @@ import time
 import numpy as np
 from scipy.special import expit, ndtr, ndtri, stdtrit
 
-from unlearnbench.report.statistics import _mean, mean_interval, proportion_interval, wilson
+from unlearnbench.report.statistics import _means, mean_interval, proportion_interval, wilson
 
 BENCHMARKS, DRAWS, SAMPLES = 2000, 1000, 100
 # classes, replicates, a, b, skewed, share of cells missing
@@ -100,9 +100,9 @@ def class_t(y):
 
 def crossed_t(y):
     """Return Student's interval with the variance of crossed classes and replicates."""
-    mean = _mean(cells_of(y))
-    half = stdtrit(mean.freedom, 0.975) * math.sqrt(mean.variance)
-    return mean.number - half, mean.number + half
+    means = _means(y[None], np.ones(y.shape, dtype=bool))
+    half = stdtrit(means.freedoms[0], 0.975) * math.sqrt(means.variances[0])
+    return means.numbers[0] - half, means.numbers[0] + half
 
 
 def our_mean(y, rng):

@@ -2,21 +2,23 @@
 
 import copy
 import statistics
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from unlearnbench.grid import Seeds, Target
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.cost import CONTESTED, Costs, disturbance_note, is_disturbed, ranks, repeated
 from unlearnbench.report.looks import Look, looks_of
-from unlearnbench.report.statistics import best_rows, mean_intervals, proportion_interval
+from unlearnbench.report.statistics import Interval, best_rows, mean_intervals, proportion_intervals
 from unlearnbench.report.values import Measure, Value, Variant, short, variant_of
 from unlearnbench.results import B4, Record, natural, records_digest
 
 SEQUENCE, AT_ONCE = "-sequence", "-at-once"  # end the names of boards of several classes
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 class Board:
@@ -40,7 +42,9 @@ class Board:
         self._best: dict[Measure, set[Variant]] = {}
         self._values: dict[Measure, dict[tuple[Variant, Target], Value]] = {}
         self._means: dict[Measure, dict[Variant, Value]] = {}
-        self._known: dict[Measure, dict[str, float | None]] = {}
+        self._bare: dict[Measure, dict[tuple[Variant, Target], Value]] = {}
+        self._grids: dict[Measure, NDArray[np.float64]] = {}
+        self._samples_of: dict[str, NDArray[np.float64]] = {}
         if foreign := len(records) - len(here):
             self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
         if other := len(here) - len(self.records):
@@ -208,22 +212,19 @@ class Board:
 
     @cached_property
     def _measures(self) -> list[Measure]:
-        found: dict[str, Measure] = {}
-        for record in self.ok_records:
-            for name, entry in record.metrics.items():
-                if entry["value"] is None:
-                    continue
-                found[name] = Measure(
-                    name,
-                    short(entry["title"]),
-                    short(entry["unit"]),
-                    entry["better"],
-                    entry["format"],
-                    entry["shows"],
-                    entry["headline"],
-                )
+        entries = {
+            name: entry
+            for record in self.ok_records for name, entry in record.metrics.items() if entry["value"] is not None
+        }  # fmt: skip
+        found = [
+            Measure(
+                name, short(entry["title"]), short(entry["unit"]), entry["better"], entry["format"], entry["shows"],
+                entry["headline"],
+            )
+            for name, entry in entries.items()
+        ]  # fmt: skip
         order = ("forgetting", "retention", "judging", "robustness")
-        return sorted(found.values(), key=lambda m: (order.index(m.shows), not m.headline, natural(m.key)))
+        return sorted(found, key=lambda m: (order.index(m.shows), not m.headline, natural(m.key)))
 
     def _unmeasurable(self) -> list[str]:
         """Return a sentence for each metric that no record has a value of."""
@@ -253,82 +254,129 @@ class Board:
                 rows.setdefault(variant, []).append(record)
         return ranks({variant: cells for variant, records in rows.items() if (cells := repeated(records))})
 
-    def _number(self, record: Record, measure: Measure) -> float | None:
-        """Return one record's number in the measure's unit."""
-        if measure.shows == "cost":
-            return self.cost.number(record, measure)
-        value = record.metrics.get(measure.key, {}).get("value")
-        return None if value is None else float(value)
-
     def value(self, variant: Variant, target: Target, measure: Measure) -> Value:
         """Return the value of one variant and target: the mean over replicates, or a word."""
         if measure not in self._values:
-            self._values[measure] = self._find_values(measure)
-        missing = Value(None, "-", ok=0, expected=len(self.replicates))
-        return self._values[measure].get((variant, target), missing)
-
-    def _find_values(self, measure: Measure) -> dict[tuple[Variant, Target], Value]:
-        """Return the values of all variants and targets that have records: together their intervals cost little."""
-        found, known = {}, self._numbers(measure)
-        intervals = self._intervals(measure, self._cells)
-        for place, records in self._cells.items():
-            numbers, word, disturbed = [], "n/a", 0
-            for record in records:
-                if record.cell.id in self._stale:
-                    word = "stale"
-                elif record.status != "ok":
-                    word = record.status
-                elif (number := known[record.cell.id]) is not None:
-                    numbers.append(number)
-                    disturbed += is_disturbed(record, measure)
-            ok, expected = len(numbers), len(self.replicates)
-            if numbers:
-                mean, interval = statistics.fmean(numbers), intervals[place]
-                found[place] = Value(mean, interval=interval, ok=ok, expected=expected, disturbed=disturbed)
-            else:
-                found[place] = Value(None, word, ok=0, expected=expected)
-        return found
-
-    def _numbers(self, measure: Measure) -> dict[str, float | None]:
-        """Return {cell id: number} of the rows' records that carry numbers."""
-        if measure not in self._known:
-            self._known[measure] = {
-                record.cell.id: self._number(record, measure) for record in self.rows if record.cell.id in self.ok_ids
+            intervals, width = self._intervals(measure, by_class=False), len(self.targets)
+            self._values[measure] = {
+                place: replace(value, interval=intervals[v * width + t])
+                for (place, (v, t)), value in zip(self._where.items(), self._bare_values(measure).values(), strict=True)
             }
-        return self._known[measure]
+        return self._values[measure].get((variant, target), self._missing)
 
-    def _intervals(
-        self, measure: Measure, groups: Mapping[Key, Sequence[Record]]
-    ) -> dict[Key, tuple[float, float] | None]:
-        """Return the 95 % interval of each group's mean over classes and replicates; None where too little tells it."""
-        known, found, grids = self._numbers(measure), {}, {}
-        for key, records in groups.items():
-            some = [(r, number) for r in records if (number := known.get(r.cell.id)) is not None]
-            if measure.is_share and all(0 <= number <= 100 for _, number in some):
-                interval = proportion_interval({
-                    self._places[r.cell.id]: (number / 100, int(r.metrics[measure.key]["n"])) for r, number in some
-                })  # fmt: skip
-                found[key] = None if interval is None else (100 * interval[0], 100 * interval[1])
-            else:
-                grids[key] = {self._places[r.cell.id]: number for r, number in some}
-        return found | dict(zip(grids, mean_intervals(list(grids.values())), strict=True))
+    def bare(self, variant: Variant, target: Target, measure: Measure) -> Value:
+        """Return the value of one variant and target without its interval, which takes longer to find."""
+        return self._bare_values(measure).get((variant, target), self._missing)
 
     @cached_property
-    def _places(self) -> dict[str, tuple[Target, Seeds]]:
-        """{cell id: target and replicate}."""
-        return {record.cell.id: (record.cell.target, record.cell.seeds) for record in self.rows}
+    def _missing(self) -> Value:
+        return Value(None, "-", ok=0, expected=len(self.replicates))
+
+    def _bare_values(self, measure: Measure) -> dict[tuple[Variant, Target], Value]:
+        """Return the values of all variants and targets that have records."""
+        if measure not in self._bare:
+            numbers, expected = self._numbers(measure), len(self.replicates)
+            known = ~np.isnan(numbers)
+            counts, disturbed = (found.sum(axis=2).tolist() for found in (known, known & self._disturbed(measure)))
+            lists = numbers.tolist()
+            self._bare[measure] = {
+                place: Value(
+                    statistics.fmean(number for number in lists[v][t] if number == number), ok=counts[v][t],
+                    expected=expected, disturbed=disturbed[v][t],
+                )
+                if counts[v][t] else Value(None, self._why_none(place), ok=0, expected=expected)
+                for place, (v, t) in self._where.items()
+            }  # fmt: skip
+        return self._bare[measure]
+
+    def _why_none(self, place: tuple[Variant, Target]) -> str:
+        """Return the word that stands for the number of a variant and target that have none."""
+        words = ["stale" if r.cell.id in self._stale else r.status for r in self._cells[place]]
+        return next((word for word in reversed(words) if word != "ok"), "n/a")
+
+    @cached_property
+    def _orders(self) -> tuple[dict[Variant, int], dict[Target, int], dict[Seeds, int]]:
+        """Places of rows, targets and replicates in grids of numbers, in the order in which bootstraps draw them."""
+        targets, replicates = sorted(self.targets), sorted(self.replicates, key=repr)
+        return (
+            {row: k for k, row in enumerate(self._everyone)},
+            {target: k for k, target in enumerate(targets)},
+            {seeds: k for k, seeds in enumerate(replicates)},
+        )
+
+    @cached_property
+    def _where(self) -> dict[tuple[Variant, Target], tuple[int, int]]:
+        """{(row, target): places in grids of numbers} of what has records."""
+        rows, targets, _ = self._orders
+        return {(row, target): (rows[row], targets[target]) for row, target in self._cells}
+
+    @cached_property
+    def _sound(self) -> tuple[list[Record], tuple[list[int], ...]]:
+        """The rows' records that carry numbers, and their places in grids of numbers."""
+        rows, targets, replicates = self._orders
+        records = [record for record in self.rows if record.cell.id in self.ok_ids]
+        places = [
+            (rows[self._variants[r.cell.id]], targets[r.cell.target], replicates[r.cell.seeds]) for r in records
+        ]  # fmt: skip
+        return records, tuple(map(list, zip(*places, strict=True))) if places else ([], [], [])
+
+    def _grid(self, numbers: Sequence[float | None], empty: float) -> NDArray[np.float64]:
+        """Return numbers of the records of `_sound` as (rows, targets, replicates)."""
+        grid = np.full([len(order) for order in self._orders], empty)
+        grid[self._sound[1]] = np.array(numbers, dtype=np.float64)
+        return grid
+
+    def _numbers(self, measure: Measure) -> NDArray[np.float64]:
+        """Return the grid of a measure's numbers, NaN where there is none."""
+        if measure not in self._grids:
+            records = self._sound[0]
+            if measure.shows == "cost":
+                numbers = [self.cost.number(record, measure) for record in records]
+            else:
+                numbers = [record.metrics.get(measure.key, {}).get("value") for record in records]
+            self._grids[measure] = self._grid(numbers, np.nan)
+        return self._grids[measure]
+
+    def _counts(self, measure: Measure) -> NDArray[np.float64]:
+        """Return the grid of the numbers of samples that a metric rests on."""
+        if measure.key not in self._samples_of:
+            counts = [int(r.metrics.get(measure.key, {}).get("n", 0)) for r in self._sound[0]]
+            self._samples_of[measure.key] = self._grid(counts, 0.0)
+        return self._samples_of[measure.key]
+
+    def _disturbed(self, measure: Measure) -> NDArray[np.bool_]:
+        """Return the grid of whether something else used the machine."""
+        found = [bool(r.disturbances) and is_disturbed(r, measure) for r in self._sound[0]]
+        return self._grid(found, 0.0).astype(np.bool_)
+
+    def _intervals(self, measure: Measure, *, by_class: bool) -> list[Interval]:
+        """Return the 95 % intervals of each row's mean over classes and replicates, or of each row's and target's."""
+        numbers = self._numbers(measure)
+        shape = numbers.shape if by_class else (-1, 1, numbers.shape[2])
+        grids = numbers.reshape(shape)
+        if not measure.is_share:
+            return mean_intervals(grids)
+        found: list[Interval] = [None] * len(grids)
+        fits = (np.isnan(grids) | ((grids >= 0) & (grids <= 100))).all(axis=(1, 2))
+        samples = self._counts(measure).reshape(shape)
+        for index, interval in zip(
+            np.flatnonzero(fits), proportion_intervals(grids[fits] / 100, samples[fits]), strict=True
+        ):
+            found[index] = None if interval is None else (100 * interval[0], 100 * interval[1])
+        for index, interval in zip(np.flatnonzero(~fits), mean_intervals(grids[~fits]), strict=True):
+            found[index] = interval
+        return found
 
     def over_classes(self, variant: Variant, measure: Measure) -> Value:
         """Return the mean over forget classes, its 95 % interval, the standard deviation (divisor n - 1), and gaps."""
         if measure not in self._means:
-            groups = {row: [r for t in self.targets for r in self.cell_records(row, t)] for row in self._everyone}
-            intervals = self._intervals(measure, groups)
-            self._means[measure] = {row: self._find_mean(row, measure, intervals[row]) for row in self._everyone}
-        found = self._means[measure]
-        return found[variant] if variant in found else self._find_mean(variant, measure, None)
+            found = zip(self._everyone, self._intervals(measure, by_class=True), strict=True)
+            self._means[measure] = {row: self._find_mean(row, measure, interval) for row, interval in found}
+        means = self._means[measure]
+        return means[variant] if variant in means else self._find_mean(variant, measure, None)
 
-    def _find_mean(self, variant: Variant, measure: Measure, interval: tuple[float, float] | None) -> Value:
-        values = [self.value(variant, target, measure) for target in self._asked(measure)]
+    def _find_mean(self, variant: Variant, measure: Measure, interval: Interval) -> Value:
+        values = [self.bare(variant, target, measure) for target in self._asked(measure)]
         numbers = [value.number for value in values if value.number is not None]
         ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
         if not numbers:
@@ -365,7 +413,7 @@ class Board:
         values = {
             variant: {
                 t: number for t in self._asked(measure)
-                if (number := self.value(variant, t, measure).number) is not None
+                if (number := self.bare(variant, t, measure).number) is not None
             }
             for variant in self._everyone if variant.role == "method" and not self._lacks(variant, measure)
         }  # fmt: skip
@@ -373,7 +421,7 @@ class Board:
 
     def _lacks(self, variant: Variant, measure: Measure) -> bool:
         """Say whether a number of any class or replicate is missing: other base models are no other method."""
-        values = [self.value(variant, target, measure) for target in self._asked(measure)]
+        values = [self.bare(variant, target, measure) for target in self._asked(measure)]
         return any(value.ok < value.expected for value in values)
 
     def completeness(self, variant: Variant) -> str:
@@ -395,15 +443,23 @@ class Board:
         """Of torch."""
         return sorted({record.provenance.get("packages", {}).get("torch", "?") for record in self.records})
 
-    def _samples(self, measures: Sequence[Measure], records: Sequence[Record]) -> str:
+    def _samples(self, measures: Sequence[Measure], records: Sequence[Record] | None) -> str:
         """Return how many samples each metric rests on in a cell: `UA n=100`, `Recall n=1,291 to 1,298`."""
         words = []
         for measure in (m for m in measures if m.shows != "cost"):
-            entries = [r.metrics.get(measure.key, {}) for r in records if r.cell.id in self.ok_ids]
-            found = sorted({int(entry["n"]) for entry in entries if entry.get("value") is not None})
+            if records is None:
+                found = self._counts(measure)[~np.isnan(self._numbers(measure))].astype(int).tolist()
+            else:
+                entries = [r.metrics.get(measure.key, {}) for r in records if r.cell.id in self.ok_ids]
+                found = [int(entry["n"]) for entry in entries if entry.get("value") is not None]
             if found:
-                words.append(f"{measure.title} n={' to '.join(map(str, dict.fromkeys([found[0], found[-1]])))}")
+                words.append(f"{measure.title} n={' to '.join(map(str, dict.fromkeys([min(found), max(found)])))}")
         return ", ".join(words)
+
+    @cached_property
+    def _is_shortened(self) -> bool:
+        """Whether any record's settings are other than its method's defaults."""
+        return any(record.method.get("changed") for record in self.rows)
 
     def caption(self, measures: Sequence[Measure] = (), records: Sequence[Record] | None = None) -> str:
         """Return what every table must say of itself: dataset, protocol, judges, device, costs, digest.
@@ -412,15 +468,16 @@ class Board:
             measures: of the table, to say how many samples each metric rests on.
             records: that the table shows, if not those of the rows; it has no intervals then.
         """
-        shown = self.rows if records is None else records
+        targets = self.targets if records is None else _targets(records)
+        replicates = self.replicates if records is None else _replicates(records)
         last = self.records[-1]
         protocol = last.protocol
-        samples = self._samples(measures, shown)
+        samples = self._samples(measures, records)
         clipped = ", x0 clipped" if protocol.get("clip_x0") else ""
-        shortened = any(record.method.get("changed") for record in self.rows)
         statistic = "95 % intervals: Wilson's, with the design effect of classes and seeds, or bootstrap"
-        if len(_replicates(shown)) == 1:
+        if len(replicates) == 1:
             statistic += "; of one seed, so they leave out how seeds differ"
+        shortened = ["settings other than the methods' defaults are in the table of settings"]
         several = f" ({len(self.devices)} of them)" if len(self.devices) > 1 else ""
         return "; ".join(
             [
@@ -430,8 +487,8 @@ class Board:
                 *([f"samples per cell {samples}"] if samples else []),
                 f"features: {last.dataset.get('extractor')}",
                 f"judge test accuracy {', '.join(self._judges) or 'unknown'}",
-                f"forget classes {_spelled(_targets(shown))}, {_seeds(_replicates(shown))}",
-                *(["settings other than the methods' defaults are in the table of settings"] if shortened else []),
+                f"forget classes {_spelled(targets)}, {_seeds(replicates)}",
+                *(shortened if self._is_shortened else []),
                 *([statistic] if records is None else []),
                 f"device {self.device_name}{several}, torch {', '.join(self._versions)}",
                 *self.cost.caption,

@@ -84,7 +84,7 @@ class Side:
         measure = Measure(facts.get("metric", ""), "", "", "lower", "", "")  # a board reads a metric by its key alone
         if "cost" in facts:
             measure = next(cost for cost in self.board.costs if cost.key == facts["cost"])
-        value = replace(self.board.value(variant, Target((forget_class,)), measure), interval=None)
+        value = self.board.bare(variant, Target((forget_class,)), measure)
         if value.number is None:
             return replace(value, word="no record" if value.word == "-" else value.word)
         unit = next((row.unit for row in self.source.metrics.get(metric, [])), "")

@@ -17,7 +17,10 @@ NOTHING = "no object"
 def confusion_of(record: Record) -> Matrix | None:
     """Return a record's matrix: rows are classes asked for, columns verdicts, the last one no object."""
     for entry in record.metrics.values():
-        matrix = np.asarray((entry.get("detail") or {}).get("confusion", []), dtype=float)
+        counts = (entry.get("detail") or {}).get("confusion")
+        if counts is None:
+            continue
+        matrix = np.asarray(counts, dtype=float)
         if matrix.ndim == 2 and matrix.shape[1] == matrix.shape[0] + 1:
             return matrix
     return None
@@ -30,12 +33,14 @@ def confusion_frame(board: Board) -> pd.DataFrame:
         cell, matrix = record.cell, confusion_of(record)
         if matrix is None:
             continue
-        for asked, verdict in zip(*np.nonzero(matrix), strict=True):
-            lines.append({
-                "cell_id": cell.id, "method": cell.method, "forget_class": cell.forget_class, "seed": cell.seed,
-                "asked": int(asked), "verdict": NOTHING if verdict == len(matrix) else int(verdict),
-                "images": int(matrix[asked, verdict]),
-            })  # fmt: skip
+        of_cell = {
+            "cell_id": cell.id, "method": cell.method, "forget_class": cell.forget_class, "seed": cell.seed,
+        }  # fmt: skip
+        for asked, row in enumerate(matrix.tolist()):
+            lines += [
+                {**of_cell, "asked": asked, "verdict": NOTHING if k == len(matrix) else k, "images": int(images)}
+                for k, images in enumerate(row) if images
+            ]  # fmt: skip
     return pd.DataFrame(lines)
 
 

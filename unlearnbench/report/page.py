@@ -16,10 +16,9 @@ from unlearnbench.errors import one_line
 from unlearnbench.report import ablation, figures, robustness
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
-from unlearnbench.report.confusion import confusion_frame
 from unlearnbench.report.latex import to_latex, write_paper
 from unlearnbench.report.pareto import undominated
-from unlearnbench.report.tables import all_tables, tidy_frame
+from unlearnbench.report.tables import all_tables, frames
 from unlearnbench.report.writers import escape_markdown, to_csv, to_markdown
 
 MOST_ALARMS = 10  # spelled out in the banner
@@ -81,8 +80,7 @@ def write_tables(board: Board, folder: Path) -> None:
     for table in all_tables(board):
         for ending, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
             (folder / f"{table.name}.{ending}").write_text(write(table), encoding="utf-8")
-    frames = {"cells": tidy_frame(board), "confusion": confusion_frame(board)}
-    for name, frame in frames.items():
+    for name, frame in frames(board).items():
         if not frame.empty:
             frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 

@@ -6,7 +6,7 @@ from a generator without a fixed seed, and no result depends on the order in whi
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
@@ -27,16 +27,18 @@ Group: TypeAlias = Any  # a class, or whatever else was forgotten: it sorts and 
 Replicate = TypeVar("Replicate", bound=Hashable)
 Key = TypeVar("Key", bound=Hashable)
 Row = TypeVar("Row", bound=Hashable)
+Interval: TypeAlias = tuple[float, float] | None
+Numbers: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Mean:
-    """A mean over a grid, with what its classes and replicates say of its own scatter."""
+class _Means:
+    """The means of grids with the same cells, with what their classes and replicates say of their own scatter."""
 
-    number: float
-    variance: float  # of the mean
-    freedom: float  # degrees of freedom of the variance; infinite where nothing scatters or there is one cell
-    weights: Mapping[Group, float]  # of each cell of a class
+    numbers: Numbers
+    variances: Numbers  # of the means
+    freedoms: Numbers  # degrees of freedom of the variances; infinite where nothing scatters or there is one cell
+    weights: Numbers  # of each class's cells, in all grids alike
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -44,12 +46,13 @@ def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, floa
 
     Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
     """
-    return _score_interval(successes / n, n, _quantile(level, math.inf)) if n > 0 else (0.0, 1.0)
+    if n <= 0:
+        return 0.0, 1.0
+    low, high = _score_intervals(*map(np.asarray, (successes / n, n, stdtrit(math.inf, (1 + level) / 2))))
+    return float(low), float(high)
 
 
-def proportion_interval(
-    cells: Mapping[tuple[Group, Replicate], tuple[float, int]], level: float = 0.95
-) -> tuple[float, float] | None:
+def proportion_interval(cells: Mapping[tuple[Group, Replicate], tuple[float, int]], level: float = 0.95) -> Interval:
     """Return an interval for a mean share from {(class, replicate): (share 0..1, samples)}.
 
     None without samples, and for two classes, which tell too little of how others would differ.
@@ -68,18 +71,38 @@ def proportion_interval(
     replicate that scatters 0.4 times as much as classes, which nothing shows. Too wide: 99 % for three replicates where
     neither classes nor replicates differ.
     """
-    shares = {cell: share for cell, (share, n) in cells.items() if n > 0}
-    if len({c for c, _ in shares}) in (0, 2):
-        return None
-    mean = _mean(shares)
-    samples = 1 / math.fsum(mean.weights[cell[0]] ** 2 / cells[cell][1] for cell in shares)
-    binomial = mean.number * (1 - mean.number) / samples
-    effect = max(1.0, mean.variance / binomial) if binomial > 0 else 1.0
-    quantile = _quantile(level, mean.freedom if effect > 1 else math.inf)
-    return _score_interval(mean.number, samples / effect, quantile)
+    shares, samples = (_grid({cell: pair[k] for cell, pair in cells.items()}) for k in (0, 1))
+    return proportion_intervals(shares[None], samples[None], level)[0]
 
 
-def mean_interval(cells: Mapping[tuple[Group, Replicate], float], level: float = 0.95) -> tuple[float, float] | None:
+def proportion_intervals(shares: Numbers, samples: Numbers, level: float = 0.95) -> list[Interval]:
+    """Return the `proportion_interval` of each of many grids, (grids, classes, replicates); a cell's share may be NaN.
+
+    Args:
+        shares: 0 to 1.
+        samples: that each share rests on.
+        level: of confidence.
+    """
+    found: list[Interval] = [None] * len(shares)
+    known = np.where(samples > 0, shares, np.nan)
+    for some, place, there in _alike(known):
+        if len(there) == 2:
+            continue
+        means = _means(np.where(there, known[place], 0.0), there)
+        counts = np.where(there, samples[place], np.inf)
+        n = 1 / (means.weights[:, None] ** 2 / counts).sum(axis=(1, 2))
+        binomial = means.numbers * (1 - means.numbers) / n
+        effect = np.ones(len(some))
+        np.divide(means.variances, binomial, out=effect, where=means.variances > binomial)
+        effect = np.where(binomial > 0, effect, 1.0)
+        quantiles = stdtrit(np.where(effect > 1, means.freedoms, np.inf), (1 + level) / 2)
+        ends = _score_intervals(means.numbers, n / effect, quantiles)
+        for index, low, high in zip(some, *(end.tolist() for end in ends), strict=True):
+            found[index] = (low, high)
+    return found
+
+
+def mean_interval(cells: Mapping[tuple[Group, Replicate], float], level: float = 0.95) -> Interval:
     """Return an interval for the mean from {(class, replicate): value}; cells may be missing.
 
     A hierarchical bootstrap gives its shape: classes and replicates are drawn anew, each crossed with all of the other
@@ -95,30 +118,42 @@ def mean_interval(cells: Mapping[tuple[Group, Replicate], float], level: float =
     skewed classes (skewness 2.9). Too wide: 99 % for three replicates where neither classes nor replicates differ.
     Percentiles alone cover 61 to 92 %, expanded for few classes 85 % where replicates scatter more than classes do.
     """
-    return mean_intervals([cells], level)[0]
+    return mean_intervals(_grid(cells)[None], level)[0]
 
 
-def mean_intervals(
-    grids: Sequence[Mapping[tuple[Group, Replicate], float]], level: float = 0.95
-) -> list[tuple[float, float] | None]:
-    """Return the `mean_interval` of each of many grids, those with the same cells missing drawn together."""
-    alike: dict[tuple[int, int, bytes], list[tuple[int, NDArray[np.float64]]]] = {}
-    for index, cells in enumerate(grids):
-        values = _grid(cells)
-        if (len(values) if len(values) > 1 else values.shape[1]) >= LEAST_CLUSTERS:
-            alike.setdefault((*values.shape, np.isnan(values).tobytes()), []).append((index, values))
-    found: list[tuple[float, float] | None] = [None] * len(grids)
-    for group in alike.values():
-        for start in range(0, len(group), TOGETHER):
-            part = group[start : start + TOGETHER]
-            means = _bootstrap(np.stack([values for _, values in part]))
-            lows, highs = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=1)
-            for (index, _), low, high in zip(part, lows, highs, strict=True):
-                found[index] = _scaled(grids[index], float(low), float(high), level)
+def mean_intervals(values: Numbers, level: float = 0.95) -> list[Interval]:
+    """Return the `mean_interval` of each of many grids, (grids, classes, replicates); NaN where a cell is missing."""
+    found: list[Interval] = [None] * len(values)
+    for some, place, there in _alike(values):
+        if (len(there) if len(there) > 1 else there.shape[1]) < LEAST_CLUSTERS:
+            continue
+        grids = np.where(there, values[place], 0.0)
+        for start in range(0, len(some), TOGETHER):
+            part = grids[start : start + TOGETHER]
+            low, high = np.quantile(_bootstrap(part, there), [(1 - level) / 2, (1 + level) / 2], axis=1)
+            ends = _scaled(part, there, low, high, level)
+            for index, *interval in zip(some[start : start + TOGETHER], *(end.tolist() for end in ends), strict=True):
+                found[index] = (interval[0], interval[1])
     return found
 
 
-def _grid(cells: Mapping[tuple[Group, Replicate], float]) -> NDArray[np.float64]:
+def _alike(values: Numbers) -> Iterator[tuple[list[int], tuple[NDArray[Any], ...], NDArray[np.bool_]]]:
+    """Yield the grids with the same cells: their indices, where they lie, and which of these places have a value.
+
+    Classes and replicates without any cell are left out, and so are grids without any.
+    """
+    groups: dict[bytes, list[int]] = {}
+    known = ~np.isnan(values)
+    for index, there in enumerate(known):
+        groups.setdefault(there.tobytes(), []).append(index)
+    for some in groups.values():
+        there = known[some[0]]
+        rows, columns = there.any(axis=1), there.any(axis=0)
+        if there.any():
+            yield some, np.ix_(some, rows, columns), there[rows][:, columns]
+
+
+def _grid(cells: Mapping[tuple[Group, Replicate], float]) -> Numbers:
     """Return the values as (classes, replicates), NaN where a cell is missing."""
     rows = {c: k for k, c in enumerate(sorted({c for c, _ in cells}))}
     columns = {r: k for k, r in enumerate(sorted({r for _, r in cells}, key=repr))}
@@ -129,37 +164,35 @@ def _grid(cells: Mapping[tuple[Group, Replicate], float]) -> NDArray[np.float64]
 
 
 def _scaled(
-    cells: Mapping[tuple[Group, Replicate], float], low: float, high: float, level: float
-) -> tuple[float, float]:
+    values: Numbers, there: NDArray[np.bool_], low: Numbers, high: Numbers, level: float
+) -> tuple[Numbers, Numbers]:
     """Return the percentiles with their distances from the mean scaled to the width of Student's interval."""
-    mean = _mean(cells)
-    below, above = max(mean.number - low, 0.0), max(high - mean.number, 0.0)
-    if not below + above:
-        return mean.number, mean.number
-    scale = 2 * _quantile(level, mean.freedom) * math.sqrt(mean.variance) / (below + above)
-    low, high = mean.number - scale * below, mean.number + scale * above
-    return (max(low, 0.0) if min(cells.values()) >= 0 else low), high
+    means = _means(values, there)
+    below, above = np.maximum(means.numbers - low, 0.0), np.maximum(high - means.numbers, 0.0)
+    width = 2 * stdtrit(means.freedoms, (1 + level) / 2) * np.sqrt(means.variances)
+    scale = np.divide(width, below + above, out=np.zeros_like(width), where=below + above > 0)
+    low, high = means.numbers - scale * below, means.numbers + scale * above
+    return np.where(values.min(axis=(1, 2)) >= 0, np.maximum(low, 0.0), low), high
 
 
-def _bootstrap(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _bootstrap(values: Numbers, there: NDArray[np.bool_]) -> Numbers:
     """Return (grids, draws) means over classes and replicates that are drawn anew, with replacement.
 
     Args:
-        values: (grids, classes, replicates), NaN where a cell is missing, in all alike; draws without a cell fall.
+        values: (grids, classes, replicates), 0 where a cell is missing.
+        there: the cells of all grids; draws without one fall.
     """
-    there = ~np.isnan(values)
-    of_class, of_replicate = _resamples(*values.shape[1:])
-    found = of_replicate @ there[0].T.astype(np.float64)  # (draws, classes): cells of a class that a draw has
-    filled = np.where(there, values, 0.0).transpose(0, 2, 1)
-    means = np.matmul(of_replicate, filled) / np.maximum(found, 1)
+    of_class, of_replicate = _resamples(*there.shape)
+    found = of_replicate @ there.T.astype(np.float64)  # (draws, classes): cells of a class that a draw has
+    means = np.matmul(of_replicate, values.transpose(0, 2, 1)) / np.maximum(found, 1)
     weights = of_class * (found > 0)
     total = weights.sum(axis=1)
-    result: NDArray[np.float64] = (weights * means).sum(axis=2)[:, total > 0] / total[total > 0]
+    result: Numbers = (weights * means).sum(axis=2)[:, total > 0] / total[total > 0]
     return result
 
 
 @lru_cache(maxsize=16)
-def _resamples(classes: int, replicates: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _resamples(classes: int, replicates: int) -> tuple[Numbers, Numbers]:
     """Return how often each draw has each class, and each replicate: (draws, classes) and (draws, replicates)."""
     rng = np.random.default_rng(0)
     both = [rng.multinomial(n, np.full(n, 1 / n), DRAWS).astype(np.float64) for n in (classes, replicates)]
@@ -225,48 +258,44 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     return float(below + up_to) / (2 * len(positives) * len(negatives))
 
 
-def _quantile(level: float, freedom: float) -> float:
-    """Return the two-sided quantile of Student's t; of the normal with infinitely many degrees of freedom."""
-    return float(stdtrit(freedom, (1 + level) / 2))
-
-
-def _score_interval(share: float, n: float, quantile: float) -> tuple[float, float]:
-    """Return Wilson's interval with any quantile; it holds the share itself and stays within 0..1."""
+def _score_intervals(shares: Numbers, n: Numbers, quantile: Numbers) -> tuple[Numbers, Numbers]:
+    """Return Wilson's intervals with any quantile; each holds the share itself and stays within 0..1."""
     shrink = 1 + quantile**2 / n
-    centre = (share + quantile**2 / (2 * n)) / shrink
-    half = quantile / shrink * math.sqrt(share * (1 - share) / n + quantile**2 / (4 * n**2))
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    centre = (shares + quantile**2 / (2 * n)) / shrink
+    half = quantile / shrink * np.sqrt(shares * (1 - shares) / n + quantile**2 / (4 * n**2))
+    return np.maximum(0.0, np.minimum(shares, centre - half)), np.minimum(1.0, np.maximum(shares, centre + half))
 
 
-def _mean(cells: Mapping[tuple[Group, Replicate], float]) -> _Mean:
-    """Return the mean over classes of means over replicates, with its variance by crossed clusters.
+def _means(values: Numbers, there: NDArray[np.bool_]) -> _Means:
+    """Return the means over classes of means over replicates, with their variances by crossed clusters.
 
     By classes, the variance of their means over their number. By replicates, the sum of squares of what each adds to
     the mean beyond its classes' means, over 1 - the sum of the squared shares of cells: in a full grid the variance of
     replicate means over their number.
+
+    Args:
+        values: (grids, classes, replicates).
+        there: the cells of all grids; each class and each replicate has one.
     """
-    of_class: dict[Group, list[float]] = {}
-    for (c, _), value in cells.items():
-        of_class.setdefault(c, []).append(value)
-    means = {c: fmean(found) for c, found in of_class.items()}
-    weights = {c: 1 / (len(means) * len(found)) for c, found in of_class.items()}
-    number = fmean(means.values())
-
-    added: dict[Replicate, list[tuple[float, float]]] = {}  # replicate -> (weight, weighted value) of its cells
-    for (c, replicate), value in cells.items():
-        added.setdefault(replicate, []).append((weights[c], weights[c] * (value - means[c])))
-    variances = []  # (variance, degrees of freedom)
-    if len(means) > 1:
-        squares = math.fsum((mean - number) ** 2 for mean in means.values())
-        variances.append((squares / (len(means) - 1) / len(means), len(means) - 1))
-    if len(added) > 1:
-        squares = math.fsum(math.fsum(value for _, value in found) ** 2 for found in added.values())
-        shares = math.fsum(math.fsum(weight for weight, _ in found) ** 2 for found in added.values())
-        variances.append((squares / (1 - shares), len(added) - 1))
-
-    variance = math.fsum(v for v, _ in variances)
-    parts = math.fsum((v / variance) ** 2 / freedom for v, freedom in variances) if variance else 0.0
-    return _Mean(number, variance, 1 / parts if parts else math.inf, weights)
+    first = values[:, 0, there[0].argmax()]  # means of what exceeds it: equal values scatter by nothing at all
+    beyond = np.where(there, values - first[:, None, None], 0.0)
+    size, count = len(there), there.sum(axis=1)
+    means, weights = beyond.sum(axis=2) / count, 1 / (size * count)
+    numbers = means.mean(axis=1)
+    none = np.zeros(len(values))
+    of_classes = ((means - numbers[:, None]) ** 2).sum(axis=1) / (size - 1) / size if size > 1 else none
+    of_replicates, replicates = none, there.shape[1]
+    if replicates > 1:
+        added = np.where(there, weights[:, None] * (beyond - means[:, :, None]), 0.0).sum(axis=1)
+        shares = (np.where(there, weights[:, None], 0.0).sum(axis=0) ** 2).sum()
+        of_replicates = (added**2).sum(axis=1) / (1 - shares)
+    variances = of_classes + of_replicates
+    parts = sum(
+        np.divide(variance, variances, out=np.zeros_like(variance), where=variances > 0) ** 2 / max(number - 1, 1)
+        for variance, number in ((of_classes, size), (of_replicates, replicates))
+    )
+    freedoms = np.divide(1.0, parts, out=np.full(len(values), np.inf), where=parts > 0)
+    return _Means(first + numbers, variances, freedoms, weights)
 
 
 def _differences(a: Mapping[Group, float], b: Mapping[Group, float]) -> NDArray[np.int64]:

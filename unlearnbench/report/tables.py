@@ -21,6 +21,7 @@ from unlearnbench.results import Record
 
 MOST_MEASURES = 4  # of one table with a group of columns for each method
 _MADE: WeakKeyDictionary[Board, list[Table]] = WeakKeyDictionary()  # so that no table of a board is made twice
+_FRAMES: WeakKeyDictionary[Board, dict[str, pd.DataFrame]] = WeakKeyDictionary()
 
 
 def shown_boards(records: Sequence[Record], source_hashes: Mapping[str, str]) -> tuple[dict[str, Board], list[str]]:
@@ -74,7 +75,7 @@ def _show(found: Mapping[str, Board]) -> None:
     for board in found.values():
         for table in all_tables(board):
             to_markdown(table)
-        tidy_frame(board), confusion_frame(board), alarms(board)
+        frames(board), alarms(board)
 
 
 def summary_table(board: Board) -> Table:
@@ -270,6 +271,13 @@ def _interval(value: Value, measure: Measure) -> str:
 def _target_name(target: Target, names: Sequence[str]) -> str:
     named = "+".join(short(names[c]) if c < len(names) else str(c) for c in target.classes)
     return target.label if named == "+".join(map(str, target.classes)) else f"{target.label} {named}"
+
+
+def frames(board: Board) -> dict[str, pd.DataFrame]:
+    """Return every cell and what judges made of its samples, for a reader's own analysis."""
+    if board not in _FRAMES:
+        _FRAMES[board] = {"cells": tidy_frame(board), "confusion": confusion_frame(board)}
+    return _FRAMES[board]
 
 
 def tidy_frame(board: Board) -> pd.DataFrame:

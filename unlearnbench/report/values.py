@@ -82,7 +82,14 @@ def short(name: object) -> str:
 
 
 def variant_of(record: Record) -> Variant:
-    """Return the row a record belongs to."""
+    """Return the row a record belongs to: found once, for a report asks many times."""
+    known: Variant | None = vars(record).get("row")
+    if known is None:
+        known = vars(record)["row"] = _variant_of(record)
+    return known
+
+
+def _variant_of(record: Record) -> Variant:
     changed = record.method.get("overrides") or {}
     suffix = f" ({', '.join(f'{name}={value}' for name, value in sorted(changed.items()))})" if changed else ""
     return Variant(

@@ -54,6 +54,11 @@ class Table:
             for row in self.values
         ]  # fmt: skip
 
+    @cached_property
+    def markdown(self) -> str:
+        """The table in Markdown, which a report shows more than once."""
+        return _markdown(self)
+
     def full_caption(self) -> str:
         """Return the caption, with what the marks in its cells mean."""
         best = any(value.best for row in self.values for value in row)
@@ -80,6 +85,10 @@ def interval_text(value: Value, form: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """Return the table in Markdown, with its title and caption."""
+    return table.markdown
+
+
+def _markdown(table: Table) -> str:
     headers = [escape_markdown(text) for text in [table.corner, *table.flat_headers()]]
     body = [
         [escape_markdown(row), *[_markdown_cell(*cell) for cell in zip(values, texts, strict=True)]]
