@@ -123,7 +123,7 @@ class TestTheFolder:
 class TestWhichCellsRun:
     def asked(self, record, models):
         dataset = load_dataset("digits")
-        return needs_run(record, "missing", {}, ["fake_ua"], "device-1", dataset, models=models)
+        return needs_run(record, "missing", {}, ["fake_ua"], ("cpu", "A CPU"), dataset, models=models)
 
     def test_a_cell_without_its_folder_runs(self, saved, tmp_path):
         models, record = saved

@@ -235,7 +235,9 @@ cli.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    names = {path.relative_to(tmp_path / "out" / "digits").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    folder = tmp_path / "out" / "digits"
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+    assert (tmp_path / "out" / "report.html").is_file()
     tables = {f"tables/{t}.{e}" for t in ("summary", "cost", "efficiency", "uncertainty") for e in ("md", "tex", "csv")}
     figures = {
         f"figures/{f}.{e}" for f in ("tradeoff", "heatmaps", "phases", "samples", "samples-all") for e in ("png", "pdf")

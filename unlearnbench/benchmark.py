@@ -21,7 +21,7 @@ from unlearnbench.process import Outcome, Turn, Workers
 from unlearnbench.product import settle
 from unlearnbench.progress import Display, Task
 from unlearnbench.provenance import software_provenance
-from unlearnbench.results import Record, ResultStore
+from unlearnbench.results import Record, ResultStore, device_model
 from unlearnbench.turns import Turns, device_lock
 
 
@@ -91,7 +91,7 @@ class Benchmark:
 
     def _run(self, rerun: Rerun, found: Mapping[str, Any], display: Display) -> Summary:
         """Run the cells; the device is ours."""
-        todo, failed = self._select(rerun, found["identity"]["uuid"], display)
+        todo, failed = self._select(rerun, device_model(found["identity"]), display)
         kept = len(self._plan.cells) - len(todo)
         if kept:
             display.say(
@@ -137,7 +137,7 @@ class Benchmark:
         display.note("wait for the device, which another run holds")
         self._check_time()
 
-    def _select(self, rerun: Rerun, device_uuid: str, display: Display) -> tuple[list[Cell], list[Record]]:
+    def _select(self, rerun: Rerun, device: tuple[str, str], display: Display) -> tuple[list[Cell], list[Record]]:
         """Return the cells to run, and the failed records that the rerun policy leaves as they are."""
         reading = self._store.read()
         for problem in reading.problems:
@@ -151,18 +151,18 @@ class Benchmark:
         def wanted(cell: Cell) -> bool:
             found, metrics = latest.get(cell.id), [spec.name for spec in plan.metrics_of(cell)]
             return needs_run(
-                found, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset, self._repeats,
+                found, rerun, plan.source_hashes, metrics, device, plan.dataset, self._repeats,
                 self._models_of(cell),
             )  # fmt: skip
 
-        checked = set() if self._controls == "every" else self._checked(reading.records, rerun, device_uuid)
+        checked = set() if self._controls == "every" else self._checked(reading.records, rerun, device)
         cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
         todo = [cell for cell in cells if wanted(cell)]
         running = {cell.id for cell in todo}
         kept = [latest[cell.id] for cell in cells if cell.id not in running]
         return todo, [record for record in kept if record.status != "ok"]
 
-    def _checked(self, records: Iterable[Record], rerun: Rerun, device_uuid: str) -> set[str]:
+    def _checked(self, records: Iterable[Record], rerun: Rerun, device: tuple[str, str]) -> set[str]:
         """Return the controls that have a sound record of any class already."""
         plan = self._plan
         settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
@@ -174,7 +174,7 @@ class Benchmark:
 
         def sound(record: Record) -> bool:
             metrics = [spec.name for spec in plan.metrics_of(record.cell)]
-            return not needs_run(record, rerun, plan.source_hashes, metrics, device_uuid, plan.dataset)
+            return not needs_run(record, rerun, plan.source_hashes, metrics, device, plan.dataset)
 
         return {record.cell.method for record in alike if sound(record)}
 

@@ -154,20 +154,20 @@ def needs_run(
     rerun: Rerun,
     source_hashes: Mapping[str, str],
     metrics: Sequence[str],
-    device_uuid: str,
+    device: tuple[str, str],
     dataset: Dataset,
     repeats: int = 1,
     models: Path | None = None,
 ) -> bool:
     """Decide whether a cell runs, given its last record. The one place of the rerun policy.
 
-    `missing` runs what has no result: no record, an interrupted one, one of another source or device, with fewer
-    metrics or fewer repeats, or without its model in the folder of `models`, where one is wanted.
+    `missing` runs what has no result: no record, an interrupted one, one of another source or model of device, with
+    fewer metrics or fewer repeats, or without its model in the folder of `models`, where one is wanted.
     `failed` also runs what failed. `always` runs everything.
     """
     if rerun == "always" or record is None or record.status == "interrupted":
         return True
-    if record.provenance.get("device", {}).get("uuid") != device_uuid or record.is_stale(source_hashes):
+    if record.device_model != device or record.is_stale(source_hashes):
         return True
     if (record.dataset.get("digest"), record.dataset.get("content", "")) != (dataset.digest, dataset.content):
         return True

@@ -105,6 +105,11 @@ class Record:
             raise ValueError("its cell id does not match its cell")
         return record
 
+    @property
+    def device_model(self) -> tuple[str, str]:
+        """Type and name of the device: devices of one model share a table. One without a name stands for itself."""
+        return device_model(self.provenance.get("device", {}))
+
     def is_stale(self, source_hashes: Mapping[str, str]) -> bool:
         """Say whether method, metric or dataset (recipes, judge, protocol) is another now than when this was measured.
 
@@ -127,6 +132,11 @@ Hashes = Mapping[str, str] | Callable[[Iterable[Record]], Mapping[str, str]]  # 
 def hashes_of(source_hashes: Hashes, records: Iterable[Record]) -> Mapping[str, str]:
     """Return the hashes of what records rest on, as it is now."""
     return source_hashes(records) if callable(source_hashes) else source_hashes
+
+
+def device_model(identity: Mapping[str, Any]) -> tuple[str, str]:
+    """Return type and name of a device; without a name its UUID."""
+    return str(identity.get("type")), str(identity.get("name") or identity.get("uuid"))
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ class Board:
             records: at least one.
             source_hashes: of the plugins as they are now, to find stale records.
         """
-        device, setup, self.source_hashes = device_of(records[-1]), _setup(records[-1]), source_hashes
-        here = [record for record in records if device_of(record) == device]
+        device, setup, self.source_hashes = records[-1].device_model, _setup(records[-1]), source_hashes
+        here = [record for record in records if record.device_model == device]
         self.records = [record for record in here if _setup(record) == setup]
         self.notes: list[str] = []
         self._whole: Board | None = None  # what this is a part of, where it shows some rows alone
@@ -565,17 +565,11 @@ def _row(record: Record, target: Target) -> tuple[Any, ...]:
     """Return what the steps of one sequence have in common, with one of their targets."""
     cell = record.cell
     settings = canonical_json(dict(cell.settings))
-    return cell.dataset, cell.protocol, cell.method, settings, cell.seeds, device_of(record), target
+    return cell.dataset, cell.protocol, cell.method, settings, cell.seeds, record.device_model, target
 
 
 def _form(target: Target) -> str:
     return SEQUENCE if target.earlier else AT_ONCE if len(target.classes) > 1 else ""
-
-
-def device_of(record: Record) -> tuple[str, str]:
-    """Return what devices have in common whose numbers stand in one table: type and name; an unnamed one is its own."""
-    device = record.provenance.get("device", {})
-    return str(device.get("type")), str(device.get("name") or device.get("uuid"))
 
 
 def _setup(record: Record) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from unlearnbench.hashing import canonical_json
-from unlearnbench.report.board import device_of
 from unlearnbench.report.cost import Costs
 from unlearnbench.report.values import variant_of
 from unlearnbench.results import Record
@@ -29,7 +28,7 @@ def long_frame(records: Iterable[Record], source_hashes: Mapping[str, str]) -> p
     """
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        groups.setdefault((record.cell.dataset, record.cell.protocol, *device_of(record)), []).append(record)
+        groups.setdefault((record.cell.dataset, record.cell.protocol, *record.device_model), []).append(record)
     rows = [
         {**_cell_columns(record, source_hashes), **numbers}
         for group in groups.values()
