@@ -31,6 +31,7 @@ from unlearnbench.plan import make_plan
 from unlearnbench.process import Workers
 from unlearnbench.provenance import available_cores
 from unlearnbench.registry import Registry
+from unlearnbench.report.cost import CLOCKED
 from unlearnbench.results import Record, ResultStore
 
 SECONDS = 240  # no wait is longer
@@ -242,10 +243,10 @@ def assert_the_sums_hold(record):
 
 
 def assert_the_nap_is_in(record, phase):
-    """Assert that a phase has the nap and no other has it."""
+    """Assert that a phase has the nap, and that the clock of the other one has not."""
     found = seconds(record)
     assert found.pop(phase) >= NAP
-    assert max(found.values()) < NAP, found
+    assert max(found.get(other, 0) for other in CLOCKED) < NAP, found  # on a busy machine judging may take as long
     assert_the_sums_hold(record)
 
 
@@ -434,8 +435,8 @@ def test_cells_side_by_side_are_timed_alone_and_come_out_the_same(measure, tmp_p
 
 
 def test_waiting_for_samples_that_another_cell_draws_has_a_name(measure):
-    fresh = str(SESSION.int % 10**9)  # of this seed the cache has no samples; both cells want eight classes
-    found = measure("original", "0,1", seeds=fresh, metrics="retain_accuracy", jobs=2).records
+    fresh = str(SESSION.int % 10**9)  # of this noise the cache has no samples; both cells want eight classes
+    found = measure("original", "0,1", sampling_seeds=fresh, metrics="retain_accuracy", jobs=2).records
     assert any(record.cost["sample"]["reused"] for record in found)
     for record in found:
         assert_the_sums_hold(record)

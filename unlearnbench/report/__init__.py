@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from unlearnbench.errors import UsageError
 from unlearnbench.results import Hashes, hashes_of, open_results
 
@@ -57,9 +59,11 @@ def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
                 f"there is no record in {results} to show: run 'unlearnbench run' first or name a folder with --results"
             )
         try:
-            _write(found, out, rendering)
-            if not found:
-                rendering.pages.append(write_nothing(rendering.notes, out))
+            out.mkdir(parents=True, exist_ok=True)
+            with FileLock(out / ".write.lock"):  # two runs that end together would clear each other's folders
+                _write(found, out, rendering)
+                if not found:
+                    rendering.pages.append(write_nothing(rendering.notes, out))
         except OSError as error:
             raise UsageError(
                 f"cannot write {out} ({error.strerror or error}): free space or give another folder with --out"
