@@ -15,6 +15,8 @@ from unlearnbench.datasets import load_dataset
 from unlearnbench.grid import Cell, Target
 from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.registry import Registry
+from unlearnbench.report.figures import set_style
+from unlearnbench.report.page import FIGURES
 from unlearnbench.results import Record
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: children would be deaf to Ctrl-C
@@ -146,3 +148,10 @@ def fake_record(
         },
         **fields,
     )  # fmt: skip
+
+
+def draw_all(board):
+    """Return {name: figure} of every figure that a board has numbers for."""
+    set_style()
+    drawn = {name: make(board, None) for name, make in FIGURES.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}

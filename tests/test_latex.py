@@ -8,12 +8,12 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pytest
 
-from tests.conftest import fake_record
+from tests.conftest import draw_all, fake_record
 from tests.test_ablation import everything
 from tests.test_report import HOSTILE, board, images
 from tests.test_robustness import attacked
 from unlearnbench.report.latex import HEAD, escape_latex, lay_out, short_caption, to_latex, write_paper
-from unlearnbench.report.page import FIGURE_WORDS, draw_all
+from unlearnbench.report.page import FIGURE_WORDS
 from unlearnbench.report.tables import all_tables
 from unlearnbench.report.values import Value
 from unlearnbench.report.verify import latex_grids

@@ -4,12 +4,11 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from tests.conftest import fake_record
+from tests.conftest import draw_all, fake_record
 from unlearnbench.report import render
 from unlearnbench.report.board import boards
 from unlearnbench.report.checks import alarms, check_tables
 from unlearnbench.report.latex import to_latex
-from unlearnbench.report.page import draw_all
 from unlearnbench.report.robustness import robustness, robustness_tables
 from unlearnbench.report.tables import all_tables
 from unlearnbench.report.values import Value

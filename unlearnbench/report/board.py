@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unlearnbench.grid import Seeds, Target
 from unlearnbench.hashing import canonical_json
-from unlearnbench.report.cost import CONTESTED, Costs, disturbance_note, is_disturbed, ranks, repeated
+from unlearnbench.report.cost import CONTESTED, PHASES, Costs, disturbance_note, is_disturbed, ranks, repeated
 from unlearnbench.report.looks import Look, looks_of
 from unlearnbench.report.statistics import Interval, best_rows, mean_intervals, proportion_intervals
 from unlearnbench.report.values import Measure, Value, Variant, short, variant_of
@@ -243,6 +243,17 @@ class Board:
     def headlines(self) -> list[Measure]:
         """The metrics of the main table."""
         return [measure for measure in self.metrics if measure.headline]
+
+    @cached_property
+    def phase_seconds(self) -> dict[str, dict[str, float]]:
+        """{label: {phase: seconds}}: means over the cells that have the phase, of rows with numbers."""
+        found: dict[str, dict[str, float]] = {}
+        for variant in self.variants:
+            records = [r for t in self.targets for r in self.cell_records(variant, t) if r.cell.id in self.ok_ids]
+            times = {phase: [r.cost[phase]["seconds"] for r in records if phase in r.cost] for phase in PHASES}
+            if means := {phase: statistics.fmean(some) for phase, some in times.items() if some}:
+                found[variant.label] = means
+        return found
 
     @cached_property
     def ranks(self) -> dict[Variant, int]:

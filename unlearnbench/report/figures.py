@@ -407,14 +407,8 @@ def phases(board: Board, parent: Canvas | None = None) -> Canvas | None:
 
 
 def _phase_frame(board: Board) -> pd.DataFrame:
-    """Return a row per variant and a column per phase that any cell has; a mean is over the cells that have it."""
-    lines: dict[str, dict[str, float]] = {}
-    for variant in board.variants:
-        records = [r for t in board.targets for r in board.cell_records(variant, t) if r.cell.id in board.ok_ids]
-        if records:
-            found = {phase: [r.cost[phase]["seconds"] for r in records if phase in r.cost] for phase in PHASES}
-            lines[variant.label] = {phase: float(np.mean(times)) for phase, times in found.items() if times}
-    frame = pd.DataFrame.from_dict(lines, orient="index")
+    """Return a row per variant and a column per phase that any cell has."""
+    frame = pd.DataFrame.from_dict(board.phase_seconds, orient="index")
     return frame[[phase for phase in PHASES if phase in frame]].fillna(0.0)
 
 

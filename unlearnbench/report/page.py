@@ -85,13 +85,6 @@ def write_tables(board: Board, folder: Path) -> None:
             frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
-def draw_all(board: Board) -> dict[str, Figure]:
-    """Return {file name: figure} of every figure the board has numbers for."""
-    figures.set_style()
-    drawn = {name: make(board, None) for name, make in FIGURES.items()}
-    return {name: figure for name, figure in drawn.items() if isinstance(figure, Figure)}
-
-
 def draw(board: Board, name: str, folder: Path) -> bool:
     """Write a figure of a board into a folder, as .png and .pdf; say whether the board has anything to draw."""
     plt.switch_backend("Agg")  # which needs no screen

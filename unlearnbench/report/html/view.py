@@ -180,12 +180,10 @@ def _few(words: Sequence[str], most: int = MOST_VALUES) -> str:
 
 def _bars(board: Board) -> list[Bar]:
     """Return the mean seconds of each row's cells by phase."""
-    means: dict[str, dict[str, float]] = {}
-    for variant in board.variants:
-        records = [r for t in board.targets for r in board.cell_records(variant, t) if r.cell.id in board.ok_ids]
-        found = {phase: [r.cost[phase]["seconds"] for r in records if phase in r.cost] for phase in SHOWN_PHASES}
-        if times := {phase: sum(seconds) / len(seconds) for phase, seconds in found.items() if seconds}:
-            means[variant.label] = times
+    means = {
+        label: {phase: seconds for phase, seconds in times.items() if phase in SHOWN_PHASES}
+        for label, times in board.phase_seconds.items()
+    }
     longest = max((sum(times.values()) for times in means.values()), default=0.0) or 1.0
     return [
         Bar(label, [(phase, seconds, 100 * seconds / longest) for phase, seconds in times.items()], sum(times.values()))
