@@ -4,7 +4,7 @@ The same records give the same bytes.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,30 +48,50 @@ def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
     Raises:
         UsageError: there is no record, or the folder cannot be written.
     """
-    from unlearnbench.report.page import write_nothing
+    from unlearnbench.report.board import boards
     from unlearnbench.report.tables import shown_boards
 
     with open_results(results) as reading:
-        found, problems = shown_boards(reading.records, hashes_of(source_hashes, reading.records))
-        rendering = Rendering(notes=[*reading.problems, *problems])
-        if not found and not rendering.notes:
-            raise UsageError(
-                f"there is no record in {results} to show: run 'unlearnbench run' first or name a folder with --results"
-            )
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            with FileLock(out / ".write.lock"):  # two runs that end together would clear each other's folders
-                _write(found, out, rendering)
-                if not found:
-                    rendering.pages.append(write_nothing(rendering.notes, out))
-        except OSError as error:
-            raise UsageError(
-                f"cannot write {out} ({error.strerror or error}): free space or give another folder with --out"
-            ) from error
+        hashes = hashes_of(source_hashes, reading.records)
+        if not any(record.is_stale(hashes) for record in reading.records):
+            try:  # as if all of them could be shown, so that drawing need not wait until that is known
+                return _write(boards(reading.records, hashes), reading.problems, results, out)
+            except UsageError:
+                raise
+            except Exception:  # of whatever kind: the records at fault are looked for below
+                pass
+        found, problems = shown_boards(reading.records, hashes)
+        return _write(found, [*reading.problems, *problems], results, out)
+
+
+def _write(found: "Mapping[str, Board]", problems: Sequence[str], results: Path, out: Path) -> Rendering:
+    """Write everything and return what it has to say; boards of one folder at a time.
+
+    Raises:
+        UsageError: there is nothing to say, or the folder cannot be written.
+    """
+    from unlearnbench.report.page import write_nothing
+
+    rendering = Rendering(notes=list(problems))
+    if not found and not problems:
+        raise UsageError(
+            f"there is no record in {results} to show: run 'unlearnbench run' first or name a folder with --results"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".write.lock"):  # two runs that end together would clear each other's folders
+            if found:
+                _write_boards(found, out, rendering)
+            else:
+                rendering.pages.append(write_nothing(rendering.notes, out))
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {out} ({error.strerror or error}): free space or give another folder with --out"
+        ) from error
     return rendering
 
 
-def _write(found: "Mapping[str, Board]", out: Path, rendering: Rendering) -> None:
+def _write_boards(found: "Mapping[str, Board]", out: Path, rendering: Rendering) -> None:
     """Write tables, figures and page of every board, and add to the rendering what they have to say."""
     from unlearnbench.report.checks import alarms
     from unlearnbench.report.html import write_html
@@ -90,8 +110,7 @@ def _write(found: "Mapping[str, Board]", out: Path, rendering: Rendering) -> Non
             rendering.notes += board.notes
         for name, board in found.items():
             rendering.pages.append(write_page(board, drawing.drawn(name), out / name))
-    if found:
-        rendering.html = write_html(found, list(rendering.notes), out / "report.html")
+    rendering.html = write_html(found, list(rendering.notes), out / "report.html")
 
 
 def validation(results: Path, source_hashes: Hashes) -> Rendering:
