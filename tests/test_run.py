@@ -313,11 +313,10 @@ def test_kill_9_keeps_finished_cells_and_the_same_command_goes_on(tmp_path):
     assert all(record.status == "ok" for record in records(tmp_path).values())
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupt_keeps_finished_cells_and_says_how_to_go_on(tmp_path, name):
+def test_a_sigterm_keeps_finished_cells_and_says_how_to_go_on(tmp_path):  # test_cost_run has Ctrl-C
     process = start(tmp_path, *LONG)
     wait_for(tmp_path, lambda found: len(found) >= 1, process)
-    os.killpg(process.pid, getattr(signal, name)) if name == "SIGINT" else process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 130, output
     assert "the same command goes on" in output

@@ -106,8 +106,7 @@ def test_the_commands_that_are_printed_run(tmp_path, cache):
     printed = unlearnbench(tmp_path, "new", "method", "mine", "--out", str(folder))
     first, second = [shlex.split(line) for line in printed.split("Next:\n")[1].splitlines()]
     assert "11 of 11 promises kept" in unlearnbench(tmp_path, *first[1:])
-    run = [*second[1:], "--classes", "0", "--set", "mine.steps=2", "--metrics", "ua", "--controls", "none"]
-    assert "Mine" in unlearnbench(tmp_path, *run)
+    assert "digits-mine-c0-" in unlearnbench(tmp_path, *second[1:], "--dry-run")  # test_docs runs such a command
 
 
 def test_a_broken_method_ends_with_status_1(tmp_path):

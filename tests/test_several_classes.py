@@ -259,7 +259,7 @@ class TestReport:
 
     def test_a_first_step_of_another_run_is_no_part_of_a_sequence(self):
         steps = parse_sequence("0,1", "0123456789")
-        others = [{"method": "beta"}, {"seed": 1}, {"settings": {"steps": 7}}, {"device": "d2"}, {"dataset": "other"}]
+        others = [{"method": "beta"}, {"seed": 1}, {"settings": {"steps": 7}}, {"dataset": "other"}]
         records = [*[fake_record(forget_class=0, **changes) for changes in others], self.record(steps[1])]
         assert "other-sequence" not in boards(records, {})
         assert [t.label for t in boards(records, {})["digits-sequence"].targets] == ["1 after 0"]

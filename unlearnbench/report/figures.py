@@ -10,7 +10,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
@@ -25,6 +24,7 @@ from unlearnbench.grid import Target
 from unlearnbench.report.board import Board
 from unlearnbench.report.confusion import Matrix, confusion_sides
 from unlearnbench.report.cost import PHASES
+from unlearnbench.report.looks import COLOURS
 from unlearnbench.report.pareto import axes_of, front, places, undominated
 from unlearnbench.report.values import Measure, Value, Variant
 from unlearnbench.results import Record
@@ -73,6 +73,8 @@ MOST_CLASSES_PICTURED = 10  # in the overview
 
 def set_style() -> None:
     """Make the look of all figures matplotlib's own: letters of 6 to 9 points at the size a paper prints them."""
+    import seaborn as sns  # takes a second, and only what draws needs it
+
     sns.set_theme(context="paper", style="whitegrid", rc=STYLE)
 
 
@@ -392,7 +394,7 @@ def phases(board: Board, parent: Canvas | None = None) -> Canvas | None:
     legend = legend_height(list(frame.columns), width)
     figure = canvas(parent, (width, max(line * len(frame), 0.5) + 0.4 + legend))
     axes = figure.subplots()
-    colour = dict(zip(PHASE_COLOURS, sns.color_palette("colorblind", len(PHASE_COLOURS)), strict=True))
+    colour = dict(zip(PHASE_COLOURS, COLOURS, strict=False))
     left = np.zeros(len(frame))
     bars = []
     for phase in frame.columns:
