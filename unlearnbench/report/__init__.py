@@ -53,14 +53,17 @@ def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
 
     with open_results(results) as reading:
         hashes = hashes_of(source_hashes, reading.records)
+        fault: Exception | None = None
         if not any(record.is_stale(hashes) for record in reading.records):
             try:  # as if all of them could be shown, so that drawing need not wait until that is known
                 return _write(boards(reading.records, hashes), reading.problems, results, out)
             except UsageError:
                 raise
-            except Exception:  # of whatever kind: the records at fault are looked for below
-                pass
+            except Exception as error:  # of whatever kind: the records at fault are looked for below
+                fault = error
         found, problems = shown_boards(reading.records, hashes)
+        if fault is not None and not problems:
+            raise fault  # no record's
         return _write(found, [*reading.problems, *problems], results, out)
 
 
