@@ -7,19 +7,25 @@ Jing Wu, Trung Le, Munawar Hayat, Mehrtash Harandi. arXiv:2401.05779, CVPR 2025.
     inner loop: phi from theta, `inner_steps` of descent on L_forget; then back to theta
     outer step: descend L_eps(x_r, c_r) + lambda (L_forget(theta) - mean inner loss)
     adaptive:   lambda = max(0, eta - <g_r, g_f> / ||g_f||^2), g being the gradients of the two losses (as in BOME)
-    L_forget = ||target - eps_theta(x_t, c_f)||^2, target one of
+    L_forget = mean (target - eps_theta(x_t, c_f))^2, target one of
         random_class:  sg[eps_theta(x_t, c')], c' one random retained class per batch
         uniform_noise: u, uniform in [0, 1)
+
+Both losses are means over pixels and images, L_eps too (code: `F.mse_loss`, `MSELoss`). It matters: one Adam takes
+the inner steps unclipped and the outer ones clipped to norm 1, so that a scale of the losses changes their shares in
+its moments.
 
 The inner loss is a constant to the outer gradient: with a first-order method the inner loop moves a weight only through
 the moments of Adam that it leaves behind (`keep_moments`), and otherwise only says how far q is from 0.
 
 Deviations:
-    - The code's present version cannot run: its README's mode is unknown to it, and its forget loss has no criterion.
-      Here L_forget is a sum over pixels, as in the version before, and `uniform_noise` is that version's target.
-      There the uniform noise was also added to the images; here x_t has Gaussian noise.
+    - "Code" is JingWu321/EraseDiff at 14f4e98, which cannot run: its README's mode is unknown to it, and its forget
+      loss has no criterion (elsewhere in the file: `MSELoss`). `uniform_noise` is the target of the version before
+      (dfc5b21). There the uniform noise was also added to the images, whose labels were kept and whose t was their
+      own; here x_t has Gaussian noise, and `forget_dropout=0` with `share_t=false` does the rest.
     - c' is a retained class, whichever are forgotten (code: 1 to 9, so class 0 must be the forget class).
-    - The target of `random_class` is computed without a graph, by the model being trained, in train mode (assumed).
+    - The target of `random_class` is computed without a graph (code: builds and discards one); as in the code, it comes
+      from the model being trained, in train mode.
     - The adaptive lambda divides by ||g_f||^2, as in BOME; the code divides by both norms, a cosine.
     - `keep_moments=false` gives each inner loop an Adam of its own (code: weights go back, moments stay).
     - The mean inner loss is that of the whole inner loop (code: of its last epoch); it is only logged, as `gap`.
@@ -32,22 +38,23 @@ from typing import Literal
 
 import torch
 
-from unlearnbench import Context, Ema, method, predict_noise
+from unlearnbench import Context, Ema, eps_loss, method, predict_noise
 
 
-def draw_forget_loss(ctx: Context, batch: int, forget_target: str):
-    """Return L_forget on fresh forget images, summed over pixels, averaged over the batch."""
-    x0, y = ctx.forget.draw(batch)
-    t, eps = ctx.timesteps(batch), ctx.noise_like(x0)
-    x_t = ctx.schedule.add_noise(x0, eps, t)
+def draw_forget_loss(ctx: Context, t, forget_target: str, dropout: float):
+    """Return L_forget on fresh forget images, one per timestep (B,): a mean over pixels and images."""
+    x0, y = ctx.forget.draw(len(t))
+    x_t = ctx.schedule.add_noise(x0, ctx.noise_like(x0), t)
+    prediction = predict_noise(ctx.model, x_t, t, ctx.drop_labels(y, dropout))
     if forget_target == "random_class":
         retained = torch.tensor(ctx.retained_classes, device=y.device)
         chosen = torch.randint(len(retained), (1,), generator=ctx.generator, device=y.device)
+        pseudo = ctx.drop_labels(retained[chosen].expand(len(t)), dropout)
         with torch.no_grad():
-            target = predict_noise(ctx.model, x_t, t, retained[chosen].expand(batch))
+            target = predict_noise(ctx.model, x_t, t, pseudo)
     else:
         target = torch.empty_like(x0).uniform_(generator=ctx.generator)
-    return (target - predict_noise(ctx.model, x_t, t, y)).square().flatten(1).sum(dim=1).mean()
+    return (target - prediction).square().mean()
 
 
 def adaptive_penalty(retain_loss, forget_loss, parameters, eta: float):
@@ -69,7 +76,7 @@ def adaptive_penalty(retain_loss, forget_loss, parameters, eta: float):
             "inner_steps": 10,
             "batch": 48,
             "lr": 2.5e-4,
-            "penalty": 0.1,
+            "penalty": 0.5,
             "ema": 0.0,
         },
         "smoke": {"steps": 100, "round_steps": 25, "inner_steps": 10, "batch": 32, "lr": 3e-4, "ema": 0.0},
@@ -89,6 +96,8 @@ def erasediff(
     eta: float = 0.1,  # of the adaptive lambda (code)
     keep_moments: bool = True,  # Adam's moments outlive the inner loop (code)
     label_dropout: float = 0.0,  # share of retained labels replaced by the null class (code)
+    forget_dropout: float = 0.1,  # the same in the forget loss, drawn apart for c_f and c' (code)
+    share_t: bool = True,  # in outer steps the forget images take the retained images' t (code)
     ema: float = 0.99,  # decay of the averaged weights; 0 takes the last weights (code)
     clip: float = 1.0,  # global gradient norm of an outer step (code)
 ):
@@ -102,7 +111,7 @@ def erasediff(
             inner = optimizer if keep_moments else torch.optim.Adam(parameters, lr=lr, fused=True)
             inner_loss = 0.0
             for _ in range(inner_steps):
-                loss = draw_forget_loss(ctx, batch, forget_target)
+                loss = draw_forget_loss(ctx, ctx.timesteps(batch), forget_target, forget_dropout)
                 inner.zero_grad()
                 loss.backward()
                 inner.step()
@@ -110,8 +119,10 @@ def erasediff(
             with torch.no_grad():
                 for parameter, value in zip(parameters, start, strict=True):
                     parameter.copy_(value)
-        forget_loss = draw_forget_loss(ctx, batch, forget_target)
-        retain_loss = ctx.eps_loss(*ctx.retain.draw(batch), label_dropout=label_dropout)
+        x_r, y_r = ctx.retain.draw(batch)
+        t, eps, y_r = ctx.timesteps(batch), ctx.noise_like(x_r), ctx.drop_labels(y_r, label_dropout)
+        retain_loss = eps_loss(ctx.model, ctx.schedule, x_r, y_r, t, eps).mean() / x_r[0].numel()
+        forget_loss = draw_forget_loss(ctx, t if share_t else ctx.timesteps(batch), forget_target, forget_dropout)
         weight = penalty
         if weighting == "adaptive":
             weight = adaptive_penalty(retain_loss, forget_loss, parameters, eta)

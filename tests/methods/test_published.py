@@ -10,7 +10,7 @@ from unlearnbench.context import Context
 
 context, arrived = literal.context, literal.arrived  # fixtures
 
-LR = 1e-3
+ABAR, LR = literal.ABAR, 1e-3
 METHODS = ["sfron", "erasediff", "restricted_gradient", "meta_unlearning"]
 SMALL = {
     "sfron": {"batch": 4},
@@ -128,54 +128,68 @@ def test_sfron_two_pairs_of_steps(context, arrived, changes):
     literal.assert_same(ours, literal.weights(ctx))
 
 
-def literal_forget_loss(ctx, target):
-    """EraseDiff's L_forget on a fresh batch of four, one image at a time."""
-    x0, y = ctx.forget.draw(4)
-    t, eps = ctx.timesteps(4), ctx.noise_like(x0)
-    retained = [c for c in range(10) if c not in ctx.forget_classes]
+def erasediff_forget_loss(ctx, t, target, dropout):
+    """The forget loss of JingWu321/EraseDiff at 14f4e98, ddpm/runners/diffusion.py, lines 753-766 and 806-817.
+
+    `criteria` is `torch.nn.MSELoss()` (line 1067), `uniform_noise` the line that is a comment there.
+    """
+    x_0, y_t = ctx.forget.draw(len(t))
+    noise = ctx.noise_like(x_0)
+    a = ABAR.index_select(0, t).view(-1, 1, 1, 1)
+    x_0 = x_0 * a.sqrt() + noise * (1.0 - a).sqrt()
+    output = ctx.model(x_0, t, ctx.drop_labels(y_t, dropout)).sample  # the model's own cond_drop_prob
     if target == "random_class":
-        pseudo = torch.full((4,), retained[int(torch.randint(len(retained), (1,), generator=ctx.generator))])
+        others = [c for c in range(10) if c not in ctx.forget_classes]  # there: 1 to 9
+        pseudo_c = torch.full(y_t.shape, others[torch.randint(len(others), (1,), generator=ctx.generator).item()])
+        pseudo = ctx.model(x_0, t, ctx.drop_labels(pseudo_c, dropout)).sample.detach()
     else:
-        uniform = torch.empty_like(x0).uniform_(0, 1, generator=ctx.generator)
-    loss = 0.0
-    for k in range(4):
-        wanted = predicted(ctx.model, x0, eps, t, pseudo, k).detach() if target == "random_class" else uniform[k]
-        loss = loss + ((wanted - predicted(ctx.model, x0, eps, t, y, k)) ** 2).sum() / 4
-    return loss
+        pseudo = torch.empty_like(x_0).uniform_(0, 1, generator=ctx.generator)
+    return torch.nn.MSELoss()(pseudo, output)
+
+
+def erasediff_retain_loss(ctx, t, x0, c, e):
+    """`noise_estimation_loss_conditional` of ddpm/functions/losses.py at the same commit, `cond_drop_prob` applied."""
+    a = ABAR.index_select(0, t).view(-1, 1, 1, 1)
+    x = x0 * a.sqrt() + e * (1.0 - a).sqrt()
+    return torch.nn.functional.mse_loss(ctx.model(x, t, c).sample, e)
 
 
 ERASEDIFF = {
     "defaults": {},
     "adaptive": {"weighting": "adaptive", "eta": 0.4, "clip": literal.FREE},
-    "uniform_noise": {"forget_target": "uniform_noise", "clip": literal.FREE},
+    "uniform_noise": {"forget_target": "uniform_noise", "share_t": False, "forget_dropout": 0.0, "clip": literal.FREE},
     "own_moments": {"keep_moments": False, "penalty": 0.7, "clip": literal.FREE},
     "averaged": {"ema": 0.9},
-    "two_rounds": {"round_steps": 1},
+    "two_rounds": {"round_steps": 1, "forget_dropout": 0.5},
     "several_classes": {"target": ((3, 8),), "clip": literal.FREE},
 }
 
 
 @pytest.mark.parametrize("changes", ERASEDIFF.values(), ids=ERASEDIFF)
 def test_erasediff_two_steps(context, arrived, changes):
+    """As `train_ours` at 14f4e98 does, lines 735-885: inner steps unclipped, weights put back, one Adam, outer steps."""
     settings = {"round_steps": 2, "ema": 0.0, **changes}
     where = {"target": settings.pop("target")} if "target" in settings else {}
     ours_ctx, ctx = context("erasediff", **where), context("erasediff", **where)
     ours = literal.run("erasediff", ours_ctx, steps=2, inner_steps=2, batch=4, lr=LR, label_dropout=0.5, **settings)
-    target, seen = settings.get("forget_target", "random_class"), iter(arrived)
-    optimizer, gaps, average = literal.LiteralAdam(LR), [], literal.weights(ctx)
+    target, dropout = settings.get("forget_target", "random_class"), settings.get("forget_dropout", 0.1)
+    seen, optimizer, gaps, average = iter(arrived), literal.LiteralAdam(LR), [], literal.weights(ctx)
     for step in range(2):
         if step % settings["round_steps"] == 0:
             saved, inner_losses = literal.weights(ctx), []
             inner = optimizer if settings.get("keep_moments", True) else literal.LiteralAdam(LR)
             for _ in range(2):
-                loss = literal_forget_loss(ctx, target)
+                loss = erasediff_forget_loss(ctx, ctx.timesteps(4), target, dropout)
                 gradient = literal.literal_gradient(ctx, loss, literal.FREE)
                 literal.assert_same(next(seen), gradient)
                 inner.step(ctx, gradient)
                 inner_losses.append(float(loss.detach()))
             restore(ctx, saved)
-        forget = literal_forget_loss(ctx, target)
-        keep = retain_loss(ctx, *ctx.retain.draw(4), 0.5)
+        x_r, y_r = ctx.retain.draw(4)
+        t, e = ctx.timesteps(4), ctx.noise_like(x_r)
+        keep = erasediff_retain_loss(ctx, t, x_r, ctx.drop_labels(y_r, 0.5), e)
+        t = t if settings.get("share_t", True) else ctx.timesteps(4)  # line 808 noises forget images with t, not t_u
+        forget = erasediff_forget_loss(ctx, t, target, dropout)
         weight = settings.get("penalty", 0.1)
         if settings.get("weighting") == "adaptive":
             g_f, g_r = kept_graph_gradient(ctx, forget), kept_graph_gradient(ctx, keep)
