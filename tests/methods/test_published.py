@@ -167,7 +167,7 @@ ERASEDIFF = {
 
 @pytest.mark.parametrize("changes", ERASEDIFF.values(), ids=ERASEDIFF)
 def test_erasediff_two_steps(context, arrived, changes):
-    """As `train_ours` at 14f4e98 does, lines 735-885: inner steps unclipped, weights put back, one Adam, outer steps."""
+    """As `train_ours` at 14f4e98 does, lines 735-885: inner steps unclipped, then weights back, one Adam."""
     settings = {"round_steps": 2, "ema": 0.0, **changes}
     where = {"target": settings.pop("target")} if "target" in settings else {}
     ours_ctx, ctx = context("erasediff", **where), context("erasediff", **where)
