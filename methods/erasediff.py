@@ -34,9 +34,10 @@ Deviations:
     - Horizontal flips are fresh at every draw; every batch is full, across epochs.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, Ema, eps_loss, method, predict_noise
 
@@ -85,21 +86,21 @@ def adaptive_penalty(retain_loss, forget_loss, parameters, eta: float):
 def erasediff(
     ctx: Context,
     *,
-    steps: int = 288,  # outer optimiser steps (code: 4 x 2 rounds)
-    round_steps: int = 36,  # outer steps of one round (code: until 4,500 retained images)
-    inner_steps: int = 80,  # inner steps at the start of a round (code: 2 epochs of 5,000 forget images)
-    batch: int = 128,  # images of each kind per step (code)
-    lr: float = 1e-4,  # Adam, of both kinds of step (code)
+    steps: Annotated[int, Ge(1)] = 288,  # outer optimiser steps (code: 4 x 2 rounds)
+    round_steps: Annotated[int, Ge(1)] = 36,  # outer steps of one round (code: until 4,500 retained images)
+    inner_steps: Annotated[int, Ge(0)] = 80,  # inner steps before each round (code: 2 epochs of 5,000 images)
+    batch: Annotated[int, Ge(1)] = 128,  # images of each kind per step (code)
+    lr: Annotated[float, Gt(0)] = 1e-4,  # Adam, of both kinds of step (code)
     forget_target: Literal["random_class", "uniform_noise"] = "random_class",  # what replaces the noise (code)
     weighting: Literal["fixed", "adaptive"] = "fixed",  # of the forget loss (code)
-    penalty: float = 0.1,  # lambda, where fixed (code)
-    eta: float = 0.1,  # of the adaptive lambda (code)
+    penalty: Annotated[float, Ge(0)] = 0.1,  # lambda, where fixed (code)
+    eta: Annotated[float, Ge(0)] = 0.1,  # of the adaptive lambda (code)
     keep_moments: bool = True,  # Adam's moments outlive the inner loop (code)
-    label_dropout: float = 0.0,  # share of retained labels replaced by the null class (code)
-    forget_dropout: float = 0.1,  # the same in the forget loss, drawn apart for c_f and c' (code)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.0,  # share of retained labels dropped (code)
+    forget_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # of forget labels, apart for c_f and c' (code)
     share_t: bool = True,  # in outer steps the forget images take the retained images' t (code)
-    ema: float = 0.99,  # decay of the averaged weights; 0 takes the last weights (code)
-    clip: float = 1.0,  # global gradient norm of an outer step (code)
+    ema: Annotated[float, Interval(ge=0, lt=1)] = 0.99,  # decay of the averaged weights; 0: the last ones (code)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm of an outer step (code)
 ):
     parameters = list(ctx.model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)

@@ -23,9 +23,10 @@ Deviations:
     - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Gt
 
 from unlearnbench import Context, method, predict_noise
 
@@ -42,12 +43,12 @@ from unlearnbench import Context, method, predict_noise
 def esd(
     ctx: Context,
     *,
-    steps: int = 1000,  # optimiser steps (code: original script)
-    batch: int = 128,  # forget images per step (unknown for class-conditional models: chosen)
-    lr: float = 1e-5,  # Adam (code: original script)
-    eta: float = 1.0,  # strength of the negative guidance (paper)
+    steps: Annotated[int, Ge(1)] = 1000,  # optimiser steps (code: original script)
+    batch: Annotated[int, Ge(1)] = 128,  # forget images per step (unknown for class-conditional models: chosen)
+    lr: Annotated[float, Gt(0)] = 1e-5,  # Adam (code: original script)
+    eta: Annotated[float, Ge(0)] = 1.0,  # strength of the negative guidance (paper)
     train: Literal["all", "class"] = "all",  # weights that move (unknown for class-conditional models: chosen)
-    clip: float = 1.0,  # global gradient norm (unknown for class-conditional models: chosen)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (unknown for class-conditional models: chosen)
 ):
     for name, parameter in ctx.model.named_parameters():
         parameter.requires_grad_(train == "all" or name.startswith("class_embedding.") or ".time_emb_proj." in name)

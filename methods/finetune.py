@@ -17,7 +17,10 @@ Deviations:
     - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, method
 
@@ -35,11 +38,11 @@ from unlearnbench import Context, method
 def finetune(
     ctx: Context,
     *,
-    steps: int = 1000,  # optimiser steps (unknown for diffusion: chosen)
-    batch: int = 128,  # retained images per step (unknown for diffusion: chosen)
-    lr: float = 1e-4,  # Adam (unknown for diffusion: chosen)
-    label_dropout: float = 0.1,  # share of labels replaced by the null class (as in ordinary training)
-    clip: float = 1.0,  # global gradient norm (unknown for diffusion: chosen)
+    steps: Annotated[int, Ge(1)] = 1000,  # optimiser steps (unknown for diffusion: chosen)
+    batch: Annotated[int, Ge(1)] = 128,  # retained images per step (unknown for diffusion: chosen)
+    lr: Annotated[float, Gt(0)] = 1e-4,  # Adam (unknown for diffusion: chosen)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of labels dropped (as in training)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (unknown for diffusion: chosen)
 ):
     optimizer = torch.optim.Adam(ctx.model.parameters(), lr=lr, fused=True)
     for _ in ctx.steps(steps):

@@ -25,7 +25,7 @@ Deviations:
     - All terms are sums over pixels, averaged over a batch (code: means over pixels, and the meta terms summed over the
       batches of a whole set). The sum scales all terms alike, so only the clipping sees it.
     - eta = 1, as in ESD (code: `concept_scale` 3, which is eta = 3 in this formula).
-    - The code's attack is one epoch of its harmful images at the unlearning's learning rate, by an AdamW of its own, each
+    - The code's attack is one epoch of its harmful images at the unlearning's learning rate, with AdamW, each
       step clipped to norm 1; here `attack_steps` unclipped batches at `attack_lr`. Its moments start at 0 each time.
     - First order, as in the code: the gradients at theta' are added to those at theta.
     - t is uniform in all terms, as in the code (only its other script, `meta.sh`, fixes t = 1, 2, 5, 10).
@@ -35,7 +35,10 @@ Deviations:
     - Not here: the code's other way, meta terms alone on a model that is unlearned already (`meta.sh`, 100 steps).
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, method, predict_noise
 
@@ -62,17 +65,17 @@ def esd_loss(ctx: Context, x0, y, eta: float):
 def meta_unlearning(
     ctx: Context,
     *,
-    steps: int = 1000,  # optimiser steps (chosen: SalUn's; code: 1500)
-    batch: int = 128,  # images of each kind per step (chosen: SalUn's; code: 10)
-    lr: float = 1e-4,  # Adam (chosen: SalUn's; code: 1e-5 for Stable Diffusion)
-    eta: float = 1.0,  # how far the target lies beyond the unconditional noise (ESD; code: 3)
-    alpha: float = 1.0,  # weight of the retain loss (chosen; code: related 0.1, benign 0.01)
-    meta_forget: float = 0.1,  # weight of the forgotten class after the attack (code's script; as it runs: 0.01)
-    meta_retain: float = 0.01,  # weight of the retained classes after the attack (code's script; as it runs: 1)
-    attack_steps: int = 1,  # steps of the attack (chosen; code: one epoch, clipped)
-    attack_lr: float = 1e-4,  # Adam, of the attack (code: that of the unlearning)
-    label_dropout: float = 0.1,  # share of retained labels replaced by the null class (chosen; code: none)
-    clip: float = 1.0,  # global gradient norm, meta terms included (code)
+    steps: Annotated[int, Ge(1)] = 1000,  # optimiser steps (chosen: SalUn's; code: 1500)
+    batch: Annotated[int, Ge(1)] = 128,  # images of each kind per step (chosen: SalUn's; code: 10)
+    lr: Annotated[float, Gt(0)] = 1e-4,  # Adam (chosen: SalUn's; code: 1e-5 for Stable Diffusion)
+    eta: Annotated[float, Ge(0)] = 1.0,  # how far the target lies beyond the unconditional noise (ESD; code: 3)
+    alpha: Annotated[float, Ge(0)] = 1.0,  # weight of the retain loss (chosen; code: related 0.1, benign 0.01)
+    meta_forget: Annotated[float, Ge(0)] = 0.1,  # weight of the forget class after the attack (code; really 0.01)
+    meta_retain: Annotated[float, Ge(0)] = 0.01,  # weight of the retained classes after the attack (code; really 1)
+    attack_steps: Annotated[int, Ge(0)] = 1,  # steps of the attack (chosen; code: one epoch, clipped)
+    attack_lr: Annotated[float, Gt(0)] = 1e-4,  # Adam, of the attack (code: that of the unlearning)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (chosen; code: 0)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm, meta terms included (code)
 ):
     parameters = list(ctx.model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)

@@ -19,7 +19,10 @@ Deviations:
     - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt
 
 from unlearnbench import Context, method
 
@@ -37,10 +40,10 @@ from unlearnbench import Context, method
 def neggrad(
     ctx: Context,
     *,
-    steps: int = 100,  # optimiser steps (unknown for diffusion: chosen)
-    batch: int = 128,  # forget images per step (unknown for diffusion: chosen)
-    lr: float = 1e-5,  # Adam (unknown for diffusion: chosen)
-    clip: float = 1.0,  # global gradient norm (unknown for diffusion: chosen)
+    steps: Annotated[int, Ge(1)] = 100,  # optimiser steps (unknown for diffusion: chosen)
+    batch: Annotated[int, Ge(1)] = 128,  # forget images per step (unknown for diffusion: chosen)
+    lr: Annotated[float, Gt(0)] = 1e-5,  # Adam (unknown for diffusion: chosen)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (unknown for diffusion: chosen)
 ):
     optimizer = torch.optim.Adam(ctx.model.parameters(), lr=lr, fused=True)
     for _ in ctx.steps(steps):

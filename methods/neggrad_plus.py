@@ -21,7 +21,10 @@ Deviations:
     - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, eps_loss, method
 
@@ -39,12 +42,12 @@ from unlearnbench import Context, eps_loss, method
 def neggrad_plus(
     ctx: Context,
     *,
-    steps: int = 1000,  # optimiser steps (unknown for diffusion: chosen)
-    batch: int = 128,  # images of each kind per step (unknown for diffusion: chosen)
-    lr: float = 1e-4,  # Adam (unknown for diffusion: chosen)
-    beta: float = 0.95,  # weight of the retain loss; that of the ascent is 1 - beta (code, for classifiers)
-    label_dropout: float = 0.1,  # share of retained labels replaced by the null class (as in ordinary training)
-    clip: float = 1.0,  # global gradient norm (unknown for diffusion: chosen)
+    steps: Annotated[int, Ge(1)] = 1000,  # optimiser steps (unknown for diffusion: chosen)
+    batch: Annotated[int, Ge(1)] = 128,  # images of each kind per step (unknown for diffusion: chosen)
+    lr: Annotated[float, Gt(0)] = 1e-4,  # Adam (unknown for diffusion: chosen)
+    beta: Annotated[float, Interval(ge=0, le=1)] = 0.95,  # weight of the retain loss; 1 - beta is the ascent's (code)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (as in training)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (unknown for diffusion: chosen)
 ):
     optimizer = torch.optim.Adam(ctx.model.parameters(), lr=lr, fused=True)
     for _ in ctx.steps(steps):

@@ -22,7 +22,10 @@ Deviations:
     - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, method, predict_noise
 
@@ -40,12 +43,12 @@ from unlearnbench import Context, method, predict_noise
 def random_label(
     ctx: Context,
     *,
-    steps: int = 1000,  # optimiser steps (unknown for diffusion: SalUn's)
-    batch: int = 128,  # images of each kind per step (unknown for diffusion: SalUn's)
-    lr: float = 1e-4,  # Adam (unknown for diffusion: SalUn's)
-    alpha: float = 1e-3,  # weight of the summed retain loss against the mean forget loss (SalUn's)
-    label_dropout: float = 0.1,  # share of retained labels replaced by the null class (SalUn's)
-    clip: float = 1.0,  # global gradient norm (SalUn's)
+    steps: Annotated[int, Ge(1)] = 1000,  # optimiser steps (unknown for diffusion: SalUn's)
+    batch: Annotated[int, Ge(1)] = 128,  # images of each kind per step (unknown for diffusion: SalUn's)
+    lr: Annotated[float, Gt(0)] = 1e-4,  # Adam (unknown for diffusion: SalUn's)
+    alpha: Annotated[float, Ge(0)] = 1e-3,  # weight of the summed retain loss against the mean forget loss (SalUn's)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (SalUn's)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (SalUn's)
 ):
     others = torch.tensor(ctx.retained_classes, device=ctx.generator.device)
     optimizer = torch.optim.Adam(ctx.model.parameters(), lr=lr, fused=True)

@@ -27,9 +27,10 @@ Deviations:
     - No average of the weights, as in the code.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, method, predict_noise
 
@@ -51,15 +52,15 @@ def without_conflict(gradient, other):
 def restricted_gradient(
     ctx: Context,
     *,
-    steps: int = 782,  # optimiser steps (code: 50,000 images)
-    batch: int = 64,  # forget images per step (code)
-    retain_batch: int = 450,  # retained images per step (code)
-    lr: float = 1e-5,  # Adam (code)
-    alpha: float = 5.0,  # weight of the retained classes' gradient (code)
-    truncate: float = 0.1,  # squared error of a pixel beyond which it is left alone (code)
+    steps: Annotated[int, Ge(1)] = 782,  # optimiser steps (code: 50,000 images)
+    batch: Annotated[int, Ge(1)] = 64,  # forget images per step (code)
+    retain_batch: Annotated[int, Ge(1)] = 450,  # retained images per step (code)
+    lr: Annotated[float, Gt(0)] = 1e-5,  # Adam (code)
+    alpha: Annotated[float, Ge(0)] = 5.0,  # weight of the retained classes' gradient (code)
+    truncate: Annotated[float, Gt(0)] = 0.1,  # squared error of a pixel beyond which it is left alone (code)
     truncate_in: Literal["x0", "eps"] = "x0",  # whose error that is (code: x0)
-    label_dropout: float = 0.1,  # share of retained labels replaced by the null class (assumed: SalUn)
-    clip: float = 1.0,  # global gradient norm (assumed: SalUn)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (assumed: SalUn)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (assumed: SalUn)
 ):
     parameters = list(ctx.model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)

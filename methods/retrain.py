@@ -13,6 +13,10 @@ Deviations:
     - `cosine` anneals the step size on digits, as that base model's recipe does; off by default as in the reference.
 """
 
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Interval
+
 from unlearnbench import Context, fit_denoiser, method, reinitialise
 
 
@@ -28,13 +32,13 @@ from unlearnbench import Context, fit_denoiser, method, reinitialise
 def retrain(
     ctx: Context,
     *,
-    steps: int = 800_000,  # optimiser steps (DDIM code, cifar10_train.yml)
-    batch: int = 128,  # retained images per step
-    lr: float = 2e-4,  # Adam (same source)
+    steps: Annotated[int, Ge(1)] = 800_000,  # optimiser steps (DDIM code, cifar10_train.yml)
+    batch: Annotated[int, Ge(1)] = 128,  # retained images per step
+    lr: Annotated[float, Gt(0)] = 2e-4,  # Adam (same source)
     cosine: bool = False,  # anneal lr to zero along half a cosine
-    label_dropout: float = 0.1,  # share of labels replaced by the null class
-    ema: float = 0.9999,  # decay of the averaged weights, which are the result
-    clip: float = 1.0,  # global gradient norm
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of labels dropped
+    ema: Annotated[float, Interval(ge=0, lt=1)] = 0.9999,  # decay of the averaged weights, which are the result
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm
 ):
     reinitialise(ctx.model)
     fit_denoiser(

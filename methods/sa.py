@@ -13,6 +13,7 @@ Deviations:
       `fisher_timesteps` of the T timesteps stand for all of them, evenly spaced, scaled by T / fisher_timesteps.
       Fewer than T are an estimate: with the 50 tuned for digits the matrix has 1.22 times the trace of the full one
       (correlation of the logarithms 0.95), so that `penalty` weighs as much more.
+    - Where there are fewer replay images than `fisher_images`, they are taken several times, each with fresh noise.
     - Fisher inputs are in [-1, 1]; the code feeds it [0, 1] by mistake: `fisher_unit_range=true`.
     - Replay images are sampled in eval mode; the code's averaged copy is left in train mode, so that dropout is on:
       `replay_dropout=true`. (The code evaluates that copy too; how a result is evaluated is the protocol's matter.)
@@ -30,7 +31,10 @@ Deviations:
     - Several classes forgotten at once share the noise images in turn (code: one class).
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, Ema, eps_loss, method
 
@@ -91,20 +95,20 @@ def fisher(ctx: Context, *, replay, images: int, timesteps: int, chunk: int, lab
 def sa(
     ctx: Context,
     *,
-    steps: int = 20_000,  # optimiser steps (code)
-    batch: int = 128,  # noise images and replay images per step, each (code)
-    lr: float = 1e-4,  # Adam (code)
-    gamma: float = 1.0,  # weight of the replay loss (code)
-    penalty: float = 10.0,  # lambda, weight of the Fisher penalty (code)
-    label_dropout: float = 0.0,  # share of replay labels replaced by the null class (code)
-    ema: float = 0.9999,  # decay of the averaged weights; 0 takes the last weights (code)
-    clip: float = 1.0,  # global norm of the whole gradient, penalty included (code)
-    replay_per_class: int = 500,  # replay images of each class (code)
+    steps: Annotated[int, Ge(1)] = 20_000,  # optimiser steps (code)
+    batch: Annotated[int, Ge(1)] = 128,  # noise images and replay images per step, each (code)
+    lr: Annotated[float, Gt(0)] = 1e-4,  # Adam (code)
+    gamma: Annotated[float, Ge(0)] = 1.0,  # weight of the replay loss (code)
+    penalty: Annotated[float, Ge(0)] = 10.0,  # lambda, weight of the Fisher penalty (code)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.0,  # share of replay labels dropped (code)
+    ema: Annotated[float, Interval(ge=0, lt=1)] = 0.9999,  # decay of the averaged weights; 0: the last ones (code)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global norm of the whole gradient, penalty included (code)
+    replay_per_class: Annotated[int, Ge(1)] = 500,  # replay images of each class (code)
     replay_dropout: bool = False,  # the code's mistake: dropout left on while they are sampled
-    fisher_images: int = 5000,  # replay images in the Fisher matrix, the forget class among them (code)
-    fisher_timesteps: int = 1000,  # timesteps per image (code)
-    fisher_chunk: int = 50,  # timesteps per backward pass (code: 50 single ones)
-    fisher_label_dropout: float = 0.1,  # (code)
+    fisher_images: Annotated[int, Ge(1)] = 5000,  # replay images of the Fisher matrix, of all classes (code)
+    fisher_timesteps: Annotated[int, Interval(ge=1, le=1000)] = 1000,  # timesteps per image (code)
+    fisher_chunk: Annotated[int, Ge(1)] = 50,  # timesteps per backward pass (code: 50 single ones)
+    fisher_label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # (code)
     fisher_unit_range: bool = False,  # the code's mistake
 ):
     replay = ctx.prior("replay", replay_images, shared=True, per_class=replay_per_class, dropout=replay_dropout)

@@ -25,9 +25,10 @@ Deviations:
     - Forget and retained images go through the network as one batch: the same sums.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, method, predict_noise
 
@@ -45,15 +46,15 @@ from unlearnbench import Context, method, predict_noise
 def safemax(
     ctx: Context,
     *,
-    steps: int = 1000,  # optimiser steps (paper)
-    batch: int = 128,  # images of each kind per step (assumed: SalUn)
-    lr: float = 1e-4,  # Adam (assumed: SalUn)
-    decay: float = 1.0,  # lambda of psi (paper); 0 switches the schedule off
+    steps: Annotated[int, Ge(1)] = 1000,  # optimiser steps (paper)
+    batch: Annotated[int, Ge(1)] = 128,  # images of each kind per step (assumed: SalUn)
+    lr: Annotated[float, Gt(0)] = 1e-4,  # Adam (assumed: SalUn)
+    decay: Annotated[float, Ge(0)] = 1.0,  # lambda of psi (paper); 0 switches the schedule off
     normalise_psi: bool = False,  # divide psi by its mean over t (paper: no)
     target: Literal["independent", "trajectory"] = "independent",  # reading of eps_T
-    alpha: float = 3.072,  # weight of the retain loss (assumed: SalUn's 1e-3 x 3,072 pixel values)
-    label_dropout: float = 0.1,  # share of retained labels replaced by the null class (assumed: SalUn)
-    clip: float = 1.0,  # global gradient norm (assumed: SalUn)
+    alpha: Annotated[float, Ge(0)] = 3.072,  # weight of the retain loss (assumed: SalUn's 1e-3 x 3,072 pixel values)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (assumed: SalUn)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (assumed: SalUn)
 ):
     times = torch.arange(ctx.schedule.timesteps).to(next(ctx.model.parameters()))  # on its device, in its precision
     psi = torch.exp(-decay * times / ctx.schedule.timesteps)

@@ -29,9 +29,10 @@ Deviations:
     - Not here: the code's run without a mask (`mask_ratio=1` lets every weight move).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, method, predict_noise
 
@@ -91,18 +92,18 @@ def pseudo_classes(ctx: Context, offset: int):
 def salun(
     ctx: Context,
     *,
-    steps: int = 1000,  # optimiser steps (code)
-    batch: int = 128,  # images of each kind per step (code)
-    lr: float = 1e-4,  # Adam (code)
+    steps: Annotated[int, Ge(1)] = 1000,  # optimiser steps (code)
+    batch: Annotated[int, Ge(1)] = 128,  # images of each kind per step (code)
+    lr: Annotated[float, Gt(0)] = 1e-4,  # Adam (code)
     forget_loss: Literal["next_class", "ga"] = "next_class",  # the noise of c', or gradient ascent (code: rl, ga)
-    alpha: float = 1e-3,  # weight of the summed retain loss against the mean forget loss (code's README)
-    mask_ratio: float = 0.5,  # share of weights that may move (code)
+    alpha: Annotated[float, Ge(0)] = 1e-3,  # weight of the summed retain loss against the mean forget loss (README)
+    mask_ratio: Annotated[float, Interval(gt=0, le=1)] = 0.5,  # share of weights that may move (code)
     mask_loss: Literal["guided", "plain"] = "guided",  # loss whose gradient is the saliency (code: guided)
-    mask_guidance: float = 2.0,  # w of the guided mask loss (code)
+    mask_guidance: Annotated[float, Ge(0)] = 2.0,  # w of the guided mask loss (code)
     pseudo_offset: int = 1,  # which retained class after c_f is c' (code)
-    label_dropout: float = 0.1,  # share of retained labels replaced by the null class (code)
-    source_dropout: float = 0.0,  # the same for the labels of the forget term (code: 0.1)
-    clip: float = 1.0,  # global gradient norm (code)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (code)
+    source_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.0,  # share of forget labels dropped (code: 0.1)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (code)
     clip_then_mask: bool = True,  # the code's order
 ):
     pseudo = pseudo_classes(ctx, pseudo_offset)

@@ -25,8 +25,10 @@ Deviations:
 """
 
 import math
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from unlearnbench import Context, eps_loss, method, predict_noise
 
@@ -62,15 +64,15 @@ def fisher(ctx: Context, *, stream: str, guidance: float, batch: int):
 def sfron(
     ctx: Context,
     *,
-    steps: int = 150,  # pairs of a forget and a retain step (code)
-    batch: int = 128,  # images per step (code)
-    lr: float = 1e-4,  # Adam (code)
-    alpha: float = 10.0,  # weight of the forget loss at the start; the cosine takes it to 0 (code's README)
-    adaptivity: float = 0.5,  # lambda, the exponent of an image's loss in its weight (code)
-    mask_threshold: float = 1.0,  # ratio of the Fishers from which on a weight may forget; 0 lets every one (code)
-    fisher_guidance: float = 2.0,  # w of the Fishers' loss (code)
-    label_dropout: float = 0.1,  # share of labels replaced by the null class, of both kinds (code)
-    clip: float = 1.0,  # global gradient norm, after masking (code)
+    steps: Annotated[int, Ge(1)] = 150,  # pairs of a forget and a retain step (code)
+    batch: Annotated[int, Ge(1)] = 128,  # images per step (code)
+    lr: Annotated[float, Gt(0)] = 1e-4,  # Adam (code)
+    alpha: Annotated[float, Ge(0)] = 10.0,  # weight of the forget loss at the start of the cosine (code's README)
+    adaptivity: Annotated[float, Ge(0)] = 0.5,  # lambda, the exponent of an image's loss in its weight (code)
+    mask_threshold: Annotated[float, Ge(0)] = 1.0,  # ratio of Fishers from which on a weight may forget (code)
+    fisher_guidance: Annotated[float, Ge(0)] = 2.0,  # w of the Fishers' loss (code)
+    label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of labels of both kinds dropped (code)
+    clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm, after masking (code)
 ):
     options = {"guidance": fisher_guidance, "batch": batch}
     forget_fisher = ctx.prior("fisher_forget", fisher, stream="forget", **options)

@@ -3,7 +3,10 @@
 theta <- theta + scale std(theta) n,  n ~ N(0, I),  tensor by tensor
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Gt
 
 from unlearnbench import Context, method
 
@@ -12,7 +15,7 @@ from unlearnbench import Context, method
 def sham_update(
     ctx: Context,
     *,
-    scale: float = 0.01,  # of a tensor's own standard deviation
+    scale: Annotated[float, Gt(0)] = 0.01,  # of a tensor's own standard deviation
 ):
     with torch.no_grad():
         for weights in ctx.model.parameters():

@@ -76,7 +76,8 @@ def test_a_sound_method_of_ones_own(judged):
     assert all(promise.kept for promise in promises.values())
     assert "32 forget" in promises["declared streams"].words
     assert "4 steps, 4 optimiser steps; 2 and 2 with steps=2" in promises["step budget"].words
-    assert "tuned" in promises["card complete"].words  # a hint, not a fault
+    assert "tuned" in promises["card complete"].words  # hints, not faults
+    assert "give steps, lr a range, such as Annotated[int, Ge(0)]" in promises["card complete"].words
 
 
 BACKWARD = "ctx.eps_loss(*ctx.forget.draw(8)).backward()"

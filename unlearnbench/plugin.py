@@ -6,11 +6,14 @@ A declaration that breaks the contract raises `PluginError` while the plugin is 
 import difflib
 import inspect
 import math
+import operator
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt
 
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.grid import Scalar
@@ -71,6 +74,17 @@ class Score(NamedTuple):
     detail: Mapping[str, Any] | None = None
 
 
+Bound = Gt | Ge | Lt | Le
+BOUNDS: Mapping[type[Bound], tuple[str, Callable[[Any, Any], bool]]] = MappingProxyType(
+    {
+        Gt: ("more than", operator.gt),
+        Ge: ("at least", operator.ge),
+        Lt: ("less than", operator.lt),
+        Le: ("at most", operator.le),
+    }
+)
+
+
 @dataclass(frozen=True)
 class Setting:
     """One hyperparameter of a method, read off its signature."""
@@ -79,28 +93,59 @@ class Setting:
     type: type
     default: Scalar
     choices: tuple[str, ...] = ()
+    bounds: tuple[Bound, ...] = ()
+
+    @property
+    def range(self) -> str:
+        """What its bounds say, such as "more than 0, at most 1"; empty where it has none."""
+        return ", ".join(f"{BOUNDS[type(bound)][0]} {_limit(bound):g}" for bound in self.bounds)
+
+    @property
+    def wanted(self) -> str:
+        """What it takes, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        words: dict[type, str] = {bool: "true or false", float: "a finite number"}
+        kind = words.get(self.type, f"a value of type {self.type.__name__}")
+        return f"{kind}, {self.range}" if self.bounds else kind
 
     def parse(self, text: str, owner: str) -> Scalar:
         """Return the value that a command-line text stands for.
 
         Raises:
-            UsageError: the text is not of this setting's type or not one of its choices.
+            UsageError: the text is not of this setting's type, or its value is outside the choices or the range.
         """
-        wanted = f"one of {', '.join(self.choices)}" if self.choices else f"a value of type {self.type.__name__}"
-        complaint = UsageError(f"{owner}.{self.name} takes {wanted}, not {text!r}")
-        if self.type is bool:
-            if text.lower() not in {"true", "false"}:
-                raise UsageError(f"{owner}.{self.name} takes true or false, not {text!r}")
-            return text.lower() == "true"
         try:
-            value: Scalar = self.type(text)
+            return self.fit(_truth(text) if self.type is bool else self.type(text))
         except ValueError:
-            raise complaint from None
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{owner}.{self.name} takes a finite number, not {text!r}")
-        if self.choices and value not in self.choices:
-            raise complaint
-        return value
+            raise UsageError(f"{owner}.{self.name} takes {self.wanted}, not {text!r}") from None
+
+    def fit(self, value: object) -> Scalar:
+        """Return a value of this setting's type; an integer fits a float.
+
+        Raises:
+            ValueError: it is of another type, not a finite number, or outside the choices or the range.
+        """
+        kinds = (int, float) if self.type is float else (self.type,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
+            raise ValueError(f"{value!r} is not {self.wanted}")
+        fitting: Scalar = self.type(value)
+        if isinstance(fitting, float) and not math.isfinite(fitting):
+            raise ValueError(f"{value!r} is not {self.wanted}")
+        outside = [bound for bound in self.bounds if not BOUNDS[type(bound)][1](fitting, _limit(bound))]
+        if outside or (self.choices and fitting not in self.choices):
+            raise ValueError(f"{value!r} is not {self.wanted}")
+        return fitting
+
+
+def _limit(bound: Bound) -> Any:
+    return getattr(bound, type(bound).__name__.lower())
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ValueError(text)
+    return text.lower() == "true"
 
 
 @dataclass(frozen=True)
@@ -194,11 +239,12 @@ def method(
                 f"method {name}: a control, and nothing else, says truth={{'forgetting': ..., 'retention': ...}}"
             )
         settings = _settings(function, name)
-        for dataset, values in (tuned or {}).items():
-            for key, value in values.items():
-                _check_tuned(name, dataset, settings, key, value)
+        fitted = {
+            dataset: {key: _tuned(name, dataset, settings, key, value) for key, value in values.items()}
+            for dataset, values in (tuned or {}).items()
+        }
         known = {str(side): bool(holds) for side, holds in (truth or ROLE_TRUTHS.get(role, {})).items()}
-        spec = MethodSpec(name, title, paper, role, tuple(groups), chosen, settings, tuned or {}, function, known)
+        spec = MethodSpec(name, title, paper, role, tuple(groups), chosen, settings, fitted, function, known)
         function.__unlearnbench__ = spec  # type: ignore[attr-defined]
         return function
 
@@ -287,26 +333,51 @@ def _settings(function: Callable[..., Any], name: str) -> dict[str, Setting]:
     for parameter in parameters[1:]:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is inspect.Parameter.empty:
             raise PluginError(f"method {name}: setting {parameter.name} must be keyword-only and have a default")
-        annotation, choices = parameter.annotation, ()
-        if typing.get_origin(annotation) is Literal:
-            choices = typing.get_args(annotation)
-            annotation = str
-        if annotation not in (bool, int, float, str):
-            raise PluginError(f"method {name}: annotate setting {parameter.name} as bool, int, float, str or Literal")
-        default = float(parameter.default) if annotation is float else parameter.default
-        if type(default) is not annotation or (choices and default not in choices):
-            raise PluginError(f"method {name}: the default of {parameter.name} does not fit its annotation")
-        if isinstance(default, float) and not math.isfinite(default):
-            raise PluginError(f"method {name}: the default of {parameter.name} is not a finite number")
-        settings[parameter.name] = Setting(parameter.name, annotation, default, choices)
+        setting = _setting(name, parameter)
+        try:
+            settings[parameter.name] = replace(setting, default=setting.fit(parameter.default))
+        except ValueError as error:
+            raise PluginError(
+                f"method {name}: the default of {parameter.name} does not fit its annotation: {error}"
+            ) from None
     return settings
 
 
-def _check_tuned(name: str, dataset: str, settings: Mapping[str, Setting], key: str, value: Scalar) -> None:
+def _setting(name: str, parameter: inspect.Parameter) -> Setting:
+    """Read one setting, its default not yet checked, off a parameter."""
+    annotation, metadata = parameter.annotation, list[object]()
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *metadata = typing.get_args(annotation)
+    bounds = _bounds(name, parameter.name, metadata)
+    choices: tuple[Any, ...] = ()
+    if typing.get_origin(annotation) is Literal:
+        annotation, choices = str, typing.get_args(annotation)
+    if annotation not in (bool, int, float, str) or not all(isinstance(choice, str) for choice in choices):
+        raise PluginError(f"method {name}: annotate setting {parameter.name} as bool, int, float, str or Literal")
+    if bounds and annotation not in (int, float):
+        raise PluginError(f"method {name}: setting {parameter.name} has a range, which is for an int or a float")
+    return Setting(parameter.name, annotation, parameter.default, choices, bounds)
+
+
+def _bounds(name: str, setting: str, metadata: Iterable[object]) -> tuple[Bound, ...]:
+    """Return the bounds among what stands beside a type; what is not of annotated-types is none of ours."""
+    found: list[object] = []
+    for item in metadata:
+        found += item if isinstance(item, GroupedMetadata) else [item]
+    odd = [item for item in found if isinstance(item, BaseMetadata) and type(item) not in BOUNDS]
+    bounds = tuple(item for item in found if isinstance(item, Gt | Ge | Lt | Le))
+    if odd or not all(isinstance(_limit(bound), int | float) for bound in bounds):
+        raise PluginError(f"method {name}: give setting {setting} a range of numbers, with Gt, Ge, Lt, Le or Interval")
+    return bounds
+
+
+def _tuned(name: str, dataset: str, settings: Mapping[str, Setting], key: str, value: object) -> Scalar:
     if key not in settings:
         raise PluginError(f"method {name}: tuned[{dataset!r}] names {key!r}{suggest(key, settings)}, not a setting")
-    if type(value) is not settings[key].type or (settings[key].choices and value not in settings[key].choices):
-        raise PluginError(f"method {name}: tuned[{dataset!r}][{key!r}] = {value!r} does not fit its annotation")
+    try:
+        return settings[key].fit(value)
+    except ValueError as error:
+        raise PluginError(f"method {name}: tuned[{dataset!r}][{key!r}] does not fit its annotation: {error}") from None
 
 
 def suggest(name: str, names: Iterable[str]) -> str:

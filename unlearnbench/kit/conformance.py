@@ -20,7 +20,7 @@ from torch import Tensor
 from unlearnbench.artifacts import Tensors
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
 from unlearnbench.kit import trial
-from unlearnbench.kit.plugin_source import card_complaints, reach_complaints
+from unlearnbench.kit.plugin_source import card_complaints, card_hints, reach_complaints
 from unlearnbench.kit.trial import CPU, Bench, OutOfTime, Run, TouchedStreams
 from unlearnbench.plugin import STREAMS, MethodSpec
 from unlearnbench.registry import Plugin, Registry
@@ -118,8 +118,8 @@ def check_plugin(plugin: Plugin) -> list[Promise]:
         if complaints:
             parts = [before.words] if before.kept is False else []
             found[name] = Promise(name, False, "; ".join([*parts, *complaints]))
-    if found["card complete"].kept and spec.role == "method" and "digits" not in spec.tuned:
-        found["card complete"] = Promise("card complete", True, "a hint: @method(tuned={'digits': {...}}) is empty")
+    if found["card complete"].kept and (hints := card_hints(spec)):
+        found["card complete"] = Promise("card complete", True, f"a hint: {'; '.join(hints)}")
     return [found[name] for name in NAMES]
 
 

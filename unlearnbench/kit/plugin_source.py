@@ -37,6 +37,18 @@ def card_complaints(source: str, spec: MethodSpec) -> list[str]:
     return complaints
 
 
+def card_hints(spec: MethodSpec) -> list[str]:
+    """Return what a method may leave out, and would do better to say."""
+    hints = []
+    if spec.role == "method" and "digits" not in spec.tuned:
+        hints.append("@method(tuned={'digits': {...}}) is empty")
+    unbounded = [s for s in spec.settings.values() if s.type in (int, float) and not s.bounds]
+    if unbounded:
+        names, kind = ", ".join(setting.name for setting in unbounded), unbounded[0].type.__name__
+        hints.append(f"give {names} a range, such as Annotated[{kind}, Ge(0)] with annotated_types")
+    return hints
+
+
 def _docstring_complaints(card: str, spec: MethodSpec) -> list[str]:
     if not card:
         return ["open the file with a docstring: a title line, authors or source, the loss, Deviations:"]
