@@ -261,3 +261,16 @@ def test_replay_samples_follow_the_labels_and_are_reproducible(make_context):
     assert torch.equal(x, make_context("sa").sample(torch.tensor([1, 1, 2])))
     assert not torch.equal(x, context.sample(torch.tensor([1, 1, 2])))  # a second call goes on, it does not repeat
     assert not torch.equal(x[0], x[1])
+
+
+def test_predict_is_the_noise_of_the_model_with_a_graph(make_context):
+    context = make_context()
+    x0, y = context.forget.draw(3)
+    t = context.timesteps(3)
+    x_t = context.schedule.add_noise(x0, context.noise_like(x0), t)
+    context.model.eval()
+    predicted = context.predict(x_t, t, y)
+    assert torch.equal(predicted, predict_noise(context.base, x_t, t, y))  # nothing is trained yet
+    predicted.square().sum().backward()
+    assert all(p.grad is not None for p in context.model.parameters())
+    assert context._harness.counts.forward_images == context._harness.counts.backward_images == 3

@@ -20,6 +20,7 @@ from unlearnbench import cli, datasets
 from unlearnbench.arithmetic import flops_per_image
 from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import Source, current_dataset, load_dataset, protocol_names, title_of
+from unlearnbench.kit import conformance, trial
 from unlearnbench.networks import unet_config
 from unlearnbench.results import ResultStore
 
@@ -328,9 +329,21 @@ class TestExamples:
         code = [line for line in block("example:method").split('"""')[2].splitlines() if line.strip()]
         assert len(code) <= 20
 
+    def test_a_target_of_ones_own_is_a_sound_method(self, tmp_path, monkeypatch):
+        ascent = "lose = ctx.eps_loss(*ctx.forget.draw(batch))"
+        text = block("example:method").replace(ascent, "lose = own_loss(ctx, batch)")
+        text = text.replace("keep - 0.05 * lose", "keep + lose")
+        assert "own_loss" in text and "keep + lose" in text
+        imports, _, function = block("example:target").partition("def own_loss")
+        text = text.replace("import torch\n", imports, 1).replace("@method", f"def own_loss{function}\n\n@method")
+        (tmp_path / "mine.py").write_text(text)
+        monkeypatch.setattr(trial, "STEPS", 4)
+        promises = conformance.check(str(tmp_path / "mine.py"))["my_method"]
+        assert [str(promise) for promise in promises if promise.kept is not True] == []
+
     def test_every_python_block_is_run_somewhere(self):
         found = re.findall(r"(?:<!-- example:(\S+) -->\n)?```python", README)
-        assert found == ["method", "metric", "folder", "dataset", "api-run", "api-load", "api-draw"]
+        assert found == ["method", "target", "metric", "folder", "dataset", "api-run", "api-load", "api-draw"]
 
     def test_a_data_set_of_ones_own(self, tmp_path, monkeypatch):
         """The file of the guide, where it would lie, reads what torchvision reads."""

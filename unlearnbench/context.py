@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from unlearnbench.artifacts import ArtifactStore, Tensors
 from unlearnbench.cost import Cost, Meter
 from unlearnbench.datasets import Dataset, Split
-from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
+from unlearnbench.diffusion import Schedule, eps_loss, predict_noise, sample, to_float
 from unlearnbench.errors import NonFiniteError, PluginError
 from unlearnbench.grid import Target
 from unlearnbench.hashing import derive_seed, digest, file_digest
@@ -138,8 +138,8 @@ class Context:
     """What a method works with.
 
     Attributes:
-        model: the copy to unlearn, trainable, in train mode; call `predict_noise(ctx.model, x_t, t, y)`.
-        base: the frozen original, in eval mode.
+        model: the copy to unlearn, trainable, in train mode; `predict(x_t, t, y)` is its noise prediction.
+        base: the frozen original, in eval mode; `predict_noise(ctx.base, x_t, t, y)` is its noise prediction.
         schedule: the forward process; `schedule.add_noise(x0, eps, t)`, `schedule.timesteps`.
         num_classes: K; labels are 0 to K - 1.
         null_class: the label of the unconditional branch.
@@ -277,6 +277,16 @@ class Context:
     def drop_labels(self, y: Tensor, share: float) -> Tensor:
         """Return labels of which a random share is replaced by the null class."""
         return drop_labels(y, share, self.null_class, self.generator)
+
+    def predict(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Return the noise (B, C, H, W) that `ctx.model` predicts, for a loss with a target of one's own.
+
+        Args:
+            x_t: (B, C, H, W) noised images, `ctx.schedule.add_noise(x0, eps, t)`.
+            t: (B,) int64 timesteps in [0, T), such as `ctx.timesteps(B)`.
+            y: (B,) int64 classes; `ctx.null_class` stands for none.
+        """
+        return predict_noise(self.model, x_t, t, y)
 
     def eps_loss(self, x0: Tensor, y: Tensor, *, label_dropout: float = 0.0) -> Tensor:
         """Return L_eps of `ctx.model`, a scalar: fresh t and noise, summed over pixels, averaged over the batch."""
