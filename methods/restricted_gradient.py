@@ -78,7 +78,7 @@ def restricted_gradient(
         g_r = torch.cat([g.flatten() for g in torch.autograd.grad(retain_loss, parameters)])
         restricted = without_conflict(g_f, g_r) + alpha * without_conflict(g_r, g_f)
         for parameter, gradient in zip(parameters, restricted.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = gradient.view_as(parameter)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))  # in its memory layout
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         ctx.log(forget_loss=forget_loss, retain_loss=retain_loss)

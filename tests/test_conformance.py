@@ -114,6 +114,27 @@ WRONG = {
         "same seed, same weights", "seed nothing",
     ),
     "not a number": (f"{LOOP}ctx.model.conv_in.weight.data *= float('nan')", "finite", "smaller steps"),
+    "explodes": (LOOP.replace("lr=lr", "lr=1.0"), "finite", "the loss grows from"),
+    "explodes unlogged": (
+        LOOP.replace("lr=lr", "lr=1.0").replace("    ctx.log(loss=loss)\n", ""), "finite", "the loss grows from",
+    ),
+    "inflates the weights": (
+        f"{LOOP}for p in ctx.model.parameters(): p.data.mul_(200)", "finite", "the weights grow from",
+    ),
+    "no zero_grad": (
+        LOOP.replace("    optimizer.zero_grad()\n", ""), "fresh gradients", "call optimizer.zero_grad() before each",
+    ),
+    "zero_grad of another optimiser": (
+        LOOP.replace("optimizer.zero_grad()", "torch.optim.Adam([next(ctx.model.parameters())]).zero_grad()"),
+        "fresh gradients", "gradients of earlier steps as well",
+    ),
+    "strides of its own": (
+        LOOP.replace(
+            "    optimizer.step()",
+            "    for p in ctx.model.parameters(): p.grad = p.grad.flatten().view_as(p)\n    optimizer.step()",
+        ),
+        "fresh gradients", "other strides than the parameter",
+    ),
     "logs infinity": (f"{LOOP}ctx.log(ratio=float('inf'))", "finite", "ratio is inf"),
     "global noise": (
         LOOP.replace("    loss =", "    noise = torch.randn(2)\n    loss ="), "no global RNG", "(randn): pass",
@@ -140,6 +161,62 @@ def test_a_broken_promise_is_named_with_what_to_change(judged, case):
     assert name in broken(promises), promises
     assert words in promises[name].words
     assert broken(promises) == {name}, promises
+
+
+CLEARED = {
+    "set to zero": LOOP.replace("zero_grad()", "zero_grad(set_to_none=False)"),
+    "after the step": LOOP.replace("    optimizer.zero_grad()\n", "").replace(
+        "optimizer.step()", "optimizer.step()\n    optimizer.zero_grad()"
+    ),
+    "by the model": LOOP.replace("optimizer.zero_grad()", "ctx.model.zero_grad()"),
+    "one by one": LOOP.replace("optimizer.zero_grad()", "for p in ctx.model.parameters(): p.grad = None"),
+    "never there": LOOP.replace("    optimizer.zero_grad()\n", "").replace(
+        "    loss.backward()",
+        "    found = torch.autograd.grad(loss, list(ctx.model.parameters()))\n"
+        "    for p, g in zip(ctx.model.parameters(), found): p.grad = torch.empty_like(p).copy_(g)",
+    ),
+    "of two batches": LOOP.replace(
+        "    loss.backward()", "    loss.backward()\n    (-ctx.eps_loss(*ctx.forget.draw(8))).backward()"
+    ),
+    "of two optimisers in turn": """
+first, *rest = ctx.model.parameters()
+pair = [torch.optim.Adam(group, lr=lr) for group in ([first], rest)]
+for step in ctx.steps(steps):
+    for optimizer in pair:
+        optimizer.zero_grad()
+        (-ctx.eps_loss(*ctx.forget.draw(8))).backward()
+        optimizer.step()
+""",
+}
+
+
+@pytest.mark.parametrize("case", CLEARED)
+def test_gradients_are_fresh_however_they_are_cleared(judged, case):
+    promises = judged(CLEARED[case])
+    assert promises["fresh gradients"].kept, promises["fresh gradients"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("    lr: float = '1e-4',  # Adam\n", "the default of lr does not fit its annotation: '1e-4' is not a finite"),
+        ("    lr: Annotated[float, Gt(0)] = 0,  # Adam\n", "0 is not a finite number, more than 0"),
+    ],
+)
+def test_a_default_that_does_not_fit_is_named(judged, line, words):
+    head = f"from typing import Annotated\nfrom annotated_types import Gt\n{HEAD}"
+    promises = judged(settings="    steps: int = 100,  # optimiser steps\n" + line, head=head)
+    assert broken(promises) == {"runs"}
+    assert words in promises["runs"].words
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1", "cp1252"])
+def test_a_file_is_read_in_its_own_encoding(tmp_path, monkeypatch, encoding):
+    monkeypatch.setattr(trial, "STEPS", 4)
+    path = write(tmp_path, card=CARD.replace("Somebody", "André"))
+    mark = "" if encoding == "utf-8-sig" else f"# -*- coding: {encoding} -*-\n"
+    path.write_bytes((mark + path.read_text(encoding="utf-8")).encode(encoding))
+    assert [str(promise) for promise in check(str(path))["mine"] if not promise.kept] == []
 
 
 def test_an_unused_stream_is_named(judged):
@@ -182,6 +259,14 @@ def test_a_method_without_end_is_stopped(judged, monkeypatch, body):
     promises = judged(f"while True:\n    {body}")
     assert broken(promises) == {"runs"}
     assert "more than 1 s on digits" in promises["runs"].words
+
+
+def test_waiting_is_not_working_but_has_an_end(judged, monkeypatch):
+    """Half a second asleep costs no processor time; a method that waits for ever is stopped by the clock."""
+    assert not broken(judged(f"import time\ntime.sleep(0.5)\n{LOOP}"))
+    monkeypatch.setattr(trial, "SECONDS", 0.5)
+    monkeypatch.setattr(trial, "PATIENCE", 4)
+    assert broken(judged("import threading\nthreading.Event().wait()")) == {"runs"}
 
 
 def test_no_global_state_changes(tmp_path):

@@ -5,8 +5,10 @@ once with another, once with half the steps. What the harness counted, what is l
 source answer for each promise; a broken one says what to change.
 """
 
+import math
 import random
 import tempfile
+import tokenize
 import traceback
 from collections.abc import Iterable
 from contextlib import suppress
@@ -28,9 +30,10 @@ from unlearnbench.training import global_rng_kept
 
 NAMES = (
     "runs", "edits the model", "keeps the base", "declared streams", "step budget", "same seed, same weights", "finite",
-    "no global RNG", "no test-set peeking", "phases declared", "card complete",
+    "fresh gradients", "no global RNG", "no test-set peeking", "phases declared", "card complete",
 )  # fmt: skip
 WIDTH = max(map(len, NAMES))
+EXPLOSION = 100.0  # times as large as at the start: no method grows so in a few steps and stays finite in thousands
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def check_plugin(plugin: Plugin) -> list[Promise]:
         torch.set_num_threads(threads)
         random.setstate(state)
         np.random.set_state(words)  # noqa: NPY002
-    source = plugin.path.read_text(encoding="utf-8")
+    with tokenize.open(plugin.path) as file:  # in the encoding that the file names, without a byte order mark
+        source = file.read()
     static = {
         "no test-set peeking": reach_complaints(source, spec.name),
         "card complete": card_complaints(source, spec),
@@ -129,15 +133,17 @@ def _unjudged(names: Iterable[str], why: str) -> list[Promise]:
 
 def _judge_runs(bench: Bench) -> list[Promise]:
     """Run the method and judge all that does not need its source."""
-    first = bench.run(watch_rng=True)
+    first = bench.run(watched=True)
     promises = [_runs(first, bench), _streams(first, bench.spec), _peeking(first), Promise("card complete", True, "")]
     if first.global_rng:
         promises.append(Promise("no global RNG", False, first.global_rng))
+    if (gradients := _gradients(first)).kept is not None:
+        promises.append(gradients)
     if isinstance(first.error, NonFiniteError):
         words = f"{first.error}: take smaller steps, or clip the gradient (torch.nn.utils.clip_grad_norm_)"
         promises.append(Promise("finite", False, words))
     if first.error is None:
-        promises += [_edits(first, bench), _keeps_base(first, bench), _finite(first), _phases(first)]
+        promises += [_edits(first, bench), _keeps_base(first, bench), _finite(first, bench), _phases(first)]
         promises += [_repeats(first, bench), _budget(first, bench)]
         if not first.global_rng:
             promises.append(Promise("no global RNG", True, ""))
@@ -148,12 +154,13 @@ def _judge_runs(bench: Bench) -> list[Promise]:
 def _runs(run: Run, bench: Bench) -> Promise:
     name, steps = "runs", f" with steps={trial.STEPS}" if bench.has_steps else ""
     if run.error is None:
-        return Promise(name, True, f"{run.seconds:.1f} s on digits{steps}")
+        return Promise(name, True, f"{run.seconds:.1f} s of processor time on digits{steps}")
     if isinstance(run.error, NonFiniteError):
         return Promise(name, None, "not judged: it became non-finite")
     if isinstance(run.error, OutOfTime):
-        words = f"it takes more than {trial.SECONDS:.0f} s on digits{steps}: make the amounts of its work settings"
-        return Promise(name, False, f"{words}, with small values in @method(tuned={{'digits': {{...}}}})")
+        words = f"it takes more than {trial.SECONDS:.0f} s on digits{steps}, in processor time"
+        remedy = "make the amounts of its work settings, with small values in @method(tuned={'digits': {...}})"
+        return Promise(name, False, f"{words}: {remedy}")
     frames = traceback.extract_tb(run.error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == bench.file]
     where = f", line {lines[-1]}" if lines else ""
@@ -288,15 +295,54 @@ def _alike(one: Run, other: Run) -> bool:
     return not _changed(one.weights, other.weights) and (not predict or _same(one.prediction, other.prediction))
 
 
-def _finite(run: Run) -> Promise:
-    name = "finite"
+def _finite(run: Run, bench: Bench) -> Promise:
+    name, remedy = "finite", "take smaller steps, or clip the gradient"
     bad = [key for key, value in run.weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
-        return Promise(name, False, f"{bad[0]} holds NaN or infinity: take smaller steps, or clip the gradient")
+        return Promise(name, False, f"{bad[0]} holds NaN or infinity: {remedy}")
     if run.prediction is not None and not run.prediction.isfinite().all():
-        return Promise(name, False, "ctx.model predicts NaN or infinity: take smaller steps, or clip the gradient")
+        return Promise(name, False, f"ctx.model predicts NaN or infinity: {remedy}")
+    if bench.spec.role in ("method", "gold") and (growth := _growth(run, bench)):
+        return Promise(name, False, f"{growth}: {remedy}")
     logged = ", ".join(run.harness.curves)
     return Promise(name, True, f"weights, predictions and logged {logged}" if logged else "weights and predictions")
+
+
+def _growth(run: Run, bench: Bench) -> str:
+    """Say what explodes: the loss from the first step to the last, the weights, or the predictions."""
+    sizes = {
+        "the weights grow": (_norm(*bench.pristine.values()), _norm(*run.weights.values())),
+        "the predicted noise grows": (_norm(bench.expected), _norm(run.prediction)),
+    }
+    if len(run.losses) > 1:
+        sizes["the loss grows"] = (max(run.losses[min(run.losses)], 1.0), run.losses[max(run.losses)])
+    found = [f"{what} from {a:.3g} to {b:.3g}" for what, (a, b) in sizes.items() if b > EXPLOSION * a]
+    return f"{', '.join(found)} in {run.context.taken} steps" if found else ""
+
+
+def _norm(*tensors: Tensor | None) -> float:
+    """Return the Euclidean norm of all elements together."""
+    return math.sqrt(sum(float(x.double().square().sum()) for x in tensors if x is not None))
+
+
+def _gradients(run: Run) -> Promise:
+    name, seen = "fresh gradients", run.gradients
+    assert seen is not None
+    if seen.stale:
+        words = f"an optimiser moves {seen.stale[0]}{_more(seen.stale)} along gradients of earlier steps as well"
+        return Promise(name, False, f"{words}: call optimizer.zero_grad() before each backward()")
+    if seen.misplaced:
+        words = f"the gradient of {seen.misplaced[0]}{_more(seen.misplaced)} has other strides than the parameter"
+        remedy = "which fused optimisers refuse on a GPU: copy it into torch.empty_like(parameter)"
+        return Promise(name, False, f"{words}, {remedy}")
+    if run.error is not None:
+        return _unjudged([name], "it did not run to its end")[0]
+    words = "cleared before each step" if run.context.own.optimizer_steps else "no optimiser step"
+    return Promise(name, True, words)
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _peeking(run: Run) -> Promise:

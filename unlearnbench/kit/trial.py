@@ -5,6 +5,7 @@ beside it; `conformance` judges.
 """
 
 import inspect
+import os
 import random
 import signal
 import sys
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +31,7 @@ from unlearnbench.datasets import Dataset, Images, Split, load_dataset
 from unlearnbench.diffusion import evaluating, predict_noise
 from unlearnbench.errors import spell_error
 from unlearnbench.grid import Scalar, Target
+from unlearnbench.kit.gradients import GradientWatch
 from unlearnbench.networks import build_unet, frozen, unet_config
 from unlearnbench.plugin import STREAMS, MethodSpec
 from unlearnbench.registry import Plugin
@@ -37,7 +39,9 @@ from unlearnbench.runner import counted
 
 STEPS = 8  # of a setting called `steps`, in place of thousands
 FORGET_CLASS = 3
-SECONDS = 40.0  # for all runs of a method together
+SECONDS = 40.0  # of processor time, for all runs of a method together: a busy machine is not the method's fault
+PATIENCE = 10  # times as long by the clock, for one that waits
+TICK = 0.2  # seconds between two looks at the time
 PACKAGE = str(Path(unlearnbench.__file__).resolve().parent)
 CPU = torch.device("cpu")
 
@@ -92,17 +96,45 @@ class OutOfTime(Exception):
     """The runs of a check take too long."""
 
 
-class GlobalRng(TorchFunctionMode):
-    """Notes each line of a file from which torch's global generator was drawn; the SDK itself may (`reinitialise`)."""
+def processor_seconds() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
-    def __init__(self, file: str, deadline: float) -> None:
+
+class Deadline:
+    """When the runs of a method have to end."""
+
+    def __init__(self) -> None:
+        self._spent, self._clock = processor_seconds() + SECONDS, time.monotonic() + PATIENCE * SECONDS
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Say whether so many more seconds of processor time fit."""
+        return processor_seconds() + seconds <= self._spent and time.monotonic() < self._clock
+
+    def check(self) -> None:
+        """Raise OutOfTime when the time is up."""
+        if not self.has_time_for(0):
+            raise OutOfTime
+
+
+class Observer(TorchFunctionMode):
+    """Notes the size of each loss, and each line of a file from which torch's global generator was drawn.
+
+    The SDK itself may draw from it (`reinitialise`).
+    """
+
+    def __init__(self, file: str, deadline: Deadline, step: Callable[[], int]) -> None:
         super().__init__()
-        self.file, self.deadline, self.of_the_sdk = file, deadline, False
+        self.file, self.deadline, self.step, self.of_the_sdk = file, deadline, step, False
         self.lines: dict[int, str] = {}
+        self.losses: dict[int, float] = {}  # step -> the largest size of what a gradient was taken of
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.monotonic() > self.deadline:
-            raise OutOfTime
+        self.deadline.check()
+        if func in (torch.Tensor.backward, torch.autograd.grad) and isinstance(args[0], Tensor) and args[0].dim() == 0:
+            step, size = self.step(), abs(float(args[0].detach()))
+            self.losses[step] = max(self.losses.get(step, 0.0), size)
         before = torch.get_rng_state()
         result = func(*args, **(kwargs or {}))
         if not torch.equal(before, torch.get_rng_state()):
@@ -134,6 +166,8 @@ class Run:
     seconds: float = 0.0
     drew: bool = False  # it used the context's generator, a stream, or torch's global generator
     global_rng: str = ""  # how it used a global generator
+    losses: dict[int, float] = field(default_factory=dict)  # of a run that is watched: step -> largest size of a loss
+    gradients: GradientWatch | None = None  # of a run that is watched
     prediction: Tensor | None = None  # (K + 1, C, H, W) of the model on fixed inputs, None where it failed
     complaint: str = ""  # why it failed
     base_prediction: Tensor | None = None  # of the base on the same
@@ -151,7 +185,7 @@ class Bench:
         digits = load_dataset("digits")
         unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4}
         self.plugin, self.spec, self.folder = plugin, spec, folder
-        self.deadline = time.monotonic() + SECONDS
+        self.deadline = Deadline()
         self.dataset = replace(digits, base=replace(digits.base, unet=unet), protocol=replace(digits.protocol, steps=2))
         self.images: Images = digits.load(ArtifactStore(folder), self._progress)
         torch.manual_seed(0)
@@ -161,12 +195,12 @@ class Bench:
         self.runs = 0
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        if time.monotonic() > self.deadline:
-            raise OutOfTime
+        self.deadline.check()
 
     def base(self) -> nn.Module:
-        """Return the base model, untouched."""
-        return frozen(build_unet(unet_config(self.dataset)), self.pristine, CPU)
+        """Return the base model, untouched, in the memory layout that it has on a GPU."""
+        network = frozen(build_unet(unet_config(self.dataset)), self.pristine, CPU)
+        return network.to(memory_format=torch.channels_last)
 
     def settings(self, steps: int) -> dict[str, Scalar]:
         """Return the method's settings on digits, with so many steps where it has the setting."""
@@ -199,46 +233,47 @@ class Bench:
         )  # fmt: skip
 
     def run(
-        self, *, seed: int = 0, steps: int | None = None, watch_rng: bool = False, priors_of: int | None = None
+        self, *, seed: int = 0, steps: int | None = None, watched: bool = False, priors_of: int | None = None
     ) -> Run:
         """Run the method once, as the runner does.
 
         Args:
             seed: of the cell.
             steps: of the setting called so, STEPS by default.
-            watch_rng: note each use of a global random generator.
+            watched: note each use of a global random generator, each loss, and what optimisers are given.
             priors_of: the number of an earlier run, from 1, whose priors may be used again.
         """
         loaded: list[str] = []
         harness = self._harness(seed, loaded, priors_of)
         done = Run(Watched(harness), harness, loaded)
         own, everywhere = done.context.generator.get_state(), _global_states()
-        watch = GlobalRng(self.file, self.deadline) if watch_rng else None
+        watch = Observer(self.file, self.deadline, lambda: done.context.taken) if watched else None
+        done.gradients = GradientWatch(done.context.model) if watched else None
         function: Callable[..., object] = self.spec.function
-        began = time.monotonic()
+        began = processor_seconds()
         try:
             with (
                 counted(harness, done.context), harness.meter.phase("forget"), watch or nullcontext(),
-                _stopped_at(self.deadline),
+                done.gradients.watching() if done.gradients else nullcontext(), _stopped_at(self.deadline),
             ):  # fmt: skip
                 done.returned = function(done.context, **self.settings(STEPS if steps is None else steps))
             done.context.check_finite()
         except (Exception, SystemExit) as error:  # whatever a method raises is what is asked for here
             done.error = error
-        done.seconds = time.monotonic() - began
+        done.seconds = processor_seconds() - began
         now = _global_states()
         moved = [name for name in now if not np.array_equal(now[name], everywhere[name])]
         generator_used = not torch.equal(own, done.context.generator.get_state())
         done.drew = generator_used or any(harness.counts.drawn.values()) or "torch" in moved
         if watch is not None:
-            done.global_rng = _rng_complaint(watch, moved)
+            done.global_rng, done.losses = _rng_complaint(watch, moved), watch.losses
         done.base_prediction, _ = self._predict(harness.base)
         done.prediction, done.complaint = self._predict(done.context.model)
         return done
 
     def again(self, first: Run, *, seed: int = 0, steps: int | None = None, priors_of: int | None = None) -> Run | None:
         """Run once more, None where there is no time for it."""
-        if time.monotonic() + first.seconds > self.deadline:
+        if not self.deadline.has_time_for(first.seconds):
             return None
         done = self.run(seed=seed, steps=steps, priors_of=priors_of)
         return None if isinstance(done.error, OutOfTime) else done
@@ -255,17 +290,14 @@ class Bench:
 
 
 @contextmanager
-def _stopped_at(deadline: float) -> Iterator[None]:
+def _stopped_at(deadline: Deadline) -> Iterator[None]:
     """Raise OutOfTime inside when the time is up, even in a loop that calls nothing; in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(*_: object) -> None:
-        raise OutOfTime
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0.001))
+    previous = signal.signal(signal.SIGALRM, lambda *_: deadline.check())
+    signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
     try:
         yield
     finally:
@@ -283,7 +315,7 @@ def _global_states() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rng_complaint(watch: GlobalRng, moved: list[str]) -> str:
+def _rng_complaint(watch: Observer, moved: list[str]) -> str:
     """Return how a run used a global generator, and what to write instead; empty where it did not."""
     words = [
         f"line {line} draws from torch's global generator ({function}): pass generator=ctx.generator"
