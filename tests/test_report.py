@@ -36,7 +36,7 @@ from unlearnbench.report.tables import (
 )
 from unlearnbench.report.values import MARK, Value, variant_of
 from unlearnbench.report.writers import Table, to_csv, to_markdown
-from unlearnbench.results import Record, ResultStore
+from unlearnbench.results import SCHEMA, Record, ResultStore
 
 HOSTILE = r"<b>a|b</b> \input{x} 50% $&_#^~ `c` *d* é → שלום"
 
@@ -291,7 +291,7 @@ def rewritten(folder, change, keep=0):
 
 
 def newer(line):
-    return json.dumps({**json.loads(line), "schema": 2, "a field of tomorrow": []})
+    return json.dumps({**json.loads(line), "schema": SCHEMA + 1, "a field of tomorrow": []})
 
 
 def test_records_of_a_newer_schema_are_named_counted_and_skipped(tmp_path):
