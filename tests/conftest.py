@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny dataset and harness for unit tests, one trained cache for end-to-end tests, fake records."""
 
+import hashlib
 import os
 import signal
 from dataclasses import replace
@@ -13,11 +14,14 @@ from unlearnbench.context import Context, Harness
 from unlearnbench.cost import Meter
 from unlearnbench.datasets import load_dataset
 from unlearnbench.grid import Cell, Target
+from unlearnbench.hashing import canonical_json
 from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.registry import Registry
 from unlearnbench.report.figures import set_style
 from unlearnbench.report.page import FIGURES
 from unlearnbench.results import Record
+
+INFINITE = "a number that JSON can spell and no float can hold"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: children would be deaf to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -148,6 +152,18 @@ def fake_record(
         },
         **fields,
     )  # fmt: skip
+
+
+def signed(value):
+    """Return the line of a record's JSON with the checksum of what it says now; the text INFINITE becomes 1e999."""
+    text = unsigned(value)
+    return f'{{"checksum":"{hashlib.sha256(text.encode()).hexdigest()}",{text[1:]}'
+
+
+def unsigned(value, **fields):
+    """Return the same without a checksum."""
+    value = {name: field for name, field in {**value, **fields}.items() if name != "checksum"}
+    return canonical_json(value).replace(f'"{INFINITE}"', "1e999")
 
 
 def draw_all(board):

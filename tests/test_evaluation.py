@@ -127,7 +127,9 @@ def test_what_else_a_metric_says_travels_with_it(evidence):
     assert not {"detail", "boundary"} & plain.keys()
 
 
-@pytest.mark.parametrize("result", [None, 1.0, "text", (1.0,), ("a", "b"), [[1], 2]])
+@pytest.mark.parametrize(
+    "result", [None, 1.0, "text", (1.0,), ("a", "b"), [[1], 2], ("5", 2), (True, 2), (1.0, 2.5), (10**400, 2)]
+)
 def test_a_metric_that_returns_no_score_is_told_so(evidence, result):
     def careless(cell):
         return result

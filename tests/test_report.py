@@ -36,7 +36,7 @@ from unlearnbench.report.tables import (
 )
 from unlearnbench.report.values import MARK, Value, variant_of
 from unlearnbench.report.writers import Table, to_csv, to_markdown
-from unlearnbench.results import Record, ResultStore
+from unlearnbench.results import SCHEMA, Record, ResultStore
 
 HOSTILE = r"<b>a|b</b> \input{x} 50% $&_#^~ `c` *d* é → שלום"
 
@@ -291,7 +291,7 @@ def rewritten(folder, change, keep=0):
 
 
 def newer(line):
-    return json.dumps({**json.loads(line), "schema": 2, "a field of tomorrow": []})
+    return json.dumps({**json.loads(line), "schema": SCHEMA + 1, "a field of tomorrow": []})
 
 
 def test_records_of_a_newer_schema_are_named_counted_and_skipped(tmp_path):
@@ -353,11 +353,10 @@ def test_stale_rows_give_way_to_fresh_ones_of_the_same_label():
 
 
 def test_a_record_that_cannot_be_shown_is_left_out_with_a_note(tmp_path):
-    odd = replace(fake_record("odd"), provenance={**fake_record().provenance, "packages": {"torch": None}})
-    worse = replace(fake_record("worse"), artifacts={"base": None})
-    rendering = render(store(tmp_path / "results", [*full(), odd, worse]), tmp_path / "out", {})
+    odd = fake_record("odd", more={"fake_ua": {"detail": {"confusion": "none"}}})
+    rendering = render(store(tmp_path / "results", [*full(), odd]), tmp_path / "out", {})
     assert "Alpha" in rendering.terminal[0]
-    assert sum("left out, it cannot be shown" in note for note in rendering.notes) >= 1
+    assert sum("left out, it cannot be shown" in note for note in rendering.notes) == 1
 
 
 @pytest.mark.parametrize("culprits", [(0,), (13,), (3, 4, 29)], ids=str)
@@ -934,12 +933,6 @@ def test_costs_are_the_same_bytes_in_any_order(tmp_path):
     assert {"cost.md", "cost.tex", "cost.csv", "cells.csv"} <= {path.name for path in files}
     for path in files:
         assert (tmp_path / "out-a" / path).read_bytes() == (tmp_path / "out-b" / path).read_bytes(), path
-
-
-@pytest.mark.parametrize("counted", [{"drawn": None}, {"drawn": [1]}])
-def test_odd_counts_are_left_out_with_a_note(tmp_path, counted):
-    rendering = render(store(tmp_path / "r", [costly(), costly("odd", counts=counted)]), tmp_path / "out", {})
-    assert "left out, it cannot be shown" in rendering.notes[0]
 
 
 def test_records_of_before_the_new_fields_are_read(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conftest import fake_record
+from tests.conftest import fake_record, signed
 from unlearnbench.errors import UsageError
 from unlearnbench.report import render
 from unlearnbench.report.board import boards
@@ -220,11 +220,18 @@ class TestRecordsThatChanged:
         lines = path.read_text().split("\n")
         record = json.loads(lines[0])
         record["metrics"]["fake_fid"]["value"] += 3
-        path.write_text("\n".join([json.dumps(record), *lines[1:]]))
+        path.write_text("\n".join([signed(record), *lines[1:]]))  # as if measured anew
         verdict = check(tables(form)["summary"], form)
         assert not verdict.holds
         assert f"has no board with records {DIGEST}: a record was changed, added or removed since" in verdict.lines[0]
         assert re.search(r"; digits has records [0-9a-f]{12} now, where row Beta .*, column FID ↓", verdict.lines[0])
+
+    def test_an_edited_value_is_named_as_such(self, check, results, form):
+        path = results / "digits" / "beta.jsonl"
+        path.write_text(re.sub(r'("fake_fid":.*?"value":)[0-9.]+', r"\g<1>9.5", path.read_text(), count=1))
+        verdict = check(tables(form)["summary"], form)
+        assert not verdict.holds
+        assert "note: " in verdict.lines[-1] and "line 1 is skipped: it was altered after" in verdict.lines[-1]
 
     def test_a_record_less(self, check, results, form):
         path = results / "digits" / "beta.jsonl"

@@ -1,5 +1,6 @@
 """What metrics ask for, computed lazily and once per cell: samples, the judge's probabilities, features."""
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -313,8 +314,10 @@ def _score(spec: MetricSpec, needs: Mapping[str, Any]) -> tuple[Score, str | Non
         return Score(0.0, 0), one_line(str(error)) or "the metric gave no reason"
     try:
         score = Score(*result)
-        score = Score(float(score.value), int(score.n), score.detail)
-    except (TypeError, ValueError) as error:
+        if any(isinstance(part, bool | np.bool_ | str | bytes) for part in (score.value, score.n)):
+            raise TypeError("neither text nor a truth value is a number")  # though Python would make one of it
+        score = Score(float(score.value), operator.index(score.n), score.detail)
+    except (TypeError, ValueError, OverflowError) as error:
         raise PluginError(
             f"metric {spec.name} must return Score(value, n), not {one_line(repr(result), 80)}"
         ) from error

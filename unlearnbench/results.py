@@ -3,7 +3,6 @@
 Reports read this and nothing else, so it imports neither torch nor a plugin.
 """
 
-import base64
 import gc
 import hashlib
 import json
@@ -14,19 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from filelock import FileLock
 
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, one_line
+from unlearnbench.fields import PLAIN as PLAIN
+from unlearnbench.fields import check_plain, check_record
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import canonical_json, digest
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no checksum
 MOST_PROBLEMS = 5  # unreadable lines named per file
-PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # names that become folders or files
+LONGEST_LINE = 64 * 10**6  # bytes
 B4 = "-b4"  # ends the names of protocols that differ from another one by FID's reference set alone
-SPACED = (b'": ', b', "')  # between the parts of a line that something else than `append` wrote
 Status = Literal["ok", "failed", "oom", "timeout", "interrupted"]
 
 
@@ -67,7 +67,7 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object, schema version and cell id first; empty fields are left out.
+        """Return the record as a JSON object but for its checksum; empty fields are left out.
 
         So a field that is added later changes no digest of records that lack it.
         """
@@ -77,8 +77,8 @@ class Record:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the record's canonical JSON."""
-        return digest(self.to_json())
+        """SHA-256 of the record's canonical JSON: the checksum that is written beside it."""
+        return digest(json.loads(canonical_json(self.to_json())))  # as it is read: a key that is a number becomes text
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Record":
@@ -86,21 +86,20 @@ class Record:
 
         Raises:
             NewerSchema: a newer version wrote it.
-            ValueError: another schema version, an unknown status, or missing fields.
+            ValueError: another schema version, or a field that is missing or cannot be what it is.
         """
         schema = value.get("schema")
         if type(schema) is int and schema > SCHEMA:
             raise NewerSchema(f"it has schema {schema}, of a newer version of unlearnbench; this one reads {SCHEMA}")
-        if schema != SCHEMA:
-            raise ValueError(f"it has schema {schema!r}, this version reads {SCHEMA}")
-        if value.get("status") not in get_args(Status):
-            raise ValueError(f"it has the unknown status {value.get('status')!r}")
-        fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        if type(schema) is not int or schema < 1:
+            raise ValueError(f"it has schema {schema!r}, this version reads 1 to {SCHEMA}")
         try:
+            check_plain(value)
+            check_record(value)
+            fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
             record = cls(**{**fields, "cell": Cell.from_json(value["cell"])})
-            _check(record)
-        except (TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise ValueError(f"a field is missing or of the wrong type ({error})") from error
+        except TypeError as error:
+            raise ValueError(f"a field is unknown or of the wrong type ({error})") from error
         if record.cell.id != value.get("cell_id"):
             raise ValueError("its cell id does not match its cell")
         return record
@@ -159,11 +158,10 @@ class ResultStore:
 
         Raises:
             UsageError: the folder cannot be written.
-            ValueError, TypeError, RecursionError: the record is no sound JSON.
+            ValueError: a field cannot be what it is.
         """
         path = self.root / record.cell.dataset / f"{record.cell.method}.jsonl"
-        line = canonical_json(record.to_json()).encode() + b"\n"
-        Record.from_json(json.loads(line))  # never write what could not be read
+        line = to_line(record)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / ".write.lock"), path.open("ab+") as file:
@@ -178,7 +176,9 @@ class ResultStore:
             ) from error
 
     def read(self) -> Reading:
-        """Return the last record of every cell; lines that are torn or of another schema are named and skipped.
+        """Return the last record of every cell; lines that hold no sound record are named and skipped.
+
+        Such a line takes what was recorded of its cell before with it: the cell is to be measured again.
 
         Raises:
             UsageError: a file that cannot be read.
@@ -194,11 +194,9 @@ class ResultStore:
                     content = path.read_bytes()
                 except OSError as error:
                     raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-                for record in _read_lines(path, content, problems):
-                    if record.status == "interrupted" and record.cell.id in latest:
-                        continue  # a measurement that was not finished takes no earlier one away
-                    latest.pop(record.cell.id, None)  # so that order follows the last line
-                    latest[record.cell.id] = record
+                _read_lines(path, content, latest, problems)
+        if old := sum("digest" not in vars(record) for record in latest.values()):  # `read_line` found no checksum
+            problems.append(f"records of an older version, without a checksum that would show an edit: {old}")
         return Reading(list(latest.values()), problems)
 
 
@@ -230,21 +228,36 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _read_lines(path: Path, content: bytes, problems: list[str]) -> Iterator[Record]:
-    """Yield the records of a file; the first lines that hold none become problems, the others are counted."""
+def to_line(record: Record) -> bytes:
+    """Return the line that stands for a record in a file.
+
+    Raises:
+        ValueError: a field cannot be what it is.
+    """
+    value = record.to_json()
+    check_plain(value)
+    line = canonical_json({**value, "checksum": record.digest}).encode() + b"\n"
+    read_line(line)  # never write what could not be read
+    return line
+
+
+def _read_lines(path: Path, content: bytes, latest: dict[str, Record], problems: list[str]) -> None:
+    """Add the records of a file; the first lines that hold none become problems, the others are counted."""
     bad, newer = 0, []
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield _read_line(line)
+            _add(read_line(line), latest)
         except NewerSchema:
             newer.append(number)
-        except (ValueError, AttributeError, RecursionError) as error:
+        except ValueError as error:
             bad += 1
+            latest.pop(_cell_id(line), None)
             torn = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
             if bad <= MOST_PROBLEMS:
-                problems.append(f"{path}, line {number} is skipped: {'is torn or not JSON' if torn else error}")
+                why = "is torn or not JSON" if torn else one_line(str(error))
+                problems.append(f"{path}, line {number} is skipped: {why}")
     if bad > MOST_PROBLEMS:
         problems.append(f"{path}: {bad - MOST_PROBLEMS} more lines are skipped")
     if newer:
@@ -255,54 +268,61 @@ def _read_lines(path: Path, content: bytes, problems: list[str]) -> Iterator[Rec
         )
 
 
-def _read_line(line: bytes) -> Record:
-    value = json.loads(line, parse_constant=_refuse)
+def _add(record: Record, latest: dict[str, Record]) -> None:
+    """Put a record in the place of what its cell had before."""
+    if record.status == "interrupted" and record.cell.id in latest:
+        return  # a measurement that was not finished takes no earlier one away
+    latest.pop(record.cell.id, None)  # so that order follows the last line
+    latest[record.cell.id] = record
+
+
+def _cell_id(line: bytes) -> str:
+    """Return the id of the cell that a line without a sound record speaks of; empty where it says none."""
+    try:
+        found = json.loads(line).get("cell_id")
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def read_line(line: bytes) -> Record:
+    """Return the record of a line.
+
+    Raises:
+        NewerSchema: a newer version wrote it.
+        ValueError: it holds no record, one that was altered, or one that cannot be.
+    """
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"it has {len(line)} bytes, more than {LONGEST_LINE}")
+    try:
+        value = json.loads(line, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError("it holds no JSON object")
+    checksum = value.pop("checksum", None)
+    if checksum is None and value.get("schema") == 1:
+        return Record.from_json(value)
+    if type(schema := value.get("schema")) is int and schema <= SCHEMA and not _is_untouched(line, value, checksum):
+        raise ValueError("it was altered after it was written: its checksum does not match")
     record = Record.from_json(value)
-    plain = line.isascii() and not any(mark in line for mark in SPACED) and list(value) == sorted(value)
-    if plain and value == record.to_json():  # the line is the record's canonical JSON, as `append` wrote it
-        vars(record)["digest"] = hashlib.sha256(line.strip()).hexdigest()
+    vars(record)["digest"] = checksum
     return record
+
+
+def _is_untouched(line: bytes, value: Mapping[str, Any], checksum: object) -> bool:
+    """Say whether a record's checksum is that of its other fields, in whatever order and with whatever spaces."""
+    written = line.strip().replace(f'"checksum":"{checksum}",'.encode("utf-8", "replace"), b"", 1)
+    if hashlib.sha256(written).hexdigest() == checksum:  # the line is canonical JSON, which need not be made again
+        return True
+    try:
+        return digest(value) == checksum
+    except (ValueError, RecursionError):
+        return False  # nothing was written that has no canonical JSON
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"it holds {constant}, which is no JSON number")
-
-
-def _check(record: Record) -> None:
-    """Raise ValueError, TypeError, KeyError or AttributeError unless a report can show the record."""
-    cell = record.cell
-    if not all(isinstance(name, str) and PLAIN.fullmatch(name) for name in (cell.dataset, cell.protocol, cell.method)):
-        raise ValueError("its dataset, protocol or method is no plain name")
-    if any(type(number) is not int for number in (cell.forget_class, *cell.seeds)):
-        raise ValueError("its forget class or a seed is no whole number")
-    objects = (
-        "method", "metrics", "cost", "outside", "priors", "probes", "counts", "flops", "protocol", "dataset", "judge",
-        "artifacts", "images", "provenance",
-    )  # fmt: skip
-    for name in objects:
-        if not isinstance(getattr(record, name), Mapping):
-            raise ValueError(f"{name} is not an object")
-    for cost in record.cost.values():
-        float(cost["seconds"])
-        [int(peak) for peak in cost["memory_bytes"].values()]
-        [float(seconds) for seconds in cost.get("repeats", ())]
-    for prior in record.priors.values():
-        float(prior["seconds"]), str(prior["key"])
-    [float(seconds) for seconds in record.outside.values()]
-    [str(found["phase"]) + str(found["what"]) for found in record.disturbances]
-    for entry in record.metrics.values():
-        f"{float(entry['value'] or 0):{entry['format']}}"
-        for key in ("title", "unit", "better", "shows", "format"):
-            if not isinstance(entry[key], str):
-                raise ValueError("a metric's title, unit, better, shows or format is not text")
-        int(entry["n"])
-    for picture in record.images.values():
-        base64.b64decode(picture["png"], validate=True)
-    for value in (record.provenance.get("device", {}), record.method.get("overrides", {}), record.cell.settings):
-        if not isinstance(value, Mapping):
-            raise ValueError("device, overrides or settings is not an object")
-    if record.judge:
-        float(record.judge["test_accuracy"]), int(record.judge["n"])
 
 
 def records_digest(records: Iterable[Record]) -> str:
