@@ -1,5 +1,6 @@
 """A run: every cell of a plan in a process of its own, recorded as soon as it ends."""
 
+import re
 import signal
 import threading
 import time
@@ -18,10 +19,11 @@ from unlearnbench.grid import Cell, Controls, Rerun, Scalar
 from unlearnbench.plan import Plan, needs_run
 from unlearnbench.plugin import MethodSpec
 from unlearnbench.process import Outcome, Turn, Workers
-from unlearnbench.product import settle
+from unlearnbench.product import settle, staging
 from unlearnbench.progress import Display, Task
 from unlearnbench.provenance import software_provenance
 from unlearnbench.results import Record, ResultStore, device_model
+from unlearnbench.scratch import remove
 from unlearnbench.turns import Turns, device_lock
 
 
@@ -246,11 +248,18 @@ class Benchmark:
 
         metrics = [spec.name for spec in self._plan.metrics_of(cell)]
         metrics += [name for name in self._further.get(cell.id, ()) if name not in metrics]
-        return self._workers.run(
-            "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache, found,
-            self._repeats, self._models_of(cell), timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
-            on_turn=take_turn, on_warning=lambda text: display.say(f"warning: {text}"),
-        )  # fmt: skip
+        models = self._models_of(cell)
+        staged = None if models is None else staging(models, cell)
+        try:
+            return self._workers.run(
+                "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache,
+                found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
+                on_turn=take_turn, on_warning=lambda text: display.say(f"warning: {text}"),
+            )  # fmt: skip
+        except UsageError:  # it ends the run
+            if staged is not None:
+                remove(staged)
+            raise
 
     def _label(self, cell: Cell) -> str:
         changed = ", ".join(f"{name}={value}" for name, value in self._plan.overrides[cell.id].items())
@@ -324,7 +333,9 @@ def train_base(
 def _expect(outcome: Outcome) -> Any:
     """Return the value of a job that nothing can do without."""
     if outcome.status != "ok":
-        raise UsageError(f"the run cannot start: {outcome.reason}\n{outcome.traceback or ''}".rstrip())
+        places = re.findall(r'File "(.+)", line (\d+), in ', outcome.traceback or "")
+        place = f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
+        raise UsageError(f"the run cannot start: {outcome.reason}{place}")
     return outcome.value
 
 

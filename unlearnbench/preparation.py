@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors, fsync, software
+from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors, software, unwritable
 from unlearnbench.checkpoints import read_checkpoint
 from unlearnbench.datasets import Dataset, Images, Split
 from unlearnbench.diffusion import Schedule, to_float
@@ -33,6 +33,7 @@ from unlearnbench.judges import (
 )
 from unlearnbench.networks import Classifier, build_unet, frozen, placed, unet_config
 from unlearnbench.process import Progress
+from unlearnbench.scratch import beside, fsync, sweep
 from unlearnbench.training import DenoiserTraining, flipped, global_rng_kept
 
 FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
@@ -230,18 +231,22 @@ def save_checkpoint(path: Path, tensors: Tensors) -> None:
     Raises:
         UsageError: the cache cannot be written.
     """
-    scratch = path.with_suffix(".new")
+    scratch = beside(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    made = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch)
+        made = True
+        sweep(path.parent, f".{path.name}-*")
+        save_file(tensors, scratch)
         fsync(scratch)
         scratch.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+    except (OSError, SafetensorError) as error:
+        if made and not path.parent.exists():
+            return  # a builder whom a lock that holds nothing did not stop is done, and has cleared up
+        raise unwritable(f"the checkpoint {path} cannot be written", error) from error
+    finally:
         scratch.unlink(missing_ok=True)
-        raise UsageError(
-            f"the checkpoint {path} cannot be written ({spell_error(error)}): free space there or set "
-            f"UNLEARNBENCH_CACHE to another folder"
-        ) from error
 
 
 def _curve(losses: Tensor) -> list[tuple[int, float]]:
