@@ -36,6 +36,7 @@ class Summary:
     failed: list[Record]
     interrupted: bool
     out_of_time: bool = False  # by --minutes
+    lost: Sequence[str] = ()  # cells whose records were there, and are no longer
 
 
 class OutOfTime(KeyboardInterrupt):
@@ -86,15 +87,17 @@ class Benchmark:
         found = _expect(self._workers.run("unlearnbench.runner:identify", self._device))
         with _sigterm_as_interrupt(), Display(self._console) as display:
             try:
-                with device_lock(found["identity"], lambda: self._wait_for_device(display)):
+                with device_lock(
+                    found["identity"], lambda holder: self._wait_for_device(display, holder), display.warn
+                ):
                     return self._run(rerun, found, display)
             except KeyboardInterrupt as stop:  # before any cell began
                 return Summary(0, 0, [], interrupted=True, out_of_time=isinstance(stop, OutOfTime))
 
     def _run(self, rerun: Rerun, found: Mapping[str, Any], display: Display) -> Summary:
         """Run the cells; the device is ours."""
-        todo, failed = self._select(rerun, device_model(found["identity"]), display)
-        kept = len(self._plan.cells) - len(todo)
+        todo, recorded = self._select(rerun, device_model(found["identity"]), display)
+        kept, failed = len(self._plan.cells) - len(todo), [record for record in recorded if record.status != "ok"]
         if kept:
             display.say(
                 f"{kept} of {len(self._plan.cells)} cells are recorded in {self._store.root} already "
@@ -109,8 +112,15 @@ class Benchmark:
         except KeyboardInterrupt as stop:
             out_of_time = isinstance(stop, OutOfTime)
             failed += [record for record in ran if record.status != "ok"]
-            return Summary(len(ran), kept, failed, interrupted=True, out_of_time=out_of_time)
-        return Summary(len(ran), kept, failed + [r for r in ran if r.status != "ok"], interrupted=False)
+            lost = self._lost([*recorded, *ran])
+            return Summary(len(ran), kept, failed, interrupted=True, out_of_time=out_of_time, lost=lost)
+        failed += [record for record in ran if record.status != "ok"]
+        return Summary(len(ran), kept, failed, interrupted=False, lost=self._lost([*recorded, *ran]))
+
+    def _lost(self, records: Sequence[Record]) -> list[str]:
+        """Return the cells of records that were in the folder during this run, and that somebody took away since."""
+        there = {record.cell.id for record in self._store.read().records}
+        return [record.cell.id for record in records if record.cell.id not in there]
 
     def _run_cells(self, todo: Sequence[Cell], found: Mapping[str, Any], display: Display, ran: list[Record]) -> None:
         """Run cells, so many at once as there are jobs, and add the record of each to `ran`."""
@@ -135,15 +145,15 @@ class Benchmark:
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise OutOfTime("the run's time was up (--minutes)")
 
-    def _wait_for_device(self, display: Display) -> None:
-        display.note("wait for the device, which another run holds")
+    def _wait_for_device(self, display: Display, holder: str) -> None:
+        display.wait("wait for the device", holder)
         self._check_time()
 
     def _select(self, rerun: Rerun, device: tuple[str, str], display: Display) -> tuple[list[Cell], list[Record]]:
-        """Return the cells to run, and the failed records that the rerun policy leaves as they are."""
+        """Return the cells to run, and the records that the rerun policy leaves as they are."""
         reading = self._store.read()
         for problem in reading.problems:
-            display.say(f"warning: {problem}")
+            display.warn(problem)
         latest = {record.cell.id: record for record in reading.records}
         plan = self._plan
         if rerun != "always":  # what a record has besides is measured again with it, so that nothing gets lost
@@ -161,8 +171,7 @@ class Benchmark:
         cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
         todo = [cell for cell in cells if wanted(cell)]
         running = {cell.id for cell in todo}
-        kept = [latest[cell.id] for cell in cells if cell.id not in running]
-        return todo, [record for record in kept if record.status != "ok"]
+        return todo, [latest[cell.id] for cell in cells if cell.id not in running]
 
     def _checked(self, records: Iterable[Record], rerun: Rerun, device: tuple[str, str]) -> set[str]:
         """Return the controls that have a sound record of any class already."""
@@ -192,7 +201,7 @@ class Benchmark:
 
             outcome = self._workers.run(
                 "unlearnbench.runner:prepare_dataset", self._plan.dataset, needs, base_seeds, self._cache,
-                found, on_progress=task.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
+                found, on_progress=task.progress, on_warning=display.warn, on_tick=tick,
             )  # fmt: skip
         _expect(outcome)
 
@@ -254,7 +263,7 @@ class Benchmark:
             return self._workers.run(
                 "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache,
                 found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
-                on_turn=take_turn, on_warning=lambda text: display.say(f"warning: {text}"),
+                on_turn=take_turn, on_warning=display.warn,
             )  # fmt: skip
         except UsageError:  # it ends the run
             if staged is not None:
@@ -310,19 +319,19 @@ def train_base(
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
 
-        def wait_for_device() -> None:
-            display.note("wait for the device, which another run holds")
+        def wait_for_device(holder: str) -> None:
+            display.wait("wait for the device", holder)
             tick()
 
         try:
             found = _expect(workers.run("unlearnbench.runner:identify", device))
             with (
-                device_lock(found["identity"], wait_for_device),
+                device_lock(found["identity"], wait_for_device, display.warn),
                 display.task(f"{dataset.name}: base model") as task,
             ):
                 outcome = workers.run(
                     "unlearnbench.runner:train_base", dataset, cache, found["device"], out,
-                    on_progress=task.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
+                    on_progress=task.progress, on_warning=display.warn, on_tick=tick,
                 )  # fmt: skip
         except KeyboardInterrupt:
             return None

@@ -120,6 +120,7 @@ class Display:
         self._total, self._done, self._spent = 0, 0, 0.0
         self._estimate = Estimate([])
         self._tasks: list[Task] = []
+        self._holder = ""  # of what is waited for
         self._started = self._first_cell = time.monotonic()
         self._last_line = 0.0
         # a log is no window, even where FORCE_COLOR asks for its colours
@@ -152,9 +153,13 @@ class Display:
             with self._lock:
                 self._tasks.remove(task)
 
-    def note(self, text: str) -> None:
-        """Say what is waited for while nothing goes on."""
-        self._show(State([text]), force=False)
+    def wait(self, what: str, holder: str) -> None:
+        """Say what is waited for while nothing goes on, and who holds it; in a log the latter once."""
+        known, self._holder = holder == self._holder, holder
+        parts = [what, f"{spell(time.monotonic() - self._started)} so far"]
+        if self._live or not known:
+            parts.insert(1, f"held by {holder}")
+        self._show(State(parts), force=not known)
 
     def tick(self, force: bool = False) -> None:
         """Refresh; without a terminal, print a line when the last one is old enough."""
@@ -199,6 +204,10 @@ class Display:
         with self._lock:
             self._last_line = time.monotonic()
             self._print(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning above the live line."""
+        self.say(f"warning: {text}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)

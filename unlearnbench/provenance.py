@@ -42,9 +42,16 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def allowed_cores() -> list[int]:
+    """Return the numbers of the CPU cores that this process may use, in order."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many CPU cores this process may use."""
+    return len(allowed_cores())
 
 
 def cpu_identity() -> dict[str, Any]:

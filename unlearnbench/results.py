@@ -10,10 +10,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -167,11 +166,11 @@ class ResultStore:
         Record.from_json(json.loads(line))  # never write what could not be read
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / ".write.lock"), path.open("ab+", buffering=0) as file:
-                before = file.tell()
-                if before and _last_byte(path) != b"\n":
+            with FileLock(self.root / ".write.lock"), path.open("ab+") as file:
+                if file.tell() and _last_byte(path) != b"\n":
                     line = b"\n" + line  # a writer was killed within its line: leave the torn one alone
-                _write_whole(file, line, before)
+                file.write(line)
+                file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise UsageError(
@@ -309,17 +308,6 @@ def _check(record: Record) -> None:
 def records_digest(records: Iterable[Record]) -> str:
     """Return 12 hex digits that stand for exactly these records, in any order."""
     return digest(sorted(record.digest for record in records))[:12]
-
-
-def _write_whole(file: FileIO, line: bytes, before: int) -> None:
-    """Append a line to a file of so many bytes; what a full disk took of it is taken back."""
-    try:
-        while line:
-            line = line[file.write(line) :]
-    except OSError:
-        with suppress(OSError):  # the torn line is left alone by the next writer
-            file.truncate(before)
-        raise
 
 
 def _last_byte(path: Path) -> bytes:
