@@ -103,11 +103,11 @@ class Benchmark:
                 f"{kept} of {len(self._plan.cells)} cells are recorded in {self._store.root} already "
                 f"(--rerun always measures them again)"
             )
-        display.expect([cell.method for cell in todo])
         ran: list[Record] = []
         try:
             if todo:
                 self._prepare(todo, display, found)
+            display.expect([cell.method for cell in todo])
             self._run_cells(todo, found, display, ran)
         except KeyboardInterrupt as stop:
             out_of_time = isinstance(stop, OutOfTime)
@@ -193,7 +193,7 @@ class Benchmark:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
         needs = [need for spec in self._plan.metrics for need in spec.needs]
         base_seeds = sorted({cell.base_seed for cell in todo})
-        with display.task(f"{self._plan.dataset.name}: base model and judges") as task:
+        with display.task(f"{self._plan.dataset.name}: base model and judges", announce=True) as task:
 
             def tick() -> None:
                 display.tick()
@@ -327,7 +327,7 @@ def train_base(
             found = _expect(workers.run("unlearnbench.runner:identify", device))
             with (
                 device_lock(found["identity"], wait_for_device, display.warn),
-                display.task(f"{dataset.name}: base model") as task,
+                display.task(f"{dataset.name}: base model", announce=True) as task,
             ):
                 outcome = workers.run(
                     "unlearnbench.runner:train_base", dataset, cache, found["device"], out,

@@ -34,7 +34,7 @@ from unlearnbench.plugin import MethodSpec
 from unlearnbench.preparation import Prepared, prepare, prepare_base
 from unlearnbench.process import Line, Progress, Turn
 from unlearnbench.product import stage
-from unlearnbench.provenance import available_cores, device_identity
+from unlearnbench.provenance import available_cores, device_identity, device_key
 from unlearnbench.registry import Registry
 from unlearnbench.training import global_rng_kept, trainable_copy
 
@@ -262,7 +262,7 @@ def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
                 "base": harness.base_digest, "method": cell.method, "source": harness.source_hash,
                 "settings": dict(cell.settings), "target": step, "seed": cell.seed, "dataset": harness.dataset.name,
                 "content": harness.dataset.content,
-                "sampler": harness.dataset.protocol.sampler, "device": dict(harness.device_identity),
+                "sampler": harness.dataset.protocol.sampler, "device": device_key(harness.device_identity),
                 "software": dict(harness.software), "harness": HARNESS_DIGEST,
             }, forget)  # fmt: skip
         base = frozen(copy.deepcopy(harness.base), found.tensors, harness.device)

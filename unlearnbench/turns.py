@@ -120,7 +120,7 @@ def _core_names() -> list[str]:
 
 def _first_that_works(name: str) -> tuple[BaseFileLock, list[str]]:
     """Return a lock that this user can open, held if nobody else does, and why others cannot be used."""
-    problems = []
+    problems: list[str] = []
     for folder in _lock_folders():
         try:
             lock = FileLock(_made(folder) / f"{name}.lock", mode=0o666)
