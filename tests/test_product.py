@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from PIL import Image
+from safetensors import SafetensorError
 
 from tests.conftest import fake_record
 from unlearnbench import cli
@@ -118,6 +119,27 @@ class TestTheFolder:
         (tmp_path / "file").write_text("")
         with pytest.raises(UsageError, match="--save-models"):
             stage(staging(tmp_path / "file", record_of().cell), record_of().cell, unlearned, SHAPE)
+
+    def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, tmp_path, unlearned, monkeypatch):
+        def refuse(self, folder, **_):
+            folder.mkdir(parents=True)
+            (folder / "half").write_text("")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+        monkeypatch.setattr(UNet2DModel, "save_pretrained", refuse)
+        models, cell = tmp_path / "models", record_of().cell
+        with pytest.raises(UsageError, match=r"\(No space left on device\): free space or .*--save-models"):
+            stage(staging(models, cell), cell, unlearned, SHAPE)
+        assert list(models.iterdir()) == []
+
+    def test_two_runs_of_one_cell_do_not_meet(self, tmp_path, unlearned):
+        cell = record_of().cell
+        others = tmp_path / staging(tmp_path, cell).name.replace(str(os.getpid()), str(os.getppid()))
+        for staged in (staging(tmp_path, cell), others):
+            record = record_of(stage(staged, cell, unlearned, SHAPE))
+        settle(tmp_path, record)
+        assert others.is_dir()  # its owner is at work
+        assert is_saved(tmp_path, record)
 
 
 class TestWhichCellsRun:

@@ -113,9 +113,13 @@ class ArtifactStore:
     def _folder(self, kind: str, inputs: Mapping[str, Any]) -> Path:
         return self.root / kind / digest({"kind": kind, "inputs": inputs})[:24]
 
-    def has(self, kind: str, inputs: Mapping[str, Any]) -> bool:
-        """Say whether an artifact seems to be there; only `get` knows whether it is sound."""
-        return (self._folder(kind, inputs) / NOTE).is_file()
+    def reference(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, str] | None:
+        """Return the reference of an artifact that seems to be there; only `get` knows whether it is sound."""
+        try:
+            note = json.loads(_file(self._folder(kind, inputs) / NOTE).read_text(encoding="utf-8"))
+            return {"key": note["key"], "sha256": note["sha256"]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
