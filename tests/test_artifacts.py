@@ -1,12 +1,21 @@
+import errno
 import json
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from unlearnbench.artifacts import ArtifactStore, default_cache
 from unlearnbench.errors import UsageError
+from unlearnbench.scratch import owned, sweep
 
 
 class Builder:
@@ -46,14 +55,153 @@ def test_a_poisoned_payload_is_noticed_and_rebuilt(tmp_path):
     assert again.tensors["w"].tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", "{}"])
-def test_a_damaged_note_is_noticed(tmp_path, damage):
+DAMAGES = {
+    "torn": lambda path: path.write_text("{"),
+    "list": lambda path: path.write_text("[]"),
+    "empty object": lambda path: path.write_text("{}"),
+    "text": lambda path: path.write_text('"key"'),
+    "null": lambda path: path.write_text("null"),
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "deep object": lambda path: path.write_text('{"key":' * 50_000),
+    "no UTF-8": lambda path: path.write_bytes(b"\xff\xfe{"),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "dangling link": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "link to itself": lambda path: (path.unlink(), path.symlink_to(path.name)),
+}
+
+
+@pytest.mark.parametrize("name", ["artifact.json", "payload.safetensors"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_whatever_is_damaged_is_noticed_and_built_again(tmp_path, damage, name):
     build, store = Builder(), ArtifactStore(tmp_path)
     store.get("base", {}, build)
-    next(tmp_path.glob("base/*/artifact.json")).write_text(damage)
-    with pytest.warns(UserWarning, match="damaged"):
-        store.get("base", {}, build)
+    damage(next(tmp_path.glob(f"base/*/{name}")))
+    with pytest.warns(UserWarning, match="damaged") as said:
+        assert store.get("base", {}, build).tensors["w"].tolist() == [1.0, 1.0, 1.0]
+    assert len(said) == 1
     assert build.calls == 2
+    assert store.get("base", {}, build).reused
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a folder", "dangling link", "empty folder"])
+def test_whatever_lies_in_an_artifacts_place_gives_way(tmp_path, kind):
+    store = ArtifactStore(tmp_path)
+    folder = tmp_path / "base" / store.get("base", {}, Builder()).key[:24]
+    shutil.rmtree(folder)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("")
+    {
+        "file": lambda: folder.write_text(""), "link to a folder": lambda: folder.symlink_to(elsewhere),
+        "dangling link": lambda: folder.symlink_to("nowhere"), "empty folder": folder.mkdir,
+    }[kind]()  # fmt: skip
+    with pytest.warns(UserWarning, match="damaged"):
+        store.get("base", {}, Builder())
+    assert store.get("base", {}, Builder()).reused
+    assert (elsewhere / "precious").exists()
+
+
+def hidden(root):
+    """Return what was begun and is not in its place."""
+    return [path for path in root.rglob(".*") if path.name.startswith(".")]
+
+
+def test_memory_that_is_short_is_no_damage(tmp_path, monkeypatch):
+    build, store = Builder(), ArtifactStore(tmp_path)
+    store.get("base", {}, build)
+
+    def refuse(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("unlearnbench.artifacts.file_digest", refuse)
+    with pytest.raises(UsageError, match="Too many open files"):
+        store.get("base", {}, build)
+    monkeypatch.undo()
+    assert store.get("base", {}, build).reused
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    code = f"""
+import resource, torch
+from pathlib import Path
+from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.errors import UsageError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    ArtifactStore(Path({str(tmp_path)!r})).get("base", {{}}, lambda: ({{"w": torch.zeros(1000)}}, {{}}))
+except UsageError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == (
+        f"the cache {tmp_path} cannot be used (File too large): free space there or set UNLEARNBENCH_CACHE to another "
+        f"folder\n"
+    )
+    assert hidden(tmp_path) == []
+    assert not ArtifactStore(tmp_path).get("base", {}, Builder()).reused
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system whose locks hold nothing."""
+    monkeypatch.setattr("unlearnbench.artifacts.FileLock", lambda path: SimpleNamespace(acquire=int, release=int))
+
+
+@pytest.mark.usefixtures("no_locks")
+class TestWithoutLocks:
+    def test_the_first_of_several_builders_wins_and_nobody_fails(self, tmp_path):
+        everybody, values = threading.Barrier(8), []
+
+        def work(number):
+            def build():
+                everybody.wait(30)
+                return {"w": torch.full((1000,), float(number))}, {}
+
+            values.append(ArtifactStore(tmp_path).get("base", {}, build))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(values) == 8
+        assert not any(found.reused for found in values)  # each one spent the time
+        assert len({found.payload_digest for found in values}) == 1
+        assert hidden(tmp_path) == []
+
+    def test_what_is_damaged_is_replaced_by_the_second_builder(self, tmp_path):
+        store = ArtifactStore(tmp_path)
+
+        def build():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                store.get("base", {}, Builder(2.0))
+            next(tmp_path.glob("base/*/payload.safetensors")).write_bytes(b"damaged")
+            return Builder(3.0)()
+
+        with pytest.warns(UserWarning, match="checksum fails"):
+            assert store.get("base", {}, build).tensors["w"][0] == 3.0
+        assert store.get("base", {}, Builder()).tensors["w"][0] == 3.0
+
+    @pytest.mark.parametrize(
+        ("owner", "hours", "stays"),
+        [("this", 0, True), ("gone", 0, False), ("other machine", 0, True), ("other machine", 25, False)],
+    )
+    def test_only_leftovers_are_swept(self, tmp_path, owner, hours, stays):
+        name = owned(".abc")
+        if owner == "gone":
+            name = name.removesuffix(str(os.getpid())) + str(2**22 + 1)  # above the kernel's largest
+        if owner == "other machine":
+            name = f".abc-00000000-{os.getpid()}"
+        scratch = tmp_path / f"{name}-0123abcd"
+        scratch.mkdir()
+        os.utime(scratch, (time.time() - 3600 * hours,) * 2)
+        sweep(tmp_path, ".abc-*")
+        assert scratch.exists() == stays
 
 
 def test_a_failed_build_leaves_nothing_that_looks_whole(tmp_path):

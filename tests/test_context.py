@@ -173,6 +173,15 @@ class TestPriors:
         assert again.meter.costs["prior"].seconds == pytest.approx(paid)
         assert (harness.meter.costs["prior"].reused, again.meter.costs["prior"].reused) == (False, True)
 
+    def test_another_device_of_its_model_reads_it(self, make_harness):
+        gpu = {"type": "cuda", "name": "NVIDIA H100", "driver": "550", "uuid": "GPU-1"}
+        keys = [
+            Context(make_harness(device_identity={**gpu, **other}))._prior_key("noise", True, {})
+            for other in ({}, {"uuid": "GPU-2"}, {"driver": "560"}, {"name": "NVIDIA A100"})
+        ]
+        assert keys[0] == keys[1]
+        assert keys[0] not in keys[2:]
+
     @pytest.mark.parametrize(
         "change", [{"forget_class": 5}, {"seed": 1}, {"source_hash": "new"}, {"base_digest": "other"}]
     )

@@ -1,5 +1,6 @@
 """Judges: what is no object, and what the rejecting judge of digits makes of it."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from unlearnbench.datasets import SvmRecipe, load_dataset
 from unlearnbench.diffusion import Schedule, sample, to_float, to_uint8
 from unlearnbench.evaluation import sample_seeds
 from unlearnbench.grid import Cell
-from unlearnbench.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier
+from unlearnbench.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier, through
 from unlearnbench.negatives import KINDS, negatives
 from unlearnbench.networks import CLASSIFIERS
 from unlearnbench.plugin import NO_OBJECT
@@ -27,6 +28,23 @@ def generator(seed=0):
 def pictures(n=64, channels=1, side=8):
     """Return images (n, C, side, side) in [-1, 1] that differ in every pixel, and labels."""
     return torch.rand(n, channels, side, side, generator=generator(1)) * 2 - 1, torch.arange(n) % 10
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_network_goes_back_to_where_it_was(monkeypatch, fails):
+    network = CLASSIFIERS["small_cnn"](1, 10).double()
+    moves = []
+
+    def to(device):
+        moves.append(str(device))
+        return network
+
+    monkeypatch.setattr(network, "to", to)
+    images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    monkeypatch.setattr(network, "forward", None if fails else lambda batch: batch.flatten(1).float())
+    with pytest.raises(TypeError) if fails else nullcontext():
+        through(network, images.numpy(), torch.device("cpu:0"))
+    assert moves == ["cpu:0", "cpu"]
 
 
 class TestNegatives:

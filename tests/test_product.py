@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from PIL import Image
+from safetensors import SafetensorError
 
 from tests.conftest import fake_record
 from unlearnbench import cli
@@ -23,7 +24,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.evaluation import sample_seeds
 from unlearnbench.networks import build_unet
 from unlearnbench.plan import needs_run
-from unlearnbench.product import CARD, FACTS, card, draw, grid, is_saved, open_model, settle, stage
+from unlearnbench.product import CARD, FACTS, card, draw, grid, is_saved, open_model, settle, stage, staging
 from unlearnbench.results import ResultStore, records_digest
 
 SHAPE = (1, 8, 8)
@@ -55,7 +56,7 @@ def unlearned(make_context):
 @pytest.fixture
 def saved(tmp_path, unlearned):
     """The folder of models, and the record of the one in it."""
-    record = record_of(stage(tmp_path, record_of().cell, unlearned, SHAPE))
+    record = record_of(stage(staging(tmp_path, record_of().cell), record_of().cell, unlearned, SHAPE))
     settle(tmp_path, record)
     return tmp_path, record
 
@@ -79,7 +80,7 @@ class TestTheFolder:
 
     def test_before_it_is_settled_there_is_no_folder_of_its_name(self, tmp_path, unlearned):
         cell = record_of().cell
-        stage(tmp_path, cell, unlearned, SHAPE)
+        stage(staging(tmp_path, cell), cell, unlearned, SHAPE)
         assert not (tmp_path / cell.id).exists()
         settle(tmp_path, record_of(status="failed"))
         assert not [path for path in tmp_path.iterdir() if cell.id in path.name]
@@ -89,14 +90,14 @@ class TestTheFolder:
         (models / record.cell.id / "stray").write_text("")
         with torch.no_grad():
             unlearned.class_embedding.weight.zero_()
-        settle(models, record_of(stage(models, record.cell, unlearned, SHAPE)))
+        settle(models, record_of(stage(staging(models, record.cell), record.cell, unlearned, SHAPE)))
         assert not (models / record.cell.id / "stray").exists()
         assert torch.equal(predicted(UNet2DModel.from_pretrained(models / record.cell.id)), predicted(unlearned))
 
     def test_staging_changes_neither_the_model_nor_the_random_state_of_the_cell(self, tmp_path, unlearned):
         unlearned.train()
         before = torch.get_rng_state()
-        stage(tmp_path, record_of().cell, unlearned, SHAPE)
+        stage(staging(tmp_path, record_of().cell), record_of().cell, unlearned, SHAPE)
         assert unlearned.training
         assert torch.equal(torch.get_rng_state(), before)
 
@@ -109,7 +110,7 @@ class TestTheFolder:
             unlearned.conv_in.register_forward_hook(lambda part, args, result: 2 * result)
         else:
             unlearned.conv_out = torch.nn.Sequential(unlearned.conv_out)
-        entry = stage(tmp_path, record_of().cell, unlearned, SHAPE)
+        entry = stage(staging(tmp_path, record_of().cell), record_of().cell, unlearned, SHAPE)
         assert set(entry) == {"reason"}
         assert not [path for path in tmp_path.iterdir() if path.name != "artifacts"]
         assert is_saved(tmp_path, record_of(entry)), "a cell whose model no folder can hold must not run for ever"
@@ -117,7 +118,28 @@ class TestTheFolder:
     def test_an_unwritable_folder_is_one_sentence(self, tmp_path, unlearned):
         (tmp_path / "file").write_text("")
         with pytest.raises(UsageError, match="--save-models"):
-            stage(tmp_path / "file", record_of().cell, unlearned, SHAPE)
+            stage(staging(tmp_path / "file", record_of().cell), record_of().cell, unlearned, SHAPE)
+
+    def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, tmp_path, unlearned, monkeypatch):
+        def refuse(self, folder, **_):
+            folder.mkdir(parents=True)
+            (folder / "half").write_text("")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+        monkeypatch.setattr(UNet2DModel, "save_pretrained", refuse)
+        models, cell = tmp_path / "models", record_of().cell
+        with pytest.raises(UsageError, match=r"\(No space left on device\): free space or .*--save-models"):
+            stage(staging(models, cell), cell, unlearned, SHAPE)
+        assert list(models.iterdir()) == []
+
+    def test_two_runs_of_one_cell_do_not_meet(self, tmp_path, unlearned):
+        cell = record_of().cell
+        others = tmp_path / staging(tmp_path, cell).name.replace(str(os.getpid()), str(os.getppid()))
+        for staged in (staging(tmp_path, cell), others):
+            record = record_of(stage(staged, cell, unlearned, SHAPE))
+        settle(tmp_path, record)
+        assert others.is_dir()  # its owner is at work
+        assert is_saved(tmp_path, record)
 
 
 class TestWhichCellsRun:

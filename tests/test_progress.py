@@ -7,7 +7,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tests.terminals import in_a_terminal, visible
-from unlearnbench.progress import Display, Estimate, State, spell
+from unlearnbench.progress import Display, Estimate, Pace, State, spell
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,56 @@ def test_plain_lines_name_position_step_and_time_left(monkeypatch):
     assert "[1/2] forget 33%, about 40s for this step | a forgets 0 | 20s so far" in lines
     assert "[1/2] a forgets 0: ok in 30s" in lines
     assert lines[-1] == "[2/2] about 30s left | a forgets 1 | 30s so far"
+
+
+@pytest.mark.parametrize(
+    ("reports", "left"),
+    [
+        ([], None),
+        ([(0, 0.0)], None),
+        ([(0, 0.0), (8, 60.0)], None),  # one report: it may have compiled, or waited for a disk
+        ([(0, 0.0), (1, 60.0), (2, 61.0), (6, 65.0)], 5 / 5 * 94),  # the slow first part does not count
+        ([(1, 0.0), (90, 4.0)], None),  # too short a while
+        ([(1, 0.0), (5, 100.0)], None),  # too small a share
+        ([(1, 0.0), (6, 100.0)], 100 / 5 * 94),
+        ([(50, 0.0), (60, 10.0)], 40.0),  # a training that goes on from a checkpoint
+        ([(50, 0.0), (10, 20.0), (20, 30.0)], 80.0),  # a second training of that name
+        ([(1, 0.0), (100, 10.0)], None),
+    ],
+)
+def test_no_time_left_is_shown_before_it_can_be_known(reports, left):
+    pace, found = Pace("train"), None
+    for done, now in reports:
+        found = pace.left(done, 100, now)
+    assert found == left
+
+
+def test_a_step_is_announced_in_a_log_as_soon_as_it_begins():
+    stream = io.StringIO()
+    with Display(Console(file=stream, width=200)) as display, display.task("digits", announce=True) as task:
+        for what in ("train the judge (1 of 2)", "train the base model (2 of 2)"):
+            task.progress(what, 0, 10)
+            task.progress(what, 5, 10)
+    assert stream.getvalue().splitlines() == [
+        "digits | 0s so far",
+        "train the judge (1 of 2) 0% | digits | 0s so far",
+        "train the base model (2 of 2) 0% | digits | 0s so far",
+    ]
+
+
+def test_a_log_says_once_who_holds_what_is_waited_for(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("unlearnbench.progress.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with Display(Console(file=stream, width=200)) as display:
+        for second in range(12):
+            now[0] = float(second)
+            display.wait("wait for the device", "alice" if second < 8 else "bob")
+    assert stream.getvalue().splitlines() == [
+        "wait for the device | held by alice | 0s so far",
+        "wait for the device | 5s so far",
+        "wait for the device | held by bob | 8s so far",
+    ]
 
 
 def test_no_silence_longer_than_ten_seconds(monkeypatch):

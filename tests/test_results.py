@@ -1,12 +1,15 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.conftest import INFINITE, fake_record, signed, unsigned
+from tests.readme import ROOT
 from unlearnbench.errors import UsageError
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import canonical_json, digest
@@ -43,6 +46,28 @@ def test_a_torn_last_line_is_reported_skipped_and_healed(tmp_path):
     assert [record.cell.forget_class for record in reading.records] == [0]
     assert "line 2 is skipped" in reading.problems[0]
     store.append(fake_record(forget_class=2))
+    assert [record.cell.forget_class for record in store.read().records] == [0, 2]
+
+
+def test_a_full_disk_is_one_sentence_and_harms_no_other_record(tmp_path):
+    store = ResultStore(tmp_path)
+    store.append(fake_record(forget_class=0))
+    code = f"""
+import resource
+from pathlib import Path
+from tests.conftest import fake_record
+from unlearnbench.errors import UsageError
+from unlearnbench.results import ResultStore
+size = next(Path({str(tmp_path)!r}).glob("*/*.jsonl")).stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, size + 50))
+try:
+    ResultStore(Path({str(tmp_path)!r})).append(fake_record(forget_class=1))
+except UsageError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert "alpha.jsonl (File too large): free space or give another folder with --results" in said
+    store.append(fake_record(forget_class=2))  # what is torn is not glued to it
     assert [record.cell.forget_class for record in store.read().records] == [0, 2]
 
 

@@ -289,6 +289,29 @@ def test_failures_are_records_and_the_others_go_on(tmp_path):
     assert "10 of 10 cells are recorded" in output
 
 
+@pytest.mark.parametrize("way", ["removed", "emptied", "a file"])
+def test_records_that_are_taken_away_meanwhile_are_named(tmp_path, way):
+    take = {
+        "removed": "shutil.rmtree('results')",
+        "emptied": "[path.unlink() for path in pathlib.Path('results').rglob('original.jsonl')]",
+        "a file": "shutil.rmtree('results'); pathlib.Path('results').write_text('')",
+    }[way]
+    (tmp_path / "taker.py").write_text(
+        f"import pathlib, shutil\nfrom unlearnbench import method\n\n@method(title='Taker')\ndef taker(ctx):\n    {take}\n"
+    )
+    arguments = ("--methods", "original,taker", "--classes", "0", "--plugin", "taker.py", *QUICK)
+    status, output = run(tmp_path, *arguments, "--controls", "none")
+    assert "Traceback" not in output
+    if way == "a file":  # the second record cannot be written
+        assert status == 2, output
+        assert "cannot write results/digits/taker.jsonl (Not a directory)" in output
+    else:
+        assert status == 1, output
+        assert "1 record of this run can no longer be read in results" in output
+        assert "(digits-original-c0-s0-" in output
+        assert [record.cell.method for record in records(tmp_path).values()] == ["taker"]
+
+
 def wait_for(folder, condition, process):
     deadline = time.monotonic() + SECONDS
     while not condition(lines(folder)):

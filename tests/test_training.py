@@ -1,4 +1,5 @@
 import copy
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -163,6 +164,18 @@ class TestResume:
         assert preparation.load_file(path)["a"].tolist() == [1, 1]
         assert [each.name for each in path.parent.iterdir()] == [path.name]
 
+    def test_a_checkpoint_is_no_failure_where_another_builder_is_done_meanwhile(self, tmp_path, monkeypatch):
+        path = tmp_path / "work" / "checkpoint.safetensors"
+        write = preparation.save_file
+
+        def clear_up(tensors, target):
+            shutil.rmtree(path.parent)
+            write(tensors, target)
+
+        monkeypatch.setattr(preparation, "save_file", clear_up)
+        preparation.save_checkpoint(path, {"a": torch.zeros(2)})
+        assert not path.exists()
+
     def test_a_damaged_checkpoint_is_trained_over_with_a_warning(self, dropping, tmp_path, monkeypatch):
         whole = prepare_base(dropping, ArtifactStore(tmp_path / "whole"), torch.device("cpu"), SILENT)
         store = ArtifactStore(tmp_path / "damaged")
@@ -195,6 +208,30 @@ class TestResume:
         state = second.optimizer.state[model.weight]
         assert state["exp_avg"].stride() == model.weight.stride()
         assert torch.equal(state["exp_avg_sq"], first.optimizer.state[model.weight]["exp_avg_sq"])
+
+
+def test_preparing_says_what_is_to_be_done_and_counts_it(tiny, tmp_path):
+    def prepared(dataset, *needs):
+        steps = {}  # in order, once each
+        prepare(
+            dataset, ArtifactStore(tmp_path), torch.device("cpu"),
+            lambda what, done, total: steps.setdefault(what), needs,
+        )  # fmt: skip
+        return list(steps)
+
+    judge, base = "train the judge (1 of 2)", "train the base model (2 of 2)"
+    assert prepared(tiny) == ["2 of 2 steps to do (train the judge, train the base model)", judge, base]
+    assert prepared(tiny) == []
+    assert prepared(tiny, "forget_verdicts", "retain_features") == [
+        "3 of 5 steps to do (train the rejecting judge, train the extractor, compute features of the training images), "
+        "and 2 are in the cache",
+        "train the rejecting judge (1 of 3)",
+        "train the extractor (2 of 3)",
+        "compute features of the training images (3 of 3)",
+    ]
+    assert prepared(tiny, "forget_verdicts", "retain_features") == []
+    other = replace(tiny, base=replace(tiny.base, seed=9))
+    assert prepared(other, "forget_second", "retain_features")[1:] == ["train the base model (1 of 1)"]  # SVM: no step
 
 
 @pytest.mark.parametrize("network", ["small_resnet", "resnet34"])

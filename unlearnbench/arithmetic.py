@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unlearnbench.artifacts import ArtifactStore, Tensors
 from unlearnbench.diffusion import predict_noise
 from unlearnbench.networks import build_unet
+from unlearnbench.provenance import device_key
 
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices whose product is timed
 PEAK_SECONDS, PEAK_LEAST = 1.0, 5  # how long products are timed, and how many at least
@@ -86,7 +87,7 @@ def known_flops(
     unet: Mapping[str, Any], image_shape: Sequence[int], device: torch.device, identity: Mapping[str, Any],
     software: Mapping[str, str], store: ArtifactStore,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return {"forward", "backward", "peak"}: counted once per model and measured once per device, then kept.
+    """Return {"forward", "backward", "peak"}: counted once per model and measured once per model of device, then kept.
 
     Args:
         unet: arguments of the UNet.
@@ -104,5 +105,5 @@ def known_flops(
         return {}, peak_flops(device)
 
     counted = store.get("flops", {"unet": dict(unet), "image_shape": list(image_shape), "software": software}, count)
-    peak = store.get("peak", {"device": dict(identity), "software": software}, measure)
+    peak = store.get("peak", {"device": device_key(identity), "software": software}, measure)
     return {**counted.facts, "peak": dict(peak.facts)}

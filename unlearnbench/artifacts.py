@@ -3,28 +3,35 @@
 An artifact's key is the hash of everything that affects its bytes. Its folder holds `payload.safetensors` and
 `artifact.json` (the key's JSON, the payload's checksum, what its making cost). Folders appear by rename, so a reader
 never sees half of one; a payload that fails its checksum is rebuilt with a warning. Deleting the cache is always safe.
+A lock spares two builders the same work; where it holds nothing, the first to be done wins and nobody fails.
 """
 
+import errno
 import importlib.metadata
 import json
 import os
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, one_line
 from unlearnbench.hashing import digest, file_digest
+from unlearnbench.scratch import beside, fsync, moved, refusal, remove, remove_at_once, sweep
+
+PAYLOAD, NOTE = "payload.safetensors", "artifact.json"
+SHORT = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # refusals that say nothing of the file
+TRIES = 5  # to put an artifact to its place, each after something damaged was removed from there
 
 Tensors = dict[str, Tensor]
 
@@ -106,24 +113,28 @@ class ArtifactStore:
     def _folder(self, kind: str, inputs: Mapping[str, Any]) -> Path:
         return self.root / kind / digest({"kind": kind, "inputs": inputs})[:24]
 
+    def reference(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, str] | None:
+        """Return the reference of an artifact that seems to be there; only `get` knows whether it is sound."""
+        try:
+            note = json.loads(_file(self._folder(kind, inputs) / NOTE).read_text(encoding="utf-8"))
+            return {"key": note["key"], "sha256": note["sha256"]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
     @contextmanager
     def _writable(self) -> Iterator[None]:
         """Turn the system's refusal into a sentence for the user."""
         try:
             yield
-        except OSError as error:
-            raise UsageError(
-                f"the cache {self.root} cannot be used ({error.strerror or error}): free space there or set "
-                f"UNLEARNBENCH_CACHE to another folder"
-            ) from error
+        except (OSError, SafetensorError) as error:
+            raise unwritable(f"the cache {self.root} cannot be used", error) from error
 
     def _read(self, kind: str, key: str, folder: Path) -> Artifact | None:
-        """Return the artifact in a folder, or None (with a warning where something damaged lies there)."""
-        if not folder.exists():
+        """Return the artifact in a folder, or None (with a warning where something damaged lay there)."""
+        if not os.path.lexists(folder):
             return None
-        payload = folder / "payload.safetensors"
         try:
-            note = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+            payload, note = _file(folder / PAYLOAD), json.loads(_file(folder / NOTE).read_text(encoding="utf-8"))
             if note["key"] != key:
                 raise ValueError("its key is another's")
             if note.pop("checksum") != digest(note):
@@ -131,41 +142,47 @@ class ArtifactStore:
             if file_digest(payload) != note["sha256"]:
                 raise ValueError("its checksum fails")
             return Artifact(kind, key, note["sha256"], load_file(payload), note["facts"], reused=True)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"cached {kind} in {folder} is damaged ({error}); it is built again", stacklevel=3)
-            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            if isinstance(error, OSError) and error.errno in SHORT:
+                raise
+            reason = one_line(str(error)) or type(error).__name__
+            warnings.warn(f"cached {kind} in {folder} is damaged ({reason}); it is built again", stacklevel=3)
+            remove_at_once(folder)
             return None
 
     def _write(
-        self,
-        kind: str,
-        key: str,
-        folder: Path,
-        inputs: Mapping[str, Any],
-        tensors: Tensors,
-        facts: Mapping[str, Any],
-    ) -> Artifact:
-        for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed; we hold the lock
-            shutil.rmtree(leftover, ignore_errors=True)
+        self, kind: str, key: str, folder: Path, inputs: Mapping[str, Any], tensors: Tensors, facts: Mapping[str, Any],
+    ) -> Artifact:  # fmt: skip
+        sweep(folder.parent, f".{folder.name}-*")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        payload = scratch / "payload.safetensors"
-        save_file(tensors, payload)
-        checksum = file_digest(payload)
-        note = {"kind": kind, "key": key, "inputs": inputs, "sha256": checksum, "facts": facts}
-        note["checksum"] = digest(note)
-        (scratch / "artifact.json").write_text(json.dumps(note, indent=1, allow_nan=False), encoding="utf-8")
-        for path in (payload, scratch / "artifact.json", scratch):
-            fsync(path)
-        scratch.rename(folder)
-        fsync(folder.parent)
-        return Artifact(kind, key, checksum, tensors, facts, reused=False)
+        scratch = beside(folder)
+        try:
+            scratch.mkdir(parents=True)
+            save_file(tensors, scratch / PAYLOAD)
+            checksum = file_digest(scratch / PAYLOAD)
+            note = {"kind": kind, "key": key, "inputs": inputs, "sha256": checksum, "facts": facts}
+            note["checksum"] = digest(note)
+            (scratch / NOTE).write_text(json.dumps(note, indent=1, allow_nan=False), encoding="utf-8")
+            for path in (scratch / PAYLOAD, scratch / NOTE, scratch):
+                fsync(path)
+            for _ in range(TRIES):
+                if moved(scratch, folder):
+                    fsync(folder.parent)
+                    return Artifact(kind, key, checksum, tensors, facts, reused=False)
+                if (found := self._read(kind, key, folder)) is not None:  # of a builder whom the lock did not stop
+                    return replace(found, reused=False)
+            raise FileExistsError(errno.EEXIST, "what lies there cannot be removed", str(folder))
+        finally:
+            remove(scratch)
 
 
-def fsync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def unwritable(what: str, error: Exception) -> UsageError:
+    """Return the sentence for a cache that the system refuses to read or write."""
+    return UsageError(f"{what} ({refusal(error)}): free space there or set UNLEARNBENCH_CACHE to another folder")
+
+
+def _file(path: Path) -> Path:
+    """Return a path if a file is there: to open a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is not a file")
+    return path

@@ -1,5 +1,6 @@
 """A run: every cell of a plan in a process of its own, recorded as soon as it ends."""
 
+import re
 import signal
 import threading
 import time
@@ -18,10 +19,11 @@ from unlearnbench.grid import Cell, Controls, Rerun, Scalar
 from unlearnbench.plan import Plan, needs_run
 from unlearnbench.plugin import MethodSpec
 from unlearnbench.process import Outcome, Turn, Workers
-from unlearnbench.product import settle
+from unlearnbench.product import settle, staging
 from unlearnbench.progress import Display, Task
 from unlearnbench.provenance import software_provenance
 from unlearnbench.results import Record, ResultStore, device_model
+from unlearnbench.scratch import remove
 from unlearnbench.turns import Turns, device_lock
 
 
@@ -34,6 +36,7 @@ class Summary:
     failed: list[Record]
     interrupted: bool
     out_of_time: bool = False  # by --minutes
+    lost: Sequence[str] = ()  # cells whose records were there, and are no longer
 
 
 class OutOfTime(KeyboardInterrupt):
@@ -84,31 +87,40 @@ class Benchmark:
         found = _expect(self._workers.run("unlearnbench.runner:identify", self._device))
         with _sigterm_as_interrupt(), Display(self._console) as display:
             try:
-                with device_lock(found["identity"], lambda: self._wait_for_device(display)):
+                with device_lock(
+                    found["identity"], lambda holder: self._wait_for_device(display, holder), display.warn
+                ):
                     return self._run(rerun, found, display)
             except KeyboardInterrupt as stop:  # before any cell began
                 return Summary(0, 0, [], interrupted=True, out_of_time=isinstance(stop, OutOfTime))
 
     def _run(self, rerun: Rerun, found: Mapping[str, Any], display: Display) -> Summary:
         """Run the cells; the device is ours."""
-        todo, failed = self._select(rerun, device_model(found["identity"]), display)
-        kept = len(self._plan.cells) - len(todo)
+        todo, recorded = self._select(rerun, device_model(found["identity"]), display)
+        kept, failed = len(self._plan.cells) - len(todo), [record for record in recorded if record.status != "ok"]
         if kept:
             display.say(
                 f"{kept} of {len(self._plan.cells)} cells are recorded in {self._store.root} already "
                 f"(--rerun always measures them again)"
             )
-        display.expect([cell.method for cell in todo])
         ran: list[Record] = []
         try:
             if todo:
                 self._prepare(todo, display, found)
+            display.expect([cell.method for cell in todo])
             self._run_cells(todo, found, display, ran)
         except KeyboardInterrupt as stop:
             out_of_time = isinstance(stop, OutOfTime)
             failed += [record for record in ran if record.status != "ok"]
-            return Summary(len(ran), kept, failed, interrupted=True, out_of_time=out_of_time)
-        return Summary(len(ran), kept, failed + [r for r in ran if r.status != "ok"], interrupted=False)
+            lost = self._lost([*recorded, *ran])
+            return Summary(len(ran), kept, failed, interrupted=True, out_of_time=out_of_time, lost=lost)
+        failed += [record for record in ran if record.status != "ok"]
+        return Summary(len(ran), kept, failed, interrupted=False, lost=self._lost([*recorded, *ran]))
+
+    def _lost(self, records: Sequence[Record]) -> list[str]:
+        """Return the cells of records that were in the folder during this run, and that somebody took away since."""
+        there = {record.cell.id for record in self._store.read().records}
+        return [record.cell.id for record in records if record.cell.id not in there]
 
     def _run_cells(self, todo: Sequence[Cell], found: Mapping[str, Any], display: Display, ran: list[Record]) -> None:
         """Run cells, so many at once as there are jobs, and add the record of each to `ran`."""
@@ -133,15 +145,15 @@ class Benchmark:
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise OutOfTime("the run's time was up (--minutes)")
 
-    def _wait_for_device(self, display: Display) -> None:
-        display.note("wait for the device, which another run holds")
+    def _wait_for_device(self, display: Display, holder: str) -> None:
+        display.wait("wait for the device", holder)
         self._check_time()
 
     def _select(self, rerun: Rerun, device: tuple[str, str], display: Display) -> tuple[list[Cell], list[Record]]:
-        """Return the cells to run, and the failed records that the rerun policy leaves as they are."""
+        """Return the cells to run, and the records that the rerun policy leaves as they are."""
         reading = self._store.read()
         for problem in reading.problems:
-            display.say(f"warning: {problem}")
+            display.warn(problem)
         latest = {record.cell.id: record for record in reading.records}
         plan = self._plan
         if rerun != "always":  # what a record has besides is measured again with it, so that nothing gets lost
@@ -159,8 +171,7 @@ class Benchmark:
         cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
         todo = [cell for cell in cells if wanted(cell)]
         running = {cell.id for cell in todo}
-        kept = [latest[cell.id] for cell in cells if cell.id not in running]
-        return todo, [record for record in kept if record.status != "ok"]
+        return todo, [latest[cell.id] for cell in cells if cell.id not in running]
 
     def _checked(self, records: Iterable[Record], rerun: Rerun, device: tuple[str, str]) -> set[str]:
         """Return the controls that have a sound record of any class already."""
@@ -182,7 +193,7 @@ class Benchmark:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
         needs = [need for spec in self._plan.metrics for need in spec.needs]
         base_seeds = sorted({cell.base_seed for cell in todo})
-        with display.task(f"{self._plan.dataset.name}: base model and judges") as task:
+        with display.task(f"{self._plan.dataset.name}: base model and judges", announce=True) as task:
 
             def tick() -> None:
                 display.tick()
@@ -190,7 +201,7 @@ class Benchmark:
 
             outcome = self._workers.run(
                 "unlearnbench.runner:prepare_dataset", self._plan.dataset, needs, base_seeds, self._cache,
-                found, on_progress=task.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
+                found, on_progress=task.progress, on_warning=display.warn, on_tick=tick,
             )  # fmt: skip
         _expect(outcome)
 
@@ -246,11 +257,18 @@ class Benchmark:
 
         metrics = [spec.name for spec in self._plan.metrics_of(cell)]
         metrics += [name for name in self._further.get(cell.id, ()) if name not in metrics]
-        return self._workers.run(
-            "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache, found,
-            self._repeats, self._models_of(cell), timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
-            on_turn=take_turn, on_warning=lambda text: display.say(f"warning: {text}"),
-        )  # fmt: skip
+        models = self._models_of(cell)
+        staged = None if models is None else staging(models, cell)
+        try:
+            return self._workers.run(
+                "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache,
+                found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
+                on_turn=take_turn, on_warning=display.warn,
+            )  # fmt: skip
+        except UsageError:  # it ends the run
+            if staged is not None:
+                remove(staged)
+            raise
 
     def _label(self, cell: Cell) -> str:
         changed = ", ".join(f"{name}={value}" for name, value in self._plan.overrides[cell.id].items())
@@ -301,19 +319,19 @@ def train_base(
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
 
-        def wait_for_device() -> None:
-            display.note("wait for the device, which another run holds")
+        def wait_for_device(holder: str) -> None:
+            display.wait("wait for the device", holder)
             tick()
 
         try:
             found = _expect(workers.run("unlearnbench.runner:identify", device))
             with (
-                device_lock(found["identity"], wait_for_device),
-                display.task(f"{dataset.name}: base model") as task,
+                device_lock(found["identity"], wait_for_device, display.warn),
+                display.task(f"{dataset.name}: base model", announce=True) as task,
             ):
                 outcome = workers.run(
                     "unlearnbench.runner:train_base", dataset, cache, found["device"], out,
-                    on_progress=task.progress, on_warning=lambda text: display.say(f"warning: {text}"), on_tick=tick,
+                    on_progress=task.progress, on_warning=display.warn, on_tick=tick,
                 )  # fmt: skip
         except KeyboardInterrupt:
             return None
@@ -324,7 +342,9 @@ def train_base(
 def _expect(outcome: Outcome) -> Any:
     """Return the value of a job that nothing can do without."""
     if outcome.status != "ok":
-        raise UsageError(f"the run cannot start: {outcome.reason}\n{outcome.traceback or ''}".rstrip())
+        places = re.findall(r'File "(.+)", line (\d+), in ', outcome.traceback or "")
+        place = f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
+        raise UsageError(f"the run cannot start: {outcome.reason}{place}")
     return outcome.value
 
 

@@ -5,7 +5,6 @@ the name of either on the Hugging Face Hub. Never a pickle.
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnbench.datasets import WEIGHTS
 from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.scratch import moved, owned, refusal, remove_at_once, sweep
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,17 +27,27 @@ SCHEDULE = {
 
 
 def write_checkpoint(folder: Path, model: "nn.Module") -> None:
-    """Write a base model as a diffusers folder; its parts appear when they are whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".writing-*"):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
-        new = Path(scratch)
-        model.save_pretrained(new / "unet", safe_serialization=True)  # type: ignore[operator]
-        write_scheduler(new / "scheduler")
-        for part in ("unet", "scheduler"):
-            shutil.rmtree(folder / part, ignore_errors=True)
-            (new / part).rename(folder / part)
+    """Write a base model as a diffusers folder; its parts appear when they are whole.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, ".writing-*")
+        with tempfile.TemporaryDirectory(prefix=f"{owned('.writing')}-", dir=folder) as scratch:
+            new = Path(scratch)
+            model.save_pretrained(new / "unet", safe_serialization=True)  # type: ignore[operator]
+            write_scheduler(new / "scheduler")
+            for part in ("unet", "scheduler"):
+                while not moved(new / part, folder / part):
+                    remove_at_once(folder / part)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(
+            f"cannot write {folder} ({refusal(error)}): free space or give another folder with --out"
+        ) from error
 
 
 def write_scheduler(folder: Path) -> None:

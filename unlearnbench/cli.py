@@ -14,6 +14,8 @@ from unlearnbench import __version__, options
 from unlearnbench.errors import PluginError, UsageError, spell_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from unlearnbench.benchmark import Summary
@@ -402,14 +404,19 @@ def _conclude(
     from unlearnbench.output import make_console, say_where
 
     console = make_console()
+    if lost := summary.lost:
+        _say(console, _spell_lost(lost, results))
     if summary.interrupted:
+        there = max(summary.ran - len(lost), 0)
         _say(
             console,
-            f"Stopped. {summary.ran} cells of this run are recorded in {results}; the same command goes on from there.",
+            f"Stopped. {there} cells of this run are recorded in {results}; the same command goes on from there.",
         )
         if summary.out_of_time and summary.ran:
             say_where(_finish(results, out, registry, console), "Report", console)
         raise typer.Exit(130)
+    if lost and not any(results.glob("*/*.jsonl")):
+        raise typer.Exit(1)  # nothing is left to show
     _say(console, "rendering the report")
     rendering = _finish(results, out, registry, console)
     for record in summary.failed:
@@ -421,8 +428,18 @@ def _conclude(
             "Tracebacks are in the records.",
         )
     say_where(rendering, "Report", console)
-    if summary.failed or key in rendering.alarms:
+    if summary.failed or lost or key in rendering.alarms:
         raise typer.Exit(1)
+
+
+def _spell_lost(cells: "Sequence[str]", results: Path) -> str:
+    """Return the sentence on records that somebody took away while the run went on."""
+    named = ", ".join(cells[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
+    records = "1 record" if len(cells) == 1 else f"{len(cells)} records"
+    return (
+        f"{records} of this run can no longer be read in {results}, for something was removed there while it ran "
+        f"({named}): the same command measures what is missing."
+    )
 
 
 def _say(console: "Console", text: str) -> None:

@@ -25,6 +25,7 @@ from unlearnbench.errors import NonFiniteError, PluginError
 from unlearnbench.grid import Target
 from unlearnbench.hashing import derive_seed, digest, file_digest
 from unlearnbench.process import Progress
+from unlearnbench.provenance import device_key
 from unlearnbench.training import antithetic_timesteps, drop_labels, flipped, global_rng_kept, trainable_copy
 
 METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
@@ -363,7 +364,7 @@ class Context:
             "inputs": _describe(inputs),
             "target": None if shared else harness.target,
             "seed": harness.seed,
-            "device": dict(harness.device_identity),  # its cost is charged again, so it must be this device's
+            "device": device_key(harness.device_identity),  # its cost is charged again, so it must be this model's
             "software": dict(harness.software),
             "harness": HARNESS_DIGEST,
         }

@@ -25,6 +25,7 @@ from unlearnbench.networks import is_plain
 from unlearnbench.plugin import MetricSpec, Score
 from unlearnbench.preparation import Prepared
 from unlearnbench.process import Progress
+from unlearnbench.provenance import device_key
 from unlearnbench.training import global_rng_kept
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Evidence:
             found = self.store.get("samples", {
                 "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
                 "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
-                "device": dict(self.device_identity),  # the cost is charged again, so it must be this device's
+                "device": device_key(self.device_identity),  # the cost is charged again, so it must be this model's
                 "harness": HARNESS_DIGEST,
             }, build)  # fmt: skip
         if found.reused:

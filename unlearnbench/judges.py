@@ -165,6 +165,13 @@ def classifier(
         judge = RejectingJudge(model, recipe.threshold) if isinstance(recipe, RejectingRecipe) else NetworkJudge(model)
         return model.state_dict(), _test(judge, images, device)
 
+    return store.get(*classifier_key(dataset, kind, recipe, sources, device), build)
+
+
+def classifier_key(
+    dataset: Dataset, kind: str, recipe: ClassifierRecipe, sources: Mapping[str, str], device: torch.device
+) -> tuple[str, dict[str, Any]]:
+    """Return kind and inputs of a classifier in the cache."""
     inputs = {
         "classes": dataset.num_classes,
         "images": dict(sources),
@@ -172,11 +179,15 @@ def classifier(
         "device": device.type,
         "software": software(),
     }
-    return store.get(kind.replace(" ", "-"), inputs, build)
+    return kind.replace(" ", "-"), inputs
 
 
 def through(network: nn.Module, images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Return a network's output for images, (n, D) on the CPU, computed batch by batch in eval mode."""
-    with evaluating(network.to(device)):
-        outputs = [network(batch.to(device)) for batch in torch.split(torch.from_numpy(images), JUDGE_BATCH)]
+    home = next(network.parameters()).device  # where it goes back to: it is no part of a method's memory
+    try:
+        with evaluating(network.to(device)):
+            outputs = [network(batch.to(device)) for batch in torch.split(torch.from_numpy(images), JUDGE_BATCH)]
+    finally:
+        network.to(home)
     return torch.cat([output[0] if isinstance(output, tuple) else output for output in outputs]).cpu()

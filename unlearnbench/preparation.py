@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors, fsync, software
+from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors, software, unwritable
 from unlearnbench.checkpoints import read_checkpoint
-from unlearnbench.datasets import Dataset, Images, Split
+from unlearnbench.datasets import ClassifierRecipe, Dataset, Images, Split
 from unlearnbench.diffusion import Schedule, to_float
 from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.features import extractor_for, inception
@@ -26,6 +26,7 @@ from unlearnbench.judges import (
     Judge,
     build_classifier,
     classifier,
+    classifier_key,
     rejecting_judge,
     second_judge,
     through,
@@ -33,10 +34,12 @@ from unlearnbench.judges import (
 )
 from unlearnbench.networks import Classifier, build_unet, frozen, placed, unet_config
 from unlearnbench.process import Progress
+from unlearnbench.scratch import beside, fsync, sweep
 from unlearnbench.training import DenoiserTraining, flipped, global_rng_kept
 
 FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
 CURVE_POINTS = 100  # of a base model's training loss
+FEATURES = "compute features of the training images"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def prepare(
         base_artifact(dataset, images.train, sources["train"], store, device, progress)
     if features and dataset.extractor is None:
         extractor, artifacts["extractor"] = inception(dataset.inception_weights)
+    progress = _numbered(_wanted(dataset, needs, sources, store, device, artifacts.get("extractor")), store, progress)
     made = (dataset, images, sources, store, device, progress)
     judge = classifier(dataset, "judge", dataset.judge, *made[1:])
     others = _other_judges(needs, *made)
@@ -109,17 +113,71 @@ def prepare(
     )
 
 
+Wanted = list[tuple[str, tuple[str, Mapping[str, Any]] | None]]  # a step as progress names it, what it makes
+
+
+def _wanted(
+    dataset: Dataset, needs: Collection[str], sources: Mapping[str, str], store: ArtifactStore, device: torch.device,
+    extractor: Mapping[str, str] | None,
+) -> Wanted:  # fmt: skip
+    """Return what the cache is to hold, in the order of its making; None for what nobody can name yet.
+
+    Args:
+        dataset: says how it is made.
+        needs: of the metrics to come.
+        sources: digests of the images.
+        store: the cache.
+        device: trains.
+        extractor: Inception's weights, where they are to be used.
+    """
+    recipes: dict[str, Any] = {"judge": dataset.judge}
+    recipes |= {f"{name} judge": getattr(dataset, name) for name in _other_judge_names(needs)}
+    features = any(need.endswith("_features") for need in needs)
+    if features and dataset.extractor is not None:
+        recipes["extractor"] = dataset.extractor
+    wanted: Wanted = [
+        (f"train the {kind}", classifier_key(dataset, kind, recipe, sources, device))
+        for kind, recipe in recipes.items()
+        if isinstance(recipe, ClassifierRecipe)  # others are fitted anew each time
+    ]
+    if features:
+        if dataset.extractor is not None:
+            key = classifier_key(dataset, "extractor", dataset.extractor, sources, device)
+            extractor = store.reference(*key)
+        made = None if extractor is None else ("features", _features_inputs(extractor, sources, device))
+        wanted.append((FEATURES, made))
+    base = "read the base model" if dataset.checkpoint else "train the base model"
+    return [*wanted, (base, ("base", _base_inputs(dataset, sources["train"], device)))]
+
+
+def _numbered(wanted: Wanted, store: ArtifactStore, progress: Progress) -> Progress:
+    """Say what of it is to be made, and return a progress that counts it: `train the judge (1 of 3)`."""
+    missing = [step for step, made in wanted if made is None or store.reference(*made) is None]
+    if missing:
+        others = f", and {len(wanted) - len(missing)} are in the cache" if len(missing) < len(wanted) else ""
+        progress(f"{len(missing)} of {len(wanted)} steps to do ({', '.join(missing)}){others}", 0, 0)
+
+    def show(what: str, done: int, total: int) -> None:
+        if what in missing:
+            what = f"{what} ({missing.index(what) + 1} of {len(missing)})"
+        progress(what, done, total)
+
+    return show
+
+
+def _other_judge_names(needs: Collection[str]) -> list[str]:
+    """Return the judges that metrics ask for beside the first one."""
+    asked = {"second": ("_second",), "rejecting": ("_verdicts", "attacker")}
+    return [name for name, endings in asked.items() if any(need.endswith(endings) for need in needs)]
+
+
 def _other_judges(
     needs: Collection[str], dataset: Dataset, images: Images, sources: Mapping[str, str], store: ArtifactStore,
     device: torch.device, progress: Progress,
 ) -> dict[str, Found]:  # fmt: skip
     """Return the judges that metrics ask for beside the first one, by name."""
-    makers = {"second": (("_second",), second_judge), "rejecting": (("_verdicts", "attacker"), rejecting_judge)}
-    return {
-        name: make(dataset, images, sources, store, device, progress)
-        for name, (endings, make) in makers.items()
-        if any(need.endswith(endings) for need in needs)
-    }
+    makers = {"second": second_judge, "rejecting": rejecting_judge}
+    return {name: makers[name](dataset, images, sources, store, device, progress) for name in _other_judge_names(needs)}
 
 
 def prepare_base(dataset: Dataset, store: ArtifactStore, device: torch.device, progress: Progress) -> Artifact:
@@ -142,9 +200,8 @@ def base_artifact(
     dataset: Dataset, train: Split, source: str, store: ArtifactStore, device: torch.device, progress: Progress
 ) -> Artifact:
     """Return the base model: trained, or read from a checkpoint and checked. Its facts hold the UNet's arguments."""
+    inputs = _base_inputs(dataset, source, device)
     if dataset.checkpoint:
-        inputs: dict[str, Any] = {"checkpoint": dataset.choices["base"], "classes": dataset.num_classes}
-        inputs["image_shape"] = dataset.image_shape
 
         def read() -> tuple[Tensors, dict[str, Any]]:
             progress("read the base model", 0, 0)
@@ -152,14 +209,6 @@ def base_artifact(
             return weights, {"unet": config}
 
         return store.get("base", inputs, read)
-    inputs = {
-        "classes": dataset.num_classes,
-        "images": source,
-        "flip": dataset.flip,
-        "recipe": asdict(dataset.base),
-        "device": device.type,
-        "software": software(),
-    }
     workspace = store.workspace("base", inputs)
 
     def build() -> tuple[Tensors, dict[str, Any]]:
@@ -167,6 +216,18 @@ def base_artifact(
 
     with global_rng_kept(device):
         return store.get("base", inputs, build)
+
+
+def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[str, Any]:
+    """Return what a base model depends on."""
+    if dataset.checkpoint:
+        return {
+            "checkpoint": dataset.choices["base"], "classes": dataset.num_classes, "image_shape": dataset.image_shape,
+        }  # fmt: skip
+    return {
+        "classes": dataset.num_classes, "images": source, "flip": dataset.flip, "recipe": asdict(dataset.base),
+        "device": device.type, "software": software(),
+    }  # fmt: skip
 
 
 def _train_base(
@@ -230,18 +291,22 @@ def save_checkpoint(path: Path, tensors: Tensors) -> None:
     Raises:
         UsageError: the cache cannot be written.
     """
-    scratch = path.with_suffix(".new")
+    scratch = beside(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    made = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch)
+        made = True
+        sweep(path.parent, f".{path.name}-*")
+        save_file(tensors, scratch)
         fsync(scratch)
         scratch.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+    except (OSError, SafetensorError) as error:
+        if made and not path.parent.exists():
+            return  # a builder whom a lock that holds nothing did not stop is done, and has cleared up
+        raise unwritable(f"the checkpoint {path} cannot be written", error) from error
+    finally:
         scratch.unlink(missing_ok=True)
-        raise UsageError(
-            f"the checkpoint {path} cannot be written ({spell_error(error)}): free space there or set "
-            f"UNLEARNBENCH_CACHE to another folder"
-        ) from error
 
 
 def _curve(losses: Tensor) -> list[tuple[int, float]]:
@@ -270,10 +335,12 @@ def _train_features(
     """Return the features of all training images, of which every forget class takes its reference."""
 
     def build() -> tuple[Tensors, dict[str, Any]]:
-        progress("compute features of the training images", 0, 0)
+        progress(FEATURES, 0, 0)
         return {"features": through(extractor, images.train.images, device).float()}, {}
 
-    inputs = {
-        "extractor": dict(reference), "images": sources["train"], "device": device.type, "software": software(),
-    }  # fmt: skip
-    return store.get("features", inputs, build)
+    return store.get("features", _features_inputs(reference, sources, device), build)
+
+
+def _features_inputs(extractor: Mapping[str, str], sources: Mapping[str, str], device: torch.device) -> dict[str, Any]:
+    """Return what features of the training images depend on."""
+    return {"extractor": dict(extractor), "images": sources["train"], "device": device.type, "software": software()}

@@ -185,7 +185,7 @@ class PipeLine:
     """The job's end of the pipe."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection, self._lock, self._last = connection, threading.Lock(), 0.0
+        self._connection, self._lock, self._last, self._what = connection, threading.Lock(), 0.0, ""
 
     def send(self, *message: Any) -> None:
         """Send a message; any thread may."""
@@ -193,9 +193,9 @@ class PipeLine:
             self._connection.send(message)
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show progress, not too often."""
-        if time.monotonic() - self._last >= PROGRESS_SECONDS:
-            self._last = time.monotonic()
+        """Show progress, not too often, but each new step."""
+        if what != self._what or time.monotonic() - self._last >= PROGRESS_SECONDS:
+            self._last, self._what = time.monotonic(), what
             self.send("progress", what, done, total)
 
     def turn(self, kind: Turn) -> int:

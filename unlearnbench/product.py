@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from unlearnbench.checkpoints import check_schedule, write_scheduler
 from unlearnbench.datasets import WEIGHTS, Protocol
@@ -20,6 +21,7 @@ from unlearnbench.errors import UsageError, one_line, spell_error
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import file_digest
 from unlearnbench.results import Record, records_digest
+from unlearnbench.scratch import moved, owned, refusal, remove, remove_at_once, sweep
 
 if TYPE_CHECKING:
     import torch
@@ -40,11 +42,16 @@ GAP = 2  # white pixels between images
 WHITE = 255
 
 
-def stage(models: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[int]) -> dict[str, str]:
+def staging(models: Path, cell: Cell) -> Path:
+    """Return where this process, which records the cell, lets its model be staged."""
+    return models / owned(f"{STAGED}{cell.id}")
+
+
+def stage(folder: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[int]) -> dict[str, str]:
     """Write a cell's unlearned model to where `settle` finds it.
 
     Args:
-        models: folder of model folders.
+        folder: what `staging` returned in the process that records the cell.
         cell: that the model is of.
         model: as the method left it.
         image_shape: (C, H, W).
@@ -62,8 +69,6 @@ def stage(models: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[in
     from unlearnbench.networks import build_unet, frozen, is_plain, placed
     from unlearnbench.training import global_rng_kept
 
-    folder = _staged(models, cell)
-    shutil.rmtree(folder, ignore_errors=True)
     config = {key: value for key, value in dict(getattr(model, "config", {})).items() if not key.startswith("_")}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
@@ -72,10 +77,13 @@ def stage(models: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[in
     except (RuntimeError, TypeError, ValueError) as error:
         return {"reason": f"its weights fit no UNet2DModel of its config ({one_line(spell_error(error), 120)})"}
     try:
+        sweep(folder.parent, f"{STAGED}*")
+        remove(folder)
         written.save_pretrained(folder, safe_serialization=True)
         write_scheduler(folder / "scheduler")
-    except OSError as error:
-        raise _unwritable(models, error) from error
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise _unwritable(folder.parent, error) from error
     with global_rng_kept(device("cpu")):
         read = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     if is_plain(model) and _predict_alike(model, placed(read, next(model.parameters()).device), cell, image_shape):
@@ -106,16 +114,17 @@ def settle(models: Path, record: Record) -> None:
     Raises:
         UsageError: the folder cannot be written.
     """
-    staged, folder = _staged(models, record.cell), models / record.cell.id
+    staged, folder = staging(models, record.cell), models / record.cell.id
     if record.status != "ok" or "sha256" not in record.artifacts.get("model", {}):
         shutil.rmtree(staged, ignore_errors=True)
         return
     try:
         (staged / FACTS).write_text(json.dumps(_facts(record), indent=2) + "\n", encoding="utf-8")
         (staged / CARD).write_text(card(record), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.rename(folder)
+        while not moved(staged, folder):
+            remove_at_once(folder)
     except OSError as error:
+        shutil.rmtree(staged, ignore_errors=True)
         raise _unwritable(models, error) from error
 
 
@@ -131,13 +140,8 @@ def is_saved(models: Path, record: Record) -> bool:
         return False
 
 
-def _staged(models: Path, cell: Cell) -> Path:
-    return models / f"{STAGED}{cell.id}"
-
-
-def _unwritable(models: Path, error: OSError) -> UsageError:
-    reason = error.strerror or error
-    return UsageError(f"cannot write {models} ({reason}): free space or give another folder with --save-models")
+def _unwritable(models: Path, error: Exception) -> UsageError:
+    return UsageError(f"cannot write {models} ({refusal(error)}): free space or give another folder with --save-models")
 
 
 def _facts(record: Record) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 LINE_SECONDS = (5.0, 10.0)  # between plain lines: in the first minute, and later
 NARROW = 40  # columns below which words are saved
+KNOWN_SECONDS, KNOWN_SHARE = 5.0, 0.05  # of a step, to be seen before its time left is shown
 LEAST_PART = 6  # columns: with less room a part of the line is left out
 
 
@@ -97,18 +98,47 @@ def _cut(text: str, width: int, ellipsis: str) -> str:
 class Task:
     """Something that is going on, as the display knows it."""
 
-    def __init__(self, label: str, tick: Callable[[], None]) -> None:
-        """Start a task of which nothing is known but its name."""
+    def __init__(self, label: str, tick: Callable[[bool], None], announce: bool = False) -> None:
+        """Start a task of which nothing is known but its name.
+
+        Args:
+            label: its name.
+            tick: refreshes the display; at once, if told so.
+            announce: show each new step at once, also in a log.
+        """
         self.label, self.detail, self.started, self.estimate = label, "", time.monotonic(), ""
-        self._tick = tick
+        self._tick, self._announce = tick, announce
+        self._pace = Pace("")
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how far it is; total 0 where nobody knows."""
-        self.detail, self.estimate = (f"{what} {100 * done // total}%" if total else what), ""
-        if 0 < done < total:
-            elapsed = time.monotonic() - self.started
-            self.estimate = f", about {spell(elapsed * (total - done) / done)} for this step"
-        self._tick()
+        new = what != self._pace.what
+        if new:
+            self._pace = Pace(what)
+        left = self._pace.left(done, total, time.monotonic())
+        self.detail = f"{what} {100 * done // total}%" if total else what
+        self.estimate = "" if left is None else f", about {spell(left)} for this step"
+        self._tick(new and self._announce)
+
+
+class Pace:
+    """How fast a step goes, once that can be known: its first part may compile, or wait for a disk."""
+
+    def __init__(self, what: str) -> None:
+        """Begin a step."""
+        self.what = what
+        self._first: tuple[int, float] | None = None  # what was done, and when, at the first sign of life
+
+    def left(self, done: int, total: int, now: float) -> float | None:
+        """Return the seconds left, or None while too little is known."""
+        if not 0 < done < total:
+            return None
+        if self._first is None or done < self._first[0]:
+            self._first = done, now
+        steps, seconds = done - self._first[0], now - self._first[1]
+        if seconds < KNOWN_SECONDS or steps < KNOWN_SHARE * total:
+            return None
+        return seconds * (total - done) / steps
 
 
 class Display:
@@ -120,6 +150,7 @@ class Display:
         self._total, self._done, self._spent = 0, 0, 0.0
         self._estimate = Estimate([])
         self._tasks: list[Task] = []
+        self._holder = ""  # of what is waited for
         self._started = self._first_cell = time.monotonic()
         self._last_line = 0.0
         # a log is no window, even where FORCE_COLOR asks for its colours
@@ -140,9 +171,9 @@ class Display:
         self._total, self._estimate = len(methods), Estimate(methods)
 
     @contextmanager
-    def task(self, label: str) -> Iterator[Task]:
-        """Show that something goes on, while the context lasts."""
-        task = Task(label, self.tick)
+    def task(self, label: str, announce: bool = False) -> Iterator[Task]:
+        """Show that something goes on, while the context lasts; each of its steps at once, also in a log, if asked."""
+        task = Task(label, self.tick, announce)
         with self._lock:
             self._tasks.append(task)
             self.tick(force=True)
@@ -152,9 +183,13 @@ class Display:
             with self._lock:
                 self._tasks.remove(task)
 
-    def note(self, text: str) -> None:
-        """Say what is waited for while nothing goes on."""
-        self._show(State([text]), force=False)
+    def wait(self, what: str, holder: str) -> None:
+        """Say what is waited for while nothing goes on, and who holds it; in a log the latter once."""
+        known, self._holder = holder == self._holder, holder
+        parts = [what, f"{spell(time.monotonic() - self._started)} so far"]
+        if self._live or not known:
+            parts.insert(1, f"held by {holder}")
+        self._show(State(parts), force=not known)
 
     def tick(self, force: bool = False) -> None:
         """Refresh; without a terminal, print a line when the last one is old enough."""
@@ -199,6 +234,10 @@ class Display:
         with self._lock:
             self._last_line = time.monotonic()
             self._print(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning above the live line."""
+        self.say(f"warning: {text}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -4,15 +4,44 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import socket
 import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from unlearnbench.errors import one_line
+from unlearnbench.results import device_model
 
 PACKAGES = (
     "unlearnbench", "torch", "torchvision", "diffusers", "torch-fidelity", "numpy", "scipy", "scikit-learn",
     "safetensors",
 )  # fmt: skip
+# what ARM's numbers of implementers and parts mean, as in util-linux's lscpu-arm.c
+ARM_IMPLEMENTERS = {
+    "0x41": "ARM", "0x42": "Broadcom", "0x43": "Cavium", "0x46": "Fujitsu", "0x48": "HiSilicon", "0x4e": "NVIDIA",
+    "0x50": "APM", "0x51": "Qualcomm", "0x53": "Samsung", "0x56": "Marvell", "0x61": "Apple", "0x69": "Intel",
+    "0x6d": "Microsoft", "0x70": "Phytium", "0xc0": "Ampere",
+}  # fmt: skip
+ARM_PARTS = {
+    ("0x41", "0xc07"): "Cortex-A7", ("0x41", "0xc0f"): "Cortex-A15", ("0x41", "0xd03"): "Cortex-A53",
+    ("0x41", "0xd04"): "Cortex-A35", ("0x41", "0xd05"): "Cortex-A55", ("0x41", "0xd07"): "Cortex-A57",
+    ("0x41", "0xd08"): "Cortex-A72", ("0x41", "0xd09"): "Cortex-A73", ("0x41", "0xd0a"): "Cortex-A75",
+    ("0x41", "0xd0b"): "Cortex-A76", ("0x41", "0xd0c"): "Neoverse-N1", ("0x41", "0xd0d"): "Cortex-A77",
+    ("0x41", "0xd40"): "Neoverse-V1", ("0x41", "0xd41"): "Cortex-A78", ("0x41", "0xd42"): "Cortex-A78AE",
+    ("0x41", "0xd44"): "Cortex-X1", ("0x41", "0xd46"): "Cortex-A510", ("0x41", "0xd47"): "Cortex-A710",
+    ("0x41", "0xd48"): "Cortex-X2", ("0x41", "0xd49"): "Neoverse-N2", ("0x41", "0xd4a"): "Neoverse-E1",
+    ("0x41", "0xd4b"): "Cortex-A78C", ("0x41", "0xd4d"): "Cortex-A715", ("0x41", "0xd4e"): "Cortex-X3",
+    ("0x41", "0xd4f"): "Neoverse-V2", ("0x41", "0xd81"): "Cortex-A720", ("0x41", "0xd84"): "Neoverse-V3",
+    ("0x41", "0xd8e"): "Neoverse-N3", ("0x43", "0x0a1"): "ThunderX-88XX", ("0x43", "0x0af"): "ThunderX2-99XX",
+    ("0x46", "0x001"): "A64FX", ("0x48", "0xd01"): "TaiShan-v110", ("0x4e", "0x004"): "Carmel",
+    ("0x61", "0x022"): "Icestorm-M1", ("0x61", "0x023"): "Firestorm-M1", ("0x61", "0x024"): "Icestorm-M1-Pro",
+    ("0x61", "0x025"): "Firestorm-M1-Pro", ("0x61", "0x028"): "Icestorm-M1-Max", ("0x61", "0x029"): "Firestorm-M1-Max",
+    ("0x61", "0x032"): "Blizzard-M2", ("0x61", "0x033"): "Avalanche-M2", ("0xc0", "0xac3"): "Ampere-1",
+    ("0xc0", "0xac4"): "Ampere-1a",
+}  # fmt: skip
 
 
 def software_provenance() -> dict[str, Any]:
@@ -42,25 +71,94 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def allowed_cores() -> list[int]:
+    """Return the numbers of the CPU cores that this process may use, in order."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many CPU cores this process may use."""
+    return len(allowed_cores())
 
 
 def cpu_identity() -> dict[str, Any]:
     """Return the CPU's name, cores, and a hash that tells this machine from others (a CPU has no UUID)."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0] if models else name
-    cores = available_cores()
-    machine_id = Path("/etc/machine-id")
-    identity = machine_id.read_text().strip() if machine_id.is_file() else ""
-    parts = "|".join([identity or socket.gethostname(), name, str(cores)])
-    return {"type": "cpu", "name": f"{name}, {cores} cores", "uuid": hashlib.sha256(parts.encode()).hexdigest()[:16]}
+    blocks = _cpuinfo()
+    name, cores = _cpu_name(blocks), available_cores()
+    parts = "|".join([_text(Path("/etc/machine-id")).strip() or socket.gethostname(), name, str(cores)])
+    uuid = hashlib.sha256(parts.encode("utf-8", "replace")).hexdigest()[:16]
+    identity = {"type": "cpu", "name": f"{name}, {cores} cores", "uuid": uuid}
+    first = blocks[0] if blocks else {}
+    if marks := [f"{mark} {first[mark]}" for mark in ("vendor_id", "cpu family", "model", "stepping") if mark in first]:
+        identity["processor"] = ", ".join(marks)  # tells apart what one marketing name stands for
+    return identity
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""  # another system, or not ours to read
+
+
+def _cpuinfo() -> list[dict[str, str]]:
+    """Return the facts of /proc/cpuinfo, one block per core and one of what is said of all; none off Linux."""
+    blocks = []
+    for block in re.split(r"\n\s*\n", _text(Path("/proc/cpuinfo"))):
+        pairs = [line.split(":", 1) for line in block.splitlines() if ":" in line]
+        if facts := {key.strip(): value.strip() for key, value in pairs}:
+            blocks.append(facts)
+    return blocks
+
+
+def _cpu_name(blocks: Sequence[Mapping[str, str]]) -> str:
+    """Return what a processor is called where it runs: an x86 has a name, others say what they are in their own way."""
+    cores = {str(core) for core in allowed_cores()}
+    ours = [block for block in blocks if block.get("processor") in cores] or blocks
+    if kinds := dict.fromkeys(_arm_name(block) for block in ours if "CPU part" in block):
+        return " + ".join(kinds)  # cores of several kinds
+    facts = {key.lower(): value for block in reversed(ours) for key, value in block.items()}
+    for key in ("model name", "cpu model", "cpu"):  # x86 and LoongArch, MIPS, POWER
+        if facts.get(key):
+            return facts[key].removesuffix(", altivec supported")
+    if facts.get("vendor_id") == "IBM/S390":
+        machine = re.search(r"machine = (\w+)", " ".join(f"{value}," for value in facts.values()))
+        return f"IBM/S390 machine {machine[1]}" if machine else "IBM/S390"
+    if "isa" in facts:  # RISC-V
+        marks = [facts[key] for key in ("uarch", "mvendorid", "marchid", "mimpid") if key in facts]
+        return " ".join(["RISC-V", *marks, facts["isa"].split("_")[0]])
+    return _sysctl_name() or platform.processor() or platform.machine()
+
+
+def _arm_name(facts: Mapping[str, str]) -> str:
+    """Return a core's implementer and part, in words where they are known: `ARM Neoverse-N1 (0x41/0xd0c)`."""
+    codes = facts.get("CPU implementer", "?").lower(), facts["CPU part"].lower()
+    words = [ARM_IMPLEMENTERS.get(codes[0], ""), ARM_PARTS.get(codes, "")]
+    return " ".join([*filter(None, words), f"({codes[0]}/{codes[1]})"])
+
+
+def _sysctl_name() -> str:
+    """Return what macOS or a BSD calls its processor; nothing elsewhere."""
+    key = "machdep.cpu.brand_string" if sys.platform == "darwin" else "hw.model"
+    if sys.platform != "darwin" and "bsd" not in sys.platform:
+        return ""
+    try:
+        done = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return one_line(done.stdout, 100)
+
+
+def device_key(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the cost and the bytes of a product depend on: the model of device and its driver.
+
+    Which one of several alike it was (the UUID) is a fact of the record, and no reason to make a product again.
+    """
+    kind, name = device_model(identity)
+    facts = {fact: identity[fact] for fact in ("processor", "driver", "cuda") if fact in identity}
+    return {"type": kind, "name": name, **facts}
 
 
 def device_identity(device: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from unlearnbench.plugin import MethodSpec
 from unlearnbench.preparation import Prepared, prepare, prepare_base
 from unlearnbench.process import Line, Progress, Turn
 from unlearnbench.product import stage
-from unlearnbench.provenance import available_cores, device_identity
+from unlearnbench.provenance import available_cores, device_identity, device_key
 from unlearnbench.registry import Registry
 from unlearnbench.training import global_rng_kept, trainable_copy
 
@@ -107,7 +107,7 @@ def run_cell(
     cache: Path,
     found: Mapping[str, Any],
     repeats: int,
-    models: Path | None,
+    staged: Path | None,
     line: Line,
 ) -> dict[str, Any]:
     """Run one cell and return the measured fields of its record.
@@ -120,7 +120,7 @@ def run_cell(
         cache: folder of artifacts.
         found: the device, as `identify` returns it.
         repeats: how often unlearning is timed.
-        models: folder to stage the unlearned model in, for the process that records the cell; None for none.
+        staged: folder to write the unlearned model to, for the process that records the cell; None for none.
         line: shows progress and gives turns.
     """
     device = torch.device(found["device"])
@@ -147,7 +147,7 @@ def run_cell(
     context = unlearn(method, harness, cell)
     again = _time_again(method, harness, cell, repeats - 1)
     turns.take("beside")
-    saved = {} if models is None else {"model": _stage(models, cell, context, dataset)}
+    saved = {} if staged is None else {"model": _stage(staged, cell, context, dataset)}
     evidence = Evidence(cell, context.model.eval(), dataset, prepared, harness.store, found["identity"], meter, line)
     _draw_needed_samples(evidence, needs)
     with meter.phase("judge"):
@@ -163,9 +163,9 @@ def run_cell(
     }
 
 
-def _stage(models: Path, cell: Cell, context: Context, dataset: Dataset) -> dict[str, str]:
+def _stage(staged: Path, cell: Cell, context: Context, dataset: Dataset) -> dict[str, str]:
     """Write the unlearned model and return what the record says of it; a warning says where no folder can hold it."""
-    entry = stage(models, cell, context.model, dataset.image_shape)
+    entry = stage(staged, cell, context.model, dataset.image_shape)
     if "reason" in entry:
         warnings.warn(f"{cell.id}: no model folder, because {entry['reason']}", stacklevel=1)
     return entry
@@ -262,7 +262,7 @@ def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
                 "base": harness.base_digest, "method": cell.method, "source": harness.source_hash,
                 "settings": dict(cell.settings), "target": step, "seed": cell.seed, "dataset": harness.dataset.name,
                 "content": harness.dataset.content,
-                "sampler": harness.dataset.protocol.sampler, "device": dict(harness.device_identity),
+                "sampler": harness.dataset.protocol.sampler, "device": device_key(harness.device_identity),
                 "software": dict(harness.software), "harness": HARNESS_DIGEST,
             }, forget)  # fmt: skip
         base = frozen(copy.deepcopy(harness.base), found.tensors, harness.device)

@@ -3,20 +3,29 @@
 Also the lock that keeps the runs of one machine apart.
 """
 
+import errno
 import os
+import socket
+import stat
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+import psutil
+from filelock import BaseFileLock, FileLock, Timeout
 
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, one_line
 from unlearnbench.process import Turn
+from unlearnbench.provenance import allowed_cores
 
 WAIT_SECONDS = 0.5  # between two looks at whether the run was stopped
+MOST_READ, MOST_SHOWN = 1000, 160  # bytes and letters of what the holder of a lock wrote
+FIRST_WORDS = 3  # of the holder's command, which the note shows
 
 
 class Turns:
@@ -77,38 +86,129 @@ class Turns:
 
 
 @contextmanager
-def device_lock(identity: Mapping[str, Any], waiting: Callable[[], None]) -> Iterator[None]:
+def device_lock(
+    identity: Mapping[str, Any], waiting: Callable[[str], None], warn: Callable[[str], None] = lambda text: None
+) -> Iterator[None]:
     """Hold a device: no two runs, of any user on this machine, work on it at once.
+
+    Of a CPU, the cores are held that this process may use, so that runs on cores apart go on side by side.
 
     Args:
         identity: of the device.
-        waiting: called once a second while another run holds it.
+        waiting: called once a second while another run holds it, with who that is.
+        warn: called with a sentence where other users' runs cannot be seen.
 
     Raises:
         UsageError: the lock cannot be had.
     """
-    name = "cpu" if identity["type"] == "cpu" else f"{identity['type']}-{identity['uuid']}"
+    names = [f"{identity['type']}-{identity['uuid']}"] if identity["type"] != "cpu" else _core_names()
+    note, spoilt = _self_description(), []
+    with ExitStack() as held:
+        for name in names:
+            lock, problems = _first_that_works(name)
+            spoilt += problems
+            held.enter_context(_holding(lock, note, waiting))
+        if spoilt:
+            warn(f"runs of other users are not waited for, because the locks cannot be used ({spoilt[0]})")
+        yield
+
+
+def _core_names() -> list[str]:
+    """Return the locks of this process's cores, in the order that keeps two runs from waiting for each other."""
+    return [f"cpu-{core}" for core in allowed_cores()]
+
+
+def _first_that_works(name: str) -> tuple[BaseFileLock, list[str]]:
+    """Return a lock that this user can open, held if nobody else does, and why others cannot be used."""
+    problems: list[str] = []
+    for folder in _lock_folders():
+        try:
+            lock = FileLock(_made(folder) / f"{name}.lock", mode=0o666)
+            with suppress(Timeout):
+                lock.acquire(timeout=0)
+            return lock, problems
+        except OSError as error:
+            problems.append(f"{folder}: {error.strerror or error}")
+    raise UsageError(f"the device cannot be locked ({'; '.join(problems)}): remove what is in the way there")
+
+
+@contextmanager
+def _holding(lock: BaseFileLock, note: str, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock; who holds it stands in its file."""
+    path = Path(lock.lock_file)
+    while not (lock.is_locked or _acquired(lock)):
+        waiting(_holder(path))
     try:
-        common = Path("/tmp")  # TMPDIR may be a user's own
-        folder = (common if os.access(common, os.W_OK) else Path(tempfile.gettempdir())) / "unlearnbench-locks"
-        if not folder.exists():
-            folder.mkdir(exist_ok=True)
-            folder.chmod(0o1777)  # like the folder it lies in: every user's runs meet here
-        lock = FileLock(folder / f"{name}.lock", mode=0o666)
-        while not _acquired(lock):
-            waiting()
-    except OSError as error:
-        raise UsageError(f"the device cannot be locked ({error}): set TMPDIR to a folder you can write") from error
-    try:
+        _write_note(path, note)
         yield
     finally:
+        _write_note(path, "")
         lock.release()
 
 
-def _acquired(lock: FileLock) -> bool:
+def _lock_folders() -> list[Path]:
+    """Return the folder where every user's runs meet, and one of this user's own for where that is spoilt."""
+    common = Path("/tmp")  # TMPDIR may be a user's own
+    if not os.access(common, os.W_OK):
+        common = Path(tempfile.gettempdir())
+    return [common / "unlearnbench-locks", common / f"unlearnbench-locks-{getattr(os, 'getuid', int)()}"]
+
+
+def _made(folder: Path) -> Path:
+    """Return a folder after making it, where it is missing, for every user.
+
+    Raises:
+        OSError: something else is there.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(0o1777)  # like the folder it lies in
+    if folder.is_symlink() or not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    return folder
+
+
+def _acquired(lock: BaseFileLock) -> bool:
     """Try for a second to take a lock."""
     try:
         lock.acquire(timeout=1)
     except Timeout:
         return False
     return True
+
+
+def _open_plain(path: Path, flags: int) -> int:
+    """Open a lock's file, where anybody may have put something else that has another file's content at stake.
+
+    Raises:
+        OSError: it is a link, a pipe, or the file has another name too.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EPERM, "not a plain file", str(path))
+    return descriptor
+
+
+def _write_note(path: Path, text: str) -> None:
+    """Write who holds a lock into its file, which stays the file that others wait for."""
+    with suppress(OSError), os.fdopen(_open_plain(path, os.O_WRONLY), "wb") as file:  # the lock holds without it
+        file.truncate()
+        file.write(text.encode("utf-8", "replace"))
+
+
+def _holder(path: Path) -> str:
+    """Return who holds a lock, as the holder wrote it."""
+    text = ""
+    with suppress(OSError), os.fdopen(_open_plain(path, os.O_RDONLY), "rb") as file:
+        text = one_line(file.read(MOST_READ).decode("utf-8", "replace"), MOST_SHOWN)
+    return text or "another run"
+
+
+def _self_description() -> str:
+    """Return who this is, since when, and the first words of the command."""
+    program, *arguments = sys.argv or [""]
+    command = " ".join([Path(program).name, *arguments[:FIRST_WORDS]])
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{psutil.Process().username()}, process {os.getpid()} on {socket.gethostname()}, since {since} ({command})"

@@ -1,6 +1,5 @@
 """torchvision's data sets: read where they lie, downloaded whole or not at all."""
 
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import numpy as np
 
 from unlearnbench.datasets import Images, Source, Split
 from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.scratch import owned, remove, sweep
 
 if TYPE_CHECKING:
     from unlearnbench.artifacts import ArtifactStore
@@ -50,15 +50,15 @@ def _download(folder: Path, title: str, open_part: Open) -> None:
     """Download into a folder beside the wanted one and move the files there only when all of them are sound."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".download-*"):  # of a process that was killed; runs on one device take turns
-            shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch, warnings.catch_warnings():
+        sweep(folder, ".download-*")
+        name = f"{owned('.download')}-"
+        with tempfile.TemporaryDirectory(prefix=name, dir=folder) as scratch, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for train in (True, False):
                 open_part(scratch, train, True)
             for path in Path(scratch).iterdir():
                 target = folder / path.name
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+                remove(target)
                 path.rename(target)
     except Exception as error:  # torchvision raises whatever its server, its checksum or the disk made happen
         raise UsageError(
