@@ -257,13 +257,17 @@ class Board:
 
     @cached_property
     def ranks(self) -> dict[Variant, int]:
-        """Ranks by run time of the methods whose repeats tell; references and controls unlearn nothing."""
+        """Ranks by run time of the methods all of whose cells were repeated, so that rank and mean are of the same cells.
+
+        References and controls unlearn nothing.
+        """
         rows: dict[Variant, list[Record]] = {}
         for record in self.ok_records:
             variant = self._variants.get(record.cell.id)
             if variant is not None and variant.role in ("method", "gold"):
                 rows.setdefault(variant, []).append(record)
-        return ranks({variant: cells for variant, records in rows.items() if (cells := repeated(records))})
+        whole, found = len(self.targets) * len(self.replicates), {v: repeated(some) for v, some in rows.items()}
+        return ranks({variant: cells for variant, cells in found.items() if len(cells) == whole})
 
     def value(self, variant: Variant, target: Target, measure: Measure) -> Value:
         """Return the value of one variant and target: the mean over replicates, or a word."""

@@ -252,16 +252,20 @@ def repeated(records: Iterable[Record]) -> dict[tuple[Target, Seeds], list[float
 
 
 def ranks(rows: Mapping[Row, Repeats]) -> dict[Row, int]:
-    """Return the ranks by run time: 1 + the number of rows that are separably faster, so that ties share a rank.
+    """Return the ranks by mean run time over the same cells; none for a single row.
 
-    A row that has no cell in common with any other has no rank.
+    That is 1 + the number of rows that are faster by their mean and separably so, and never less than the rank of a
+    faster row: ranks share the order of the means, and ties share a rank.
     """
     found: dict[Row, int] = {}
     spans = {row: _spans(repeats) for row, repeats in rows.items()}
-    for row, own in spans.items():
-        others = [other for name, other in spans.items() if name != row and own.keys() & other.keys()]
-        if others:
-            found[row] = 1 + sum(_is_slower(own, other) for other in others)
+    means = {row: statistics.fmean(median for median, _ in cells.values()) for row, cells in spans.items()}
+    faster: list[Row] = []
+    rank = 1
+    for row in sorted(spans, key=lambda row: means[row]) if len(spans) > 1 else []:
+        rank = max(rank, 1 + sum(_is_slower(spans[row], spans[other]) for other in faster))
+        found[row] = rank
+        faster.append(row)
     return found
 
 
