@@ -40,6 +40,14 @@ class _Means:
     weights: Numbers  # of each class's cells, in all grids alike
 
 
+def class_mean(cells: Mapping[tuple[Group, Replicate], float]) -> float:
+    """Return the mean over classes of the mean over replicates from {(class, replicate): value}, at least one."""
+    by_class: dict[Group, list[float]] = {}
+    for (group, _), value in cells.items():
+        by_class.setdefault(group, []).append(value)
+    return fmean(fmean(values) for values in by_class.values())
+
+
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's score interval for a proportion, as shares 0..1; neither count need be an integer.
 
