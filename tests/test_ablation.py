@@ -155,7 +155,7 @@ class TestSweep:
     def test_references_are_black_over_the_classes_of_the_sweep(self):
         references = [original(3.5, 79.0), original(5.5, 81.0, c=1), original(99.0, 99.0, c=2)]
         figure = sweep(board([*crossed(), *references]))
-        cross = lines(panel(figure, "both"))["Original: UA 80.0, FID 4.50"]
+        cross = lines(panel(figure, "both"))["Original: UA 80.0, FID 4.50 (2 of 3 classes)"]
         assert (cross.get_color(), cross.get_marker()) == ("black", "x")
         assert tuple(cross.get_xydata()[0]) == (4.5, 80.0)
         for name, number in (("forgetting", 80.0), ("retention", 4.5)):

@@ -88,7 +88,7 @@ class TestMarks:
         assert [row[column].best for row in table.values] == [False, True]  # rows by name
         assert "**" in to_markdown(table)
         assert r"\bfseries " in to_latex(table)
-        assert "Bold: the best method and those that cannot be told from it" in table.full_caption()
+        assert "Bold: the best mean and those that follow it" in table.full_caption()
         frame = pd.read_csv(io.StringIO(to_csv(table)))
         assert frame["FID ↓ best"].tolist() == [False, True]
 

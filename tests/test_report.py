@@ -732,9 +732,26 @@ class TestRanks:
 
     def test_only_common_cells_are_compared(self):
         easy, hard = {(0, 0): [1.0, 1.0]}, {(1, 0): [9.0, 9.0]}
-        assert ranks({"a": easy, "b": {**easy, **hard}}) == {"a": 1, "b": 1}
-        assert ranks({"a": easy, "b": hard}) == {}
-        assert ranks({"a": easy}) == {}
+        assert not is_slower({**easy, **hard}, easy) and not is_slower(hard, easy)
+        assert ranks({"a": easy}) == ranks({}) == {}
+
+    def test_ranks_have_the_order_of_the_means(self):
+        calm, wild = {(c, 0): [1.0, 1.0] for c in range(3)}, {(c, 0): [1.0, 1.3, 1.6] for c in range(3)}
+        slower = {(c, 0): [1.1, 1.1] for c in range(3)}
+        assert ranks({"wild": wild, "slower": slower, "calm": calm}) == {"calm": 1, "slower": 2, "wild": 2}
+        # faster in most cells, slower by its mean
+        outlier = {**{cell: [0.5, 0.5] for cell in calm}, (2, 0): [9.0, 9.0]}
+        assert ranks({"outlier": outlier, "calm": calm}) == {"calm": 1, "outlier": 1}
+
+    def test_a_method_with_a_cell_that_was_not_repeated_has_no_rank(self):
+        def records(method, *repeats):
+            return [costly(method, c, repeats=times) for c, times in enumerate(repeats)]
+
+        fast, slow, part = records("fast", (1, 1), (1, 1)), records("slow", (2, 2), (2, 2)), records("part", (3, 3), ())
+        found = board([*fast, *slow, *part])
+        assert {variant.label: rank for variant, rank in found.ranks.items()} == {"Fast": 1, "Slow": 2}
+        assert "unless all its cells were repeated" in cost_table(found).caption
+        assert "Rank" not in cost_table(board([*fast, *part])).headers
 
     def test_the_table_shows_them(self):
         records = [

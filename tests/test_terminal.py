@@ -85,7 +85,7 @@ def test_digits_stand_below_digits():
 def test_the_best_is_marked_and_the_mark_explained():
     text = to_terminal(board(many(2)), 80)
     assert "5.45*" in text
-    assert "\n* the best, and those that cannot be told from it" in text
+    assert "\n* the best mean, and those that follow it" in text
     assert "*" not in to_terminal(board([fake_record()]), 80)
     spans = [styled(text).plain[span.start : span.end] for span in styled(text).spans]
     assert spans == ["5.45*"]

@@ -2,9 +2,8 @@
 
 import json
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
@@ -123,14 +122,9 @@ def spell(value: object) -> str:
 
 
 def mean_over(board: Board, variant: Variant, measure: Measure, cells: Cells) -> Value:
-    """Return the mean of a variant over given forget classes, its deviation over them, and what is missing."""
-    values = [board.value(variant, c, measure) for c in sorted({c for c, _ in cells})]
-    numbers = [value.number for value in values if value.number is not None]
-    ok = sum(value.ok for value in values)
-    if not numbers:
-        return Value(None, ok=ok, expected=len(cells))
-    spread = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Value(statistics.fmean(numbers), spread=spread, ok=ok, expected=len(cells))
+    """Return the mean of a variant over the forget classes of given cells, and how many of these cells it is over."""
+    mean = board.bare_mean(variant, measure, {target for target, _ in cells})
+    return replace(mean, expected=len(cells))
 
 
 def sweep(board: Board, parent: Canvas | None = None) -> Canvas | None:
@@ -172,7 +166,9 @@ def _draw_sweep(block: SubFigure, board: Board, one: Sweep, forgetting: Measure,
     for name in ("both", "forgetting"):
         _frame_axis(panels[name].yaxis, forgetting, spans["forgetting"], [y for _, y in references.values()])
     _frame_axis(panels["retention"].yaxis, retention, spans["retention"], [x for x, _ in references.values()])
-    _draw_references(panels, references, retention, forgetting)
+    swept = {target for target, _ in one.cells}
+    part = f" ({len(swept)} of {len(board.targets)} classes)" if len(swept) < len(board.targets) else ""
+    _draw_references(panels, references, retention, forgetting, part)
     panels["both"].set(xlabel=f"{retention.header}, retention", ylabel=f"{forgetting.header}, forgetting")
     for name, measure in (("forgetting", forgetting), ("retention", retention)):
         panels[name].set_xticks(range(len(one.values)), [spell(value) for value in one.values])
@@ -270,10 +266,12 @@ def _draw_references(
     references: Mapping[Variant, tuple[Value, Value]],
     retention: Measure,
     forgetting: Measure,
+    part: str,
 ) -> None:
     """Draw reference rows in black: a cross and, per metric, a broken line; the legend has their numbers.
 
-    A cross outside the frame stands at its edge.
+    A cross outside the frame stands at its edge. The numbers are over the classes of the sweep; `part` says how many
+    these are where they are not all.
     """
     for (variant, (x, y)), marker, dash in zip(
         references.items(), cycle(REFERENCE_MARKERS), cycle(DASHES), strict=False
@@ -287,7 +285,7 @@ def _draw_references(
         left_right, down_up = panels["both"].get_xlim(), panels["both"].get_ylim()
         panels["both"].plot(
             [_within(x.number, left_right)], [_within(y.number, down_up)], marker=marker, markersize=5,
-            markeredgewidth=1.2, clip_on=False, zorder=5, label=f"{variant.label}: {', '.join(numbers)}", **style,
+            markeredgewidth=1.2, clip_on=False, zorder=5, label=f"{variant.label}: {', '.join(numbers)}{part}", **style,
         )  # fmt: skip
 
 

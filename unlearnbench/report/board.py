@@ -2,7 +2,7 @@
 
 import copy
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -246,24 +246,30 @@ class Board:
 
     @cached_property
     def phase_seconds(self) -> dict[str, dict[str, float]]:
-        """{label: {phase: seconds}}: means over the cells that have the phase, of rows with numbers."""
+        """{label: {phase: seconds}}: means over forget classes, of rows with numbers and the phases that they have."""
+        had: dict[Variant, set[str]] = {}
+        for record in self._sound[0]:
+            had.setdefault(self._variants[record.cell.id], set()).update(record.cost)
         found: dict[str, dict[str, float]] = {}
         for variant in self.variants:
-            records = [r for t in self.targets for r in self.cell_records(variant, t) if r.cell.id in self.ok_ids]
-            times = {phase: [r.cost[phase]["seconds"] for r in records if phase in r.cost] for phase in PHASES}
-            if means := {phase: statistics.fmean(some) for phase, some in times.items() if some}:
+            values = {p: self.bare_mean(variant, self.cost.phases[p]) for p in PHASES if p in had.get(variant, ())}
+            if means := {phase: value.number for phase, value in values.items() if value.number is not None}:
                 found[variant.label] = means
         return found
 
     @cached_property
     def ranks(self) -> dict[Variant, int]:
-        """Ranks by run time of the methods whose repeats tell; references and controls unlearn nothing."""
+        """Ranks by run time of the methods all of whose cells were repeated; others would rank by fewer than are shown.
+
+        References and controls unlearn nothing.
+        """
         rows: dict[Variant, list[Record]] = {}
         for record in self.ok_records:
             variant = self._variants.get(record.cell.id)
             if variant is not None and variant.role in ("method", "gold"):
                 rows.setdefault(variant, []).append(record)
-        return ranks({variant: cells for variant, records in rows.items() if (cells := repeated(records))})
+        whole, found = len(self.targets) * len(self.replicates), {v: repeated(some) for v, some in rows.items()}
+        return ranks({variant: cells for variant, cells in found.items() if len(cells) == whole})
 
     def value(self, variant: Variant, target: Target, measure: Measure) -> Value:
         """Return the value of one variant and target: the mean over replicates, or a word."""
@@ -382,12 +388,25 @@ class Board:
         """Return the mean over forget classes, its 95 % interval, the standard deviation (divisor n - 1), and gaps."""
         if measure not in self._means:
             found = zip(self._everyone, self._intervals(measure, by_class=True), strict=True)
-            self._means[measure] = {row: self._find_mean(row, measure, interval) for row, interval in found}
+            self._means[measure] = {
+                row: replace(mean, interval=None if mean.number is None else interval)
+                for row, interval in found for mean in [self.bare_mean(row, measure)]
+            }  # fmt: skip
         means = self._means[measure]
-        return means[variant] if variant in means else self._find_mean(variant, measure, None)
+        return means[variant] if variant in means else self.bare_mean(variant, measure)
 
-    def _find_mean(self, variant: Variant, measure: Measure, interval: Interval) -> Value:
-        values = [self.bare(variant, target, measure) for target in self._asked(measure)]
+    def bare_mean(self, variant: Variant, measure: Measure, among: Container[Target] | None = None) -> Value:
+        """Return the mean over forget classes without its interval, which takes longer to find.
+
+        It is the one way from cells to a row's number: every table, figure and chart shows this mean, over the classes
+        that have a number of this measure, whatever else their cells lack.
+
+        Args:
+            variant: the row.
+            measure: the column.
+            among: the targets it is over, if not all.
+        """
+        values = [self.bare(variant, t, measure) for t in self._asked(measure) if among is None or t in among]
         numbers = [value.number for value in values if value.number is not None]
         ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
         if not numbers:
@@ -396,8 +415,8 @@ class Board:
         spread = statistics.stdev(numbers) if len(numbers) > 1 else None
         disturbed = sum(value.disturbed for value in values)
         return Value(
-            statistics.fmean(numbers), spread=spread, interval=interval, best=variant in self.best(measure), ok=ok,
-            expected=expected, disturbed=disturbed,
+            statistics.fmean(numbers), spread=spread, best=variant in self.best(measure), ok=ok, expected=expected,
+            disturbed=disturbed,
         )  # fmt: skip
 
     def _asked(self, measure: Measure) -> list[Target]:

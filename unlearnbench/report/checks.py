@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from unlearnbench.report.board import Board
-from unlearnbench.report.statistics import auc
+from unlearnbench.report.statistics import auc, class_mean
 from unlearnbench.report.values import Measure, Value, variant_of
 from unlearnbench.report.writers import Table
 from unlearnbench.results import Record
@@ -86,19 +85,27 @@ def _controls_table(board: Board, made: Sequence[Check]) -> Table:
     values = []
     for row in rows:
         own = [check for check in made if variant_of(check.record).label == row]
-        numbers = [[check.value for check in own if check.measure == measure] for measure in measures]
+        numbers = [
+            {
+                (check.record.cell.target, check.record.cell.seeds): check.value
+                for check in own
+                if check.measure == measure
+            }
+            for measure in measures
+        ]
         known = [WORDS[side][truth] for side, truth in own[0].record.method["truth"].items()]
         wrong = {check.record.cell.id for check in own if check.found != check.known}
         cells = len({check.record.cell.id for check in own})
         values.append([
             Value(None, str(cells)), Value(None, ", ".join(known)),
-            *[Value(fmean(found)) if found else Value(None) for found in numbers],
+            *[Value(class_mean(found)) if found else Value(None) for found in numbers],
             Value(None, f"WRONG in {len(wrong)}" if wrong else "as known"),
         ])  # fmt: skip
     return Table(
         name="controls",
         title="Controls",
-        caption=f"What is known of controls, and what metrics say: means. {board.caption(measures, controls(board))}.",
+        caption="What is known of controls, and what metrics say: means over forget classes. "
+        f"{board.caption(measures, controls(board))}.",
         corner="Control",
         rows=rows,
         groups=[""] * (len(measures) + 3),

@@ -4,7 +4,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 from unlearnbench.errors import one_line
@@ -99,6 +99,7 @@ class Costs:
             memory("memory_prior", "Memory prior", "prior"),
             memory("memory_forget", "Memory forget", "forget"),
             memory("memory_sample", "Memory sample", "sample"),
+            *[cost(f"seconds_{name}", name, "s", (name,), partial(_seconds, phase=name)) for name in PHASES],
         ]  # fmt: skip
         return {measure.key: (measure, read) for measure, read in columns}
 
@@ -110,7 +111,13 @@ class Costs:
     @cached_property
     def detailed(self) -> list[Measure]:
         """Everything the table of costs may show."""
-        return [measure for key, (measure, _) in self._columns.items() if key not in ("prior", "memory")]
+        others = {"prior", "memory", *(measure.key for measure in self.phases.values())}
+        return [measure for key, (measure, _) in self._columns.items() if key not in others]
+
+    @property
+    def phases(self) -> dict[str, Measure]:
+        """{phase: its seconds}, always in seconds."""
+        return {phase: self._columns[f"seconds_{phase}"][0] for phase in PHASES}
 
     def number(self, record: Record, measure: Measure) -> float | None:
         """Return one record's number in the measure's unit; None where the record does not tell it."""
@@ -226,6 +233,12 @@ def _peak(record: Record) -> tuple[str, float] | None:
     return next(((name, float(peaks[name])) for name in PEAK_PRECISIONS if peaks.get(name)), None)
 
 
+def _seconds(record: Record, phase: str) -> float | None:
+    """Return the seconds of a phase; no prior takes none, and what else a record lacks is not known."""
+    seconds = record.cost.get(phase, {}).get("seconds", 0.0 if phase in CLOCKED else None)
+    return None if seconds is None else float(seconds)
+
+
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
@@ -252,16 +265,20 @@ def repeated(records: Iterable[Record]) -> dict[tuple[Target, Seeds], list[float
 
 
 def ranks(rows: Mapping[Row, Repeats]) -> dict[Row, int]:
-    """Return the ranks by run time: 1 + the number of rows that are separably faster, so that ties share a rank.
+    """Return the ranks by mean run time over the same cells; none for a single row.
 
-    A row that has no cell in common with any other has no rank.
+    That is 1 + the number of rows that are faster by their mean and separably so, and never less than the rank of a
+    faster row: ranks share the order of the means, and ties share a rank.
     """
     found: dict[Row, int] = {}
     spans = {row: _spans(repeats) for row, repeats in rows.items()}
-    for row, own in spans.items():
-        others = [other for name, other in spans.items() if name != row and own.keys() & other.keys()]
-        if others:
-            found[row] = 1 + sum(_is_slower(own, other) for other in others)
+    means = {row: statistics.fmean(median for median, _ in cells.values()) for row, cells in spans.items()}
+    faster: list[Row] = []
+    rank = 1
+    for row in sorted(spans, key=lambda row: means[row]) if len(spans) > 1 else []:
+        rank = max(rank, 1 + sum(_is_slower(spans[row], spans[other]) for other in faster))
+        found[row] = rank
+        faster.append(row)
     return found
 
 

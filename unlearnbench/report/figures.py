@@ -172,41 +172,44 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
     if forgetting is None or retention is None:
         return None
     total = next(measure for measure in board.costs if measure.key == "total")
-    frame = _tradeoff_frame(board, [retention, forgetting, total])
-    if frame.empty:
+    means = {v: [board.bare_mean(v, m) for m in (retention, forgetting, total)] for v in board.variants}
+    means = {v: values for v, values in means.items() if all(value.number is not None for value in values)}
+    if not means:
         return None
-    mean = frame.groupby("method", sort=False, as_index=False).mean()
-    labels = [f"{row.method} ({row.cost:.1f} {total.unit})" for row in mean.itertuples()]
+    labels = [_tradeoff_label(variant, values, total) for variant, values in means.items()]
     width = COLUMN if max(map(len, labels)) < 0.8 * MOST_LETTERS else PAGE
     figure = canvas(parent, (width, 2.5 + legend_height(labels, width)))
     axes = figure.subplots()
-    looks = [board.looks[label] for label in mean["method"]]
-    every = [board.looks[label].colour for label in frame["method"]]
-    axes.scatter(frame["x"], frame["y"], s=7, alpha=0.45, c=every, linewidths=0)
-    sizes = 26 + 120 * mean["cost"] / max(mean["cost"].max(), 1e-9)
+    dots = [
+        (x, y, board.looks[variant.label].colour)
+        for variant in means for target in board.targets
+        for x, y in [[board.bare(variant, target, measure).number for measure in (retention, forgetting)]]
+        if x is not None and y is not None
+    ]  # fmt: skip
+    xs, ys, costs = ([float(values[k].number or 0.0) for values in means.values()] for k in range(3))
+    if dots:
+        every_x, every_y, colours = zip(*dots, strict=True)
+        axes.scatter(every_x, every_y, s=7, alpha=0.45, c=colours, linewidths=0)
     handles = []
-    for look, size, row in zip(looks, sizes, mean.itertuples(), strict=True):
+    for variant, x, y, cost in zip(means, xs, ys, costs, strict=True):
+        look = board.looks[variant.label]
         dress: dict[str, Any] = {"c": look.colour, "marker": look.shape, "edgecolors": "black", "linewidths": 0.6}
-        axes.scatter([row.x], [row.y], s=size, zorder=3, label=row.method, **dress)
+        size = 26 + 120 * cost / max(*costs, 1e-9)
+        axes.scatter([x], [y], s=size, zorder=3, label=variant.label, **dress)
         handles.append(axes.scatter([], [], s=26, **dress))
     axes.set_xlabel(f"{retention.header}, {retention.shows}")
     axes.set_ylabel(f"{forgetting.header}, {forgetting.shows}")
-    for axis, measure, column in ((axes.xaxis, retention, "x"), (axes.yaxis, forgetting, "y")):
-        set_scale(axis, frame[column], measure)
+    for axis, measure, column in ((axes.xaxis, retention, 0), (axes.yaxis, forgetting, 1)):
+        set_scale(axis, [*(xs, ys)[column], *(dot[column] for dot in dots)], measure)
         point_to_better(axis, measure)
     legend_below(figure, handles, labels, width, "RTE with priors (size)")
     return figure
 
 
-def _tradeoff_frame(board: Board, measures: Sequence[Measure]) -> pd.DataFrame:
-    """Return one line per variant and forget class that has all three numbers: x, y and cost."""
-    lines = []
-    for variant in board.variants:
-        for target in board.targets:
-            values = [board.value(variant, target, measure).number for measure in measures]
-            if None not in values:
-                lines.append([variant.label, *values])
-    return pd.DataFrame(lines, columns=["method", "x", "y", "cost"])
+def _tradeoff_label(variant: Variant, values: Sequence[Value], total: Measure) -> str:
+    """Return a row's name with its cost, and over how few cells the least complete of its numbers is."""
+    least = min(values, key=lambda value: value.ok / max(value.expected, 1))
+    return f"{variant.label} ({values[2].number:.1f} {total.unit}){least.gap}"
 
 
 def pareto(board: Board, parent: Canvas | None = None) -> Canvas | None:

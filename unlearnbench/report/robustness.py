@@ -1,9 +1,9 @@
 """Robustness to attack: forgetting before and after each, as tables and figures, with the gold standard as control."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from unlearnbench.report.figures import (
     shorten,
 )
 from unlearnbench.report.looks import Look
-from unlearnbench.report.statistics import mean_interval
+from unlearnbench.report.statistics import class_mean, mean_interval
 from unlearnbench.report.values import Measure, Value, Variant
 from unlearnbench.report.writers import Table
 from unlearnbench.results import Record
@@ -84,8 +84,9 @@ def _overview(part: Board) -> Table:
 
 
 def curve_of(record: Record, measure: Measure) -> Curve | None:
-    """Return the curve that a record keeps of an attack, or None where it keeps none that can be drawn."""
-    detail: Any = record.metrics.get(measure.key, {}).get("detail") or {}
+    """Return the curve that a record keeps of an attack; None where it has no number, or no curve that can be drawn."""
+    entry = record.metrics.get(measure.key, {})
+    detail: Any = (entry.get("detail") if entry.get("value") is not None else None) or {}
     try:
         steps, after = tuple(map(int, detail["steps"])), tuple(map(float, detail["after"]))
         back = math.inf if detail["steps_until_back"] is None else float(detail["steps_until_back"])
@@ -143,11 +144,10 @@ def _relearned(curves: dict[Any, Curve], expected: int) -> tuple[Value, Value]:
         return Value(None, ok=0, expected=expected), Value(None, ok=0, expected=expected)
     steps, last = median(curve.back for curve in curves.values()), max(c.steps[-1] for c in curves.values())
     areas = {cell: curve.area for cell, curve in curves.items()}
-    by_target = {target: [a for (t, _), a in areas.items() if t == target] for target, _ in areas}
     back = Value(None, f"never in {last}") if math.isinf(steps) else Value(steps)
     found = mean_interval(areas)
     within = None if found is None else (max(found[0], 0.0), min(found[1], 100.0))  # an area is a share
-    area = Value(fmean(fmean(some) for some in by_target.values()), interval=within)
+    area = Value(class_mean(areas), interval=within)
     return replace(back, ok=len(curves), expected=expected), replace(area, ok=len(curves), expected=expected)
 
 
@@ -216,7 +216,7 @@ def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
     panels = list(figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True).flat)
     for axes, (measure, rows) in zip(panels, found.items(), strict=False):
         for variant, curves in rows.items():
-            steps, mean = mean_curve(list(curves.values()))
+            steps, mean = mean_curve(curves)
             look = board.looks[variant.label]
             style = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": look.colour}
             axes.plot(steps, mean, marker=look.shape, markersize=3, linewidth=1.0, label=variant.label, **style)
@@ -233,8 +233,12 @@ def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
     return figure
 
 
-def mean_curve(curves: Sequence[Curve]) -> tuple[tuple[int, ...], list[float]]:
-    """Return the mean over cells of the curves that have the newest one's steps."""
-    steps = curves[-1].steps
-    kept = [curve.after for curve in curves if curve.steps == steps]
-    return steps, [fmean(shares) for shares in zip(*kept, strict=True)]
+def mean_curve(curves: Mapping[Any, Curve]) -> tuple[tuple[int, ...], list[float]]:
+    """Return the mean over classes of the mean over replicates, of the curves that have the newest one's steps.
+
+    Args:
+        curves: {(target, replicate): curve}.
+    """
+    steps = list(curves.values())[-1].steps
+    kept = {cell: curve.after for cell, curve in curves.items() if curve.steps == steps}
+    return steps, [class_mean({cell: after[k] for cell, after in kept.items()}) for k in range(len(steps))]

@@ -19,13 +19,12 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]
 LEAST_CLUSTERS = 3  # classes, or replicates of a single class: fewer tell nothing of their spread
 DRAWS = 2000  # of a bootstrap
 TOGETHER = 32  # grids whose bootstraps are drawn at once
-MOST_EXACT = 20  # classes up to which all 2^C sign flips are counted
-FLIPS = 2**16 - 1  # sign flips drawn where there are more classes
-SAME = 1e-9  # of the greatest value: differences are rounded to multiples of it, so that float noise breaks no tie
+MOST_EXACT = 12  # classes up to which all 2^C sign flips are counted
+FLIPS = 2**11 - 1  # sign flips drawn where there are more classes
+SAME = 1e-9  # of the greatest value: a difference below it is none, so that float noise breaks no tie
 
 Group: TypeAlias = Any  # a class, or whatever else was forgotten: it sorts and hashes
 Replicate = TypeVar("Replicate", bound=Hashable)
-Key = TypeVar("Key", bound=Hashable)
 Row = TypeVar("Row", bound=Hashable)
 Interval: TypeAlias = tuple[float, float] | None
 Numbers: TypeAlias = NDArray[np.float64]
@@ -39,6 +38,14 @@ class _Means:
     variances: Numbers  # of the means
     freedoms: Numbers  # degrees of freedom of the variances; infinite where nothing scatters or there is one cell
     weights: Numbers  # of each class's cells, in all grids alike
+
+
+def class_mean(cells: Mapping[tuple[Group, Replicate], float]) -> float:
+    """Return the mean over classes of the mean over replicates from {(class, replicate): value}, at least one."""
+    by_class: dict[Group, list[float]] = {}
+    for (group, _), value in cells.items():
+        by_class.setdefault(group, []).append(value)
+    return fmean(fmean(values) for values in by_class.values())
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -199,56 +206,82 @@ def _resamples(classes: int, replicates: int) -> tuple[Numbers, Numbers]:
     return both[0], both[1]
 
 
-def paired_p(a: Mapping[Group, float], b: Mapping[Group, float]) -> float:
-    """Return the two-sided p of the mean paired difference over the classes both have, by a sign-flip permutation test.
-
-    Exact up to 20 classes; beyond, over 65,535 flips from a fixed seed. It is 1 where fewer than two classes are
-    shared. The least p that C classes can give is 2 / 2^C: 0.002 with ten, above 0.05 with fewer than six.
-    """
-    differences = _differences(a, b)
-    if len(differences) < 2:
-        return 1.0
-    observed = abs(int(differences.sum()))
-    if len(differences) > MOST_EXACT:
-        signs = 2 * np.random.default_rng(0).integers(0, 2, (FLIPS, len(differences))) - 1
-        return (1 + int((np.abs(signs @ differences) >= observed).sum())) / (1 + FLIPS)
-    sums = differences[:1]  # flipping all signs changes no |sum|, so the first keeps its own
-    for difference in differences[1:]:
-        sums = np.concatenate([sums + difference, sums - difference])
-    return float((np.abs(sums) >= observed).mean())
-
-
-def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """Return p values adjusted for their number (Holm 1979): reject those up to a level, and any error is that rare."""
-    adjusted: dict[Key, float] = {}
-    greatest = 0.0
-    for rank, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
-        greatest = max(greatest, min(1.0, (len(p_values) - rank) * p_values[key]))
-        adjusted[key] = greatest
-    return {key: adjusted[key] for key in p_values}
-
-
 def best_rows(values: Mapping[Row, Mapping[Group, float]], better: str, level: float = 0.05) -> set[Row]:
     """Return the rows that share the mark of the best, from {row: {class: value}}; better is "lower" or "higher".
 
-    They are the row with the best mean and every row that is not separably worse, by `paired_p` against the best with
-    Holm's correction for the number of rows. A row that lacks a class another one has takes no part.
+    They are the row with the best mean and those that follow it, up to the first row that is separably worse than one
+    of them. So no row with the mark is separably worse than another one with it, however noisy the best one is, and
+    none without it has a better mean than one with it.
 
-    Empty where no row is separably worse than the best, so that a mark always separates. That is always so with fewer
-    than six classes, where no exact two-sided test reaches 0.05; ten classes can separate up to 26 rows.
+    Separably: by a paired permutation test of all pairs of rows so far. Each pair has the p of its mean difference over
+    sign flips of classes; where two are equal, the difference that varies less over classes counts as the rarer one.
+    How rare the rarest of them is, over flips of all pairs together, controls the error over all pairs (min-p of
+    Westfall & Young 1993). The least p is 2 / 2^C with C classes, above 0.05 with fewer than six.
+
+    A row that lacks a class another one has takes no part. Empty where no row is separably worse, so that a mark always
+    separates. How often it errs, and what it finds, is measured by `tests/benchmarks/marks.py`.
     """
-    classes = set().union(*values.values())
-    rows = {row: found for row, found in values.items() if found.keys() == classes}
-    if not rows or not classes:
-        return set()
+    classes = sorted(set().union(*values.values()))
+    rows = {row: [found[c] for c in classes] for row, found in values.items() if len(found) == len(classes)}
+    kept: list[Row] = []
+    flips = _sign_flips(len(classes))
+    rarest = np.zeros(len(flips))  # of all pairs of kept rows, by flip; the first one flips nothing
+    for tied in _by_mean(rows, better):
+        for row in tied:
+            others = np.array([rows[other] for other in kept]).reshape(-1, len(classes))
+            rarest = np.maximum(rarest, _rarity(others, np.array(rows[row]), flips).max(axis=0, initial=0.0))
+            kept.append(row)
+        if (rarest >= rarest[0] - SAME).mean() <= level:
+            return set(kept) - set(tied)
+    return set()
+
+
+def _by_mean(rows: Mapping[Row, Sequence[float]], better: str) -> list[list[Row]]:
+    """Return the rows from the best mean to the worst, equal ones together."""
     sign = -1 if better == "higher" else 1
-    means = {row: sign * fmean(found[c] for c in sorted(classes)) for row, found in rows.items()}
-    best = min(means.values())
-    leaders = {row for row, mean in means.items() if math.isclose(mean, best, rel_tol=SAME)}
-    leader = rows[next(row for row in rows if row in leaders)]
-    adjusted = holm({row: paired_p(found, leader) for row, found in rows.items() if row not in leaders})
-    worse = {row for row, p in adjusted.items() if p <= level}
-    return rows.keys() - worse if worse else set()
+    means = {row: sign * fmean(found) for row, found in rows.items() if found}
+    tied: list[list[Row]] = []
+    for row in sorted(means, key=lambda row: means[row]):
+        if tied and math.isclose(means[tied[-1][0]], means[row], rel_tol=SAME):
+            tied[-1].append(row)
+        else:
+            tied.append([row])
+    return tied
+
+
+def _rarity(others: Numbers, row: Numbers, flips: Numbers) -> Numbers:
+    """Return how rare the mean differences between a row and each other one are, (others, flips): more is rarer.
+
+    That is how many flips give a pair a smaller one, and behind the point the sum of the differences by the root of the
+    sum of their squares, which tells pairs apart that are equal in the first.
+
+    Args:
+        others: (rows, classes).
+        row: (classes,).
+        flips: (flips, classes), 1 or -1.
+    """
+    greatest = np.maximum(np.abs(others), np.abs(row)).max(axis=1, initial=0.0, keepdims=True)
+    scale = np.where(greatest > 0, greatest, 1.0)
+    differences = others / scale - row / scale
+    differences = np.where(np.abs(differences) < SAME, 0.0, differences)
+    lengths = np.sqrt((differences**2).sum(axis=1, keepdims=True))
+    shares = np.divide(differences, lengths, out=np.zeros_like(differences), where=lengths > 0)
+    sums = np.abs(shares @ flips.T).round(9)  # sqrt(C) at the most
+    smaller = np.array([np.searchsorted(np.sort(found), found) for found in sums]).reshape(sums.shape)
+    rarity: Numbers = smaller + sums / (1 + math.sqrt(len(row)))
+    return rarity
+
+
+@lru_cache(maxsize=16)
+def _sign_flips(classes: int) -> Numbers:
+    """Return (flips, classes) of 1 and -1, the first row all 1: all that differ by more than their sign, or FLIPS."""
+    if classes > MOST_EXACT:
+        drawn = 2.0 * np.random.default_rng(0).integers(0, 2, (FLIPS, classes)) - 1
+        return np.concatenate([np.ones((1, classes)), drawn])
+    flips = np.ones((1, min(classes, 1)))
+    for _ in range(classes - 1):  # flipping all signs changes no |sum|, so the first class keeps its own
+        flips = np.concatenate([np.c_[flips, np.full(len(flips), sign)] for sign in (1.0, -1.0)])
+    return flips
 
 
 def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
@@ -296,12 +329,3 @@ def _means(values: Numbers, there: NDArray[np.bool_]) -> _Means:
     )
     freedoms = np.divide(1.0, parts, out=np.full(len(values), np.inf), where=parts > 0)
     return _Means(first + numbers, variances, freedoms, weights)
-
-
-def _differences(a: Mapping[Group, float], b: Mapping[Group, float]) -> NDArray[np.int64]:
-    """Return a - b over the classes both have, in units of a billionth of the greatest value."""
-    both = sorted(a.keys() & b.keys())
-    greatest = max((abs(values[c]) for values in (a, b) for c in both), default=0.0)
-    if not greatest:
-        return np.zeros(len(both), dtype=np.int64)
-    return np.array([round((a[c] - b[c]) / greatest / SAME) for c in both], dtype=np.int64)

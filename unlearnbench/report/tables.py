@@ -195,9 +195,10 @@ def _cost_words(board: Board, measures: Iterable[Measure]) -> list[str]:
         f"in {', '.join(board.cost.peaks)}.",
     }
     rank = (
-        f"Rank is 1 + how many methods are separably faster by RTE; equal ranks are ties. Separably: over the cells "
-        f"that both have, the median ratio exceeds 1 by more than {100 * LEAST_TOLERANCE:.0f} % and by more than the "
-        f"median of both relative ranges of repeats added."
+        f"Rank is 1 + how many methods are separably faster by RTE, and never less than that of a faster one; equal "
+        f"ranks are ties, and a method has none unless all its cells were repeated. Separably: the median ratio over "
+        f"cells exceeds 1 by more than {100 * LEAST_TOLERANCE:.0f} % and by more than the median of both relative "
+        f"ranges of repeats added."
     )
     shown = {measure.key for measure in measures}
     return [*([rank] if board.ranks else []), *[text for key, text in words.items() if key in shown]]

@@ -20,6 +20,7 @@ TIGHT_NAME = 4  # beside a single column that is too wide
 LONGEST_NAME = 160  # letters of a name; a row is no page
 LONGEST_WORD, MOST_WORDS = 14, 4  # of a header
 BEST = "*"  # behind the number of a method that shares the mark of the best
+BEST_WORDS = "the best mean, and those that follow it up to the first that is separably worse"
 WORDS = {"interrupted": "stopped"}  # a shorter word, so that its column need not be wider than numbers
 
 
@@ -99,7 +100,7 @@ def _legend(columns: Sequence[Column]) -> list[str]:
         (some, every) for some, every in (count.split("/") for count in counts.split()) if 0 < int(some) < int(every)
     ]
     return [
-        *([f"{BEST} the best, and those that cannot be told from it"] if any(BEST in text for text in numbers) else []),
+        *([f"{BEST} {BEST_WORDS}"] if any(BEST in text for text in numbers) else []),
         *([f"{MARK} measured while something else used the machine"] if any(MARK in text for text in numbers) else []),
         *(["{0}/{1}: numbers over {0} of {1} cells".format(*short[0])] if short else []),
     ]

@@ -59,7 +59,7 @@ class Value:
     word: str = "-"
     spread: float | None = None  # sample standard deviation over classes
     interval: tuple[float, float] | None = None  # of 95 %
-    best: bool = False  # of the methods that are separably better than another one
+    best: bool = False  # of the methods that share the mark of the best
     ok: int = 1
     expected: int = 1
     disturbed: int = 0  # cells among `ok` that were measured while something else used the machine

@@ -18,8 +18,8 @@ MARK_WORDS = (
 
 
 BEST_WORDS = (
-    "Bold: the best method and those that cannot be told from it (paired permutation tests over forget classes, Holm, "
-    "5 %), where another one can."
+    "Bold: the best mean and those that follow it, up to the first that is separably worse than one of them (paired "
+    "permutation tests over forget classes, 5 % for all pairs together)."
 )
 
 

@@ -146,7 +146,7 @@ def relearning(board: Board) -> list[Chart]:
 def _relearning_chart(measure: Measure, rows: dict[Variant, dict[Any, Curve]]) -> Chart:
     width, height = 330, 300
     left, top, right, bottom = MARGIN
-    means = {variant: mean_curve(list(found.values())) for variant, found in rows.items()}
+    means = {variant: mean_curve(found) for variant, found in rows.items()}
     last = max(steps[-1] for steps, _ in means.values())
     across = Scale([0, last], Measure("", "", "", "higher", "", ""), (left, width - right))
     up = Scale([0, 100], Measure("", "", "%", "higher", "", ""), (height - bottom, top))
