@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from unlearnbench import __version__, options
-from unlearnbench.errors import PluginError, UsageError, spell_error
+from unlearnbench.errors import PluginError, UsageError, one_line, printable, spell_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,7 @@ Examples:
 """
 Listing = Literal["methods", "metrics", "datasets"]
 
+LONGEST = 4000  # letters of an error
 # what stands for a sign that a terminal or log cannot show: as wide as the sign, so that tables stay whole
 SPELLED = {"↓": "v", "↑": "^", "†": "!", "±": "~", "→": ">", "…": "."}
 
@@ -230,26 +231,28 @@ def list_(
 
         if what not in ("methods", "metrics"):
             raise UsageError("--cards shows methods or metrics: write 'unlearnbench list metrics --cards'")
-        typer.echo(page(registry, "method" if what == "methods" else "metric"), nl=False)
+        _echo(page(registry, "method" if what == "methods" else "metric"), nl=False)
         return
     for kind in ("methods", "metrics"):
         if what not in (None, kind):
             continue
-        typer.echo(f"{kind}:")
+        _echo(f"{kind}:")
         for found in registry.plugins("method" if kind == "methods" else "metric"):
             try:
-                typer.echo(_listed(found))
+                _echo(_listed(found))
             except PluginError as error:
-                typer.echo(f"  {found.name:22} BROKEN ({found.origin}): {error}")
+                _echo(f"  {found.name:22} BROKEN ({one_line(found.origin)}): {one_line(str(error))}")
     if what in (None, "datasets"):
-        typer.echo("datasets:")
+        _echo("datasets:")
         for name in DATASETS:
-            typer.echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
+            _echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
 
 
 def _listed(found: "Plugin") -> str:
     """Return a plugin's line of the list; raises PluginError where it cannot be used."""
-    declared = found.declared
+    declared = {
+        name: one_line(text) if isinstance(text, str) else text for name, text in found.declared.items()
+    }  # a title may hold anything until it is imported
     begin = f"  {found.name:22} {declared['title']:20}"
     if found.kind == "method":
         paper = f"arXiv:{declared['paper']}" if declared.get("paper") else ""
@@ -276,10 +279,10 @@ def new(
     _check_writable(out, "--out")
     written = new_method(name, out, package=package)
     for path in written.files:
-        typer.echo(f"wrote {path}")
-    typer.echo("\nNext:")
+        _echo(f"wrote {path}")
+    _echo("\nNext:")
     for line in written.commands:
-        typer.echo(f"  {line}")
+        _echo(f"  {line}")
 
 
 @app.command()
@@ -297,11 +300,11 @@ def check(
 
     whole = True
     for method, promises in check_methods(target).items():
-        typer.echo(f"{method}:")
+        _echo(f"{method}:")
         for promise in promises:
-            typer.echo(f"  {promise}")
+            _echo(f"  {promise}")
         kept = sum(promise.kept is True for promise in promises)
-        typer.echo(f"{kept} of {len(promises)} promises kept ({time.monotonic() - began:.0f} s)")
+        _echo(f"{kept} of {len(promises)} promises kept ({time.monotonic() - began:.0f} s)")
         whole &= kept == len(promises)
     if not whole:
         raise typer.Exit(1)
@@ -383,7 +386,7 @@ def verify(
     _check_results(results)
     verdict = verify_table(table, results, Registry().current_hashes)
     for line in verdict.lines:
-        typer.echo(line)
+        _echo(line)
     if not verdict.holds:
         raise typer.Exit(1)
 
@@ -427,7 +430,12 @@ def _conclude(
 
 def _say(console: "Console", text: str) -> None:
     """Print a line as it is: no markup, no colours, and no line ends but the terminal's own."""
-    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print lines that may hold words of files, folders or plugins: none of them acts on the terminal."""
+    typer.echo(printable(text), err=err, nl=nl)
 
 
 def _finish(results: Path, out: Path, registry: "Registry", console: "Console") -> "Rendering":
@@ -469,10 +477,10 @@ def main() -> None:
     try:
         app(prog_name="unlearnbench")
     except UsageError as error:
-        typer.echo(f"unlearnbench: {error}", err=True)
+        _echo(one_line(f"unlearnbench: {error}", LONGEST), err=True)
         sys.exit(2)
     except OSError as error:  # a name too long, a full disk, a folder that went away
-        typer.echo(f"unlearnbench: the system refused: {spell_error(error)}", err=True)
+        _echo(f"unlearnbench: the system refused: {spell_error(error)}", err=True)
         sys.exit(2)
 
 

@@ -12,6 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from unlearnbench.errors import one_line, printable
+
 LINE_SECONDS = (5.0, 10.0)  # between plain lines: in the first minute, and later
 NARROW = 40  # columns below which words are saved
 LEAST_PART = 6  # columns: with less room a part of the line is left out
@@ -70,7 +72,7 @@ class State:
         room = width - cell_len(line) - 1
         forms = [f"about {self.left} left"] * (width >= NARROW) + [f"{self.left} left", self.left]
         lefts = [text for text in forms if cell_len(text) <= room]
-        for part in [*(lefts[:1] if self.left else []), *self.parts]:
+        for part in [*(lefts[:1] if self.left else []), *map(one_line, self.parts)]:
             separator = "" if not line else " " if line == self.position else " | "
             room = width - cell_len(line) - len(separator)
             if line and cell_len(part) > room and room < LEAST_PART:
@@ -201,4 +203,4 @@ class Display:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._console.print(printable(text), highlight=False, soft_wrap=True, markup=False, emoji=False)

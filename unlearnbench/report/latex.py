@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from unlearnbench.errors import printable
 from unlearnbench.report.board import Board
 from unlearnbench.report.values import MARK
 from unlearnbench.report.writers import Table
@@ -367,12 +368,13 @@ def _folded(text: str, width: float) -> str:
 def _name(names: Sequence[str], place: int) -> str:
     """Return a row's name; one that several rows share stands once beside them, if it fits a line."""
     name = names[place]
+    guard = "{}" if name.lstrip()[:1] in ("[", "*") else ""  # which the line end above would take for its own
     size = len(list(itertools.takewhile(lambda other: other == name, names[place:])))
     if width_of(name) > STUB:
-        return breakable(name)
+        return guard + breakable(name)
     if place and names[place - 1] == name:
         return ""
-    return rf"\multirow[t]{{{size}}}{{*}}{{{breakable(name)}}}" if size > 1 else breakable(name)
+    return rf"\multirow[t]{{{size}}}{{*}}{{{breakable(name)}}}" if size > 1 else guard + breakable(name)
 
 
 def _wrapped(width: float) -> str:
@@ -520,7 +522,7 @@ def cut(text: str, most: int = MOST_LETTERS) -> str:
 
 def escape_latex(text: object) -> str:
     """Return text that LaTeX prints as it stands; characters pdflatex cannot print become a question mark."""
-    return "".join(_LATEX.get(c, c if 31 < ord(c) < 127 else _to_ascii(c)) for c in str(text))
+    return "".join(_LATEX.get(c, c if 31 < ord(c) < 127 else _to_ascii(c)) for c in printable(str(text)))
 
 
 def _to_ascii(character: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
+from unlearnbench.errors import printable
 from unlearnbench.report.board import Board
 from unlearnbench.report.values import MARK, Measure, Variant
 from unlearnbench.report.writers import interval_text
@@ -156,10 +157,5 @@ def _folded(text: str, width: int) -> list[str]:
 
 def _printable(text: str) -> str:
     """Return a text of a record as a line that a terminal shows as it is; a long one is cut."""
-    shown = printable(text)
+    shown = printable(text).replace("\n", " ")
     return shown if len(shown) <= LONGEST_NAME else f"{shown[: LONGEST_NAME - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Return a text without what moves a terminal's cursor or turns its letters round."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unlearnbench import __version__
+from unlearnbench.errors import printable
 from unlearnbench.report.board import Board
 from unlearnbench.report.html.album import Album
 from unlearnbench.report.html.charts import MARGIN
@@ -48,7 +49,7 @@ def page(boards: Mapping[str, Board], problems: Sequence[str], folder: Path) -> 
     """Return the page as HTML. Its script runs only because the policy in its head names the script's hash."""
     environment = Environment(
         loader=PackageLoader("unlearnbench.report.html"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_plain,
     )  # fmt: skip
     here = Path(__file__).parent
     script, style = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
@@ -68,6 +69,11 @@ def page(boards: Mapping[str, Board], problems: Sequence[str], folder: Path) -> 
         script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=f"unlearnbench: {', '.join(titles)}",
     )  # fmt: skip
+
+
+def _plain(value: object) -> object:
+    """Return what the page shows of a value of the records: no letter that acts or that no file can hold."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def sections(view: BoardView) -> list[tuple[str, str]]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from unlearnbench.errors import one_line
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
 from unlearnbench.report.compare import Side, compare_rows, comparison_tables
@@ -30,6 +32,7 @@ SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # which only so
 STILLS = ("sweep", "timesteps")  # figures that the page does not draw itself
 MOST_VALUES = 5  # of one fact that differs between records
 MOST_NAMES = 20  # cells named for one reason of failure
+MOST_FACTS, MOST_LETTERS, DEEPEST = 300, 20_000, 6  # facts of a list, letters of one, how deep a fact may lie
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def _failures(board: Board) -> list[Failure]:
     return [
         Failure(
             status, reason, [record.cell.id for record in records[:MOST_NAMES]], max(0, len(records) - MOST_NAMES),
-            next((record.traceback for record in records if record.traceback), ""),
+            next((record.traceback[-MOST_LETTERS:] for record in records if record.traceback), ""),
         )
         for (status, reason), records in groups.items()
     ]  # fmt: skip
@@ -219,18 +222,23 @@ def _protocol(board: Board) -> list[tuple[str, str]]:
     """Return every rule of evaluation, and what belongs to the dataset."""
     last = board.records[-1]
     parts = {"": last.protocol, "dataset ": last.dataset, "judge ": last.judge}
-    return [
-        (f"{kind}{name.replace('_', ' ')}", _plain(value)) for kind, facts in parts.items()
+    return _first([
+        (one_line(f"{kind}{name.replace('_', ' ')}", MOST_LETTERS), _plain(value)) for kind, facts in parts.items()
         for name, value in sorted(facts.items())
-    ]  # fmt: skip
+    ])  # fmt: skip
 
 
-def _plain(value: object) -> str:
+def _plain(value: object, depth: int = 0) -> str:
+    """Return a value of a record in a line, without what is too deep, too much or too long for one."""
+    if isinstance(value, Mapping | list) and depth == DEEPEST:
+        return "…"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_plain(inner)}" for key, inner in sorted(value.items()))
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        parts = [f"{key}={_plain(inner, depth + 1)}" for key, inner in islice(sorted(value.items()), MOST_FACTS)]
+    elif isinstance(value, list):
+        parts = [_plain(inner, depth + 1) for inner in value[:MOST_FACTS]]
+    else:
+        return one_line(f"{value:g}" if isinstance(value, float) else str(value))
+    return one_line(", ".join(parts + ["…"] * (len(value) > MOST_FACTS)), MOST_LETTERS)
 
 
 def _provenance(board: Board) -> list[tuple[str, str]]:
@@ -247,13 +255,18 @@ def _provenance(board: Board) -> list[tuple[str, str]]:
         base = str(record.artifacts.get("base", {}).get("sha256", ""))
         if base and base not in (values := found.setdefault("base model sha256", [])):
             values.append(base)
-    return [(name, _few(values)) for name, values in found.items()]
+    return _first([(name, _few(values)) for name, values in found.items()])
 
 
-def _flat(facts: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
+def _first(facts: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    more = len(facts) - MOST_FACTS
+    return [*facts[:MOST_FACTS], ("and", f"{more} more facts in the records")] if more > 0 else facts
+
+
+def _flat(facts: Mapping[str, Any], above: str = "", depth: int = 0) -> Iterable[tuple[str, str]]:
     for name, value in facts.items():
-        words = f"{above}{name.replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{words} ")
+        words = one_line(f"{above}{name.replace('_', ' ')}", MOST_LETTERS)
+        if isinstance(value, Mapping) and depth < DEEPEST:
+            yield from _flat(value, f"{words} ", depth + 1)
         else:
             yield words, _plain(value)
