@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 from unlearnbench.errors import printable
@@ -413,22 +412,10 @@ def _behind(rest: str) -> str:
     return escape_latex(rest).replace("-", "$-$")
 
 
-def write_paper(board: Board, tables: Sequence[Table], words: Mapping[str, str], folder: Path) -> None:
-    """Write `paper/main.tex` into a board's folder, whose `tables` and `figures` it shows.
-
-    Args:
-        board: what it shows.
-        tables: those in the folder `tables`.
-        words: {name: caption} of the figures in the folder `figures`.
-        folder: the board's.
-    """
-    sizes = {}
-    for name in words:
-        box = MEDIA_BOX.search((folder / "figures" / f"{name}.pdf").read_bytes())
-        if box is not None:
-            sizes[name] = float(box[1]) / 72, float(box[2]) / 72
-    (folder / "paper").mkdir(exist_ok=True)
-    (folder / "paper" / "main.tex").write_text(paper(board, tables, sizes, words), encoding="utf-8")
+def size_of(pdf: bytes) -> tuple[float, float] | None:
+    """Return width and height of a figure in inches."""
+    box = MEDIA_BOX.search(pdf)
+    return None if box is None else (float(box[1]) / 72, float(box[2]) / 72)
 
 
 def paper(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from unlearnbench.errors import printable
 from unlearnbench.report.board import Board
-from unlearnbench.report.values import MARK, Measure, Variant
+from unlearnbench.report.values import MARK, Measure, Variant, spell_number
 from unlearnbench.report.writers import interval_text
 
 WIDTH = 80  # where nothing says how wide the terminal is
@@ -90,7 +90,7 @@ def _cell(board: Board, variant: Variant, measure: Measure, with_interval: bool)
         return WORDS.get(value.word, _printable(value.word)), "", ""
     gap = "" if value.gap == f" ({board.completeness(variant)})" else value.gap
     interval = interval_text(value, measure.format) if with_interval else ""
-    return f"{value.number:{measure.format}}", f"{value.mark}{BEST if value.best else ''}", f"{gap}{interval}"
+    return spell_number(value.number, measure.format), f"{value.mark}{BEST if value.best else ''}", f"{gap}{interval}"
 
 
 def _legend(columns: Sequence[Column]) -> list[str]:

@@ -77,7 +77,7 @@ class Value:
         return MARK if self.number is not None and self.disturbed else ""
 
 
-def spell(number: float, form: str) -> str:
+def spell_number(number: float, form: str) -> str:
     """Return a number in its format, or with four digits where that would be longer than any cell."""
     text = f"{number:{form}}"
     return text if len(text) <= MOST_DIGITS else f"{number:.4g}"

@@ -9,10 +9,10 @@ from pandas.api.types import is_numeric_dtype
 from tabulate import tabulate
 
 from unlearnbench.errors import printable
-from unlearnbench.report.values import MARK, Value, spell
+from unlearnbench.report.values import MARK, Value, spell_number
 
 ENDS = ("low", "high")  # of an interval
-FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")  # what spreadsheets take for one
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # what spreadsheets take for one, wide letters included
 # Markdown's signs: brackets but those around numbers, which begin no link, underscores but those within a word
 LIVE = re.compile(r"[\\|*`~$]|!(?=\[)|\[(?![^\[\]!^]*\](?![(\[:]))|(?<![^\W_])_|_(?![^\W_])")
 BLOCK = re.compile(r"^([0-9]*)([#=]|[+-](?=[\s-])|[.)](?=\s|$))")  # begins a heading, a line or a list
@@ -80,14 +80,14 @@ class Table:
 def _text(value: Value, form: str, *, with_interval: bool) -> tuple[str, str]:
     if value.number is None:
         return value.word, ""
-    spread = f" ± {spell(value.spread, form)}" if value.spread is not None else ""
+    spread = f" ± {spell_number(value.spread, form)}" if value.spread is not None else ""
     interval = interval_text(value, form) if with_interval else ""
-    return f"{spell(value.number, form)}{spread}", f"{value.mark}{value.gap}{interval}"
+    return f"{spell_number(value.number, form)}{spread}", f"{value.mark}{value.gap}{interval}"
 
 
 def interval_text(value: Value, form: str) -> str:
     """Return an interval as it stands behind its number; empty for none."""
-    return "" if value.interval is None else f" [{spell(value.interval[0], form)}, {spell(value.interval[1], form)}]"
+    return "" if value.interval is None else f" [{', '.join(spell_number(end, form) for end in value.interval)}]"
 
 
 def to_markdown(table: Table) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from unlearnbench.errors import one_line
@@ -16,7 +15,7 @@ from unlearnbench.report.html.album import Album, Pictures, Still, pictures
 from unlearnbench.report.html.charts import Chart, relearning, scatter
 from unlearnbench.report.html.grids import Grid, grid
 from unlearnbench.report.html.heats import Heat, Verdicts, attack_heat, class_heat, verdicts
-from unlearnbench.report.page import FIGURE_WORDS
+from unlearnbench.report.page import FIGURE_WORDS, Drawn
 from unlearnbench.report.pareto import axes_of
 from unlearnbench.report.published import load_source, source_names
 from unlearnbench.report.tables import all_tables
@@ -95,14 +94,14 @@ class BoardView:
     provenance: list[tuple[str, str]]
 
 
-def view_of(name: str, board: Board, album: Album, figures: Path) -> BoardView:
+def view_of(name: str, board: Board, album: Album, drawn: Mapping[str, Drawn]) -> BoardView:
     """Return what the page shows of a board.
 
     Args:
         name: of its folder.
         board: what to show.
         album: the pictures of the page so far.
-        figures: folder of the figures drawn beside the page; those in STILLS are shown.
+        drawn: {figure: its bytes}; those in STILLS are shown.
     """
     tables: dict[str, list[Grid]] = {}
     for table in (found for found in all_tables(board) if found.corner != IN_HEAT_MAPS):
@@ -126,7 +125,9 @@ def view_of(name: str, board: Board, album: Album, figures: Path) -> BoardView:
         heats=[
             class_heat(board, measure) for measure in [*board.metrics, *(m for m in board.costs if board.ok_records)]
         ],
-        stills=[still for key in STILLS if (still := album.still(figures / f"{key}.png", FIGURE_WORDS[key]))],
+        stills=[
+            still for key in STILLS if key in drawn and (still := album.still(drawn[key]["png"], FIGURE_WORDS[key]))
+        ],
         pictures=samples,
         pictures_left_out=left_out,
         verdicts=verdicts(board),
