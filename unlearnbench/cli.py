@@ -343,7 +343,10 @@ def compare(
     The pages say what may be compared and what may not.
     """
     from unlearnbench.output import make_console, say_where, show
+    from unlearnbench.plotting import import_matplotlib
     from unlearnbench.registry import Registry
+
+    import_matplotlib()
     from unlearnbench.report.compare import compare as compare_with
 
     _check_results(results)
@@ -361,9 +364,11 @@ def validate(results: options.Results = Path("results")) -> None:
     Controls are shams whose outcome is known: those that forget, and those that do not.
     """
     from unlearnbench.output import make_console, show
+    from unlearnbench.plotting import import_matplotlib
     from unlearnbench.registry import Registry
     from unlearnbench.report import validation
 
+    import_matplotlib()
     _check_results(results)
     found = validation(results, Registry().current_hashes)
     show(found, make_console())
@@ -380,7 +385,10 @@ def verify(
 
     Which records these are is in the table's caption.
     """
+    from unlearnbench.plotting import import_matplotlib
     from unlearnbench.registry import Registry
+
+    import_matplotlib()
     from unlearnbench.report.verify import verify as verify_table
 
     _check_results(results)
@@ -441,8 +449,10 @@ def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 def _finish(results: Path, out: Path, registry: "Registry", console: "Console") -> "Rendering":
     """Render the report and print its main tables."""
     from unlearnbench.output import show
+    from unlearnbench.plotting import import_matplotlib
     from unlearnbench.report import render
 
+    import_matplotlib()
     rendering = render(results, out, registry.current_hashes)
     show(rendering, console)
     return rendering
