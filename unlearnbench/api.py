@@ -7,7 +7,6 @@ Bad input raises `UsageError`, whose text says what to do instead. Heavy imports
 
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,17 +151,13 @@ def draw(
     Raises:
         UsageError: there is no such figure, dataset or record, nothing to draw, or the axes are in no grid.
     """
-    import matplotlib
-
-    from unlearnbench.report.figures import set_style
+    from unlearnbench.report.figures import own_style
     from unlearnbench.report.page import FIGURES
 
     if name not in FIGURES:
         raise UsageError(f"there is no figure {name!r}{suggest(name, FIGURES)}: figures are {', '.join(FIGURES)}")
     board = _board(Path(results), dataset)
-    with ExitStack() as stack:
-        stack.enter_context(matplotlib.rc_context())
-        set_style()
+    with own_style():
         parent = None if ax is None else _place_of(ax)
         drawn = FIGURES[name](board, parent)
         if drawn is None and parent is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from unlearnbench import __version__, options
-from unlearnbench.errors import PluginError, UsageError, spell_error
+from unlearnbench.errors import PluginError, UsageError, one_line, printable, spell_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +41,7 @@ Examples:
 """
 Listing = Literal["methods", "metrics", "datasets"]
 
+LONGEST = 4000  # letters of an error
 # what stands for a sign that a terminal or log cannot show: as wide as the sign, so that tables stay whole
 SPELLED = {"↓": "v", "↑": "^", "†": "!", "±": "~", "→": ">", "…": "."}
 
@@ -232,26 +233,28 @@ def list_(
 
         if what not in ("methods", "metrics"):
             raise UsageError("--cards shows methods or metrics: write 'unlearnbench list metrics --cards'")
-        typer.echo(page(registry, "method" if what == "methods" else "metric"), nl=False)
+        _echo(page(registry, "method" if what == "methods" else "metric"), nl=False)
         return
     for kind in ("methods", "metrics"):
         if what not in (None, kind):
             continue
-        typer.echo(f"{kind}:")
+        _echo(f"{kind}:")
         for found in registry.plugins("method" if kind == "methods" else "metric"):
             try:
-                typer.echo(_listed(found))
+                _echo(_listed(found))
             except PluginError as error:
-                typer.echo(f"  {found.name:22} BROKEN ({found.origin}): {error}")
+                _echo(f"  {found.name:22} BROKEN ({one_line(found.origin)}): {one_line(str(error))}")
     if what in (None, "datasets"):
-        typer.echo("datasets:")
+        _echo("datasets:")
         for name in DATASETS:
-            typer.echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
+            _echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
 
 
 def _listed(found: "Plugin") -> str:
     """Return a plugin's line of the list; raises PluginError where it cannot be used."""
-    declared = found.declared
+    declared = {
+        name: one_line(text) if isinstance(text, str) else text for name, text in found.declared.items()
+    }  # a title may hold anything until it is imported
     begin = f"  {found.name:22} {declared['title']:20}"
     if found.kind == "method":
         paper = f"arXiv:{declared['paper']}" if declared.get("paper") else ""
@@ -278,10 +281,10 @@ def new(
     _check_writable(out, "--out")
     written = new_method(name, out, package=package)
     for path in written.files:
-        typer.echo(f"wrote {path}")
-    typer.echo("\nNext:")
+        _echo(f"wrote {path}")
+    _echo("\nNext:")
     for line in written.commands:
-        typer.echo(f"  {line}")
+        _echo(f"  {line}")
 
 
 @app.command()
@@ -299,11 +302,11 @@ def check(
 
     whole = True
     for method, promises in check_methods(target).items():
-        typer.echo(f"{method}:")
+        _echo(f"{method}:")
         for promise in promises:
-            typer.echo(f"  {promise}")
+            _echo(f"  {promise}")
         kept = sum(promise.kept is True for promise in promises)
-        typer.echo(f"{kept} of {len(promises)} promises kept ({time.monotonic() - began:.0f} s)")
+        _echo(f"{kept} of {len(promises)} promises kept ({time.monotonic() - began:.0f} s)")
         whole &= kept == len(promises)
     if not whole:
         raise typer.Exit(1)
@@ -342,7 +345,10 @@ def compare(
     The pages say what may be compared and what may not.
     """
     from unlearnbench.output import make_console, say_where, show
+    from unlearnbench.plotting import import_matplotlib
     from unlearnbench.registry import Registry
+
+    import_matplotlib()
     from unlearnbench.report.compare import compare as compare_with
 
     _check_results(results)
@@ -360,9 +366,11 @@ def validate(results: options.Results = Path("results")) -> None:
     Controls are shams whose outcome is known: those that forget, and those that do not.
     """
     from unlearnbench.output import make_console, show
+    from unlearnbench.plotting import import_matplotlib
     from unlearnbench.registry import Registry
     from unlearnbench.report import validation
 
+    import_matplotlib()
     _check_results(results)
     found = validation(results, Registry().current_hashes)
     show(found, make_console())
@@ -379,13 +387,16 @@ def verify(
 
     Which records these are is in the table's caption.
     """
+    from unlearnbench.plotting import import_matplotlib
     from unlearnbench.registry import Registry
+
+    import_matplotlib()
     from unlearnbench.report.verify import verify as verify_table
 
     _check_results(results)
     verdict = verify_table(table, results, Registry().current_hashes)
     for line in verdict.lines:
-        typer.echo(line)
+        _echo(line)
     if not verdict.holds:
         raise typer.Exit(1)
 
@@ -444,14 +455,21 @@ def _spell_lost(cells: "Sequence[str]", results: Path) -> str:
 
 def _say(console: "Console", text: str) -> None:
     """Print a line as it is: no markup, no colours, and no line ends but the terminal's own."""
-    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print lines that may hold words of files, folders or plugins: none of them acts on the terminal."""
+    typer.echo(printable(text), err=err, nl=nl)
 
 
 def _finish(results: Path, out: Path, registry: "Registry", console: "Console") -> "Rendering":
     """Render the report and print its main tables."""
     from unlearnbench.output import show
+    from unlearnbench.plotting import import_matplotlib
     from unlearnbench.report import render
 
+    import_matplotlib()
     rendering = render(results, out, registry.current_hashes)
     show(rendering, console)
     return rendering
@@ -486,10 +504,10 @@ def main() -> None:
     try:
         app(prog_name="unlearnbench")
     except UsageError as error:
-        typer.echo(f"unlearnbench: {error}", err=True)
+        _echo(one_line(f"unlearnbench: {error}", LONGEST), err=True)
         sys.exit(2)
     except OSError as error:  # a name too long, a full disk, a folder that went away
-        typer.echo(f"unlearnbench: the system refused: {spell_error(error)}", err=True)
+        _echo(f"unlearnbench: the system refused: {spell_error(error)}", err=True)
         sys.exit(2)
 
 

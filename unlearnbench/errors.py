@@ -1,10 +1,17 @@
 """The exceptions that cross module borders."""
 
 
+def printable(text: str) -> str:
+    """Return text that moves no cursor, turns no letters round and can be encoded; its line breaks stay."""
+    if text.isprintable():
+        return text
+    encoded = text.encode("utf-8", "replace").decode()  # a lone surrogate becomes a question mark
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in encoded)
+
+
 def one_line(text: str, most: int = 500) -> str:
     """Return text without line breaks, control characters or lone surrogates, cut to a length fit for a table."""
-    printable = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
-    flat = " ".join(printable.split())
+    flat = " ".join(printable(text).split())
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 

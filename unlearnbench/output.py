@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from unlearnbench.errors import one_line, printable
 from unlearnbench.report import Rendering
-from unlearnbench.report.terminal import printable, styled
+from unlearnbench.report.terminal import styled
 
 DISTRUST = "The suite fails its own checks: trust none of these numbers until it is known why."
 PATIENCE = 6.0  # seconds for a browser to come up
+LONGEST = 2000  # letters of a note
 OPEN = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
 
 
@@ -25,13 +27,13 @@ def make_console() -> Console:
 def show(rendering: Rendering, console: Console) -> None:
     """Print notes, tables and alarms, each once: two boards may share records."""
     for line in dict.fromkeys(rendering.notes):
-        _say(console, Text(printable(f"note: {line}")))
+        _say(console, Text(one_line(f"note: {line}", LONGEST)))
     for text in rendering.terminal:
-        _print(console, Text("\n").append_text(styled(text)))
+        _print(console, Text("\n").append_text(styled(printable(text))))
     if rendering.alarms:
         _say(console, Text(f"\n{DISTRUST}", style="red"))
     for alarm in dict.fromkeys(sentence for found in rendering.alarms.values() for sentence in found):
-        _say(console, Text(printable(f"- {alarm}"), style="red"))
+        _say(console, Text(one_line(f"- {alarm}", LONGEST), style="red"))
 
 
 def say_where(rendering: Rendering, what: str, console: Console) -> None:
@@ -49,7 +51,7 @@ def say_where(rendering: Rendering, what: str, console: Console) -> None:
 def open_page(page: Path, console: Console) -> None:
     """Open a page in the user's browser, or say that there is none; never waits for it to be closed."""
     if not (_has_screen() and _opened(page.resolve().as_uri())):
-        _print(console, Text(f"There is no browser to open it in here: open {page} where there is one."))
+        _print(console, Text(printable(f"There is no browser to open it in here: open {page} where there is one.")))
 
 
 def _has_screen() -> bool:
@@ -76,8 +78,8 @@ def _opened(address: str) -> bool:
 
 
 def _link(path: Path, text: str | None = None) -> Text:
-    """Return a path that a terminal which knows links makes one of."""
-    return Text(text or str(path), style=Style(link=path.resolve().as_uri()))
+    """Return a path that a terminal which knows links makes one of; an address has no letter that could end it."""
+    return Text(printable(text or str(path)), style=Style(link=path.resolve().as_uri()))
 
 
 def _say(console: Console, sentence: Text) -> None:

@@ -12,6 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from unlearnbench.errors import one_line, printable
+
 LINE_SECONDS = (5.0, 10.0)  # between plain lines: in the first minute, and later
 NARROW = 40  # columns below which words are saved
 KNOWN_SECONDS, KNOWN_SHARE = 5.0, 0.05  # of a step, to be seen before its time left is shown
@@ -71,7 +73,7 @@ class State:
         room = width - cell_len(line) - 1
         forms = [f"about {self.left} left"] * (width >= NARROW) + [f"{self.left} left", self.left]
         lefts = [text for text in forms if cell_len(text) <= room]
-        for part in [*(lefts[:1] if self.left else []), *self.parts]:
+        for part in [*(lefts[:1] if self.left else []), *map(one_line, self.parts)]:
             separator = "" if not line else " " if line == self.position else " | "
             room = width - cell_len(line) - len(separator)
             if line and cell_len(part) > room and room < LEAST_PART:
@@ -240,4 +242,4 @@ class Display:
         self.say(f"warning: {text}")
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._console.print(printable(text), highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -3,19 +3,20 @@
 The same records give the same bytes.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from unlearnbench.errors import UsageError
-from unlearnbench.results import Hashes, hashes_of, open_results
+from unlearnbench.results import Hashes, Reading, Record, hashes_of, open_results
 
 if TYPE_CHECKING:
     from unlearnbench.report.board import Board
+    from unlearnbench.report.page import Drawn
+
+Files = dict[str, str | bytes]  # by path within the report's folder
 
 __all__ = ["Rendering", "render", "validation"]
 
@@ -41,79 +42,96 @@ def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
 
     Args:
         results: folder of records.
-        out: folder for the report; each board's own folder in it is replaced.
+        out: folder for the report; what is not a report's in it stays as it is.
         source_hashes: {"method:NAME" or "metric:NAME": SHA-256} of the plugins as they are, to mark stale records, or
             what returns it for records.
 
     Raises:
         UsageError: there is no record, or the folder cannot be written.
     """
-    from unlearnbench.report.board import boards
-    from unlearnbench.report.tables import shown_boards
+    from unlearnbench.report.files import publish
+    from unlearnbench.report.page import nothing
 
-    with open_results(results) as reading:
-        hashes = hashes_of(source_hashes, reading.records)
-        fault: Exception | None = None
-        if not any(record.is_stale(hashes) for record in reading.records):
-            try:  # as if all of them could be shown, so that drawing need not wait until that is known
-                return _write(boards(reading.records, hashes), reading.problems, results, out)
-            except UsageError:
-                raise
-            except Exception as error:  # of whatever kind: the records at fault are looked for below
-                fault = error
-        found, problems = shown_boards(reading.records, hashes)
-        if fault is not None and not problems:
-            raise fault  # no record's
-        return _write(found, [*reading.problems, *problems], results, out)
-
-
-def _write(found: "Mapping[str, Board]", problems: Sequence[str], results: Path, out: Path) -> Rendering:
-    """Write everything and return what it has to say; boards of one folder at a time.
-
-    Raises:
-        UsageError: there is nothing to say, or the folder cannot be written.
-    """
-    from unlearnbench.report.page import write_nothing
-
-    rendering = Rendering(notes=list(problems))
-    if not found and not problems:
-        raise UsageError(
-            f"there is no record in {results} to show: run 'unlearnbench run' first or name a folder with --results"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / ".write.lock"):  # two runs that end together would clear each other's folders
-            if found:
-                _write_boards(found, out, rendering)
-            else:
-                rendering.pages.append(write_nothing(rendering.notes, out))
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {out} ({error.strerror or error}): free space or give another folder with --out"
-        ) from error
+    with open_results(results) as reading, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numpy on odd numbers: no words but ours
+        found, files, rendering = _shown(reading, hashes_of(source_hashes, reading.records))
+        if not found and not rendering.notes:
+            raise UsageError(
+                f"there is no record in {results} to show: run 'unlearnbench run' first or name a folder with --results"
+            )
+        publish(files if found else {"report.md": nothing(rendering.notes)}, out, found)
+    rendering.pages = [out / name / "report.md" for name in found] or [out / "report.md"]
+    rendering.html = out / "report.html" if found else None
     return rendering
 
 
-def _write_boards(found: "Mapping[str, Board]", out: Path, rendering: Rendering) -> None:
-    """Write tables, figures and page of every board, and add to the rendering what they have to say."""
+def _shown(reading: Reading, hashes: Mapping[str, str]) -> "tuple[dict[str, Board], Files, Rendering]":
+    """Return the boards of the records that can be shown, and all files and words of their report.
+
+    Everything is made as if all records could be shown. Where that fails, of whatever kind the failure is, the records
+    at fault are looked for and become notes, and the others are shown.
+    """
+    from unlearnbench.report.board import boards
+    from unlearnbench.report.page import Drawing, Undrawn, draw
+    from unlearnbench.report.tables import showable
+
+    kept, problems = reading.records, list[str]()
+    broken: set[str] = set()  # figures that some record breaks
+    suspected = any(record.is_stale(hashes) for record in kept)  # stale ones show little: look at what they hold
+
+    def attempt(some: Sequence[Record]) -> None:
+        for known in ({}, hashes) if suspected else ({},):
+            found = boards(some, known)
+            _files(found, lambda name: {}, Rendering())
+            for board in found.values():
+                for figure in broken:
+                    draw(board, figure)
+
+    while True:
+        rendering = Rendering(notes=[*reading.problems, *problems])
+        try:
+            if suspected and not problems:
+                attempt(kept)
+            found = boards(kept, hashes)
+            with Drawing(found) as drawing:
+                return found, _files(found, drawing.drawn, rendering), rendering
+        except Exception as error:
+            broken |= {error.figure} if isinstance(error, Undrawn) else set()
+            kept, odd = showable(kept, attempt)
+            if not odd:  # no record's
+                raise
+            problems += odd
+
+
+def _files(
+    found: "Mapping[str, Board]", drawn: "Callable[[str], Mapping[str, Drawn]]", rendering: Rendering
+) -> "Files":
+    """Return all files of a report, and add to the rendering what boards have to say.
+
+    Args:
+        found: {name: board}.
+        drawn: returns the figures of a board by its name; asked once all tables are made.
+        rendering: with what there is to say of the records.
+    """
     from unlearnbench.report.checks import alarms
-    from unlearnbench.report.html import write_html
-    from unlearnbench.report.page import Drawing, write_page, write_tables
+    from unlearnbench.report.html import page
+    from unlearnbench.report.page import page_files, table_files
     from unlearnbench.report.terminal import to_terminal
 
-    for name in found:
-        for part in ("tables", "figures"):
-            shutil.rmtree(out / name / part, ignore_errors=True)
-            (out / name / part).mkdir(parents=True)
-    with Drawing({name: (board, out / name / "figures") for name, board in found.items()}) as drawing:
-        for name, board in found.items():
-            write_tables(board, out / name / "tables")
-            rendering.terminal.append(to_terminal(board))
-            rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
-            rendering.notes += board.notes
-        for name, board in found.items():
-            rendering.pages.append(write_page(board, drawing.drawn(name), out / name))
-    rendering.html = write_html(found, list(rendering.notes), out / "report.html")
+    files: Files = {}
+    for name, board in found.items():
+        files |= {f"{name}/tables/{file}": text for file, text in table_files(board).items()}
+        rendering.terminal.append(to_terminal(board))
+        rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
+        rendering.notes += board.notes
+    figures = {name: drawn(name) for name in found}
+    for name, board in found.items():
+        files |= {f"{name}/{file}": text for file, text in page_files(board, figures[name]).items()}
+        for key, both in figures[name].items():
+            files |= {f"{name}/figures/{key}.{ending}": content for ending, content in both.items()}
+    if found:
+        files["report.html"] = page(found, list(rendering.notes), figures)
+    return files
 
 
 def validation(results: Path, source_hashes: Hashes) -> Rendering:

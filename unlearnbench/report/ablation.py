@@ -20,7 +20,9 @@ from unlearnbench.report.board import Board
 from unlearnbench.report.figures import (
     COLUMN,
     FEW,
+    HIGHEST_POWER,
     LINE,
+    LOWEST_POWER,
     PAGE,
     SMALL,
     Canvas,
@@ -34,7 +36,7 @@ from unlearnbench.report.figures import (
     shorten,
 )
 from unlearnbench.report.looks import COLOURS, SHAPES
-from unlearnbench.report.values import Measure, Value, Variant
+from unlearnbench.report.values import Measure, Value, Variant, short, spell_number
 from unlearnbench.results import Record
 
 Cells = frozenset[tuple[Target, Seeds]]  # (target, replicate)
@@ -86,12 +88,12 @@ def _sweeps(board: Board, records: Sequence[Record]) -> Iterator[Sweep]:
     named = sorted({name for record in records for name in record.method.get("overrides") or {}})
     swept = [name for name in named if len({canonical_json(s.get(name)) for s in settings.values()}) > 1]
     cells = frozenset((r.cell.target, r.cell.seeds) for r in board.records if r.cell.method == method)
-    title = str(records[-1].method.get("title", method))
+    title = short(records[-1].method.get("title", method))
     for name in swept:
         if all(_is_number(chosen.get(name)) for chosen in settings.values()):
             lines = tuple(_lines(settings, name, [other for other in swept if other != name]))
             if any(len(line.values) > 1 for line in lines):
-                yield Sweep(title, name, lines, cells)
+                yield Sweep(title, short(name), lines, cells)
 
 
 def _is_number(value: object) -> bool:
@@ -107,7 +109,7 @@ def _lines(settings: Mapping[Variant, Mapping[str, Any]], name: str, others: Seq
     chosen_first = {rest: [settings[variants[0]].get(other) for other in others] for rest, variants in groups.items()}
     for rest in sorted(groups, key=lambda rest: ([_order(value) for value in chosen_first[rest]], rest)):
         joined = sorted(groups[rest], key=lambda variant: float(settings[variant][name]))
-        label = ", ".join(f"{other}={spell(value)}" for other, value in zip(others, chosen_first[rest], strict=True))
+        label = ", ".join(f"{short(k)}={spell(value)}" for k, value in zip(others, chosen_first[rest], strict=True))
         yield Line(label, tuple(float(settings[variant][name]) for variant in joined), tuple(joined))
 
 
@@ -118,7 +120,7 @@ def _order(value: Any) -> tuple[float, str]:
 
 def spell(value: object) -> str:
     """Return a setting's value as short as it can be told apart: 10, 0.00025, True."""
-    return f"{value:.12g}" if _is_number(value) else str(value)
+    return f"{value:.12g}" if _is_number(value) else short(value)
 
 
 def mean_over(board: Board, variant: Variant, measure: Measure, cells: Cells) -> Value:
@@ -198,7 +200,7 @@ def frame(numbers: Sequence[float], others: Sequence[float], log: bool = False) 
     """Return the limits of an axis that holds all numbers, and those of the others within half their extent."""
     if log:
         low, high = frame([math.log10(n) for n in numbers], [math.log10(n) for n in others if n > 0])
-        return 10**low, 10**high
+        return 10 ** max(low, LOWEST_POWER), 10 ** min(high, HIGHEST_POWER)
     low, high = min(numbers), max(numbers)
     reach = (high - low) / 2 or abs(high) / 20 or 1.0
     near = [n for n in others if low - reach <= n <= high + reach]
@@ -281,7 +283,7 @@ def _draw_references(
         style: dict[str, Any] = {"color": "black", "linestyle": dash, "linewidth": 1.0}
         for name, number in (("forgetting", y.number), ("retention", x.number)):
             panels[name].axhline(number, zorder=2, **style)
-        numbers = [f"{m.title} {v.number:{m.format}}{v.gap}" for m, v in ((forgetting, y), (retention, x))]
+        numbers = [f"{m.title} {spell_number(v.number, m.format)}{v.gap}" for m, v in ((forgetting, y), (retention, x))]
         left_right, down_up = panels["both"].get_xlim(), panels["both"].get_ylim()
         panels["both"].plot(
             [_within(x.number, left_right)], [_within(y.number, down_up)], marker=marker, markersize=5,

@@ -19,10 +19,11 @@ from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.grid import Target
 from unlearnbench.report import Rendering
 from unlearnbench.report.board import Board, boards
+from unlearnbench.report.files import publish
 from unlearnbench.report.latex import to_latex
 from unlearnbench.report.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
 from unlearnbench.report.values import MARK, Measure, Value, Variant
-from unlearnbench.report.writers import Table, to_markdown
+from unlearnbench.report.writers import Table, escape_markdown, to_markdown
 from unlearnbench.results import B4, Hashes, Record, ResultStore, hashes_of
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
@@ -135,11 +136,14 @@ def compare(source: str, results: Path, out: Path, source_hashes: Hashes) -> Ren
             f"'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
         )
     by_cell = {(side.cell.dataset, side.cell.protocol): side for side in shown.values()}
+    files: dict[str, str | bytes] = {}
     for name, side in shown.items():
         twin = by_cell.get((side.cell.dataset, side.cell.protocol + B4))
-        rendering.pages.append(_write(side, twin, out / name))
+        files |= {f"{name}/compare-{source}.{ending}": text for ending, text in _texts(side, twin).items()}
+        rendering.pages.append(out / name / f"compare-{source}.md")
         rendering.terminal.append(_terminal(side))
         rendering.notes += side.board.notes
+    publish(files, out)
     return rendering
 
 
@@ -482,25 +486,15 @@ def comparison_tables(side: Side, twin: Side | None, rows: Sequence[Comparison])
     return [claims_table(side), overview_table(side, rows), *references, *class_tables(side, rows)]
 
 
-def _write(side: Side, twin: Side | None, folder: Path) -> Path:
-    """Write page, tidy CSV and LaTeX of one board; return the page's path."""
+def _texts(side: Side, twin: Side | None) -> dict[str, str]:
+    """Return page, tidy CSV and LaTeX of one board, by ending."""
     rows = compare_rows(side)
     tables = comparison_tables(side, twin, rows)
-    texts = {
+    return {
         "md": _page(side, tables, rows),
         "csv": _tidy(side, rows),
         "tex": "\n".join(to_latex(table) for table in tables),
     }
-    path = folder / f"compare-{side.source.name}.md"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for ending, text in texts.items():
-            path.with_suffix(f".{ending}").write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {folder} ({error.strerror or error}): free space or give another folder with --out"
-        ) from error
-    return path
 
 
 def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> str:
@@ -513,7 +507,7 @@ def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> st
         f"not the paper's, it is shown and not judged.",
         *[to_markdown(table).rstrip() for table in tables],
         "### Why numbers are not comparable",
-        "\n".join(f"- {reason}: {detail}." for reason, detail in _legend(side, rows)) or "- all are.",
+        "\n".join(f"- {reason}: {escape_markdown(detail)}." for reason, detail in _legend(side, rows)) or "- all are.",
         "### When a number agrees",
         "\n".join(_tolerances(side.source)),
         "### Notes on the printed numbers",

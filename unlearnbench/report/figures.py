@@ -1,9 +1,10 @@
 """Figures, each a function from a board to a matplotlib figure; one colour per variant everywhere."""
 
 import base64
-import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -21,20 +22,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unlearnbench.grid import Target
+from unlearnbench.pictures import open_png
 from unlearnbench.report.board import Board
 from unlearnbench.report.confusion import Matrix, confusion_sides
 from unlearnbench.report.cost import PHASES
 from unlearnbench.report.looks import COLOURS
 from unlearnbench.report.pareto import axes_of, front, places, undominated
-from unlearnbench.report.values import Measure, Value, Variant
+from unlearnbench.report.values import Measure, Value, Variant, short, spell_number
 from unlearnbench.results import Record
 
 Canvas = Figure | SubFigure  # where a figure is drawn
 
+DPI = 190
 STYLE = {
+    "font.family": "DejaVu Sans",  # which matplotlib brings along: the same letters everywhere
     "pdf.fonttype": 42,  # embedded TrueType, which publishers ask for
     "figure.dpi": 100,
-    "savefig.dpi": 190,
+    "savefig.dpi": DPI,
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -57,6 +61,8 @@ SMALL = 6  # points of the smallest words
 MOST_LETTERS = 64  # of a row's name
 MOST_ROWS, MOST_LINES = 60, 34  # of a figure: more would be thinner than a line of text; of a legend
 FEW = 14  # lines that one panel holds
+MOST_STRIP_PIXELS = 2**21
+LOWEST_POWER, HIGHEST_POWER = -307, 308  # of ten, that a number can hold
 IMAGE_INCHES = (0.2, 0.42)  # least and most of a picture's side
 PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # one colour each, whichever there are
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R BT.709)
@@ -76,6 +82,15 @@ def set_style() -> None:
     import seaborn as sns  # takes a second, and only what draws needs it
 
     sns.set_theme(context="paper", style="whitegrid", rc=STYLE)
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Draw in the look of the reports within, whatever the user set for figures of their own, which stays as it is."""
+    with plt.style.context("default"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks, say, which a box stands for
+        set_style()
+        yield
 
 
 def canvas(parent: Canvas | None, size: tuple[float, float], layout: str | None = "constrained") -> Canvas:
@@ -209,7 +224,7 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
 def _tradeoff_label(variant: Variant, values: Sequence[Value], total: Measure) -> str:
     """Return a row's name with its cost, and over how few cells the least complete of its numbers is."""
     least = min(values, key=lambda value: value.ok / max(value.expected, 1))
-    return f"{variant.label} ({values[2].number:.1f} {total.unit}){least.gap}"
+    return f"{variant.label} ({spell_number(values[2].number, '.1f')} {total.unit}){least.gap}"
 
 
 def pareto(board: Board, parent: Canvas | None = None) -> Canvas | None:
@@ -312,7 +327,7 @@ def _short(value: Value, measure: Measure) -> str:
     """Return a number in five letters or so, and below it of how many cells, or the word that stands for it."""
     if value.number is None:
         return value.word
-    text = f"{value.number:{measure.format}}"
+    text = spell_number(value.number, measure.format)
     return f"{text if len(text) <= 5 else f'{value.number:.3g}'}{value.gap.replace(' ', chr(10))}"
 
 
@@ -417,9 +432,20 @@ def _phase_frame(board: Board) -> pd.DataFrame:
     return frame[[phase for phase in PHASES if phase in frame]].fillna(0.0)
 
 
-def _strip(entry: Mapping[str, object], most: int | None = None) -> NDArray[np.uint8]:
-    """Decode a base64 PNG strip of square images to (H, W, 3), with a white gap between the images."""
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(str(entry["png"])))).convert("RGB"))
+def read_strip(entry: Mapping[str, object]) -> tuple[bytes, Image.Image] | None:
+    """Return a record's strip of square images, as PNG and decoded; None where it is anything else."""
+    try:
+        content = base64.b64decode(str(entry["png"]), validate=True)
+        picture = open_png(content)
+    except (ValueError, KeyError):
+        return None
+    width, height = picture.size
+    return None if width % height or width * height > MOST_STRIP_PIXELS else (content, picture)
+
+
+def _strip(picture: Image.Image, most: int | None = None) -> NDArray[np.uint8]:
+    """Return a strip of square images as (H, W, 3), with a white gap between the images."""
+    pixels = np.asarray(picture)
     side = pixels.shape[0]
     images = np.split(pixels, pixels.shape[1] // side, axis=1)[:most]
     gap = np.full_like(pixels[:, : max(1, side // 16)], 255)
@@ -427,43 +453,41 @@ def _strip(entry: Mapping[str, object], most: int | None = None) -> NDArray[np.u
     return np.concatenate(parts, axis=1)
 
 
-def _pictured(board: Board, variant: Variant, target: Target) -> Record | None:
-    records = board.cell_records(variant, target)
-    return next((record for record in records if record.cell.id in board.ok_ids and _has_strip(record)), None)
-
-
-def _has_strip(record: Record) -> bool:
-    """Say whether the record holds pictures that can be read."""
-    try:
-        return bool([_strip(entry) for entry in record.images.values()]) and "forget" in record.images
-    except (OSError, ValueError):
-        return False
+def _pictured(board: Board, variant: Variant, target: Target) -> tuple[Record, dict[str, Image.Image]] | None:
+    """Return the first record that holds pictures, forgotten ones among them, which all can be read."""
+    for record in board.cell_records(variant, target):
+        if record.cell.id in board.ok_ids and "forget" in record.images:
+            strips = {stream: read_strip(entry) for stream, entry in record.images.items()}
+            read = {stream: strip[1] for stream, strip in strips.items() if strip is not None}
+            if len(read) == len(strips):
+                return record, read
+    return None
 
 
 def samples(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Samples of one forget class and of one retained class, methods down; a column is one initial noise."""
     for target in board.targets:
-        found = [(v, r) for v in board.variants if (r := _pictured(board, v, target)) is not None]
+        found = [(v, *pair) for v in board.variants if (pair := _pictured(board, v, target)) is not None]
         if found:
             break
     else:
         return None
-    streams = [name for name in ("forget", "retain") if all(name in record.images for _, record in found)]
-    strips = [[_strip(record.images[stream]) for stream in streams] for _, record in found]
-    pictures = [(stream, found[0][1].images[stream]["class"]) for stream in streams]
-    headers = [f"{'forget class' if stream == 'forget' else 'retained class'} {number}" for stream, number in pictures]
-    return _strip_grid([variant.label for variant, _ in found], strips, headers, parent)
+    streams = [name for name in ("forget", "retain") if all(name in pictures for *_, pictures in found)]
+    strips = [[_strip(pictures[stream]) for stream in streams] for *_, pictures in found]
+    classes = [(stream, short(found[0][1].images[stream].get("class", ""))) for stream in streams]
+    headers = [f"{'forget class' if stream == 'forget' else 'retained class'} {name}" for stream, name in classes]
+    return _strip_grid([variant.label for variant, *_ in found], strips, headers, parent)
 
 
 def samples_overview(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """The first samples of the first forget classes, methods down, forget classes across."""
-    found = {(v, t): r for v in board.variants for t in board.targets if (r := _pictured(board, v, t)) is not None}
+    found = {(v, t): pair for v in board.variants for t in board.targets if (pair := _pictured(board, v, t))}
     if not found:
         return None
     variants = [v for v in board.variants if any(key[0] == v for key in found)]
     targets = [t for t in board.targets if any(key[1] == t for key in found)][:MOST_CLASSES_PICTURED]
     strips = [
-        [_strip(found[v, t].images["forget"], SAMPLES_PER_CLASS) if (v, t) in found else None for t in targets]
+        [_strip(found[v, t][1]["forget"], SAMPLES_PER_CLASS) if (v, t) in found else None for t in targets]
         for v in variants
     ]
     return _strip_grid([v.label for v in variants], strips, [target.label for target in targets], parent)

@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
+from unlearnbench.errors import printable
 from unlearnbench.report.board import Board
 from unlearnbench.report.values import MARK
 from unlearnbench.report.writers import Table
@@ -367,12 +367,13 @@ def _folded(text: str, width: float) -> str:
 def _name(names: Sequence[str], place: int) -> str:
     """Return a row's name; one that several rows share stands once beside them, if it fits a line."""
     name = names[place]
+    guard = "{}" if name.lstrip()[:1] in ("[", "*") else ""  # which the line end above would take for its own
     size = len(list(itertools.takewhile(lambda other: other == name, names[place:])))
     if width_of(name) > STUB:
-        return breakable(name)
+        return guard + breakable(name)
     if place and names[place - 1] == name:
         return ""
-    return rf"\multirow[t]{{{size}}}{{*}}{{{breakable(name)}}}" if size > 1 else breakable(name)
+    return rf"\multirow[t]{{{size}}}{{*}}{{{breakable(name)}}}" if size > 1 else guard + breakable(name)
 
 
 def _wrapped(width: float) -> str:
@@ -411,22 +412,10 @@ def _behind(rest: str) -> str:
     return escape_latex(rest).replace("-", "$-$")
 
 
-def write_paper(board: Board, tables: Sequence[Table], words: Mapping[str, str], folder: Path) -> None:
-    """Write `paper/main.tex` into a board's folder, whose `tables` and `figures` it shows.
-
-    Args:
-        board: what it shows.
-        tables: those in the folder `tables`.
-        words: {name: caption} of the figures in the folder `figures`.
-        folder: the board's.
-    """
-    sizes = {}
-    for name in words:
-        box = MEDIA_BOX.search((folder / "figures" / f"{name}.pdf").read_bytes())
-        if box is not None:
-            sizes[name] = float(box[1]) / 72, float(box[2]) / 72
-    (folder / "paper").mkdir(exist_ok=True)
-    (folder / "paper" / "main.tex").write_text(paper(board, tables, sizes, words), encoding="utf-8")
+def size_of(pdf: bytes) -> tuple[float, float] | None:
+    """Return width and height of a figure in inches."""
+    box = MEDIA_BOX.search(pdf)
+    return None if box is None else (float(box[1]) / 72, float(box[2]) / 72)
 
 
 def paper(
@@ -520,7 +509,7 @@ def cut(text: str, most: int = MOST_LETTERS) -> str:
 
 def escape_latex(text: object) -> str:
     """Return text that LaTeX prints as it stands; characters pdflatex cannot print become a question mark."""
-    return "".join(_LATEX.get(c, c if 31 < ord(c) < 127 else _to_ascii(c)) for c in str(text))
+    return "".join(_LATEX.get(c, c if 31 < ord(c) < 127 else _to_ascii(c)) for c in printable(str(text)))
 
 
 def _to_ascii(character: str) -> str:

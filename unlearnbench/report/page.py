@@ -1,5 +1,6 @@
 """One board's files: tables (.md, .tex, .csv), figures (.png, .pdf), and the page that shows them."""
 
+import io
 import multiprocessing
 import os
 import sys
@@ -7,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -16,10 +16,12 @@ from unlearnbench.errors import one_line
 from unlearnbench.report import ablation, figures, robustness
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
-from unlearnbench.report.latex import to_latex, write_paper
+from unlearnbench.report.latex import paper, size_of, to_latex
 from unlearnbench.report.pareto import undominated
 from unlearnbench.report.tables import all_tables, frames
-from unlearnbench.report.writers import escape_markdown, to_csv, to_markdown
+from unlearnbench.report.writers import escape_markdown, frame_to_csv, to_csv, to_markdown
+
+Drawn = Mapping[str, bytes]  # a figure's files by ending
 
 MOST_ALARMS = 10  # spelled out in the banner
 MOST_PIXELS = 2400  # of a picture's longer side
@@ -75,33 +77,40 @@ FIGURES: Mapping[str, Callable[[Board, figures.Canvas | None], figures.Canvas | 
 }
 
 
-def write_tables(board: Board, folder: Path) -> None:
-    """Write the tables of a board into a folder: .md, .tex and .csv each, and every cell and confusion as .csv."""
-    for table in all_tables(board):
-        for ending, write in (("md", to_markdown), ("tex", to_latex), ("csv", to_csv)):
-            (folder / f"{table.name}.{ending}").write_text(write(table), encoding="utf-8")
-    for name, frame in frames(board).items():
-        if not frame.empty:
-            frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+class Undrawn(Exception):
+    """A figure could not be drawn, for what its cause says."""
+
+    def __init__(self, figure: str) -> None:
+        """Keep the figure's name."""
+        super().__init__(f"the figure {figure} cannot be drawn")
+        self.figure = figure
 
 
-def draw(board: Board, name: str, folder: Path) -> bool:
-    """Write a figure of a board into a folder, as .png and .pdf; say whether the board has anything to draw."""
-    plt.switch_backend("Agg")  # which needs no screen
-    figures.set_style()
-    figure = FIGURES[name](board if name in WHOLE else few_rows(board), None)
-    if not isinstance(figure, Figure):
-        return False
-    dpi = min(figures.STYLE["savefig.dpi"], MOST_PIXELS / max(figure.get_size_inches()))
-    if (engine := figure.get_layout_engine()) is not None:  # lay it out once: a save would, and draw it twice for that
-        figure.set_dpi(dpi)
-        engine.execute(figure)
-        figure.set_layout_engine("none")
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None}, dpi=dpi)
-    dates = {"CreationDate": None, "Creator": None, "Producer": None}  # the same records give the same bytes
-    figure.savefig(folder / f"{name}.pdf", metadata=dates)
-    plt.close(figure)
-    return True
+def table_files(board: Board) -> dict[str, str]:
+    """Return {file: text} of the tables of a board: .md, .tex and .csv each, every cell and confusion as .csv."""
+    writers = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
+    files = {f"{table.name}.{end}": write(table) for table in all_tables(board) for end, write in writers.items()}
+    return files | {f"{name}.csv": frame_to_csv(frame) for name, frame in frames(board).items() if not frame.empty}
+
+
+def draw(board: Board, name: str) -> Drawn:
+    """Return {ending: bytes} of a figure of a board, as .png and .pdf; empty if the board has nothing to draw."""
+    with figures.own_style():
+        plt.switch_backend("Agg")  # which needs no screen
+        figure = FIGURES[name](board if name in WHOLE else few_rows(board), None)
+        if not isinstance(figure, Figure):
+            return {}
+        dpi = min(figures.DPI, MOST_PIXELS / max(figure.get_size_inches()))
+        if (engine := figure.get_layout_engine()) is not None:  # lay it out once: each save would do it again
+            figure.set_dpi(dpi)
+            engine.execute(figure)
+            figure.set_layout_engine("none")
+        png, pdf = io.BytesIO(), io.BytesIO()
+        figure.savefig(png, format="png", metadata={"Software": None}, dpi=dpi)
+        dates = {"CreationDate": None, "Creator": None, "Producer": None}  # the same records give the same bytes
+        figure.savefig(pdf, format="pdf", metadata=dates)
+        plt.close(figure)
+    return {"png": png.getvalue(), "pdf": pdf.getvalue()}
 
 
 def few_rows(board: Board) -> Board:
@@ -124,26 +133,32 @@ class Drawing:
     for them where that cannot be done.
     """
 
-    def __init__(self, folders: Mapping[str, tuple[Board, Path]]) -> None:
-        """Begin to draw every figure of {name: (board, folder for its figures)}."""
-        self._folders = folders
-        self._pool = _start_pool(folders)
-        self._begun: dict[tuple[str, str], Future[bool]] = {}
+    def __init__(self, found: Mapping[str, Board]) -> None:
+        """Begin to draw every figure of {name: board}."""
+        self._boards = found
+        self._pool = _start_pool(found)
+        self._begun: dict[tuple[str, str], Future[Drawn]] = {}
         if self._pool is not None:
             for figure in FIGURES:  # the same one of every board in turn, since some take long
-                for name in folders:
+                for name in found:
                     self._begun[name, figure] = self._pool.submit(_draw_inherited, name, figure)
 
-    def drawn(self, name: str) -> list[str]:
-        """Return the names of a board's figures, in the order of FIGURES, once all of them are written."""
-        return [figure for figure in FIGURES if self._wait(name, figure)]
+    def drawn(self, name: str) -> dict[str, Drawn]:
+        """Return {figure: its bytes} of a board, in the order of FIGURES, once all of them are drawn.
 
-    def _wait(self, name: str, figure: str) -> bool:
-        if (name, figure) in self._begun:
-            with suppress(BrokenProcessPool):  # killed from outside, for want of memory say: draw it here
-                return self._begun[name, figure].result()
-        board, folder = self._folders[name]
-        return draw(board, figure, folder)
+        Raises:
+            Undrawn: one of them cannot be drawn.
+        """
+        return {figure: files for figure in FIGURES if (files := self._wait(name, figure))}
+
+    def _wait(self, name: str, figure: str) -> Drawn:
+        try:
+            if (name, figure) in self._begun:
+                with suppress(BrokenProcessPool):  # killed from outside, for want of memory say: draw it here
+                    return self._begun[name, figure].result()
+            return draw(self._boards[name], figure)
+        except Exception as error:
+            raise Undrawn(figure) from error
 
     def __enter__(self) -> "Drawing":
         """Return itself."""
@@ -155,33 +170,31 @@ class Drawing:
             self._pool.shutdown(cancel_futures=True)
 
 
-_inherited: Mapping[str, tuple[Board, Path]] = {}  # what a forked process draws
+_inherited: Mapping[str, Board] = {}  # what a forked process draws
 
 
-def _start_pool(folders: Mapping[str, tuple[Board, Path]]) -> ProcessPoolExecutor | None:
+def _start_pool(found: Mapping[str, Board]) -> ProcessPoolExecutor | None:
     """Return a forked process for each core, MOST_PROCESSES at most; None with a single core, or where none forks."""
     count = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST_PROCESSES)
-    if count < 2 or not folders or multiprocessing.current_process().daemon:
+    if count < 2 or not found or multiprocessing.current_process().daemon:
         return None
     fork = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(count, mp_context=fork, initializer=_inherit, initargs=(folders,))
+    return ProcessPoolExecutor(count, mp_context=fork, initializer=_inherit, initargs=(found,))
 
 
-def _inherit(folders: Mapping[str, tuple[Board, Path]]) -> None:
+def _inherit(found: Mapping[str, Board]) -> None:
     """Keep what the parent process handed over by forking."""
     global _inherited
-    _inherited = folders
+    _inherited = found
 
 
-def _draw_inherited(name: str, figure: str) -> bool:
-    board, folder = _inherited[name]
-    return draw(board, figure, folder)
+def _draw_inherited(name: str, figure: str) -> Drawn:
+    return draw(_inherited[name], figure)
 
 
-def write_page(board: Board, drawn: Sequence[str], folder: Path) -> Path:
-    """Write the page that shows the tables of a board and the figures that were drawn of it; return its path."""
+def page_files(board: Board, drawn: Mapping[str, Drawn]) -> dict[str, str]:
+    """Return {file: text} of the page that shows tables and figures of a board, and of the paper that does."""
     main, *tables = all_tables(board)
-    page = folder / "report.md"
     parts = [
         f"# {escape_markdown(board.title)}\n",
         *_banner(board),
@@ -192,19 +205,16 @@ def write_page(board: Board, drawn: Sequence[str], folder: Path) -> Path:
         *[to_markdown(table) for table in tables],
         *_failures(board),
     ]
-    page.write_text("\n".join(parts), encoding="utf-8")
-    write_paper(board, [main, *tables], {name: FIGURE_WORDS[name] for name in drawn}, folder)
-    return page
+    sizes = {name: size for name, files in drawn.items() if (size := size_of(files["pdf"])) is not None}
+    words = {name: FIGURE_WORDS[name] for name in drawn}
+    return {"report.md": "\n".join(parts), "paper/main.tex": paper(board, [main, *tables], sizes, words)}
 
 
-def write_nothing(problems: Sequence[str], out: Path) -> Path:
-    """Write the page of a results folder in which nothing can be shown: why; return its path."""
-    out.mkdir(parents=True, exist_ok=True)
-    page = out / "report.md"
+def nothing(problems: Sequence[str]) -> str:
+    """Return the page of a results folder in which nothing can be shown: why."""
     lines = [f"- {escape_markdown(problem)}" for problem in problems]
     words = "No record can be shown. There are some, but:"
-    page.write_text("\n".join(["# No numbers\n", f"{words}\n", *lines, ""]), encoding="utf-8")
-    return page
+    return "\n".join(["# No numbers\n", f"{words}\n", *lines, ""])
 
 
 def _banner(board: Board) -> list[str]:

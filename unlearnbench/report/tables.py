@@ -1,6 +1,6 @@
 """What stands in which table of a report."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakKeyDictionary
@@ -40,34 +40,47 @@ def shown_boards(records: Sequence[Record], source_hashes: Mapping[str, str]) ->
     return boards(kept, source_hashes), problems
 
 
-def showable(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+def showable(
+    records: Iterable[Record], attempt: Callable[[Sequence[Record]], None] | None = None
+) -> tuple[list[Record], list[str]]:
     """Return the records that a report can show, and a sentence for each other one.
 
     A record may be edited by hand, or of a plugin that put odd things into it. Whether it is stale makes no difference.
+
+    Args:
+        records: of any datasets.
+        attempt: shows records, or raises whatever one that cannot be shown raises; without it all tables are made.
     """
+    attempt = attempt or _show_tables
     kept, problems = [], []
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.cell.dataset, record.cell.protocol), []).append(record)
     for group in groups.values():
-        odd = _unshowable(group, [])
+        odd = _unshowable(group, [], attempt)
         problems += [f"{name} is left out, it cannot be shown: {why}" for name, why in odd.items()]
         kept += [record for record in group if record.cell.id not in odd]
     return kept, problems
 
 
-def _unshowable(records: Sequence[Record], beside: Sequence[Record]) -> dict[str, str]:
+def _unshowable(
+    records: Sequence[Record], beside: Sequence[Record], attempt: Callable[[Sequence[Record]], None]
+) -> dict[str, str]:
     """Return {cell id: why} of the records that cannot be shown beside others that can, found by halving."""
     try:
-        _show(boards([*beside, *records], {}))
+        attempt([*beside, *records])
     except Exception as error:  # whatever it is, the others are shown
         if len(records) == 1:
             return {records[0].cell.id: spell_error(error)}
     else:
         return {}
     first, second = records[: len(records) // 2], records[len(records) // 2 :]
-    odd = _unshowable(first, beside)
-    return odd | _unshowable(second, [*beside, *[record for record in first if record.cell.id not in odd]])
+    odd = _unshowable(first, beside, attempt)
+    return odd | _unshowable(second, [*beside, *[record for record in first if record.cell.id not in odd]], attempt)
+
+
+def _show_tables(records: Sequence[Record]) -> None:
+    _show(boards(records, {}))
 
 
 def _show(found: Mapping[str, Board]) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
+from unlearnbench.errors import printable
 from unlearnbench.report.board import Board
-from unlearnbench.report.values import MARK, Measure, Variant
+from unlearnbench.report.values import MARK, Measure, Variant, spell_number
 from unlearnbench.report.writers import interval_text
 
 WIDTH = 80  # where nothing says how wide the terminal is
@@ -90,7 +91,7 @@ def _cell(board: Board, variant: Variant, measure: Measure, with_interval: bool)
         return WORDS.get(value.word, _printable(value.word)), "", ""
     gap = "" if value.gap == f" ({board.completeness(variant)})" else value.gap
     interval = interval_text(value, measure.format) if with_interval else ""
-    return f"{value.number:{measure.format}}", f"{value.mark}{BEST if value.best else ''}", f"{gap}{interval}"
+    return spell_number(value.number, measure.format), f"{value.mark}{BEST if value.best else ''}", f"{gap}{interval}"
 
 
 def _legend(columns: Sequence[Column]) -> list[str]:
@@ -157,10 +158,5 @@ def _folded(text: str, width: int) -> list[str]:
 
 def _printable(text: str) -> str:
     """Return a text of a record as a line that a terminal shows as it is; a long one is cut."""
-    shown = printable(text)
+    shown = printable(text).replace("\n", " ")
     return shown if len(shown) <= LONGEST_NAME else f"{shown[: LONGEST_NAME - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Return a text without what moves a terminal's cursor or turns its letters round."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from unlearnbench.errors import printable
 from unlearnbench.hashing import canonical_json, digest
 from unlearnbench.results import Record
 
 MARK = "†"  # behind a number that rests on disturbed cells
 MOST_LETTERS = 100  # of a name in a table
+MOST_DIGITS = 16  # of a number in a table
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,18 @@ class Value:
         return MARK if self.number is not None and self.disturbed else ""
 
 
+def spell_number(number: float, form: str) -> str:
+    """Return a number in its format, or with four digits where that would be longer than any cell."""
+    text = f"{number:{form}}"
+    return text if len(text) <= MOST_DIGITS else f"{number:.4g}"
+
+
 def short(name: object) -> str:
-    """Return a name as it is shown: a very long one is cut, and ends in digits that tell it from others cut alike."""
-    text = str(name)
+    """Return a name as it is shown: a very long one is cut, and ends in digits that tell it from others cut alike.
+
+    Letters that would act on a terminal or turn the others round, or that no file can hold, are replaced.
+    """
+    text = printable(str(name)).replace("\n", " ")
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 8]}… {digest(text)[:6]}"
 
 

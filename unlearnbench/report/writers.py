@@ -1,16 +1,23 @@
 """One table object, and its writers: Markdown, CSV."""
 
-import unicodedata
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from tabulate import tabulate
 
-from unlearnbench.report.values import MARK, Value
+from unlearnbench.errors import printable
+from unlearnbench.report.values import MARK, Value, spell_number
 
 ENDS = ("low", "high")  # of an interval
-BREAKS = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories of what breaks lines or turns the direction of text
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # what spreadsheets take for one, wide letters included
+# Markdown's signs: brackets but those around numbers, which begin no link, underscores but those within a word
+LIVE = re.compile(r"[\\|*`~$]|!(?=\[)|\[(?![^\[\]!^]*\](?![(\[:]))|(?<![^\W_])_|_(?![^\W_])")
+BLOCK = re.compile(r"^([0-9]*)([#=]|[+-](?=[\s-])|[.)](?=\s|$))")  # begins a heading, a line or a list
+ADDRESS = re.compile(r":(?=//)|\bwww(?=\.)|@", re.IGNORECASE)  # what viewers make links of
+PART = "&#8288;"  # a word joiner
 MARK_WORDS = (
     f"{MARK} rests on cells that were measured while something else used the machine: see the report's notes, and "
     f"column disturbances of cells.csv."
@@ -73,14 +80,14 @@ class Table:
 def _text(value: Value, form: str, *, with_interval: bool) -> tuple[str, str]:
     if value.number is None:
         return value.word, ""
-    spread = f" ± {value.spread:{form}}" if value.spread is not None else ""
+    spread = f" ± {spell_number(value.spread, form)}" if value.spread is not None else ""
     interval = interval_text(value, form) if with_interval else ""
-    return f"{value.number:{form}}{spread}", f"{value.mark}{value.gap}{interval}"
+    return f"{spell_number(value.number, form)}{spread}", f"{value.mark}{value.gap}{interval}"
 
 
 def interval_text(value: Value, form: str) -> str:
     """Return an interval as it stands behind its number; empty for none."""
-    return "" if value.interval is None else f" [{value.interval[0]:{form}}, {value.interval[1]:{form}}]"
+    return "" if value.interval is None else f" [{', '.join(spell_number(end, form) for end in value.interval)}]"
 
 
 def to_markdown(table: Table) -> str:
@@ -106,36 +113,65 @@ def _markdown_cell(value: Value, text: tuple[str, str]) -> str:
 
 def to_csv(table: Table) -> str:
     """Return the table as CSV, numbers in full; what stands behind a number has columns of its own."""
-    columns: dict[str, list[object]] = {table.corner: list(table.rows)}
+    columns: list[tuple[str, list[object]]] = [(table.corner, list(table.rows))]
     for index, header in enumerate(table.flat_headers()):
         cells = [row[index] for row in table.values]
-        columns[header] = [cell.word if cell.number is None else cell.number for cell in cells]
+        columns.append((header, [_csv_word(cell.word) if cell.number is None else cell.number for cell in cells]))
         if any(cell.spread is not None for cell in cells):
-            columns[f"{header} std"] = [cell.spread for cell in cells]
+            columns.append((f"{header} std", [cell.spread for cell in cells]))
         if any(cell.interval for cell in cells):
-            columns |= {f"{header} {e}": [c.interval and c.interval[k] for c in cells] for k, e in enumerate(ENDS)}
+            columns += [(f"{header} {e}", [c.interval and c.interval[k] for c in cells]) for k, e in enumerate(ENDS)]
         if any(cell.best for cell in cells):
-            columns[f"{header} best"] = [cell.best for cell in cells]
+            columns.append((f"{header} best", [cell.best for cell in cells]))
         if any(cell.mark for cell in cells):
-            columns[f"{header} disturbed cells"] = [cell.disturbed if cell.mark else 0 for cell in cells]
-    return str(pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
+            columns.append((f"{header} disturbed cells", [cell.disturbed if cell.mark else 0 for cell in cells]))
+    frame = pd.DataFrame({
+        number: pd.Series(cells, dtype=object if None in cells else None) for number, (_, cells) in enumerate(columns)
+    })  # fmt: skip
+    return frame_to_csv(frame.set_axis([name for name, _ in columns], axis=1))
+
+
+def frame_to_csv(frame: pd.DataFrame) -> str:
+    """Return a frame as CSV in which no text is a formula of a spreadsheet."""
+    plain = {
+        number: column
+        if is_numeric_dtype(column)
+        else pd.Series([csv_text(cell) if isinstance(cell, str) else cell for cell in column], dtype=object)
+        for number, (_, column) in enumerate(frame.items())
+    }
+    names = [csv_text(str(name)) for name in frame.columns]
+    return str(pd.DataFrame(plain).to_csv(index=False, header=names, lineterminator="\n"))
+
+
+def csv_text(text: str) -> str:
+    """Return text for a cell of a CSV file: in one line, and after an apostrophe where it would begin a formula."""
+    flat = printable(text).replace("\n", " ")
+    return f"'{flat}" if FORMULA.match(flat) and not _is_number(flat) else flat
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _csv_word(word: str) -> str | None:
+    """Return the word that stands for a number; nothing where no cell was run."""
+    return None if word == "-" else word
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that stays inside its table cell and is not taken for markup."""
-    return escape_inside_markdown(text).strip()
+    """Return text that stays inside its table cell or line and is not taken for markup."""
+    return BLOCK.sub(r"\g<1>\\\g<2>", escape_inside_markdown(text).strip())
 
 
 def escape_inside_markdown(text: str) -> str:
-    """Return text that is not taken for markup, in one line and one direction, with the spaces around it."""
-    text = "".join(" " if unicodedata.category(c) in BREAKS else c for c in text) if not text.isprintable() else text
-    for old, new in (
-        ("\\", "\\\\"),
-        ("|", "\\|"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ("*", "\\*"),
-        ("`", "\\`"),
-    ):
-        text = text.replace(old, new)
-    return text
+    """Return text that is not taken for markup, in one line and one direction, with the spaces around it.
+
+    Addresses are no links: an invisible letter parts them, as viewers look for them even in escaped text.
+    """
+    text = LIVE.sub(r"\\\g<0>", printable(text).replace("\n", " ").replace("&", "&amp;"))
+    text = text.replace("<", "&lt;").replace(">", "&gt;")
+    return ADDRESS.sub(rf"\g<0>{PART}", text)

@@ -9,12 +9,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unlearnbench import __version__
+from unlearnbench.errors import printable
 from unlearnbench.report.board import Board
 from unlearnbench.report.html.album import Album
 from unlearnbench.report.html.charts import MARGIN
 from unlearnbench.report.html.view import BoardView, view_of
+from unlearnbench.report.page import Drawn
+from unlearnbench.report.values import spell_number
 
-__all__ = ["write_html"]
+__all__ = ["page"]
 
 SHAPES = {  # matplotlib's markers, as SVG draws them around the origin
     "o": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",
@@ -32,35 +35,34 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def write_html(boards: Mapping[str, Board], problems: Sequence[str], path: Path) -> Path:
-    """Write the page of a results folder; the same records give the same bytes.
+def page(
+    boards: Mapping[str, Board], problems: Sequence[str], drawn: Mapping[str, Mapping[str, Drawn]] | None = None
+) -> str:
+    """Return the page of a results folder as HTML; the same records give the same bytes.
+
+    Its script runs only because the policy in its head names the script's hash.
 
     Args:
         boards: {name: board}, at least one.
         problems: what could not be read or shown, one sentence each.
-        path: of the file; the folders of the boards lie beside it.
+        drawn: {name: {figure: its bytes}}.
     """
-    path.write_text(page(boards, problems, path.parent), encoding="utf-8")
-    return path
-
-
-def page(boards: Mapping[str, Board], problems: Sequence[str], folder: Path) -> str:
-    """Return the page as HTML. Its script runs only because the policy in its head names the script's hash."""
     environment = Environment(
         loader=PackageLoader("unlearnbench.report.html"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_plain,
     )  # fmt: skip
     here = Path(__file__).parent
     script, style = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     looks = next(iter(boards.values())).looks
     album = Album()
     largest_first = sorted(boards.items(), key=lambda item: -len(item[1].records))
-    views = [view_of(name, board, album, folder / name / "figures") for name, board in largest_first]
+    views = [view_of(name, board, album, (drawn or {}).get(name, {})) for name, board in largest_first]
     left, top, right, bottom = MARGIN
     environment.globals |= {
         "looks": {label: (key, look) for key, (label, look) in enumerate(looks.items())},
         "shape_of": {label: list(SHAPES).index(look.shape) for label, look in looks.items()},
         "left": left, "top": top, "right": right, "bottom": bottom, "sections": sections,
+        "spell_number": spell_number,
     }  # fmt: skip
     titles = list(dict.fromkeys(view.title for view in views))
     return environment.get_template("report.html").render(
@@ -68,6 +70,11 @@ def page(boards: Mapping[str, Board], problems: Sequence[str], folder: Path) -> 
         script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=f"unlearnbench: {', '.join(titles)}",
     )  # fmt: skip
+
+
+def _plain(value: object) -> object:
+    """Return what the page shows of a value of the records: no letter that acts or that no file can hold."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def sections(view: BoardView) -> list[tuple[str, str]]:

@@ -1,16 +1,13 @@
 """Pictures: those that records carry, and figures drawn beside the page, as far as there is room for them."""
 
 import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from unlearnbench.grid import Target
 from unlearnbench.report.board import Board
+from unlearnbench.report.figures import read_strip
 from unlearnbench.report.values import Variant
 from unlearnbench.results import Record
 
@@ -50,27 +47,21 @@ class Album:
         """Start with room for so many bytes of PNG."""
         self._room = room
 
-    def still(self, path: Path, words: str) -> Still | None:
-        """Return a figure that lies at a path, or None where there is none or no room left."""
-        if not path.is_file() or path.stat().st_size > self._room:
+    def still(self, data: bytes, words: str) -> Still | None:
+        """Return a figure, or None where there is no room left."""
+        if len(data) > self._room:
             return None
-        data = path.read_bytes()
         self._room -= len(data)
         return Still(_data_uri(data), words)
 
     def strip(self, entry: Mapping[str, Any], words: str) -> Strip | None:
         """Return a picture of a record, or None where it cannot be read or there is no room left."""
-        try:
-            data = base64.b64decode(str(entry["png"]), validate=True)
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-                width, height = picture.size
-                picture.verify()
-        except (OSError, ValueError, KeyError, SyntaxError):
-            return None  # as in the figures: a picture that cannot be read is not shown
-        if len(data) > self._room or width % height:
+        found = read_strip(entry)
+        if found is None or len(found[0]) > self._room:
             return None
+        data, picture = found
         self._room -= len(data)
-        n = width // height
+        n = picture.width // picture.height
         return Strip(_data_uri(data), n, f"{n} {words}")
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unlearnbench.report.board import Board
-from unlearnbench.report.figures import LEAST_POINTS, is_wide
+from unlearnbench.report.figures import HIGHEST_POWER, LEAST_POINTS, LOWEST_POWER, is_wide
 from unlearnbench.report.robustness import Curve, attack_curves, mean_curve
-from unlearnbench.report.values import Measure, Value, Variant
+from unlearnbench.report.values import Measure, Value, Variant, spell_number
+from unlearnbench.report.writers import interval_text
 
 MARGIN = (58, 14, 14, 44)  # left, top, right, bottom, in units of the drawing
 MOST_DOTS = 2000  # of single classes in one chart
@@ -95,7 +96,8 @@ class Scale:
         """Return positions and words of the ticks within the span."""
         low, high = self._limits
         if self.is_log:
-            steps = [math.log10(v) for v in LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(10**low, 10**high) if v > 0]
+            ends = 10 ** max(low, LOWEST_POWER), 10 ** min(high, HIGHEST_POWER)
+            steps = [math.log10(v) for v in LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(*ends) if v > 0]
             return [(self(10**step), f"{10**step:g}") for step in steps if low <= step <= high]
         found = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [(self(float(tick)), f"{tick:g}") for tick in found if low <= tick <= high]
@@ -185,5 +187,5 @@ def _ends(scale: Scale, value: Value) -> tuple[float, float]:
 def _say(measure: Measure, value: Value) -> str:
     """Return a value in words: title, number, unit, interval, gaps."""
     unit = f" {measure.unit}".replace(" %", "%") if measure.unit else ""
-    inside = f" [{value.interval[0]:{measure.format}}, {value.interval[1]:{measure.format}}]" if value.interval else ""
-    return f"{measure.title} {_number(value):{measure.format}}{unit}{inside}{value.gap}{value.mark}"
+    inside = interval_text(value, measure.format)
+    return f"{measure.title} {spell_number(_number(value), measure.format)}{unit}{inside}{value.gap}{value.mark}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from unlearnbench.report.board import Board
 from unlearnbench.report.confusion import NOTHING, confusion_sides
 from unlearnbench.report.figures import MOST_CONFUSIONS, is_wide
-from unlearnbench.report.values import Measure, Value
+from unlearnbench.report.values import Measure, Value, spell_number
 from unlearnbench.report.writers import interval_text
 
 MOST_CLASSES = 20  # of a confusion matrix
@@ -99,8 +99,8 @@ def attack_heat(board: Board) -> Heat | None:
 
 
 def _shade(value: Value, measure: Measure, good: float | None) -> Shade:
-    text = value.word if value.number is None else f"{value.number:{measure.format}}{value.mark}{value.gap}"
-    return Shade(text, good, interval_text(value, measure.format).strip())
+    number = value.word if value.number is None else spell_number(value.number, measure.format)
+    return Shade(f"{number}{value.mark}{value.gap}", good, interval_text(value, measure.format).strip())
 
 
 def verdicts(board: Board) -> list[Verdicts]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
+from unlearnbench.errors import one_line
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
 from unlearnbench.report.compare import Side, compare_rows, comparison_tables
@@ -14,7 +15,7 @@ from unlearnbench.report.html.album import Album, Pictures, Still, pictures
 from unlearnbench.report.html.charts import Chart, relearning, scatter
 from unlearnbench.report.html.grids import Grid, grid
 from unlearnbench.report.html.heats import Heat, Verdicts, attack_heat, class_heat, verdicts
-from unlearnbench.report.page import FIGURE_WORDS
+from unlearnbench.report.page import FIGURE_WORDS, Drawn
 from unlearnbench.report.pareto import axes_of
 from unlearnbench.report.published import load_source, source_names
 from unlearnbench.report.tables import all_tables
@@ -30,6 +31,7 @@ SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # which only so
 STILLS = ("sweep", "timesteps")  # figures that the page does not draw itself
 MOST_VALUES = 5  # of one fact that differs between records
 MOST_NAMES = 20  # cells named for one reason of failure
+MOST_FACTS, MOST_LETTERS, DEEPEST = 300, 20_000, 6  # facts of a list, letters of one, how deep a fact may lie
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,14 @@ class BoardView:
     provenance: list[tuple[str, str]]
 
 
-def view_of(name: str, board: Board, album: Album, figures: Path) -> BoardView:
+def view_of(name: str, board: Board, album: Album, drawn: Mapping[str, Drawn]) -> BoardView:
     """Return what the page shows of a board.
 
     Args:
         name: of its folder.
         board: what to show.
         album: the pictures of the page so far.
-        figures: folder of the figures drawn beside the page; those in STILLS are shown.
+        drawn: {figure: its bytes}; those in STILLS are shown.
     """
     tables: dict[str, list[Grid]] = {}
     for table in (found for found in all_tables(board) if found.corner != IN_HEAT_MAPS):
@@ -123,7 +125,9 @@ def view_of(name: str, board: Board, album: Album, figures: Path) -> BoardView:
         heats=[
             class_heat(board, measure) for measure in [*board.metrics, *(m for m in board.costs if board.ok_records)]
         ],
-        stills=[still for key in STILLS if (still := album.still(figures / f"{key}.png", FIGURE_WORDS[key]))],
+        stills=[
+            still for key in STILLS if key in drawn and (still := album.still(drawn[key]["png"], FIGURE_WORDS[key]))
+        ],
         pictures=samples,
         pictures_left_out=left_out,
         verdicts=verdicts(board),
@@ -209,7 +213,7 @@ def _failures(board: Board) -> list[Failure]:
     return [
         Failure(
             status, reason, [record.cell.id for record in records[:MOST_NAMES]], max(0, len(records) - MOST_NAMES),
-            next((record.traceback for record in records if record.traceback), ""),
+            next((record.traceback[-MOST_LETTERS:] for record in records if record.traceback), ""),
         )
         for (status, reason), records in groups.items()
     ]  # fmt: skip
@@ -219,18 +223,23 @@ def _protocol(board: Board) -> list[tuple[str, str]]:
     """Return every rule of evaluation, and what belongs to the dataset."""
     last = board.records[-1]
     parts = {"": last.protocol, "dataset ": last.dataset, "judge ": last.judge}
-    return [
-        (f"{kind}{name.replace('_', ' ')}", _plain(value)) for kind, facts in parts.items()
+    return _first([
+        (one_line(f"{kind}{name.replace('_', ' ')}", MOST_LETTERS), _plain(value)) for kind, facts in parts.items()
         for name, value in sorted(facts.items())
-    ]  # fmt: skip
+    ])  # fmt: skip
 
 
-def _plain(value: object) -> str:
+def _plain(value: object, depth: int = 0) -> str:
+    """Return a value of a record in a line, without what is too deep, too much or too long for one."""
+    if isinstance(value, Mapping | list) and depth == DEEPEST:
+        return "…"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_plain(inner)}" for key, inner in sorted(value.items()))
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        parts = [f"{key}={_plain(inner, depth + 1)}" for key, inner in islice(sorted(value.items()), MOST_FACTS)]
+    elif isinstance(value, list):
+        parts = [_plain(inner, depth + 1) for inner in value[:MOST_FACTS]]
+    else:
+        return one_line(f"{value:g}" if isinstance(value, float) else str(value))
+    return one_line(", ".join(parts + ["…"] * (len(value) > MOST_FACTS)), MOST_LETTERS)
 
 
 def _provenance(board: Board) -> list[tuple[str, str]]:
@@ -247,13 +256,18 @@ def _provenance(board: Board) -> list[tuple[str, str]]:
         base = str(record.artifacts.get("base", {}).get("sha256", ""))
         if base and base not in (values := found.setdefault("base model sha256", [])):
             values.append(base)
-    return [(name, _few(values)) for name, values in found.items()]
+    return _first([(name, _few(values)) for name, values in found.items()])
 
 
-def _flat(facts: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
+def _first(facts: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    more = len(facts) - MOST_FACTS
+    return [*facts[:MOST_FACTS], ("and", f"{more} more facts in the records")] if more > 0 else facts
+
+
+def _flat(facts: Mapping[str, Any], above: str = "", depth: int = 0) -> Iterable[tuple[str, str]]:
     for name, value in facts.items():
-        words = f"{above}{name.replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{words} ")
+        words = one_line(f"{above}{name.replace('_', ' ')}", MOST_LETTERS)
+        if isinstance(value, Mapping) and depth < DEEPEST:
+            yield from _flat(value, f"{words} ", depth + 1)
         else:
             yield words, _plain(value)
