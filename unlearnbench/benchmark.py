@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.grid import Cell, Controls, Rerun, Scalar
 from unlearnbench.plan import Plan, needs_run
 from unlearnbench.plugin import MethodSpec
-from unlearnbench.process import Outcome, Turn, Workers
+from unlearnbench.process import STOPPING, Outcome, Turn, Workers
 from unlearnbench.product import settle, staging
 from unlearnbench.progress import Display, Task
 from unlearnbench.provenance import software_provenance
@@ -45,6 +45,19 @@ class OutOfTime(KeyboardInterrupt):
 
 class Stopped(Exception):
     """The run was stopped, so a cell in progress is."""
+
+
+class Interruption:
+    """Whether a run is being stopped: its first cause does that, a second Ctrl-C meanwhile changes nothing."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def begin(self, cause: KeyboardInterrupt) -> None:
+        """Raise the cause, if it is the first."""
+        if not self._begun:
+            self._begun = True
+            raise cause
 
 
 class Benchmark:
@@ -79,14 +92,14 @@ class Benchmark:
         self._models = None if models is None else models.absolute()
         self._software = software_provenance()
         self._turns, self._stop = Turns(), threading.Event()
-        self._stop_reason = "the run was stopped"
+        self._stop_reason, self._interruption = "the run was stopped", Interruption()
         self._further: dict[str, list[str]] = {}  # cell id -> metrics that its last record has
 
     def run(self, rerun: Rerun) -> Summary:
         """Run what the rerun policy asks for and return how it went."""
-        found = _expect(self._workers.run("unlearnbench.runner:identify", self._device))
-        with _sigterm_as_interrupt(), Display(self._console) as display:
+        with _signals_as_interrupt(self._interruption), Display(self._console) as display:
             try:
+                found = _expect(self._workers.run("unlearnbench.runner:identify", self._device))
                 with device_lock(
                     found["identity"], lambda holder: self._wait_for_device(display, holder), display.warn
                 ):
@@ -125,8 +138,10 @@ class Benchmark:
     def _run_cells(self, todo: Sequence[Cell], found: Mapping[str, Any], display: Display, ran: list[Record]) -> None:
         """Run cells, so many at once as there are jobs, and add the record of each to `ran`."""
         with ThreadPoolExecutor(self._jobs) as pool:
-            futures = {pool.submit(self._run_cell, number, cell, found, display) for number, cell in enumerate(todo)}
+            futures: set[Future[Record]] = set()
             try:
+                for number, cell in enumerate(todo):
+                    futures.add(pool.submit(self._run_cell, number, cell, found, display))
                 while futures:
                     done, futures = wait(futures, timeout=0.2, return_when="FIRST_COMPLETED")
                     ran += [future.result() for future in done]
@@ -143,7 +158,7 @@ class Benchmark:
     def _check_time(self) -> None:
         """Stop the run when its time is up."""
         if self._deadline is not None and time.monotonic() > self._deadline:
-            raise OutOfTime("the run's time was up (--minutes)")
+            self._interruption.begin(OutOfTime("the run's time was up (--minutes)"))
 
     def _wait_for_device(self, display: Display, holder: str) -> None:
         display.wait("wait for the device", holder)
@@ -311,13 +326,13 @@ def train_base(
     Returns:
         The loss curve, (step, loss per pixel); None when it was stopped.
     """
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    with _sigterm_as_interrupt(), Display(console) as display:
+    deadline, interruption = None if minutes is None else time.monotonic() + 60 * minutes, Interruption()
+    with _signals_as_interrupt(interruption), Display(console) as display:
 
         def tick() -> None:
             display.tick()
             if deadline is not None and time.monotonic() > deadline:
-                raise OutOfTime
+                interruption.begin(OutOfTime())
 
         def wait_for_device(holder: str) -> None:
             display.wait("wait for the device", holder)
@@ -365,14 +380,21 @@ def _headline(record: Record) -> str:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: the finished cells stay, the running one is recorded as interrupted."""
+def _signals_as_interrupt(interruption: Interruption) -> Iterator[None]:
+    """Let a signal that would end the run stop it well: the finished cells stay, the running one is `interrupted`.
 
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+    What is ignored already (SIGHUP after nohup, SIGINT in a script's background) stays so.
+    """
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    def interrupt(number: int, _: Any) -> None:
+        interruption.begin(KeyboardInterrupt(f"the run was stopped by {signal.Signals(number).name}"))
+
+    kept = {number: signal.getsignal(number) for number in STOPPING}
+    heard = {number: handler for number, handler in kept.items() if handler not in (signal.SIG_IGN, None)}
+    for number in heard:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in heard.items():
+            signal.signal(number, handler)

@@ -23,6 +23,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import psutil
+
 from unlearnbench.errors import one_line, spell_error
 
 # Torch keeps what it takes from the device until an edge, where there is a reading anyway: no need to poll faster.
@@ -30,6 +32,14 @@ PERIOD_SECONDS = 0.05
 START_SECONDS = 30.0  # NVML's first call may have to start the driver
 ANSWER_SECONDS = 5.0  # a monitor that needs longer for an answer is given up
 PROBES = ("nvml_process", "nvml_device")
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a process is stopped: by Ctrl-Z, SIGSTOP or a debugger."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
 
 
 class NvmlMonitor:

@@ -1,8 +1,11 @@
 """Jobs in processes of their own: memory peaks are a job's own, and its crash harms nobody else.
 
-Processes are forked from a server that has the heavy imports done, so one starts in a fraction of a second.
+Processes are forked from a server that has the heavy imports done, so one starts in a fraction of a second. Between
+the server and a job stands a guard, which runs no code but its own: it ends the job, and every process that the job
+started, when the job is over, when its time is up, and when the run is gone, even by SIGKILL.
 """
 
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -12,20 +15,32 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
+import psutil
+
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
+from unlearnbench.monitor import is_stopped
 from unlearnbench.results import Status
+
+# What a shell, a terminal or a scheduler ends a run with, often all of its processes at once. The run decides.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 PRELOAD = ["unlearnbench.preload"]
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # what torch's RuntimeErrors say of it
 PROGRESS_SECONDS = 0.25  # at most one progress message per this time
 TRACEBACK_CHARACTERS = 4000  # kept of a traceback, from its end
+TICK_SECONDS = 1.0  # between two looks at whether the run was stopped, at most
+LONGEST_TICK = 2.5  # seconds; a longer one means that this process was stopped too
+GRACE_SECONDS = 1.0  # by so much the signal that ended a job can come before the run's own
+END_SECONDS = 10.0  # a process that needs longer to die hangs in the kernel, where nothing reaches it
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 _START = threading.Lock()  # held while a process starts, by one thread at a time
 
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all (0: nobody knows)
@@ -57,21 +72,9 @@ class Workers:
 
     def __init__(self) -> None:
         """Start the process server; it imports in the background."""
-        kinds = multiprocessing.get_all_start_methods()
-        self._context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
-        if "forkserver" in kinds:
-            from multiprocessing import forkserver
-
-            self._context.set_forkserver_preload(PRELOAD)
-            with _quiet_start():
-                forkserver.ensure_running()
-
-    def _start(self, there: Connection, job: str, arguments: tuple[Any, ...]) -> Any:
-        process = self._context.Process(target=_main, args=(there, job, arguments), daemon=True)  # type: ignore[attr-defined]
-        with _START, _without_main():
-            process.start()
-        there.close()
-        return process
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+        with _quiet_start():
+            forkserver.ensure_running()
 
     def run(
         self,
@@ -83,56 +86,129 @@ class Workers:
         on_turn: Callable[[Turn], int] = lambda kind: 1,
         timeout: float | None = None,
     ) -> Outcome:
-        """Run `job(*arguments, line)` in a process of its own and wait for its end.
+        """Run `job(*arguments, line)` in a process of its own and wait until it and all that it started are gone.
 
         Args:
             job: `module:function`, so that this process need not import what only the other one runs.
             *arguments: picklable.
             on_progress: called with what is done, steps done, steps in all.
             on_warning: called with the text of each warning raised in the process.
-            on_tick: called at least once a second.
+            on_tick: called at least once a second; what it raises ends the job.
             on_turn: called when the job asks for its turn; it goes on when this returns how many share the cores.
-            timeout: seconds after which the process is killed; waiting for a turn does not count.
+            timeout: seconds after which the process is killed; while it waits for a turn, or is stopped (Ctrl-Z),
+                they do not pass.
 
         Raises:
             UsageError: the job raised one.
         """
-        here, there = self._context.Pipe()
-        process = self._start(there, job, arguments)
-        deadline = time.monotonic() + timeout if timeout is not None else None
+        child, allowance = _Child(job, arguments), _Allowance(timeout)
         try:
-            while True:
-                ready = wait([here, process.sentinel], timeout=1)
-                on_tick()
-                if here in ready:
-                    try:
-                        kind, *content = here.recv()
-                    except (EOFError, OSError):  # it died, perhaps within a message
-                        process.join()
-                        return _death(process.exitcode)
-                    if kind == "progress":
+            outcome = None
+            while outcome is None:
+                message = child.hear(on_tick)
+                match message:
+                    case ("progress", *content):
                         on_progress(*content)
-                    elif kind == "turn":
-                        asked = time.monotonic()
-                        sharing = on_turn(*content)
-                        if deadline is not None:
-                            deadline += time.monotonic() - asked
-                        with suppress(OSError):  # if the job died meanwhile, the next message says so
-                            here.send(sharing)
-                    elif kind == "warning":
-                        on_warning(*content)
-                    elif kind == "usage":
-                        raise UsageError(*content)
-                    else:
-                        return Outcome(*content)
-                elif process.sentinel in ready and not here.poll():
-                    return _death(process.exitcode)
-                if deadline is not None and time.monotonic() > deadline:
-                    return Outcome("timeout", reason=f"it was stopped after {timeout:g} seconds (--timeout)")
+                    case ("warning", text):
+                        on_warning(text)
+                    case ("turn", kind):
+                        child.answer(on_turn(kind))
+                        allowance.skip()
+                    case ("usage", text):
+                        raise UsageError(text)
+                    case ("end", *content):
+                        outcome = Outcome(*content)
+                if outcome is None and allowance.is_spent(child.pid):
+                    outcome = Outcome("timeout", reason=f"it was stopped after {timeout:g} seconds (--timeout)")
         finally:
-            process.kill()
-            process.join()
-            here.close()
+            child.end()
+        if outcome.status in ("failed", "oom"):
+            _await_own_stop(on_tick)
+        return outcome
+
+
+class _Child:
+    """A job's process and its guard, seen from the process that waits for them."""
+
+    def __init__(self, job: str, arguments: tuple[Any, ...]) -> None:
+        """Start both."""
+        self.pid: int | None = None  # of the job, as soon as it has said so
+        self._line, line = multiprocessing.Pipe()
+        self._leash, leash = multiprocessing.Pipe()
+        heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        self._guard = multiprocessing.get_context("forkserver").Process(
+            target=_guard, args=(leash, line, heard, job, arguments)
+        )
+        with _START, _without_main():
+            self._guard.start()
+        line.close()
+        leash.close()
+
+    def hear(self, on_tick: Callable[[], None]) -> tuple[Any, ...]:
+        """Wait a moment for the job's next message; return an empty one if there is none, and its end if it died."""
+        ready = wait([self._line, self._leash], timeout=TICK_SECONDS)
+        on_tick()
+        message: tuple[Any, ...] = ()
+        try:
+            if self._line in ready or (self._leash in ready and self._line.poll()):
+                message = self._line.recv()
+            elif ready:
+                raise EOFError
+        except (EOFError, OSError):  # it died, perhaps within a message
+            return "end", "failed", None, _death(self._exit_code())
+        if message[:1] == ("begun",):
+            self.pid = message[1]
+        return message
+
+    def answer(self, value: int) -> None:
+        """Answer the job's question."""
+        with suppress(OSError):  # if the job died meanwhile, the next message says so
+            self._line.send(value)
+
+    def end(self) -> None:
+        """Let the guard end whatever is left of the job, and wait for that."""
+        with suppress(OSError):
+            self._leash.send("end")  # a process that was forked from this one meanwhile may keep the pipe open
+        self._leash.close()
+        self._guard.join(END_SECONDS)
+        self._guard.kill()
+        self._line.close()
+
+    def _exit_code(self) -> int | None:
+        """Return the job's exit code, as its guard tells it; the guard's own if that was killed."""
+        with suppress(EOFError, OSError):
+            return int(self._leash.recv()) if self._leash.poll(END_SECONDS) else None
+        self._guard.join(END_SECONDS)
+        return self._guard.exitcode
+
+
+class _Allowance:
+    """The seconds that a job may take."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._left, self._seen = seconds, time.monotonic()
+
+    def skip(self) -> None:
+        """Forget the time since the last look."""
+        self._seen = time.monotonic()
+
+    def is_spent(self, pid: int | None) -> bool:
+        """Count the time since the last look, unless the job, or this process, was stopped; say whether it is up."""
+        now = time.monotonic()
+        took, self._seen = now - self._seen, now
+        if self._left is None:
+            return False
+        if took < LONGEST_TICK and not (pid is not None and is_stopped(pid)):
+            self._left -= took
+        return self._left < 0
+
+
+def _await_own_stop(on_tick: Callable[[], None]) -> None:
+    """Give the signal that may have ended a job, or a process that it needed, time to reach this process as well."""
+    end = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < end:
+        time.sleep(GRACE_SECONDS / 10)
+        on_tick()
 
 
 @contextmanager
@@ -148,37 +224,109 @@ def _without_main() -> Iterator[None]:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Start the process server deaf to Ctrl-C, and blind to a folder `unlearnbench` where the user stands."""
-    heard, safe = signal.signal(signal.SIGINT, signal.SIG_IGN), os.environ.get("PYTHONSAFEPATH")
+    """Start the process server deaf to what stops a run, and blind to a folder `unlearnbench` where the user stands."""
+    heard = {number: signal.getsignal(number) for number in STOPPING}
+    safe = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
+    for number in heard:
+        signal.signal(number, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, heard)
+        for number, handler in heard.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if safe is None:
             del os.environ["PYTHONSAFEPATH"]
         else:
             os.environ["PYTHONSAFEPATH"] = safe
 
 
-def _death(exitcode: int | None) -> Outcome:
-    """Return the outcome of a process that ended without a word."""
-    if exitcode is not None and exitcode < 0:
+def _death(code: int | None) -> str:
+    """Return the reason of a process that ended without a word."""
+    if code is None:
+        return "its process broke off its connection"
+    if code < 0:
         known = {int(number): number.name for number in signal.Signals}
-        name = known.get(-exitcode, f"signal {-exitcode}")
+        name = known.get(-code, f"signal {-code}")
         hint = ", often the system's answer to a lack of memory" if name == "SIGKILL" else ""
-        return Outcome("failed", reason=f"its process was killed by {name}{hint}")
-    return Outcome("failed", reason=f"its process ended without a result, exit status {exitcode}")
+        return f"its process was killed by {name}{hint}"
+    return f"its process ended without a result, exit status {code}"
 
 
-def _main(connection: Connection, job: str, arguments: tuple[Any, ...]) -> None:
+def _guard(leash: Connection, line: Connection, heard: Sequence[int], job: str, arguments: tuple[Any, ...]) -> None:
+    """Run a job in a child, and end all that it started when it ends, or when the run says so or is gone.
+
+    Args:
+        leash: to the run: takes the job's exit code. A message on it, or its end, ends the job.
+        line: to the run, for the job.
+        heard: signals that would end a process of the run, had it not been started deaf to them.
+        job: as `Workers.run` takes it.
+        arguments: of the job.
+    """
+    guard = os.getpid()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans come to this process, whatever session or group they chose
+    pid = os.fork()
+    if pid == 0:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == guard:  # else it died first, and there is nobody to work for
+            leash.close()
+            _main(line, heard, job, arguments)
+        return
+    line.close()
+    os.setpgid(0, 0)  # a signal to the run's group, even SIGKILL, leaves the guard to tidy up
+    threading.Thread(target=_end_when_told, args=(leash,), daemon=True).start()
+    ended, status = os.waitpid(-1, 0)
+    while ended != pid:
+        ended, status = os.waitpid(-1, 0)
+    with suppress(ChildProcessError):  # nothing is left to wait for
+        while True:
+            _kill_descendants()
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.01)
+    with suppress(OSError):
+        leash.send(os.waitstatus_to_exitcode(status))
+
+
+def _end_when_told(leash: Connection) -> None:
+    with suppress(EOFError, OSError):
+        leash.recv()
+    _kill_descendants()
+
+
+def _kill_descendants() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _prctl(option: int, value: int) -> None:
+    """Set a property of this process; elsewhere than on Linux only what is still in its tree can be found and ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _main(connection: Connection, heard: Sequence[int], job: str, arguments: tuple[Any, ...]) -> None:
     """Run a job inside its process and send how it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    for number in heard:  # a handler, as that does not pass on to programs that the job starts
+        signal.signal(number, _leave_to_the_run)
+    os.register_at_fork(after_in_child=_hear_again)
+    multiprocessing.set_start_method(None, force=True)  # the system's own, as outside: the server forks only jobs
     line = PipeLine(connection)
     warnings.showwarning = lambda message, *_, **__: line.send("warning", str(message))
+    line.send("begun", os.getpid())
     line.send(*_outcome(job, arguments, line))
     connection.close()
+
+
+def _leave_to_the_run(*_: Any) -> None:
+    """Do nothing on a signal that reached the run as well: it ends this process if it stops."""
+
+
+def _hear_again() -> None:
+    """Give a process that a job forked the signals back, else no pool could end its workers."""
+    for number in STOPPING:
+        if signal.getsignal(number) is _leave_to_the_run:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 class PipeLine:
@@ -225,12 +373,3 @@ def _outcome(job: str, arguments: tuple[Any, ...], line: PipeLine) -> tuple[Any,
 
 def _traceback_end() -> str:
     return traceback.format_exc().encode("utf-8", "replace").decode()[-TRACEBACK_CHARACTERS:]
-
-
-def _die_with_parent() -> None:
-    """End this process as soon as the one that asked for it is gone, even by SIGKILL."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        sys.stderr.flush()
-        os._exit(1)
