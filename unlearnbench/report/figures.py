@@ -1,7 +1,6 @@
 """Figures, each a function from a board to a matplotlib figure; one colour per variant everywhere."""
 
 import base64
-import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -18,9 +17,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
-from PIL import Image
 
 from unlearnbench.grid import Target
+from unlearnbench.pictures import open_png
 from unlearnbench.report.board import Board
 from unlearnbench.report.confusion import Matrix, confusion_sides
 from unlearnbench.report.cost import PHASES
@@ -416,7 +415,7 @@ def _phase_frame(board: Board) -> pd.DataFrame:
 
 def _strip(entry: Mapping[str, object], most: int | None = None) -> NDArray[np.uint8]:
     """Decode a base64 PNG strip of square images to (H, W, 3), with a white gap between the images."""
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(str(entry["png"])))).convert("RGB"))
+    pixels = np.asarray(open_png(base64.b64decode(str(entry["png"]))))
     side = pixels.shape[0]
     images = np.split(pixels, pixels.shape[1] // side, axis=1)[:most]
     gap = np.full_like(pixels[:, : max(1, side // 16)], 255)

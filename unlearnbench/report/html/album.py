@@ -1,15 +1,13 @@
 """Pictures: those that records carry, and figures drawn beside the page, as far as there is room for them."""
 
 import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from unlearnbench.grid import Target
+from unlearnbench.pictures import open_png
 from unlearnbench.report.board import Board
 from unlearnbench.report.values import Variant
 from unlearnbench.results import Record
@@ -62,10 +60,8 @@ class Album:
         """Return a picture of a record, or None where it cannot be read or there is no room left."""
         try:
             data = base64.b64decode(str(entry["png"]), validate=True)
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-                width, height = picture.size
-                picture.verify()
-        except (OSError, ValueError, KeyError, SyntaxError):
+            width, height = open_png(data).size
+        except (ValueError, KeyError):
             return None  # as in the figures: a picture that cannot be read is not shown
         if len(data) > self._room or width % height:
             return None
