@@ -73,6 +73,10 @@ def pixels(picture):
         (saved(Image.new("RGBA", (2, 1), (9, 9, 9, 0)), "PNG"), [255, 255], {"transparent"}),
         (saved(Image.new("P", (2, 1)), "GIF", transparency=0), [255, 255], {"transparent"}),
     ],
+    ids=[
+        "png 16", "png 16 transparent", "tiff 16", "tiff 16 big-endian", "tiff 16 inverted", "tiff 12", "pgm 12",
+        "png 1", "png 2", "png 4", "png 8", "grey and alpha", "grey and no transparent pixel", "grey", "alpha", "gif",
+    ],
 )  # fmt: skip
 def test_grey_deep_and_transparent_values(tmp_path, content, grey, traits):
     picture = read(tmp_path, content)
@@ -152,7 +156,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(tm
     header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
     for attempt in (lambda: read(tmp_path, content), lambda: open_png(content)):
-        with pytest.raises(BadPicture, match="pixels, more than|more than .* pixels"):
+        with pytest.raises(BadPicture, match=r"more than \d+"):
             attempt()
 
 

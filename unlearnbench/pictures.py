@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "QOI")
-ENDINGS = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .mpo .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .pfm .jp2 .j2k .j2c .jpc .jpx "
-    ".jpf .avif .qoi".split()
-)
+ENDINGS = frozenset({
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".avif", ".qoi",
+})  # fmt: skip
 MOST_PIXELS = 89_478_485  # of a file; Pillow's own limit, above which it warns
 MOST_STRIP_PIXELS = 2**24  # of a picture within a record
 MOST_STRIP_BYTES = 2**24
