@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import os
 import pickle
+import re
 import tarfile
 import threading
 from dataclasses import replace
@@ -32,6 +34,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.evaluation import reference_images
 from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.plugin import method
+from unlearnbench.results import PLAIN
 
 SILENT = lambda what, done, total: None  # noqa: E731
 
@@ -63,7 +66,8 @@ def images_of(root, tmp_path, **options):
 class TestImageFolder:
     def test_labels_follow_sorted_names_and_pixels_are_exact(self, folder, tmp_path):
         dataset, images = open_folder(folder), images_of(folder, tmp_path)
-        assert (dataset.name, dataset.class_names, dataset.image_shape) == ("pets", ("cat", "dog"), (3, 32, 32))
+        assert (dataset.class_names, dataset.image_shape) == (("cat", "dog"), (3, 32, 32))
+        assert (dataset.name, dataset.title) == (f"pets-{dataset.content[:6]}", "pets (32x32, folder of images)")
         assert images.train.images.shape == (24, 3, 32, 32)
         assert images.train.labels.tolist() == [0] * 12 + [1] * 12
         assert images.test.labels.tolist() == [0] * 3 + [1] * 3
@@ -121,7 +125,8 @@ class TestImageFolder:
         (folder / "train" / "cat" / "0.png").write_bytes(b"no image")
         images = images_of(folder, tmp_path)
         assert len(images.train.labels) == 24 + 120 - 1
-        assert images.notes == ("1 of 150 image files cannot be read and are skipped, such as train/cat/0.png",)
+        skipped = "1 of 150 image files cannot be read and are skipped, such as train/cat/0.png"
+        assert images.notes == (f"{skipped} (it is damaged, or in a format that is not read)",)
 
     def test_more_than_one_in_a_hundred_is_refused_and_nothing_is_left(self, folder, tmp_path):
         (folder / "train" / "cat" / "0.png").write_bytes(b"no image")
@@ -152,7 +157,7 @@ class TestImageFolder:
             for k in range(4):
                 paint(tmp_path / "flat" / name / f"{k}.png", (0, 0, 0))
         (tmp_path / "flat").mkdir(exist_ok=True)
-        with pytest.raises(UsageError, match=f"holds {len(names)} class folders with images: lay it out as"):
+        with pytest.raises(UsageError, match=rf"holds {len(names)} class folders? with images: lay it out as"):
             open_folder(tmp_path / "flat")
 
     def test_other_refusals(self, tmp_path, folder):
@@ -171,12 +176,12 @@ class TestImageFolder:
                 paint(tmp_path / "numbered" / str(k) / f"{number}.png", (k, k, k))
         assert open_folder(tmp_path / "numbered").class_names == tuple(str(k) for k in range(12))
 
-    def test_another_content_is_another_dataset_though_the_name_is_the_same(self, folder):
+    def test_another_content_is_another_dataset(self, folder):
         before = open_folder(folder)
         paint(folder / "train" / "cat" / "new.png", (9, 9, 9))
         after = open_folder(folder)
-        assert (before.name, before.digest) == (after.name, after.digest)
-        assert before.content != after.content
+        assert before.digest == after.digest
+        assert (before.content, before.name) != (after.content, after.name)
         assert before.to_json()["content"] == before.content
 
     def test_two_classes_have_no_reference_set_without_class_0(self, folder):
@@ -195,11 +200,210 @@ class TestImageFolder:
 
     def test_a_folder_cannot_pass_for_a_known_data_set(self, folder):
         folder.rename(folder.parent / "cifar10")
-        assert open_folder(folder.parent / "cifar10").name == "cifar10-folder"
+        assert re.fullmatch("cifar10-[0-9a-f]{6}", open_folder(folder.parent / "cifar10").name)
 
     def test_a_dataset_reaches_a_cells_process(self, folder, tmp_path):
         dataset = pickle.loads(pickle.dumps(open_folder(folder)))
         assert len(dataset.load(ArtifactStore(tmp_path / "cache"), SILENT).train.labels) == 24
+
+
+def paint_classes(folder, n=6, classes=("cat", "dog"), seed=0, kind="png"):
+    """Classes of n images of noise each."""
+    random = np.random.default_rng(seed)
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for k in range(n):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{k}.{kind}")
+
+
+def read_folder(root, tmp_path):
+    return images_of(root, tmp_path, image_size=8)
+
+
+class TestLayouts:
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [("train", "val"), ("train", "valid"), ("training", "validation"), ("Train", "Test"), ("TRAIN", "testing")],
+    )
+    def test_parts_are_found_by_any_of_their_names(self, tmp_path, train, test):
+        paint_classes(tmp_path / "a" / train, 6)
+        paint_classes(tmp_path / "a" / test, 2)
+        images = read_folder(tmp_path / "a", tmp_path)
+        assert (len(images.train.labels), len(images.test.labels)) == (12, 4)
+        said = () if test.casefold() in ("test", "testing") else (f"the test images are those of {test}",)
+        assert images.notes == said
+
+    def test_test_goes_before_validation_and_what_is_not_used_is_said(self, tmp_path):
+        for part, n in (("train", 6), ("val", 3), ("test", 2), ("extra", 1)):
+            paint_classes(tmp_path / "a" / part, n)
+        images = read_folder(tmp_path / "a", tmp_path)
+        assert len(images.test.labels) == 4
+        assert images.notes == (
+            "the test images are those of test; not used: val",
+            "1 folder beside the two parts is left out: extra",
+        )
+
+    def test_a_test_part_without_labels_gives_way_to_validation(self, tmp_path):
+        for part, n in (("train", 6), ("val", 3)):
+            paint_classes(tmp_path / "a" / part, n)
+        paint(tmp_path / "a" / "test" / "0.png", (1, 1, 1))
+        assert len(read_folder(tmp_path / "a", tmp_path).test.labels) == 6
+
+    def test_a_class_may_be_called_train(self, tmp_path):
+        paint_classes(tmp_path / "a", classes=("bus", "train"))
+        assert open_folder(tmp_path / "a", image_size=8).class_names == ("bus", "train")
+
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            (("train", "Train", "test"), "Train and train, of which either may be meant"),
+            (("train", "val", "validation"), "val and validation, of which"),
+            (("train", "other"), "only train does"),
+            (("test", "val"), "only test, val does"),
+        ],
+    )
+    def test_unclear_parts_are_refused(self, tmp_path, parts, message):
+        for part in parts:
+            paint_classes(tmp_path / "a" / part, 2)
+        with pytest.raises(UsageError, match=message):
+            open_folder(tmp_path / "a")
+
+    def test_parts_without_class_folders_are_not_classes(self, tmp_path):
+        paint_classes(tmp_path / "a", classes=("train", "val"))
+        with pytest.raises(UsageError, match="train, val hold no class folders"):
+            open_folder(tmp_path / "a")
+
+    def test_hidden_files_of_other_programs_are_left_out_at_every_depth(self, tmp_path):
+        root = tmp_path / "a"
+        paint_classes(root)
+        for name in (
+            "cat/._0.png",
+            "cat/.ipynb_checkpoints/0.png",
+            "__MACOSX/a.png",
+            "cat/in/.x/0.png",
+            "dog/Thumbs.db",
+        ):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(b"no image")
+        images = read_folder(root, tmp_path)
+        assert len(images.train.labels) + len(images.test.labels) == 12
+        (note,) = images.notes
+        assert note.startswith("5 hidden files and folders are left out: __MACOSX, ")
+        assert note.endswith(" and 2 more")
+
+    def test_other_files_are_counted(self, tmp_path):
+        paint_classes(tmp_path / "a")
+        for name in ("cat/labels.csv", "cat/0.heic", "readme.txt"):
+            (tmp_path / "a" / name).write_text("x")
+        assert read_folder(tmp_path / "a", tmp_path).notes == (
+            "2 files of other kinds are left out: cat/0.heic, cat/labels.csv",
+            "1 file beside the class folders is left out: readme.txt",
+        )
+
+    def test_links_are_followed_once(self, tmp_path):
+        root, away = tmp_path / "a", tmp_path / "away"
+        paint_classes(away, 3, ("cat", "more"))
+        paint_classes(root, 3, ("dog",))
+        (root / "cat").symlink_to(away / "cat")
+        (root / "dog" / "more").symlink_to(away / "more")
+        (root / "dog" / "more" / "back").symlink_to(root / "dog")
+        (root / "dog" / "lost.png").symlink_to(root / "nowhere")
+        (root / "dog" / "self.png").symlink_to("self.png")
+        images = read_folder(root, tmp_path)
+        labels = [*images.train.labels, *images.test.labels]
+        assert (labels.count(0), labels.count(1)) == (3, 6)
+        (note,) = images.notes
+        assert note.startswith("3 links that lead nowhere or in a circle are left out: dog/lost.png, dog/self.png")
+
+    def test_one_file_in_two_places_is_said(self, tmp_path):
+        for part in ("train", "test"):
+            paint_classes(tmp_path / "a" / part, 2)
+        (tmp_path / "a" / "test" / "cat" / "0.png").unlink()
+        os.link(tmp_path / "a" / "train" / "cat" / "0.png", tmp_path / "a" / "test" / "cat" / "0.png")
+        (note,) = read_folder(tmp_path / "a", tmp_path).notes
+        assert note == "1 of 8 images are further links to a file that is an image already"
+
+    @pytest.mark.parametrize("kind", ["jp2", "jfif", "pbm", "tif", "avif"])
+    def test_endings_that_pillow_opens(self, tmp_path, kind):
+        from PIL import features
+
+        if kind == "avif" and not features.check("avif"):
+            pytest.skip("this Pillow does not read AVIF")
+        paint_classes(tmp_path / "a")
+        saved_as = {"jfif": "JPEG", "pbm": "PPM"}.get(kind)
+        Image.new("1" if kind == "pbm" else "RGB", (8, 8)).save(tmp_path / "a" / "cat" / f"more.{kind}", saved_as)
+        images = read_folder(tmp_path / "a", tmp_path)
+        assert len(images.train.labels) + len(images.test.labels) == 13
+
+
+class TestNames:
+    @pytest.mark.parametrize("kind", ["png", "bmp"])
+    def test_two_folders_of_one_name_are_two_datasets(self, tmp_path, kind):
+        for seed, place in enumerate("ab"):
+            for name in ("images", "\u00e9"):
+                paint_classes(tmp_path / place / name, seed=seed, kind=kind)
+        names = [open_folder(tmp_path / place / name).name for place in "ab" for name in ("images", "\u00e9")]
+        assert len(set(names)) == 4
+        assert sum(bool(re.fullmatch("images-[0-9a-f]{6}", name)) for name in names) == 2
+        assert sum(bool(re.fullmatch("imagefolder-[0-9a-f]{6}", name)) for name in names) == 2
+
+    def test_a_copy_is_the_same_dataset_whatever_its_dates_and_normal_form(self, tmp_path):
+        for k, letter in enumerate(("\u00e9", "e\u0301")):
+            paint_classes(tmp_path / str(k) / "a", classes=(letter, "z"))
+            paint(tmp_path / str(k) / "a" / "z" / f"{letter}.png", (1, 2, 3))
+            os.utime(tmp_path / str(k) / "a" / "z" / "0.png", (k, k))
+        first, second = (open_folder(tmp_path / str(k) / "a", image_size=8) for k in (0, 1))
+        assert (first.name, first.content, first.class_names) == (second.name, second.content, second.class_names)
+        assert first.class_names == ("z", "\u00e9")
+        one, two = (read_folder(tmp_path / str(k) / "a", tmp_path) for k in (0, 1))
+        assert (one.train.images == two.train.images).all()
+
+    def test_what_cannot_be_printed_is_replaced_in_class_names(self, tmp_path):
+        paint_classes(tmp_path / "a", classes=(os.fsdecode(b"caf\xe9"), "a\tb", "x\u202ey"))
+        dataset = open_folder(tmp_path / "a", image_size=8)
+        assert sorted(dataset.class_names) == ["a b", "caf?", "x y"]
+        assert len(read_folder(tmp_path / "a", tmp_path).train.labels) > 0
+
+    def test_classes_that_would_look_alike_are_refused(self, tmp_path):
+        paint_classes(tmp_path / "a", classes=("a b", "a\tb"))
+        with pytest.raises(UsageError, match="'a b' has a name like another's"):
+            open_folder(tmp_path / "a")
+
+    def test_a_long_name_still_names_records(self, tmp_path):
+        paint_classes(tmp_path / ("n" * 100))
+        dataset = open_folder(tmp_path / ("n" * 100), base="someone/model")
+        assert PLAIN.fullmatch(dataset.name)
+
+    def test_a_run_on_another_base_is_another_dataset(self, folder):
+        given = [load_dataset(Source("digits", base=f"someone/{name}")) for name in ("one", "two")]
+        assert all(re.fullmatch("digits-base-[0-9a-f]{6}", dataset.name) for dataset in given)
+        assert given[0].name != given[1].name
+        assert given[0].title.startswith("digits (8x8, scikit-learn), base model ")
+        assert re.fullmatch("pets-[0-9a-f]{6}-base-[0-9a-f]{6}", open_folder(folder, base="someone/one").name)
+
+
+class TestPictures:
+    def test_what_was_done_to_pictures_is_said(self, folder, tmp_path):
+        exif, place = Image.Exif(), folder / "train" / "cat"
+        exif[0x112] = 6
+        Image.new("RGB", (9, 9)).save(place / "0.png", exif=exif)
+        paint(place / "1.png", (1, 2, 3, 0), mode="RGBA")
+        paint(place / "2.png", 30000, mode="I;16")
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        frames[0].save(place / "3.gif", save_all=True, append_images=frames[1:])
+        assert images_of(folder, tmp_path).notes == (
+            "1 of 31 images are grayscale among colour ones; they are used as RGB",
+            "1 of 31 images have more than 8 bits per pixel; the upper 8 are used",
+            "1 of 31 images have transparent pixels; they are laid over white",
+            "1 of 31 images are turned as their EXIF orientation says",
+            "1 of 31 image files hold several frames; the first one is used",
+        )
+
+    def test_values_of_unknown_range_are_refused_by_name(self, folder, tmp_path):
+        paint(folder / "train" / "cat" / "0.tif", 0.5, mode="F")
+        with pytest.raises(UsageError, match=r"train/cat/0.tif cannot be used: its values .*save it with 8 or 16 bits"):
+            images_of(folder, tmp_path)
 
 
 @pytest.fixture

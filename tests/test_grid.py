@@ -13,7 +13,9 @@ from unlearnbench.grid import (
     make_cells,
     parse_classes,
     parse_integers,
+    parse_sequence,
     parse_sweeps,
+    parse_targets,
     replicates,
 )
 
@@ -170,3 +172,84 @@ def test_classes_that_do_not_exist(text, message):
 @given(st.lists(st.sampled_from(range(len(ANIMALS))), min_size=1))
 def test_names_read_back_as_their_numbers(numbers):
     assert parse_classes(",".join(ANIMALS[k] for k in numbers), ANIMALS) == list(dict.fromkeys(numbers))
+
+
+ONE_TO_TEN = tuple(str(k) for k in range(1, 11))
+PADDED = ("001", "002", "003")
+ODD = ("c++", "dogs, wolves", "a-b", "b", "@2", "Cat", "cat", "rock & roll")
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "expected"),
+    [
+        (ONE_TO_TEN, "1-3", [0, 1, 2]),
+        (ONE_TO_TEN, "1,2,3", [0, 1, 2]),
+        (ONE_TO_TEN, "10", [9]),
+        (ONE_TO_TEN, "@1", [1]),
+        (ONE_TO_TEN, "@1-3", [1, 2, 3]),
+        (ONE_TO_TEN, "@1 - @3,1", [1, 2, 3, 0]),
+        (ONE_TO_TEN, "0", [0]),  # no name, so a number
+        (PADDED, "001-002", [0, 1]),
+        (("00", "01", "02"), "1-2", [1, 2]),  # the same by name and by number
+        (("cat", "dog", "fox"), "Cat-dog,fox", [0, 1, 2]),
+        (("cafe\u0301", "tea"), "caf\u00e9", [0]),
+        (("caf\u00e9", "tea"), "CAFE\u0301", [0]),
+        (ODD, "c++", [0]),
+        (ODD, "dogs, wolves", [1]),
+        (ODD, "b,dogs, wolves,c++", [3, 1, 0]),
+        (ODD, "a-b", [2]),
+        (ODD, "a-b-b", [2, 3]),
+        (ODD, "@2", [4]),  # a name goes before all else
+        (ODD, "cat", [6]),
+        (ODD, "Cat", [5]),
+        (ODD, "ROCK  & ROLL", [7]),
+        (("A,B", "a", "b"), "a,b", [1, 2]),  # exact names before those of another case
+        (("a,b", "a", "b"), "a,b", [0]),  # the longest
+        (("caf\udce9", "tea"), "caf\udce9", [0]),
+    ],
+)  # fmt: skip
+def test_names_go_before_ranges_and_ranges_of_names_before_numbers(names, text, expected):
+    assert parse_classes(text, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "message"),
+    [
+        (PADDED, "1", r"may be the one called 001 or the one with the number 1: write .* or @1 for numbers"),
+        (PADDED, "3", "may be the one called 003"),
+        (PADDED, "0-1", "may be the one called 001"),
+        (ONE_TO_TEN, "0-9", "may be the one called 1 or"),
+        (ONE_TO_TEN, "@10", "give a class from 0 to 9"),
+        (ONE_TO_TEN, "3-1", "runs backwards: write 1-3"),
+        (ODD, "CAT", r"may be Cat \(@5\) or cat \(@6\): write the name as it is"),
+        (("a", "b-c", "a-b", "c"), "a-b-c", "several ranges"),
+        (("a", "b"), "@1@2", "cannot read '@1@2'"),
+        (("a", "b"), "x" * 3000, "there is no class"),
+        (tuple(f"class {k}" for k in range(1000)), "cat", "and 960 more"),
+    ],
+)  # fmt: skip
+def test_what_may_mean_two_classes_is_refused(names, text, message):
+    with pytest.raises(UsageError, match=message) as error:
+        parse_classes(text, names)
+    assert len(str(error.value)) < 2000
+
+
+def test_joined_classes_and_sequences_follow_the_same_rule():
+    assert parse_targets("c+++dogs, wolves,b", ODD) == [Target((0, 1)), Target((3,))]
+    assert parse_targets("1+2", ONE_TO_TEN) == [Target((0, 1))]
+    assert parse_sequence("1-2,10", ONE_TO_TEN)[-1] == Target((9,), ((0,), (1,)))
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab-+,@12 ", max_size=20), st.lists(st.text(alphabet="ab-+,@12", min_size=1), min_size=1))
+def test_any_text_is_read_as_classes_or_refused(text, names):
+    for parse in (parse_classes, parse_targets, parse_sequence):
+        try:
+            parse(text, names)
+        except UsageError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_long_text_is_read_in_a_moment():
+    with pytest.raises(UsageError):
+        parse_classes("a-" * 60_000, ("a-b", "a"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -215,7 +216,9 @@ def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
     assert "warning: 1 of 150 image files cannot be read and are skipped, such as train/cat/0.png" in output
     assert "salun (steps=1, batch=4) forgets 2 emu" in output
     found = records(tmp_path)
-    assert {(r.cell.dataset, r.cell.protocol, r.cell.forget_class) for r in found.values()} == {("pets", "smoke", 2)}
+    name = next(iter(found.values())).cell.dataset
+    assert re.fullmatch("pets-[0-9a-f]{6}", name)
+    assert {(r.cell.dataset, r.cell.protocol, r.cell.forget_class) for r in found.values()} == {(name, "smoke", 2)}
     for record in found.values():
         assert record.dataset["choices"] == {"base_steps": 2}
         assert record.metrics["ua"]["n"] == 40
@@ -224,7 +227,7 @@ def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
         assert str(pets) not in json.dumps(record.to_json())
     changed = next(r.method["changed"] for r in found.values() if r.cell.method == "salun")
     assert changed["steps"] == [1000, 1]
-    page = (tmp_path / "reports" / "pets" / "report.md").read_text()
+    page = (tmp_path / "reports" / name / "report.md").read_text()
     assert "| SalUn (batch=4, steps=1) | steps" in page.replace("  ", "")
     status, output = run(tmp_path, *arguments)
     assert (status, "2 of 2 cells are recorded" in output) == (1, True), output

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unlearnbench.datasets import Source, load_dataset
+from unlearnbench.datasets import Source
 from unlearnbench.errors import UsageError
 from unlearnbench.grid import Rerun, Scalar
 from unlearnbench.plugin import suggest
@@ -98,20 +98,14 @@ def _plan_of_one(
 ) -> "Plan":  # fmt: skip
     from unlearnbench.plan import make_plan
 
+    classes = f"@{forget_class}" if isinstance(forget_class, int) else forget_class  # a number, whatever the names are
     plan = make_plan(
-        registry, methods=method, classes=_named(forget_class, source), source=source, metrics=metrics, seeds=str(seed),
+        registry, methods=method, classes=classes, source=source, metrics=metrics, seeds=str(seed),
         sweeps=[f"{method}.{name}={value}" for name, value in settings.items()], controls="none",
     )  # fmt: skip
     if len(plan.cells) != 1:
         raise UsageError(f"that makes {len(plan.cells)} cells: give one method, one class and one value per setting")
     return plan
-
-
-def _named(forget_class: int | str, source: Source) -> str:
-    """Return a class as the command line takes it, where a name wins over a number."""
-    names = load_dataset(source).class_names
-    known = isinstance(forget_class, int) and 0 <= forget_class < len(names) and str(forget_class) in names
-    return names[int(forget_class)] if known else str(forget_class)
 
 
 def load(results: str | Path = "results") -> "pd.DataFrame":

@@ -2,18 +2,21 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, one_line
 from unlearnbench.hashing import digest
 
 Scalar = bool | int | float | str
 Rerun = Literal["missing", "failed", "always"]
 Controls = Literal["first", "every", "none"]
+MOST_LISTED = 40  # classes in an error message
+MOST_DIGITS = 18  # of a class's name that is compared by value
 MOST_NAMED = 40  # letters of what is forgotten in a cell's id; the digest tells the rest
 
 
@@ -139,27 +142,128 @@ def parse_integers(text: str, what: str, low: int = 0, high: int | None = None) 
     return list(values)
 
 
+def plain_name(text: str) -> str:
+    """Return a class's name as it is recorded and compared: composed letters, all of them printable, single blanks."""
+    return one_line(unicodedata.normalize("NFC", text))
+
+
+class ClassNames:
+    """The classes of a dataset, as a user may write them.
+
+    A text is compared with the names as they are, then without regard to case; then it is read as a range of names, in
+    the order of the classes; and last as a number or a range of numbers, unless that is another class's name. `@3` is
+    the class with the number 3 whatever the names are. A name may hold separators.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Take the names in the order of their numbers."""
+        self.names = [plain_name(name) for name in names]
+        self._exact: dict[str, list[int]] = {}
+        self._folded: dict[str, list[int]] = {}
+        self._values: dict[int, list[int]] = {}
+        for number, name in enumerate(self.names):
+            self._exact.setdefault(name, []).append(number)
+            self._folded.setdefault(_fold(name), []).append(number)
+            if name.isdecimal() and len(name) < MOST_DIGITS:
+                self._values.setdefault(int(name), []).append(number)
+        self._hyphens = 1 + 2 * max((name.count("-") for name in self.names), default=0)
+
+    def groups(self, text: str, separators: str = ",+") -> list[list[list[int]]]:
+        """Return the classes of every item, those that a plus sign joins in one list.
+
+        Raises:
+            UsageError: an item that is no class, or may mean several.
+        """
+        pieces = re.split(f"([{separators}])", text)  # items and, between them, separators
+        count = len(pieces) // 2 + 1
+        reach = 1 + 2 * max((sum(map(name.count, separators)) for name in self.names), default=0)
+        found: list[list[list[int]]] = [[]]
+        start = 0
+        while start < count:
+            ends = range(min(start + reach, count), start, -1)
+            end, classes = self._longest({end: "".join(pieces[2 * start : 2 * end - 1]) for end in ends})
+            found[-1].append(classes)
+            if end < count and pieces[2 * end - 1] == ",":
+                found.append([])
+            start = end
+        return found
+
+    def _longest(self, runs: Mapping[int, str]) -> tuple[int, list[int]]:
+        """Return the key of the first run, the longest first, that names classes, and these; else of the last one."""
+        for look in (self._exactly, self._without_case, self._between):
+            for end, run in runs.items():
+                if classes := look(run):
+                    return end, classes
+        end = min(runs)
+        return end, self._numbered(runs[end])
+
+    def _exactly(self, text: str) -> list[int]:
+        return self._one_of(self._exact, plain_name(text), text)
+
+    def _without_case(self, text: str) -> list[int]:
+        return self._one_of(self._folded, _fold(plain_name(text)), text)
+
+    def _one_of(self, known: Mapping[str, list[int]], key: str, text: str) -> list[int]:
+        found = known.get(key, [])
+        if len(found) > 1:
+            meant = " or ".join(f"{self.names[c]} (@{c})" for c in found)
+            raise UsageError(f"the class {one_line(text)!r} may be {meant}: write the name as it is, or the number")
+        return found
+
+    def _between(self, text: str) -> list[int]:
+        """Return the classes from one name to another, in the order of the classes."""
+        if not 0 < text.count("-") <= self._hyphens:
+            return []
+        cuts = [(text[: cut.start()], text[cut.end() :]) for cut in re.finditer("-", text)]
+        ends = [[self._exactly(end) or self._without_case(end) for end in cut] for cut in cuts]
+        ranges = [(first[0], last[0]) for first, last in ends if first and last]
+        if len(ranges) > 1:
+            raise UsageError(f"cannot read {one_line(text)!r}: it may be several ranges of classes, so write numbers")
+        for first, last in ranges:
+            if last < first:
+                names = f"{self.names[last]}-{self.names[first]}"
+                raise UsageError(f"the class range {one_line(text)} runs backwards: write {names}")
+            return list(range(first, last + 1))
+        return []
+
+    def _numbered(self, text: str) -> list[int]:
+        forced = re.fullmatch(r"\s*@(\d{1,9})\s*(?:(-)\s*@?(\d{1,9})\s*)?", text, re.ASCII)
+        if forced is not None:
+            return parse_integers("".join(part or "" for part in forced.groups()), "class", high=len(self.names) - 1)
+        if re.search(r"[^\W\d_]", text):
+            raise UsageError(self._unknown(plain_name(text)))
+        for number in parse_integers(text, "class"):
+            for other in self._values.get(number, ()):
+                if other != number:
+                    raise UsageError(
+                        f"the class {one_line(text)!r} may be the one called {self.names[other]} or the one with the "
+                        f"number {number}: write names as they are, or @{text.strip()} for numbers"
+                    )
+        return parse_integers(text, "class", high=len(self.names) - 1)
+
+    def _unknown(self, text: str) -> str:
+        close = difflib.get_close_matches(text, self.names, n=1, cutoff=0.5)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        more = f" and {len(self.names) - MOST_LISTED} more" if len(self.names) > MOST_LISTED else ""
+        return f"there is no class {text!r}{hint}: classes are {', '.join(self.names[:MOST_LISTED])}{more}"
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 def parse_classes(text: str, names: Sequence[str]) -> list[int]:
-    """Parse classes given by number, range or name, such as `0-2,cat`; a name wins over a number.
+    """Parse classes given by name, number or range, such as `0-2,cat`, as `ClassNames` reads them.
 
     Args:
         text: what the user typed.
         names: of the classes, in order of their numbers.
 
     Raises:
-        UsageError: an item that is no class.
+        UsageError: an item that is no class, or may mean several.
     """
-    known = {name.casefold(): number for number, name in enumerate(names)}
-    chosen: dict[int, None] = {}
-    for item in text.split(","):
-        named = known.get(item.strip().casefold())
-        if named is None and re.search(r"[^\W\d_]", item):
-            close = difflib.get_close_matches(item.strip(), names, n=1, cutoff=0.5)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise UsageError(f"there is no class {item.strip()!r}{hint}: classes are {', '.join(names)}")
-        numbers = parse_integers(item, "class", high=len(names) - 1) if named is None else [named]
-        chosen.update(dict.fromkeys(numbers))
-    return list(chosen)
+    groups = ClassNames(names).groups(text, separators=",")
+    return list(dict.fromkeys(c for group in groups for classes in group for c in classes))
 
 
 def parse_targets(text: str, names: Sequence[str]) -> list[Target]:
@@ -172,19 +276,22 @@ def parse_targets(text: str, names: Sequence[str]) -> list[Target]:
     Raises:
         UsageError: an item that is no class, a class twice in one item, or no class left to retain.
     """
-    chosen: dict[Target, None] = {}
-    for item in text.split(","):
-        parts = item.split("+")
-        if len(parts) == 1 or item.strip().casefold() in {name.casefold() for name in names}:
-            chosen |= {Target((c,)): None for c in parse_classes(item, names)}
-            continue
-        classes = [c for part in parts for c in parse_classes(part, names)]
-        if len(set(classes)) < len(classes) or len(classes) > len(parts):
-            raise UsageError(f"cannot read {item.strip()!r}: join single classes, each once, such as 0+1")
-        chosen[Target(tuple(sorted(classes)))] = None
+    chosen = list(dict.fromkeys(_read_targets(text, names)))
     for target in chosen:
         _check_retained(target, names)
-    return list(chosen)
+    return chosen
+
+
+def _read_targets(text: str, names: Sequence[str]) -> Iterator[Target]:
+    for group in ClassNames(names).groups(text):
+        classes = [c for part in group for c in part]
+        if len(group) == 1:
+            yield from (Target((c,)) for c in classes)
+        elif len(set(classes)) < len(classes) or len(classes) > len(group):
+            item = "+".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in group)
+            raise UsageError(f"cannot read {item!r}: join single classes, each once, such as 0+1")
+        else:
+            yield Target(tuple(sorted(classes)))
 
 
 def parse_sequence(text: str, names: Sequence[str]) -> list[Target]:
@@ -193,11 +300,9 @@ def parse_sequence(text: str, names: Sequence[str]) -> list[Target]:
     Raises:
         UsageError: as `parse_targets`, and for a class in two steps.
     """
-    steps = [target.classes for target in parse_targets(text, names)]
-    told = [c for item in text.split(",") for c in (parse_classes(item, names) if "+" not in item else ())]
+    steps = [target.classes for target in _read_targets(text, names)]
     flat = [c for classes in steps for c in classes]
-    again = len({tuple(sorted(item.split("+"))) for item in text.split(",")}) < len(text.split(","))
-    if len(set(flat)) < len(flat) or len(set(told)) < len(told) or again:
+    if len(set(flat)) < len(flat):
         raise UsageError(f"--sequence {text!r} forgets a class twice: write each class once")
     found = Target(steps[-1], tuple(steps[:-1])).steps
     _check_retained(found[-1], names)

@@ -281,9 +281,11 @@ def resolve(
     protocol = replace(profile.protocol, batch_size=source.batch_size or profile.protocol.batch_size)
     chosen = {"base": _identity(source.base), "base_steps": source.base_steps, "judge": judge, "extractor": extractor}
     usual = {"base_steps": profile.base.steps, "judge": next(iter(profile.judges)), "extractor": profile.extractor}
+    stamp = digest(chosen["base"])[:6]  # models of two bases are not compared, so their cells and reports differ
+    base_name, base_title = (f"-base-{stamp}", f", base model {stamp}") if source.base else ("", "")
     return Dataset(
-        name=name, kind=source.dataset, title=title, class_names=names, image_shape=image_shape, flip=flip,
-        protocol=protocol,
+        name=name + base_name, kind=source.dataset, title=title + base_title, class_names=names,
+        image_shape=image_shape, flip=flip, protocol=protocol,
         base=replace(profile.base, steps=source.base_steps or profile.base.steps),
         judge=profile.judges[judge],
         second=profile.second,

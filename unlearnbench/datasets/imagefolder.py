@@ -1,13 +1,20 @@
 """imagefolder: any folder of class folders, as `train/CLASS/*` and `test/CLASS/*`, or as `CLASS/*` split by hash.
 
-Classes are numbered in the order of their names, numbers in them by value. Images become RGB; their shorter side is
-resized to `--image-size` (32 by default) and the middle square is kept. In a single folder, one image in five, chosen
-by the hash of its path within it, is a test image.
+The test part may be called test, testing, val, valid or validation, in any case; test goes before the others. Classes
+are numbered in the order of their names, numbers in them by value. Images become RGB as people see them; their shorter
+side is resized to `--image-size` (32 by default) and the middle square is kept. In a single folder, one image in five,
+chosen by the hash of its path within it, is a test image.
+
+Links to files and folders are followed, out of the folder as well; within a class every folder is read once, so a loop
+of links ends. Hidden files and folders are left out at every depth.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +24,10 @@ from numpy.typing import NDArray
 
 from unlearnbench.datasets import Dataset, Images, Source, Split, resolve
 from unlearnbench.datasets.profiles import colour_profiles
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, one_line
+from unlearnbench.grid import plain_name
 from unlearnbench.hashing import digest
+from unlearnbench.pictures import ENDINGS, BadPicture, UnclearPicture, read_picture
 from unlearnbench.results import PLAIN, natural
 
 if TYPE_CHECKING:
@@ -27,80 +36,251 @@ if TYPE_CHECKING:
 
 TITLE = "a folder of class folders (--data-root DIR)"
 FLIP = True
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing")
+VALIDATION_NAMES = ("val", "valid", "validation")  # the test part where there is none of the above
+HIDDEN_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "@eadir", "lost+found"})
 MOST_CORRUPT = 0.01  # share of unreadable files above which a folder is refused
 TEST_SHARE = 5  # one image in so many, where the folder does not say
 SIDE = 32  # pixels, unless --image-size says otherwise
-Listing = Mapping[str, Mapping[str, Sequence[str]]]  # part -> class -> paths within the root
+MOST_NAME = 60  # letters of the folder's name in the dataset's
+MOST_HEADS = 1000  # files whose first bytes tell folders apart that hold files of the same names and sizes
+HEAD_BYTES = 65536
+TRAIT_NOTES = {
+    "deep": "{n} of {total} images have more than 8 bits per pixel; the upper 8 are used",
+    "transparent": "{n} of {total} images have transparent pixels; they are laid over white",
+    "turned": "{n} of {total} images are turned as their EXIF orientation says",
+    "several": "{n} of {total} image files hold several frames; the first one is used",
+}
+
+
+HIDDEN = ("hidden file or folder is", "hidden files and folders are")
+OTHER = ("file of another kind is", "files of other kinds are")
+BESIDE = ("file beside the class folders is", "files beside the class folders are")
+LINKS = ("link that leads nowhere or in a circle is", "links that lead nowhere or in a circle are")
+UNUSED = ("folder beside the two parts is", "folders beside the two parts are")
+
+
+@dataclass
+class Listing:
+    """The image files of a folder, and what was found beside them."""
+
+    parts: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # part -> class -> paths within the root
+    left_out: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # what, of one and of several -> paths
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[str]:
+        """Every image's path, part by part."""
+        return [path for part in self.parts.values() for paths in part.values() for path in paths]
+
+    def leave_out(self, what: tuple[str, str], path: str) -> None:
+        """Count a file or folder that is not used."""
+        self.left_out.setdefault(what, []).append(path)
+
+    def sentences(self) -> list[str]:
+        """Return what a user must know of how the folder was read."""
+        counts = [
+            f"{len(paths)} {what[len(paths) > 1]} left out: {_few(paths)}" for what, paths in self.left_out.items()
+        ]
+        return self.notes + counts
+
 
 profiles = colour_profiles
 
 
 def dataset(source: Source) -> Dataset:
-    """Return the dataset in a folder, named after the folder."""
+    """Return the dataset in a folder, named after the folder and what is in it."""
     if source.data_root is None:
         raise UsageError("--dataset imagefolder needs --data-root DIR, a folder with train/CLASS/* and test/CLASS/*")
     root, side = source.data_root.expanduser().resolve(), source.image_size or SIDE
     if side < 8 or side % 8:
         raise UsageError(f"--image-size {side}: give a multiple of 8, so that the network can halve it")
     listing, classes = list_images(root)
+    files = [(root / path).stat() for path in listing.paths]
+    content = _content(root, listing, side, classes, [status.st_size for status in files])
+    stamp = digest([content, [status.st_mtime_ns for status in files]])  # a file edited in place is read anew
+    met = Counter((status.st_dev, status.st_ino) for status in files if status.st_ino)
+    if again := sum(n - 1 for n in met.values()):
+        listing.notes.append(f"{again} of {len(files)} images are further links to a file that is an image already")
     name = root.name if PLAIN.fullmatch(root.name) else "imagefolder"
-    if name in {"digits", "cifar10", "cifar100", "stl10"}:
-        name = f"{name}-folder"  # not the bytes that this name stands for
-    sizes = [(root / path).stat() for path in _paths(listing)]
-    named = digest([listing, side, classes, [status.st_size for status in sizes]])
-    stamp = digest([named, [status.st_mtime_ns for status in sizes]])  # a file edited in place is read anew
     return resolve(
-        source, name=name, title=f"{name} ({side}x{side}, folder of images)", class_names=classes,
-        image_shape=(3, side, side), flip=FLIP, load=partial(_load, root, side, stamp, classes),
-        content=named,
+        source, name=f"{name[:MOST_NAME]}-{content[:6]}", title=_title(root, side), class_names=classes,
+        image_shape=(3, side, side), flip=FLIP,
+        load=partial(_load, root, side, stamp, classes, tuple(listing.sentences())), content=content,
     )  # fmt: skip
+
+
+def _title(root: Path, side: int) -> str:
+    return f"{plain_name(root.name)[:MOST_NAME] or 'images'} ({side}x{side}, folder of images)"
+
+
+def _content(root: Path, listing: Listing, side: int, classes: Sequence[str], sizes: Sequence[int]) -> str:
+    """Return what tells the folder from others, on any machine: names, sizes, and the first bytes of some files."""
+    paths = {part: {name: [_nfc(p) for p in found] for name, found in of.items()} for part, of in listing.parts.items()}
+    some = listing.paths[:: -(-len(listing.paths) // MOST_HEADS)]
+    return digest([paths, side, classes, sizes, [_head(root / path) for path in some]])
+
+
+def _head(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+    except OSError:  # counted among the files that cannot be read, when all are
+        return ""
 
 
 def list_images(root: Path) -> tuple[Listing, list[str]]:
     """Return the images of both parts by class, and the sorted class names.
 
     Raises:
-        UsageError: the folder is missing, holds no two classes, or a class lacks images in a part.
+        UsageError: the folder is missing, holds no two classes, a class lacks images in a part, or it is unclear which
+            folders are the parts.
     """
     if not root.is_dir():
         raise UsageError(f"--data-root {root}: there is no such folder")
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        listing: Listing = {part: _class_folders(root, root / part) for part in ("train", "test")}
+    listing = Listing()
+    parts = _part_folders(root, listing)
+    if parts is None:
+        listing = Listing(_split_by_hash(_classes(root, "", listing)), listing.left_out)
     else:
-        listing = _split_by_hash(_class_folders(root, root))
-    train, test = (sorted(listing[part], key=natural) for part in ("train", "test"))
+        listing.parts = {part: _classes(root, name, listing) for part, name in parts.items()}
+    train, test = (sorted(listing.parts[part], key=natural) for part in ("train", "test"))
     if train != test:
         odd = sorted(set(train) ^ set(test))
         raise UsageError(f"{root}: train and test must hold the same classes, but only one of them has {_few(odd)}")
     if len(train) < 2:
         raise UsageError(
-            f"{root} holds {len(train)} class folders with images: lay it out as train/CLASS/* and test/CLASS/*, or as "
-            f"CLASS/*, with two classes or more"
+            f"{root} holds {len(train)} class folder{'' if len(train) == 1 else 's'} with images: lay it out as "
+            f"train/CLASS/* and test/CLASS/*, or as CLASS/*, with two classes or more"
         )
-    empty = [f"{part}/{name}" for part, classes in listing.items() for name, paths in classes.items() if not paths]
+    empty = [
+        f"{part}/{name}" for part, classes in listing.parts.items() for name, paths in classes.items() if not paths
+    ]
     if empty:
         raise UsageError(f"{root}: {_few(empty)} holds no image: add some or remove the class")
     return listing, train
 
 
-def _class_folders(root: Path, folder: Path) -> dict[str, list[str]]:
-    return {
-        child.name: sorted(
-            str(path.relative_to(root))
-            for path in child.rglob("*")
-            if path.suffix.lower() in ENDINGS and path.is_file()
+def _part_folders(root: Path, listing: Listing) -> dict[str, str] | None:
+    """Return the folder of each part, or None where the folder holds the classes themselves.
+
+    A part is called so and holds class folders with images: a class may be called train.
+    """
+    entries = _entries(root, "", Listing())
+    folders = [entry.name for entry in entries if _is_folder(entry)]
+    trains, tests, validations = (
+        [name for name in folders if name.casefold() in names] for names in (TRAIN_NAMES, TEST_NAMES, VALIDATION_NAMES)
+    )
+    sound = {name for name in (*trains, *tests, *validations) if any(_classes(root, name, Listing()).values())}
+    if not sound and not (trains and (tests or validations)):
+        return None
+    test = [name for name in tests if name in sound] or [name for name in validations if name in sound]
+    train = [name for name in trains if name in sound]
+    for several in (train, test):
+        if len(several) > 1:
+            raise UsageError(f"{root} holds {' and '.join(several)}, of which either may be meant: keep one of them")
+    if not train or not test:
+        raise UsageError(
+            f"{root}: train and test (or val) must both hold class folders with images, but only {_few(sorted(sound))} "
+            f"does: lay it out as train/CLASS/* and test/CLASS/*, or as CLASS/*"
+            if sound
+            else f"{root}: {_few([*trains, *tests, *validations])} hold no class folders with images: lay it out as "
+            f"train/CLASS/* and test/CLASS/*, or as CLASS/*"
         )
-        for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith(".")
-    }
+    if test[0].casefold() not in TEST_NAMES:
+        listing.notes.append(f"the test images are those of {test[0]}")
+    elif validations:
+        listing.notes.append(f"the test images are those of {test[0]}; not used: {_few(validations)}")
+    for entry in _entries(root, "", listing):
+        if entry.name not in (train[0], test[0], *validations):
+            listing.leave_out(UNUSED if _is_folder(entry) else BESIDE, entry.name)
+    return {"train": train[0], "test": test[0]}
 
 
-def _split_by_hash(classes: Mapping[str, Sequence[str]]) -> Listing:
+def _entries(root: Path, within: str, listing: Listing) -> list["os.DirEntry[str]"]:
+    """Return what a folder holds, by name, without what is hidden."""
+    shown = []
+    try:
+        with os.scandir(root / within) as found:
+            entries = sorted(found, key=lambda entry: _nfc(entry.name))
+    except OSError as error:
+        raise UsageError(
+            f"{one_line(str(root / within))} cannot be read ({error.strerror}): allow it, or give another --data-root"
+        ) from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.casefold() in HIDDEN_NAMES:
+            listing.leave_out(HIDDEN, _join(within, entry.name))
+        else:
+            shown.append(entry)
+    return shown
+
+
+def _classes(root: Path, within: str, listing: Listing) -> dict[str, list[str]]:
+    """Return the image files of every class folder, by the class's name."""
+    classes: dict[str, list[str]] = {}
+    for entry in _entries(root, within, listing):
+        path = _join(within, entry.name)
+        if not _is_folder(entry):
+            listing.leave_out(BESIDE if _is_file(entry) else LINKS, path)
+            continue
+        name = plain_name(entry.name)
+        if not name or name in classes:
+            raise UsageError(f"{root}: the class folder {name!r} has a name like another's, or none to read: rename it")
+        classes[name] = sorted(_images(root, path, listing), key=_nfc)
+    return classes
+
+
+def _images(root: Path, folder: str, listing: Listing) -> Iterator[str]:
+    """Yield the paths of a class's images; a folder that a link leads back to is not read again."""
+    waiting, met = [folder], set()
+    while waiting:
+        within = waiting.pop()
+        status = (root / within).stat()
+        if (status.st_dev, status.st_ino) in met:
+            listing.leave_out(LINKS, within)
+            continue
+        met.add((status.st_dev, status.st_ino))
+        for entry in _entries(root, within, listing):
+            path = _join(within, entry.name)
+            if _is_folder(entry):
+                waiting.append(path)
+            elif not _is_file(entry):
+                listing.leave_out(LINKS, path)
+            elif Path(entry.name).suffix.lower() in ENDINGS:
+                yield path
+            else:
+                listing.leave_out(OTHER, path)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _join(within: str, name: str) -> str:
+    return f"{within}/{name}" if within else name
+
+
+def _nfc(text: str) -> str:
+    """Return a path as it reads on every machine: a Mac's file system takes letters and their accents apart."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _split_by_hash(classes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
     """Send every image to the part its path's hash says; a class of few images keeps one for the test part."""
-    parts: dict[str, dict[str, Sequence[str]]] = {"train": {}, "test": {}}
+    parts: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
     for name, paths in classes.items():
-        numbers = {path: int(hashlib.sha256(os.fsencode(path)).hexdigest(), 16) for path in paths}
+        numbers = {path: int(hashlib.sha256(os.fsencode(_nfc(path))).hexdigest(), 16) for path in paths}
         ordered = sorted(paths, key=lambda path: numbers[path])
         tests = {path for path in ordered if numbers[path] % TEST_SHARE == 0}
         if len(ordered) > 1 and not 0 < len(tests) < len(ordered):
@@ -111,16 +291,14 @@ def _split_by_hash(classes: Mapping[str, Sequence[str]]) -> Listing:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _paths(listing: Listing) -> list[str]:
-    return [path for part in listing.values() for paths in part.values() for path in paths]
+    shown = ", ".join(one_line(name) for name in names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _load(
-    root: Path, side: int, stamp: str, classes: Sequence[str], store: "ArtifactStore", progress: "Progress"
-) -> Images:
+    root: Path, side: int, stamp: str, classes: Sequence[str], notes: tuple[str, ...], store: "ArtifactStore",
+    progress: "Progress",
+) -> Images:  # fmt: skip
     """Decode every image once into arrays that the cache keeps."""
     import torch
 
@@ -129,44 +307,56 @@ def _load(
         tensors, notes = _decode(root, listing, classes, side, progress)
         return {name: torch.from_numpy(array) for name, array in tensors.items()}, {"notes": notes}
 
-    found = store.get("images", {"stamp": stamp, "revision": 1}, build)
+    found = store.get("images", {"stamp": stamp, "revision": 2}, build)
     arrays = {name: tensor.numpy() for name, tensor in found.tensors.items()}
     parts = [Split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")]
-    return Images(parts[0], parts[1], tuple(found.facts["notes"]))
+    return Images(parts[0], parts[1], (*notes, *found.facts["notes"]))
 
 
 def _decode(
     root: Path, listing: Listing, classes: Sequence[str], side: int, progress: "Progress"
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """Return the arrays of both parts, and a note on what was skipped or converted."""
-    total, done, corrupt, grey = len(_paths(listing)), 0, [], 0
+    total, corrupt = len(listing.paths), dict[str, str]()
+    traits: Counter[str] = Counter()
     arrays: dict[str, NDArray[Any]] = {}
-    for part, by_class in listing.items():
+    done = 0
+    for part, by_class in listing.parts.items():
         images, labels = [], []
         for label, name in enumerate(classes):
             for path in by_class[name]:
-                image, was_grey = _read(root / path, side)
-                done, grey = done + 1, grey + was_grey
+                done += 1
                 progress("decode images", done, total)
-                if image is None:
-                    corrupt.append(path)
+                try:
+                    image, found = _read(root / path, side)
+                except UnclearPicture as error:
+                    raise UsageError(f"{root}: {one_line(path)} cannot be used: {error}") from error
+                except BadPicture as error:
+                    corrupt[path] = str(error)
                 else:
+                    traits.update(found)
                     images.append(image)
                     labels.append(label)
         arrays[f"{part}_images"], arrays[f"{part}_labels"] = _stack(images, side), np.asarray(labels, dtype=np.int64)
         if missing := [name for label, name in enumerate(classes) if label not in labels]:
             raise UsageError(f"{root}: no image of {part}/{_few(missing)} can be read: replace them")
-    if len(corrupt) > MOST_CORRUPT * total:
-        raise UsageError(
-            f"{root}: {len(corrupt)} of {total} image files cannot be read, such as {corrupt[0]}: replace or remove "
-            f"them"
-        )
+    return arrays, _remarks(root, corrupt, traits, total)
+
+
+def _remarks(root: Path, corrupt: Mapping[str, str], traits: Mapping[str, int], total: int) -> list[str]:
+    """Return what to say of images that were skipped or converted; raises UsageError where too many were skipped."""
     notes = []
     if corrupt:
-        notes.append(f"{len(corrupt)} of {total} image files cannot be read and are skipped, such as {corrupt[0]}")
-    if 0 < grey < total:
-        notes.append(f"{grey} of {total} images are grayscale among colour ones; they are used as RGB")
-    return arrays, notes
+        path, why = next(iter(corrupt.items()))
+        which = f"{len(corrupt)} of {total} image files cannot be read"
+        example = f"such as {one_line(path)} ({why})"
+        if len(corrupt) > MOST_CORRUPT * total:
+            raise UsageError(f"{root}: {which}, {example}: replace or remove them")
+        notes.append(f"{which} and are skipped, {example}")
+    if 0 < traits["grey"] < total:
+        notes.append(f"{traits['grey']} of {total} images are grayscale among colour ones; they are used as RGB")
+    notes += [note.format(n=traits[name], total=total) for name, note in TRAIT_NOTES.items() if traits[name]]
+    return notes
 
 
 def _stack(images: Sequence[NDArray[np.uint8]], side: int) -> NDArray[np.uint8]:
@@ -174,18 +364,11 @@ def _stack(images: Sequence[NDArray[np.uint8]], side: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
 
 
-def _read(path: Path, side: int) -> tuple[NDArray[np.uint8] | None, bool]:
-    """Return an image as (side, side, 3) uint8, None where it cannot be read, and whether it was grayscale."""
+def _read(path: Path, side: int) -> tuple[NDArray[np.uint8], Iterable[str]]:
+    """Return an image as (side, side, 3) uint8, and its traits."""
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as opened:
-            grey = opened.mode in {"1", "L", "LA", "I", "I;16", "F"}
-            image = opened.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception:  # Pillow's plugins raise whatever a damaged file made happen; the caller counts them
-        return None, False
+    image, traits = read_picture(path)
     if image.size != (side, side):
         image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
-    return np.asarray(image), grey
+    return np.asarray(image), traits
