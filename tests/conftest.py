@@ -154,6 +154,13 @@ def fake_record(
     )  # fmt: skip
 
 
+def write(path, text):
+    """Write a file, and the folders around it, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
 def signed(value):
     """Return the line of a record's JSON with the checksum of what it says now; the text INFINITE becomes 1e999."""
     text = unsigned(value)

@@ -20,6 +20,7 @@ from unlearnbench.kit.conformance import check
 from unlearnbench.kit.scaffold import TEMPLATES, new_method
 from unlearnbench.registry import Registry
 from unlearnbench.results import ResultStore
+from unlearnbench.sources import source_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 THIRD_PARTY = ROOT / "tests" / "thirdparty"
@@ -147,7 +148,7 @@ def test_a_method_is_one_file_and_nothing_else(checkout, cache):
     folders = ("--results", "../r", "--out", "../o")
     there("run", "--methods", "mine", "--set", "mine.steps=2", *QUICK, *folders)
     (record,) = ResultStore(checkout.parent / "r").read().records
-    assert record.method["source_hash"] == file_digest(checkout / "methods" / "mine.py")
+    assert record.method["source_hash"] == source_digest(checkout / "methods" / "mine.py")
     assert "Mine" in there("report", *folders)
     assert "Mine" in (checkout.parent / "o" / "digits" / "tables" / "summary.tex").read_text()
     assert before.items() <= digests().items()
@@ -195,7 +196,7 @@ class TestAThirdPartysPackage:
         (record,) = ResultStore(tmp_path / "results").read().records
         assert (record.status, record.counts["optimizer_steps"]) == ("ok", 2)
         assert record.counts["drawn"] == {"retain": 96}
-        assert record.method["source_hash"] == file_digest(THIRD_PARTY / "src" / "null_row.py")
+        assert record.method["source_hash"] == source_digest(THIRD_PARTY / "src" / "null_row.py")
 
     def test_it_keeps_its_promises(self, elsewhere, tmp_path):
         assert "11 of 11 promises kept" in unlearnbench(tmp_path, "check", "null_row", python=elsewhere)

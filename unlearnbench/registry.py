@@ -22,6 +22,7 @@ from unlearnbench.errors import PluginError, UsageError, one_line, spell_error
 from unlearnbench.hashing import file_digest
 from unlearnbench.plugin import Kind, MethodSpec, MetricSpec, suggest
 from unlearnbench.results import Record
+from unlearnbench.sources import module_file, source_digest
 
 
 @dataclass
@@ -31,8 +32,9 @@ class Plugin:
     name: str
     kind: Kind
     origin: str  # where it comes from, as a person would look for it
-    path: Path | None  # its source file, None until an entry point is loaded
+    path: Path | None  # its source file, None where only loading it can tell
     load_module: Callable[[], ModuleType] = field(repr=False)
+    module: str = ""  # the dotted name it is imported by, of an installed one
 
     @cached_property
     def spec(self) -> MethodSpec | MetricSpec:
@@ -65,11 +67,11 @@ class Plugin:
 
     @property
     def source_hash(self) -> str:
-        """SHA-256 of the plugin's source file."""
+        """SHA-256 of the plugin's source, its helpers included."""
         if self.path is None:
             _ = self.spec
         assert self.path is not None
-        return file_digest(self.path)
+        return source_digest(self.path, self.module)
 
 
 class Registry:
@@ -172,7 +174,7 @@ class Registry:
     def source_hashes(self) -> dict[str, str]:
         """Return {"method:NAME", "metric:NAME": hash} without importing any plugin file."""
         return {
-            f"{kind}:{name}": file_digest(plugin.path)
+            f"{kind}:{name}": plugin.source_hash
             for (kind, name), plugin in self._plugins.items()
             if plugin.path is not None
         }
@@ -185,7 +187,7 @@ class Registry:
         return self.source_hashes() | current_digests(recorded)
 
     def source_hash(self, kind: Kind, name: str) -> str:
-        """Return the SHA-256 of one plugin's file, importing it where that is the only way to find the file."""
+        """Return the SHA-256 of one plugin's source, importing it where that is the only way to find the file."""
         return self._plugins[kind, name].source_hash
 
 
@@ -218,7 +220,8 @@ def _entry_points(kind: Kind) -> list[Plugin]:
     for entry in importlib.metadata.entry_points(group=f"unlearnbench.{kind}s"):
         owner = entry.dist.name if entry.dist else "an installed package"
         load = partial(importlib.import_module, entry.module)
-        plugins.append(Plugin(entry.name, kind, f"{owner} ({entry.value})", None, load))
+        origin = f"{owner} ({entry.value})"
+        plugins.append(Plugin(entry.name, kind, origin, module_file(entry.module), load, entry.module))
     return plugins
 
 
