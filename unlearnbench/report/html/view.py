@@ -1,14 +1,19 @@
 """What the page shows of a board, as plain values: the templates only lay it out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
 from unlearnbench.report.compare import Side, compare_rows, comparison_tables
 from unlearnbench.report.cost import PHASES
+from unlearnbench.report.environment import (
+    MOST_VALUES,
+    counted,
+    protocol_facts,
+    provenance_facts,
+)
 from unlearnbench.report.figures import PAIRS
 from unlearnbench.report.html.album import Album, Pictures, Still, pictures
 from unlearnbench.report.html.charts import Chart, relearning, scatter
@@ -28,7 +33,6 @@ PLACES = {
 IN_HEAT_MAPS = "Class"  # corner of the papers' tables, a class a line: the heat maps have their numbers
 SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # which only some cells have, and dwarfs the others
 STILLS = ("sweep", "timesteps")  # figures that the page does not draw itself
-MOST_VALUES = 5  # of one fact that differs between records
 MOST_NAMES = 20  # cells named for one reason of failure
 
 
@@ -135,8 +139,8 @@ def view_of(name: str, board: Board, album: Album, figures: Path) -> BoardView:
         published=_published(board),
         failed=len(board.failures()),
         failures=_failures(board),
-        protocol=_protocol(board),
-        provenance=_provenance(board),
+        protocol=protocol_facts(board.records),
+        provenance=provenance_facts(board.records, board.digest),
     )
 
 
@@ -152,8 +156,6 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     sound = sum(record.cell.id in board.ok_ids for record in board.rows)
     failed = len(board.failures())
     cells = f"{sound} of {expected} with numbers" + (f", {failed} failed" if failed else "")
-    last = board.records[-1]
-    protocol = last.protocol
     number = len({variant.method for variant in methods})
     rows = f"{number} {'method' if number == 1 else 'methods'}"
     rows += f" in {len(methods)} rows" if len(methods) != number else ""
@@ -161,11 +163,15 @@ def _facts(board: Board) -> list[tuple[str, str]]:
         ("Compared", f"{rows}{', beside ' + ', '.join(others) if others else ''}"),
         ("To forget", f"{_few([target.label for target in board.targets], 12)}; {_replicates(board)}"),
         ("Cells", cells),
-        ("Protocol", f"{protocol.get('name', board.key[1])}, DDIM {protocol.get('steps', '?')} steps, "
-                     f"guidance {protocol.get('guidance', '?')}"),
-        ("Device", board.device_name),
+        ("Protocol", counted(_rules(record.protocol, board.key[1]) for record in board.records)),
+        ("Device", board.device_words),
         ("Records", board.digest),
     ]  # fmt: skip
+
+
+def _rules(protocol: Mapping[str, object], name: str) -> str:
+    steps, guidance = protocol.get("steps", "?"), protocol.get("guidance", "?")
+    return f"{protocol.get('name', name)}, DDIM {steps} steps, guidance {guidance}"
 
 
 def _replicates(board: Board) -> str:
@@ -213,47 +219,3 @@ def _failures(board: Board) -> list[Failure]:
         )
         for (status, reason), records in groups.items()
     ]  # fmt: skip
-
-
-def _protocol(board: Board) -> list[tuple[str, str]]:
-    """Return every rule of evaluation, and what belongs to the dataset."""
-    last = board.records[-1]
-    parts = {"": last.protocol, "dataset ": last.dataset, "judge ": last.judge}
-    return [
-        (f"{kind}{name.replace('_', ' ')}", _plain(value)) for kind, facts in parts.items()
-        for name, value in sorted(facts.items())
-    ]  # fmt: skip
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_plain(inner)}" for key, inner in sorted(value.items()))
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _provenance(board: Board) -> list[tuple[str, str]]:
-    """Return what the records say of where they come from: each value once."""
-    records = board.records
-    found: dict[str, list[str]] = {"records": [f"{len(records)}, digest {board.digest}"]}
-    dates = sorted(str(record.provenance.get("started_utc", "")) for record in records)
-    found["measured"] = [f"{dates[0]} to {dates[-1]}"]
-    for facts in {str({**r.provenance, "started_utc": ""}): r.provenance for r in records}.values():
-        for name, value in sorted(_flat(facts)):
-            if name != "started utc" and value not in (values := found.setdefault(name, [])):
-                values.append(value)
-    for record in records:
-        base = str(record.artifacts.get("base", {}).get("sha256", ""))
-        if base and base not in (values := found.setdefault("base model sha256", [])):
-            values.append(base)
-    return [(name, _few(values)) for name, values in found.items()]
-
-
-def _flat(facts: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in facts.items():
-        words = f"{above}{name.replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{words} ")
-        else:
-            yield words, _plain(value)
