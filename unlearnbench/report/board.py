@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unlearnbench.grid import Seeds, Target
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.cost import CONTESTED, PHASES, Costs, disturbance_note, is_disturbed, ranks, repeated
+from unlearnbench.report.environment import counted, mixture_notes, protocol_words, software_words
 from unlearnbench.report.looks import Look, looks_of
 from unlearnbench.report.statistics import Interval, best_rows, mean_intervals, proportion_intervals
 from unlearnbench.report.values import Measure, Value, Variant, short, variant_of
@@ -66,9 +67,7 @@ class Board:
                 f"numbers: run their cells again"
             )
         sound = [record for record in self.records if record.status == "ok"]
-        bases = {(r.cell.base_seed, r.artifacts.get("base", {}).get("sha256")) for r in sound}
-        if len(bases) > len({seed for seed, _ in bases}):
-            self.notes.append("records of one base seed rest on different base models: compare rows with care")
+        self.notes += mixture_notes(self.ok_records)
         images = {record.artifacts.get("images", {}).get("sha256") for record in sound}
         if len(images) > 1:
             self.notes.append(f"these records rest on {len(images)} different sets of images: compare rows with care")
@@ -98,6 +97,11 @@ class Board:
     def devices(self) -> list[str]:
         """What tells the devices of these records apart, sorted; mostly one."""
         return sorted({str(record.provenance.get("device", {}).get("uuid")) for record in self.records})
+
+    @property
+    def device_words(self) -> str:
+        """The device's name, and how many there are of it."""
+        return f"{self.device_name} ({len(self.devices)} of them)" if len(self.devices) > 1 else self.device_name
 
     @cached_property
     def title(self) -> str:
@@ -464,14 +468,18 @@ class Board:
         return [record for record in self.records if record.status != "ok"]
 
     @cached_property
-    def _judges(self) -> list[str]:
-        """What the judges of any record are worth."""
-        return sorted({_worth(record.judge) for record in self.ok_records if record.judge})
+    def _judges(self) -> str:
+        """What the judges are worth."""
+        return counted(_worth(record.judge) for record in self.ok_records if record.judge)
 
     @cached_property
-    def _versions(self) -> list[str]:
-        """Of torch."""
-        return sorted({record.provenance.get("packages", {}).get("torch", "?") for record in self.records})
+    def _environment(self) -> tuple[str, str, str]:
+        """Rules of the protocol, feature extractors, device and software; with numbers of cells where they differ."""
+        return (
+            counted(protocol_words(record.protocol) for record in self.records),
+            counted(str(record.dataset.get("extractor")) for record in self.records),
+            f"{self.device_words}, {software_words(self.records)}",
+        )
 
     def _samples(self, measures: Sequence[Measure], records: Sequence[Record] | None) -> str:
         """Return how many samples each metric rests on in a cell: `UA n=100`, `Recall n=1,291 to 1,298`."""
@@ -500,27 +508,23 @@ class Board:
         """
         targets = self.targets if records is None else _targets(records)
         replicates = self.replicates if records is None else _replicates(records)
-        last = self.records[-1]
-        protocol = last.protocol
+        rules, extractor, hardware = self._environment
         samples = self._samples(measures, records)
-        clipped = ", x0 clipped" if protocol.get("clip_x0") else ""
         statistic = "95 % intervals: Wilson's, with the design effect of classes and seeds, or bootstrap"
         if len(replicates) == 1:
             statistic += "; of one seed, so they leave out how seeds differ"
         shortened = ["settings other than the methods' defaults are in the table of settings"]
-        several = f" ({len(self.devices)} of them)" if len(self.devices) > 1 else ""
         return "; ".join(
             [
                 f"Dataset: {self.title}",
-                f"protocol {protocol.get('name')}: DDIM, {protocol.get('steps')} steps, eta {protocol.get('eta')}, "
-                f"guidance w {protocol.get('guidance')}{clipped}, reference {protocol.get('reference')}",
+                f"protocol {self.records[-1].protocol.get('name')}: {rules}",
                 *([f"samples per cell {samples}"] if samples else []),
-                f"features: {last.dataset.get('extractor')}",
-                f"judge test accuracy {', '.join(self._judges) or 'unknown'}",
+                f"features: {extractor}",
+                f"judge test accuracy {self._judges or 'unknown'}",
                 f"forget classes {_spelled(targets)}, {_seeds(replicates)}",
                 *(shortened if self._is_shortened else []),
                 *([statistic] if records is None else []),
-                f"device {self.device_name}{several}, torch {', '.join(self._versions)}",
+                f"device {hardware}",
                 *self.cost.caption,
                 f"records {self.digest}",
             ]

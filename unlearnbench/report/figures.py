@@ -197,8 +197,8 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
     dots = [
         (x, y, board.looks[variant.label].colour)
         for variant in means for target in board.targets
-        for x, y in [[board.bare(variant, target, measure).number for measure in (retention, forgetting)]]
-        if x is not None and y is not None
+        if (x := board.bare(variant, target, retention).number) is not None
+        and (y := board.bare(variant, target, forgetting).number) is not None
     ]  # fmt: skip
     xs, ys, costs = ([float(values[k].number or 0.0) for values in means.values()] for k in range(3))
     if dots:
@@ -213,8 +213,11 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
         handles.append(axes.scatter([], [], s=26, **dress))
     axes.set_xlabel(f"{retention.header}, {retention.shows}")
     axes.set_ylabel(f"{forgetting.header}, {forgetting.shows}")
-    for axis, measure, column in ((axes.xaxis, retention, 0), (axes.yaxis, forgetting, 1)):
-        set_scale(axis, [*(xs, ys)[column], *(dot[column] for dot in dots)], measure)
+    for axis, measure, means_of, singles in (
+        (axes.xaxis, retention, xs, [x for x, *_ in dots]),
+        (axes.yaxis, forgetting, ys, [y for _, y, _ in dots]),
+    ):
+        set_scale(axis, [*means_of, *singles], measure)
         point_to_better(axis, measure)
     legend_below(figure, handles, labels, width, "RTE with priors (size)")
     return figure

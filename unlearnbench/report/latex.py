@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from unlearnbench.errors import printable
 from unlearnbench.report.board import Board
+from unlearnbench.report.environment import code_words, software_words
 from unlearnbench.report.values import MARK
 from unlearnbench.report.writers import Table
 
@@ -493,7 +494,8 @@ def _about(board: Board, tables: Sequence[Table]) -> list[str]:
     parts = [
         f"Rows: {rows}. Forget classes: {len(board.targets)}. Seeds: "
         f"{len(board.replicates)}. Cells: {len(board.rows)}, without numbers: {failed}. Device: "
-        f"{cut(board.device_name, 60)}.",
+        f"{cut(board.device_words, 60)}; {cut(software_words(board.records), 120)}; commit "
+        f"{cut(code_words(board.records), 160)}.",
         *[cut(note) for note in board.notes[:MOST_NOTES]],
         f"Every number follows from the records {board.digest}, which each caption names: unlearnbench verify checks a "
         f"table against them.",

@@ -16,6 +16,7 @@ from unlearnbench.errors import one_line
 from unlearnbench.report import ablation, figures, robustness
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
+from unlearnbench.report.environment import provenance_facts
 from unlearnbench.report.latex import paper, size_of, to_latex
 from unlearnbench.report.pareto import undominated
 from unlearnbench.report.tables import all_tables, frames
@@ -204,6 +205,7 @@ def page_files(board: Board, drawn: Mapping[str, Drawn]) -> dict[str, str]:
         *[f"![{FIGURE_WORDS[name]}](figures/{name}.png)\n\n{FIGURE_WORDS[name]}\n" for name in drawn],
         *[to_markdown(table) for table in tables],
         *_failures(board),
+        *_origin(board),
     ]
     sizes = {name: size for name, files in drawn.items() if (size := size_of(files["pdf"])) is not None}
     words = {name: FIGURE_WORDS[name] for name in drawn}
@@ -226,6 +228,13 @@ def _banner(board: Board) -> list[str]:
     shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in found[:MOST_ALARMS]]]
     more = [f"- and {len(found) - MOST_ALARMS} more"] if len(found) > MOST_ALARMS else []
     return ["\n".join(f"> {line}" for line in [*shown, *more]) + "\n"]
+
+
+def _origin(board: Board) -> list[str]:
+    """Return what the records say of where they come from; where they differ, with numbers of cells."""
+    facts = provenance_facts(board.records, board.digest)
+    lines = [f"- {escape_markdown(name)}: {escape_markdown(one_line(words))}" for name, words in facts]
+    return ["### Where the numbers come from\n\n" + "\n".join(lines) + "\n"]
 
 
 def _failures(board: Board) -> list[str]:

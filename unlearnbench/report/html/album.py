@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearnbench.grid import Target
-from unlearnbench.pictures import open_png
 from unlearnbench.report.board import Board
 from unlearnbench.report.figures import read_strip
 from unlearnbench.report.values import Variant

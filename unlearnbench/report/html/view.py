@@ -1,15 +1,18 @@
 """What the page shows of a board, as plain values: the templates only lay it out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
-from unlearnbench.errors import one_line
 from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
 from unlearnbench.report.compare import Side, compare_rows, comparison_tables
 from unlearnbench.report.cost import PHASES
+from unlearnbench.report.environment import (
+    MOST_VALUES,
+    counted,
+    protocol_facts,
+    provenance_facts,
+)
 from unlearnbench.report.figures import PAIRS
 from unlearnbench.report.html.album import Album, Pictures, Still, pictures
 from unlearnbench.report.html.charts import Chart, relearning, scatter
@@ -29,9 +32,7 @@ PLACES = {
 IN_HEAT_MAPS = "Class"  # corner of the papers' tables, a class a line: the heat maps have their numbers
 SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # which only some cells have, and dwarfs the others
 STILLS = ("sweep", "timesteps")  # figures that the page does not draw itself
-MOST_VALUES = 5  # of one fact that differs between records
 MOST_NAMES = 20  # cells named for one reason of failure
-MOST_FACTS, MOST_LETTERS, DEEPEST = 300, 20_000, 6  # facts of a list, letters of one, how deep a fact may lie
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ def view_of(name: str, board: Board, album: Album, drawn: Mapping[str, Drawn]) -
         published=_published(board),
         failed=len(board.failures()),
         failures=_failures(board),
-        protocol=_protocol(board),
-        provenance=_provenance(board),
+        protocol=protocol_facts(board.records),
+        provenance=provenance_facts(board.records, board.digest),
     )
 
 
@@ -156,8 +157,6 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     sound = sum(record.cell.id in board.ok_ids for record in board.rows)
     failed = len(board.failures())
     cells = f"{sound} of {expected} with numbers" + (f", {failed} failed" if failed else "")
-    last = board.records[-1]
-    protocol = last.protocol
     number = len({variant.method for variant in methods})
     rows = f"{number} {'method' if number == 1 else 'methods'}"
     rows += f" in {len(methods)} rows" if len(methods) != number else ""
@@ -165,11 +164,15 @@ def _facts(board: Board) -> list[tuple[str, str]]:
         ("Compared", f"{rows}{', beside ' + ', '.join(others) if others else ''}"),
         ("To forget", f"{_few([target.label for target in board.targets], 12)}; {_replicates(board)}"),
         ("Cells", cells),
-        ("Protocol", f"{protocol.get('name', board.key[1])}, DDIM {protocol.get('steps', '?')} steps, "
-                     f"guidance {protocol.get('guidance', '?')}"),
-        ("Device", board.device_name),
+        ("Protocol", counted(_rules(record.protocol, board.key[1]) for record in board.records)),
+        ("Device", board.device_words),
         ("Records", board.digest),
     ]  # fmt: skip
+
+
+def _rules(protocol: Mapping[str, object], name: str) -> str:
+    steps, guidance = protocol.get("steps", "?"), protocol.get("guidance", "?")
+    return f"{protocol.get('name', name)}, DDIM {steps} steps, guidance {guidance}"
 
 
 def _replicates(board: Board) -> str:
@@ -217,57 +220,3 @@ def _failures(board: Board) -> list[Failure]:
         )
         for (status, reason), records in groups.items()
     ]  # fmt: skip
-
-
-def _protocol(board: Board) -> list[tuple[str, str]]:
-    """Return every rule of evaluation, and what belongs to the dataset."""
-    last = board.records[-1]
-    parts = {"": last.protocol, "dataset ": last.dataset, "judge ": last.judge}
-    return _first([
-        (one_line(f"{kind}{name.replace('_', ' ')}", MOST_LETTERS), _plain(value)) for kind, facts in parts.items()
-        for name, value in sorted(facts.items())
-    ])  # fmt: skip
-
-
-def _plain(value: object, depth: int = 0) -> str:
-    """Return a value of a record in a line, without what is too deep, too much or too long for one."""
-    if isinstance(value, Mapping | list) and depth == DEEPEST:
-        return "…"
-    if isinstance(value, Mapping):
-        parts = [f"{key}={_plain(inner, depth + 1)}" for key, inner in islice(sorted(value.items()), MOST_FACTS)]
-    elif isinstance(value, list):
-        parts = [_plain(inner, depth + 1) for inner in value[:MOST_FACTS]]
-    else:
-        return one_line(f"{value:g}" if isinstance(value, float) else str(value))
-    return one_line(", ".join(parts + ["…"] * (len(value) > MOST_FACTS)), MOST_LETTERS)
-
-
-def _provenance(board: Board) -> list[tuple[str, str]]:
-    """Return what the records say of where they come from: each value once."""
-    records = board.records
-    found: dict[str, list[str]] = {"records": [f"{len(records)}, digest {board.digest}"]}
-    dates = sorted(str(record.provenance.get("started_utc", "")) for record in records)
-    found["measured"] = [f"{dates[0]} to {dates[-1]}"]
-    for facts in {str({**r.provenance, "started_utc": ""}): r.provenance for r in records}.values():
-        for name, value in sorted(_flat(facts)):
-            if name != "started utc" and value not in (values := found.setdefault(name, [])):
-                values.append(value)
-    for record in records:
-        base = str(record.artifacts.get("base", {}).get("sha256", ""))
-        if base and base not in (values := found.setdefault("base model sha256", [])):
-            values.append(base)
-    return _first([(name, _few(values)) for name, values in found.items()])
-
-
-def _first(facts: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    more = len(facts) - MOST_FACTS
-    return [*facts[:MOST_FACTS], ("and", f"{more} more facts in the records")] if more > 0 else facts
-
-
-def _flat(facts: Mapping[str, Any], above: str = "", depth: int = 0) -> Iterable[tuple[str, str]]:
-    for name, value in facts.items():
-        words = one_line(f"{above}{name.replace('_', ' ')}", MOST_LETTERS)
-        if isinstance(value, Mapping) and depth < DEEPEST:
-            yield from _flat(value, f"{words} ", depth + 1)
-        else:
-            yield words, _plain(value)
