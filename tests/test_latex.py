@@ -12,7 +12,7 @@ from tests.conftest import draw_all, fake_record
 from tests.test_ablation import everything
 from tests.test_report import HOSTILE, board, images
 from tests.test_robustness import attacked
-from unlearnbench.report.latex import HEAD, escape_latex, lay_out, short_caption, to_latex, write_paper
+from unlearnbench.report.latex import HEAD, escape_latex, lay_out, paper, short_caption, size_of, to_latex
 from unlearnbench.report.page import FIGURE_WORDS
 from unlearnbench.report.tables import all_tables
 from unlearnbench.report.values import Value
@@ -82,7 +82,10 @@ def written(request, tmp_path_factory):
     for name, figure in drawn.items():
         figure.savefig(folder / "figures" / f"{name}.pdf")
         plt.close(figure)
-    write_paper(shown, tables, {name: FIGURE_WORDS.get(name, name) for name in drawn}, folder)
+    sizes = {name: size_of((folder / "figures" / f"{name}.pdf").read_bytes()) for name in drawn}
+    words = {name: FIGURE_WORDS.get(name, name) for name in drawn}
+    (folder / "paper").mkdir()
+    (folder / "paper" / "main.tex").write_text(paper(shown, tables, sizes, words))
     every = "\n".join(rf"\input{{../tables/{one.name}}}\clearpage" for one in tables)
     (folder / "paper" / "all.tex").write_text(f"{HEAD}\n{every}\n\\end{{document}}\n")
     return folder

@@ -283,7 +283,8 @@ def _draw_references(
         style: dict[str, Any] = {"color": "black", "linestyle": dash, "linewidth": 1.0}
         for name, number in (("forgetting", y.number), ("retention", x.number)):
             panels[name].axhline(number, zorder=2, **style)
-        numbers = [f"{m.title} {spell_number(v.number, m.format)}{v.gap}" for m, v in ((forgetting, y), (retention, x))]
+        pairs = ((forgetting, y.number, y.gap), (retention, x.number, x.gap))
+        numbers = [f"{measure.title} {spell_number(number, measure.format)}{gap}" for measure, number, gap in pairs]
         left_right, down_up = panels["both"].get_xlim(), panels["both"].get_ylim()
         panels["both"].plot(
             [_within(x.number, left_right)], [_within(y.number, down_up)], marker=marker, markersize=5,
