@@ -300,7 +300,8 @@ def test_records_that_are_taken_away_meanwhile_are_named(tmp_path, way):
         "a file": "shutil.rmtree('results'); pathlib.Path('results').write_text('')",
     }[way]
     (tmp_path / "taker.py").write_text(
-        f"import pathlib, shutil\nfrom unlearnbench import method\n\n@method(title='Taker')\ndef taker(ctx):\n    {take}\n"
+        "import pathlib, shutil\nfrom unlearnbench import method\n\n"
+        f"@method(title='Taker')\ndef taker(ctx):\n    {take}\n"
     )
     arguments = ("--methods", "original,taker", "--classes", "0", "--plugin", "taker.py", *QUICK)
     status, output = run(tmp_path, *arguments, "--controls", "none")

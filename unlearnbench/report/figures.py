@@ -19,6 +19,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 from unlearnbench.grid import Target
 from unlearnbench.pictures import open_png

@@ -7,12 +7,7 @@ from unlearnbench.report.board import Board
 from unlearnbench.report.checks import alarms
 from unlearnbench.report.compare import Side, compare_rows, comparison_tables
 from unlearnbench.report.cost import PHASES
-from unlearnbench.report.environment import (
-    MOST_VALUES,
-    counted,
-    protocol_facts,
-    provenance_facts,
-)
+from unlearnbench.report.environment import MOST_LETTERS, MOST_VALUES, counted, protocol_facts, provenance_facts
 from unlearnbench.report.figures import PAIRS
 from unlearnbench.report.html.album import Album, Pictures, Still, pictures
 from unlearnbench.report.html.charts import Chart, relearning, scatter
