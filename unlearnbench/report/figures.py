@@ -227,7 +227,7 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
 def _tradeoff_label(variant: Variant, values: Sequence[Value], total: Measure) -> str:
     """Return a row's name with its cost, and over how few cells the least complete of its numbers is."""
     least = min(values, key=lambda value: value.ok / max(value.expected, 1))
-    return f"{variant.label} ({spell_number(values[2].number, '.1f')} {total.unit}){least.gap}"
+    return f"{variant.label} ({spell_number(values[2].number or 0.0, '.1f')} {total.unit}){least.gap}"
 
 
 def pareto(board: Board, parent: Canvas | None = None) -> Canvas | None:
