@@ -1,4 +1,10 @@
+import locale
+import os
+import signal
+import sys
 import textwrap
+import warnings
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -304,3 +310,106 @@ def test_even_odd_files_only_break_themselves(tmp_path, text):
     assert "safemax" in [spec.name for spec in registry.select_methods("all")]
     with pytest.raises(UsageError, match="cannot be used"):
         registry.method("odd")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("class Stop(BaseException): pass\nraise Stop('hi')", "Stop: hi"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("import sys; sys.exit('bye')", "SystemExit: bye"),
+        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("import warnings; warnings.simplefilter('error'); warnings.warn('old')", "UserWarning: old"),
+    ],
+)
+def test_whatever_an_import_raises_is_the_plugins_own_affair(tmp_path, line, reason):
+    registry = Registry([write_plugin(tmp_path, line + textwrap.dedent(GOOD))])
+    assert "safemax" in [spec.name for spec in registry.select_methods("all")]
+    with pytest.raises(UsageError, match=rf"^method mine cannot be used \(.*mine\.py\): {reason}"):
+        registry.method("mine")
+
+
+def test_an_interrupt_is_the_users(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Registry([write_plugin(tmp_path, "raise KeyboardInterrupt" + textwrap.dedent(GOOD))]).method("mine")
+
+
+MEDDLING = """
+import locale, os, signal, sys, warnings
+print("hello")
+os.chdir("/")
+os.umask(0o777)
+os.environ["UNLEARNBENCH_CACHE"] = "/nowhere"
+sys.argv = ["other"]
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+locale.setlocale(locale.LC_ALL, "C.UTF-8")
+warnings.simplefilter("error")
+sys.stdout = sys.stderr = None
+"""
+
+
+@pytest.mark.parametrize("end", ["", "raise ValueError"])
+def test_an_import_leaves_the_process_as_it_was(tmp_path, monkeypatch, capsys, end):
+    def state():
+        os.umask(umask := os.umask(0o22))
+        handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+        own = {name: value for name, value in os.environ.items() if name.startswith("UNLEARNBENCH")}
+        settings = (sys.argv, [*sys.argv], sys.stdout, sys.stderr, [*warnings.filters])
+        return Path.cwd(), umask, handlers, locale.setlocale(locale.LC_ALL), own, settings
+
+    path = write_plugin(tmp_path, f"{MEDDLING}{end}\n{textwrap.dedent(GOOD)}")
+    monkeypatch.chdir(tmp_path)
+    before = state()
+    Registry([path]).plugins("method")
+    plugin = next(p for p in Registry([path]).plugins("method") if p.name == "mine")
+    assert plugin.reason == ("ValueError:" if end else "")
+    assert state() == before
+    written = capsys.readouterr()
+    assert (written.out, written.err) == ("", "hello\n")  # and once
+
+
+def test_an_import_survives_a_folder_that_is_gone(tmp_path, monkeypatch):
+    path = write_plugin(tmp_path, GOOD)
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert Registry([path]).method("mine").title == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("empty.py", "", "no function under @method or @metric: 'unlearnbench new method NAME' writes one"),
+        ("notes.txt", GOOD, "it is not a Python file, whose name ends in .py"),
+        ("mine.pyc", GOOD, "it is not a Python file, whose name ends in .py"),
+        ("mine", GOOD, "it is not a Python file, whose name ends in .py"),
+        ("twice.py", GOOD + GOOD, "2 methods of the file are called mine: rename one"),
+        ("folder.py", None, "it is not a file but a folder, so name the Python file in it"),
+    ],
+)
+def test_what_is_no_plugin_file_is_refused_in_one_sentence(tmp_path, name, text, words):
+    if text is None:
+        (tmp_path / name).mkdir()
+    else:
+        write_plugin(tmp_path, text, name)
+    with pytest.raises(UsageError, match=f"^--plugin .*{name}.*{words}$"):
+        Registry([tmp_path / name])
+
+
+def test_a_file_under_two_names_is_one_plugin(tmp_path):
+    path = write_plugin(tmp_path, GOOD)
+    (link := tmp_path / "linked.py").symlink_to(path)
+    assert Registry([path, link]).method("mine").title == "Mine"
+    (bare := tmp_path / "bare").write_text(textwrap.dedent(GOOD))
+    (named := tmp_path / "named.py").symlink_to(bare)
+    assert Registry([named]).method("mine").title == "Mine"
+    salun = next(plugin.path for plugin in Registry().plugins("method") if plugin.name == "salun")
+    assert Registry([salun]).method("salun").title == "SalUn"
+
+
+def test_a_file_that_does_not_parse_is_named_where_its_method_is_missed(tmp_path):
+    registry = Registry([write_plugin(tmp_path, GOOD + "\n    oops(", "other.py")])
+    with pytest.raises(UsageError, match=r"there is no method 'mine', and .*other\.py does not parse: .*Error"):
+        registry.method("mine")

@@ -10,15 +10,18 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from unlearnbench.declared import read_declaration
 from unlearnbench.errors import PluginError, UsageError, one_line, spell_error
+from unlearnbench.guard import process_state_kept
 from unlearnbench.hashing import file_digest
 from unlearnbench.plugin import Kind, MethodSpec, MetricSpec, suggest
 from unlearnbench.results import Record
@@ -35,25 +38,42 @@ class Plugin:
     path: Path | None  # its source file, None where only loading it can tell
     load_module: Callable[[], ModuleType] = field(repr=False)
     module: str = ""  # the dotted name it is imported by, of an installed one
+    parses: bool = True  # a file that does not stands for one method of the file's name
 
-    @cached_property
+    @property
     def spec(self) -> MethodSpec | MetricSpec:
-        """Import the plugin and return what it declared.
+        """What the plugin declared; the first use imports it.
 
         Raises:
             PluginError: it fails to import or declares nothing of its name.
         """
+        if isinstance(self._outcome, PluginError):
+            raise self._outcome
+        return self._outcome
+
+    @cached_property
+    def _outcome(self) -> MethodSpec | MetricSpec | PluginError:
         try:
-            module = self.load_module()
-        except (Exception, SystemExit) as error:
-            raise PluginError(spell_error(error)) from error
+            with process_state_kept():
+                module = self.load_module()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever it raises is its own affair, an exit too
+            failure = PluginError(spell_error(error))
+            failure.__cause__ = error
+            return failure
         if self.path is None:
             self.path = Path(str(module.__file__))
         spec = getattr(getattr(module, self.name, None), "__unlearnbench__", None)
         wanted = MethodSpec if self.kind == "method" else MetricSpec
         if not isinstance(spec, wanted):
-            raise PluginError(f"{self.origin} declares no @{self.kind} function called {self.name}")
+            return PluginError(f"{self.origin} declares no @{self.kind} function called {self.name}")
         return spec
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be used; empty where it can."""
+        return str(self._outcome) if isinstance(self._outcome, PluginError) else ""
 
     @property
     def declared(self) -> Mapping[str, Any]:
@@ -94,7 +114,8 @@ class Registry:
 
     def _add(self, plugin: Plugin) -> None:
         known = self._plugins.setdefault((plugin.kind, plugin.name), plugin)
-        if known is not plugin:
+        same_file = known.path is not None and plugin.path is not None and known.path.resolve() == plugin.path
+        if known is not plugin and not same_file:
             raise UsageError(
                 f"two {plugin.kind}s are called {plugin.name}, in {known.origin} and in {plugin.origin}: rename one"
             )
@@ -106,6 +127,9 @@ class Registry:
     def _spec(self, kind: Kind, name: str) -> MethodSpec | MetricSpec:
         plugin = self._plugins.get((kind, name))
         if plugin is None:
+            for found in self._plugins.values():
+                if not found.parses:
+                    raise UsageError(f"there is no {kind} {name!r}, and {found.origin} does not parse: {found.reason}")
             names = [p.name for p in self.plugins(kind)]
             raise UsageError(f"there is no {kind} {name!r}{suggest(name, names)}: choose from {', '.join(names)}")
         try:
@@ -226,25 +250,24 @@ def _entry_points(kind: Kind) -> list[Plugin]:
 
 
 def _from_file(path: Path) -> list[Plugin]:
-    """Return the plugins a file declares, found in its syntax tree; a file that does not parse is one broken method."""
-    try:
-        path = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise UsageError(f"--plugin {one_line(str(path), 80)}: there is no such file") from error
-    if not path.is_file():
-        raise UsageError(f"--plugin {path}: it is not a file")
+    """Return the plugins a file declares, found in its syntax tree; a file that does not parse is one broken method.
+
+    Raises:
+        UsageError: it is not a Python file, cannot be read, or declares nothing or one name twice.
+    """
+    path = _plugin_path(path)
 
     def load() -> ModuleType:
         name = f"unlearnbench_plugin_{path.stem}_{file_digest(path)[:8]}"
         if name in sys.modules:
             return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise PluginError(f"{path} is not a Python file")
+        loader = SourceFileLoader(name, str(path))
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+        assert spec is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise
@@ -252,8 +275,10 @@ def _from_file(path: Path) -> list[Plugin]:
 
     try:
         tree = ast.parse(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"--plugin {path} cannot be read: {error.strerror or error}") from error
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return [Plugin(path.stem, "method", str(path), path, load)]
+        return [Plugin(path.stem, "method", str(path), path, load, parses=False)]
     plugins = [
         Plugin(node.name, kind, str(path), path, load)
         for node in tree.body
@@ -261,8 +286,26 @@ def _from_file(path: Path) -> list[Plugin]:
         for kind in _declared_kinds(node)
     ]
     if not plugins:
-        raise UsageError(f"--plugin {path}: the file declares no function under @method or @metric")
+        words = "the file declares no function under @method or @metric: 'unlearnbench new method NAME' writes one"
+        raise UsageError(f"--plugin {path}: {words}")
+    for name, times in Counter((plugin.kind, plugin.name) for plugin in plugins).items():
+        if times > 1:
+            raise UsageError(f"--plugin {path}: {times} {name[0]}s of the file are called {name[1]}: rename one")
     return plugins
+
+
+def _plugin_path(path: Path) -> Path:
+    """Return the absolute path of a file that --plugin names, links followed."""
+    shown = one_line(str(path), 80)
+    try:
+        found = path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--plugin {shown}: there is no such file") from error
+    if found.is_dir():
+        raise UsageError(f"--plugin {shown}: it is not a file but a folder, so name the Python file in it")
+    if not found.is_file() or path.suffix != ".py":
+        raise UsageError(f"--plugin {shown}: it is not a Python file, whose name ends in .py")
+    return found
 
 
 def _declared_kinds(node: ast.FunctionDef) -> list[Kind]:
