@@ -87,6 +87,7 @@ class Meter:
         self._account: Phase | Outside | None = None
         self._started = self._since = clock()
         self._open: list[Cost] = []
+        self._stopped = 0.0  # seconds that this process was stopped (Ctrl-Z, a scheduler): no phase's
         self.clock_went_back = False
         self.side_by_side = False  # whether other cells of the run may work now
         self.costs: dict[Phase | Outside, Cost] = {}
@@ -139,7 +140,8 @@ class Meter:
         """Return the seconds since the start that belong to no phase, by name; `rest` is what has no name."""
         named = {name: self.costs[name].seconds for name in get_args(Outside) if name in self.costs}
         own = sum(cost.seconds - cost.reused_seconds for cost in self.costs.values())
-        return {**named, "rest": max(self.elapsed() - own, 0.0)}
+        stopped = {"stopped": self._stopped} if self._stopped else {}
+        return {**named, **stopped, "rest": max(self.elapsed() - own - self._stopped, 0.0)}
 
     def elapsed(self) -> float:
         """Return the seconds since the start."""
@@ -152,6 +154,8 @@ class Meter:
         if seconds < 0:
             self.clock_went_back, seconds = True, 0.0
         peaks, load = self._read()
+        stopped = min(load.get("stopped_seconds", 0.0), seconds)
+        self._stopped, seconds = self._stopped + stopped, seconds - stopped
         stretch = Cost(seconds, peaks, load=load, side_by_side=self.side_by_side)
         if self._account is not None:
             self.costs.setdefault(self._account, Cost()).add(stretch)
@@ -178,13 +182,17 @@ class Meter:
         for phase in PHASES:
             cost = self.costs.get(phase, Cost())
             foreign = cost.load.get("foreign_cpu_seconds", 0.0)
-            tellable = cost.seconds >= SHORTEST_STRETCH and not cost.side_by_side
-            if tellable and foreign > FOREIGN_SHARE * cores * cost.seconds:
-                found.append((phase, f"other processes used {foreign / cost.seconds:.1f} of {cores} cores"))
+            stopped = cost.load.get("stopped_seconds", 0.0)
+            watched = cost.seconds + stopped
+            tellable = watched >= SHORTEST_STRETCH and not cost.side_by_side
+            if tellable and foreign > FOREIGN_SHARE * cores * watched:
+                found.append((phase, f"other processes used {foreign / watched:.1f} of {cores} cores"))
             if processes := round(cost.load.get("foreign_processes", 0)):
                 found.append((phase, f"{processes} other process{'es' * (processes > 1)} on the device"))
             if (slept := cost.load.get("slept_seconds", 0.0)) > SHORTEST_STRETCH:
                 found.append((phase, f"the machine slept for {slept:.0f} s, which are not counted"))
+            if stopped > SHORTEST_STRETCH:
+                found.append((phase, f"the process was stopped for {stopped:.0f} s, which are not counted"))
         if self.clock_went_back:
             found.append(("forget", "the clock went back; that stretch counts as 0 s"))
         return [{"phase": phase, "what": what} for phase, what in found]

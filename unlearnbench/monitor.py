@@ -1,6 +1,6 @@
-"""Device memory as NVML counts it, watched from outside the measured process. Free of torch.
+"""What is watched from outside the measured process: device memory as NVML counts it, and stops. Free of torch.
 
-A cell starts a monitor before it touches its device. The monitor is a process of its own, so that its polls take no
+A cell starts its monitors before it touches its device. A monitor is a process of its own, so that its polls take no
 time from the cell, whatever the cell is doing. It answers each line on its stdin with one line of JSON and ends when
 stdin closes, so it never outlives the cell.
 
@@ -14,12 +14,12 @@ what they hold is in the device's use at the start.
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -32,6 +32,8 @@ PERIOD_SECONDS = 0.05
 START_SECONDS = 30.0  # NVML's first call may have to start the driver
 ANSWER_SECONDS = 5.0  # a monitor that needs longer for an answer is given up
 PROBES = ("nvml_process", "nvml_device")
+STOP_PERIOD_SECONDS = 0.1
+LATE_SECONDS = 0.5  # a poll that comes later by so much, and did not wait for a core, was stopped itself
 
 
 def is_stopped(pid: int) -> bool:
@@ -42,11 +44,88 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-class NvmlMonitor:
+class Monitor:
+    """A process that watches this one and answers questions.
+
+    Nothing here raises for want of an answer: a monitor that fails is given up, and says why.
+    """
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        """Start the process.
+
+        Args:
+            name: for people.
+            *arguments: of this module as a program.
+        """
+        self._name = name
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._process: subprocess.Popen[str] | None = None  # None: it never was, or is given up
+        self._ended = ""  # why
+        # -P: a folder `unlearnbench` where the user stands is not this package.
+        command = [sys.executable, "-P", "-m", "unlearnbench.monitor", *arguments]
+        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=nowhere, encoding="utf-8", errors="replace",
+                start_new_session=True,  # what stops or ends this process's group is the cell's affair
+            )  # fmt: skip
+        except OSError as error:
+            self._ended = f"{name} did not start: {spell_error(error)}"
+        else:
+            threading.Thread(target=self._listen, args=(self._process,), daemon=True, name=name).start()
+
+    def close(self) -> None:
+        """End the process."""
+        self._end("was closed")
+
+    def _ask(self, seconds: float) -> dict[str, Any]:
+        """Return the monitor's answer, waiting so long at most; a monitor that fails is not asked again."""
+        if self._process is not None and self._process.stdin is not None:
+            line = ""
+            try:
+                print(file=self._process.stdin, flush=True)
+                line = self._lines.get(timeout=seconds)
+                if line:
+                    return self._understood(json.loads(line))
+                self._end("died")
+            except queue.Empty:
+                self._end(f"gave no answer for {seconds:g} seconds")
+            except OSError:
+                self._end("died")
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self._end(f"sent an invalid reply: {one_line(line, 80)}")
+        return {}
+
+    def _understood(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return what an answer holds."""
+        raise NotImplementedError
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        """Pass the monitor's lines on; in a thread, because a wait for a whole line cannot be cut short."""
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                self._lines.put(line)
+        self._lines.put("")
+
+    def _end(self, why: str) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._ended = f"{self._name} {why}"
+        assert process.stdin is not None
+        with suppress(OSError):
+            process.stdin.close()
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # it can hang in the driver, where no signal reaches it
+            process.wait(timeout=1)
+
+
+class NvmlMonitor(Monitor):
     """Peaks of the memory in use on one device, by probe, from edge to edge.
 
-    Nothing here raises for want of NVML: a probe that cannot be had is missing from the peaks, and `problems` says why.
-    `close` leaves the attributes as they are.
+    A probe that cannot be had is missing from the peaks, and `problems` says why. `close` leaves the attributes as they
+    are.
 
     Attributes:
         foreign: the highest number of other processes computing on the device at once in the last interval, None where
@@ -62,24 +141,11 @@ class NvmlMonitor:
             uuid: of the device, on which this process has allocated nothing yet; `GPU-` or `MIG-` may be left out.
             period: seconds between readings; peaks shorter than that can be missed.
         """
+        super().__init__("the NVML monitor", str(os.getpid()), str(period), uuid)
         self.foreign: int | None = None
         self.polls = 0
         self.problems: dict[str, str] = {}
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._process: subprocess.Popen[str] | None = None  # None: it never was, or is given up
-        self._ended = ""  # why
-        # -P: a folder `unlearnbench` where the user stands is not this package.
-        command = [sys.executable, "-P", "-m", "unlearnbench.monitor", uuid, str(os.getpid()), str(period)]
-        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=nowhere, encoding="utf-8", errors="replace"
-            )
-        except OSError as error:
-            self._ended = f"the NVML monitor did not start: {spell_error(error)}"
-        else:
-            threading.Thread(target=self._listen, args=(self._process,), daemon=True, name="NVML monitor").start()
-        self._ask(START_SECONDS)
+        self._edge(START_SECONDS)
 
     def edge(self) -> dict[str, int]:
         """Take a reading, which ends one interval and begins the next, and return the peaks of the one that ended.
@@ -87,11 +153,7 @@ class NvmlMonitor:
         Returns:
             Bytes by name of the probe, of those probes alone that could be read at this edge.
         """
-        return self._ask(ANSWER_SECONDS)
-
-    def close(self) -> None:
-        """End the monitor; later edges have no peaks."""
-        self._end("the NVML monitor was closed")
+        return self._edge(ANSWER_SECONDS)
 
     def __enter__(self) -> "NvmlMonitor":
         return self
@@ -99,47 +161,40 @@ class NvmlMonitor:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, seconds: float) -> dict[str, int]:
-        """Return the monitor's answer, waiting so long at most; a monitor that fails is not asked again."""
-        if self._process is not None and self._process.stdin is not None:
-            line = ""
-            try:
-                print(file=self._process.stdin, flush=True)
-                line = self._lines.get(timeout=seconds)
-                if line:
-                    answer = json.loads(line)
-                    peaks = {str(name): int(peak) for name, peak in answer["peaks"].items()}
-                    self.foreign, self.polls, self.problems = answer["foreign"], answer["polls"], answer["problems"]
-                    return peaks
-                self._end("the NVML monitor died")
-            except queue.Empty:
-                self._end(f"the NVML monitor gave no answer for {seconds:g} seconds")
-            except OSError:
-                self._end("the NVML monitor died")
-            except (ValueError, TypeError, KeyError, AttributeError):
-                self._end(f"the NVML monitor talks nonsense: {one_line(line, 80)}")
-        self.foreign, self.polls, self.problems = None, 0, dict.fromkeys(PROBES, self._ended)
-        return {}
+    def _edge(self, seconds: float) -> dict[str, int]:
+        peaks = self._ask(seconds)
+        if self._process is None:
+            self.foreign, self.polls, self.problems = None, 0, dict.fromkeys(PROBES, self._ended)
+        return peaks
 
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        """Pass the monitor's lines on; in a thread, because a wait for a whole line cannot be cut short."""
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                self._lines.put(line)
-        self._lines.put("")
+    def _understood(self, answer: dict[str, Any]) -> dict[str, int]:
+        peaks = {str(name): int(peak) for name, peak in answer["peaks"].items()}
+        self.foreign, self.polls, self.problems = answer["foreign"], answer["polls"], answer["problems"]
+        return peaks
 
-    def _end(self, why: str) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        self._ended = why
-        assert process.stdin is not None
-        with suppress(OSError):
-            process.stdin.close()
-        process.kill()
-        with suppress(subprocess.TimeoutExpired):  # it can hang in the driver, where no signal reaches it
-            process.wait(timeout=1)
+
+class StopMonitor(Monitor):
+    """Seconds that this process was stopped: Ctrl-Z, SIGSTOP, a scheduler's suspend, a frozen container.
+
+    A process cannot see that itself, not while its method keeps the interpreter's lock anyway.
+    """
+
+    def __init__(self) -> None:
+        """Start the monitor and wait for its first reading."""
+        super().__init__("the monitor of stops", str(os.getpid()), str(STOP_PERIOD_SECONDS))
+        self._ask(START_SECONDS)
+
+    def edge(self) -> dict[str, float]:
+        """Return the seconds since the last edge."""
+        return self._ask(ANSWER_SECONDS)
+
+    @property
+    def problem(self) -> str:
+        """Why there is no answer any more."""
+        return self._ended
+
+    def _understood(self, answer: dict[str, Any]) -> dict[str, float]:
+        return {"stopped_seconds": float(answer["stopped_seconds"])}
 
 
 class Reading(NamedTuple):
@@ -243,22 +298,45 @@ class Sampler:
             raise  # the first error: the second is only that there is no such instance
 
 
-def main(uuid: str, pid: int, period: float) -> None:
-    """Poll until stdin closes, and answer each line on it with what was seen since the line before.
+class StopSampler:
+    """Adds up the time that a process is stopped, inside the monitor's process.
 
-    Args:
-        uuid: of the device.
-        pid: of the measured process.
-        period: seconds between readings.
+    Whatever stops all processes at once stops this one too: then its polls are late.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the cell decides
+
+    def __init__(self, pid: int, period: float) -> None:
+        self._pid, self._period, self._lock = pid, period, threading.Lock()
+        self._stopped, self._waited, self._last = 0.0, _waited_for_a_core(), time.monotonic()
+
+    def poll(self) -> None:
+        """Count the time since the last poll."""
+        with self._lock:
+            now, waited = time.monotonic(), _waited_for_a_core()
+            took, idle = now - self._last, waited - self._waited
+            if is_stopped(self._pid):
+                self._stopped += took
+            elif (late := took - self._period - idle) > LATE_SECONDS:
+                self._stopped += late
+            self._last, self._waited = now, waited
+
+    def edge(self) -> dict[str, Any]:
+        """Return the seconds since the last edge, as JSON."""
+        self.poll()
+        with self._lock:
+            stopped, self._stopped = self._stopped, 0.0
+        return {"stopped_seconds": stopped}
+
+
+def _waited_for_a_core() -> float:
+    """Return the seconds that this thread and its process were ready and had no core (Linux), else 0."""
     try:
-        sampler = Sampler(uuid, pid)
-    except Exception as error:  # no library, no driver, no permission, no such device
-        problems = dict.fromkeys(PROBES, f"NVML cannot be used for device {uuid}: {spell_error(error)}")
-        for _ in sys.stdin:
-            print(json.dumps({"peaks": {}, "foreign": None, "polls": 0, "problems": problems}), flush=True)
-        return
+        return sum(int(path.read_text().split()[1]) for path in Path("/proc/self/task").glob("*/schedstat")) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+def _serve(sampler: "Sampler | StopSampler", period: float) -> None:
+    """Poll until stdin closes, and answer each line on it with what was seen since the line before."""
 
     def poll() -> None:
         while True:
@@ -270,5 +348,26 @@ def main(uuid: str, pid: int, period: float) -> None:
         print(json.dumps(sampler.edge()), flush=True)
 
 
+def main(pid: int, period: float, uuid: str | None = None) -> None:
+    """Watch a process until stdin closes.
+
+    Args:
+        pid: of the measured process.
+        period: seconds between readings.
+        uuid: of the device whose memory is read; None for the process's stops.
+    """
+    if uuid is None:
+        _serve(StopSampler(pid, period), period)
+        return
+    try:
+        sampler = Sampler(uuid, pid)
+    except Exception as error:  # no library, no driver, no permission, no such device
+        problems = dict.fromkeys(PROBES, f"NVML cannot be used for device {uuid}: {spell_error(error)}")
+        for _ in sys.stdin:
+            print(json.dumps({"peaks": {}, "foreign": None, "polls": 0, "problems": problems}), flush=True)
+        return
+    _serve(sampler, period)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    main(int(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:])

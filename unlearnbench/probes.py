@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 import psutil
 import torch
 
-from unlearnbench.monitor import NvmlMonitor
+from unlearnbench.monitor import NvmlMonitor, StopMonitor
 
 POLL_SECONDS = 0.02  # period of the probe that has no peak counter to ask
 NO_CUDA = "the device is no CUDA device"
@@ -94,6 +95,15 @@ class TorchPeaks:
         return peaks
 
 
+def _own_cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of those it started, whether they have ended or not."""
+    seconds = sum(os.times()[:4])
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it ended meanwhile, and counts next time if it was waited for
+            seconds += sum(process.cpu_times()[:4])
+    return seconds
+
+
 class ForeignCpu:
     """CPU seconds that other processes (and, on a virtual machine, its host) took on the cores this one may use."""
 
@@ -107,8 +117,7 @@ class ForeignCpu:
         chosen = every if self._cores is None else [every[core] for core in self._cores if core < len(every)]
         names = ("user", "nice", "system", "irq", "softirq", "steal")
         busy = sum(getattr(core, name, 0.0) for core in chosen for name in names)
-        mine = os.times()
-        return float(busy - mine.user - mine.system - mine.children_user - mine.children_system)
+        return float(busy) - _own_cpu_seconds()
 
     def edge(self) -> dict[str, float]:
         """Return the seconds since the last edge."""
@@ -152,6 +161,7 @@ class Instruments:
     watches: Sequence[Watch] = ()
     missing: dict[str, str] = field(default_factory=dict)  # probe -> why it is not there
     monitor: NvmlMonitor | None = None
+    stops: StopMonitor | None = None
 
     @classmethod
     def of(cls, device: torch.device, uuid: str) -> "Instruments":
@@ -162,7 +172,8 @@ class Instruments:
             uuid: of that device, for NVML.
         """
         probes: list[Probe] = []
-        watches: list[Watch] = [Sleep()] if hasattr(time, "CLOCK_BOOTTIME") else []
+        stops = StopMonitor()
+        watches: list[Watch] = [stops, *([Sleep()] if hasattr(time, "CLOCK_BOOTTIME") else [])]
         monitor = None
         missing = dict.fromkeys(("nvml_process", "nvml_device", "torch_reserved", "torch_allocated"), NO_CUDA)
         if device.type == "cuda":
@@ -178,13 +189,15 @@ class Instruments:
         except OSError as error:
             missing["rss_peak"] = f"the kernel does not let a process reset its peak resident size ({error})"
             probes.append(PolledRss())
-        return cls(probes, watches, missing, monitor)
+        return cls(probes, watches, missing, monitor, stops)
 
     def reasons(self) -> dict[str, str]:
         """Return why a probe is not there, or failed later."""
-        return self.missing | (self.monitor.problems if self.monitor is not None else {})
+        stops = {"stopped_seconds": self.stops.problem} if self.stops is not None and self.stops.problem else {}
+        return self.missing | (self.monitor.problems if self.monitor is not None else {}) | stops
 
     def close(self) -> None:
         """Stop what runs beside this process."""
-        if self.monitor is not None:
-            self.monitor.close()
+        for monitor in (self.monitor, self.stops):
+            if monitor is not None:
+                monitor.close()
