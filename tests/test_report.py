@@ -35,7 +35,7 @@ from unlearnbench.report.tables import (
     tidy_frame,
 )
 from unlearnbench.report.values import MARK, Value, variant_of
-from unlearnbench.report.writers import Table, to_csv, to_markdown
+from unlearnbench.report.writers import Table, escape_markdown, frame_to_csv, to_csv, to_markdown
 from unlearnbench.results import SCHEMA, Record, ResultStore
 
 HOSTILE = r"<b>a|b</b> \input{x} 50% $&_#^~ `c` *d* é → שלום"
@@ -212,6 +212,44 @@ def test_csv_has_full_numbers():
     frame = pd.read_csv(io.StringIO(to_csv(summary_table(board(full())))))
     assert frame["FID ↓"].tolist() == [6.0, 16.0]
     assert all(frame["FID ↓ low"] < frame["FID ↓"]) and all(frame["FID ↓"] < frame["FID ↓ high"])
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1", "'=1+1"), ("+cmd", "'+cmd"), ("-x", "'-x"), ("@SUM(A1)", "'@SUM(A1)"), ("\t=1", "' =1"),
+        ("\r=1", "' =1"), ("\uff1d1", "'\uff1d1"), ("-1.5", "-1.5"), ("+2e3", "+2e3"), ("a\n=1", "a =1"),
+        ("caf\udce9", "caf?"), ("a\x1b[2Jb", "a [2Jb"),
+    ],
+)  # fmt: skip
+def test_no_text_of_a_csv_is_a_formula(text, cell):
+    table = Table("t", "T", "c", text, [text], [""], [text], [".1f"], [[Value(None, text)]])
+    assert list(csv.reader(io.StringIO(to_csv(table)))) == [[cell, cell], [cell, cell]]
+    (line,) = csv.DictReader(io.StringIO(frame_to_csv(pd.DataFrame({text: [text], "n": [-1.5]}))))
+    assert line == {cell: cell, "n": "-1.5"}
+
+
+def test_a_csv_keeps_columns_of_one_name_and_has_nothing_where_no_cell_was_run():
+    table = Table("t", "T", "c", "Method", ["a"], ["", ""], ["Method"] * 2, ["", ""], [[Value(-2.0), Value(None, "-")]])
+    assert to_csv(table) == "Method,Method,Method\na,-2.0,\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a](http://x.y)", "![a](http://x.y)", "[a]: http://x.y", "[[a](b)", "see www.x.y, HTTPS://x.y or a@x.y",
+        "<a href=x>", "&lt;b&gt;", "[!NOTE]", "[^1]", "```", "~~~", "# a", "- a", "1. a", "a\n\n# b", "$x$ _a_ __b__",
+    ],
+)  # fmt: skip
+def test_no_text_is_markup_in_markdown(text):
+    shown = escape_markdown(text)
+    assert "\n" not in shown
+    assert not re.search(r"://|www\.|@\w|[<>]|&(?!amp;|lt;|gt;|#8288;)", shown)
+    assert not re.search(r"(?<!\\)(?:\[[^]]*\][(\[:]|[`~$|*]|\[[!^])|(?<!\\)\b_|_\b|^(?:#|- |\d+\. )", shown)
+
+
+def test_intervals_and_names_with_underscores_stay_as_they_are_in_markdown():
+    assert escape_markdown("5.0 [4.0, 6.0] of fake_ua 0+1, -1.5") == "5.0 [4.0, 6.0] of fake_ua 0+1, -1.5"
 
 
 def test_words_in_a_table_are_never_numbers():
@@ -395,9 +433,7 @@ def test_figures_are_the_same_bytes_with_and_without_processes(monkeypatch):
         with page.Drawing({"digits": b}) as drawing:
             drawn.append(drawing.drawn("digits"))
     assert drawn[0] == drawn[1]
-    assert {name: list(files) for name, files in drawn[0].items()} == dict.fromkeys(
-        ("tradeoff", "phases"), ["png", "pdf"]
-    )
+    assert [(name, *files) for name, files in drawn[0].items()] == [(n, "png", "pdf") for n in ("tradeoff", "phases")]
 
 
 def die(board, parent):
@@ -502,6 +538,18 @@ def test_boards_are_named_by_dataset_and_by_protocol_where_there_are_several(pro
     records = [fake_record() for _ in protocols]
     records = [replace(r, cell=replace(r.cell, protocol=p)) for r, p in zip(records, protocols, strict=True)]
     assert sorted(boards(records, {})) == names
+
+
+@pytest.mark.parametrize("dataset", ["report.html", "CON", "nul.x", "dots."])
+def test_a_board_takes_no_name_of_other_files(tmp_path, dataset):
+    records = [fake_record(dataset=dataset)]
+    assert list(boards(records, {})) == [f"_{dataset}_"]
+
+
+def test_no_board_takes_the_place_of_another_one():
+    pairs = [("a", "p1"), ("a", "p2"), ("a-p1", "p1")]
+    records = [replace(fake_record(), cell=replace(fake_record().cell, dataset=d, protocol=p)) for d, p in pairs]
+    assert {board.key for board in boards(records, {}).values()} == set(pairs)
 
 
 @pytest.mark.parametrize(
@@ -868,7 +916,7 @@ class TestDisturbances:
         assert "<b>" not in page.read_text()
         assert "\n# no heading" not in page.read_text()
         line = pd.read_csv(page.parent / "tables" / "cells.csv").iloc[0]
-        assert line["disturbances"] == f"{HOSTILE}: {HOSTILE}\n# no heading"
+        assert line["disturbances"] == f"{HOSTILE}: {HOSTILE} # no heading"
 
 
 def test_shared_seconds_are_said():

@@ -1,6 +1,7 @@
 """From records to a board: what one report compares, with every gap visible."""
 
 import copy
+import re
 import statistics
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from unlearnbench.report.statistics import Interval, best_rows, mean_intervals, 
 from unlearnbench.report.values import Measure, Value, Variant, short, variant_of
 from unlearnbench.results import B4, Record, natural, records_digest
 
+# names that are no folder's, of the report's own files and on Windows
+TAKEN = re.compile(r"report\.(?:html|md)|(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?|.*\.", re.IGNORECASE)
 SEQUENCE, AT_ONCE = "-sequence", "-at-once"  # end the names of boards of several classes
 
 
@@ -588,7 +591,12 @@ def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[
         family = "" if datasets.count(dataset) == 1 else f"-{protocol.removesuffix(B4)}"
         return dataset + family + (B4 if protocol.endswith(B4) else "") + form
 
-    found = {name(*key): Board(group, source_hashes) for key, group in sorted(groups.items())}
+    found: dict[str, Board] = {}
+    for key, group in sorted(groups.items()):
+        folder = name(*key)
+        while folder in found or TAKEN.fullmatch(folder):  # by a name that is put together as this one is, say
+            folder = f"_{folder}_"
+        found[folder] = Board(group, source_hashes)
     shared = looks_of(variant for board in found.values() for variant in board.variants)
     for board in found.values():
         board.looks = shared

@@ -8,7 +8,7 @@ from unlearnbench.results import Record
 
 MARK = "†"  # behind a number that rests on disturbed cells
 MOST_LETTERS = 100  # of a name in a table
-MOST_DIGITS = 16  # of a number in a table
+LARGEST = 1e12  # number that a table writes out
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,8 @@ class Value:
 
 
 def spell_number(number: float, form: str) -> str:
-    """Return a number in its format, or with four digits where that would be longer than any cell."""
-    text = f"{number:{form}}"
-    return text if len(text) <= MOST_DIGITS else f"{number:.4g}"
+    """Return a number in its format, or with four digits where it is too large for any cell."""
+    return f"{number:{form if abs(number) < LARGEST else '.4g'}}"
 
 
 def short(name: object) -> str:
