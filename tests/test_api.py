@@ -1,7 +1,10 @@
 """The API for notebooks: its README examples run, frames are tidy, figures go where they are asked to."""
 
+import csv
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -10,15 +13,17 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 
 from tests.conftest import fake_record
-from tests.readme import block
+from tests.readme import ROOT, block
 from tests.test_ablation import everything
 from tests.test_robustness import attacked
 from unlearnbench import api
+from unlearnbench.registry import Registry
 from unlearnbench.report.frames import COLUMNS
 from unlearnbench.report.page import FIGURES
 from unlearnbench.results import ResultStore
 
 EXAMPLES = ("api-run", "api-load", "api-draw")
+SHOWN = ("UA", "FID", "RTE")
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +58,37 @@ class TestTheReadmesExamples:
         records = ResultStore(tmp_path / "results").read().records
         assert [record.status for record in records] == ["ok"]
         assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+class TestTheReadmesExamplesOnTheCommittedRecords:
+    @pytest.fixture
+    def clone(self, tmp_path, monkeypatch):
+        (tmp_path / "results").symlink_to(ROOT / "results")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(Registry, "current_hashes", lambda self, records: {})  # stale ones have no numbers
+        return tmp_path
+
+    def test_the_frame_has_the_numbers_of_the_tables(self, clone, capsys):
+        exec("from unlearnbench import api\n" + block("example:api-load"), {})
+        printed = capsys.readouterr().out
+        with (ROOT / "reports" / "digits" / "tables" / "summary.csv").open(newline="", encoding="utf-8") as file:
+            table = {line["Method"]: line for line in csv.DictReader(file)}
+        assert len(table) > 12
+        columns = {name: next(c for c in next(iter(table.values())) if c.split(" ")[0] == name) for name in SHOWN}
+        for label, line in table.items():
+            shown = re.search(rf"^{re.escape(label)} +([\d.]+) +([\d.]+) +([\d.]+)$", printed, re.MULTILINE)
+            for name, number in zip(SHOWN, shown.groups(), strict=True):
+                assert float(number) == pytest.approx(float(line[columns[name]]), rel=1e-5, abs=1e-5), (label, name)
+
+    def test_the_figures_are_drawn(self, clone):
+        exec("from unlearnbench import api\n" + block("example:api-draw"), {})
+        assert (clone / "mine.png").stat().st_size > 10_000
+
+    def test_a_folder_of_several_is_not_pooled(self, clone):
+        several = "several datasets and several ways to forget .*give dataset as one of cifar10-jpeg, digits, "
+        for ask in (api.load, lambda: api.draw("tradeoff")):
+            with pytest.raises(api.UsageError, match=f"results holds {several}digits-at-once, digits-sequence"):
+                ask()
 
 
 class TestRunCell:
@@ -115,9 +151,53 @@ class TestLoad:
         assert (len(failed), failed.metric.isna().all(), failed.value.isna().all()) == (1, True, True)
         assert not frame.stale.any()
 
-    def test_stale_records_are_marked(self, tmp_path):
+    def test_stale_records_are_marked_and_have_no_numbers(self, tmp_path):
         ResultStore(tmp_path).append(fake_record("safemax", source_hash="of old"))
-        assert api.load(tmp_path).stale.all()
+        ResultStore(tmp_path).append(fake_record("alpha"))
+        frame = api.load(tmp_path)
+        assert set(frame[frame.stale].method) == {"safemax"}
+        assert frame[frame.stale].value.isna().all()
+        assert len(frame[frame.stale]) == 1 < len(frame[~frame.stale])
+
+    @pytest.mark.parametrize(
+        ("other", "words", "names"),
+        [
+            ({"dataset": "pictures"}, "several datasets", "digits, pictures"),
+            ({"protocol": "protocol-2"}, "several protocols", "digits-protocol-1, digits-protocol-2"),
+            ({"further": (1,)}, "several ways to forget", "digits, digits-at-once"),
+            ({"earlier": ((1,),)}, "several ways to forget", "digits, digits-sequence"),
+        ],
+    )
+    def test_one_of_several_must_be_named(self, tmp_path, other, words, names):
+        first = fake_record("alpha", 0, ua=80.0)
+        second = replace(fake_record("alpha", 2, ua=60.0), cell=replace(fake_record("alpha", 2).cell, **other))
+        for record in (first, second):
+            ResultStore(tmp_path).append(record)
+        with pytest.raises(api.UsageError, match=f"holds {words}.*: give dataset as one of {names}"):
+            api.load(tmp_path)
+        with pytest.raises(api.UsageError, match=f"no records of 'digit'.*give dataset as one of {names}"):
+            api.load(tmp_path, "digit")
+        for name, value in zip(names.split(", "), (80.0, 60.0), strict=True):
+            frame = api.load(tmp_path, name)
+            assert list(frame[frame.metric == "fake_ua"].value) == [value]
+
+    def test_what_the_report_leaves_out_is_left_out_with_a_warning(self, tmp_path):
+        for forget_class in (0, 1, 2):
+            ResultStore(tmp_path).append(fake_record("alpha", forget_class, device=f"device-{forget_class}"))
+        path = next(tmp_path.glob("*/*.jsonl"))
+        foreign = replace(fake_record("beta", 0, started="2020"), provenance={
+            "device": {"type": "cuda", "name": "A GPU"}, "started_utc": "2020-01-01T00:00:00Z",
+        })  # fmt: skip
+        ResultStore(tmp_path).append(foreign)
+        path.write_text(path.read_text().replace('"value":90.0', '"value":99.0', 1))
+        with pytest.warns(UserWarning) as told:
+            frame = api.load(tmp_path)
+        assert sorted(set(frame.forget_class)) == [1, 2]
+        assert [str(warning.message).split(", ")[-1].split(" are")[0] for warning in told] == [
+            "line 1 is skipped: it was altered after it was written: its checksum does not match",
+            "1 records of other devices",
+        ]
+        assert {warning.filename for warning in told} == {__file__}
 
     def test_nothing_to_load_is_a_usage_error(self, tmp_path):
         with pytest.raises(api.UsageError, match="there is no record"):

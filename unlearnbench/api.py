@@ -6,7 +6,8 @@ Bad input raises `UsageError`, whose text says what to do instead. Heavy imports
 """
 
 import threading
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,20 +109,25 @@ def _plan_of_one(
     return plan
 
 
-def load(results: str | Path = "results") -> "pd.DataFrame":
-    """Return the records of a folder as a tidy frame: one row per cell and metric or cost.
+def load(results: str | Path = "results", dataset: str = "") -> "pd.DataFrame":
+    """Return what a report shows of one dataset as a tidy frame: one row per cell and metric or cost.
 
     Columns: dataset, protocol, device, method, title (with the settings that were changed), role, settings (JSON),
     forget_class, target (`3`, or `0+1` for several at once), the seeds, status, stale, metric, name, shows, value,
-    unit, better, n. A cell without numbers has one row with neither metric nor value.
+    unit, better, n. A cell without numbers, because it failed or is stale, has one row with neither metric nor value.
+    What the report leaves out is left out here too, and a warning says so.
+
+    Args:
+        results: folder of records.
+        dataset: name of the report's folder, as for `draw`; may be left out where there is one. Datasets and protocols,
+            single classes, several at once and sequences are never in one frame.
 
     Raises:
-        UsageError: there is no such folder, or it holds no record.
+        UsageError: there is no such folder or dataset, no record, or there are several datasets and none is named.
     """
     from unlearnbench.report.frames import long_frame
 
-    records = _records(Path(results))
-    return long_frame(records, Registry().current_hashes(records))
+    return long_frame(_board(Path(results), dataset))
 
 
 def draw(
@@ -175,24 +181,35 @@ def _place_of(ax: "Axes") -> "SubFigure":
 
 
 def _board(results: Path, name: str) -> "Board":
-    """Return the board of a dataset, by the name of its folder in a report."""
-    from unlearnbench.report.board import boards
-    from unlearnbench.report.tables import showable
+    """Return the board of a dataset, by the name of its folder in a report; what is left out becomes warnings."""
+    from unlearnbench.report.tables import shown_boards
 
-    records, problems = showable(_records(results))
-    found = boards(records, Registry().current_hashes(records))
+    reading = ResultStore(results).read()
+    found, problems = shown_boards(reading.records, Registry().current_hashes(reading.records))
+    problems = [*reading.problems, *problems]
     if not found:
-        raise UsageError(f"no record in {results} can be shown ({'; '.join(problems[:3])})")
-    if not name and len(found) == 1:
-        return next(iter(found.values()))
+        why = f" that can be read ({'; '.join(problems[:3])})" if problems else ""
+        raise UsageError(f"there is no record in {results}{why}: run a cell first or name another folder")
+    if not name and len(found) > 1:
+        raise UsageError(f"{results} holds {_kinds(found.values())}: give dataset as one of {', '.join(found)}")
+    name = name or next(iter(found))
     if name not in found:
-        missing = f"there are no records of {name!r}{suggest(name, found)}" if name else "there are several datasets"
-        raise UsageError(f"{missing}: give dataset as one of {', '.join(found)}")
+        raise UsageError(
+            f"there are no records of {name!r}{suggest(name, found)}: give dataset as one of {', '.join(found)}"
+        )
+    for text in (*problems, *found[name].left_out):
+        warnings.warn(text, stacklevel=3)
     return found[name]
 
 
-def _records(results: Path) -> list[Record]:
-    records = ResultStore(results).read().records
-    if not records:
-        raise UsageError(f"there is no record in {results}: run a cell first or name another folder")
-    return records
+def _kinds(found: "Collection[Board]") -> str:
+    """Return what several boards differ in."""
+    datasets = {board.key[0] for board in found}
+    cells = [[record.cell for record in board.records] for board in found]
+    ways = {(any(cell.further for cell in some), any(cell.earlier for cell in some)) for some in cells}
+    kinds = {
+        "several datasets": len(datasets) > 1,
+        "several protocols": len({board.key for board in found}) > len(datasets),
+        "several ways to forget (single classes, some at once, one after another)": len(ways) > 1,
+    }
+    return " and ".join(kind for kind, there in kinds.items() if there)

@@ -41,7 +41,7 @@ class Board:
         device, setup, self.source_hashes = records[-1].device_model, _setup(records[-1]), source_hashes
         here = [record for record in records if record.device_model == device]
         self.records = [record for record in here if _setup(record) == setup]
-        self.notes: list[str] = []
+        self.left_out: list[str] = []  # a sentence on each kind of records that are
         self._whole: Board | None = None  # what this is a part of, where it shows some rows alone
         self._best: dict[Measure, set[Variant]] = {}
         self._values: dict[Measure, dict[tuple[Variant, Target], Value]] = {}
@@ -50,14 +50,17 @@ class Board:
         self._grids: dict[Measure, NDArray[np.float64]] = {}
         self._samples_of: dict[str, NDArray[np.float64]] = {}
         if foreign := len(records) - len(here):
-            self.notes.append(f"{foreign} records of other devices are left out; this report shows {self.device_name}")
+            self.left_out.append(
+                f"{foreign} records of other devices are left out; this report shows {self.device_name}"
+            )
         if other := len(here) - len(self.records):
-            self.notes.append(
+            self.left_out.append(
                 f"{other} records with another judge, extractor, base model, image size or classes than the newest are "
                 "left out"
             )
         self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
         self._drop_superseded()
+        self.notes = [*self.left_out]
         self.rows = [r for r in self.records if r.method.get("role") != "control"] or self.records
         if len(self.devices) > 1:
             self.notes.append(
@@ -82,7 +85,7 @@ class Board:
         fresh = {variant.label: variant for name, variant in rows.items() if name not in self._stale}
         kept = [r for r in self.records if (own := rows[r.cell.id]) == fresh.get(own.label, own)]
         if dropped := len(self.records) - len(kept):
-            self.notes.append(f"{dropped} stale records of rows measured anew with other settings are left out")
+            self.left_out.append(f"{dropped} stale records of rows measured anew with other settings are left out")
             self.records = kept
             self._stale &= {record.cell.id for record in kept}
 
