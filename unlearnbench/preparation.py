@@ -36,6 +36,7 @@ from unlearnbench.process import Progress
 from unlearnbench.training import DenoiserTraining, flipped, global_rng_kept
 
 FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
+UNGUIDED = "the base model has no null class: it is sampled without guidance, and methods drop no labels"
 CURVE_POINTS = 100  # of a base model's training loss
 
 
@@ -96,7 +97,7 @@ def prepare(
     artifacts |= {name: found.reference for name, found in others.items()}
     return Prepared(
         train=images.train,
-        notes=images.notes,
+        notes=(*images.notes, *([UNGUIDED] if dataset.unguided else [])),
         base=frozen(build_unet(base.facts["unet"]), base.tensors, device),
         unet=base.facts["unet"],
         judge=frozen(build_classifier(dataset, dataset.judge), judge.tensors, torch.device("cpu")),
@@ -144,7 +145,7 @@ def base_artifact(
     """Return the base model: trained, or read from a checkpoint and checked. Its facts hold the UNet's arguments."""
     if dataset.checkpoint:
         inputs: dict[str, Any] = {"checkpoint": dataset.choices["base"], "classes": dataset.num_classes}
-        inputs["image_shape"] = dataset.image_shape
+        inputs |= {"image_shape": dataset.image_shape, "revision": 2}
 
         def read() -> tuple[Tensors, dict[str, Any]]:
             progress("read the base model", 0, 0)
