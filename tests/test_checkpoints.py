@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.checkpoints import read_checkpoint, write_checkpoint
-from unlearnbench.datasets import Source, load_dataset, local_digest
-from unlearnbench.errors import UsageError
+from unlearnbench.checkpoints import SCHEDULERS, check_schedule, read_checkpoint, write_checkpoint
+from unlearnbench.datasets import Source, current_dataset, load_dataset, local_digest
+from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.preparation import prepare_base
 
@@ -68,6 +68,31 @@ def test_diffusers_itself_loads_it(checkpoint):
     ("file", "changes", "message"),
     [
         ("unet/config.json", {"num_class_embeds": 10}, "none for the null class"),
+        (
+            "unet/config.json",
+            {"time_embedding_type": "fourier"},
+            "time_embedding_type 'fourier', but needs 'positional'",
+        ),
+        ("unet/config.json", {"class_embed_type": "identity"}, "class_embed_type 'identity'"),
+        ("unet/config.json", {"center_input_sample": True}, "center_input_sample True"),
+        ("unet/config.json", {"news": 1}, "its config has news 1"),
+        ("unet/config.json", {"layers_per_block": 10**9}, "its config has layers_per_block 1000000000"),
+        ("unet/config.json", {"layers_per_block": 10**5}, "layers_per_block 100000 and"),
+        ("unet/config.json", {"layers_per_block": "2"}, "layers_per_block '2' and"),
+        ("unet/config.json", {"norm_eps": -9.0}, r"does not predict finite noise|do not fit"),
+        ("unet/config.json", {"norm_eps": float("nan")}, "it holds the number NaN"),
+        (
+            "scheduler/scheduler_config.json",
+            {"trained_betas": [1e-3] * 1000},
+            r"trained_betas \[0.001, .*: give a model",
+        ),
+        ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr True"),
+        ("scheduler/scheduler_config.json", {"thresholding": True}, "thresholding True"),
+        ("scheduler/scheduler_config.json", {"variance_type": "learned_range"}, "variance_type 'learned_range'"),
+        ("scheduler/scheduler_config.json", {"beta_start": 1e-3}, "beta_start 0.001"),
+        ("scheduler/scheduler_config.json", {"sigma_max": 80}, "sigma_max 80, unknown here"),
+        ("scheduler/scheduler_config.json", {"_class_name": "KarrasVeScheduler"}, "class 'KarrasVeScheduler'"),
+        ("scheduler/scheduler_config.json", {"_class_name": ["DDPMScheduler"]}, r"class \['DDPMScheduler'\]"),
         ("unet/config.json", {"num_class_embeds": 101}, "num_class_embeds is 101, but digits needs 11"),
         ("unet/config.json", {"num_class_embeds": None}, "it has no class labels"),
         ("unet/config.json", {"in_channels": 3}, "in_channels is 3, but digits needs 1"),
@@ -88,6 +113,43 @@ def test_what_does_not_fit_is_refused(checkpoint, tiny, file, changes, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_default_of_a_known_scheduler_is_allowed(name):
+    import diffusers
+
+    scheduler = getattr(diffusers, name)()
+    check_schedule("a model", {**scheduler.config, "_class_name": name})
+    check_schedule("a model", {"_class_name": name, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1})
+
+
+@pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize(
+    "text",
+    ["[1]", "null", "3", "", "[" * 100_000, '{"a": 1e999}', '{"a": NaN}', "{}" + " " * 10**6, '{"a": 1' + "0" * 5000],
+)
+def test_a_config_that_is_no_object_is_refused(checkpoint, tiny, file, text):
+    folder, _ = checkpoint
+    (folder / file).write_text(text)
+    with pytest.raises(UsageError, match=f"its {file} cannot be read") as error:
+        read_checkpoint(str(folder), tiny)
+    assert len(str(error.value)) < 700
+
+
+def test_a_model_without_a_null_class_is_run_without_guidance(tiny, tmp_path, make_context):
+    write_checkpoint(tmp_path / "model", build_unet({**unet_config(tiny), "num_class_embeds": 10}))
+    dataset = load_dataset(Source("digits", base=str(tmp_path / "model")))
+    assert (dataset.null_class, dataset.protocol.guidance, dataset.choices["unguided"]) == (None, 0.0, True)
+    assert current_dataset(dataset.to_json(), dataset.protocol.name).digest == dataset.digest
+    unguided = replace(tiny, checkpoint=dataset.checkpoint, choices=dataset.choices, unguided=True)
+    config, _ = read_checkpoint(str(tmp_path / "model"), unguided)
+    assert config["num_class_embeds"] == 10
+    ctx = make_context(dataset=unguided)
+    y = torch.arange(10)
+    assert torch.equal(ctx.drop_labels(y, 1.0), y)
+    with pytest.raises(PluginError, match="needs the null class of guidance, which this base model lacks"):
+        _ = ctx.null_class
+
+
 def test_damaged_and_missing_files(checkpoint, tiny, tmp_path, monkeypatch):
     folder, _ = checkpoint
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -97,7 +159,7 @@ def test_damaged_and_missing_files(checkpoint, tiny, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="not all finite"):
         read_checkpoint(str(folder), tiny)
     weights.write_bytes(b"half a file")
-    with pytest.raises(UsageError, match="it cannot be read"):
+    with pytest.raises(UsageError, match="safetensors cannot be read"):
         read_checkpoint(str(folder), tiny)
     weights.unlink()
     with pytest.raises(UsageError, match="it lacks unet/diffusion"):

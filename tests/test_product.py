@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from tests.conftest import fake_record
 from unlearnbench import cli
+from unlearnbench.checkpoints import SCHEDULE
 from unlearnbench.datasets import WEIGHTS, load_dataset
 from unlearnbench.diffusion import evaluating, predict_noise, to_uint8
 from unlearnbench.errors import UsageError
@@ -293,9 +294,14 @@ def test_bad_input_of_sample(sample, tmp_path, case):
     ("change", "message"),
     [
         (lambda folder: (folder / FACTS).write_text("{}"), "save the model again"),
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"no weights"), "cannot be read as a UNet2DModel"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"no weights"), f"its {WEIGHTS} cannot be read"),
         (lambda folder: (folder / "config.json").write_text('{"_class_name": "VQModel"}'), "not a UNet2DModel"),
-        (lambda folder: (folder / "scheduler/scheduler_config.json").write_text('{"beta_end": 1}'), "beta_end"),
+        (
+            lambda folder: (folder / "scheduler/scheduler_config.json").write_text(
+                json.dumps({**SCHEDULE, "_class_name": "DDPMScheduler", "beta_end": 1})
+            ),
+            "beta_end",
+        ),
     ],
     ids=["facts", "weights", "class", "schedule"],
 )

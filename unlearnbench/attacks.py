@@ -66,9 +66,9 @@ class Attacker:
         return self.dataset.num_classes
 
     @property
-    def null_class(self) -> int:
-        """The label of the unconditional branch."""
-        return self.dataset.num_classes
+    def null_class(self) -> int | None:
+        """The label of the unconditional branch; None where the base model has none."""
+        return self.dataset.null_class
 
     @property
     def retained_classes(self) -> tuple[int, ...]:
@@ -164,6 +164,8 @@ class Attacker:
         asked = list(islice(cycle(self.cell.forget_classes), self.samples))
         sampler = dict(self.dataset.protocol.sampler)
         sampler |= {name: value for name, value in (("guidance", guidance), ("eta", eta)) if value is not None}
+        if sampler["guidance"] and self.null_class is None:
+            raise Unmeasurable("the base model has no null class, so it cannot be guided")
         images = sample(
             model, self.schedule, torch.tensor(asked) if labels is None else labels, sample_seeds(self.cell, asked),
             self.dataset.image_shape, null_class=self.null_class, **sampler, start=start or Start(),

@@ -169,10 +169,17 @@ class Context:
         self.watching = harness.counts.watch(self.model)  # the harness stops it when the method is done
         self.schedule = Schedule.linear(device=harness.device)
         self.num_classes = harness.dataset.num_classes
-        self.null_class = harness.dataset.num_classes
         self._purpose, self._seed = purpose, seed
         self._streams: dict[str, Stream] = {}
         self._step, self._log_every, self._sampled = 0, 1, 0
+
+    @property
+    def null_class(self) -> int:
+        """The label of the unconditional branch."""
+        label = self._harness.dataset.null_class
+        if label is None:
+            raise PluginError(f"{self._harness.method} needs the null class of guidance, which this base model lacks")
+        return label
 
     @property
     def forget_classes(self) -> tuple[int, ...]:
@@ -276,8 +283,8 @@ class Context:
         return antithetic_timesteps(n, self.schedule.timesteps, self.generator)
 
     def drop_labels(self, y: Tensor, share: float) -> Tensor:
-        """Return labels of which a random share is replaced by the null class."""
-        return drop_labels(y, share, self.null_class, self.generator)
+        """Return labels of which a random share is replaced by the null class; all of them where there is none."""
+        return drop_labels(y, share, self._harness.dataset.null_class, self.generator)
 
     def predict(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Return the noise (B, C, H, W) that `ctx.model` predicts, for a loss with a target of one's own.
@@ -307,7 +314,7 @@ class Context:
         seeds = [derive_seed("replay", context=self._seed, index=number) for number in numbers]
         images = sample(
             self.base, self.schedule, labels, seeds, harness.dataset.image_shape,
-            null_class=self.null_class, **{**protocol.sampler, "dropout": dropout},
+            null_class=harness.dataset.null_class, **{**protocol.sampler, "dropout": dropout},
             progress=lambda done: harness.progress(self._purpose, done, len(labels) * protocol.steps),
         )  # fmt: skip
         return to_float(images).to(harness.device)

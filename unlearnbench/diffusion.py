@@ -131,7 +131,7 @@ def sample(
     steps: int,
     eta: float,
     guidance: float,
-    null_class: int,
+    null_class: int | None,
     batch_size: int,
     clip_x0: bool = False,
     bf16: bool = False,
@@ -150,7 +150,7 @@ def sample(
         steps: sampling steps; must divide T. Timesteps are 0, T/steps, 2 T/steps, ... in reverse.
         eta: 0 is deterministic DDIM, 1 ancestral sampling with the small posterior variance.
         guidance: w of Ho & Salimans 2022, (1 + w) eps(c) - w eps(null_class); 0 is conditional only.
-        null_class: the label of the unconditional branch.
+        null_class: the label of the unconditional branch; None where the model has none, which guidance 0 needs none.
         batch_size: images per forward pass (twice as many rows with guidance).
         clip_x0: clip the prediction of x0 to [-1, 1] at every step and let eps follow; the reference code does not.
         bf16: let CUDA run the model in bfloat16; the updates of x stay in its own precision.
@@ -162,12 +162,14 @@ def sample(
         (N, C, H, W) uint8 on the CPU.
 
     Raises:
-        ValueError: steps does not divide T, or labels and seeds differ in length.
+        ValueError: steps does not divide T, labels and seeds differ in length, or guidance lacks the null class.
     """
     if schedule.timesteps % steps:
         raise ValueError(f"{steps} sampling steps do not divide the {schedule.timesteps} timesteps")
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
+    if guidance and null_class is None:
+        raise ValueError(f"guidance {guidance} needs the null class, which the model lacks")
     device, dtype = schedule.alphas_cumprod.device, next(model.parameters()).dtype
     timesteps, images = start.timesteps(schedule.timesteps, steps), []
     with evaluating(model, dropout=dropout):
@@ -207,10 +209,11 @@ def ddim_step(
     return x if noise is None else x + sigma * noise.to(x.dtype)
 
 
-def _guided_noise(model: nn.Module, x: Tensor, t: int, y: Tensor, guidance: float, null_class: int) -> Tensor:
+def _guided_noise(model: nn.Module, x: Tensor, t: int, y: Tensor, guidance: float, null_class: int | None) -> Tensor:
     """Return the guided prediction in the precision of x; both branches go through the model as one batch."""
     if guidance == 0:
         return predict_noise(model, x, torch.full_like(y, t), y).to(x.dtype)
+    assert null_class is not None  # as `sample` has checked
     both = torch.cat([y, torch.full_like(y, null_class)])
     prediction = predict_noise(model, torch.cat([x, x]), torch.full_like(both, t), both).to(x.dtype)
     conditional, unconditional = prediction.chunk(2)

@@ -90,7 +90,7 @@ class Evidence:
         protocol = self.dataset.protocol
         return sample(
             self.model, Schedule.linear(device=self.device), torch.tensor(labels), sample_seeds(self.cell, labels),
-            self.dataset.image_shape, null_class=self.dataset.num_classes, **protocol.sampler,
+            self.dataset.image_shape, null_class=self.dataset.null_class, **protocol.sampler,
             progress=lambda done: self.progress("sample", done, len(labels) * protocol.steps),
         )  # fmt: skip
 

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+MOST_JSON_BYTES = 1_000_000  # of a file that somebody else wrote
 
 
 def canonical_json(value: Any) -> str:
@@ -26,6 +29,31 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a small file from outside holds, all of its numbers finite.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    if (size := path.stat().st_size) > MOST_JSON_BYTES:
+        raise ValueError(f"it has {size} bytes, more than {MOST_JSON_BYTES}")
+    try:
+        found = json.loads(path.read_text("utf-8"), parse_float=_finite, parse_constant=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it does not hold a JSON object")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds the number {text[:40]}")
+    return value
 
 
 def derive_seed(purpose: str, **parts: int | str | float | Mapping[str, Any]) -> int:

@@ -38,6 +38,7 @@ from unlearnbench.scratch import beside, fsync, sweep
 from unlearnbench.training import DenoiserTraining, flipped, global_rng_kept
 
 FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
+UNGUIDED = "the base model has no null class: it is sampled without guidance, and methods drop no labels"
 CURVE_POINTS = 100  # of a base model's training loss
 FEATURES = "compute features of the training images"
 
@@ -100,7 +101,7 @@ def prepare(
     artifacts |= {name: found.reference for name, found in others.items()}
     return Prepared(
         train=images.train,
-        notes=images.notes,
+        notes=(*images.notes, *([UNGUIDED] if dataset.unguided else [])),
         base=frozen(build_unet(base.facts["unet"]), base.tensors, device),
         unet=base.facts["unet"],
         judge=frozen(build_classifier(dataset, dataset.judge), judge.tensors, torch.device("cpu")),
@@ -223,6 +224,7 @@ def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[st
     if dataset.checkpoint:
         return {
             "checkpoint": dataset.choices["base"], "classes": dataset.num_classes, "image_shape": dataset.image_shape,
+            "revision": 2,
         }  # fmt: skip
     return {
         "classes": dataset.num_classes, "images": source, "flip": dataset.flip, "recipe": asdict(dataset.base),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from unlearnbench.checkpoints import check_schedule, write_scheduler
+from unlearnbench.checkpoints import build_checked, check_schedule, read_folder, write_scheduler
 from unlearnbench.datasets import WEIGHTS, Protocol
 from unlearnbench.errors import UsageError, one_line, spell_error
 from unlearnbench.grid import Cell
@@ -38,6 +38,7 @@ DEFAULT_SAMPLER: Mapping[str, Any] = {  # of folders that say nothing of theirs
     "steps": 50, "eta": 0.0, "guidance": 0.0, "clip_x0": False, "dropout": False, "batch_size": 64, "bf16": False,
 }  # fmt: skip
 LEAST_SIDE = 64  # pixels; smaller images are enlarged by a whole factor to at least so many
+MOST_SIDE = 4096  # pixels of a sample
 GAP = 2  # white pixels between images
 WHITE = 255
 
@@ -150,8 +151,17 @@ def _facts(record: Record) -> dict[str, Any]:
     return {
         "cell_id": record.cell.id, "cell": record.cell.to_json(), "record": records_digest([record]),
         "dataset": {name: record.dataset[name] for name in names}, "sampler": _protocol(record).sampler,
-        "null_class": len(record.dataset["class_names"]),
+        "null_class": _null_class(record),
     }  # fmt: skip
+
+
+def _null_class(record: Record) -> int | None:
+    return None if (record.dataset.get("choices") or {}).get("unguided") else len(record.dataset["class_names"])
+
+
+def _null_words(record: Record) -> str:
+    label = _null_class(record)
+    return "no null class, so no guidance" if label is None else f"label {label} is the null class of guidance"
 
 
 def _protocol(record: Record) -> Protocol:
@@ -176,8 +186,8 @@ def card(record: Record) -> str:
         f"- Cell `{cell.id}`, seeds: unlearning {cell.seed}, base model {cell.base_seed}, sampling "
         f"{cell.sampling_seed}\n- Record digest `{records_digest([record])}`\n"
         f"- Weights SHA-256 `{record.artifacts['model']['sha256']}`\n"
-        f"- Classes: {', '.join(_labelled(k, name) for k, name in enumerate(dataset['class_names']))}; label "
-        f"{len(dataset['class_names'])} is the null class of guidance\n"
+        f"- Classes: {', '.join(_labelled(k, name) for k, name in enumerate(dataset['class_names']))}; "
+        f"{_null_words(record)}\n"
         f"- Noise schedule: 1,000 steps, linear betas from 1e-4 to 0.02, predicts the noise (`scheduler/`)\n"
         f"- Sampler of the protocol {protocol.name}: DDIM, {protocol.steps} steps, eta {protocol.eta}, guidance w "
         f"{protocol.guidance}, (1 + w) eps(class) - w eps(null class){clipped}",
@@ -215,7 +225,11 @@ def _cost_words(record: Record) -> str:
 
 def _usage(record: Record, protocol: Protocol) -> str:
     """Return how to load and sample the model, with diffusers alone and with this package."""
-    c, k, (channels, height, width) = record.cell.forget_class, len(record.dataset["class_names"]), _shape(record)
+    c, k, (channels, height, width) = record.cell.forget_class, _null_class(record), _shape(record)
+    null, eps, w = "", "model(x, t, y).sample", ""
+    if k is not None:
+        null, w = f"; {k} is the null class", f", {protocol.guidance}"
+        eps = f"(1 + w) * model(x, t, y).sample - w * model(x, t, torch.full_like(y, {k})).sample"
     return f"""## Use
 
 ```python
@@ -226,11 +240,11 @@ folder = "."  # this one
 model = UNet2DModel.from_pretrained(folder).eval()
 scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", clip_sample={protocol.clip_x0})
 scheduler.set_timesteps({protocol.steps})
-y = torch.full((8,), {c})  # the class that was unlearned; {k} is the null class
-x, w = torch.randn(8, {channels}, {height}, {width}), {protocol.guidance}
+y = torch.full((8,), {c})  # the class that was unlearned{null}
+x{", w" if w else ""} = torch.randn(8, {channels}, {height}, {width}){w}
 with torch.no_grad():
     for t in scheduler.timesteps:
-        eps = (1 + w) * model(x, t, y).sample - w * model(x, t, torch.full_like(y, {k})).sample
+        eps = {eps}
         x = scheduler.step(eps, t, x, eta={protocol.eta}).prev_sample  # images in [-1, 1] at the end
 ```
 
@@ -266,7 +280,7 @@ class SavedModel:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]  # (C, H, W)
     sampler: Mapping[str, Any]  # arguments of diffusion.sample
-    null_class: int
+    null_class: int | None  # None: it has none, and cannot be guided
 
 
 def open_model(folder: Path, device: "torch.device") -> SavedModel:
@@ -281,47 +295,35 @@ def open_model(folder: Path, device: "torch.device") -> SavedModel:
     from unlearnbench.networks import placed
 
     network, config = _read_network(folder)
-    labels, side, channels = config.get("num_class_embeds"), config.get("sample_size"), config.get("in_channels")
-    if not labels:
-        raise UsageError(f"{folder} has no class labels (num_class_embeds), so no class to ask it for")
-    height, width = side if isinstance(side, list | tuple) else (side, side)
-    if channels not in (1, 3) or not height or not width:
-        raise UsageError(f"{folder} makes no images of 1 or 3 channels and a known size, so no grid can show them")
     network = placed(network, device).eval().requires_grad_(False)
     cell, facts = Cell("model", "", "", {}, 0, 0), _read_facts(folder)
+    shape, labels = config["image_shape"], config["num_class_embeds"]
     names = tuple(map(str, range(labels)))
     if facts is None:
-        return SavedModel(network, cell, names, (channels, height, width), DEFAULT_SAMPLER, labels - 1)
+        return SavedModel(network, cell, names, shape, DEFAULT_SAMPLER, labels - 1)
     try:
         cell, names = Cell.from_json(facts["cell"]), tuple(map(str, facts["dataset"]["class_names"]))
         sampler = {name: facts["sampler"][name] for name in DEFAULT_SAMPLER}
-        return SavedModel(network, cell, names, (channels, height, width), sampler, int(facts["null_class"]))
+        return SavedModel(network, cell, names, shape, sampler, facts["null_class"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{folder / FACTS} cannot be read ({spell_error(error)}): save the model again") from error
 
 
-def _read_network(folder: Path) -> "tuple[Any, Mapping[str, Any]]":
-    from diffusers import UNet2DModel
-
+def _read_network(folder: Path) -> "tuple[nn.Module, Mapping[str, Any]]":
     if not folder.is_dir():
         raise UsageError(f"there is no model folder {folder}: 'unlearnbench run --save-models DIR' writes them")
-    inner = folder / "unet" if (folder / "unet").is_dir() else folder
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    for path in (inner / "config.json", inner / WEIGHTS):
-        if not path.is_file():
-            raise UsageError(f"{folder} is no diffusers UNet2DModel: it lacks {path.relative_to(folder)}")
-    try:
-        config = json.loads((inner / "config.json").read_text("utf-8"))
-        schedule = json.loads(scheduler.read_text("utf-8")) if scheduler.is_file() else None
-        if config.get("_class_name") != "UNet2DModel":
-            raise UsageError(f"{folder} holds a {config.get('_class_name')}, not a UNet2DModel")
-        network = UNet2DModel.from_pretrained(inner, use_safetensors=True, low_cpu_mem_usage=False)
-    except UsageError:
-        raise
-    except Exception as error:  # whatever diffusers makes of a config and weights that do not belong together
-        raise UsageError(f"{folder} cannot be read as a UNet2DModel ({spell_error(error)})") from error
+    config, weights, schedule = read_folder(str(folder), folder)
+    if config.get("_class_name") != "UNet2DModel":
+        raise UsageError(f"{folder} holds a {one_line(str(config.get('_class_name')), 60)}, not a UNet2DModel")
+    if not config.get("num_class_embeds"):
+        raise UsageError(f"{folder} has no class labels (num_class_embeds), so no class to ask it for")
+    side, channels = config.get("sample_size"), config.get("in_channels")
+    height, width = side if isinstance(side, list) and len(side) == 2 else (side, side)
+    if channels not in (1, 3) or any(type(n) is not int or not 0 < n <= MOST_SIDE for n in (height, width)):
+        raise UsageError(f"{folder} makes no images of 1 or 3 channels and a known size, so no grid can show them")
+    network = build_checked(str(folder), config, weights, (channels, height, width))
     check_schedule(str(folder), schedule)
-    return network, config
+    return network, {**config, "image_shape": (channels, height, width)}
 
 
 def _read_facts(folder: Path) -> dict[str, Any] | None:
@@ -364,6 +366,8 @@ def draw(
 
     changed = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
     sampler = {**saved.sampler, **changed}
+    if sampler["guidance"] and saved.null_class is None:
+        raise UsageError(f"--guidance {sampler['guidance']}: the model has no null class, so give 0")
     schedule = Schedule.linear(device=next(saved.network.parameters()).device)
     if schedule.timesteps % sampler["steps"]:
         raise UsageError(f"--steps {sampler['steps']} does not divide the {schedule.timesteps} timesteps: give 50, say")

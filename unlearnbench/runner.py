@@ -218,7 +218,7 @@ def warm_up(prepared: Prepared, dataset: Dataset, device: torch.device) -> None:
         eps_loss(model, schedule, x0, y, torch.zeros_like(y), torch.zeros_like(x0)).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         sampler = {**dataset.protocol.sampler, "steps": 1}
-        sample(model, schedule, labels, range(n), dataset.image_shape, null_class=dataset.num_classes, **sampler)
+        sample(model, schedule, labels, range(n), dataset.image_shape, null_class=dataset.null_class, **sampler)
     for network in (prepared.judge, prepared.extractor):
         if network is not None:
             through(network, images, device)

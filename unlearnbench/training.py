@@ -39,8 +39,13 @@ class Ema:
         torch._foreach_copy_(list(model.parameters()), self.shadow)
 
 
-def drop_labels(y: Tensor, share: float, null_class: int, generator: torch.Generator) -> Tensor:
-    """Return labels of which a random share is replaced by the null class (classifier-free guidance training)."""
+def drop_labels(y: Tensor, share: float, null_class: int | None, generator: torch.Generator) -> Tensor:
+    """Return labels of which a random share is replaced by the null class (classifier-free guidance training).
+
+    A model without one keeps all labels.
+    """
+    if null_class is None:
+        return y
     dropped = torch.rand(y.shape, generator=generator, device=y.device) < share
     return torch.where(dropped, null_class, y)
 
@@ -60,7 +65,8 @@ class DenoiserTraining:
 
     def __init__(
         self, model: nn.Module, schedule: Schedule, *, total: int, batch: int, lr: float, cosine: bool,
-        label_dropout: float, ema: float, clip: float, null_class: int, generator: torch.Generator, bf16: bool = False,
+        label_dropout: float, ema: float, clip: float, null_class: int | None,
+        generator: torch.Generator, bf16: bool = False,
     ) -> None:  # fmt: skip
         """Prepare the first step; the arguments are those of `fit_denoiser`."""
         self.model, self.schedule, self.total, self.batch = model, schedule, total, batch
@@ -137,7 +143,7 @@ def fit_denoiser(
     label_dropout: float,
     ema: float,
     clip: float,
-    null_class: int,
+    null_class: int | None,
     generator: torch.Generator,
 ) -> None:
     """Train a noise predictor in place with L_eps (Ho et al. 2020, eq. 14) and leave its averaged weights in it.
@@ -154,7 +160,7 @@ def fit_denoiser(
         label_dropout: share of labels replaced by the null class.
         ema: decay of the averaged weights.
         clip: global gradient norm.
-        null_class: label of the unconditional branch.
+        null_class: label of the unconditional branch; None where the model has none.
         generator: randomness of timesteps, noise and label dropout.
     """
     model.train()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearnbench.errors import UsageError
-from unlearnbench.hashing import digest, file_digest
+from unlearnbench.hashing import digest, file_digest, read_object
 from unlearnbench.plugin import suggest
 from unlearnbench.results import B4
 
@@ -188,12 +188,18 @@ class Dataset:
     choices: Mapping[str, Any]  # what the user changed: base, base_steps, judge, extractor
     content: str = ""  # what tells a folder's images from another folder's of the same name
     checkpoint: str = ""  # folder or Hub name of a base model that is not trained here
+    unguided: bool = False  # that base model has no label for the null class, so nothing is guided
     inception_weights: Path | None = None
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; the null class of guidance has this label."""
+        """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def null_class(self) -> int | None:
+        """The label of guidance's unconditional branch, after those of the classes; None for a model without one."""
+        return None if self.unguided else self.num_classes
 
     @property
     def digest(self) -> str:
@@ -279,13 +285,20 @@ def resolve(
             f"{profile.protocol.family}"
         )
     protocol = replace(profile.protocol, batch_size=source.batch_size or profile.protocol.batch_size)
-    chosen = {"base": _identity(source.base), "base_steps": source.base_steps, "judge": judge, "extractor": extractor}
+    unguided = _lacks_null_class(source.base, len(names))
+    chosen = {
+        "base": _identity(source.base),
+        "unguided": unguided,
+        "base_steps": source.base_steps,
+        "judge": judge,
+        "extractor": extractor,
+    }
     usual = {"base_steps": profile.base.steps, "judge": next(iter(profile.judges)), "extractor": profile.extractor}
     stamp = digest(chosen["base"])[:6]  # models of two bases are not compared, so their cells and reports differ
     base_name, base_title = (f"-base-{stamp}", f", base model {stamp}") if source.base else ("", "")
     return Dataset(
         name=name + base_name, kind=source.dataset, title=title + base_title, class_names=names,
-        image_shape=image_shape, flip=flip, protocol=protocol,
+        image_shape=image_shape, flip=flip, protocol=_unguided(protocol) if unguided else protocol,
         base=replace(profile.base, steps=source.base_steps or profile.base.steps),
         judge=profile.judges[judge],
         second=profile.second,
@@ -296,6 +309,7 @@ def resolve(
         choices={key: value for key, value in chosen.items() if value and value != usual.get(key)},
         content=content,
         checkpoint=source.base,
+        unguided=unguided,
         inception_weights=source.inception_weights,
     )  # fmt: skip
 
@@ -317,9 +331,26 @@ def _identity(base: str) -> str:
     return local_digest(Path(base)) or base
 
 
+def _lacks_null_class(base: str, classes: int) -> bool:
+    """Say whether a base model in a folder has labels for the classes alone; all else is checked when it is read."""
+    config = _unet_folder(Path(base)) / "config.json"
+    try:
+        return bool(base) and config.is_file() and read_object(config).get("num_class_embeds") == classes
+    except (OSError, ValueError):
+        return False
+
+
+def _unguided(protocol: Protocol) -> Protocol:
+    return replace(protocol, guidance=0.0)
+
+
+def _unet_folder(folder: Path) -> Path:
+    return folder / "unet" if (folder / "unet").is_dir() else folder
+
+
 def local_digest(folder: Path) -> str | None:
     """Return a hash of all files a local checkpoint's predictions depend on, None where it has no weights."""
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    unet = _unet_folder(folder)
     files = (unet / WEIGHTS, unet / "config.json", folder / "scheduler" / "scheduler_config.json")
     return digest([file_digest(path) if path.is_file() else None for path in files]) if files[0].is_file() else None
 
@@ -348,12 +379,13 @@ def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
     """
     try:
         choices = dict(facts["choices"])
-        base = choices.pop("base", "")
+        base, unguided = choices.pop("base", ""), choices.pop("unguided", False)
         dataset = resolve(
             Source(str(facts["kind"]), protocol, **choices), name="", title="", class_names=facts["class_names"],
             image_shape=tuple(facts["image_shape"]), flip=_module(str(facts["kind"])).FLIP, load=_never,
         )  # fmt: skip
-        return replace(dataset, choices=facts["choices"] if base else dataset.choices)
+        protocol_now = _unguided(dataset.protocol) if unguided else dataset.protocol
+        return replace(dataset, protocol=protocol_now, choices=facts["choices"] if base else dataset.choices)
     except (KeyError, TypeError, ValueError, ImportError, AttributeError, UsageError):
         return None
 
