@@ -258,6 +258,15 @@ class TestClaims:
         assert {row[5] for row in table.texts()} == {"not measured"}
         assert {row[3] for row in table.texts()} == {"-"}
 
+    def test_what_depends_on_the_implementation_is_said_of_every_claim(self, tmp_path):
+        table = claims_table(side(*self.both()))
+        for name in ("RTE, SalUn / SAFEMax", "Memory, 1 - SAFEMax / SA", "Memory, 1 - SAFEMax / SalUn"):
+            assert cells(table, name)["Depends on"] == "implementation"
+        assert cells(table, "RTE, SA / SAFEMax")["Depends on"] == "method and implementation"
+        compare(SOURCE, store(tmp_path / "r", self.both()), tmp_path / "out", {})
+        page = next((tmp_path / "out").glob("*/*.md")).read_text()
+        assert "- Memory, 1 - SAFEMax / SA (implementation): the printed 9.5 : 17.3 : 23.2 GB" in page
+
     @pytest.mark.parametrize(("rte", "verdict"), [(2.1, "agrees"), (1.9, "differs"), (4.4, "agrees"), (4.6, "differs")])
     def test_the_factor_is_one_and_a_half_either_way(self, rte, verdict):
         records = [record("salun", rte=rte * 10 / 1.5), record(rte=10.0)]
@@ -515,6 +524,7 @@ class TestPublishedData:
             facts = source.facts["metrics"][rows[0].metric]
             assert ("tolerance" in facts) != ("device" in facts)
         for claim in source.facts["claims"]:
+            assert set(claim["depends_on"]) <= {"method", "implementation"} and claim["why"]
             for method, metric in claim.get("ratio") or claim["saving"]:
                 assert method in source.methods
                 assert "factor" in source.facts["metrics"][metric]

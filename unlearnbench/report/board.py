@@ -17,9 +17,10 @@ from unlearnbench.report.cost import CONTESTED, PHASES, Costs, disturbance_note,
 from unlearnbench.report.environment import counted, mixture_notes, protocol_words, software_words
 from unlearnbench.report.looks import Look, looks_of
 from unlearnbench.report.statistics import Interval, best_rows, mean_intervals, proportion_intervals
-from unlearnbench.report.values import Measure, Value, Variant, short, variant_of
+from unlearnbench.report.values import Measure, Value, Variant, short, target_name, variant_of
 from unlearnbench.results import B4, Record, natural, records_digest
 
+MOST_NAMED = 20  # forget classes named in a caption
 # names that are no folder's, of the report's own files and on Windows
 TAKEN = re.compile(r"report\.(?:html|md)|(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?|.*\.", re.IGNORECASE)
 SEQUENCE, AT_ONCE = "-sequence", "-at-once"  # end the names of boards of several classes
@@ -123,6 +124,15 @@ class Board:
     def targets(self) -> list[Target]:
         """What any variant was to forget, sorted; mostly one class each."""
         return _targets(self.rows)
+
+    @cached_property
+    def class_names(self) -> list[object]:
+        """What the classes are called, by number; empty where no record says so."""
+        return list(self.records[-1].dataset.get("class_names") or [])
+
+    def name_of(self, target: Target) -> str:
+        """Return what a target is called."""
+        return target_name(target, self.class_names)
 
     @cached_property
     def replicates(self) -> list[Seeds]:
@@ -505,6 +515,14 @@ class Board:
         """Whether any record's settings are other than its method's defaults."""
         return any(record.method.get("changed") for record in self.rows)
 
+    def _spelled(self, targets: Sequence[Target]) -> str:
+        """Write targets by name; many, or numbers of single classes, as 0-9."""
+        names = [self.name_of(target) for target in targets]
+        single = all(len(target.gone) == 1 for target in targets)
+        if single and (len(names) > MOST_NAMED or names == [target.label for target in targets]):
+            return _spans([target.classes[0] for target in targets])
+        return ("; " if any(target.earlier for target in targets) else ", ").join(names)
+
     def caption(self, measures: Sequence[Measure] = (), records: Sequence[Record] | None = None) -> str:
         """Return what every table must say of itself: dataset, protocol, judges, device, costs, digest.
 
@@ -527,7 +545,7 @@ class Board:
                 *([f"samples per cell {samples}"] if samples else []),
                 f"features: {extractor}",
                 f"judge test accuracy {self._judges or 'unknown'}",
-                f"forget classes {_spelled(targets)}, {_seeds(replicates)}",
+                f"forget classes {self._spelled(targets)}, {_seeds(replicates)}",
                 *(shortened if self._is_shortened else []),
                 *([statistic] if records is None else []),
                 f"device {hardware}",
@@ -539,13 +557,6 @@ class Board:
 
 def _targets(records: Iterable[Record]) -> list[Target]:
     return sorted({record.cell.target for record in records}, key=lambda target: (len(target.earlier), target))
-
-
-def _spelled(targets: Sequence[Target]) -> str:
-    """Write single classes as 0-9, or every target out: 0+1; 2 after 0, 1."""
-    if all(len(target.gone) == 1 for target in targets):
-        return _spans([target.classes[0] for target in targets])
-    return "; ".join(target.label for target in targets)
 
 
 def _replicates(records: Iterable[Record]) -> list[Seeds]:

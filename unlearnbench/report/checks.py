@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from unlearnbench.report.board import Board
 from unlearnbench.report.statistics import auc, class_mean
-from unlearnbench.report.values import Measure, Value, variant_of
+from unlearnbench.report.values import Measure, Value, target_name, variant_of
 from unlearnbench.report.writers import Table
 from unlearnbench.results import Record
 
@@ -31,9 +31,10 @@ class Check:
     def sentence(self) -> str:
         """What is wrong."""
         row, cell = variant_of(self.record).label, self.record.cell
+        name = target_name(cell.target, self.record.dataset.get("class_names") or [])
         form, unit = self.measure.format, "%" if self.measure.unit == "%" else ""
         return (
-            f"{row} {WORDS[_side(self.measure)][self.known]}, but {self.measure.title} (class {cell.target.label}, "
+            f"{row} {WORDS[_side(self.measure)][self.known]}, but {self.measure.title} (class {name}, "
             f"seed {cell.seeds.label}) is {self.value:{form}}{unit}, on the wrong side of {self.boundary:{form}}{unit}"
             f"{'; or its base model is too weak to tell' if self.record.method.get('role') == 'reference' else ''}"
         )

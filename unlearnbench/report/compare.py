@@ -267,12 +267,23 @@ def claims_table(side: Side) -> Table:
         name=f"compare-{side.source.name}-claims",
         title="Claims that do not depend on the device",
         caption=f"Each ratio is one of means over the classes that both methods have, seeds averaged; cells counts the "
-        f"records behind it. {side.board.caption()}.",
+        f"records behind it. What depends on the implementation tells how a method is coded, not only what it is. "
+        f"{side.board.caption()}.",
         corner="Ratio",
         rows=[claim["label"] for claim in claims],
-        groups=[""] * 8,
-        headers=["Claim", "Published", "From the printed rows", "Measured", "Cells", "Verdict", "Reasons", "Notes"],
-        formats=[""] * 8,
+        groups=[""] * 9,
+        headers=[
+            "Claim",
+            "Published",
+            "From the printed rows",
+            "Measured",
+            "Cells",
+            "Verdict",
+            "Reasons",
+            "Depends on",
+            "Notes",
+        ],
+        formats=[""] * 9,
         values=[_claim_row(side, claim) for claim in claims],
     )
 
@@ -297,6 +308,7 @@ def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[Value]:
         str(sum(term[c].ok for term in ours for c in common)),
         verdict,
         ", ".join(reasons),
+        " and ".join(claim["depends_on"]),
     ]
     return [*[Value(None, word) for word in words], _spell_marks(_marks(side.notes, about))]
 
@@ -506,6 +518,8 @@ def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> st
         f"or differs by the tolerance below; where dataset, protocol, features, reference set, device or settings are "
         f"not the paper's, it is shown and not judged.",
         *[to_markdown(table).rstrip() for table in tables],
+        "### What the claims depend on",
+        "\n".join(f"- {c['label']} ({' and '.join(c['depends_on'])}): {c['why']}." for c in facts["claims"]),
         "### Why numbers are not comparable",
         "\n".join(f"- {reason}: {escape_markdown(detail)}." for reason, detail in _legend(side, rows)) or "- all are.",
         "### When a number agrees",

@@ -1,10 +1,12 @@
 """Figures, each a function from a board to a matplotlib figure; one colour per variant everywhere."""
 
 import base64
+import math
 import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -28,7 +30,7 @@ from unlearnbench.report.confusion import Matrix, confusion_sides
 from unlearnbench.report.cost import PHASES
 from unlearnbench.report.looks import COLOURS
 from unlearnbench.report.pareto import axes_of, front, places, undominated
-from unlearnbench.report.values import Measure, Value, Variant, short, spell_number
+from unlearnbench.report.values import Measure, Value, Variant, class_name, spell_number
 from unlearnbench.results import Record
 
 Canvas = Figure | SubFigure  # where a figure is drawn
@@ -58,6 +60,8 @@ STYLE = {
 COLUMN, PAGE, HIGHEST = 3.4, 7.0, 9.0  # inches: width of a paper's column and of its text, height of its text
 LETTER, LINE = 0.058, 0.135  # inches: a letter's mean width and a line's height at 7 points
 SMALL = 6  # points of the smallest words
+SHORTEST, LONGEST = 8, 18  # letters that names of classes are cut to at the least, and at the most
+PITCH = 0.085  # inches between lines of the smallest words
 MOST_LETTERS = 64  # of a row's name
 MOST_ROWS, MOST_LINES = 60, 34  # of a figure: more would be thinner than a line of text; of a legend
 FEW = 14  # lines that one panel holds
@@ -119,6 +123,33 @@ def names_of(labels: Iterable[str]) -> tuple[list[str], float]:
     """Return rows' names for an axis of a page's width, folded where they are long, and the inches they take."""
     names = [fold(label, MOST_LETTERS // 2) for label in labels]
     return names, LETTER * max(len(line) for name in names for line in name.split("\n")) + 0.15
+
+
+@dataclass(frozen=True)
+class ClassTicks:
+    """Names of classes along an axis: which ones there is room for, level or upright."""
+
+    step: int
+    names: list[str]
+    upright: bool
+    room: float  # inches that upright names take
+
+    def places(self, count: int) -> tuple[list[float], list[str]]:
+        """Return where names stand, in the middle of their classes, and the names."""
+        return [k + 0.5 for k in range(0, count, self.step)], self.names[: count : self.step]
+
+
+def class_ticks(names: Sequence[str], inches: float) -> ClassTicks:
+    """Return how to write names of classes along so many inches: level where all fit, otherwise upright.
+
+    Numbers stay level, and fewer of them are written.
+    """
+    shown = [shorten(name, LONGEST) for name in names]
+    letters = max(map(len, shown), default=1)
+    wide = LETTER * SMALL / 7 * (letters + 1)
+    if letters <= len(str(len(names))) or wide * len(names) <= inches:
+        return ClassTicks(max(1, math.ceil(wide * len(names) / inches)), shown, False, 0.0)
+    return ClassTicks(max(1, math.ceil(PITCH * len(names) / inches)), shown, True, wide)
 
 
 def legend_below(figure: Canvas, handles: Sequence[Any], labels: Sequence[str], width: float, title: str = "") -> None:
@@ -285,9 +316,10 @@ def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """
     rows = board.variants[:MOST_ROWS]
     across = HEATMAPS_ACROSS if len(board.targets) <= MOST_WRITTEN else 1
-    names, _ = names_of(variant.label for variant in rows)
+    names, left = names_of(variant.label for variant in rows)
+    ticks = class_ticks([board.name_of(target) for target in board.targets], (PAGE - left) / across - 0.1)
     line = 0.135 if len(rows) <= MOST_WRITTEN and not any("\n" in name for name in names) else 0.2
-    height = min(line * len(rows), HIGHEST - 0.7) + 0.5
+    height = min(line * len(rows), HIGHEST - 0.7 - ticks.room) + 0.5 + ticks.room
     measures = board.headlines[: across * int(max(1, (HIGHEST - 0.1) // height))]
     if not measures:
         return None
@@ -295,14 +327,14 @@ def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
     figure = canvas(parent, (PAGE, lines * height + 0.1))
     grid = figure.subplots(lines, across, squeeze=False, sharey=True)
     for axes, measure in zip(grid.flat, measures, strict=False):
-        _draw_heatmap(axes, board, rows, measure)
+        _draw_heatmap(axes, board, rows, measure, ticks)
     for axes in list(grid.flat)[len(measures) :]:
         axes.set_visible(False)
     grid[0][0].set_yticks(np.arange(len(rows)) + 0.5, names)
     return figure
 
 
-def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Measure) -> None:
+def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Measure, ticks: ClassTicks) -> None:
     values = [[board.value(variant, t, measure) for t in board.targets] for variant in rows]
     numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
     written = len(board.targets) <= MOST_WRITTEN and len(rows) <= MOST_ROWS // 2
@@ -312,16 +344,13 @@ def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Me
         limits = {"vmin": 0, "vmax": 100}  # a point of accuracy is no rainbow
     elif is_wide(numbers[np.isfinite(numbers)]):
         limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
-    columns = [target.label for target in board.targets]
     mesh = _draw_matrix(
-        axes, numbers, texts, columns, [""] * len(rows), size=SMALL - 0.5 if len(columns) > 8 else SMALL,
+        axes, numbers, texts, size=SMALL - 0.5 if len(board.targets) > 8 else SMALL,
         cmap="viridis" if measure.better == "higher" else "viridis_r", **limits,
     )  # fmt: skip
     if not texts:
         axes.figure.colorbar(mesh, ax=axes, fraction=0.03, pad=0.01)
-    if len(columns) > MOST_WRITTEN:
-        step = -(-len(columns) // MOST_WRITTEN)
-        axes.set_xticks(np.arange(0, len(columns), step) + 0.5, columns[::step])
+    axes.set_xticks(*ticks.places(len(board.targets)), rotation=90 if ticks.upright else 0)
     axes.set_title(measure.header, pad=3)
     axes.tick_params(axis="x", labelsize=SMALL, pad=1)
 
@@ -335,17 +364,14 @@ def _short(value: Value, measure: Measure) -> str:
 
 
 def _draw_matrix(
-    axes: Axes, numbers: Matrix, texts: Sequence[Sequence[str]], columns: Sequence[str], rows: Sequence[str], *,
-    size: float, **colouring: Any,
-) -> QuadMesh:  # fmt: skip
+    axes: Axes, numbers: Matrix, texts: Sequence[Sequence[str]], *, size: float, **colouring: Any
+) -> QuadMesh:
     """Draw numbers as coloured cells with words in them; seaborn's heatmap would draw the whole figure for each panel.
 
     Args:
         axes: to draw on.
         numbers: (rows, columns); NaN stays white.
         texts: the words, likewise; empty for none.
-        columns: names below; empty for the axis's own.
-        rows: names at the left, likewise.
         size: of the words, in points.
         **colouring: of `Axes.pcolormesh`.
     """
@@ -353,9 +379,6 @@ def _draw_matrix(
     edge: dict[str, Any] = {"edgecolors": "white", "linewidth": 0.4} if texts else {}
     mesh = axes.pcolormesh(np.ma.masked_invalid(numbers), **edge, **colouring)
     axes.set(xlim=(0, width), ylim=(height, 0))
-    if columns and rows:
-        axes.set_xticks(np.arange(width) + 0.5, columns)
-        axes.set_yticks(np.arange(height) + 0.5, rows)
     axes.grid(visible=False)
     shades = mesh.to_rgba(np.ma.masked_invalid(numbers))[..., :3] @ LUMINANCE
     for row, words in enumerate(texts):
@@ -376,26 +399,29 @@ def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
         return None
     classes = next(iter(found.values()))[0].shape[0]
     columns = min(len(found), PANELS_ACROSS)
-    side = min((PAGE - 1.0) / columns, 2.2)
+    names = [class_name(number, board.class_names) for number in range(classes)]
+    longest = LETTER * SMALL / 7 * min(max(map(len, names)), LONGEST)
+    side = min((PAGE - 0.9 - longest) / columns, 2.2)
+    across, down = class_ticks([*names, "x"], side), max(1, math.ceil(PITCH * classes / side))
     blocks = -(-len(found) // columns)
-    figure = canvas(parent, (columns * side + 1.0, blocks * (2 * side + 0.35) + 0.3))
+    figure = canvas(parent, (columns * side + 0.9 + longest, blocks * (2 * side + 0.35) + 0.3 + across.room))
     grid = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid[-2:, len(found) - columns * (blocks - 1) :].flat:
         axes.set_visible(False)
     words = side / (classes + 1) > 0.17  # inches: less holds no number
-    step = -(-classes // 10)
     mesh = None
     for place, (variant, matrices) in enumerate(found.items()):
         pair = grid[2 * (place // columns) :, place % columns][:2]
         for axes, matrix in zip(pair, matrices, strict=True):
             texts = [["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix] if words else []
-            mesh = _draw_matrix(axes, matrix, texts, (), (), size=SMALL, cmap="Blues", vmin=0, vmax=100)
+            mesh = _draw_matrix(axes, matrix, texts, size=SMALL, cmap="Blues", vmin=0, vmax=100)
             axes.set_aspect("equal")
             axes.tick_params(labelsize=SMALL, pad=0)
         pair[0].set_title(fold(variant.label, max(8, int(side / LETTER))), fontsize=SMALL + 1, pad=2)
-    ticks = list(range(0, classes, step))
-    grid[0][0].set_xticks([*[k + 0.5 for k in ticks], classes + 0.5], [*map(str, ticks), "x"])
-    grid[0][0].set_yticks([k + 0.5 for k in ticks], list(map(str, ticks)))
+    places, shown = across.places(classes)
+    for axes in grid.flat:
+        axes.set_xticks([*places, classes + 0.5], [*shown, "x"], rotation=90 if across.upright else 0)
+    grid[0][0].set_yticks([k + 0.5 for k in range(0, classes, down)], across.names[:classes:down])
     for k, axes in enumerate(grid[:, 0]):
         axes.set_ylabel("others asked for" if k % 2 else "forgotten, asked for", fontsize=SMALL + 1)
     figure.supxlabel("verdict (x: no object)", fontsize=SMALL + 1)
@@ -477,8 +503,8 @@ def samples(board: Board, parent: Canvas | None = None) -> Canvas | None:
         return None
     streams = [name for name in ("forget", "retain") if all(name in pictures for *_, pictures in found)]
     strips = [[_strip(pictures[stream]) for stream in streams] for *_, pictures in found]
-    classes = [(stream, short(found[0][1].images[stream].get("class", ""))) for stream in streams]
-    headers = [f"{'forget class' if stream == 'forget' else 'retained class'} {name}" for stream, name in classes]
+    entries = [(stream, found[0][1].images[stream]) for stream in streams]
+    headers = [shorten(stream_name(board, stream, entry), MOST_LETTERS // 2) for stream, entry in entries]
     return _strip_grid([variant.label for variant, *_ in found], strips, headers, parent)
 
 
@@ -493,7 +519,16 @@ def samples_overview(board: Board, parent: Canvas | None = None) -> Canvas | Non
         [_strip(found[v, t][1]["forget"], SAMPLES_PER_CLASS) if (v, t) in found else None for t in targets]
         for v in variants
     ]
-    return _strip_grid([v.label for v in variants], strips, [target.label for target in targets], parent)
+    most = max(SHORTEST, int((PAGE - names_of(v.label for v in variants)[1]) / len(targets) / LETTER))
+    headers = [shorten(board.name_of(target), most) for target in targets]
+    return _strip_grid([v.label for v in variants], strips, headers, parent)
+
+
+def stream_name(board: Board, stream: str, entry: Mapping[str, object]) -> str:
+    """Return what pictures of a record show: the forget class or a retained one, by name."""
+    number = entry.get("class", "")
+    name = class_name(number, board.class_names) if isinstance(number, int) else str(number)
+    return f"{'forget class' if stream == 'forget' else 'retained class'} {name}".strip()
 
 
 def _strip_grid(

@@ -15,7 +15,7 @@ from unlearnbench.report.confusion import confusion_frame
 from unlearnbench.report.cost import LEAST_TOLERANCE, flops, repeats_of
 from unlearnbench.report.pareto import pareto_tables
 from unlearnbench.report.robustness import robustness_tables
-from unlearnbench.report.values import Measure, Value, Variant, short, variant_of
+from unlearnbench.report.values import Measure, Value, Variant, target_name, variant_of
 from unlearnbench.report.writers import Table, interval_text, to_markdown
 from unlearnbench.results import Record
 
@@ -254,8 +254,7 @@ def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure])
     columns = [(variant, measure) for variant in board.variants for measure in measures]
     body = [[board.value(variant, t, measure) for variant, measure in columns] for t in board.targets]
     overall = [board.over_classes(variant, measure) for variant, measure in columns]
-    names = board.records[-1].dataset.get("class_names") or []
-    rows = [_target_name(t, names) for t in board.targets]
+    rows = [_target_name(t, board.class_names) for t in board.targets]
     return Table(
         name=name,
         title=title,
@@ -282,9 +281,9 @@ def _interval(value: Value, measure: Measure) -> str:
     return interval_text(value, measure.format).strip() or "-"
 
 
-def _target_name(target: Target, names: Sequence[str]) -> str:
-    named = "+".join(short(names[c]) if c < len(names) else str(c) for c in target.classes)
-    return target.label if named == "+".join(map(str, target.classes)) else f"{target.label} {named}"
+def _target_name(target: Target, names: Sequence[object]) -> str:
+    named = target_name(target, names)
+    return named if named == target.label else f"{target.label} {named}"
 
 
 def frames(board: Board) -> dict[str, pd.DataFrame]:

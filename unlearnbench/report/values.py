@@ -1,8 +1,10 @@
 """What stands in one place of a table, and the rows and columns it stands in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unlearnbench.errors import printable
+from unlearnbench.grid import Target
 from unlearnbench.hashing import canonical_json, digest
 from unlearnbench.results import Record
 
@@ -89,6 +91,17 @@ def short(name: object) -> str:
     """
     text = printable(str(name)).replace("\n", " ")
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 8]}… {digest(text)[:6]}"
+
+
+def class_name(number: int, names: Sequence[object]) -> str:
+    """Return what a class is called; its number where it has no name."""
+    return short(names[number]) if 0 <= number < len(names) else str(number)
+
+
+def target_name(target: Target, names: Sequence[object]) -> str:
+    """Return what a target is called: `cat`, `cat+dog`, `bird after cat, dog`; a class without a name by its number."""
+    steps = ["+".join(class_name(c, names) for c in classes) for classes in (target.classes, *target.earlier)]
+    return f"{steps[0]} after {', '.join(steps[1:])}" if target.earlier else steps[0]
 
 
 def variant_of(record: Record) -> Variant:

@@ -7,7 +7,7 @@ from typing import Any
 
 from unlearnbench.grid import Target
 from unlearnbench.report.board import Board
-from unlearnbench.report.figures import read_strip
+from unlearnbench.report.figures import read_strip, stream_name
 from unlearnbench.report.values import Variant
 from unlearnbench.results import Record
 
@@ -79,26 +79,22 @@ def pictures(board: Board, album: Album) -> tuple[list[Pictures], int]:
             record = _pictured(board, variant, target)
             if record is None:
                 continue
-            strips = [_strip(album, variant, target, stream, record.images[stream]) for stream in record.images]
+            streams = {stream: stream_name(board, stream, entry) for stream, entry in record.images.items()}
+            after = f"of {variant.label}, after forgetting {board.name_of(target)}"
+            strips = [
+                album.strip(record.images[stream], f"samples asked for the {name} {after}")
+                for stream, name in streams.items()
+            ]
             if kept := [strip for strip in strips if strip is not None]:
                 rows.append((variant.label, kept))
-                headers = headers or [_stream(stream, record.images[stream]) for stream in record.images]
+                headers = headers or list(streams.values())
             else:
                 left_out += 1
         if rows:
-            found.append(Pictures(target.label, headers, rows))
+            found.append(Pictures(board.name_of(target), headers, rows))
     return found, left_out
 
 
 def _pictured(board: Board, variant: Variant, target: Target) -> Record | None:
     records = board.cell_records(variant, target)
     return next((r for r in records if r.cell.id in board.ok_ids and "forget" in r.images), None)
-
-
-def _stream(stream: str, entry: Mapping[str, Any]) -> str:
-    return f"{'forget class' if stream == 'forget' else 'retained class'} {entry.get('class', '')}".strip()
-
-
-def _strip(album: Album, variant: Variant, target: Target, stream: str, entry: Mapping[str, Any]) -> Strip | None:
-    words = f"samples asked for the {_stream(stream, entry)} of {variant.label}, after forgetting {target.label}"
-    return album.strip(entry, words)

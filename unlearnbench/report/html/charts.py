@@ -114,7 +114,7 @@ def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 52
     if not means:
         return None
     singles = [
-        (variant, target.label, values) for variant in means for target in board.targets
+        (variant, board.name_of(target), values) for variant in means for target in board.targets
         if None not in (values := (board.value(variant, target, x), board.value(variant, target, y)))
         and None not in (values[0].number, values[1].number)
     ]  # fmt: skip

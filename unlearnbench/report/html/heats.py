@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from unlearnbench.report.board import Board
 from unlearnbench.report.confusion import NOTHING, confusion_sides
 from unlearnbench.report.figures import MOST_CONFUSIONS, is_wide
-from unlearnbench.report.values import Measure, Value, spell_number
+from unlearnbench.report.values import Measure, Value, class_name, spell_number
 from unlearnbench.report.writers import interval_text
 
 MOST_CLASSES = 20  # of a confusion matrix
@@ -76,7 +76,9 @@ def class_heat(board: Board, measure: Measure) -> Heat:
     rows = [
         (variant.label, [_shade(value, measure, next(good)) for value in values]) for variant, values in found.items()
     ]
-    return Heat(f"{measure.header} per forget class", [*[target.label for target in board.targets], "mean"], rows)
+    return Heat(
+        f"{measure.header} per forget class", [*[board.name_of(target) for target in board.targets], "mean"], rows
+    )
 
 
 def attack_heat(board: Board) -> Heat | None:
@@ -110,11 +112,12 @@ def verdicts(board: Board) -> list[Verdicts]:
         sides = confusion_sides(board, variant)
         if sides is None or len(sides[0]) > MOST_CLASSES:
             continue
-        columns = [*map(str, range(len(sides[0]))), NOTHING]
+        names = [class_name(number, board.class_names) for number in range(len(sides[0]))]
+        columns = [*names, NOTHING]
         titles = ("asked for the class that was to be forgotten", "asked for classes that were to stay")
         matrices = [
-            Heat(title, columns, [(str(asked), [_share(float(percent)) for percent in row])
-                                  for asked, row in enumerate(side)])
+            Heat(title, columns, [(asked, [_share(float(percent)) for percent in row])
+                                  for asked, row in zip(names, side, strict=True)])
             for title, side in zip(titles, sides, strict=True)
         ]  # fmt: skip
         found.append(Verdicts(variant.label, matrices))

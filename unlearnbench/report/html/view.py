@@ -157,7 +157,7 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     rows += f" in {len(methods)} rows" if len(methods) != number else ""
     return [
         ("Compared", f"{rows}{', beside ' + ', '.join(others) if others else ''}"),
-        ("To forget", f"{_few([target.label for target in board.targets], 12)}; {_replicates(board)}"),
+        ("To forget", f"{_few([board.name_of(target) for target in board.targets], 12)}; {_replicates(board)}"),
         ("Cells", cells),
         ("Protocol", counted(_rules(record.protocol, board.key[1]) for record in board.records)),
         ("Device", board.device_words),
