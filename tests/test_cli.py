@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import fake_record
-from unlearnbench import cli
+from unlearnbench import __version__, cli
 from unlearnbench.results import ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,18 @@ def run_with(**options):
 BAD = {
     "unknown command": (["rnu"], "No such command"),
     "unknown option": ([*RUN, "--clases", "0"], "No such option"),
-    "missing methods": (["run", "--classes", "0"], "Missing option"),
+    "missing methods": (["run", "--classes", "0"], "say what to run: --methods all"),
+    "missing methods of no dataset": (["run", "--dataset", "digit"], "did you mean digits"),
+    "an option without its value": (["run", "--methods", "--classes", "0"], "'--methods' has no value"),
+    "a last option without its value": (["run", "--methods"], "'--methods' requires an argument"),
+    "a misspelt option": (["report", "--result", "empty"], "--results"),
+    "table that is not there": (["verify", "nothing.tex"], "there is no file nothing.tex"),
+    "method to check that is not there": (["check", "safemaxx"], "a file 'safemaxx' (did you mean safemax?)"),
+    "model that is not there": (["sample", "nosuch", "--class", "0", "--out", "x.png"], "there is no model folder"),
+    "unknown kind of file": (["new", "metric", "mine"], "did you mean method"),
+    "published source before results": (["compare", "foo"], "there is no published source 'foo'"),
+    "results to report is a file": (["report", "--results", "file.txt"], "is a file"),
+    "results to validate is a file": (["validate", "--results", "file.txt"], "is a file"),
     "missing classes": (["run", "--methods", "all"], "say what to forget: --classes 0-9"),
     "classes and a sequence": (run_with(sequence="1,2"), "say what to forget: --classes 0-9"),
     "a class twice at once": (run_with(classes="0+0"), "each once"),
@@ -53,7 +64,7 @@ BAD = {
     "a sequence of no class": (run_with(classes="", sequence="0,x"), "there is no class 'x'"),
     "unknown method": (run_with(methods="safemaxx"), "did you mean safemax"),
     "method in capitals": (run_with(methods="SAFEMAX"), "there is no method"),
-    "empty method": (run_with(methods=""), "empty name"),
+    "empty method": (run_with(methods=""), "say what to run"),
     "trailing comma": (run_with(methods="safemax,"), "empty name"),
     "class out of range": (run_with(classes="10"), "give a class from 0 to 9"),
     "range out of range": (run_with(classes="8-12"), "class 12 does not exist"),
@@ -99,7 +110,7 @@ BAD = {
     "set with wrong truth": (run_with(methods="salun", set="salun.clip_then_mask=maybe"), "takes true or false"),
     "set with equal values": (run_with(methods="safemax", set="safemax.decay=1,1.0"), "gives a value twice"),
     "set on a method without settings": (run_with(set="original.steps=1"), "it has no settings"),
-    "unknown rerun": (run_with(rerun="sometimes"), "sometimes"),
+    "unknown rerun": (run_with(rerun="sometimes"), "choose from missing, failed, always"),
     "zero timeout": (run_with(timeout="0"), "--timeout"),
     "absent plugin": (run_with(plugin="absent.py"), "no such file"),
     "results is a file": (run_with(results="file.txt"), "is a file"),
@@ -109,7 +120,7 @@ BAD = {
     "plugin name too long": (run_with(plugin="a" * 300), "no such file"),
     "plugin is a folder": (run_with(plugin="empty"), "it is not a file"),
     "unknown device": (run_with(device="warp"), "try --device cpu"),
-    "unknown listing": (["list", "cats"], "cats"),
+    "unknown listing": (["list", "cats"], "choose from methods, metrics, datasets"),
     "report without results": (["report", "--results", "absent"], "there is no results folder"),
     "report of an empty folder": (["report", "--results", "empty"], "there is no record"),
 }
@@ -171,6 +182,23 @@ def test_seeds_are_axes_and_every_base_model_has_its_own(command):
     _, out, _ = command(*arguments, "--seeds", "0-1", "--base-seeds", "0-2", "--sampling-seeds", "7")
     assert "6 cells" in out
     assert len({line for line in out.splitlines() if line.startswith("digits-")}) == 6
+
+
+@pytest.mark.parametrize("what", ["method", "metric", "dataset"])
+def test_a_list_has_its_name_in_singular_and_plural(command, what):
+    _, singular, _ = command("list", what)
+    status, plural, _ = command("list", f"{what}s")
+    assert (status, singular) == (0, plural)
+    assert plural.startswith(f"{what}s:")
+
+
+def test_the_version_and_what_there_is(command):
+    status, out, _ = command("--version")
+    assert (status, out) == (0, f"unlearnbench {__version__}\n")
+    status, out, _ = command()
+    assert (status, out) == command("--help")[:2]
+    for name in COMMANDS:
+        assert command(name, "-h") == command(name, "--help")
 
 
 def test_cards_are_what_the_files_say(command):
@@ -262,7 +290,7 @@ def test_help_of_run_has_every_option_in_its_section(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = command("run", "--help")
     sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.MULTILINE))
-    found = {name: re.findall(r"^  (--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
+    found = {name: re.findall(r"^  (?:-h, )?(--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
     assert [len(options) for options in found.values()] == [10, 9, 8, 3, 1]
     assert found["Where"] == ["--results", "--out", "--save-models"]
     assert found["Other"] == ["--help"]

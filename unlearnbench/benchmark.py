@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from unlearnbench.datasets import Dataset
-from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.errors import UsageError, plural, spell_error
 from unlearnbench.grid import Cell, Controls, Rerun, Scalar
 from unlearnbench.plan import Plan, needs_run
 from unlearnbench.plugin import MethodSpec
@@ -95,7 +95,8 @@ class Benchmark:
         kept = len(self._plan.cells) - len(todo)
         if kept:
             display.say(
-                f"{kept} of {len(self._plan.cells)} cells are recorded in {self._store.root} already "
+                f"{kept} of {plural(len(self._plan.cells), 'cell')} {'is' if kept == 1 else 'are'} recorded in "
+                f"{self._store.root} already "
                 f"(--rerun always measures them again)"
             )
         display.expect([cell.method for cell in todo])

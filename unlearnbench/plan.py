@@ -67,6 +67,8 @@ def make_plan(
         UsageError: anything unknown, malformed or out of range.
     """
     dataset = load_dataset(source)
+    if not methods:
+        raise UsageError("say what to run: --methods all, a group such as paper, or names with commas between")
     targets = _parse_targets(classes, sequence, dataset)
     if dataset.checkpoint and base_seeds:
         raise UsageError("--base names a trained model and --base-seeds trains one for each: give one of them")
