@@ -85,6 +85,7 @@ def run(
     rerun: options.Rerun = "missing",
     timeout: options.Timeout = None,
     minutes: options.Minutes = None,
+    stop_if_weak: options.StopIfWeak = False,
     dry_run: options.DryRun = False,
     results: options.Results = Path("results"),
     out: options.Out = Path("reports"),
@@ -108,6 +109,8 @@ def run(
         registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
         base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
     )  # fmt: skip
+    if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
+        raise UsageError("--stop-if-weak looks at the untouched model: add original to --methods")
     if workers is None:
         _show_plan(plan, console)
         return
@@ -117,6 +120,7 @@ def run(
     benchmark = Benchmark(
         plan, workers, ResultStore(results), console, cache=default_cache(), device=device, plugin_files=plugin_files,
         timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls, models=save_models,
+        stop_if_weak=stop_if_weak,
     )  # fmt: skip
     key = (plan.dataset.name, plan.dataset.protocol.name)
     _conclude(benchmark.run(rerun), len(plan.cells), key, results, out, registry)
@@ -449,8 +453,14 @@ def _conclude(
             f"{len(summary.failed)} of {plural(cells, 'cell')} failed; --rerun failed tries them again. "
             "Tracebacks are in the records.",
         )
+    if summary.weak:
+        _say(
+            console,
+            "Stopped, for the untouched model fails its checks (--stop-if-weak): train it longer (--base-steps), use more "
+            "images, or give a trained one with --base.",
+        )
     say_where(rendering, "Report", console)
-    if summary.failed or key in rendering.alarms:
+    if summary.failed or summary.weak or key in rendering.alarms:
         raise typer.Exit(1)
 
 

@@ -145,6 +145,9 @@ Minutes = Annotated[
     float | None,
     _option(MANNER, "Time budget in minutes; run the same command again to resume.", min=0.01, metavar="MINUTES"),
 ]
+StopIfWeak = Annotated[
+    bool, _option(MANNER, "End the run as soon as the untouched model fails its checks.", "--stop-if-weak")
+]
 DryRun = Annotated[bool, _option(MANNER, "Check everything, say what would run, and stop.", "--dry-run")]
 
 # Where

@@ -10,9 +10,9 @@ from rich.style import Style
 from rich.text import Text
 
 from unlearnbench.report import Rendering
+from unlearnbench.report.checks import DISTRUST
 from unlearnbench.report.terminal import printable, styled
 
-DISTRUST = "The suite fails its own checks: trust none of these numbers until it is known why."
 PATIENCE = 6.0  # seconds for a browser to come up
 OPEN = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
 

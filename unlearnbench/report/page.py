@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from unlearnbench.errors import one_line
 from unlearnbench.report import ablation, figures, robustness
 from unlearnbench.report.board import Board
-from unlearnbench.report.checks import alarms
+from unlearnbench.report.checks import DISTRUST, alarms
 from unlearnbench.report.latex import to_latex, write_paper
 from unlearnbench.report.pareto import undominated
 from unlearnbench.report.tables import all_tables, frames
@@ -212,7 +212,7 @@ def _banner(board: Board) -> list[str]:
     found = alarms(board)
     if not found:
         return []
-    lines = ["[!CAUTION]", "**The suite fails its own checks: trust none of these numbers until it is known why.**"]
+    lines = ["[!CAUTION]", f"**{DISTRUST}**"]
     shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in found[:MOST_ALARMS]]]
     more = [f"- and {len(found) - MOST_ALARMS} more"] if len(found) > MOST_ALARMS else []
     return ["\n".join(f"> {line}" for line in [*shown, *more]) + "\n"]

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from unlearnbench import __version__
 from unlearnbench.report.board import Board
+from unlearnbench.report.checks import DISTRUST
 from unlearnbench.report.html.album import Album
 from unlearnbench.report.html.charts import MARGIN
 from unlearnbench.report.html.view import BoardView, view_of
@@ -61,6 +62,7 @@ def page(boards: Mapping[str, Board], problems: Sequence[str], folder: Path) -> 
         "looks": {label: (key, look) for key, (label, look) in enumerate(looks.items())},
         "shape_of": {label: list(SHAPES).index(look.shape) for label, look in looks.items()},
         "left": left, "top": top, "right": right, "bottom": bottom, "sections": sections,
+        "distrust": DISTRUST,
     }  # fmt: skip
     titles = list(dict.fromkeys(view.title for view in views))
     return environment.get_template("report.html").render(
