@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from unlearnbench.benchmark import Summary
-    from unlearnbench.plan import Plan
     from unlearnbench.process import Workers
     from unlearnbench.registry import Plugin, Registry
     from unlearnbench.report import Rendering
@@ -111,26 +110,24 @@ def run(
     )  # fmt: skip
     if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
         raise UsageError("--stop-if-weak looks at the untouched model: add original to --methods")
-    if workers is None:
-        _show_plan(plan, console)
-        return
-    for option, folder in (("--results", results), ("--out", out), ("--save-models", save_models)):
+    cache = default_cache()
+    folders = {"--results": results, "--out": out, "--save-models": save_models, "UNLEARNBENCH_CACHE": cache}
+    for option, folder in folders.items():
         if folder is not None:
             _check_writable(folder, option)
+    if workers is None:
+        from unlearnbench.forecast import forecast
+
+        for line in forecast(plan, ResultStore(results), cache, device, rerun, repeats, save_models, controls):
+            _say(console, line)
+        return
     benchmark = Benchmark(
-        plan, workers, ResultStore(results), console, cache=default_cache(), device=device, plugin_files=plugin_files,
+        plan, workers, ResultStore(results), console, cache=cache, device=device, plugin_files=plugin_files,
         timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls, models=save_models,
         stop_if_weak=stop_if_weak,
     )  # fmt: skip
     key = (plan.dataset.name, plan.dataset.protocol.name)
     _conclude(benchmark.run(rerun), len(plan.cells), key, results, out, registry)
-
-
-def _show_plan(plan: "Plan", console: "Console") -> None:
-    for cell in plan.cells:
-        _say(console, cell.id)
-    checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
-    _say(console, f"{len(plan.cells)} cells{checks}")
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":

@@ -1,5 +1,6 @@
 """The options of `run`, some of which other commands share, and the help that shows them in sections."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -42,6 +43,13 @@ class Sections(Command):
         for section, records in lines.items():
             with formatter.section(section):
                 formatter.write_dl(records, col_max=WIDEST)
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse what is not a number, or infinite, for a length of time."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
 
 
 def _option(section: str, help: str, *names: str, metavar: str | None = None, **more: Any) -> Any:
@@ -140,10 +148,13 @@ Repeats = Annotated[
     int, _option(MANNER, "Timing repeats per cell; tables report the median.", min=1, metavar="N")
 ]
 Rerun = Annotated[grid.Rerun, _words(MANNER, "Which of the recorded cells to measure again.", grid.Rerun)]
-Timeout = Annotated[float | None, _option(MANNER, "Seconds after which a cell is stopped.", min=1, metavar="SECONDS")]
+Timeout = Annotated[float | None, _option(MANNER, "Seconds after which a cell is stopped.", min=1, metavar="SECONDS", callback=finite)]
 Minutes = Annotated[
     float | None,
-    _option(MANNER, "Time budget in minutes; run the same command again to resume.", min=0.01, metavar="MINUTES"),
+    _option(
+        MANNER, "Time budget in minutes; run the same command again to resume.", min=0.01, metavar="MINUTES",
+        callback=finite,
+    ),
 ]
 StopIfWeak = Annotated[
     bool, _option(MANNER, "End the run as soon as the untouched model fails its checks.", "--stop-if-weak")

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import time
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ from unlearnbench.training import DenoiserTraining, flipped, global_rng_kept
 
 FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
 CURVE_POINTS = 100  # of a base model's training loss
+OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., Found]]] = {  # name -> endings of needs, and its maker
+    "second": (("_second",), second_judge),
+    "rejecting": (("_verdicts", "attacker"), rejecting_judge),
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def prepare(
         UsageError: images or weights are not here and cannot be had, or do not fit.
     """
     images = dataset.load(store, progress)
-    sources = _digests(images)
+    sources = image_digests(images)
     features = any(need.endswith("_features") for need in needs)
     extractor: nn.Module | None = None
     features_artifact, artifacts = None, {"images": {"sha256": sources["train"]}}
@@ -90,7 +94,7 @@ def prepare(
     if features and dataset.extractor is not None:
         extractor, artifacts["extractor"] = _own_extractor(*made)
     if extractor is not None:
-        features_artifact = _train_features(extractor, artifacts["extractor"], *made[1:])
+        features_artifact = train_features(extractor, artifacts["extractor"], *made[1:])
     base = base_artifact(dataset, images.train, sources["train"], store, device, progress)
     artifacts |= {"base": base.reference, "judge": judge.reference}
     artifacts |= {name: found.reference for name, found in others.items()}
@@ -114,10 +118,9 @@ def _other_judges(
     device: torch.device, progress: Progress,
 ) -> dict[str, Found]:  # fmt: skip
     """Return the judges that metrics ask for beside the first one, by name."""
-    makers = {"second": (("_second",), second_judge), "rejecting": (("_verdicts", "attacker"), rejecting_judge)}
     return {
         name: make(dataset, images, sources, store, device, progress)
-        for name, (endings, make) in makers.items()
+        for name, (endings, make) in OTHER_JUDGES.items()
         if any(need.endswith(endings) for need in needs)
     }
 
@@ -125,10 +128,10 @@ def _other_judges(
 def prepare_base(dataset: Dataset, store: ArtifactStore, device: torch.device, progress: Progress) -> Artifact:
     """Return the base model alone, as `train` makes it."""
     images = dataset.load(store, progress)
-    return base_artifact(dataset, images.train, _digests(images)["train"], store, device, progress)
+    return base_artifact(dataset, images.train, image_digests(images)["train"], store, device, progress)
 
 
-def _digests(images: Images) -> dict[str, str]:
+def image_digests(images: Images) -> dict[str, str]:
     """Return the SHA-256 of pixels and labels of both parts."""
     digests = {}
     for part, split in (("train", images.train), ("test", images.test)):
@@ -263,7 +266,7 @@ def _own_extractor(
     return extractor_for(f"unlearnbench-{dataset.name}", network), found.reference
 
 
-def _train_features(
+def train_features(
     extractor: nn.Module, reference: Mapping[str, str], images: Images, sources: Mapping[str, str],
     store: ArtifactStore, device: torch.device, progress: Progress,
 ) -> Artifact:  # fmt: skip
