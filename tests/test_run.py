@@ -215,6 +215,8 @@ def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
     assert "or its base model is too weak to tell" in output
     alarm, method = output.index("- Original does not forget, but Forgotten"), output.index("salun (steps=1, batch=4)")
     assert output.index(DISTRUST) < alarm < method  # said as soon as it is known
+    assert "warning: FID cannot be measured where emu is forgotten: a covariance of 128 features takes" in output
+    assert output.index("there are 80 real ones: add training images") < output.index("base model and judges")
     assert "warning: 1 of 150 image files cannot be read and are skipped, such as train/cat/0.png" in output
     assert "salun (steps=1, batch=4) forgets 2 emu" in output
     found = records(tmp_path)
@@ -222,7 +224,7 @@ def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
     for record in found.values():
         assert record.dataset["choices"] == {"base_steps": 2}
         assert record.metrics["ua"]["n"] == 40
-        assert record.metrics["fid"]["value"] is None  # 80 samples give no covariance of 128 features
+        assert record.metrics["fid"]["value"] is None  # 79 real images give no covariance of 128 features
         assert "use more than 128" in record.metrics["fid"]["reason"]
         assert str(pets) not in json.dumps(record.to_json())
     changed = next(r.method["changed"] for r in found.values() if r.cell.method == "salun")

@@ -24,7 +24,6 @@ from unlearnbench.provenance import software_provenance
 from unlearnbench.results import Record, ResultStore, device_model
 from unlearnbench.turns import Turns, device_lock
 
-
 WEAK = "If the base model is too weak: train it longer (--base-steps), use more images, or give one with --base."
 STOP_HINT = " --stop-if-weak ends a run here."
 
@@ -103,6 +102,8 @@ class Benchmark:
 
     def _run(self, rerun: Rerun, found: Mapping[str, Any], display: Display) -> Summary:
         """Run the cells; the device is ours."""
+        for warning in self._plan.warnings:
+            display.say(f"warning: {warning}")
         selection = self._select(rerun, device_model(found["identity"]), display)
         todo, failed, self._further = selection.todo, selection.failed, selection.further
         kept = len(self._plan.cells) - len(todo)

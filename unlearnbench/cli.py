@@ -453,8 +453,8 @@ def _conclude(
     if summary.weak:
         _say(
             console,
-            "Stopped, for the untouched model fails its checks (--stop-if-weak): train it longer (--base-steps), use more "
-            "images, or give a trained one with --base.",
+            "Stopped, for the untouched model fails its checks (--stop-if-weak): train it longer (--base-steps), use "
+            "more images, or give a trained one with --base.",
         )
     say_where(rendering, "Report", console)
     if summary.failed or summary.weak or key in rendering.alarms:

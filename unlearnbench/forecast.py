@@ -70,6 +70,7 @@ def forecast(
     """
     found = identify(device)
     reading = store.read()
+    yield from (f"warning: {warning}" for warning in plan.warnings)
     yield from (f"warning: {problem}" for problem in reading.problems)
     here = device_model(found["identity"])
     selection = select(plan, reading.records, rerun, here, repeats=repeats, models=models, controls=controls)

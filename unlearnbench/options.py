@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -24,7 +25,7 @@ class Command(TyperCommand):
         names = {name for param in options for name in (*param.opts, *param.secondary_opts)}
         valued = {name for param in options if not getattr(param, "is_flag", False) for name in param.opts}
         before = args[: args.index("--")] if "--" in args else args
-        for name, value in zip(before, before[1:], strict=False):
+        for name, value in pairwise(before):
             if name in valued and value.partition("=")[0] in names:
                 ctx.fail(f"Option '{name}' has no value: {value} follows it at once.")
         parsed: list[str] = super().parse_args(ctx, args)
@@ -108,7 +109,8 @@ SamplingSeeds = Annotated[
 Controls = Annotated[
     grid.Controls,
     _words(
-        CELLS, "Sanity checks, methods with a known outcome: for the first class, for every class, or none.",
+        CELLS,
+        "Sanity checks, methods with a known outcome: for the first class, for every class, or none.",
         grid.Controls,
     ),
 ]
@@ -144,15 +146,18 @@ BatchSize = Annotated[
     int | None, _option(MANNER, "Images per forward pass of sampling, to fit the memory.", min=1, metavar="N")
 ]
 Jobs = Annotated[int, _option(MANNER, "Cells at once; each is timed alone all the same.", min=1, max=64, metavar="N")]
-Repeats = Annotated[
-    int, _option(MANNER, "Timing repeats per cell; tables report the median.", min=1, metavar="N")
-]
+Repeats = Annotated[int, _option(MANNER, "Timing repeats per cell; tables report the median.", min=1, metavar="N")]
 Rerun = Annotated[grid.Rerun, _words(MANNER, "Which of the recorded cells to measure again.", grid.Rerun)]
-Timeout = Annotated[float | None, _option(MANNER, "Seconds after which a cell is stopped.", min=1, metavar="SECONDS", callback=finite)]
+Timeout = Annotated[
+    float | None, _option(MANNER, "Seconds after which a cell is stopped.", min=1, metavar="SECONDS", callback=finite)
+]
 Minutes = Annotated[
     float | None,
     _option(
-        MANNER, "Time budget in minutes; run the same command again to resume.", min=0.01, metavar="MINUTES",
+        MANNER,
+        "Time budget in minutes; run the same command again to resume.",
+        min=0.01,
+        metavar="MINUTES",
         callback=finite,
     ),
 ]

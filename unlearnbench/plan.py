@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset, Source, load_dataset
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, plural
 from unlearnbench.grid import (
     Cell,
     Controls,
@@ -26,6 +26,7 @@ from unlearnbench.registry import Registry
 from unlearnbench.results import Record
 
 MOST_CELLS = 100_000  # of one run
+FRECHET = "FID"  # in the titles of metrics that take a covariance of the features
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Plan:
     overrides: Mapping[str, Mapping[str, Scalar]]  # cell id -> settings that --set changed
     source_hashes: Mapping[str, str]  # of the selected plugins
     known_metrics: frozenset[str] = frozenset()  # names of all there are
+    warnings: Sequence[str] = ()  # on what will not be measured, one sentence each
 
     def unlearns(self, cell: Cell) -> bool:
         """Say whether a cell's method is to unlearn: references and controls are there to be compared with."""
@@ -95,7 +97,8 @@ def make_plan(
     ids = frozenset(cell.id for cell in checks)
     known = frozenset(plugin.name for plugin in registry.plugins("metric"))
     ordered = sorted([*cells, *checks], key=lambda cell: chosen_methods[cell.method].role != "reference")
-    return Plan(dataset, chosen_methods, chosen_metrics, ordered, ids, overrides, hashes, known)
+    warnings = _few_samples(dataset, targets) if any(FRECHET in spec.title for spec in chosen_metrics) else []
+    return Plan(dataset, chosen_methods, chosen_metrics, ordered, ids, overrides, hashes, known, warnings)
 
 
 def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target]:
@@ -110,6 +113,30 @@ def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target
                 f"{dataset.protocol.family}"
             )
     return targets
+
+
+def _few_samples(dataset: Dataset, targets: Sequence[Target]) -> list[str]:
+    """Return sentences on targets whose retained classes have too few images, generated or real, for a covariance."""
+    most = 500 if dataset.protocol.reference == WITHOUT_CLASS_0 else max(dataset.train_counts, default=0)
+    smaller = ", or choose --extractor own, which has fewer features" if dataset.extractor is None else ""
+    found: list[str] = []
+    for kind, advice in (("generated", "forget fewer classes at once"), ("real", "add training images of them")):
+        counts = [
+            len(target.retained(dataset.num_classes)) * dataset.protocol.retain_samples if kind == "generated"
+            else sum(min(dataset.train_counts[c], most) for c in target.retained(dataset.num_classes))
+            for target in targets if kind == "generated" or dataset.train_counts
+        ]  # fmt: skip
+        short = [(count, target) for count, target in zip(counts, targets, strict=False) if count <= dataset.features]
+        if short:
+            count, target = min(short)
+            names = " and ".join(dataset.class_names[c] for c in target.gone)
+            more = f" (and for {plural(len(short) - 1, 'more target')})" if len(short) > 1 else ""
+            found.append(
+                f"FID cannot be measured where {names} is forgotten{more}: a covariance of {dataset.features} features "
+                f"takes more than {dataset.features} images, and of the retained classes there are {count} {kind} "
+                f"ones: {advice}{smaller}"
+            )
+    return found
 
 
 def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSpec]) -> list[MethodSpec]:
@@ -190,9 +217,7 @@ def select(
     def wanted(cell: Cell) -> bool:
         metrics = [spec.name for spec in plan.metrics_of(cell)]
         folder = models if plan.unlearns(cell) else None
-        return needs_run(
-            latest.get(cell.id), rerun, plan.source_hashes, metrics, device, plan.dataset, repeats, folder
-        )
+        return needs_run(latest.get(cell.id), rerun, plan.source_hashes, metrics, device, plan.dataset, repeats, folder)
 
     standing = [] if controls == "every" else _checks_made(plan, records, rerun, device)
     checked = {record.cell.method for record in standing}

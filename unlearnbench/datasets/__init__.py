@@ -28,6 +28,11 @@ RETAINED = "all training images of the retained classes"
 WITHOUT_CLASS_0 = "the first 500 training images of every class but 0 and the forget class (as SalUn's code does)"
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # of a base model given by --base
 ExtractorChoice = Literal["inception", "own"]
+FEATURES = {  # of the last layer of each network, see networks.CLASSIFIERS
+    "small_cnn": 64, "small_resnet": 128, "small_vgg": 128, "vgg16": 512, "resnet34": 512, "resnet34_224": 512,
+}  # fmt: skip
+INCEPTION_FEATURES = 2048
+SAMPLES_PER_FEATURE = 2  # at least, of the retained classes where one is forgotten: FID takes more than one
 
 
 class Split(NamedTuple):
@@ -54,7 +59,7 @@ class Protocol:
     eta: float  # 0 deterministic, 1 ancestral
     guidance: float  # w; 0 is conditional only
     forget_samples: int  # images of the forget class
-    retain_samples: int  # images of each retained class
+    retain_samples: int  # images of each retained class; with few classes more than a profile says
     batch_size: int  # images per sampling forward pass; the images do not depend on it
     precision: Literal["fp32", "bf16"] = "fp32"  # of sampling on CUDA; a CPU always computes in fp32
     clip_x0: bool = False  # clip the predicted x0 to [-1, 1] at every step; the papers' code does not
@@ -189,6 +194,12 @@ class Dataset:
     content: str = ""  # what tells a folder's images from another folder's of the same name
     checkpoint: str = ""  # folder or Hub name of a base model that is not trained here
     inception_weights: Path | None = None
+    train_counts: tuple[int, ...] = ()  # training images of each class, where that is known before they are loaded
+
+    @property
+    def features(self) -> int:
+        """Number of features that FID compares."""
+        return INCEPTION_FEATURES if self.extractor is None else FEATURES[self.extractor.network]
 
     @property
     def num_classes(self) -> int:
@@ -260,6 +271,7 @@ def load_dataset(source: Source | str) -> Dataset:
 def resolve(
     source: Source, *, name: str, title: str, class_names: Iterable[str], image_shape: tuple[int, int, int],
     flip: bool, load: "Callable[[ArtifactStore, Progress], Images]", content: str = "",
+    train_counts: tuple[int, ...] = (),
 ) -> Dataset:  # fmt: skip
     """Return a dataset from its images and what the user chose of its profiles.
 
@@ -278,7 +290,14 @@ def resolve(
             f"{profile.protocol.name} drops class 0, which leaves nothing of {len(names)} classes to compare with: use "
             f"{profile.protocol.family}"
         )
-    protocol = replace(profile.protocol, batch_size=source.batch_size or profile.protocol.batch_size)
+    features = INCEPTION_FEATURES if extractor == "inception" else FEATURES[profile.own.network]
+    protocol = replace(
+        profile.protocol,
+        batch_size=source.batch_size or profile.protocol.batch_size,
+        retain_samples=max(
+            profile.protocol.retain_samples, -(-SAMPLES_PER_FEATURE * features // max(1, len(names) - 1))
+        ),
+    )
     chosen = {"base": _identity(source.base), "base_steps": source.base_steps, "judge": judge, "extractor": extractor}
     usual = {"base_steps": profile.base.steps, "judge": next(iter(profile.judges)), "extractor": profile.extractor}
     return Dataset(
@@ -295,6 +314,7 @@ def resolve(
         content=content,
         checkpoint=source.base,
         inception_weights=source.inception_weights,
+        train_counts=train_counts,
     )  # fmt: skip
 
 

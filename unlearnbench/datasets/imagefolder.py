@@ -53,7 +53,7 @@ def dataset(source: Source) -> Dataset:
     return resolve(
         source, name=name, title=f"{name} ({side}x{side}, folder of images)", class_names=classes,
         image_shape=(3, side, side), flip=FLIP, load=partial(_load, root, side, stamp, classes),
-        content=named,
+        content=named, train_counts=tuple(len(listing["train"][name]) for name in classes),
     )  # fmt: skip
 
 

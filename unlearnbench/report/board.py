@@ -47,7 +47,9 @@ class Board:
         self._grids: dict[Measure, NDArray[np.float64]] = {}
         self._samples_of: dict[str, NDArray[np.float64]] = {}
         if foreign := len(records) - len(here):
-            self.notes.append(f"{plural(foreign, 'record')} of other devices left out; this report shows {self.device_name}")
+            self.notes.append(
+                f"{plural(foreign, 'record')} of other devices left out; this report shows {self.device_name}"
+            )
         if other := len(here) - len(self.records):
             self.notes.append(
                 f"{plural(other, 'record')} with another judge, extractor, base model, image size or classes than the "

@@ -192,7 +192,8 @@ def disturbance_note(records: Sequence[Record]) -> list[str]:
     more = [f"{len(kinds) - MOST_KINDS} more kinds"] if len(kinds) > MOST_KINDS else []
     count = len(set().union(*cells.values()))
     what = "; ".join([*named, *more])
-    return [f"{count} of {plural(len(records), 'cell')} {'was' if count == 1 else 'were'} disturbed, costs that rest on them carry {MARK}: {what}"]
+    disturbed = f"{plural(len(records), 'cell')} {'was' if count == 1 else 'were'} disturbed"
+    return [f"{count} of {disturbed}, costs that rest on them carry {MARK}: {what}"]
 
 
 def _ranged(texts: Sequence[str]) -> str:
