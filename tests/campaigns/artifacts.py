@@ -1,7 +1,7 @@
 """Damaged artifacts: each is built anew with the numbers that it had, or left alone where it is sound after all.
 
-Payloads and notes of a small base model, its judges and features are cut, flipped, emptied, removed, replaced by folders,
-links and odd JSON.
+Payloads and notes of a small base model, its judges and features are cut, flipped, emptied, removed, replaced by
+folders, links and odd JSON.
 """
 
 import json

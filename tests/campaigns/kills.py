@@ -18,10 +18,10 @@ import psutil
 from tests.campaigns import main
 from unlearnbench.results import ResultStore
 
-RUN = (
-    "run --methods original,safemax,esd --classes 0-1 --set safemax.steps=3 --set esd.steps=3 --metrics ua --controls none "
-    "--device cpu"
-).split()  # fmt: skip
+RUN = [
+    "run", "--methods", "original,safemax,esd", "--classes", "0-1", "--set", "safemax.steps=3", "--set", "esd.steps=3",
+    "--metrics", "ua", "--controls", "none", "--device", "cpu",
+]  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 TARGETS = ("run", "group", "cell")
 TIMED = {"cost", "wall_seconds", "outside", "priors", "probes", "disturbances", "provenance", "flops", "curves"}
@@ -58,7 +58,7 @@ def kill(process, folder, random):
             os.kill(random.choice(cells) if target == "cell" and cells else process.pid, sent)
     except ProcessLookupError:
         pass
-    return f"{sent.name} to the {target}", target, sent
+    return f"{sent.name} to the {target}", target
 
 
 def facts(folder):
@@ -73,12 +73,12 @@ def facts(folder):
 
 def disturbed(folder, random, counts):
     """Kill a run until it is whole; return what went wrong."""
-    problems = []
+    problems, words, target = [], "nothing", ""
     for _ in range(20):
         process, folder = start(folder), Path(folder).resolve()
         time.sleep(random.uniform(0.5, 20))
         if random.random() < 0.8 and process.poll() is None:
-            words, target, sent = kill(process, folder, random)
+            words, target = kill(process, folder, random)
             counts[words] += 1
         try:
             status = process.wait(timeout=SECONDS)
@@ -101,9 +101,12 @@ def disturbed(folder, random, counts):
             return problems
         if "failed" in statuses:  # a cell alone was killed, which is that cell's failure
             process = subprocess.run(
-                [sys.executable, "-m", "unlearnbench.cli", *RUN, "--rerun", "failed"], cwd=folder, check=False,
-                capture_output=True, timeout=SECONDS,
-            )  # fmt: skip
+                [sys.executable, "-m", "unlearnbench.cli", *RUN, "--rerun", "failed"],
+                cwd=folder,
+                check=False,
+                capture_output=True,
+                timeout=SECONDS,
+            )
             if process.returncode == 0:
                 return problems
     return [*problems, "not whole after 20 tries"]

