@@ -120,7 +120,7 @@ def test_the_report_opens_with_a_red_banner_when_a_control_is_wrong(tmp_path):
     lines = rendering.pages[0].read_text().splitlines()
     assert lines[2:4] == [
         "> [!CAUTION]",
-        "> **The suite fails its own checks: trust none of these numbers until it is known why.**",
+        "> **Sanity checks failed: do not use these numbers until the cause is known.**",
     ]
     assert "> - Noise forgets, but Forgotten" in lines[4]
     (alarm,) = rendering.alarms["digits", "protocol-1"]
@@ -161,7 +161,7 @@ def test_a_run_whose_metric_cannot_tell_the_controls_ends_with_1(tmp_path, cache
     command += ["--plugin", "always.py", "--metrics", "always"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "The suite fails its own checks" in done.stdout
+    assert "Sanity checks failed" in done.stdout
     assert "Original does not forget, but Always (class 4, seed 0) is 100" in done.stdout
     assert "[!CAUTION]" in (tmp_path / "reports" / "digits" / "report.md").read_text()
     calm = [*command[:-1], "ua"]

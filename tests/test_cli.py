@@ -7,10 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import fake_record
-from unlearnbench import cli
+from unlearnbench import __version__, cli
+from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.datasets import Source
+from unlearnbench.forecast import Look, at_hand
+from unlearnbench.plan import make_plan
+from unlearnbench.preparation import prepare
+from unlearnbench.registry import Registry
 from unlearnbench.results import ResultStore
+from unlearnbench.runner import identify
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +52,18 @@ def run_with(**options):
 BAD = {
     "unknown command": (["rnu"], "No such command"),
     "unknown option": ([*RUN, "--clases", "0"], "No such option"),
-    "missing methods": (["run", "--classes", "0"], "Missing option"),
+    "missing methods": (["run", "--classes", "0"], "say what to run: --methods all"),
+    "missing methods of no dataset": (["run", "--dataset", "digit"], "did you mean digits"),
+    "an option without its value": (["run", "--methods", "--classes", "0"], "'--methods' has no value"),
+    "a last option without its value": (["run", "--methods"], "'--methods' requires an argument"),
+    "a misspelt option": (["report", "--result", "empty"], "--results"),
+    "table that is not there": (["verify", "nothing.tex"], "there is no file nothing.tex"),
+    "method to check that is not there": (["check", "safemaxx"], "a file 'safemaxx' (did you mean safemax?)"),
+    "model that is not there": (["sample", "nosuch", "--class", "0", "--out", "x.png"], "there is no model folder"),
+    "unknown kind of file": (["new", "metric", "mine"], "did you mean method"),
+    "published source before results": (["compare", "foo"], "there is no published source 'foo'"),
+    "results to report is a file": (["report", "--results", "file.txt"], "is a file"),
+    "results to validate is a file": (["validate", "--results", "file.txt"], "is a file"),
     "missing classes": (["run", "--methods", "all"], "say what to forget: --classes 0-9"),
     "classes and a sequence": (run_with(sequence="1,2"), "say what to forget: --classes 0-9"),
     "a class twice at once": (run_with(classes="0+0"), "each once"),
@@ -53,7 +72,7 @@ BAD = {
     "a sequence of no class": (run_with(classes="", sequence="0,x"), "there is no class 'x'"),
     "unknown method": (run_with(methods="safemaxx"), "did you mean safemax"),
     "method in capitals": (run_with(methods="SAFEMAX"), "there is no method"),
-    "empty method": (run_with(methods=""), "empty name"),
+    "empty method": (run_with(methods=""), "say what to run"),
     "trailing comma": (run_with(methods="safemax,"), "empty name"),
     "class out of range": (run_with(classes="10"), "give a class from 0 to 9"),
     "range out of range": (run_with(classes="8-12"), "class 12 does not exist"),
@@ -99,7 +118,9 @@ BAD = {
     "set with wrong truth": (run_with(methods="salun", set="salun.clip_then_mask=maybe"), "takes true or false"),
     "set with equal values": (run_with(methods="safemax", set="safemax.decay=1,1.0"), "gives a value twice"),
     "set on a method without settings": (run_with(set="original.steps=1"), "it has no settings"),
-    "unknown rerun": (run_with(rerun="sometimes"), "sometimes"),
+    "unknown rerun": (run_with(rerun="sometimes"), "choose from missing, failed, always"),
+    "timeout that is not a number": (run_with(timeout="nan"), "--timeout"),
+    "endless minutes": (run_with(minutes="inf"), "not a finite number"),
     "zero timeout": (run_with(timeout="0"), "--timeout"),
     "absent plugin": (run_with(plugin="absent.py"), "no such file"),
     "results is a file": (run_with(results="file.txt"), "is a file"),
@@ -109,7 +130,7 @@ BAD = {
     "plugin name too long": (run_with(plugin="a" * 300), "no such file"),
     "plugin is a folder": (run_with(plugin="empty"), "it is not a file"),
     "unknown device": (run_with(device="warp"), "try --device cpu"),
-    "unknown listing": (["list", "cats"], "cats"),
+    "unknown listing": (["list", "cats"], "choose from methods, metrics, datasets"),
     "report without results": (["report", "--results", "absent"], "there is no results folder"),
     "report of an empty folder": (["report", "--results", "empty"], "there is no record"),
 }
@@ -150,6 +171,85 @@ def test_dry_run_prints_the_cells_and_writes_nothing(command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(command, tmp_path):
+    arguments = (*run_with(methods="original,esd"), "--controls", "none", "--device", "cpu", "--dry-run")
+    plan = make_plan(
+        Registry(), methods="original,esd", classes="0", source=Source("digits"), metrics="all", sweeps=[],
+        controls="none",
+    )  # fmt: skip
+    identity = identify("cpu")["identity"]
+    store = ResultStore(tmp_path / "results")
+    for c, seconds in ((1, 100), (2, 140)):
+        record = fake_record("esd", c)
+        cell = replace(record.cell, protocol=plan.dataset.protocol.name)
+        measured = {"wall_seconds": float(seconds), "provenance": {**record.provenance, "device": identity}}
+        store.append(replace(record, cell=cell, **measured))
+    before = sorted(tmp_path.rglob("*"))
+    status, out, _ = command(*arguments)
+    assert status == 0, out
+    assert "\n2 cells\nto measure: 2; recorded in results already: 0 (--rerun missing)\n" in out
+    assert "\nto be made first: judge, second judge" not in out  # that of digits is fitted anew each time
+    assert "\nto be made first: judge, rejecting judge, feature extractor, features" in out
+    assert "base model (seed 0)\nabout 2m00s for 1 of 2 cells, one after another, by 2 records" in out
+    assert "; not known for original" in out
+    assert sorted(tmp_path.rglob("*")) == before
+    own = replace(record.cell, forget_class=0, protocol=plan.dataset.protocol.name, settings=plan.cells[1].settings)
+    made = {"digest": plan.dataset.digest, "panel": plan.dataset.panel}
+    method = {**record.method, "source_hash": plan.source_hashes["method:esd"]}
+    entries = {
+        spec.name: {**record.metrics["fake_ua"], "source_hash": plan.source_hashes[f"metric:{spec.name}"]}
+        for spec in plan.metrics
+    }
+    store.append(
+        replace(
+            record, cell=own, method=method, metrics=entries, dataset={**record.dataset, **made},
+            provenance={**record.provenance, "device": identity},
+        )
+    )  # fmt: skip
+    _, out, _ = command(*arguments)
+    assert f"\n{own.id} (recorded)\n2 cells\nto measure: 1; recorded in results already: 1" in out
+    _, out, _ = command(*arguments, "--rerun", "always")
+    assert "\nto measure: 2; recorded in results already: 0 (--rerun always)" in out
+
+
+DRY = {
+    "device": (run_with(device="warp"), "try --device cpu"),
+    "results": (run_with(results="file.txt"), "is a file"),
+    "models": (run_with(**{"save-models": "file.txt"}), "is a file"),
+    "base": (run_with(base="empty"), "it lacks config.json"),
+    "plugin": (run_with(methods="broken", plugin="broken.py"), "No module named 'nowhere'"),
+    "downloads": (run_with(dataset="cifar10", classes="cat"), "CIFAR-10 (to download), judge"),
+}
+
+
+@pytest.mark.parametrize("case", DRY)
+def test_dry_run_checks_what_a_run_checks(command, tmp_path, case):
+    arguments, message = DRY[case]
+    (tmp_path / "file.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.py").write_text(
+        "from unlearnbench import method\nimport nowhere\n@method(title='B')\ndef broken(ctx): ..."
+    )
+    before = sorted(tmp_path.iterdir())
+    status, out, err = command(*arguments, "--dry-run")
+    assert (status, message in out + err) == (0 if case == "downloads" else 2, True), out + err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_look_into_a_cache_finds_what_is_there_and_changes_nothing(tiny, tmp_path, registry):
+    store, look, device = ArtifactStore(tmp_path), Look(tmp_path), torch.device("cpu")
+    needs = registry.metric("fid").needs
+    names = ["judge", "feature extractor", "features of the training images", "base model (seed 0)"]
+    assert at_hand(tiny, look, device, needs, [0]) == (["images"], names)
+    prepare(tiny, store, device, lambda what, done, total: None, needs)
+    assert at_hand(tiny, look, device, needs, [0, 1]) == (["images", *names], ["base model (seed 1)"])
+    payload = next(tmp_path.glob("base/*/payload.safetensors"))
+    payload.write_bytes(payload.read_bytes()[:-1])
+    before = sorted(tmp_path.rglob("*"))
+    assert at_hand(tiny, look, device, needs, [0])[1] == ["base model (seed 0)"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_list_shows_everything_and_a_broken_plugin_with_its_reason(command, tmp_path):
     (tmp_path / "broken.py").write_text("raise RuntimeError('not today')")
     (tmp_path / "broken.py").write_text(
@@ -171,6 +271,23 @@ def test_seeds_are_axes_and_every_base_model_has_its_own(command):
     _, out, _ = command(*arguments, "--seeds", "0-1", "--base-seeds", "0-2", "--sampling-seeds", "7")
     assert "6 cells" in out
     assert len({line for line in out.splitlines() if line.startswith("digits-")}) == 6
+
+
+@pytest.mark.parametrize("what", ["method", "metric", "dataset"])
+def test_a_list_has_its_name_in_singular_and_plural(command, what):
+    _, singular, _ = command("list", what)
+    status, plural, _ = command("list", f"{what}s")
+    assert (status, singular) == (0, plural)
+    assert plural.startswith(f"{what}s:")
+
+
+def test_the_version_and_what_there_is(command):
+    status, out, _ = command("--version")
+    assert (status, out) == (0, f"unlearnbench {__version__}\n")
+    status, out, _ = command()
+    assert (status, out) == command("--help")[:2]
+    for name in COMMANDS:
+        assert command(name, "-h") == command(name, "--help")
 
 
 def test_cards_are_what_the_files_say(command):
@@ -262,8 +379,8 @@ def test_help_of_run_has_every_option_in_its_section(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = command("run", "--help")
     sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.MULTILINE))
-    found = {name: re.findall(r"^  (--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
-    assert [len(options) for options in found.values()] == [10, 9, 8, 3, 1]
+    found = {name: re.findall(r"^  (?:-h, )?(--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
+    assert [len(options) for options in found.values()] == [10, 9, 9, 3, 1]
     assert found["Where"] == ["--results", "--out", "--save-models"]
     assert found["Other"] == ["--help"]
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unlearnbench.report.checks import DISTRUST
 from unlearnbench.results import ResultStore
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -213,6 +214,10 @@ def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
     assert status == 1, output  # a base model of two steps draws nothing, so nothing can be forgotten
     assert "Original does not forget, but Forgotten (class 2, seed 0)" in output
     assert "or its base model is too weak to tell" in output
+    alarm, method = output.index("- Original does not forget, but Forgotten"), output.index("salun (steps=1, batch=4)")
+    assert output.index(DISTRUST) < alarm < method  # said as soon as it is known
+    assert "warning: FID cannot be measured where emu is forgotten: a covariance of 128 features takes" in output
+    assert output.index("there are 80 real ones: add training images") < output.index("base model and judges")
     assert "warning: 1 of 150 image files cannot be read and are skipped, such as train/cat/0.png" in output
     assert "salun (steps=1, batch=4) forgets 2 emu" in output
     found = records(tmp_path)
@@ -222,7 +227,7 @@ def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
     for record in found.values():
         assert record.dataset["choices"] == {"base_steps": 2}
         assert record.metrics["ua"]["n"] == 40
-        assert record.metrics["fid"]["value"] is None  # 80 samples give no covariance of 128 features
+        assert record.metrics["fid"]["value"] is None  # 79 real images give no covariance of 128 features
         assert "use more than 128" in record.metrics["fid"]["reason"]
         assert str(pets) not in json.dumps(record.to_json())
     changed = next(r.method["changed"] for r in found.values() if r.cell.method == "salun")
@@ -233,6 +238,20 @@ def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
     assert (status, "2 of 2 cells are recorded" in output) == (1, True), output
     status, output = run(tmp_path, *arguments, "--base-steps", "3", "--dry-run")
     assert status == 0
+
+
+def test_a_weak_base_model_ends_a_run_where_that_is_asked_for(tmp_path):
+    arguments = ["--methods", "safemax", "--classes", "0-1", "--base-steps", "2", "--metrics", "forgotten"]
+    arguments += ["--device", "cpu", "--stop-if-weak"]
+    for measured in (1, 0):  # the second time by its record
+        status, output = run(tmp_path, *arguments)
+        assert status == 1, output
+        assert "- Original does not forget, but Forgotten (class 0, seed 0)" in output
+        assert "train it longer (--base-steps)" in output
+        assert output.count("] original forgets 0: ok") == measured
+        assert [record.cell.method for record in records(tmp_path).values()] == ["original"]
+    status, output = run(tmp_path, *arguments, "--controls", "none")
+    assert (status, "add original to --methods" in output) == (2, True), output
 
 
 def test_a_run_stops_when_its_minutes_are_up_and_goes_on(tmp_path):

@@ -106,6 +106,9 @@ class ArtifactStore:
         finally:
             lock.release()
 
+    def fetch(self, what: str) -> None:
+        """Take note that something is about to be downloaded, into another place than this cache."""
+
     def workspace(self, kind: str, inputs: Mapping[str, Any]) -> Path:
         """Return the folder in which the build of this artifact may keep what it needs to go on after a stop."""
         return self._folder(kind, inputs).with_suffix(".work")

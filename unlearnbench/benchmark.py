@@ -4,7 +4,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from unlearnbench.datasets import Dataset
-from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.errors import UsageError, plural, spell_error
 from unlearnbench.grid import Cell, Controls, Rerun, Scalar
-from unlearnbench.plan import Plan, needs_run
+from unlearnbench.plan import Plan, Selection, select
 from unlearnbench.plugin import MethodSpec
 from unlearnbench.process import STOPPING, Outcome, Turn, Workers
 from unlearnbench.product import settle, staging
@@ -25,6 +25,9 @@ from unlearnbench.provenance import software_provenance
 from unlearnbench.results import Record, ResultStore, device_model
 from unlearnbench.scratch import remove
 from unlearnbench.turns import Turns, device_lock
+
+WEAK = "If the base model is too weak: train it longer (--base-steps), use more images, or give one with --base."
+STOP_HINT = " --stop-if-weak ends a run here."
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Summary:
     interrupted: bool
     out_of_time: bool = False  # by --minutes
     lost: Sequence[str] = ()  # cells whose records were there, and are no longer
+    weak: bool = False  # it ended because of a weak base model (--stop-if-weak)
 
 
 class OutOfTime(KeyboardInterrupt):
@@ -60,6 +64,10 @@ class Interruption:
             raise cause
 
 
+class WeakBase(Exception):
+    """The untouched model fails its own checks, and the user wants no further cell then."""
+
+
 class Benchmark:
     """Runs a plan: one process per cell, one record per cell, written by this process alone."""
 
@@ -67,6 +75,7 @@ class Benchmark:
         self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
         cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None, minutes: float | None = None,
         repeats: int = 1, jobs: int = 1, controls: Controls = "first", models: Path | None = None,
+        stop_if_weak: bool = False,
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -84,6 +93,7 @@ class Benchmark:
             jobs: cells at once; only one of them is timed at a time, and then nothing else runs.
             controls: as the plan has them; where only the first class is checked, records of another one will do.
             models: folder that takes the unlearned models, None for none.
+            stop_if_weak: end the run when the base model turns out to be too weak.
         """
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._plan, self._workers, self._store, self._console = plan, workers, store, console
@@ -93,7 +103,8 @@ class Benchmark:
         self._software = software_provenance()
         self._turns, self._stop = Turns(), threading.Event()
         self._stop_reason, self._interruption = "the run was stopped", Interruption()
-        self._further: dict[str, list[str]] = {}  # cell id -> metrics that its last record has
+        self._further: Mapping[str, list[str]] = {}  # cell id -> metrics that its last record has
+        self._stop_if_weak, self._weak = stop_if_weak, False
 
     def run(self, rerun: Rerun) -> Summary:
         """Run what the rerun policy asks for and return how it went."""
@@ -109,26 +120,29 @@ class Benchmark:
 
     def _run(self, rerun: Rerun, found: Mapping[str, Any], display: Display) -> Summary:
         """Run the cells; the device is ours."""
-        todo, recorded = self._select(rerun, device_model(found["identity"]), display)
-        kept, failed = len(self._plan.cells) - len(todo), [record for record in recorded if record.status != "ok"]
-        if kept:
-            display.say(
-                f"{kept} of {len(self._plan.cells)} cells are recorded in {self._store.root} already "
-                f"(--rerun always measures them again)"
-            )
+        for warning in self._plan.warnings:
+            display.warn(warning)
+        selection = self._select(rerun, device_model(found["identity"]), display)
+        todo, failed, self._further = selection.todo, selection.failed, selection.further
+        kept = len(self._plan.cells) - len(todo)
+        stop: BaseException | None = None
         ran: list[Record] = []
         try:
+            for record in selection.kept:
+                self._check_base(record, display)
+            self._end_if_weak()
             if todo:
                 self._prepare(todo, display, found)
             display.expect([cell.method for cell in todo])
             self._run_cells(todo, found, display, ran)
-        except KeyboardInterrupt as stop:
-            out_of_time = isinstance(stop, OutOfTime)
-            failed += [record for record in ran if record.status != "ok"]
-            lost = self._lost([*recorded, *ran])
-            return Summary(len(ran), kept, failed, interrupted=True, out_of_time=out_of_time, lost=lost)
+        except (KeyboardInterrupt, WeakBase) as error:
+            stop = error
         failed += [record for record in ran if record.status != "ok"]
-        return Summary(len(ran), kept, failed, interrupted=False, lost=self._lost([*recorded, *ran]))
+        return Summary(
+            len(ran), kept, failed, interrupted=isinstance(stop, KeyboardInterrupt),
+            out_of_time=isinstance(stop, OutOfTime), lost=self._lost([*selection.kept, *ran]),
+            weak=isinstance(stop, WeakBase),
+        )  # fmt: skip
 
     def _lost(self, records: Sequence[Record]) -> list[str]:
         """Return the cells of records that were in the folder during this run, and that somebody took away since."""
@@ -144,7 +158,8 @@ class Benchmark:
                     futures.add(pool.submit(self._run_cell, number, cell, found, display))
                 while futures:
                     done, futures = wait(futures, timeout=0.2, return_when="FIRST_COMPLETED")
-                    ran += [future.result() for future in done]
+                    ran += [future.result() for future in done if not isinstance(future.exception(), Stopped)]
+                    self._end_if_weak()
                     display.tick()
                     self._check_time()
             except BaseException as error:
@@ -164,45 +179,22 @@ class Benchmark:
         display.wait("wait for the device", holder)
         self._check_time()
 
-    def _select(self, rerun: Rerun, device: tuple[str, str], display: Display) -> tuple[list[Cell], list[Record]]:
-        """Return the cells to run, and the records that the rerun policy leaves as they are."""
+    def _select(self, rerun: Rerun, device: tuple[str, str], display: Display) -> Selection:
+        """Return the cells to run, after saying which records could not be read and how many are kept."""
         reading = self._store.read()
         for problem in reading.problems:
             display.warn(problem)
-        latest = {record.cell.id: record for record in reading.records}
-        plan = self._plan
-        if rerun != "always":  # what a record has besides is measured again with it, so that nothing gets lost
-            measured = {cell: record.metrics for cell, record in latest.items() if record.status == "ok"}
-            self._further = {cell: sorted(plan.known_metrics & names.keys()) for cell, names in measured.items()}
-
-        def wanted(cell: Cell) -> bool:
-            found, metrics = latest.get(cell.id), [spec.name for spec in plan.metrics_of(cell)]
-            return needs_run(
-                found, rerun, plan.source_hashes, metrics, device, plan.dataset, self._repeats,
-                self._models_of(cell),
-            )  # fmt: skip
-
-        checked = set() if self._controls == "every" else self._checked(reading.records, rerun, device)
-        cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
-        todo = [cell for cell in cells if wanted(cell)]
-        running = {cell.id for cell in todo}
-        return todo, [latest[cell.id] for cell in cells if cell.id not in running]
-
-    def _checked(self, records: Iterable[Record], rerun: Rerun, device: tuple[str, str]) -> set[str]:
-        """Return the controls that have a sound record of any class already."""
-        plan = self._plan
-        settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
-        alike = [
-            r for r in records
-            if r.status == "ok" and settings.get(r.cell.method) == r.cell.settings and len(r.cell.target.gone) == 1
-            and (r.cell.dataset, r.cell.protocol) == (plan.dataset.name, plan.dataset.protocol.name)
-        ]  # fmt: skip
-
-        def sound(record: Record) -> bool:
-            metrics = [spec.name for spec in plan.metrics_of(record.cell)]
-            return not needs_run(record, rerun, plan.source_hashes, metrics, device, plan.dataset)
-
-        return {record.cell.method for record in alike if sound(record)}
+        found = select(
+            self._plan, reading.records, rerun, device, repeats=self._repeats, models=self._models,
+            controls=self._controls,
+        )  # fmt: skip
+        every = len(self._plan.cells)
+        if kept := every - len(found.todo):
+            display.say(
+                f"{kept} of {plural(every, 'cell')} {'is' if kept == 1 else 'are'} recorded in {self._store.root} "
+                f"already (--rerun always measures them again)"
+            )
+        return found
 
     def _prepare(self, todo: Sequence[Cell], display: Display, found: Mapping[str, Any]) -> None:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
@@ -248,7 +240,28 @@ class Benchmark:
                 self._append(record)
             verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
             display.finish(task, cell.method, seconds, verdict)
+            self._check_base(record, display)
         return record
+
+    def _check_base(self, record: Record, display: Display) -> None:
+        """Say so at once where a record of the untouched model fails the suite's checks, as the report will."""
+        if record.status != "ok" or record.method.get("role") != "reference":
+            return
+        from unlearnbench.report.board import Board
+        from unlearnbench.report.checks import DISTRUST, alarms
+
+        found = alarms(Board([record], {}))
+        if found and not self._weak:
+            display.say(f"{DISTRUST} {WEAK}{'' if self._stop_if_weak else STOP_HINT}")
+        for alarm in found:
+            display.say(f"- {alarm}")
+        self._weak |= bool(found)
+        if self._weak and self._stop_if_weak:
+            self._stop.set()
+
+    def _end_if_weak(self) -> None:
+        if self._weak and self._stop_if_weak:
+            raise WeakBase("the base model is too weak (--stop-if-weak)")
 
     def _append(self, record: Record) -> None:
         """Record a cell, then put its model to its place."""

@@ -6,12 +6,12 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 from unlearnbench import __version__, options
-from unlearnbench.errors import PluginError, UsageError, one_line, printable, spell_error
+from unlearnbench.errors import PluginError, UsageError, one_line, plural, printable, spell_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from unlearnbench.benchmark import Summary
-    from unlearnbench.plan import Plan
     from unlearnbench.process import Workers
     from unlearnbench.registry import Plugin, Registry
     from unlearnbench.report import Rendering
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Run unlearning methods for diffusion models under one harness, and compare them.",
@@ -40,15 +39,29 @@ Examples:
   unlearnbench run --methods all --classes 0-9 --dry-run
 """
 Listing = Literal["methods", "metrics", "datasets"]
+Kinds = Literal["method"]  # what `new` writes
 
 LONGEST = 4000  # letters of an error
 # what stands for a sign that a terminal or log cannot show: as wide as the sign, so that tables stay whole
 SPELLED = {"↓": "v", "↑": "^", "†": "!", "±": "~", "→": ">", "…": "."}
 
 
+@app.callback(invoke_without_command=True)
+def unlearnbench(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Show the version, or what there is where no command is named."""
+    if version:
+        typer.echo(f"unlearnbench {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 @app.command(cls=options.Sections, epilog=EXAMPLES)
 def run(
-    methods: options.Methods,
+    methods: options.Methods = "",
     classes: options.Classes = "",
     sequence: options.Sequence = "",
     metrics: options.Metrics = "all",
@@ -74,6 +87,7 @@ def run(
     rerun: options.Rerun = "missing",
     timeout: options.Timeout = None,
     minutes: options.Minutes = None,
+    stop_if_weak: options.StopIfWeak = False,
     dry_run: options.DryRun = False,
     results: options.Results = Path("results"),
     out: options.Out = Path("reports"),
@@ -97,25 +111,26 @@ def run(
         registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
         base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
     )  # fmt: skip
-    if workers is None:
-        _show_plan(plan, console)
-        return
-    for option, folder in (("--results", results), ("--out", out), ("--save-models", save_models)):
+    if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
+        raise UsageError("--stop-if-weak looks at the untouched model: add original to --methods")
+    cache = default_cache()
+    folders = {"--results": results, "--out": out, "--save-models": save_models, "UNLEARNBENCH_CACHE": cache}
+    for option, folder in folders.items():
         if folder is not None:
             _check_writable(folder, option)
+    if workers is None:
+        from unlearnbench.forecast import forecast
+
+        for line in forecast(plan, ResultStore(results), cache, device, rerun, repeats, save_models, controls):
+            _say(console, line)
+        return
     benchmark = Benchmark(
-        plan, workers, ResultStore(results), console, cache=default_cache(), device=device, plugin_files=plugin_files,
+        plan, workers, ResultStore(results), console, cache=cache, device=device, plugin_files=plugin_files,
         timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls, models=save_models,
+        stop_if_weak=stop_if_weak,
     )  # fmt: skip
     key = (plan.dataset.name, plan.dataset.protocol.name)
     _conclude(benchmark.run(rerun), len(plan.cells), key, results, out, registry)
-
-
-def _show_plan(plan: "Plan", console: "Console") -> None:
-    for cell in plan.cells:
-        _say(console, cell.id)
-    checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
-    _say(console, f"{len(plan.cells)} cells{checks}")
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
@@ -128,7 +143,7 @@ def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
     return console, Workers() if start_workers else None
 
 
-@app.command()
+@app.command(cls=options.Command)
 def train(
     out: Annotated[Path, typer.Option("--out", help="Folder for the model.", metavar="DIR")],
     dataset: options.Dataset = "digits",
@@ -157,11 +172,11 @@ def train(
         raise typer.Exit(130)
     if losses:
         step, loss = losses[-1]
-        _say(console, f"{step} steps, training loss {loss:.4f} per pixel at the end (1 is predicting zero)")
+        _say(console, f"{plural(step, 'step')}, training loss {loss:.4f} per pixel at the end (1 is predicting zero)")
     _say(console, f"Base model: {out} (use it with --base {out})")
 
 
-@app.command()
+@app.command(cls=options.Command)
 def sample(
     model: Annotated[
         Path,
@@ -186,7 +201,8 @@ def sample(
 
     By default these are the first of the very images that the model's record judged.
     """
-    console, _ = _start(start_workers=False)
+    if not model.is_dir():
+        raise UsageError(f"there is no model folder {model}: 'unlearnbench run --save-models DIR' writes them")
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: give a name that ends in .png")
     if out.is_dir():
@@ -196,6 +212,7 @@ def sample(
         raise UsageError(f"--out {out} cannot be written: give another name")
     if guidance is not None and not math.isfinite(guidance):
         raise UsageError(f"--guidance takes a finite number, not {guidance}")
+    console, _ = _start(start_workers=False)
     import torch
 
     from unlearnbench.grid import parse_classes
@@ -209,12 +226,20 @@ def sample(
         images = draw(saved, chosen, n, seed=seed, steps=steps, guidance=guidance, progress=task.progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     grid(images).save(out, format="PNG")
-    _say(console, f"{images.shape[0] * n} images: {out}")
+    _say(console, f"{plural(images.shape[0] * n, 'image')}: {out}")
 
 
-@app.command("list")
+def _listing(text: str) -> str:
+    """Read what to list, in the plural or the singular."""
+    return options.one_of(Listing)(f"{text}s" if f"{text}s" in get_args(Listing) else text)
+
+
+@app.command("list", cls=options.Command)
 def list_(
-    what: Annotated[Listing | None, typer.Argument(help="Show only these.")] = None,
+    what: Annotated[
+        Listing | None,
+        typer.Argument(help="Show only methods, metrics or datasets.", metavar="WHAT", parser=_listing),
+    ] = None,
     plugin: options.Plugin = None,
     cards: Annotated[
         bool, typer.Option("--cards", help="What the files of methods or of metrics say, in full.")
@@ -266,16 +291,16 @@ def _listed(found: "Plugin") -> str:
     return f"{begin} {unit:8} {better:17} {named}{declared.get('source', '')}".rstrip()
 
 
-@app.command()
+@app.command(cls=options.Command)
 def new(
-    kind: Annotated[Literal["method"], typer.Argument(help="What to write.")],
+    kind: Annotated[Kinds, typer.Argument(help="method.", metavar="KIND", parser=options.one_of(Kinds))],
     name: Annotated[str, typer.Argument(help="Its name: a Python name in lower case.", metavar="NAME")],
     package: Annotated[
         bool, typer.Option("--package", help="As a package to install, with entry point, test and README.")
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder to write into.", metavar="DIR")] = Path(),
 ) -> None:
-    """Write a method file that runs as it is, to be made your own."""
+    """Create a runnable method file from a template."""
     from unlearnbench.kit.scaffold import new_method
 
     _check_writable(out, "--out")
@@ -287,13 +312,13 @@ def new(
         _echo(f"  {line}")
 
 
-@app.command()
+@app.command(cls=options.Command)
 def check(
     target: Annotated[str, typer.Argument(help="The method's name, or its file.", metavar="NAME|FILE")],
 ) -> None:
-    """Try a method on digits and say which promises it keeps.
+    """Run the conformance tests on a method, on digits.
 
-    A broken promise says what to change.
+    A test that fails says what to change.
     """
     import time
 
@@ -312,7 +337,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def report(
     results: options.Results = Path("results"),
     out: options.Out = Path("reports"),
@@ -334,9 +359,9 @@ def report(
         open_page(rendering.html or rendering.pages[0], console)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def compare(
-    source: Annotated[str, typer.Argument(help="Whose published numbers: spartalis2025")],
+    source: Annotated[str, typer.Argument(help="Published numbers: spartalis2025.", metavar="SOURCE")],
     results: options.Results = Path("results"),
     out: options.Out = Path("reports"),
 ) -> None:
@@ -350,7 +375,9 @@ def compare(
 
     import_matplotlib()
     from unlearnbench.report.compare import compare as compare_with
+    from unlearnbench.report.published import load_source
 
+    load_source(source)  # what is wrong with the command comes before what is missing on the disk
     _check_results(results)
     _check_writable(out, "--out")
     console = make_console()
@@ -359,7 +386,7 @@ def compare(
     say_where(rendering, "Comparison", console)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def validate(results: options.Results = Path("results")) -> None:
     """Show the controls, and how well each metric tells them apart.
 
@@ -378,7 +405,7 @@ def validate(results: options.Results = Path("results")) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def verify(
     table: Annotated[Path, typer.Argument(help="A .tex or .md file with tables of a report.", metavar="TABLE")],
     results: options.Results = Path("results"),
@@ -393,7 +420,6 @@ def verify(
     import_matplotlib()
     from unlearnbench.report.verify import verify as verify_table
 
-    _check_results(results)
     verdict = verify_table(table, results, Registry().current_hashes)
     for line in verdict.lines:
         _echo(line)
@@ -402,6 +428,9 @@ def verify(
 
 
 def _check_results(results: Path) -> None:
+    """Raise UsageError unless there is a folder of records."""
+    if results.exists() and not results.is_dir():
+        raise UsageError(f"--results {results} is a file: give the folder that holds the records")
     if not results.is_dir():
         raise UsageError(
             f"there is no results folder {results}: run 'unlearnbench run' first or name one with --results"
@@ -421,7 +450,8 @@ def _conclude(
         there = max(summary.ran - len(lost), 0)
         _say(
             console,
-            f"Stopped. {there} cells of this run are recorded in {results}; the same command goes on from there.",
+            f"Stopped. {plural(there, 'cell')} of this run {'is' if there == 1 else 'are'} recorded in {results}; the "
+            "same command goes on from there.",
         )
         if summary.out_of_time and summary.ran:
             say_where(_finish(results, out, registry, console), "Report", console)
@@ -435,11 +465,17 @@ def _conclude(
     if summary.failed:
         _say(
             console,
-            f"{len(summary.failed)} of {cells} cells failed; --rerun failed tries them again. "
+            f"{len(summary.failed)} of {plural(cells, 'cell')} failed; --rerun failed tries them again. "
             "Tracebacks are in the records.",
         )
+    if summary.weak:
+        _say(
+            console,
+            "Stopped, for the untouched model fails its checks (--stop-if-weak): train it longer (--base-steps), use "
+            "more images, or give a trained one with --base.",
+        )
     say_where(rendering, "Report", console)
-    if summary.failed or lost or key in rendering.alarms:
+    if summary.failed or summary.weak or lost or key in rendering.alarms:
         raise typer.Exit(1)
 
 

@@ -15,6 +15,11 @@ def one_line(text: str, most: int = 500) -> str:
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number and what it counts: `1 cell`, `2 cells`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def spell_error(error: BaseException) -> str:
     """Return an exception's type and text in one line, even when its text cannot be had."""
     try:

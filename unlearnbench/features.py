@@ -78,6 +78,7 @@ def inception(weights: Path | None) -> tuple[nn.Module, dict[str, str]]:
         UsageError: there are no weights and they cannot be downloaded, or the file is not theirs.
     """
     path = str(weights) if weights is not None else None
+    reference = inception_reference(weights)
     try:
         if path is not None:
             torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run code hidden in it
@@ -91,5 +92,10 @@ def inception(weights: Path | None) -> tuple[nn.Module, dict[str, str]]:
             f"file with --inception-weights, or give --extractor own to use the dataset's own features, whose FIDs "
             f"compare with no other paper's"
         ) from error
+    return _ThreeChannels(network), reference
+
+
+def inception_reference(weights: Path | None) -> dict[str, str]:
+    """Return what a record says of Inception's weights, a file or None for torch-fidelity's own."""
     identity = file_digest(weights) if weights is not None else "torch-fidelity's download"
-    return _ThreeChannels(network), {"key": INCEPTION, "sha256": identity}
+    return {"key": INCEPTION, "sha256": identity}

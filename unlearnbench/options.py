@@ -1,7 +1,10 @@
 """The options of `run`, some of which other commands share, and the help that shows them in sections."""
 
+import math
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -13,7 +16,23 @@ WIDEST = 32  # columns for the names of options
 REST = "Other"  # of the options that name no section
 
 
-class Sections(TyperCommand):
+class Command(TyperCommand):
+    """A command that says so when an option is given without its value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, unless an option that takes a value is followed by the name of another one."""
+        options = [param for param in self.get_params(ctx) if param.param_type_name == "option"]
+        names = {name for param in options for name in (*param.opts, *param.secondary_opts)}
+        valued = {name for param in options if not getattr(param, "is_flag", False) for name in param.opts}
+        before = args[: args.index("--")] if "--" in args else args
+        for name, value in pairwise(before):
+            if name in valued and value.partition("=")[0] in names:
+                ctx.fail(f"Option '{name}' has no value: {value} follows it at once.")
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
+class Sections(Command):
     """A command whose help shows its options in sections; plain text, so that it is there at once."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -27,14 +46,42 @@ class Sections(TyperCommand):
                 formatter.write_dl(records, col_max=WIDEST)
 
 
+def finite(value: float | None) -> float | None:
+    """Refuse what is not a number, or infinite, for a length of time."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
 def _option(section: str, help: str, *names: str, metavar: str | None = None, **more: Any) -> Any:
     """Return an option of a section of the help."""
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=section, **more)
 
 
+def one_of(kind: Any) -> Callable[[str], str]:
+    """Return what reads one of the words of a Literal, or says which there are."""
+
+    def read(text: str) -> str:
+        from unlearnbench.plugin import suggest
+
+        words = get_args(kind)
+        if text not in words:
+            raise typer.BadParameter(f"there is no {text!r}{suggest(text, words)}: choose from {', '.join(words)}")
+        return text
+
+    return read
+
+
+def _words(section: str, help: str, kind: Any) -> Any:
+    """Return an option that takes one of the words of a Literal."""
+    return _option(section, help, metavar="|".join(get_args(kind)), parser=one_of(kind))
+
+
 # What to measure
 
-Methods = Annotated[str, _option(CELLS, "all, a group such as paper, or names with commas between", metavar="NAMES")]
+Methods = Annotated[
+    str, _option(CELLS, "Required: all, a group such as paper, or names separated by commas.", metavar="NAMES")
+]
 Classes = Annotated[
     str, _option(CELLS, "Classes to forget, one at a time: 0-9 or 0,cat. Several at once: 0+1", metavar="CLASSES")
 ]
@@ -61,7 +108,11 @@ SamplingSeeds = Annotated[
 ]
 Controls = Annotated[
     grid.Controls,
-    _option(CELLS, "Shams of known outcome, which check the suite: for the first class, for every one, or none."),
+    _words(
+        CELLS,
+        "Sanity checks, methods with a known outcome: for the first class, for every class, or none.",
+        grid.Controls,
+    ),
 ]
 Plugin = Annotated[
     list[Path] | None,
@@ -81,9 +132,9 @@ ImageSize = Annotated[
 Base = Annotated[
     str, _option(SUBJECT, "A base model of yours: a diffusers folder, or its name on the Hub.", metavar="DIR|ID")
 ]
-BaseSteps = Annotated[int | None, _option(SUBJECT, "Train the base model for so many steps.", min=1, metavar="N")]
-Judge = Annotated[str, _option(SUBJECT, "Another judge than the protocol's.", metavar="NAME")]
-Extractor = Annotated[str, _option(SUBJECT, "Whose features FID compares: inception or own.", metavar="NAME")]
+BaseSteps = Annotated[int | None, _option(SUBJECT, "Training steps of the base model.", min=1, metavar="N")]
+Judge = Annotated[str, _option(SUBJECT, "Judge, if not the protocol's.", metavar="NAME")]
+Extractor = Annotated[str, _option(SUBJECT, "Feature extractor for FID: inception or own.", metavar="NAME")]
 Inception = Annotated[
     Path | None, _option(SUBJECT, "torch-fidelity's Inception weights, where there is no network.", metavar="FILE")
 ]
@@ -95,16 +146,25 @@ BatchSize = Annotated[
     int | None, _option(MANNER, "Images per forward pass of sampling, to fit the memory.", min=1, metavar="N")
 ]
 Jobs = Annotated[int, _option(MANNER, "Cells at once; each is timed alone all the same.", min=1, max=64, metavar="N")]
-Repeats = Annotated[
-    int, _option(MANNER, "Time each cell's unlearning so often; tables show the median.", min=1, metavar="N")
+Repeats = Annotated[int, _option(MANNER, "Timing repeats per cell; tables report the median.", min=1, metavar="N")]
+Rerun = Annotated[grid.Rerun, _words(MANNER, "Which of the recorded cells to measure again.", grid.Rerun)]
+Timeout = Annotated[
+    float | None, _option(MANNER, "Seconds after which a cell is stopped.", min=1, metavar="SECONDS", callback=finite)
 ]
-Rerun = Annotated[grid.Rerun, _option(MANNER, "Which of the recorded cells to measure again.")]
-Timeout = Annotated[float | None, _option(MANNER, "Seconds after which a cell is stopped.", min=1, metavar="SECONDS")]
 Minutes = Annotated[
     float | None,
-    _option(MANNER, "Stop after so long; the same command goes on from there.", min=0.01, metavar="MINUTES"),
+    _option(
+        MANNER,
+        "Time budget in minutes; run the same command again to resume.",
+        min=0.01,
+        metavar="MINUTES",
+        callback=finite,
+    ),
 ]
-DryRun = Annotated[bool, _option(MANNER, "Print the cells and stop.", "--dry-run")]
+StopIfWeak = Annotated[
+    bool, _option(MANNER, "End the run as soon as the untouched model fails its checks.", "--stop-if-weak")
+]
+DryRun = Annotated[bool, _option(MANNER, "Check everything, say what would run, and stop.", "--dry-run")]
 
 # Where
 

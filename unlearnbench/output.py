@@ -11,9 +11,9 @@ from rich.text import Text
 
 from unlearnbench.errors import one_line, printable
 from unlearnbench.report import Rendering
+from unlearnbench.report.checks import DISTRUST
 from unlearnbench.report.terminal import styled
 
-DISTRUST = "The suite fails its own checks: trust none of these numbers until it is known why."
 PATIENCE = 6.0  # seconds for a browser to come up
 LONGEST = 2000  # letters of a note
 OPEN = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset, Source, load_dataset
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, plural
 from unlearnbench.grid import (
     Cell,
     Controls,
@@ -26,6 +26,7 @@ from unlearnbench.registry import Registry
 from unlearnbench.results import Record
 
 MOST_CELLS = 100_000  # of one run
+FRECHET = "FID"  # in the titles of metrics that take a covariance of the features
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,12 @@ class Plan:
     dataset: Dataset
     methods: Mapping[str, MethodSpec]
     metrics: Sequence[MetricSpec]
-    cells: Sequence[Cell]  # the controls come last
+    cells: Sequence[Cell]  # references first, which show a weak base model at once; the other controls last
     controls: frozenset[str]  # ids of the cells that check the suite and were not asked for by name
     overrides: Mapping[str, Mapping[str, Scalar]]  # cell id -> settings that --set changed
     source_hashes: Mapping[str, str]  # of the selected plugins
     known_metrics: frozenset[str] = frozenset()  # names of all there are
+    warnings: Sequence[str] = ()  # on what will not be measured, one sentence each
 
     def unlearns(self, cell: Cell) -> bool:
         """Say whether a cell's method is to unlearn: references and controls are there to be compared with."""
@@ -67,6 +69,8 @@ def make_plan(
         UsageError: anything unknown, malformed or out of range.
     """
     dataset = load_dataset(source)
+    if not methods:
+        raise UsageError("say what to run: --methods all, a group such as paper, or names with commas between")
     targets = _parse_targets(classes, sequence, dataset)
     if dataset.checkpoint and base_seeds:
         raise UsageError("--base names a trained model and --base-seeds trains one for each: give one of them")
@@ -92,7 +96,9 @@ def make_plan(
     overrides |= {cell.id: {} for cell in checks}
     ids = frozenset(cell.id for cell in checks)
     known = frozenset(plugin.name for plugin in registry.plugins("metric"))
-    return Plan(dataset, chosen_methods, chosen_metrics, [*cells, *checks], ids, overrides, hashes, known)
+    ordered = sorted([*cells, *checks], key=lambda cell: chosen_methods[cell.method].role != "reference")
+    warnings = _few_samples(dataset, targets) if any(FRECHET in spec.title for spec in chosen_metrics) else []
+    return Plan(dataset, chosen_methods, chosen_metrics, ordered, ids, overrides, hashes, known, warnings)
 
 
 def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target]:
@@ -107,6 +113,30 @@ def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target
                 f"{dataset.protocol.family}"
             )
     return targets
+
+
+def _few_samples(dataset: Dataset, targets: Sequence[Target]) -> list[str]:
+    """Return sentences on targets whose retained classes have too few images, generated or real, for a covariance."""
+    most = 500 if dataset.protocol.reference == WITHOUT_CLASS_0 else max(dataset.train_counts, default=0)
+    smaller = ", or choose --extractor own, which has fewer features" if dataset.extractor is None else ""
+    found: list[str] = []
+    for kind, advice in (("generated", "forget fewer classes at once"), ("real", "add training images of them")):
+        counts = [
+            len(target.retained(dataset.num_classes)) * dataset.protocol.retain_samples if kind == "generated"
+            else sum(min(dataset.train_counts[c], most) for c in target.retained(dataset.num_classes))
+            for target in targets if kind == "generated" or dataset.train_counts
+        ]  # fmt: skip
+        short = [(count, target) for count, target in zip(counts, targets, strict=False) if count <= dataset.features]
+        if short:
+            count, target = min(short)
+            names = " and ".join(dataset.class_names[c] for c in target.gone)
+            more = f" (and for {plural(len(short) - 1, 'more target')})" if len(short) > 1 else ""
+            found.append(
+                f"FID cannot be measured where {names} is forgotten{more}: a covariance of {dataset.features} features "
+                f"takes more than {dataset.features} images, and of the retained classes there are {count} {kind} "
+                f"ones: {advice}{smaller}"
+            )
+    return found
 
 
 def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSpec]) -> list[MethodSpec]:
@@ -147,6 +177,71 @@ def _parse_overrides(
                 raise UsageError(f"--set {name}.{setting} gives a value twice: write each value once")
             parsed.setdefault(name, {})[setting] = values
     return parsed
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the rerun policy makes of a plan's cells and of what is recorded."""
+
+    todo: list[Cell]  # to be measured
+    kept: list[Record]  # that stand for the others
+    further: Mapping[str, list[str]]  # cell id -> metrics that its last record has, which are measured again with it
+
+    @property
+    def failed(self) -> list[Record]:
+        """The failures that the policy leaves as they are."""
+        return [record for record in self.kept if record.status != "ok"]
+
+
+def select(
+    plan: Plan, records: Sequence[Record], rerun: Rerun, device: tuple[str, str], *, repeats: int = 1,
+    models: Path | None = None, controls: Controls = "first",
+) -> Selection:  # fmt: skip
+    """Return which cells of a plan are to be measured; `run` measures them, and its dry run shows them.
+
+    Args:
+        plan: the cells.
+        records: the last one of each cell.
+        rerun: the policy.
+        device: model of the one that measures.
+        repeats: how often each cell's unlearning is timed.
+        models: folder that takes the unlearned models, None for none.
+        controls: as the plan has them; where only the first class is checked, records of another one will do.
+    """
+    latest = {record.cell.id: record for record in records}
+    further: dict[str, list[str]] = {}
+    if rerun != "always":
+        measured = {cell: record.metrics for cell, record in latest.items() if record.status == "ok"}
+        further = {cell: sorted(plan.known_metrics & names.keys()) for cell, names in measured.items()}
+
+    def wanted(cell: Cell) -> bool:
+        metrics = [spec.name for spec in plan.metrics_of(cell)]
+        folder = models if plan.unlearns(cell) else None
+        return needs_run(latest.get(cell.id), rerun, plan.source_hashes, metrics, device, plan.dataset, repeats, folder)
+
+    standing = [] if controls == "every" else _checks_made(plan, records, rerun, device)
+    checked = {record.cell.method for record in standing}
+    cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
+    todo = [cell for cell in cells if wanted(cell)]
+    running = {cell.id for cell in todo}
+    kept = {cell.id: latest[cell.id] for cell in cells if cell.id not in running}
+    return Selection(todo, list((kept | {record.cell.id: record for record in standing}).values()), further)
+
+
+def _checks_made(plan: Plan, records: Iterable[Record], rerun: Rerun, device: tuple[str, str]) -> list[Record]:
+    """Return the sound records of controls, of any class."""
+    settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
+    alike = [
+        r for r in records
+        if r.status == "ok" and settings.get(r.cell.method) == r.cell.settings and len(r.cell.target.gone) == 1
+        and (r.cell.dataset, r.cell.protocol) == (plan.dataset.name, plan.dataset.protocol.name)
+    ]  # fmt: skip
+
+    def sound(record: Record) -> bool:
+        metrics = [spec.name for spec in plan.metrics_of(record.cell)]
+        return not needs_run(record, rerun, plan.source_hashes, metrics, device, plan.dataset)
+
+    return [record for record in alike if sound(record)]
 
 
 def needs_run(

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import time
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,10 @@ FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of 
 UNGUIDED = "the base model has no null class: it is sampled without guidance, and methods drop no labels"
 CURVE_POINTS = 100  # of a base model's training loss
 FEATURES = "compute features of the training images"
+OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., Found]]] = {  # name -> endings of needs, and its maker
+    "second": (("_second",), second_judge),
+    "rejecting": (("_verdicts", "attacker"), rejecting_judge),
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def prepare(
         UsageError: images or weights are not here and cannot be had, or do not fit.
     """
     images = dataset.load(store, progress)
-    sources = _digests(images)
+    sources = image_digests(images)
     features = any(need.endswith("_features") for need in needs)
     extractor: nn.Module | None = None
     features_artifact, artifacts = None, {"images": {"sha256": sources["train"]}}
@@ -95,7 +99,7 @@ def prepare(
     if features and dataset.extractor is not None:
         extractor, artifacts["extractor"] = _own_extractor(*made)
     if extractor is not None:
-        features_artifact = _train_features(extractor, artifacts["extractor"], *made[1:])
+        features_artifact = train_features(extractor, artifacts["extractor"], *made[1:])
     base = base_artifact(dataset, images.train, sources["train"], store, device, progress)
     artifacts |= {"base": base.reference, "judge": judge.reference}
     artifacts |= {name: found.reference for name, found in others.items()}
@@ -168,8 +172,7 @@ def _numbered(wanted: Wanted, store: ArtifactStore, progress: Progress) -> Progr
 
 def _other_judge_names(needs: Collection[str]) -> list[str]:
     """Return the judges that metrics ask for beside the first one."""
-    asked = {"second": ("_second",), "rejecting": ("_verdicts", "attacker")}
-    return [name for name, endings in asked.items() if any(need.endswith(endings) for need in needs)]
+    return [name for name, (endings, _) in OTHER_JUDGES.items() if any(need.endswith(endings) for need in needs)]
 
 
 def _other_judges(
@@ -177,17 +180,19 @@ def _other_judges(
     device: torch.device, progress: Progress,
 ) -> dict[str, Found]:  # fmt: skip
     """Return the judges that metrics ask for beside the first one, by name."""
-    makers = {"second": second_judge, "rejecting": rejecting_judge}
-    return {name: makers[name](dataset, images, sources, store, device, progress) for name in _other_judge_names(needs)}
+    return {
+        name: OTHER_JUDGES[name][1](dataset, images, sources, store, device, progress)
+        for name in _other_judge_names(needs)
+    }
 
 
 def prepare_base(dataset: Dataset, store: ArtifactStore, device: torch.device, progress: Progress) -> Artifact:
     """Return the base model alone, as `train` makes it."""
     images = dataset.load(store, progress)
-    return base_artifact(dataset, images.train, _digests(images)["train"], store, device, progress)
+    return base_artifact(dataset, images.train, image_digests(images)["train"], store, device, progress)
 
 
-def _digests(images: Images) -> dict[str, str]:
+def image_digests(images: Images) -> dict[str, str]:
     """Return the SHA-256 of pixels and labels of both parts."""
     digests = {}
     for part, split in (("train", images.train), ("test", images.test)):
@@ -330,7 +335,7 @@ def _own_extractor(
     return extractor_for(f"unlearnbench-{dataset.name}", network), found.reference
 
 
-def _train_features(
+def train_features(
     extractor: nn.Module, reference: Mapping[str, str], images: Images, sources: Mapping[str, str],
     store: ArtifactStore, device: torch.device, progress: Progress,
 ) -> Artifact:  # fmt: skip

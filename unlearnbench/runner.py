@@ -42,7 +42,7 @@ STRIP_IMAGES = 8  # images kept in a record, per strip
 WARMUP_IMAGES = 2  # where a kernel's first use costs the same for any number; on CUDA a training batch
 
 
-def identify(device: str, progress: Progress) -> dict[str, Any]:
+def identify(device: str, progress: Progress | None = None) -> dict[str, Any]:
     """Return {"device", "identity"} of the device that `auto`, `cpu`, `cuda`, ... stands for here.
 
     Raises:

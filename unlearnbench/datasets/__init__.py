@@ -28,6 +28,11 @@ RETAINED = "all training images of the retained classes"
 WITHOUT_CLASS_0 = "the first 500 training images of every class but 0 and the forget class (as SalUn's code does)"
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # of a base model given by --base
 ExtractorChoice = Literal["inception", "own"]
+FEATURES = {  # of the last layer of each network, see networks.CLASSIFIERS
+    "small_cnn": 64, "small_resnet": 128, "small_vgg": 128, "vgg16": 512, "resnet34": 512, "resnet34_224": 512,
+}  # fmt: skip
+INCEPTION_FEATURES = 2048
+SAMPLES_PER_FEATURE = 2  # at least, of the retained classes where one is forgotten: FID takes more than one
 
 
 class Split(NamedTuple):
@@ -54,7 +59,7 @@ class Protocol:
     eta: float  # 0 deterministic, 1 ancestral
     guidance: float  # w; 0 is conditional only
     forget_samples: int  # images of the forget class
-    retain_samples: int  # images of each retained class
+    retain_samples: int  # images of each retained class; with few classes more than a profile says
     batch_size: int  # images per sampling forward pass; the images do not depend on it
     precision: Literal["fp32", "bf16"] = "fp32"  # of sampling on CUDA; a CPU always computes in fp32
     clip_x0: bool = False  # clip the predicted x0 to [-1, 1] at every step; the papers' code does not
@@ -190,6 +195,12 @@ class Dataset:
     checkpoint: str = ""  # folder or Hub name of a base model that is not trained here
     unguided: bool = False  # that base model has no label for the null class, so nothing is guided
     inception_weights: Path | None = None
+    train_counts: tuple[int, ...] = ()  # training images of each class, where that is known before they are loaded
+
+    @property
+    def features(self) -> int:
+        """Number of features that FID compares."""
+        return INCEPTION_FEATURES if self.extractor is None else FEATURES[self.extractor.network]
 
     @property
     def num_classes(self) -> int:
@@ -266,6 +277,7 @@ def load_dataset(source: Source | str) -> Dataset:
 def resolve(
     source: Source, *, name: str, title: str, class_names: Iterable[str], image_shape: tuple[int, int, int],
     flip: bool, load: "Callable[[ArtifactStore, Progress], Images]", content: str = "",
+    train_counts: tuple[int, ...] = (),
 ) -> Dataset:  # fmt: skip
     """Return a dataset from its images and what the user chose of its profiles.
 
@@ -284,7 +296,12 @@ def resolve(
             f"{profile.protocol.name} drops class 0, which leaves nothing of {len(names)} classes to compare with: use "
             f"{profile.protocol.family}"
         )
-    protocol = replace(profile.protocol, batch_size=source.batch_size or profile.protocol.batch_size)
+    features = INCEPTION_FEATURES if extractor == "inception" else FEATURES[profile.own.network]
+    enough = -(-SAMPLES_PER_FEATURE * features // max(1, len(names) - 1))  # of a retained class, for FID
+    protocol = replace(
+        profile.protocol, batch_size=source.batch_size or profile.protocol.batch_size,
+        retain_samples=max(profile.protocol.retain_samples, enough),
+    )  # fmt: skip
     unguided = _lacks_null_class(source.base, len(names))
     chosen = {
         "base": _identity(source.base),
@@ -311,6 +328,7 @@ def resolve(
         checkpoint=source.base,
         unguided=unguided,
         inception_weights=source.inception_weights,
+        train_counts=train_counts,
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ def _load(
     try:
         parts = [open_part(str(folder), train, False) for train in (True, False)]
     except (RuntimeError, OSError, EOFError, ValueError):
+        store.fetch(title)
         progress(f"download {title}", 0, 0)
         _download(folder, title, open_part)
         parts = [open_part(str(folder), train, False) for train in (True, False)]

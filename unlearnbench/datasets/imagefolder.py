@@ -108,6 +108,7 @@ def dataset(source: Source) -> Dataset:
         source, name=f"{name[:MOST_NAME]}-{content[:6]}", title=_title(root, side), class_names=classes,
         image_shape=(3, side, side), flip=FLIP,
         load=partial(_load, root, side, stamp, classes, tuple(listing.sentences())), content=content,
+        train_counts=tuple(len(listing.parts["train"][name]) for name in classes),
     )  # fmt: skip
 
 

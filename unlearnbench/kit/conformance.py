@@ -24,7 +24,7 @@ from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_lin
 from unlearnbench.kit import trial
 from unlearnbench.kit.plugin_source import card_complaints, card_hints, reach_complaints
 from unlearnbench.kit.trial import CPU, Bench, OutOfTime, Run, TouchedStreams
-from unlearnbench.plugin import STREAMS, MethodSpec
+from unlearnbench.plugin import STREAMS, MethodSpec, suggest
 from unlearnbench.registry import Plugin, Registry
 from unlearnbench.training import global_rng_kept
 
@@ -69,7 +69,8 @@ def find(target: str) -> list[Plugin]:
         )
     plugins = {plugin.name: plugin for plugin in registry.plugins("method")}
     if target not in plugins:
-        registry.method(target)  # raises, with a suggestion
+        close = suggest(target, plugins)
+        raise UsageError(f"there is neither a method nor a file {target!r}{close}: methods are {', '.join(plugins)}")
     return [plugins[target]]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unlearnbench.errors import plural
 from unlearnbench.grid import Seeds, Target
 from unlearnbench.hashing import canonical_json
 from unlearnbench.report.cost import CONTESTED, PHASES, Costs, disturbance_note, is_disturbed, ranks, repeated
@@ -52,12 +53,12 @@ class Board:
         self._samples_of: dict[str, NDArray[np.float64]] = {}
         if foreign := len(records) - len(here):
             self.left_out.append(
-                f"{foreign} records of other devices are left out; this report shows {self.device_name}"
+                f"{plural(foreign, 'record')} of other devices left out; this report shows {self.device_name}"
             )
         if other := len(here) - len(self.records):
             self.left_out.append(
-                f"{other} records with another judge, extractor, base model, image size or classes than the newest are "
-                "left out"
+                f"{plural(other, 'record')} with another judge, extractor, base model, image size or classes than the "
+                "newest left out"
             )
         self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
         self._drop_superseded()
@@ -86,7 +87,9 @@ class Board:
         fresh = {variant.label: variant for name, variant in rows.items() if name not in self._stale}
         kept = [r for r in self.records if (own := rows[r.cell.id]) == fresh.get(own.label, own)]
         if dropped := len(self.records) - len(kept):
-            self.left_out.append(f"{dropped} stale records of rows measured anew with other settings are left out")
+            self.left_out.append(
+                f"{plural(dropped, 'stale record')} of rows measured anew with other settings left out"
+            )
             self.records = kept
             self._stale &= {record.cell.id for record in kept}
 

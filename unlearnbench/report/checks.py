@@ -9,6 +9,7 @@ from unlearnbench.report.values import Measure, Value, target_name, variant_of
 from unlearnbench.report.writers import Table
 from unlearnbench.results import Record
 
+DISTRUST = "Sanity checks failed: do not use these numbers until the cause is known."
 WORDS = {"forgetting": ("does not forget", "forgets"), "retention": ("does not retain", "retains")}
 
 

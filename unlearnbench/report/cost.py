@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TypeVar
 
-from unlearnbench.errors import one_line
+from unlearnbench.errors import one_line, plural
 from unlearnbench.grid import Seeds, Target
 from unlearnbench.report.values import MARK, Measure, variant_of
 from unlearnbench.results import Record
@@ -199,7 +199,8 @@ def disturbance_note(records: Sequence[Record]) -> list[str]:
     more = [f"{len(kinds) - MOST_KINDS} more kinds"] if len(kinds) > MOST_KINDS else []
     count = len(set().union(*cells.values()))
     what = "; ".join([*named, *more])
-    return [f"{count} of {len(records)} cells were disturbed, costs that rest on them carry {MARK}: {what}"]
+    disturbed = f"{plural(len(records), 'cell')} {'was' if count == 1 else 'were'} disturbed"
+    return [f"{count} of {disturbed}, costs that rest on them carry {MARK}: {what}"]
 
 
 def _ranged(texts: Sequence[str]) -> str:

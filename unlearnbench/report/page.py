@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from unlearnbench.errors import one_line
 from unlearnbench.report import ablation, figures, robustness
 from unlearnbench.report.board import Board
-from unlearnbench.report.checks import alarms
+from unlearnbench.report.checks import DISTRUST, alarms
 from unlearnbench.report.environment import provenance_facts
 from unlearnbench.report.latex import paper, size_of, to_latex
 from unlearnbench.report.pareto import undominated
@@ -224,7 +224,7 @@ def _banner(board: Board) -> list[str]:
     found = alarms(board)
     if not found:
         return []
-    lines = ["[!CAUTION]", "**The suite fails its own checks: trust none of these numbers until it is known why.**"]
+    lines = ["[!CAUTION]", f"**{DISTRUST}**"]
     shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in found[:MOST_ALARMS]]]
     more = [f"- and {len(found) - MOST_ALARMS} more"] if len(found) > MOST_ALARMS else []
     return ["\n".join(f"> {line}" for line in [*shown, *more]) + "\n"]

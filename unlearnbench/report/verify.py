@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unlearnbench.errors import UsageError, one_line, spell_error
+from unlearnbench.errors import UsageError, one_line, plural, spell_error
 from unlearnbench.report.board import Board, boards
 from unlearnbench.report.latex import to_latex
 from unlearnbench.report.tables import all_tables, showable
@@ -184,7 +184,7 @@ class _Reference:
                 f"method, a metric or the dataset's recipe has changed since): run their cells again"
             )  # fmt: skip
         words = "; the words added to its caption are not checked" if best.added else ""
-        return best.title, True, f"holds (records {grid.digest}, {grid.cells} cells{words})"
+        return best.title, True, f"holds (records {grid.digest}, {plural(grid.cells, 'cell')}{words})"
 
     def check_unnamed(self, grid: Grid, digests: Sequence[str]) -> tuple[str, bool, str]:
         """Return the same for a table that names no records, by the records that others in its file name."""
@@ -197,7 +197,7 @@ class _Reference:
         if best.differences:
             return best.title, False, f"does not hold: {_spell(best.differences)}"
         words = "; the words around it are not checked" if best.added else ""
-        return best.title, True, f"holds (records {board.digest}, {grid.cells} cells{words})"
+        return best.title, True, f"holds (records {board.digest}, {plural(grid.cells, 'cell')}{words})"
 
     def _unknown(self, grid: Grid) -> tuple[str, bool, str]:
         """Return what to say of a table whose digest no board has."""

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from unlearnbench import __version__
 from unlearnbench.errors import printable
 from unlearnbench.report.board import Board
+from unlearnbench.report.checks import DISTRUST
 from unlearnbench.report.html.album import Album
 from unlearnbench.report.html.charts import MARGIN
 from unlearnbench.report.html.view import BoardView, view_of
@@ -62,7 +63,7 @@ def page(
         "looks": {label: (key, look) for key, (label, look) in enumerate(looks.items())},
         "shape_of": {label: list(SHAPES).index(look.shape) for label, look in looks.items()},
         "left": left, "top": top, "right": right, "bottom": bottom, "sections": sections,
-        "spell_number": spell_number,
+        "spell_number": spell_number, "distrust": DISTRUST,
     }  # fmt: skip
     titles = list(dict.fromkeys(view.title for view in views))
     return environment.get_template("report.html").render(

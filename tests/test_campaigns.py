@@ -1,0 +1,21 @@
+"""The campaigns, each with a count that takes a few seconds."""
+
+from random import Random
+
+import pytest
+
+from tests.campaigns import artifacts, commands, kills, records
+
+
+@pytest.mark.parametrize(("campaign", "count"), [(commands, 12), (records, 4), (artifacts, 3)])
+def test_a_short_campaign_finds_no_defect(campaign, count):
+    counts, defects = campaign.campaign(count, Random(1))
+    assert not defects, "\n".join(defects)
+    assert sum(counts.values()) >= count
+
+
+@pytest.mark.usefixtures("cache")
+def test_one_disturbed_run_is_made_whole():
+    counts, defects = kills.campaign(1, Random(1))
+    assert not defects, "\n".join(defects)
+    assert counts["runs made whole"] == 1

@@ -1,0 +1,192 @@
+"""What a run would do, found out without doing it: what must be made or downloaded first, and how long it will take."""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors
+from unlearnbench.checkpoints import read_checkpoint
+from unlearnbench.datasets import Dataset, Images
+from unlearnbench.errors import plural
+from unlearnbench.features import inception_reference
+from unlearnbench.grid import Cell, Controls, Rerun
+from unlearnbench.hashing import digest, file_digest
+from unlearnbench.judges import classifier
+from unlearnbench.plan import Plan, select
+from unlearnbench.preparation import OTHER_JUDGES, base_artifact, image_digests, train_features
+from unlearnbench.progress import spell
+from unlearnbench.results import Record, ResultStore, device_model
+from unlearnbench.runner import identify
+
+MOST_NAMED = 5  # methods named in a line
+
+
+class Missing(Exception):
+    """Something is not at hand, and a look makes and downloads nothing."""
+
+
+class Look(ArtifactStore):
+    """A cache that is looked into and left as it is."""
+
+    def get(
+        self, kind: str, inputs: Mapping[str, Any], build: Callable[[], tuple[Tensors, Mapping[str, Any]]]
+    ) -> Artifact:
+        """Return a sound artifact.
+
+        Raises:
+            Missing: there is none.
+        """
+        folder = self._folder(kind, inputs)
+        try:
+            note = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+            payload = folder / "payload.safetensors"
+            if file_digest(payload) != note["sha256"]:
+                raise Missing(kind)
+            key = digest({"kind": kind, "inputs": inputs})
+            return Artifact(kind, key, note["sha256"], load_file(payload), note["facts"], reused=True)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+            raise Missing(kind) from error
+
+    def fetch(self, what: str) -> None:
+        """Stop before a download."""
+        raise Missing(f"{what} (to download)")
+
+
+def forecast(
+    plan: Plan, store: ResultStore, cache: Path, device: str, rerun: Rerun, repeats: int = 1,
+    models: Path | None = None, controls: Controls = "first",
+) -> Iterator[str]:  # fmt: skip
+    """Yield what a run with these arguments, those of `Benchmark`, would do, line by line; nothing is written.
+
+    Raises:
+        UsageError: it could not run: there is no such device, or the base model or the images cannot be read.
+    """
+    found = identify(device)
+    reading = store.read()
+    yield from (f"warning: {warning}" for warning in plan.warnings)
+    yield from (f"warning: {problem}" for problem in reading.problems)
+    here = device_model(found["identity"])
+    selection = select(plan, reading.records, rerun, here, repeats=repeats, models=models, controls=controls)
+    todo = {cell.id for cell in selection.todo}
+    yield from (cell.id if cell.id in todo else f"{cell.id} (recorded)" for cell in plan.cells)
+    checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
+    yield f"{plural(len(plan.cells), 'cell')}{checks}"
+    yield f"to measure: {len(todo)}; recorded in {store.root} already: {len(plan.cells) - len(todo)} (--rerun {rerun})"
+    yield f"device: {found['device']} ({found['identity']['name']})"
+    if selection.todo:
+        needs = {need for spec in plan.metrics for need in spec.needs}
+        seeds = sorted({cell.base_seed for cell in selection.todo})
+        there, lacking = at_hand(plan.dataset, Look(cache), torch.device(found["device"]), needs, seeds)
+        yield f"in the cache {cache}: {', '.join(there) or 'nothing that is needed'}"
+        yield f"to be made first: {', '.join(lacking) or 'nothing'}"
+        yield duration(selection.todo, reading.records, here)
+
+
+def at_hand(
+    dataset: Dataset, look: Look, device: torch.device, needs: Collection[str], base_seeds: Iterable[int]
+) -> tuple[list[str], list[str]]:
+    """Return what `preparation.prepare` would find in the cache, and what it would have to make or download.
+
+    Raises:
+        UsageError: the images, or the base model, cannot be read or do not fit.
+    """
+    if dataset.checkpoint and Path(dataset.checkpoint).is_dir():
+        read_checkpoint(dataset.checkpoint, dataset)
+    there: list[str] = []
+    lacking: list[str] = []
+    try:
+        images: Images | None = dataset.load(look, _quiet)
+        there.append("images")
+    except Missing as missing:
+        images = None
+        lacking.append(str(missing))
+    for name, get in _parts(dataset, images, look, device, needs, base_seeds).items():
+        try:
+            if images is None:
+                raise Missing(name)
+            get()
+            there.append(name)
+        except Missing:
+            lacking.append(name)
+    return there, lacking + _downloads(dataset, lacking, needs)
+
+
+def _parts(
+    dataset: Dataset, images: Images | None, look: Look, device: torch.device, needs: Collection[str],
+    base_seeds: Iterable[int],
+) -> dict[str, Callable[[], Any]]:  # fmt: skip
+    """Return {name: what gets it} of all that belongs to a dataset besides its images; None of these: names alone."""
+    sources = image_digests(images) if images is not None else {}
+    made: Any = (images, sources, look, device, _quiet)
+    others = [name for name, (ends, _) in OTHER_JUDGES.items() if any(need.endswith(ends) for need in needs)]
+    own, featured = dataset.extractor, any(need.endswith("_features") for need in needs)
+
+    def base(seed: int) -> Artifact:
+        return base_artifact(dataset.with_base_seed(seed), made[0].train, sources["train"], look, device, _quiet)
+
+    def extractor() -> Mapping[str, str]:
+        if own is None:
+            return inception_reference(dataset.inception_weights)
+        return classifier(dataset, "extractor", own, *made).reference
+
+    def features() -> Artifact:
+        return train_features(torch.nn.Identity(), extractor(), *made)
+
+    bases = {"base model" if dataset.checkpoint else f"base model (seed {seed})": seed for seed in base_seeds}
+    return {
+        "judge": partial(classifier, dataset, "judge", dataset.judge, *made),
+        **{f"{name} judge": partial(OTHER_JUDGES[name][1], dataset, *made) for name in others},
+        **({"feature extractor": extractor} if featured and own is not None else {}),
+        **({"features of the training images": features} if featured else {}),
+        **{name: partial(base, seed) for name, seed in bases.items()},
+    }
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def _downloads(dataset: Dataset, lacking: Collection[str], needs: Collection[str]) -> list[str]:
+    """Return the weights that would come over the network."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+    from torchvision.models import ResNet34_Weights
+
+    wanted = []
+    if dataset.judge.pretrained and "judge" in lacking:
+        wanted.append(("ImageNet weights of the judge", ResNet34_Weights.IMAGENET1K_V1.url))
+    if dataset.extractor is None and not dataset.inception_weights and any(n.endswith("_features") for n in needs):
+        wanted.append(("Inception weights of FID", URL_INCEPTION_V3))
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    found = [f"{name} (to download)" for name, url in wanted if not (folder / Path(url).name).is_file()]
+    hub = dataset.checkpoint and "base model" in lacking and not Path(dataset.checkpoint).is_dir()
+    return [*found, *([f"{dataset.checkpoint} of the Hugging Face Hub (to download)"] if hub else [])]
+
+
+def duration(cells: Sequence[Cell], records: Iterable[Record], device: tuple[str, str]) -> str:
+    """Return how long cells will take one after another, by the records of the same device, dataset and methods."""
+    where = {(cell.dataset, cell.protocol) for cell in cells}
+    seconds: dict[str, list[float]] = {}
+    for record in records:
+        known = record.status == "ok" and record.wall_seconds is not None and record.device_model == device
+        if known and (record.cell.dataset, record.cell.protocol) in where:
+            seconds.setdefault(record.cell.method, []).append(float(record.wall_seconds or 0.0))
+    known_cells = [cell for cell in cells if cell.method in seconds]
+    unknown = list(dict.fromkeys(cell.method for cell in cells if cell.method not in seconds))
+    named = ", ".join(unknown[:MOST_NAMED]) + (f" and {len(unknown) - MOST_NAMED} more" * (len(unknown) > MOST_NAMED))
+    if not known_cells:
+        return f"how long it will take is not known: there is no record of {named} on this device and dataset yet"
+    total = spell(sum(fmean(seconds[cell.method]) for cell in known_cells))
+    behind = sum(len(seconds[method]) for method in {cell.method for cell in known_cells})
+    which = f"{len(known_cells)} of {plural(len(cells), 'cell')}" if unknown else plural(len(cells), "cell")
+    rest = f"; not known for {named}" if unknown else ""
+    return (
+        f"about {total} for {which}, one after another, by {plural(behind, 'record')} of the same device, dataset and "
+        f"methods{rest}; what must be made first comes on top"
+    )
