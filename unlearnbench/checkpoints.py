@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unlearnbench.artifacts import Tensors
     from unlearnbench.datasets import Dataset
 
-SCHEDULE = {
+SCHEDULE: dict[str, Any] = {
     "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000,
     "prediction_type": "epsilon",
 }  # fmt: skip
@@ -219,7 +219,7 @@ def _check_config(name: str, config: Mapping[str, Any], dataset: "Dataset") -> N
             f"--base {name}: it has labels for the {labels} classes of {dataset.name} but none for the null class of "
             f"guidance: download it and give its folder, so that it is run without guidance"
         )
-    wanted = {
+    wanted: dict[str, list[Any]] = {
         "_class_name": ["UNet2DModel"], "in_channels": [channels], "out_channels": [channels],
         "sample_size": [side, [side, side]], "num_class_embeds": [dataset.num_classes + (not dataset.unguided)],
     }  # fmt: skip

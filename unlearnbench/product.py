@@ -318,12 +318,13 @@ def _read_network(folder: Path) -> "tuple[nn.Module, Mapping[str, Any]]":
     if not config.get("num_class_embeds"):
         raise UsageError(f"{folder} has no class labels (num_class_embeds), so no class to ask it for")
     side, channels = config.get("sample_size"), config.get("in_channels")
-    height, width = side if isinstance(side, list) and len(side) == 2 else (side, side)
+    height, width = side if isinstance(side, list) and len(side) == 2 else [side, side]
+    shape: list[Any] = [channels, height, width]
     if channels not in (1, 3) or any(type(n) is not int or not 0 < n <= MOST_SIDE for n in (height, width)):
         raise UsageError(f"{folder} makes no images of 1 or 3 channels and a known size, so no grid can show them")
-    network = build_checked(str(folder), config, weights, (channels, height, width))
+    network = build_checked(str(folder), config, weights, shape)
     check_schedule(str(folder), schedule)
-    return network, {**config, "image_shape": (channels, height, width)}
+    return network, {**config, "image_shape": tuple(shape)}
 
 
 def _read_facts(folder: Path) -> dict[str, Any] | None:
