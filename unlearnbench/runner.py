@@ -26,6 +26,7 @@ from unlearnbench.datasets import Dataset
 from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
+from unlearnbench.global_state import MOST, GlobalState
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import digest
 from unlearnbench.judges import through
@@ -127,6 +128,7 @@ def run_cell(
     meter = Meter.for_device(device, str(found["identity"]["uuid"]))
     turns = _Turns(line, meter)
     turns.take("load")
+    before = GlobalState()
     with meter.phase("load"):
         registry = Registry(plugin_files)
         method = registry.method(cell.method)
@@ -146,6 +148,7 @@ def run_cell(
     harness = after_earlier(method, harness, cell)
     context = unlearn(method, harness, cell)
     again = _time_again(method, harness, cell, repeats - 1)
+    check_left_as_found(before, method)
     turns.take("beside")
     saved = {} if staged is None else {"model": _stage(staged, cell, context, dataset)}
     evidence = Evidence(cell, context.model.eval(), dataset, prepared, harness.store, found["identity"], meter, line)
@@ -239,6 +242,21 @@ def unlearn(method: MethodSpec, harness: Harness, cell: Cell) -> Context:
     context.check_finite()
     context.model.requires_grad_(False)
     return context
+
+
+def check_left_as_found(before: GlobalState, method: MethodSpec) -> None:
+    """Put back what a method may change freely in its process, which is to judge it.
+
+    Raises:
+        PluginError: it changed something else there.
+    """
+    if changes := before.changes():
+        more = f" and {len(changes) - MOST} more" if len(changes) > MOST else ""
+        raise PluginError(
+            f"{method.name} or its file changes what its own evaluation uses: {', '.join(changes[:MOST])}{more}. "
+            "Change it within a `with` block, or put it back before the method returns"
+        )
+    before.restore()
 
 
 def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:

@@ -1,0 +1,204 @@
+"""What a method could leave behind in its process that would touch the numbers of its own evaluation.
+
+A snapshot is taken before the method's file is imported, and compared when the method has returned. What a plugin
+imports is new and not a change; what was there and is another object now is one.
+"""
+
+import builtins
+import os
+import random
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import scipy.special
+import sklearn
+import torch
+from torch.nn.modules import module as hooks
+from torch.optim import Optimizer
+
+PACKAGES = frozenset({  # whose functions and classes an evaluation uses
+    "PIL", "builtins", "copy", "diffusers", "functools", "itertools", "json", "math", "numpy", "operator", "random",
+    "safetensors", "scipy", "sklearn", "statistics", "time", "torch", "torch_fidelity", "torchvision", "unlearnbench",
+})  # fmt: skip
+NOT_USED = ("torch._dynamo", "torch._inductor", "torch.fx", "torch._functorch")  # they replace their own as they compile
+MATMUL = (
+    "allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction",
+    "allow_fp16_accumulation",
+)  # fmt: skip
+OPTIMIZER_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+MOST = 5  # changes that a reason names
+_MISSING = object()
+
+
+class GlobalState:
+    """A snapshot of the flags, functions and classes of this process."""
+
+    def __init__(self) -> None:
+        self._flags = _flags()
+        self._random = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+        self._environment, self._filters = dict(os.environ), list(warnings.filters)
+        self._modules, self._classes, self._code = _attributes()
+
+    def changes(self) -> list[str]:
+        """Return the names of what is not as it was."""
+        now = _flags()
+        flags = [f"{name} ({value!r} before, now {now[name]!r})" for name, value in self._flags.items()
+                 if not _same(value, now[name])]  # fmt: skip
+        patched = [f"{name}.{key}" for name, (module, old) in self._modules.items()
+                   for key in [*_replaced(old, vars(module)), *_shadowing(old, vars(module))]]  # fmt: skip
+        for cls, old in self._classes.items():
+            added = [key for key in vars(cls).keys() - old.keys() if _overrides(cls, key)]
+            patched += [f"{cls.__module__}.{cls.__qualname__}.{key}" for key in [*_replaced(old, vars(cls)), *added]]
+        edited = [f"{function.__module__}.{function.__qualname__}" for function, code in self._code.items()
+                  if not all(map(_is, code, _code_of(function)))]  # fmt: skip
+        return [*flags, *patched, *edited]
+
+    def restore(self) -> None:
+        """Put back what may change freely: global random generators, environment variables, filters of warnings."""
+        torch_state, numpy_state, python_state = self._random
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        if os.environ != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+        warnings.filters[:] = self._filters  # type: ignore[index]
+
+
+def _is(one: object, other: object) -> bool:
+    return one is other
+
+
+def _same(one: object, other: object) -> bool:
+    return type(one) is type(other) and one == other
+
+
+def _flags() -> dict[str, Any]:
+    """Return every switch that changes how numbers are computed, by the name that a person would look for."""
+    tiny = sys.float_info.min / 2
+    read: dict[str, Callable[[], Any]] = {
+        "torch's default dtype": torch.get_default_dtype,
+        "torch's default device": lambda: str(torch.get_default_device()),
+        "torch's grad mode": torch.is_grad_enabled,
+        "torch.inference_mode": torch.is_inference_mode_enabled,
+        "torch.autocast's cache": torch.is_autocast_cache_enabled,
+        "the stack of TorchFunctionModes": torch._C._len_torch_function_stack,
+        "the stack of TorchDispatchModes": torch._C._len_torch_dispatch_stack,
+        "torch.use_deterministic_algorithms": torch.are_deterministic_algorithms_enabled,
+        "torch.use_deterministic_algorithms(warn_only)": torch.is_deterministic_algorithms_warn_only_enabled,
+        "torch.set_float32_matmul_precision": torch.get_float32_matmul_precision,
+        "torch.autograd.set_detect_anomaly": torch.is_anomaly_enabled,
+        "torch's default generator": lambda: id(torch.default_generator),
+        "torch.set_flush_denormal": lambda: (torch.tensor(tiny, dtype=torch.float64) * 1.0).item() == 0 or tiny * 1 == 0,
+        "torch's hooks of saved tensors": lambda: torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
+        "torch.backends.mha's fast path": torch.backends.mha.get_fastpath_enabled,
+        "torch.backends.cuda's attention": lambda: (
+            torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled(),
+            torch.backends.cuda.math_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled(),
+        ),
+        "numpy.seterr": np.geterr,
+        "numpy.seterrcall": lambda: id(np.geterrcall()),
+        "scipy.special.seterr": scipy.special.geterr,
+        "sklearn.set_config": sklearn.get_config,
+    }  # fmt: skip
+    for device in ("cpu", "cuda"):
+        read[f"torch.autocast({device!r})"] = lambda device=device: torch.is_autocast_enabled(device)
+        read[f"torch.autocast({device!r})'s dtype"] = lambda device=device: torch.get_autocast_dtype(device)
+    for name in MATMUL:
+        read[f"torch.backends.cuda.matmul.{name}"] = lambda name=name: getattr(torch.backends.cuda.matmul, name)
+    read |= {name: value for backend in _backends() for name, value in _switches(backend)}
+    for name in (name for name in vars(hooks) if name.startswith("_global")):
+        read[f"torch.nn.modules.module.{name}"] = lambda name=name: _spelled(getattr(hooks, name))
+    optimizer = sys.modules[Optimizer.__module__]
+    for name in OPTIMIZER_HOOKS:
+        read[f"torch.optim.optimizer.{name}"] = lambda name=name: _spelled(getattr(optimizer, name, None))
+    return {name: _value(getter) for name, getter in read.items()}
+
+
+def _value(getter: Callable[[], Any]) -> Any:
+    """Return a switch's value; torch refuses to tell some once old and new names of one switch were mixed."""
+    try:
+        return getter()
+    except (RuntimeError, AttributeError) as error:
+        return str(error).split("\n")[0]
+
+
+def _spelled(registered: Any) -> Any:
+    """Return what tells one set of hooks from another."""
+    return [id(hook) for hook in registered.values()] if isinstance(registered, Mapping) else registered
+
+
+def _backends() -> Iterator[tuple[str, Any]]:
+    """Yield torch.backends, its modules, and what stands in for modules in these."""
+    yield "torch.backends", torch.backends
+    for name, backend in vars(torch.backends).items():
+        if isinstance(backend, types.ModuleType) and sys.modules.get(f"torch.backends.{name}") is backend:
+            yield f"torch.backends.{name}", backend
+            for part, inner in {**vars(type(backend)), **vars(backend)}.items():
+                if type(inner).__module__.startswith("torch.backends"):
+                    yield f"torch.backends.{name}.{part}", inner
+
+
+def _switches(backend: tuple[str, Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield the names and getters of a backend's properties (torch's own kind) and plain values."""
+    name, place = backend
+    for cls in type(place).__mro__:
+        for key, value in vars(cls).items():
+            if isinstance(value, torch.backends.ContextProp):
+                yield f"{name}.{key}", lambda key=key: getattr(place, key)  # type: ignore[misc]
+    for key, value in list(getattr(place, "__dict__", {}).items()):
+        if not key.startswith("_") and isinstance(value, bool | int | str | None):
+            yield f"{name}.{key}", lambda key=key: getattr(place, key)  # type: ignore[misc]
+
+
+Attributes = dict[str, object]
+
+
+def _attributes() -> tuple[
+    dict[str, tuple[types.ModuleType, Attributes]], dict[type, Attributes], dict[types.FunctionType, tuple[Any, ...]]
+]:
+    """Return the attributes of the packages' modules and of all classes in them, and the code of their functions."""
+    modules: dict[str, tuple[types.ModuleType, Attributes]] = {}
+    classes: dict[type, Attributes] = {}
+    for name, module in list(sys.modules.items()):
+        known = name.partition(".")[0] in PACKAGES and not name.startswith(NOT_USED)
+        if known and isinstance(module, types.ModuleType):
+            modules[name] = module, dict(vars(module))
+            for value in modules[name][1].values():
+                if issubclass(type(value), type) and value not in classes:  # isinstance asks odd objects, which warn
+                    classes[value] = dict(vars(value))  # type: ignore[index,call-overload]
+    places = [attributes for _, attributes in modules.values()]
+    functions = {value for place in (*places, *classes.values()) for value in place.values() if _is_function(value)}
+    return modules, classes, {function: _code_of(function) for function in functions}  # type: ignore[arg-type,misc]
+
+
+def _is_function(value: object) -> bool:
+    return type(value) is types.FunctionType
+
+
+def _code_of(function: types.FunctionType) -> tuple[Any, ...]:
+    return function.__code__, function.__defaults__, function.__kwdefaults__
+
+
+def _replaced(old: Attributes, now: Mapping[str, object]) -> list[str]:
+    """Return the names of functions, classes and constants that are another object now."""
+    return [key for key, value in old.items()
+            if now.get(key, _MISSING) is not value and (_is_code(value) or key.isupper())]  # fmt: skip
+
+
+def _shadowing(old: Attributes, now: Mapping[str, object]) -> list[str]:
+    """Return the names of builtins that a module got for itself."""
+    return [key for key in now.keys() - old.keys() if not key.startswith("__") and hasattr(builtins, key)]
+
+
+def _is_code(value: object) -> bool:
+    return callable(value) or isinstance(value, property | classmethod | staticmethod)
+
+
+def _overrides(cls: type, key: str) -> bool:
+    """Say whether a class got something to run that stands before what it inherits."""
+    return _is_code(vars(cls)[key]) and any(key in vars(base) for base in cls.__mro__[1:])
