@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -231,7 +232,15 @@ class TestRecordsThatChanged:
         path.write_text(re.sub(r'("fake_fid":.*?"value":)[0-9.]+', r"\g<1>9.5", path.read_text(), count=1))
         verdict = check(tables(form)["summary"], form)
         assert not verdict.holds
-        assert "note: " in verdict.lines[-1] and "line 1 is skipped: it was altered after" in verdict.lines[-1]
+        assert "note: " in verdict.lines[1] and "line 1 is skipped: it was altered after" in verdict.lines[-1]
+
+    def test_an_edited_value_elsewhere_is_named_too(self, check, results, form):
+        ResultStore(results).append(fake_record("gamma", dataset="pictures"))
+        path = results / "pictures" / "gamma.jsonl"
+        path.write_text(path.read_text().replace('"value":5.0', '"value":4.0'))
+        verdict = check(tables(form)["summary"], form)
+        assert verdict.holds
+        assert "line 1 is skipped: it was altered after it was written" in verdict.lines[1]
 
     def test_a_record_less(self, check, results, form):
         path = results / "digits" / "beta.jsonl"
@@ -385,11 +394,15 @@ class TestErrors:
             ("none.md", None, "there is no file"),
             ("table.csv", b"a,b", "neither .md nor .tex"),
             ("table.md", b"\xff\xfe", "not UTF-8"),
-            ("table.md", b"", "no table in"),
-            ("table.md", b"| a |\n|---|\n| 1 |\n", "no table in"),
-            ("table.md", b"Prose names records 0123456789ab.\n", "no table in"),
-            ("table.tex", rb"\input{tables/summary}", r"\\input is not followed"),
-            ("table.tex", rb"\begin{table}\begin{tabular}\end{tabular}\end{table}", "no table in"),
+            ("nothing.tex", None, "there is no file"),
+            ("table.pdf", b"%PDF", "neither .md nor .tex"),
+            ("table.tex", bytes(range(256)), "not UTF-8"),
+            ("table.tex", bytes(20), "there is no table in"),
+            ("table.md", b"", "there is no table in"),
+            ("table.md", b"| a |\n|---|\n| 1 |\n", "no table in .* has a caption that names its records"),
+            ("table.md", b"Prose names records 0123456789ab.\n", "there is no table in"),
+            ("table.tex", rb"\input{tables/summary}", r"there is no table in .* \(\\input is not followed\)"),
+            ("table.tex", rb"\begin{table}\begin{tabular}{l}a\end{tabular}\end{table}", "no table in .* has a caption"),
         ],
     )
     def test_of_the_file(self, tmp_path, results, name, content, message):
@@ -397,6 +410,13 @@ class TestErrors:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UsageError, match=message):
             verify(tmp_path / name, results, {})
+        with pytest.raises(UsageError, match=message):  # which comes first
+            verify(tmp_path / name, tmp_path / "no results", {})
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path, results):
+        os.mkfifo(tmp_path / "table.md")
+        with pytest.raises(UsageError, match="is a pipe or device"):
+            verify(tmp_path / "table.md", results, {})
 
     def test_a_folder(self, tmp_path, results):
         with pytest.raises(UsageError, match="is a folder"):

@@ -131,8 +131,9 @@ def compare(source: str, results: Path, out: Path, source_hashes: Hashes) -> Ren
     sides = {name: Side(published, board) for name, board in boards(records, now).items()}
     shown = {name: side for name, side in sides.items() if side.has_records}
     if not shown:
+        why = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
         raise UsageError(
-            f"there is no record of {', '.join(published.methods)} in {results} to compare with {source}: run "
+            f"there is no record of {', '.join(published.methods)} in {results} to compare with {source}{why}: run "
             f"'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
         )
     by_cell = {(side.cell.dataset, side.cell.protocol): side for side in shown.values()}

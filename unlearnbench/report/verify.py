@@ -89,8 +89,13 @@ def verify(path: Path, results: Path, source_hashes: Hashes) -> Verdict:
     text, latex = _read(path)
     grids = latex_grids(text) if latex else markdown_grids(text)
     if not any(grid.digest for grid in grids):
-        hint = r"; \input is not followed, name the file that holds the table" if latex and r"\input" in text else ""
-        raise UsageError(f"no table in {path} names its records (a caption that ends in 'records' and 12 digits){hint}")
+        hint = r" (\input is not followed)" if latex and r"\input" in text else ""
+        raise UsageError(
+            f"no table in {path} has a caption that names its records, as 'records' and 12 hex digits do: paste the "
+            f"caption with the table"
+            if grids
+            else f"there is no table in {path}{hint}: name a .md or .tex file that holds one of a report"
+        )
     reference = _Reference(results, source_hashes, latex)
     named = list(dict.fromkeys(grid.digest for grid in grids if grid.digest))
     found = [reference.check(grid) if grid.digest else reference.check_unnamed(grid, named) for grid in grids]
@@ -101,7 +106,8 @@ def verify(path: Path, results: Path, source_hashes: Hashes) -> Verdict:
     ]
     lines += _mentions(text, grids, latex)
     holds = all(ok for _, ok, _ in found)
-    return Verdict(holds, lines if holds else [*lines, *[f"note: {note}" for note in reference.notes]])
+    notes = reference.unread if holds else [*reference.unread, *reference.notes]
+    return Verdict(holds, [*lines, *[f"note: {note}" for note in notes]])
 
 
 def _read(path: Path) -> tuple[str, bool]:
@@ -112,6 +118,8 @@ def _read(path: Path) -> tuple[str, bool]:
             raise UsageError(f"{path} is a folder: name a .md or .tex file in it")
         if not path.exists():
             raise UsageError(f"there is no file {path}: name a .md or .tex file that holds a table")
+        if not path.is_file():
+            raise UsageError(f"{path} is a pipe or device: save the table in a .md or .tex file")
         if ending not in (".md", ".tex"):
             raise UsageError(f"{path} is neither .md nor .tex: only these two forms of a table can be checked")
         text = path.read_bytes().decode("utf-8-sig")
@@ -142,6 +150,7 @@ class _Reference:
     given: Hashes
     latex: bool
     notes: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)  # a sentence on each line without a sound record
 
     def __post_init__(self) -> None:
         records = self._records()
@@ -157,11 +166,14 @@ class _Reference:
                 f"there is no results folder {self.results}: run 'unlearnbench run' first or name one with --results"
             )
         reading = ResultStore(self.results).read()
-        self.notes += reading.problems
+        self.unread += reading.problems
         kept, problems = showable(reading.records)
         self.notes += problems
         if not kept:
-            raise UsageError(f"there is no record in {self.results} to check against: name a folder with --results")
+            why = f" ({'; '.join(found[:3])})" if (found := [*self.unread, *self.notes]) else ""
+            raise UsageError(
+                f"there is no record in {self.results} to check against{why}: name a folder with --results"
+            )
         return kept
 
     def check(self, grid: Grid) -> tuple[str, bool, str]:
