@@ -197,7 +197,7 @@ def test_odd_letters_reach_no_file(tmp_path, monkeypatch):
 NUMBERS = st.sampled_from([0.0, 1.0, -1.0, 1e300, -1e300, 1e-300, 5e-324, 100.0, 99.9]) | st.floats(-1e300, 1e300)
 
 
-@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=8, deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(
     cells=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=3),
     unit=st.sampled_from(["%", "", "nats"]),
