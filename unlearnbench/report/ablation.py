@@ -200,7 +200,7 @@ def frame(numbers: Sequence[float], others: Sequence[float], log: bool = False) 
     """Return the limits of an axis that holds all numbers, and those of the others within half their extent."""
     if log:
         low, high = frame([math.log10(n) for n in numbers], [math.log10(n) for n in others if n > 0])
-        return 10 ** max(low, LOWEST_POWER), 10 ** min(high, HIGHEST_POWER)
+        return 10.0 ** max(low, LOWEST_POWER), 10.0 ** min(high, HIGHEST_POWER)
     low, high = min(numbers), max(numbers)
     reach = (high - low) / 2 or abs(high) / 20 or 1.0
     near = [n for n in others if low - reach <= n <= high + reach]

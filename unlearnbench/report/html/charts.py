@@ -76,7 +76,7 @@ class Scale:
         self.is_log = measure.unit != "%" and is_wide(known)
         if self.is_log:
             low, high = math.log10(low), math.log10(high)
-        room = 0.04 * (high - low) or 0.5
+        room = 0.04 * (high - low) or max(0.5, 1e-6 * abs(high))
         low, high = low - room, high + room
         if measure.unit == "%":
             high = min(max(high, low + LEAST_POINTS), 102.0) if high <= 106 else high
@@ -96,7 +96,7 @@ class Scale:
         """Return positions and words of the ticks within the span."""
         low, high = self._limits
         if self.is_log:
-            ends = 10 ** max(low, LOWEST_POWER), 10 ** min(high, HIGHEST_POWER)
+            ends = 10.0 ** max(low, LOWEST_POWER), 10.0 ** min(high, HIGHEST_POWER)
             steps = [math.log10(v) for v in LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(*ends) if v > 0]
             return [(self(10**step), f"{10**step:g}") for step in steps if low <= step <= high]
         found = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
