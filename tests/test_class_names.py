@@ -74,8 +74,8 @@ def test_a_target_is_called_by_its_classes(target, name):
 @pytest.mark.parametrize("drawn", [(PETS,)], indirect=True)
 def test_figures_have_names(drawn):
     assert ticks(drawn["heatmaps"].axes[0].xaxis) == list(PETS)
-    panels = [axes for axes in drawn["confusion"].axes if axes.get_title()]
-    assert ticks(panels[0].yaxis) == list(PETS) and ticks(panels[0].xaxis) == [*PETS, "x"]
+    panels = drawn["confusion"].axes
+    assert ticks(panels[0].yaxis) == list(PETS) and [*PETS, "x"] in [ticks(axes.xaxis) for axes in panels]
     titles = [axes.get_title() for axes in drawn["samples"].axes]
     assert titles == ["forget class cat", "retained class dog"]
     assert [axes.get_title() for axes in drawn["samples-all"].axes] == list(PETS)
