@@ -488,7 +488,7 @@ def main() -> None:
     except UsageError as error:
         typer.echo(f"unlearnbench: {error}", err=True)
         sys.exit(2)
-    except OSError as error:  # a name too long, a full disk, a folder that went away
+    except (OSError, MemoryError, ImportError) as error:  # a name too long, a full disk; no room to load torch
         typer.echo(f"unlearnbench: the system refused: {spell_error(error)}", err=True)
         sys.exit(2)
 

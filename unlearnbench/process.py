@@ -68,8 +68,14 @@ class Workers:
 
     def _start(self, there: Connection, job: str, arguments: tuple[Any, ...]) -> Any:
         process = self._context.Process(target=_main, args=(there, job, arguments), daemon=True)  # type: ignore[attr-defined]
-        with _START, _without_main():
-            process.start()
+        try:
+            with _START, _without_main():
+                process.start()
+        except (EOFError, ConnectionError) as error:
+            raise UsageError(
+                "no process can be started, for the process server has ended: free memory, or raise the limits on "
+                "memory and open files (ulimit)"
+            ) from error
         there.close()
         return process
 
