@@ -193,9 +193,9 @@ class TestLoad:
         with pytest.warns(UserWarning) as told:
             frame = api.load(tmp_path)
         assert sorted(set(frame.forget_class)) == [1, 2]
-        assert [str(warning.message).split(", ")[-1].split(" are")[0] for warning in told] == [
+        assert [str(warning.message).split(", ")[-1].split(" left")[0] for warning in told] == [
             "line 1 is skipped: it was altered after it was written: its checksum does not match",
-            "1 records of other devices",
+            "1 record of other devices",
         ]
         assert {warning.filename for warning in told} == {__file__}
 

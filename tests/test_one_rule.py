@@ -171,7 +171,7 @@ def test_charts_terminal_and_frame(board, records, table):
     x, y = (next(m for m in board.metrics if m.key == key) for key in ("fake_fid", "fake_ua"))
     words = [dot.words for dot in scatter(board, x, y, "").dots]
     text = to_terminal(board, 200)
-    frame = long_frame(records, {})
+    frame = long_frame(board)
     for label, row in table.items():
         fid, ua = f"{row['fake_fid']:.2f}", f"{row['fake_ua']:.1f}"
         assert next(found for found in words if found.startswith(f"{label}: ")).startswith(f"{label}: FID {fid}")

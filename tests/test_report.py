@@ -115,7 +115,7 @@ def test_devices_of_other_names_or_types_are_not_mixed(device):
     old = on_device(fake_record("alpha", 7, started="2020-01-01T00:00:00Z"), **device)
     b = board([*full(), old])
     assert b.targets == [Target((c,)) for c in range(3)]
-    assert "1 records of other devices" in b.notes[0]
+    assert "1 record of other devices" in b.notes[0]
 
 
 def test_several_devices_of_one_name_share_a_table_that_says_so():
@@ -125,7 +125,7 @@ def test_several_devices_of_one_name_share_a_table_that_says_so():
     assert any("2 devices of one name, A CPU" in note for note in b.notes)
     for table in all_tables(b):
         assert "device A CPU (2 of them), torch" in table.caption
-    frame = long_frame(records, {})
+    frame = long_frame(b)
     assert (frame["device"] == "A CPU").all() and frame["cell_id"].nunique() == 4
     alone = board(records[:1])
     assert "of them" not in alone.caption() and not alone.notes
@@ -133,7 +133,7 @@ def test_several_devices_of_one_name_share_a_table_that_says_so():
 
 def test_devices_without_a_name_are_told_apart():
     nameless = [on_device(fake_record("alpha", c, device=f"device-{c}"), name=None) for c in range(2)]
-    assert "1 records of other devices" in board(nameless).notes[0]
+    assert "1 record of other devices" in board(nameless).notes[0]
 
 
 def test_protocols_are_not_mixed():

@@ -542,7 +542,7 @@ def main() -> None:
     except UsageError as error:
         _echo(one_line(f"unlearnbench: {error}", LONGEST), err=True)
         sys.exit(2)
-    except OSError as error:  # a name too long, a full disk, a folder that went away
+    except (OSError, MemoryError, ImportError) as error:  # a name too long, a full disk; no room to load torch
         _echo(f"unlearnbench: the system refused: {spell_error(error)}", err=True)
         sys.exit(2)
 

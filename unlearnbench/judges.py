@@ -184,7 +184,9 @@ def classifier_key(
 
 def through(network: nn.Module, images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Return a network's output for images, (n, D) on the CPU, computed batch by batch in eval mode."""
-    home = next(network.parameters()).device  # where it goes back to: it is no part of a method's memory
+    home = next(
+        (weights.device for weights in network.parameters()), device
+    )  # where it goes back to: it is no part of a method's memory
     try:
         with evaluating(network.to(device)):
             outputs = [network(batch.to(device)) for batch in torch.split(torch.from_numpy(images), JUDGE_BATCH)]

@@ -139,8 +139,14 @@ class _Child:
         self._guard = multiprocessing.get_context("forkserver").Process(
             target=_guard, args=(leash, line, heard, job, arguments)
         )
-        with _START, _without_main():
-            self._guard.start()
+        try:
+            with _START, _without_main():
+                self._guard.start()
+        except (EOFError, ConnectionError) as error:
+            raise UsageError(
+                "no process can be started, for the process server has ended: free memory, or raise the limits on "
+                "memory and open files (ulimit)"
+            ) from error
         line.close()
         leash.close()
 
