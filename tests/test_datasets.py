@@ -34,6 +34,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.evaluation import reference_images
 from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.plugin import method
+from unlearnbench.report.board import boards
 from unlearnbench.results import PLAIN
 
 SILENT = lambda what, done, total: None  # noqa: E731
@@ -379,6 +380,7 @@ class TestNames:
         given = [load_dataset(Source("digits", base=f"someone/{name}")) for name in ("one", "two")]
         assert all(re.fullmatch("digits-base-[0-9a-f]{6}", dataset.name) for dataset in given)
         assert given[0].name != given[1].name
+        assert len(boards([fake_record(dataset=dataset.name) for dataset in given], {})) == 2
         assert given[0].title.startswith("digits (8x8, scikit-learn), base model ")
         assert re.fullmatch("pets-[0-9a-f]{6}-base-[0-9a-f]{6}", open_folder(folder, base="someone/one").name)
 
