@@ -12,7 +12,7 @@ from unlearnbench.errors import printable
 from unlearnbench.report.values import MARK, Value, spell_number
 
 ENDS = ("low", "high")  # of an interval
-FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # what spreadsheets take for one, wide letters included
+FORMULA = re.compile(r"[=+\-@\uff1d\uff0b\uff0d\uff20]")  # what spreadsheets take for one, wide letters included
 # Markdown's signs: brackets but those around numbers, which begin no link, underscores but those within a word
 LIVE = re.compile(r"[\\|*`~$]|!(?=\[)|\[(?![^\[\]!^]*\](?![(\[:]))|(?<![^\W_])_|_(?![^\W_])")
 BLOCK = re.compile(r"^([0-9]*)([#=]|[+-](?=[\s-])|[.)](?=\s|$))")  # begins a heading, a line or a list
@@ -145,7 +145,7 @@ def frame_to_csv(frame: pd.DataFrame) -> str:
 
 def csv_text(text: str) -> str:
     """Return text for a cell of a CSV file: in one line, and after an apostrophe where it would begin a formula."""
-    flat = printable(text).replace("\n", " ")
+    flat = printable(text).replace("\n", " ").strip()
     return f"'{flat}" if FORMULA.match(flat) and not _is_number(flat) else flat
 
 
