@@ -300,7 +300,7 @@ class TestWords:
             assert {word for word in words[2:] if word.startswith("--")} <= options(SUITE[words[1]]), words
         loose = {word for span in spans if span.startswith("--") for word in span.split() if word.startswith("--")}
         known = {option for command in SUITE.values() for option in options(command)}
-        assert loose - known <= {"--time"}  # Slurm's
+        assert loose - known <= {"--time", "--version"}  # Slurm's, and that of no command
 
     def test_the_table_of_the_command_line_names_every_command(self):
         rows = TABLE_ROW.findall(README)
