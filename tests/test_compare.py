@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import fake_record
+from tests.conftest import fake_record, signed
 from tests.test_report import check_latex
 from unlearnbench.errors import UsageError
 from unlearnbench.report.board import boards
@@ -166,7 +166,7 @@ class TestReasons:
         assert one("gpu_memory", record(probe="rss_peak")).reasons == ("memory probe", "device")
 
     def test_the_page_spells_them_out(self, tmp_path):
-        records = [record(dataset="cifar10-jpeg", kind="imagefolder", changed={"lr": 0.5, "alpha": 2})]
+        records = [record(dataset="cifar10-jpeg", kind="imagefolder", changed={"lr": [0.1, 0.5], "alpha": [1, 2]})]
         text = compare(SOURCE, store(tmp_path / "r", records), tmp_path / "out", {}).pages[0].read_text()
         assert "- dataset: cifar10-jpeg (loaded as imagefolder) here, cifar10 in the paper." in text
         assert "- settings: SAFEMax with alpha=2, lr=0.5." in text
@@ -504,9 +504,12 @@ class TestWhatCanGoWrong:
         assert [page.parent.name for page in done.pages] == ["cifar10"]
 
     def test_a_record_that_cannot_be_shown_is_left_out_with_a_note(self, tmp_path):
-        odd = record(forget_class=1, changed=7)
-        done = compare(SOURCE, store(tmp_path / "r", [record(), odd]), tmp_path / "out", {})
-        assert f"{odd.cell.id} is left out" in done.notes[0]
+        folder = store(tmp_path / "r", [record(), record(forget_class=1)])
+        path = next(folder.glob("*/*.jsonl"))
+        first, second = path.read_text().splitlines()
+        path.write_text(f"{first}\n{signed({**json.loads(second), 'method': {'changed': 7}})}\n")
+        done = compare(SOURCE, folder, tmp_path / "out", {})
+        assert "line 2 is skipped: method.changed is not an object" in done.notes[0]
 
     def test_a_folder_that_cannot_be_written(self, tmp_path):
         (tmp_path / "out").write_text("in the way")

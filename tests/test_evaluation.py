@@ -124,7 +124,9 @@ def test_what_else_a_metric_says_travels_with_it(evidence):
     entry = measure(evidence, [(spec, "h")])["detailed"]
     assert (entry["detail"], entry["boundary"]) == ({"by_class": {"3": 1.0}}, 2.0)
     plain = measure(evidence, [(make_metric(lambda cell: (1.0, 5)), "h")])["<lambda>"]
-    assert not {"detail", "boundary"} & plain.keys()
+    assert not {"detail", "boundary", "range"} & plain.keys()
+    bounded = metric(title="T", unit="", better="lower", shows="forgetting", range=(0.0, None))(detailed)
+    assert measure(evidence, [(bounded.__unlearnbench__, "h")])["detailed"]["range"] == (0.0, None)
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,8 @@ def test_what_can_be_is_read(path, new):
         ({"detail": {"by_class": {3: np.int64(1)}}}, "metrics.fake_ua.detail.by_class.3 is np.int64"),
         ({"detail": {"set": {1}}}, "metrics.fake_ua.detail.set is {1}"), ({"value": None}, "reason does not say why"),
         ({"value": float("inf")}, "metrics.fake_ua.value is inf"),
+        ({"value": -0.1, "unit": "", "range": (0.0, None)}, "value is -0.1: it must be at least 0"),
+        ({"value": 1.1, "unit": "", "range": (0.0, 1.0)}, "value is 1.1: it must be from 0 to 1"),
     ],
     ids=str,
 )  # fmt: skip

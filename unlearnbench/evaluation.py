@@ -300,7 +300,7 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
             "better": spec.better, "shows": spec.shows, "headline": spec.headline, "format": spec.format,
             "source": spec.source, "source_hash": source_hash, "reason": reason,
         }  # fmt: skip
-        further = {"boundary": spec.boundary, "detail": score.detail}
+        further = {"boundary": spec.boundary, "range": spec.range, "detail": score.detail}
         entries[spec.name] |= {key: value for key, value in further.items() if value is not None}
     return entries
 

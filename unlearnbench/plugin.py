@@ -198,6 +198,7 @@ class MetricSpec:
     boundary: float | None
     optional: bool
     groups: tuple[str, ...] = ()
+    range: tuple[float | None, float | None] | None = None
 
 
 def method(
@@ -263,6 +264,7 @@ def metric(
     boundary: float | None = None,
     optional: bool = False,
     groups: Iterable[str] = (),
+    range: tuple[float | None, float | None] | None = None,
 ) -> Callable[[F], F]:
     """Declare a metric: a function whose parameter names are its needs (see `NEEDS`) and that returns a `Score`.
 
@@ -279,6 +281,8 @@ def metric(
             benchmark checks its controls against it.
         optional: it is computed only when named, not with `--metrics all`.
         groups: names under which `--metrics` selects it together with others.
+        range: the least and the greatest value there can be, None for no limit; a cell with another one fails. Of a
+            value in `%` or `nats` the unit says it.
 
     Raises:
         PluginError: an unknown need, direction or format.
@@ -307,7 +311,7 @@ def metric(
             raise PluginError(f"metric {name} has format={format!r}, which cannot format a number") from None
         function.__unlearnbench__ = MetricSpec(  # type: ignore[attr-defined]
             name, title, unit, better, shows, bool(headline), format, source, needs, function, boundary, bool(optional),
-            tuple(groups),
+            tuple(groups), range,
         )  # fmt: skip
         return function
 
