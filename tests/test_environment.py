@@ -10,7 +10,7 @@ from unlearnbench.report.board import boards
 from unlearnbench.report.environment import counted, protocol_facts, provenance_facts
 from unlearnbench.report.html.view import _facts
 from unlearnbench.report.latex import paper
-from unlearnbench.report.page import write_page
+from unlearnbench.report.page import page_files
 from unlearnbench.report.tables import all_tables
 
 
@@ -75,7 +75,7 @@ def test_page_appendix_and_paper_say_what_differs(mixed, tmp_path):
     assert "started utc" not in facts
     assert dict(protocol_facts(mixed.records))["steps"] == "25 (4 cells), 50 (1)"
     assert "25 steps, guidance 0.5 (4 cells)" in dict(_facts(mixed))["Protocol"]
-    text = write_page(mixed, [], tmp_path).read_text()
+    text = page_files(mixed, {})["report.md"]
     assert "- packages torch: 2.9.0 (3 cells), 2.10.0 (2)" in text
     latex = paper(mixed, all_tables(mixed), {}, {}).replace("\\-", "")
     assert "torch 2.9.0 (3 cells), 2.10.0 (2)" in latex

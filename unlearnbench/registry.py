@@ -296,7 +296,7 @@ def _from_file(path: Path) -> list[Plugin]:
 
 def _plugin_path(path: Path) -> Path:
     """Return the absolute path of a file that --plugin names, links followed."""
-    shown = one_line(str(path), 80)
+    shown = one_line(str(path), 300)
     try:
         found = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
