@@ -24,7 +24,7 @@ PACKAGES = frozenset({  # whose functions and classes an evaluation uses
     "PIL", "builtins", "copy", "diffusers", "functools", "itertools", "json", "math", "numpy", "operator", "random",
     "safetensors", "scipy", "sklearn", "statistics", "time", "torch", "torch_fidelity", "torchvision", "unlearnbench",
 })  # fmt: skip
-NOT_USED = ("torch._dynamo", "torch._inductor", "torch.fx", "torch._functorch")  # they replace their own as they compile
+NOT_USED = ("torch._dynamo", "torch._inductor", "torch.fx", "torch._functorch")  # they replace their own
 MATMUL = (
     "allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction",
     "allow_fp16_accumulation",
@@ -93,7 +93,7 @@ def _flags() -> dict[str, Any]:
         "torch.set_float32_matmul_precision": torch.get_float32_matmul_precision,
         "torch.autograd.set_detect_anomaly": torch.is_anomaly_enabled,
         "torch's default generator": lambda: id(torch.default_generator),
-        "torch.set_flush_denormal": lambda: (torch.tensor(tiny, dtype=torch.float64) * 1.0).item() == 0 or tiny * 1 == 0,
+        "torch.set_flush_denormal": lambda: tiny * 1 == 0,
         "torch's hooks of saved tensors": lambda: torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
         "torch.backends.mha's fast path": torch.backends.mha.get_fastpath_enabled,
         "torch.backends.cuda's attention": lambda: (
@@ -186,8 +186,17 @@ def _code_of(function: types.FunctionType) -> tuple[Any, ...]:
 
 def _replaced(old: Attributes, now: Mapping[str, object]) -> list[str]:
     """Return the names of functions, classes and constants that are another object now."""
-    return [key for key, value in old.items()
-            if now.get(key, _MISSING) is not value and (_is_code(value) or key.isupper())]  # fmt: skip
+    return [
+        key for key, value in old.items()
+        if now.get(key, _MISSING) is not value and (_is_code(value) or key.isupper())
+        and not _is_first_use(value, now.get(key))
+    ]  # fmt: skip
+
+
+def _is_first_use(old: object, now: object) -> bool:
+    """Say whether torch wrapped an optimiser's `step` in its own hooks, as it does when one is made first."""
+    code = getattr(now, "__code__", None)
+    return getattr(now, "__wrapped__", None) is old and code in Optimizer.profile_hook_step.__code__.co_consts
 
 
 def _shadowing(old: Attributes, now: Mapping[str, object]) -> list[str]:
