@@ -38,7 +38,10 @@ def coverage_of(generated, real):
     return covered / len(real)
 
 
-@metric(title="Coverage", unit="", better="higher", shows="retention", format=".3f", source="arXiv:2002.09797")
+@metric(
+    title="Coverage", unit="", better="higher", shows="retention", format=".3f", source="arXiv:2002.09797",
+    range=(0, 1),
+)  # fmt: skip
 def coverage(retain_features, reference_features):
     if len(reference_features) <= K:
         n = len(reference_features)

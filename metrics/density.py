@@ -38,7 +38,10 @@ def density_of(generated, real):
     return inside / (K * len(generated))
 
 
-@metric(title="Density", unit="", better="higher", shows="retention", format=".3f", source="arXiv:2002.09797")
+@metric(
+    title="Density", unit="", better="higher", shows="retention", format=".3f", source="arXiv:2002.09797",
+    range=(0, None),
+)  # fmt: skip
 def density(retain_features, reference_features):
     if len(reference_features) <= K:
         n = len(reference_features)

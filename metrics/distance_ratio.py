@@ -41,7 +41,7 @@ def ratios(samples, forget, retained):
     return result
 
 
-@metric(title="Distance ratio", unit="", better="higher", shows="forgetting", format=".2f")
+@metric(title="Distance ratio", unit="", better="higher", shows="forgetting", format=".2f", range=(0, None))
 def distance_ratio(forget_features, forget_reference_features, reference_features):
     for name, features in (
         ("generated images", forget_features),

@@ -24,6 +24,7 @@ def frechet_distance(generated, real):
 @metric(
     title="FID",
     unit="",
+    range=(-0.01, None),  # 0 at the least, but for rounding
     better="lower",
     shows="retention",
     headline=True,

@@ -30,7 +30,10 @@ def density_of(generated, real):
     return inside / (K * len(generated))
 
 
-@metric(title="Forget density", unit="", better="lower", shows="forgetting", format=".3f", source="arXiv:2002.09797")
+@metric(
+    title="Forget density", unit="", better="lower", shows="forgetting", format=".3f", source="arXiv:2002.09797",
+    range=(0, None),
+)  # fmt: skip
 def forget_density(forget_features, forget_reference_features):
     if len(forget_reference_features) <= K:
         n = len(forget_reference_features)

@@ -41,6 +41,7 @@ def precision_of(generated, real):
 @metric(
     title="Precision",
     unit="",
+    range=(0, 1),
     better="higher",
     shows="retention",
     format=".3f",

@@ -41,6 +41,7 @@ def recall_of(generated, real):
 @metric(
     title="Recall",
     unit="",
+    range=(0, 1),
     better="higher",
     shows="retention",
     format=".3f",

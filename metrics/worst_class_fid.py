@@ -30,6 +30,7 @@ def fid_by_class(generated, labels, real, real_labels):
 @metric(
     title="Worst class FID",
     unit="",
+    range=(-0.01, None),  # 0 at the least, but for rounding
     better="lower",
     shows="retention",
     format=".2f",
