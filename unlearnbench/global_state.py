@@ -11,6 +11,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,27 +97,29 @@ def _flags() -> dict[str, Any]:
         "torch.set_flush_denormal": lambda: tiny * 1 == 0,
         "torch's hooks of saved tensors": lambda: torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
         "torch.backends.mha's fast path": torch.backends.mha.get_fastpath_enabled,
-        "torch.backends.cuda's attention": lambda: (
-            torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled(),
-            torch.backends.cuda.math_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled(),
-        ),
         "numpy.seterr": np.geterr,
         "numpy.seterrcall": lambda: id(np.geterrcall()),
         "scipy.special.seterr": scipy.special.geterr,
         "sklearn.set_config": sklearn.get_config,
     }  # fmt: skip
+    for name in ("flash", "mem_efficient", "math", "cudnn"):
+        read[f"torch.backends.cuda.enable_{name}_sdp"] = getattr(torch.backends.cuda, f"{name}_sdp_enabled")
     for device in ("cpu", "cuda"):
-        read[f"torch.autocast({device!r})"] = lambda device=device: torch.is_autocast_enabled(device)
-        read[f"torch.autocast({device!r})'s dtype"] = lambda device=device: torch.get_autocast_dtype(device)
+        read[f"torch.autocast({device!r})"] = partial(torch.is_autocast_enabled, device)
+        read[f"torch.autocast({device!r})'s dtype"] = partial(torch.get_autocast_dtype, device)
     for name in MATMUL:
-        read[f"torch.backends.cuda.matmul.{name}"] = lambda name=name: getattr(torch.backends.cuda.matmul, name)
+        read[f"torch.backends.cuda.matmul.{name}"] = partial(getattr, torch.backends.cuda.matmul, name)
     read |= {name: value for backend in _backends() for name, value in _switches(backend)}
     for name in (name for name in vars(hooks) if name.startswith("_global")):
-        read[f"torch.nn.modules.module.{name}"] = lambda name=name: _spelled(getattr(hooks, name))
+        read[f"torch.nn.modules.module.{name}"] = partial(_hooks_in, hooks, name)
     optimizer = sys.modules[Optimizer.__module__]
     for name in OPTIMIZER_HOOKS:
-        read[f"torch.optim.optimizer.{name}"] = lambda name=name: _spelled(getattr(optimizer, name, None))
+        read[f"torch.optim.optimizer.{name}"] = partial(_hooks_in, optimizer, name)
     return {name: _value(getter) for name, getter in read.items()}
+
+
+def _hooks_in(module: types.ModuleType, name: str) -> Any:
+    return _spelled(getattr(module, name, None))
 
 
 def _value(getter: Callable[[], Any]) -> Any:
@@ -170,7 +173,7 @@ def _attributes() -> tuple[
             modules[name] = module, dict(vars(module))
             for value in modules[name][1].values():
                 if issubclass(type(value), type) and value not in classes:  # isinstance asks odd objects, which warn
-                    classes[value] = dict(vars(value))  # type: ignore[index,call-overload]
+                    classes[value] = dict(vars(value))  # type: ignore[index]
     places = [attributes for _, attributes in modules.values()]
     functions = {value for place in (*places, *classes.values()) for value in place.values() if _is_function(value)}
     return modules, classes, {function: _code_of(function) for function in functions}  # type: ignore[arg-type,misc]

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit  # type: ignore[import-untyped]
+from scipy.special import stdtrit
 
 LEAST_CLUSTERS = 3  # classes, or replicates of a single class: fewer tell nothing of their spread
 DRAWS = 2000  # of a bootstrap
