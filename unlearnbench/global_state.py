@@ -11,6 +11,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,16 +107,16 @@ def _flags() -> dict[str, Any]:
         "sklearn.set_config": sklearn.get_config,
     }  # fmt: skip
     for device in ("cpu", "cuda"):
-        read[f"torch.autocast({device!r})"] = lambda device=device: torch.is_autocast_enabled(device)
-        read[f"torch.autocast({device!r})'s dtype"] = lambda device=device: torch.get_autocast_dtype(device)
+        read[f"torch.autocast({device!r})"] = partial(torch.is_autocast_enabled, device)
+        read[f"torch.autocast({device!r})'s dtype"] = partial(torch.get_autocast_dtype, device)
     for name in MATMUL:
-        read[f"torch.backends.cuda.matmul.{name}"] = lambda name=name: getattr(torch.backends.cuda.matmul, name)
+        read[f"torch.backends.cuda.matmul.{name}"] = partial(getattr, torch.backends.cuda.matmul, name)
     read |= {name: value for backend in _backends() for name, value in _switches(backend)}
     for name in (name for name in vars(hooks) if name.startswith("_global")):
-        read[f"torch.nn.modules.module.{name}"] = lambda name=name: _spelled(getattr(hooks, name))
+        read[f"torch.nn.modules.module.{name}"] = partial(_hooks, hooks, name)
     optimizer = sys.modules[Optimizer.__module__]
     for name in OPTIMIZER_HOOKS:
-        read[f"torch.optim.optimizer.{name}"] = lambda name=name: _spelled(getattr(optimizer, name, None))
+        read[f"torch.optim.optimizer.{name}"] = partial(_hooks, optimizer, name)
     return {name: _value(getter) for name, getter in read.items()}
 
 
@@ -127,8 +128,9 @@ def _value(getter: Callable[[], Any]) -> Any:
         return str(error).split("\n")[0]
 
 
-def _spelled(registered: Any) -> Any:
+def _hooks(module: types.ModuleType, name: str) -> Any:
     """Return what tells one set of hooks from another."""
+    registered = getattr(module, name)
     return [id(hook) for hook in registered.values()] if isinstance(registered, Mapping) else registered
 
 
@@ -149,10 +151,10 @@ def _switches(backend: tuple[str, Any]) -> Iterator[tuple[str, Callable[[], Any]
     for cls in type(place).__mro__:
         for key, value in vars(cls).items():
             if isinstance(value, torch.backends.ContextProp):
-                yield f"{name}.{key}", lambda key=key: getattr(place, key)  # type: ignore[misc]
+                yield f"{name}.{key}", partial(getattr, place, key)
     for key, value in list(getattr(place, "__dict__", {}).items()):
         if not key.startswith("_") and isinstance(value, bool | int | str | None):
-            yield f"{name}.{key}", lambda key=key: getattr(place, key)  # type: ignore[misc]
+            yield f"{name}.{key}", partial(getattr, place, key)
 
 
 Attributes = dict[str, object]
@@ -170,7 +172,7 @@ def _attributes() -> tuple[
             modules[name] = module, dict(vars(module))
             for value in modules[name][1].values():
                 if issubclass(type(value), type) and value not in classes:  # isinstance asks odd objects, which warn
-                    classes[value] = dict(vars(value))  # type: ignore[index,call-overload]
+                    classes[value] = dict(vars(value))  # type: ignore[index]
     places = [attributes for _, attributes in modules.values()]
     functions = {value for place in (*places, *classes.values()) for value in place.values() if _is_function(value)}
     return modules, classes, {function: _code_of(function) for function in functions}  # type: ignore[arg-type,misc]
