@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -7,7 +11,16 @@ import pytest
 import torch
 
 from unlearnbench.cost import Cost, Meter, compiling_is_warmup
-from unlearnbench.probes import ForeignCpu, ForeignProcesses, Instruments, PolledRss, RssPeak, Sleep
+from unlearnbench.monitor import StopSampler
+from unlearnbench.probes import (
+    ForeignCpu,
+    ForeignProcesses,
+    Instruments,
+    PolledRss,
+    RssPeak,
+    Sleep,
+    _own_cpu_seconds,
+)
 
 
 class FakeClock:
@@ -266,6 +279,68 @@ class TestDisturbances:
 
 
 OURS = {"user": 0.0, "system": 0.0, "children_user": 0.0, "children_system": 0.0}
+
+
+def test_time_that_the_process_is_stopped_is_not_run_time(parts):
+    clock, _, meter = parts
+    watch = FakeWatch()
+    meter.instruments.watches = [watch]
+    with meter.phase("forget"):
+        clock.now += 10
+        watch.amounts = {"stopped_seconds": 6.0, "foreign_cpu_seconds": 1.5}
+    assert seconds(meter) == {"forget": 4.0}
+    assert meter.outside() == {"stopped": 6.0, "rest": 0.0}
+    what = "the process was stopped for 6 s, which are not counted"
+    assert meter.disturbances(2) == [{"phase": "forget", "what": what}]
+
+
+STOPPED = """
+import re, sys, time
+import torch
+from unlearnbench.cost import Meter
+meter = Meter.for_device(torch.device("cpu"), "x")
+with meter.phase("forget"):
+    print("begun", flush=True)
+    re.match(r"(a+)+$", "a" * 25 + "b")  # keeps the interpreter's lock
+print(meter.costs["forget"].load["stopped_seconds"])
+"""
+
+
+def test_a_stop_is_noticed_while_the_interpreters_lock_is_kept():
+    process = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2)
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=120)
+    assert float(output) == pytest.approx(2, abs=0.5)
+
+
+def test_a_process_that_was_frozen_with_its_monitor_was_stopped(monkeypatch):
+    now = FakeClock()
+    monkeypatch.setattr("unlearnbench.monitor.time.monotonic", now)
+    monkeypatch.setattr("unlearnbench.monitor._waited_for_a_core", lambda: 0.0)
+    sampler = StopSampler(os.getpid(), 0.1)
+    now.now += 0.1
+    sampler.poll()
+    now.now += 5.1
+    assert sampler.edge() == {"stopped_seconds": pytest.approx(5.0)}
+    now.now += 0.3  # late, as on a busy machine
+    assert sampler.edge() == {"stopped_seconds": 0.0}
+
+
+def test_what_a_child_computes_is_not_a_strangers_work():
+    watch = ForeignCpu()
+    before = _own_cpu_seconds()
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(1, flush=True)\ninput()"
+    child = subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    alive = _own_cpu_seconds()
+    child.communicate(b"\n")
+    assert alive - before >= 0.45
+    assert _own_cpu_seconds() >= alive
+    assert watch.edge()["foreign_cpu_seconds"] >= 0
 
 
 class TestInstruments:

@@ -281,7 +281,7 @@ def test_a_monitor_that_hangs_is_given_up_in_time(device, start, monkeypatch, sa
 def test_nonsense_is_said_and_survived(device, start, text):
     monitor = start()
     device.show(say=text)
-    assert_given_up(monitor, f"sent an invalid reply: {text.strip()}".replace("\xff", "\N{REPLACEMENT CHARACTER}"))
+    assert_given_up(monitor, f"invalid reply: {text.strip()}".replace("\xff", "\N{REPLACEMENT CHARACTER}"))
 
 
 def test_a_monitor_that_cannot_be_started_is_said_and_survived(device, start, monkeypatch):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -372,6 +373,59 @@ def test_a_sigterm_keeps_finished_cells_and_says_how_to_go_on(tmp_path):  # test
     status, output = run(tmp_path, *LONG)
     assert status == 0, output
     assert [record.status for record in records(tmp_path).values()] == ["ok"] * 4
+
+
+HELPED = """
+    import pathlib, subprocess, sys
+    from unlearnbench import method
+
+    @method(title="Helped")
+    def helped(ctx):
+        helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        pathlib.Path("began").touch()
+        helper.wait()
+        raise RuntimeError("the helper died")
+"""
+
+
+WITH_HELP = ("--methods", "helped", "--classes", "0", "--plugin", "helped.py", "--controls", "none", *QUICK)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_all_processes_of_a_run_interrupts_its_cell_and_a_second_one_changes_nothing(tmp_path, number):
+    (tmp_path / "helped.py").write_text(textwrap.dedent(HELPED))
+    process = start(
+        tmp_path, "--methods", "helped", "--classes", "0", "--plugin", "helped.py", "--controls", "none", *QUICK
+    )
+    deadline = time.monotonic() + SECONDS
+    while not (tmp_path / "began").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for _ in range(12):
+        with suppress(ProcessLookupError):  # it has ended
+            os.killpg(process.pid, number)
+        time.sleep(0.05)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    (record,) = records(tmp_path).values()
+    assert (record.status, record.reason) == ("interrupted", f"the run was stopped by {number.name}")
+
+
+def test_a_run_that_was_started_with_nohup_survives_a_hangup(tmp_path):
+    (tmp_path / "helped.py").write_text(textwrap.dedent(HELPED).replace("600", "2").replace("    raise", "    #"))
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(
+            tmp_path, "--methods", "helped", "--classes", "0", "--plugin", "helped.py", "--controls", "none", *QUICK
+        )
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    wait_for(tmp_path, lambda _: (tmp_path / "began").exists(), process)
+    os.killpg(process.pid, signal.SIGHUP)
+    output, _ = process.communicate(timeout=SECONDS)
+    found = {record.cell.method: record.status for record in records(tmp_path).values()}
+    assert found["helped"] == "ok", output
 
 
 def test_an_interrupt_before_the_first_cell_writes_nothing(tmp_path):

@@ -163,11 +163,13 @@ def train(
     from unlearnbench.artifacts import default_cache
     from unlearnbench.benchmark import train_base
     from unlearnbench.datasets import Source, load_dataset
+    from unlearnbench.process import ignore_stopping
 
     chosen = load_dataset(Source(dataset, protocol, data_root, image_size, base_steps=steps))
     _check_writable(out, "--out")
     losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out, minutes=minutes)
     if losses is None:
+        ignore_stopping()
         _say(console, "Stopped. The same command goes on from the last checkpoint.")
         raise typer.Exit(130)
     if losses:
@@ -442,11 +444,14 @@ def _conclude(
 ) -> None:
     """Say how a run of `key`, a dataset and a protocol, ended, render its report, and exit with its status."""
     from unlearnbench.output import make_console, say_where
+    from unlearnbench.process import ignore_stopping
 
     console = make_console()
     if lost := summary.lost:
         _say(console, _spell_lost(lost, results))
     if summary.interrupted:
+        if not summary.out_of_time:
+            ignore_stopping()
         there = max(summary.ran - len(lost), 0)
         _say(
             console,

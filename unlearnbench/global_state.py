@@ -97,13 +97,15 @@ def _flags() -> dict[str, Any]:
         "torch.set_flush_denormal": lambda: tiny * 1 == 0,
         "torch's hooks of saved tensors": lambda: torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
         "torch.backends.mha's fast path": torch.backends.mha.get_fastpath_enabled,
+        "torch.backends.cuda's attention": lambda: (
+            torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled(),
+            torch.backends.cuda.math_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled(),
+        ),
         "numpy.seterr": np.geterr,
         "numpy.seterrcall": lambda: id(np.geterrcall()),
         "scipy.special.seterr": scipy.special.geterr,
         "sklearn.set_config": sklearn.get_config,
     }  # fmt: skip
-    for name in ("flash", "mem_efficient", "math", "cudnn"):
-        read[f"torch.backends.cuda.enable_{name}_sdp"] = getattr(torch.backends.cuda, f"{name}_sdp_enabled")
     for device in ("cpu", "cuda"):
         read[f"torch.autocast({device!r})"] = partial(torch.is_autocast_enabled, device)
         read[f"torch.autocast({device!r})'s dtype"] = partial(torch.get_autocast_dtype, device)
@@ -111,15 +113,11 @@ def _flags() -> dict[str, Any]:
         read[f"torch.backends.cuda.matmul.{name}"] = partial(getattr, torch.backends.cuda.matmul, name)
     read |= {name: value for backend in _backends() for name, value in _switches(backend)}
     for name in (name for name in vars(hooks) if name.startswith("_global")):
-        read[f"torch.nn.modules.module.{name}"] = partial(_hooks_in, hooks, name)
+        read[f"torch.nn.modules.module.{name}"] = partial(_hooks, hooks, name)
     optimizer = sys.modules[Optimizer.__module__]
     for name in OPTIMIZER_HOOKS:
-        read[f"torch.optim.optimizer.{name}"] = partial(_hooks_in, optimizer, name)
+        read[f"torch.optim.optimizer.{name}"] = partial(_hooks, optimizer, name)
     return {name: _value(getter) for name, getter in read.items()}
-
-
-def _hooks_in(module: types.ModuleType, name: str) -> Any:
-    return _spelled(getattr(module, name, None))
 
 
 def _value(getter: Callable[[], Any]) -> Any:
@@ -130,8 +128,9 @@ def _value(getter: Callable[[], Any]) -> Any:
         return str(error).split("\n")[0]
 
 
-def _spelled(registered: Any) -> Any:
+def _hooks(module: types.ModuleType, name: str) -> Any:
     """Return what tells one set of hooks from another."""
+    registered = getattr(module, name)
     return [id(hook) for hook in registered.values()] if isinstance(registered, Mapping) else registered
 
 
@@ -152,10 +151,10 @@ def _switches(backend: tuple[str, Any]) -> Iterator[tuple[str, Callable[[], Any]
     for cls in type(place).__mro__:
         for key, value in vars(cls).items():
             if isinstance(value, torch.backends.ContextProp):
-                yield f"{name}.{key}", lambda key=key: getattr(place, key)  # type: ignore[misc]
+                yield f"{name}.{key}", partial(getattr, place, key)
     for key, value in list(getattr(place, "__dict__", {}).items()):
         if not key.startswith("_") and isinstance(value, bool | int | str | None):
-            yield f"{name}.{key}", lambda key=key: getattr(place, key)  # type: ignore[misc]
+            yield f"{name}.{key}", partial(getattr, place, key)
 
 
 Attributes = dict[str, object]

@@ -14,6 +14,7 @@ what they hold is in the device's use at the start.
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -356,6 +357,7 @@ def main(pid: int, period: float, uuid: str | None = None) -> None:
         period: seconds between readings.
         uuid: of the device whose memory is read; None for the process's stops.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the cell decides, and ends this process
     if uuid is None:
         _serve(StopSampler(pid, period), period)
         return

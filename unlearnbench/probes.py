@@ -97,7 +97,8 @@ class TorchPeaks:
 
 def _own_cpu_seconds() -> float:
     """Return the CPU seconds of this process and of those it started, whether they have ended or not."""
-    seconds = sum(os.times()[:4])
+    mine = os.times()
+    seconds = mine.user + mine.system + mine.children_user + mine.children_system
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it ended meanwhile, and counts next time if it was waited for
             seconds += sum(process.cpu_times()[:4])

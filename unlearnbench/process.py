@@ -247,6 +247,12 @@ def _quiet_start() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = safe
 
 
+def ignore_stopping() -> None:
+    """Turn a deaf ear to further signals: this process has stopped its work, and is about to end as it should."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _death(code: int | None) -> str:
     """Return the reason of a process that ended without a word."""
     if code is None:
