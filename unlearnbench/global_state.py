@@ -97,15 +97,13 @@ def _flags() -> dict[str, Any]:
         "torch.set_flush_denormal": lambda: tiny * 1 == 0,
         "torch's hooks of saved tensors": lambda: torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
         "torch.backends.mha's fast path": torch.backends.mha.get_fastpath_enabled,
-        "torch.backends.cuda's attention": lambda: (
-            torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled(),
-            torch.backends.cuda.math_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled(),
-        ),
         "numpy.seterr": np.geterr,
         "numpy.seterrcall": lambda: id(np.geterrcall()),
         "scipy.special.seterr": scipy.special.geterr,
         "sklearn.set_config": sklearn.get_config,
     }  # fmt: skip
+    for name in ("flash", "mem_efficient", "math", "cudnn"):
+        read[f"torch.backends.cuda.enable_{name}_sdp"] = getattr(torch.backends.cuda, f"{name}_sdp_enabled")
     for device in ("cpu", "cuda"):
         read[f"torch.autocast({device!r})"] = partial(torch.is_autocast_enabled, device)
         read[f"torch.autocast({device!r})'s dtype"] = partial(torch.get_autocast_dtype, device)
