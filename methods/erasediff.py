@@ -72,9 +72,9 @@ def adaptive_penalty(retain_loss, forget_loss, parameters, eta: float):
     streams=("forget", "retain"),
     tuned={
         "digits": {
-            "steps": 100,
-            "round_steps": 25,
-            "inner_steps": 10,
+            "steps": 120,
+            "round_steps": 30,
+            "inner_steps": 5,
             "batch": 48,
             "lr": 2.5e-4,
             "penalty": 0.5,
