@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy.special  # type: ignore[import-untyped]
 import sklearn
 import torch
 from torch.nn.modules import module as hooks
@@ -97,10 +97,6 @@ def _flags() -> dict[str, Any]:
         "torch.set_flush_denormal": lambda: tiny * 1 == 0,
         "torch's hooks of saved tensors": lambda: torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
         "torch.backends.mha's fast path": torch.backends.mha.get_fastpath_enabled,
-        "torch.backends.cuda's attention": lambda: (
-            torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled(),
-            torch.backends.cuda.math_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled(),
-        ),
         "numpy.seterr": np.geterr,
         "numpy.seterrcall": lambda: id(np.geterrcall()),
         "scipy.special.seterr": scipy.special.geterr,
@@ -109,6 +105,8 @@ def _flags() -> dict[str, Any]:
     for device in ("cpu", "cuda"):
         read[f"torch.autocast({device!r})"] = partial(torch.is_autocast_enabled, device)
         read[f"torch.autocast({device!r})'s dtype"] = partial(torch.get_autocast_dtype, device)
+    for kind in ("flash", "mem_efficient", "math", "cudnn"):
+        read[f"torch.backends.cuda.enable_{kind}_sdp"] = getattr(torch.backends.cuda, f"{kind}_sdp_enabled")
     for name in MATMUL:
         read[f"torch.backends.cuda.matmul.{name}"] = partial(getattr, torch.backends.cuda.matmul, name)
     read |= {name: value for backend in _backends() for name, value in _switches(backend)}
