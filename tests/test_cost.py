@@ -339,7 +339,7 @@ def test_what_a_child_computes_is_not_a_strangers_work():
     alive = _own_cpu_seconds()
     child.communicate(b"\n")
     assert alive - before >= 0.45
-    assert _own_cpu_seconds() >= alive
+    assert _own_cpu_seconds() >= alive - 0.02
     assert watch.edge()["foreign_cpu_seconds"] >= 0
 
 

@@ -123,8 +123,9 @@ def test_what_may_change_freely_is_put_back(monkeypatch):
     expected = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
     os.environ.update(KEPT="2", NEW="3")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        known = list(warnings.filters)
+        warnings.filterwarnings("ignore", "the judge is poor")
         before.restore()
-        assert warnings.filters[0][0] != "error"
+        assert warnings.filters == known
     assert (os.environ["KEPT"], "NEW" in os.environ) == ("1", False)
     assert (torch.rand(1), random.random(), np.random.rand()) == expected  # noqa: NPY002

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy.special  # type: ignore[import-untyped]
 import sklearn
 import torch
 from torch.nn.modules import module as hooks
@@ -107,6 +107,8 @@ def _flags() -> dict[str, Any]:
     for device in ("cpu", "cuda"):
         read[f"torch.autocast({device!r})"] = partial(torch.is_autocast_enabled, device)
         read[f"torch.autocast({device!r})'s dtype"] = partial(torch.get_autocast_dtype, device)
+    for kind in ("flash", "mem_efficient", "math", "cudnn"):
+        read[f"torch.backends.cuda.enable_{kind}_sdp"] = getattr(torch.backends.cuda, f"{kind}_sdp_enabled")
     for name in MATMUL:
         read[f"torch.backends.cuda.matmul.{name}"] = partial(getattr, torch.backends.cuda.matmul, name)
     read |= {name: value for backend in _backends() for name, value in _switches(backend)}

@@ -135,7 +135,8 @@ class _Child:
         self.pid: int | None = None  # of the job, as soon as it has said so
         self._line, line = multiprocessing.Pipe()
         self._leash, leash = multiprocessing.Pipe()
-        heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        ended_by = set(STOPPING) - {signal.SIGINT}  # to which programs that a job starts stay deaf: Ctrl-C is the run's
+        heard = [number for number in ended_by if signal.getsignal(number) is not signal.SIG_IGN]
         self._guard = multiprocessing.get_context("forkserver").Process(
             target=_guard, args=(leash, line, heard, job, arguments)
         )
@@ -271,7 +272,7 @@ def _guard(leash: Connection, line: Connection, heard: Sequence[int], job: str, 
     Args:
         leash: to the run: takes the job's exit code. A message on it, or its end, ends the job.
         line: to the run, for the job.
-        heard: signals that would end a process of the run, had it not been started deaf to them.
+        heard: signals that shall end what the job starts, although the server is deaf to them.
         job: as `Workers.run` takes it.
         arguments: of the job.
     """
@@ -338,7 +339,7 @@ def _hear_again() -> None:
     """Give a process that a job forked the signals back, else no pool could end its workers."""
     for number in STOPPING:
         if signal.getsignal(number) is _leave_to_the_run:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)
 
 
 class PipeLine:
