@@ -26,7 +26,7 @@ from unlearnbench.evaluation import sample_seeds
 from unlearnbench.networks import build_unet
 from unlearnbench.plan import needs_run
 from unlearnbench.product import CARD, FACTS, card, draw, grid, is_saved, open_model, settle, stage, staging
-from unlearnbench.results import ResultStore, records_digest
+from unlearnbench.results import DeviceModel, ResultStore, records_digest
 
 SHAPE = (1, 8, 8)
 CPU = torch.device("cpu")
@@ -146,7 +146,7 @@ class TestTheFolder:
 class TestWhichCellsRun:
     def asked(self, record, models):
         dataset = load_dataset("digits")
-        return needs_run(record, "missing", {}, ["fake_ua"], ("cpu", "A CPU"), dataset, models=models)
+        return needs_run(record, "missing", {}, ["fake_ua"], DeviceModel("cpu", "A CPU"), dataset, models=models)
 
     def test_a_cell_without_its_folder_runs(self, saved, tmp_path):
         models, record = saved

@@ -118,6 +118,17 @@ def test_devices_of_other_names_or_types_are_not_mixed(device):
     assert "1 record of other devices" in b.notes[0]
 
 
+def test_processors_of_one_name_are_not_mixed_and_unknown_ones_are_named():
+    zen = [on_device(fake_record("alpha", c), processor="family 25") for c in range(2)]
+    other = on_device(fake_record("alpha", 2), processor="family 26")
+    older = [fake_record("beta", c) for c in range(2)]  # of before processors were noted
+    assert {r.cell.id for r in board([other, *zen]).records} == {r.cell.id for r in zen}
+    mixed = board([*older, *zen])
+    assert len(mixed.records) == 4
+    assert any("the processor of 2 of 4 cells is known (family 25)" in note for note in mixed.notes)
+    assert not any("processor" in note for note in (*board(zen).notes, *board(older).notes))
+
+
 def test_several_devices_of_one_name_share_a_table_that_says_so():
     records = [fake_record("alpha", c, device=f"device-{c % 2}") for c in range(4)]
     b = board(records)

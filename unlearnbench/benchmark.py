@@ -22,7 +22,7 @@ from unlearnbench.process import STOPPING, Outcome, Turn, Workers
 from unlearnbench.product import settle, staging
 from unlearnbench.progress import Display, Task
 from unlearnbench.provenance import software_provenance
-from unlearnbench.results import Record, ResultStore, device_model
+from unlearnbench.results import DeviceModel, Record, ResultStore, device_model
 from unlearnbench.scratch import remove
 from unlearnbench.turns import Turns, device_lock
 
@@ -179,7 +179,7 @@ class Benchmark:
         display.wait("wait for the device", holder)
         self._check_time()
 
-    def _select(self, rerun: Rerun, device: tuple[str, str], display: Display) -> Selection:
+    def _select(self, rerun: Rerun, device: DeviceModel, display: Display) -> Selection:
         """Return the cells to run, after saying which records could not be read and how many are kept."""
         reading = self._store.read()
         for problem in reading.problems:

@@ -22,7 +22,7 @@ from unlearnbench.judges import classifier
 from unlearnbench.plan import Plan, select
 from unlearnbench.preparation import OTHER_JUDGES, base_artifact, image_digests, train_features
 from unlearnbench.progress import spell
-from unlearnbench.results import Record, ResultStore, device_model
+from unlearnbench.results import DeviceModel, Record, ResultStore, device_model
 from unlearnbench.runner import identify
 
 MOST_NAMED = 5  # methods named in a line
@@ -169,12 +169,12 @@ def _downloads(dataset: Dataset, lacking: Collection[str], needs: Collection[str
     return [*found, *([f"{dataset.checkpoint} of the Hugging Face Hub (to download)"] if hub else [])]
 
 
-def duration(cells: Sequence[Cell], records: Iterable[Record], device: tuple[str, str]) -> str:
+def duration(cells: Sequence[Cell], records: Iterable[Record], device: DeviceModel) -> str:
     """Return how long cells will take one after another, by the records of the same device, dataset and methods."""
     where = {(cell.dataset, cell.protocol) for cell in cells}
     seconds: dict[str, list[float]] = {}
     for record in records:
-        known = record.status == "ok" and record.wall_seconds is not None and record.device_model == device
+        known = record.status == "ok" and record.wall_seconds is not None and record.device_model.matches(device)
         if known and (record.cell.dataset, record.cell.protocol) in where:
             seconds.setdefault(record.cell.method, []).append(float(record.wall_seconds or 0.0))
     known_cells = [cell for cell in cells if cell.method in seconds]

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.special  # type: ignore[import-untyped]
+import scipy.special
 import sklearn
 import torch
 from torch.nn.modules import module as hooks

@@ -23,7 +23,7 @@ from unlearnbench.grid import (
 from unlearnbench.plugin import MethodSpec, MetricSpec, suggest
 from unlearnbench.product import is_saved
 from unlearnbench.registry import Registry
-from unlearnbench.results import Record
+from unlearnbench.results import DeviceModel, Record
 
 MOST_CELLS = 100_000  # of one run
 FRECHET = "FID"  # in the titles of metrics that take a covariance of the features
@@ -194,7 +194,7 @@ class Selection:
 
 
 def select(
-    plan: Plan, records: Sequence[Record], rerun: Rerun, device: tuple[str, str], *, repeats: int = 1,
+    plan: Plan, records: Sequence[Record], rerun: Rerun, device: DeviceModel, *, repeats: int = 1,
     models: Path | None = None, controls: Controls = "first",
 ) -> Selection:  # fmt: skip
     """Return which cells of a plan are to be measured; `run` measures them, and its dry run shows them.
@@ -228,7 +228,7 @@ def select(
     return Selection(todo, list((kept | {record.cell.id: record for record in standing}).values()), further)
 
 
-def _checks_made(plan: Plan, records: Iterable[Record], rerun: Rerun, device: tuple[str, str]) -> list[Record]:
+def _checks_made(plan: Plan, records: Iterable[Record], rerun: Rerun, device: DeviceModel) -> list[Record]:
     """Return the sound records of controls, of any class."""
     settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
     alike = [
@@ -249,7 +249,7 @@ def needs_run(
     rerun: Rerun,
     source_hashes: Mapping[str, str],
     metrics: Sequence[str],
-    device: tuple[str, str],
+    device: DeviceModel,
     dataset: Dataset,
     repeats: int = 1,
     models: Path | None = None,
@@ -262,7 +262,7 @@ def needs_run(
     """
     if rerun == "always" or record is None or record.status == "interrupted":
         return True
-    if record.device_model != device or record.is_stale(source_hashes):
+    if not record.device_model.matches(device) or record.is_stale(source_hashes):
         return True
     if (record.dataset.get("digest"), record.dataset.get("content", "")) != (dataset.digest, dataset.content):
         return True

@@ -156,9 +156,8 @@ def device_key(identity: Mapping[str, Any]) -> dict[str, Any]:
 
     Which one of several alike it was (the UUID) is a fact of the record, and no reason to make a product again.
     """
-    kind, name = device_model(identity)
-    facts = {fact: identity[fact] for fact in ("processor", "driver", "cuda") if fact in identity}
-    return {"type": kind, "name": name, **facts}
+    facts = {fact: identity[fact] for fact in ("driver", "cuda") if fact in identity}
+    return {**device_model(identity)._asdict(), **facts}
 
 
 def device_identity(device: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock
 
@@ -105,8 +105,8 @@ class Record:
         return record
 
     @property
-    def device_model(self) -> tuple[str, str]:
-        """Type and name of the device: devices of one model share a table. One without a name stands for itself."""
+    def device_model(self) -> "DeviceModel":
+        """The model of the device: devices of one model share a table. One without a name stands for itself."""
         return device_model(self.provenance.get("device", {}))
 
     def is_stale(self, source_hashes: Mapping[str, str]) -> bool:
@@ -133,9 +133,23 @@ def hashes_of(source_hashes: Hashes, records: Iterable[Record]) -> Mapping[str, 
     return source_hashes(records) if callable(source_hashes) else source_hashes
 
 
-def device_model(identity: Mapping[str, Any]) -> tuple[str, str]:
-    """Return type and name of a device; without a name its UUID."""
-    return str(identity.get("type")), str(identity.get("name") or identity.get("uuid"))
+class DeviceModel(NamedTuple):
+    """What devices of one kind have in common."""
+
+    type: str
+    name: str
+    processor: str = ""  # family and model of a CPU, whose name may stand for several; records may lack it
+
+    def matches(self, other: "DeviceModel") -> bool:
+        """Say whether both are one model, as far as is known."""
+        known = {self.processor, other.processor} - {""}
+        return self[:2] == other[:2] and len(known) < 2
+
+
+def device_model(identity: Mapping[str, Any]) -> DeviceModel:
+    """Return the model of a device; without a name it is called by its UUID."""
+    name = str(identity.get("name") or identity.get("uuid"))
+    return DeviceModel(str(identity.get("type")), name, str(identity.get("processor") or ""))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Board:
             source_hashes: of the plugins as they are now, to find stale records.
         """
         device, setup, self.source_hashes = records[-1].device_model, _setup(records[-1]), source_hashes
-        here = [record for record in records if record.device_model == device]
+        here = [record for record in records if record.device_model.matches(device)]
         self.records = [record for record in here if _setup(record) == setup]
         self.left_out: list[str] = []  # a sentence on each kind of records that are
         self._whole: Board | None = None  # what this is a part of, where it shows some rows alone
@@ -624,7 +624,7 @@ def _row(record: Record, target: Target) -> tuple[Any, ...]:
     """Return what the steps of one sequence have in common, with one of their targets."""
     cell = record.cell
     settings = canonical_json(dict(cell.settings))
-    return cell.dataset, cell.protocol, cell.method, settings, cell.seeds, record.device_model, target
+    return cell.dataset, cell.protocol, cell.method, settings, cell.seeds, record.device_model[:2], target
 
 
 def _form(target: Target) -> str:

@@ -62,7 +62,8 @@ def code_words(records: Sequence[Record]) -> str:
 def mixture_notes(records: Sequence[Record]) -> list[str]:
     """Return a sentence for each product that rows of one table should share and do not, named by its digests.
 
-    A base model belongs to its seed; judges and the feature extractor to the dataset.
+    A base model belongs to its seed; judges and the feature extractor to the dataset. Then a sentence on records that
+    do not say which processor they were measured on, where others of the same device name do.
     """
     found: dict[tuple[str, int], Counter[str]] = {}
     for record in records:
@@ -74,7 +75,18 @@ def mixture_notes(records: Sequence[Record]) -> list[str]:
         f"these records rest on different {MADE[name]}{f' of seed {seed}' if name == 'base' else ''}, SHA-256 "
         f"{spelled(counts)}: compare rows with care"
         for (name, seed), counts in sorted(found.items()) if len(counts) > 1
-    ]  # fmt: skip
+    ] + _unknown_processors(records)  # fmt: skip
+
+
+def _unknown_processors(records: Sequence[Record]) -> list[str]:
+    processors = Counter(record.device_model.processor for record in records)
+    unknown = processors.pop("", 0)
+    if not (unknown and processors):
+        return []
+    return [
+        f"the processor of {len(records) - unknown} of {len(records)} cells is known ({spelled(processors)}), and may be "
+        "another one in the rest: compare run times with care"
+    ]
 
 
 def protocol_facts(records: Sequence[Record]) -> list[tuple[str, str]]:
