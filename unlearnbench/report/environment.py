@@ -84,8 +84,8 @@ def _unknown_processors(records: Sequence[Record]) -> list[str]:
     if not (unknown and processors):
         return []
     return [
-        f"the processor of {len(records) - unknown} of {len(records)} cells is known ({spelled(processors)}), and may be "
-        "another one in the rest: compare run times with care"
+        f"the processor of {len(records) - unknown} of {len(records)} cells is known ({spelled(processors)}), and may "
+        "be another one in the rest: compare run times with care"
     ]
 
 
