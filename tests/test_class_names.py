@@ -4,7 +4,6 @@ import base64
 import io
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -118,7 +117,7 @@ def test_page_tables_and_alarms_have_names():
     assert all("forget classes cat" in caption for caption in captions)
     efficiency = next(table for table in all_tables(found) if table.name == "efficiency")
     assert efficiency.rows[:3] == ["0 cat", "1 dog", "2 bird"]  # numbers too: options take both
-    assert "cat, dog, bird; 1 seed" in (html := page({"pets": found}, [], Path("nowhere")))
+    assert "cat, dog, bird; 1 seed" in (html := page({"pets": found}, []))
     for text in ("Alpha, class dog:", ">cat</", "retained class dog", "after forgetting bird"):
         assert text in html
 

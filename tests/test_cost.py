@@ -394,6 +394,7 @@ class TestInstruments:
         )
         monkeypatch.setattr("unlearnbench.probes.os.times", lambda: SimpleNamespace(**{**OURS, "user": mine[0]}))
         monkeypatch.setattr("unlearnbench.probes.os.sched_getaffinity", lambda pid: {0, 2}, raising=False)
+        monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(children=lambda recursive: []))
         watch = ForeignCpu()
         busy[:], mine[0] = [3.0, 100.0, 1.0], 2.5  # the second core is not ours
         assert watch.edge() == {"foreign_cpu_seconds": pytest.approx(1.5)}

@@ -159,7 +159,7 @@ def test_a_picture_that_is_none_is_left_out(tmp_path, monkeypatch, png):
 def test_deep_long_and_many_facts_are_shown_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "FIGURES", {})
     deep = {}
-    for _ in range(30):
+    for _ in range(14):  # two levels each
         deep = {"x": [deep]}
     record = fake_record()
     facts = {**record.provenance, "deep": deep, "long": "y" * 10**6, **{f"k{k}": k for k in range(10_000)}}
@@ -215,13 +215,6 @@ def test_numbers_of_any_size_are_shown(cells, unit, name):
         files = _files(found, lambda board: {name: page.draw(found[board], name)}, Rendering())
     longest = max(len(line) for line in files["digits/tables/summary.md"].splitlines() if line.startswith("|"))
     assert longest < 400
-
-
-def test_numbers_beyond_all_sums_are_left_out_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "FIGURES", {})
-    records = [fake_record("a", c, fid=fid) for c, fid in enumerate((1.7e308, 1.7e308, 1.0))]
-    rendering = render(store(tmp_path / "results", records), tmp_path / "out", {})
-    assert len([note for note in rendering.notes if "is left out, it cannot be shown" in note]) >= 1
 
 
 SURROUNDINGS = {

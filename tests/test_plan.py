@@ -11,7 +11,7 @@ from unlearnbench.datasets.profiles import colour_profiles
 from unlearnbench.grid import parse_targets
 from unlearnbench.networks import CLASSIFIERS
 from unlearnbench.plan import _few_samples, make_plan, select
-from unlearnbench.results import device_model
+from unlearnbench.results import DeviceModel, device_model
 
 DEVICE = {"type": "cpu", "name": "A CPU", "uuid": "1"}
 
@@ -122,7 +122,7 @@ def test_a_selection_keeps_what_is_recorded(make):
     assert [record.cell.id for record in found.failed] == [failed.id]
     assert failed in select(plan, records, "failed", device).todo
     assert select(plan, records, "always", device).todo == list(plan.cells)
-    assert select(plan, records, "missing", ("cpu", "Another CPU")).todo == list(plan.cells)
+    assert select(plan, records, "missing", DeviceModel("cpu", "Another CPU")).todo == list(plan.cells)
 
 
 def test_a_control_of_another_class_stands_for_the_first(make):

@@ -191,7 +191,7 @@ class Benchmark:
         every = len(self._plan.cells)
         if kept := every - len(found.todo):
             display.say(
-                f"{kept} of {plural(every, 'cell')} {'is' if kept == 1 else 'are'} recorded in {self._store.root} "
+                f"{kept} of {plural(every, 'cell')} {'is' if every == 1 else 'are'} recorded in {self._store.root} "
                 f"already (--rerun always measures them again)"
             )
         return found

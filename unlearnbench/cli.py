@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -14,11 +14,12 @@ from unlearnbench import __version__, options
 from unlearnbench.errors import PluginError, UsageError, one_line, plural, printable, spell_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
     from unlearnbench.benchmark import Summary
+    from unlearnbench.plan import Plan
     from unlearnbench.process import Workers
     from unlearnbench.registry import Plugin, Registry
     from unlearnbench.report import Rendering
@@ -111,26 +112,35 @@ def run(
         registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
         base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
     )  # fmt: skip
-    if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
-        raise UsageError("--stop-if-weak looks at the untouched model: add original to --methods")
     cache = default_cache()
     folders = {"--results": results, "--out": out, "--save-models": save_models, "UNLEARNBENCH_CACHE": cache}
-    for option, folder in folders.items():
-        if folder is not None:
-            _check_writable(folder, option)
+    _check_run(plan, folders, stop_if_weak)
     if workers is None:
-        from unlearnbench.forecast import forecast
-
-        for line in forecast(plan, ResultStore(results), cache, device, rerun, repeats, save_models, controls):
-            _say(console, line)
+        _forecast(console, plan, ResultStore(results), cache, device, rerun, repeats, save_models, controls)
         return
     benchmark = Benchmark(
         plan, workers, ResultStore(results), console, cache=cache, device=device, plugin_files=plugin_files,
         timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls, models=save_models,
         stop_if_weak=stop_if_weak,
     )  # fmt: skip
-    key = (plan.dataset.name, plan.dataset.protocol.name)
-    _conclude(benchmark.run(rerun), len(plan.cells), key, results, out, registry)
+    _conclude(benchmark.run(rerun), plan, results, out, registry)
+
+
+def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak: bool) -> None:
+    """Raise UsageError for what would stop a run later: a folder that cannot be written, nothing to look at."""
+    if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
+        raise UsageError("--stop-if-weak looks at the untouched model: add original to --methods")
+    for option, folder in folders.items():
+        if folder is not None:
+            _check_writable(folder, option)
+
+
+def _forecast(console: "Console", *asked: Any) -> None:
+    """Print what a run would do; the arguments are those of `forecast`."""
+    from unlearnbench.forecast import forecast
+
+    for line in forecast(*asked):
+        _say(console, line)
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
@@ -439,10 +449,8 @@ def _check_results(results: Path) -> None:
         )
 
 
-def _conclude(
-    summary: "Summary", cells: int, key: tuple[str, str], results: Path, out: Path, registry: "Registry"
-) -> None:
-    """Say how a run of `key`, a dataset and a protocol, ended, render its report, and exit with its status."""
+def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path, registry: "Registry") -> None:
+    """Say how the run of a plan ended, render its report, and exit with its status."""
     from unlearnbench.output import make_console, say_where
     from unlearnbench.process import ignore_stopping
 
@@ -470,7 +478,7 @@ def _conclude(
     if summary.failed:
         _say(
             console,
-            f"{len(summary.failed)} of {plural(cells, 'cell')} failed; --rerun failed tries them again. "
+            f"{len(summary.failed)} of {plural(len(plan.cells), 'cell')} failed; --rerun failed tries them again. "
             "Tracebacks are in the records.",
         )
     if summary.weak:
@@ -480,7 +488,7 @@ def _conclude(
             "more images, or give a trained one with --base.",
         )
     say_where(rendering, "Report", console)
-    if summary.failed or summary.weak or lost or key in rendering.alarms:
+    if summary.failed or summary.weak or lost or (plan.dataset.name, plan.dataset.protocol.name) in rendering.alarms:
         raise typer.Exit(1)
 
 

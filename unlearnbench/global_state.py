@@ -12,6 +12,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,10 @@ PACKAGES = frozenset({  # whose functions and classes an evaluation uses
     "PIL", "builtins", "copy", "diffusers", "functools", "itertools", "json", "math", "numpy", "operator", "random",
     "safetensors", "scipy", "sklearn", "statistics", "time", "torch", "torch_fidelity", "torchvision", "unlearnbench",
 })  # fmt: skip
-NOT_USED = ("torch._dynamo", "torch._inductor", "torch.fx", "torch._functorch")  # they replace their own
+NOT_USED = (  # they replace their own
+    "torch._dynamo", "torch._inductor", "torch.fx", "torch._functorch", "torch._subclasses", "torch.compiler",
+)  # fmt: skip
+COMPILER = str(Path(torch.__file__).parent / "_dynamo")
 MATMUL = (
     "allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction",
     "allow_fp16_accumulation",
@@ -191,7 +195,7 @@ def _replaced(old: Attributes, now: Mapping[str, object]) -> list[str]:
     return [
         key for key, value in old.items()
         if now.get(key, _MISSING) is not value and (_is_code(value) or key.isupper())
-        and not _is_first_use(value, now.get(key))
+        and not _is_first_use(value, now.get(key)) and not _is_compilers(now.get(key))
     ]  # fmt: skip
 
 
@@ -199,6 +203,11 @@ def _is_first_use(old: object, now: object) -> bool:
     """Say whether torch wrapped an optimiser's `step` in its own hooks, as it does when one is made first."""
     code = getattr(now, "__code__", None)
     return getattr(now, "__wrapped__", None) is old and code in Optimizer.profile_hook_step.__code__.co_consts
+
+
+def _is_compilers(now: object) -> bool:
+    """Say whether a function is one of those that torch.compile puts in the place of torch's own."""
+    return getattr(getattr(now, "__code__", None), "co_filename", "").startswith(COMPILER)
 
 
 def _shadowing(old: Attributes, now: Mapping[str, object]) -> list[str]:
@@ -212,4 +221,5 @@ def _is_code(value: object) -> bool:
 
 def _overrides(cls: type, key: str) -> bool:
     """Say whether a class got something to run that stands before what it inherits."""
-    return _is_code(vars(cls)[key]) and any(key in vars(base) for base in cls.__mro__[1:])
+    inherited = any(key in vars(base) for base in cls.__mro__[1:])
+    return inherited and _is_code(vars(cls)[key]) and not _is_compilers(vars(cls)[key])

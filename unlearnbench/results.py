@@ -67,12 +67,12 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object but for its checksum; empty fields are left out.
+        """Return the record as a JSON object but for its checksum; empty fields but `metrics` are left out.
 
         So a field that is added later changes no digest of records that lack it.
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        filled = {name: value for name, value in fields.items() if value not in (None, {}, [])}
+        filled = {name: value for name, value in fields.items() if value not in (None, {}, []) or name == "metrics"}
         return {"schema": SCHEMA, "cell_id": self.cell.id, **filled, "cell": self.cell.to_json()}
 
     @cached_property

@@ -128,8 +128,8 @@ def run_cell(
     meter = Meter.for_device(device, str(found["identity"]["uuid"]))
     turns = _Turns(line, meter)
     turns.take("load")
-    before = GlobalState()
     with meter.phase("load"):
+        before = GlobalState()
         registry = Registry(plugin_files)
         method = registry.method(cell.method)
         metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
