@@ -103,8 +103,7 @@ def run(
     from unlearnbench.registry import Registry
     from unlearnbench.results import ResultStore
 
-    plugin_files = [path.absolute() for path in plugin or []]
-    registry = Registry(plugin_files)
+    registry = Registry(plugin_files := [path.absolute() for path in plugin or []])
     source = Source(
         dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size
     )

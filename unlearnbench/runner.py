@@ -148,7 +148,8 @@ def run_cell(
     harness = after_earlier(method, harness, cell)
     context = unlearn(method, harness, cell)
     again = _time_again(method, harness, cell, repeats - 1)
-    check_left_as_found(before, method)
+    with meter.phase("load"):
+        check_left_as_found(before, method)
     turns.take("beside")
     saved = {} if staged is None else {"model": _stage(staged, cell, context, dataset)}
     evidence = Evidence(cell, context.model.eval(), dataset, prepared, harness.store, found["identity"], meter, line)
