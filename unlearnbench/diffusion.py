@@ -122,23 +122,11 @@ class Start:
 
 
 def sample(
-    model: nn.Module,
-    schedule: Schedule,
-    labels: Tensor,
-    seeds: Sequence[int],
-    image_shape: Sequence[int],
-    *,
-    steps: int,
-    eta: float,
-    guidance: float,
-    null_class: int | None,
-    batch_size: int,
-    clip_x0: bool = False,
-    bf16: bool = False,
-    dropout: bool = False,
-    start: Start = Start(),
+    model: nn.Module, schedule: Schedule, labels: Tensor, seeds: Sequence[int], image_shape: Sequence[int], *,
+    steps: int, eta: float, guidance: float, null_class: int | None, batch_size: int,
+    clip_x0: bool = False, bf16: bool = False, dropout: bool = False, start: Start = Start(),
     progress: Callable[[int], None] = lambda done: None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and guidance.
 
     Args:

@@ -253,19 +253,10 @@ def method(
 
 
 def metric(
-    *,
-    title: str,
-    unit: str,
-    better: Better,
-    shows: Shows,
-    headline: bool = False,
-    format: str = ".2f",
-    source: str = "",
-    boundary: float | None = None,
-    optional: bool = False,
-    groups: Iterable[str] = (),
+    *, title: str, unit: str, better: Better, shows: Shows, headline: bool = False, format: str = ".2f",
+    source: str = "", boundary: float | None = None, optional: bool = False, groups: Iterable[str] = (),
     range: tuple[float | None, float | None] | None = None,
-) -> Callable[[F], F]:
+) -> Callable[[F], F]:  # fmt: skip
     """Declare a metric: a function whose parameter names are its needs (see `NEEDS`) and that returns a `Score`.
 
     Args:

@@ -101,16 +101,9 @@ def train_base(dataset: Dataset, cache: Path, device: str, out: Path, progress: 
 
 
 def run_cell(
-    cell: Cell,
-    dataset: Dataset,
-    metric_names: Sequence[str],
-    plugin_files: Sequence[Path],
-    cache: Path,
-    found: Mapping[str, Any],
-    repeats: int,
-    staged: Path | None,
-    line: Line,
-) -> dict[str, Any]:
+    cell: Cell, dataset: Dataset, metric_names: Sequence[str], plugin_files: Sequence[Path],
+    cache: Path, found: Mapping[str, Any], repeats: int, staged: Path | None, line: Line,
+) -> dict[str, Any]:  # fmt: skip
     """Run one cell and return the measured fields of its record.
 
     Args:
