@@ -213,7 +213,7 @@ def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
     arguments += ["--set", "salun.steps=1", "--set", "salun.batch=4"]
     status, output = run(tmp_path, *arguments)
     assert status == 1, output  # a base model of two steps draws nothing, so nothing can be forgotten
-    assert "Original does not forget, but Forgotten (emu, seed 0)" in output
+    assert "Original does not forget, but Forgotten (class emu, seed 0)" in output
     assert "or its base model is too weak to tell" in output
     alarm, method = output.index("- Original does not forget, but Forgotten"), output.index("salun (steps=1, batch=4)")
     assert output.index(DISTRUST) < alarm < method  # said as soon as it is known
