@@ -29,24 +29,28 @@ Deviations:
     - The adaptive lambda divides by ||g_f||^2, as in BOME; the code divides by both norms, a cosine.
     - `keep_moments=false` gives each inner loop an Adam of its own (code: weights go back, moments stay).
     - The mean inner loss is that of the whole inner loop (code: of its last epoch); it is only logged, as `gap`.
+    - In an outer step one backward pass per term, so that one graph lives at a time (code: one for both, over two
+      graphs); `passes=joint` sends both kinds of images through the network as one batch. The adaptive lambda needs the
+      gradients apart and always takes two passes.
     - `steps` counts outer steps. An inner loop comes before every `round_steps` of them, its steps unclipped (code).
     - `ema=0` takes the last weights. The average starts from the base model, whose weights are averaged already.
     - Horizontal flips are fresh at every draw; every batch is full, across epochs.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
 
-from unlearnbench import Context, Ema, eps_loss, method, predict_noise
+from unlearnbench import Context, Ema, Term, backward, method, predict_noise
 
 
-def draw_forget_loss(ctx: Context, t, forget_target: str, dropout: float):
+def draw_forget_term(ctx: Context, t, forget_target: str, dropout: float):
     """Return L_forget on fresh forget images, one per timestep (B,): a mean over pixels and images."""
     x0, y = ctx.forget.draw(len(t))
     x_t = ctx.schedule.add_noise(x0, ctx.noise_like(x0), t)
-    prediction = predict_noise(ctx.model, x_t, t, ctx.drop_labels(y, dropout))
+    y = ctx.drop_labels(y, dropout)
     if forget_target == "random_class":
         retained = torch.tensor(ctx.retained_classes, device=y.device)
         chosen = torch.randint(len(retained), (1,), generator=ctx.generator, device=y.device)
@@ -55,15 +59,26 @@ def draw_forget_loss(ctx: Context, t, forget_target: str, dropout: float):
             target = predict_noise(ctx.model, x_t, t, pseudo)
     else:
         target = torch.empty_like(x0).uniform_(generator=ctx.generator)
-    return (target - prediction).square().mean()
+    return Term(x_t, t, y, target, pixels="mean")
 
 
-def adaptive_penalty(retain_loss, forget_loss, parameters, eta: float):
-    """Return lambda, a scalar: the least one with which a step lowers both losses enough."""
-    g_r = torch.autograd.grad(retain_loss, parameters, retain_graph=True)
-    g_f = torch.autograd.grad(forget_loss, parameters, retain_graph=True)
+def adaptive_penalty(g_r, g_f, eta: float):
+    """Return lambda, a scalar, for the gradients: the least one with which a step lowers both losses enough."""
     product = sum((a * b).sum() for a, b in zip(g_r, g_f, strict=True))
     return (eta - product / sum(b.square().sum() for b in g_f)).clamp(min=0)
+
+
+def adaptive_backward(model, retain: Term, forget: Term, eta: float):
+    """Fill the gradients as `backward` does, lambda being the adaptive one, and return both losses, scalars."""
+    parameters, losses, gradients = list(model.parameters()), [], []
+    for term in (retain, forget):
+        loss = term.loss(predict_noise(model, term.x_t, term.t, term.y))
+        gradients.append(torch.autograd.grad(loss, parameters))
+        losses.append(loss.detach())
+    weight = adaptive_penalty(*gradients, eta)
+    for parameter, g_r, g_f in zip(parameters, *gradients, strict=True):
+        parameter.grad = g_r + weight * g_f
+    return losses
 
 
 @method(
@@ -101,6 +116,9 @@ def erasediff(
     share_t: bool = True,  # in outer steps the forget images take the retained images' t (code)
     ema: Annotated[float, Interval(ge=0, lt=1)] = 0.99,  # decay of the averaged weights; 0: the last ones (code)
     clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm of an outer step (code)
+    passes: Literal[
+        "separate", "joint"
+    ] = "separate",  # both terms one after the other, or as one batch (code: neither)
 ):
     parameters = list(ctx.model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
@@ -112,28 +130,26 @@ def erasediff(
             inner = optimizer if keep_moments else torch.optim.Adam(parameters, lr=lr, fused=True)
             inner_loss = 0.0
             for _ in range(inner_steps):
-                loss = draw_forget_loss(ctx, ctx.timesteps(batch), forget_target, forget_dropout)
+                term = draw_forget_term(ctx, ctx.timesteps(batch), forget_target, forget_dropout)
                 inner.zero_grad()
-                loss.backward()
+                (loss,) = backward(ctx.model, [term], [1])
                 inner.step()
-                inner_loss = inner_loss + loss.detach() / inner_steps
+                inner_loss = inner_loss + loss / inner_steps
             with torch.no_grad():
                 for parameter, value in zip(parameters, start, strict=True):
                     parameter.copy_(value)
-        x_r, y_r = ctx.retain.draw(batch)
-        t, eps, y_r = ctx.timesteps(batch), ctx.noise_like(x_r), ctx.drop_labels(y_r, label_dropout)
-        retain_loss = eps_loss(ctx.model, ctx.schedule, x_r, y_r, t, eps).mean() / x_r[0].numel()
-        forget_loss = draw_forget_loss(ctx, t if share_t else ctx.timesteps(batch), forget_target, forget_dropout)
-        weight = penalty
-        if weighting == "adaptive":
-            weight = adaptive_penalty(retain_loss, forget_loss, parameters, eta)
-        gap = forget_loss - inner_loss
+        retain = replace(ctx.eps_term(*ctx.retain.draw(batch), label_dropout=label_dropout), pixels="mean")
+        t = retain.t if share_t else ctx.timesteps(batch)
+        forget = draw_forget_term(ctx, t, forget_target, forget_dropout)
         optimizer.zero_grad()
-        (retain_loss + weight * gap).backward()
+        if weighting == "adaptive":
+            retain_loss, forget_loss = adaptive_backward(ctx.model, retain, forget, eta)
+        else:
+            retain_loss, forget_loss = backward(ctx.model, [retain, forget], [1, penalty], passes=passes)
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         if average:
             average.update(ctx.model)
-        ctx.log(forget_loss=forget_loss, retain_loss=retain_loss, gap=gap)
+        ctx.log(forget_loss=forget_loss, retain_loss=retain_loss, gap=forget_loss - inner_loss)
     if average:
         average.copy_to(ctx.model)

@@ -32,25 +32,27 @@ Deviations:
     - Adam (code: AdamW, weight decay 1e-4). The code drops no label; label dropout 0.1 for retained images at theta
       keeps the null class, which guidance needs.
     - x_t are noised real forget images (ESD, and the code: samples taken half-way).
+    - One backward pass per term, so that one graph lives at a time; `passes=joint` sends the two terms at theta through
+      the network as one batch, and the two at theta' as another.
     - Not here: the code's other way, meta terms alone on a model that is unlearned already (`meta.sh`, 100 steps).
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
 
-from unlearnbench import Context, method, predict_noise
+from unlearnbench import Context, Term, backward, method, predict_noise
 
 
-def esd_loss(ctx: Context, x0, y, eta: float):
-    """Return L_forget, summed over pixels, averaged over the batch (B,) of labels."""
+def esd_term(ctx: Context, x0, y, eta: float):
+    """Return L_forget, summed over pixels, averaged over the batch (B,) of labels, as a term."""
     t, eps = ctx.timesteps(len(x0)), ctx.noise_like(x0)
     x_t = ctx.schedule.add_noise(x0, eps, t)
     with torch.no_grad():
         null = predict_noise(ctx.base, x_t, t, torch.full_like(y, ctx.null_class))
         target = null - eta * (predict_noise(ctx.base, x_t, t, y) - null)
-    return (target - predict_noise(ctx.model, x_t, t, y)).square().flatten(1).sum(dim=1).mean()
+    return Term(x_t, t, y, target)
 
 
 @method(
@@ -76,14 +78,16 @@ def meta_unlearning(
     attack_lr: Annotated[float, Gt(0)] = 1e-4,  # Adam, of the attack (code: that of the unlearning)
     label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (chosen; code: 0)
     clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm, meta terms included (code)
+    passes: Literal["separate", "joint"] = "separate",  # two terms one after the other, or as one batch (chosen)
 ):
     parameters = list(ctx.model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
     for _ in ctx.steps(steps):
         (x_f, y_f), (x_r, y_r) = ctx.forget.draw(batch), ctx.retain.draw(batch)
-        forget_loss = esd_loss(ctx, x_f, y_f, eta)
-        retain_loss = ctx.eps_loss(x_r, y_r, label_dropout=label_dropout)
-        gradients = torch.autograd.grad(forget_loss + alpha * retain_loss, parameters)
+        terms = [esd_term(ctx, x_f, y_f, eta), ctx.eps_term(x_r, y_r, label_dropout=label_dropout)]
+        optimizer.zero_grad()
+        forget_loss, retain_loss = backward(ctx.model, terms, [1, alpha], passes=passes)
+        gradients = [parameter.grad for parameter in parameters]
         start = [parameter.detach().clone() for parameter in parameters]
         attack = torch.optim.Adam(parameters, lr=attack_lr, fused=True)
         for _ in range(attack_steps):
@@ -91,9 +95,9 @@ def meta_unlearning(
             attack.zero_grad()
             attack_loss.backward()
             attack.step()
-        relearned_loss, kept_loss = ctx.eps_loss(x_f, y_f), ctx.eps_loss(x_r, y_r)
+        terms = [ctx.eps_term(x_f, y_f), ctx.eps_term(x_r, y_r)]
         optimizer.zero_grad()
-        (-meta_forget * relearned_loss - meta_retain * kept_loss).backward()
+        relearned_loss, kept_loss = backward(ctx.model, terms, [-meta_forget, -meta_retain], passes=passes)
         with torch.no_grad():
             for parameter, value, gradient in zip(parameters, start, gradients, strict=True):
                 parameter.copy_(value)

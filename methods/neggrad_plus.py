@@ -16,17 +16,17 @@ Deviations:
       norm 1.
     - Label dropout 0.1 for the retained labels, as in ordinary training, and none in the ascent, so that the null class
       is trained on the retained data only.
-    - One batch of each kind per step, as in the code, with t and noise drawn apart, through the network as one batch:
-      the same sums.
+    - One batch of each kind per step, as in the code, with t and noise drawn apart; one backward pass per term, so that
+      one graph lives at a time (`passes=joint`: both kinds through the network as one batch).
     - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
 
-from unlearnbench import Context, eps_loss, method
+from unlearnbench import Context, backward, method
 
 
 @method(
@@ -48,17 +48,14 @@ def neggrad_plus(
     beta: Annotated[float, Interval(ge=0, le=1)] = 0.95,  # weight of the retain loss; 1 - beta is the ascent's (code)
     label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (as in training)
     clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (unknown for diffusion: chosen)
+    passes: Literal["separate", "joint"] = "separate",  # both terms one after the other, or as one batch (chosen)
 ):
     optimizer = torch.optim.Adam(ctx.model.parameters(), lr=lr, fused=True)
     for _ in ctx.steps(steps):
-        (x_f, y_f), (x_r, y_r) = ctx.forget.draw(batch), ctx.retain.draw(batch)
-        x0 = torch.cat([x_f, x_r])  # one pass for both terms: the forget images, then the retained ones
-        y = torch.cat([y_f, ctx.drop_labels(y_r, label_dropout)])
-        t = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)])
-        loss = eps_loss(ctx.model, ctx.schedule, x0, y, t, ctx.noise_like(x0))
-        forget_loss, retain_loss = loss[:batch].mean(), loss[batch:].mean()
+        forget = ctx.eps_term(*ctx.forget.draw(batch))
+        retain = ctx.eps_term(*ctx.retain.draw(batch), label_dropout=label_dropout)
         optimizer.zero_grad()
-        (beta * retain_loss - (1 - beta) * forget_loss).backward()
+        forget_loss, retain_loss = backward(ctx.model, [forget, retain], [beta - 1, beta], passes=passes)
         torch.nn.utils.clip_grad_norm_(ctx.model.parameters(), clip)
         optimizer.step()
         ctx.log(forget_loss=forget_loss, retain_loss=retain_loss)

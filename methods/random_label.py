@@ -18,16 +18,17 @@ Deviations:
     - Unknown for diffusion, taken from SalUn's settings: Adam 1e-4, 1000 steps, batch 128, alpha 1e-3, gradient norm 1,
       retained labels dropped with 0.1.
     - Forget labels are not dropped, so that no term but the retain loss trains the null class.
-    - Forget and retained images go through the network as one batch: the same sums.
+    - One backward pass per term, so that one graph lives at a time; `passes=joint` sends forget and retained images
+      through the network as one batch.
     - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
 
-from unlearnbench import Context, method, predict_noise
+from unlearnbench import Context, Term, backward, method, predict_noise
 
 
 @method(
@@ -49,23 +50,21 @@ def random_label(
     alpha: Annotated[float, Ge(0)] = 1e-3,  # weight of the summed retain loss against the mean forget loss (SalUn's)
     label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (SalUn's)
     clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (SalUn's)
+    passes: Literal["separate", "joint"] = "separate",  # both terms one after the other, or as one batch (chosen)
 ):
     others = torch.tensor(ctx.retained_classes, device=ctx.generator.device)
     optimizer = torch.optim.Adam(ctx.model.parameters(), lr=lr, fused=True)
     for _ in ctx.steps(steps):
         (x_f, y_f), (x_r, y_r) = ctx.forget.draw(batch), ctx.retain.draw(batch)
         pseudo = others[torch.randint(len(others), (batch,), generator=ctx.generator, device=others.device)]
-        x0 = torch.cat([x_f, x_r])  # one pass for both terms: the forget images, then the retained ones
-        y = torch.cat([y_f, ctx.drop_labels(y_r, label_dropout)])
-        t, eps = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)]), ctx.noise_like(x0)
-        x_t = ctx.schedule.add_noise(x0, eps, t)
+        t = ctx.timesteps(batch)
+        x_t = ctx.schedule.add_noise(x_f, ctx.noise_like(x_f), t)
         with torch.no_grad():
-            target = predict_noise(ctx.base, x_t[:batch], t[:batch], pseudo)
-        prediction = predict_noise(ctx.model, x_t, t, y)
-        forget_loss = (prediction[:batch] - target).square().mean()
-        retain_loss = (eps[batch:] - prediction[batch:]).square().flatten(1).sum(dim=1).mean()
+            target = predict_noise(ctx.base, x_t, t, pseudo)
+        forget = Term(x_t, t, y_f, target, pixels="mean")
+        retain = ctx.eps_term(x_r, y_r, label_dropout=label_dropout)
         optimizer.zero_grad()
-        (forget_loss + alpha * retain_loss).backward()
+        forget_loss, retain_loss = backward(ctx.model, [forget, retain], [1, alpha], passes=passes)
         torch.nn.utils.clip_grad_norm_(ctx.model.parameters(), clip)
         optimizer.step()
         ctx.log(forget_loss=forget_loss, retain_loss=retain_loss)

@@ -73,8 +73,8 @@ def restricted_gradient(
             abar = ctx.schedule.alphas_cumprod[t].to(error.dtype).view(-1, 1, 1, 1)
             bound = bound * abar / (1 - abar)
         forget_loss = -torch.minimum(error.square(), bound).flatten(1).sum(dim=1).mean()
+        g_f = torch.cat([g.flatten() for g in torch.autograd.grad(forget_loss, parameters)])  # frees its graph
         retain_loss = ctx.eps_loss(*ctx.retain.draw(retain_batch), label_dropout=label_dropout)
-        g_f = torch.cat([g.flatten() for g in torch.autograd.grad(forget_loss, parameters)])
         g_r = torch.cat([g.flatten() for g in torch.autograd.grad(retain_loss, parameters)])
         restricted = without_conflict(g_f, g_r) + alpha * without_conflict(g_r, g_f)
         for parameter, gradient in zip(parameters, restricted.split([p.numel() for p in parameters]), strict=True):

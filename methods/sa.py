@@ -27,16 +27,17 @@ Deviations:
     - theta* is the base model that the harness evaluates, its averaged weights; so are the start and the Fisher matrix
       (code: raw weights, the average only for the result).
     - t is drawn apart for the two losses, like the noise (code: one t for both).
-    - Noise and replay images go through the network as one batch: the same sums.
+    - One backward pass per loss, so that one graph lives at a time (code: one for both, over two graphs);
+      `passes=joint` sends noise and replay images through the network as one batch.
     - Several classes forgotten at once share the noise images in turn (code: one class).
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
 
-from unlearnbench import Context, Ema, eps_loss, method
+from unlearnbench import Context, Ema, backward, eps_loss, method
 
 
 def replay_images(ctx: Context, *, per_class: int, dropout: bool):
@@ -110,6 +111,9 @@ def sa(
     fisher_chunk: Annotated[int, Ge(1)] = 50,  # timesteps per backward pass (code: 50 single ones)
     fisher_label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # (code)
     fisher_unit_range: bool = False,  # the code's mistake
+    passes: Literal[
+        "separate", "joint"
+    ] = "separate",  # both losses one after the other, or as one batch (code: neither)
 ):
     replay = ctx.prior("replay", replay_images, shared=True, per_class=replay_per_class, dropout=replay_dropout)
     information = ctx.prior(
@@ -125,15 +129,11 @@ def sa(
     average = Ema(ctx.model, ema, warm_up=False) if ema else None
     for _ in ctx.steps(steps):
         chosen = retained[torch.randint(len(retained), (batch,), generator=ctx.generator, device=retained.device)]
-        x_r, y_r = replay["x0"][chosen], ctx.drop_labels(replay["y"][chosen], label_dropout)
+        x_r, y_r = replay["x0"][chosen], replay["y"][chosen]
         u = torch.empty_like(x_r).uniform_(-1, 1, generator=ctx.generator)
-        x0 = torch.cat([u, x_r])  # one pass for both losses: the noise images, then the replay images
-        y = torch.cat([y_f, y_r])
-        t = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)])
-        loss = eps_loss(ctx.model, ctx.schedule, x0, y, t, ctx.noise_like(x0))
-        forget_loss, replay_loss = loss[:batch].mean(), loss[batch:].mean()
+        terms = [ctx.eps_term(u, y_f), ctx.eps_term(x_r, y_r, label_dropout=label_dropout)]
         optimizer.zero_grad()
-        (forget_loss + gamma * replay_loss).backward()
+        forget_loss, replay_loss = backward(ctx.model, terms, [1, gamma], passes=passes)
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.grad += 2 * penalty * information[name] * (parameter - start[name])

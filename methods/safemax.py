@@ -22,7 +22,8 @@ Deviations:
     - decay also scales the whole forget term (the mean of psi over t is about (1 - e^-decay) / decay), as in the paper,
       which confounds its ablation; `normalise_psi` divides psi by its mean over t = 0 ... T - 1, so that decay changes
       only when the term acts, and not how much.
-    - Forget and retained images go through the network as one batch: the same sums.
+    - Unknown, chosen as for every method here: one backward pass per term, so that one graph lives at a time;
+      `passes=joint` sends forget and retained images through the network as one batch.
 """
 
 from typing import Annotated, Literal
@@ -30,7 +31,7 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge, Gt, Interval
 
-from unlearnbench import Context, method, predict_noise
+from unlearnbench import Context, Term, backward, method
 
 
 @method(
@@ -55,6 +56,7 @@ def safemax(
     alpha: Annotated[float, Ge(0)] = 3.072,  # weight of the retain loss (assumed: SalUn's 1e-3 x 3,072 pixel values)
     label_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,  # share of retained labels dropped (assumed: SalUn)
     clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (assumed: SalUn)
+    passes: Literal["separate", "joint"] = "separate",  # both terms one after the other, or as one batch (chosen)
 ):
     times = torch.arange(ctx.schedule.timesteps).to(next(ctx.model.parameters()))  # on its device, in its precision
     psi = torch.exp(-decay * times / ctx.schedule.timesteps)
@@ -63,18 +65,13 @@ def safemax(
     optimizer = torch.optim.Adam(ctx.model.parameters(), lr=lr, fused=True)
     for _ in ctx.steps(steps):
         (x_f, y_f), (x_r, y_r) = ctx.forget.draw(batch), ctx.retain.draw(batch)
-        x0 = torch.cat([x_f, x_r])  # one pass for both terms: the forget images, then the retained ones
-        y = torch.cat([y_f, ctx.drop_labels(y_r, label_dropout)])
-        t = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)])
-        eps, eps_T = ctx.noise_like(x0), ctx.noise_like(x_f)
+        t, eps, eps_T = ctx.timesteps(batch), ctx.noise_like(x_f), ctx.noise_like(x_f)
         if target == "trajectory":
-            eps_T = ctx.schedule.terminal_noise(eps[:batch], eps_T, t[:batch])
-        prediction = predict_noise(ctx.model, ctx.schedule.add_noise(x0, eps, t), t, y)
-        error = (torch.cat([eps_T, eps[batch:]]) - prediction).square().flatten(1).sum(dim=1)
-        forget_loss = (psi[t[:batch]] * error[:batch]).mean()
-        retain_loss = error[batch:].mean()
+            eps_T = ctx.schedule.terminal_noise(eps, eps_T, t)
+        forget = Term(ctx.schedule.add_noise(x_f, eps, t), t, y_f, eps_T, image_weight=psi[t])
+        retain = ctx.eps_term(x_r, y_r, label_dropout=label_dropout)
         optimizer.zero_grad()
-        (forget_loss + alpha * retain_loss).backward()
+        forget_loss, retain_loss = backward(ctx.model, [forget, retain], [1, alpha], passes=passes)
         torch.nn.utils.clip_grad_norm_(ctx.model.parameters(), clip)
         optimizer.step()
         ctx.log(forget_loss=forget_loss, retain_loss=retain_loss)

@@ -23,18 +23,20 @@ Deviations:
     - `clip_then_mask` is the code's order; off, the norm is taken over unmasked weights only.
     - Horizontal flips are fresh at every draw; the code freezes them once.
     - Every batch is full, across epochs (code: each epoch ends with a short batch; so does the mask's pass, here too).
-    - Forget and retained images go through the network as one batch: the same sums.
+    - One backward pass per term, so that one graph lives at a time (code: one for both, over two graphs);
+      `passes=joint` sends forget and retained images through the network as one batch.
     - The start is the base model that the harness evaluates, its averaged weights (code: raw weights). The result is
       the last weights: no average (EMA), as in the code.
     - Not here: the code's run without a mask (`mask_ratio=1` lets every weight move).
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
 
-from unlearnbench import Context, method, predict_noise
+from unlearnbench import Context, backward, method, predict_noise
 
 
 def saliency_mask(ctx: Context, *, mask_ratio: float, mask_loss: str, guidance: float, batch: int):
@@ -105,6 +107,9 @@ def salun(
     source_dropout: Annotated[float, Interval(ge=0, le=1)] = 0.0,  # share of forget labels dropped (code: 0.1)
     clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (code)
     clip_then_mask: bool = True,  # the code's order
+    passes: Literal[
+        "separate", "joint"
+    ] = "separate",  # both terms one after the other, or as one batch (code: neither)
 ):
     pseudo = pseudo_classes(ctx, pseudo_offset)
     mask = ctx.prior(
@@ -114,19 +119,15 @@ def salun(
     optimizer = torch.optim.Adam(parameters.values(), lr=lr, fused=True)
     for _ in ctx.steps(steps):
         (x_f, y_f), (x_r, y_r) = ctx.forget.draw(batch), ctx.retain.draw(batch)
-        x0 = torch.cat([x_f, x_r])  # one pass for both terms: the forget images, then the retained ones
-        y = torch.cat([ctx.drop_labels(y_f, source_dropout), ctx.drop_labels(y_r, label_dropout)])
-        t, eps = torch.cat([ctx.timesteps(batch), ctx.timesteps(batch)]), ctx.noise_like(x0)
-        x_t = ctx.schedule.add_noise(x0, eps, t)
+        forget = ctx.eps_term(x_f, y_f, label_dropout=source_dropout)
+        retain = ctx.eps_term(x_r, y_r, label_dropout=label_dropout)
         if forget_loss == "next_class":
             with torch.no_grad():
-                target = predict_noise(ctx.model, x_t[:batch], t[:batch], pseudo[y_f])
-        prediction = predict_noise(ctx.model, x_t, t, y)
-        error = (eps - prediction).square().flatten(1).sum(dim=1)
-        lose = -error[:batch].mean() if forget_loss == "ga" else (prediction[:batch] - target).square().mean()
-        keep = error[batch:].mean()
+                target = predict_noise(ctx.model, forget.x_t, forget.t, pseudo[y_f])
+            forget = replace(forget, target=target, pixels="mean")
         optimizer.zero_grad()
-        (lose + alpha * keep).backward()
+        sign = -1 if forget_loss == "ga" else 1
+        lose, keep = backward(ctx.model, [forget, retain], [sign, alpha], passes=passes)
         if clip_then_mask:
             torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
         for name, parameter in parameters.items():
@@ -134,4 +135,4 @@ def salun(
         if not clip_then_mask:
             torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
         optimizer.step()
-        ctx.log(forget_loss=lose, retain_loss=keep)
+        ctx.log(forget_loss=sign * lose, retain_loss=keep)

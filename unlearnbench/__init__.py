@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unlearnbench.attacks import attacked, relearning_curve
     from unlearnbench.context import Context
     from unlearnbench.diffusion import Start, eps_loss, predict_noise
+    from unlearnbench.terms import Term, backward
     from unlearnbench.training import Ema, fit_denoiser, reinitialise
 
 __version__ = "0.1.0"
@@ -23,7 +24,9 @@ _NEEDS_TORCH = {  # imported on first use, so that the command line starts fast 
     "Context": "unlearnbench.context",
     "Ema": "unlearnbench.training",
     "Start": "unlearnbench.diffusion",
+    "Term": "unlearnbench.terms",
     "attacked": "unlearnbench.attacks",
+    "backward": "unlearnbench.terms",
     "relearning_curve": "unlearnbench.attacks",
     "eps_loss": "unlearnbench.diffusion",
     "predict_noise": "unlearnbench.diffusion",
@@ -39,9 +42,11 @@ __all__ = [
     "PluginError",
     "Score",
     "Start",
+    "Term",
     "Unmeasurable",
     "UsageError",
     "attacked",
+    "backward",
     "eps_loss",
     "fit_denoiser",
     "method",

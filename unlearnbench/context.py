@@ -20,12 +20,13 @@ from torch.utils.hooks import RemovableHandle
 from unlearnbench.artifacts import ArtifactStore, Tensors
 from unlearnbench.cost import Cost, Meter
 from unlearnbench.datasets import Dataset, Split
-from unlearnbench.diffusion import Schedule, eps_loss, predict_noise, sample, to_float
+from unlearnbench.diffusion import Schedule, predict_noise, sample, to_float
 from unlearnbench.errors import NonFiniteError, PluginError
 from unlearnbench.grid import Target
 from unlearnbench.hashing import derive_seed, digest, file_digest
 from unlearnbench.process import Progress
 from unlearnbench.provenance import device_key
+from unlearnbench.terms import Term
 from unlearnbench.training import antithetic_timesteps, drop_labels, flipped, global_rng_kept, trainable_copy
 
 METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
@@ -296,10 +297,15 @@ class Context:
         """
         return predict_noise(self.model, x_t, t, y)
 
-    def eps_loss(self, x0: Tensor, y: Tensor, *, label_dropout: float = 0.0) -> Tensor:
-        """Return L_eps of `ctx.model`, a scalar: fresh t and noise, summed over pixels, averaged over the batch."""
+    def eps_term(self, x0: Tensor, y: Tensor, *, label_dropout: float = 0.0) -> Term:
+        """Return L_eps as a term for `backward`: fresh t and noise, summed over pixels, averaged over the batch."""
         t, eps = self.timesteps(len(x0)), self.noise_like(x0)
-        return eps_loss(self.model, self.schedule, x0, self.drop_labels(y, label_dropout), t, eps).mean()
+        return Term(self.schedule.add_noise(x0, eps, t), t, self.drop_labels(y, label_dropout), eps)
+
+    def eps_loss(self, x0: Tensor, y: Tensor, *, label_dropout: float = 0.0) -> Tensor:
+        """Return L_eps of `ctx.model`, a scalar: the loss of `eps_term`, with its graph."""
+        term = self.eps_term(x0, y, label_dropout=label_dropout)
+        return term.loss(self.predict(term.x_t, term.t, term.y))
 
     def sample(self, labels: Tensor, *, dropout: bool = False) -> Tensor:
         """Return one base-model image per label (N,), sampled as the protocol says: (N, C, H, W) in [-1, 1].

@@ -18,6 +18,7 @@ from unlearnbench.datasets import load_dataset
 from unlearnbench.diffusion import Schedule
 from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.registry import Registry
+from unlearnbench.training import drop_labels
 
 PLUGINS = {plugin.name: plugin for plugin in Registry().plugins("method")}
 CHUNK = 50  # timesteps per backward pass (SA's code)
@@ -43,9 +44,11 @@ def network(name):
 class BareContext(Context):
     """A method's context over random images, without harness: no clock, no log, no cache."""
 
+    null_class, forget_classes, retained_classes = 10, (0,), tuple(range(1, 10))
+
     def __init__(self, model, shape, mask=None, seed=0):
         torch.manual_seed(seed)
-        self.model, self.schedule, self.num_classes, self.null_class = model, Schedule.linear(), 10, 10
+        self.model, self.schedule, self.num_classes = model, Schedule.linear(), 10
         self.generator = torch.Generator().manual_seed(seed)
         self._shape, self._mask = shape, mask
 
@@ -64,6 +67,9 @@ class BareContext(Context):
 
     def log(self, **scalars):
         pass
+
+    def drop_labels(self, y, share):
+        return drop_labels(y, share, self.null_class, self.generator)
 
 
 def in_turn(first, second, rounds):

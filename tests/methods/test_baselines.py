@@ -6,7 +6,7 @@ import torch
 import tests.methods.test_methods as literal
 from unlearnbench.context import Context
 
-context, arrived = literal.context, literal.arrived  # fixtures
+context, arrived, seen = literal.context, literal.arrived, literal.seen  # fixtures
 
 FORGET, RETAIN = frozenset({"forget"}), frozenset({"retain"})
 LR = 1e-3
@@ -103,10 +103,10 @@ def test_neggrad_plus_two_steps(context, arrived, clip, beta):
     ours = literal.run("neggrad_plus", ours_ctx, steps=2, batch=4, lr=LR, beta=beta, label_dropout=0.5, clip=clip)
 
     def loss():
-        (x_f, y_f), (x_r, y_r) = ctx.forget.draw(4), ctx.retain.draw(4)
-        y_r = ctx.drop_labels(y_r, 0.5)
-        t_f, t_r = ctx.timesteps(4), ctx.timesteps(4)
-        eps_f, eps_r = ctx.noise_like(torch.cat([x_f, x_r])).split(4)
+        x_f, y_f = ctx.forget.draw(4)
+        t_f, eps_f, y_f = ctx.timesteps(4), ctx.noise_like(x_f), ctx.drop_labels(y_f, 0.0)
+        x_r, y_r = ctx.retain.draw(4)
+        t_r, eps_r, y_r = ctx.timesteps(4), ctx.noise_like(x_r), ctx.drop_labels(y_r, 0.5)
         forget_loss = literal.literal_eps_loss(ctx, x_f, y_f, t_f, eps_f)
         retain_loss = literal.literal_eps_loss(ctx, x_r, y_r, t_r, eps_r)
         return beta * retain_loss - (1 - beta) * forget_loss, {"forget_loss": forget_loss, "retain_loss": retain_loss}
@@ -143,9 +143,8 @@ def test_random_label_two_steps(context, arrived, clip, alpha, forget_class):
     def loss():
         (x_f, y_f), (x_r, y_r) = ctx.forget.draw(4), ctx.retain.draw(4)
         pseudo = [kept[k] for k in torch.randint(9, (4,), generator=ctx.generator).tolist()]
-        y_r = ctx.drop_labels(y_r, 0.5)
-        t_f, t_r = ctx.timesteps(4), ctx.timesteps(4)
-        eps_f, eps_r = ctx.noise_like(torch.cat([x_f, x_r])).split(4)
+        t_f, eps_f = ctx.timesteps(4), ctx.noise_like(x_f)
+        t_r, eps_r, y_r = ctx.timesteps(4), ctx.noise_like(x_r), ctx.drop_labels(y_r, 0.5)
         forget_loss = 0.0
         for k in range(4):
             x_t = literal.noised(x_f[k : k + 1], eps_f[k : k + 1], t_f[k : k + 1])
@@ -158,24 +157,6 @@ def test_random_label_two_steps(context, arrived, clip, alpha, forget_class):
     assert_logged(ours_ctx, assert_steps(ctx, ours, arrived, [loss, loss], clip))
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """What a method asks of `predict_noise`: (network, labels) per call."""
-
-    def spy_on(name):
-        module, calls = literal.PLUGINS[name].load_module(), []
-        predict = module.predict_noise
-
-        def spy(model, x_t, t, y):
-            calls.append((model, y))
-            return predict(model, x_t, t, y)
-
-        monkeypatch.setattr(module, "predict_noise", spy)
-        return calls
-
-    return spy_on
-
-
 def test_random_label_draws_every_retained_class_and_no_other(context, seen):
     calls, ctx = seen("random_label"), context("random_label", forget_class=0)
     literal.run("random_label", ctx, steps=2, batch=200, lr=0.0)
@@ -183,20 +164,21 @@ def test_random_label_draws_every_retained_class_and_no_other(context, seen):
     assert len(targets) == 2
     assert set(torch.cat(targets).tolist()) == set(range(1, 10))
     assert not torch.equal(*targets)  # drawn afresh
-    for model, y in calls:
-        if model is ctx.model:
-            assert (y[:200] == 0).all()  # the condition stays the forget class
-            assert (y[200:] != 0).all()
+    asked = [y for model, y in calls if model is ctx.model]
+    assert len(asked) == 4
+    for forget, retain in zip(asked[::2], asked[1::2], strict=True):
+        assert (forget == 0).all()  # the condition stays the forget class
+        assert (retain != 0).all()
 
 
 def test_random_label_keeps_clear_of_all_forgotten_classes(context, seen):
     calls, ctx = seen("random_label"), context("random_label", target=((2, 5), ((7,),)))
     literal.run("random_label", ctx, steps=1, batch=200, lr=0.0)
-    for model, y in calls:
-        if model is ctx.base:
-            assert set(y.tolist()) == {0, 1, 3, 4, 6, 8, 9}
-        else:
-            assert set(y[:200].tolist()) == {2, 5}
+    (base, target), (_, forget), (_, retain) = calls
+    assert base is ctx.base
+    assert set(target.tolist()) == {0, 1, 3, 4, 6, 8, 9}
+    assert set(forget.tolist()) == {2, 5}
+    assert not set(retain.tolist()) & {2, 5, 7}
 
 
 @pytest.mark.parametrize("classes", [(2,), (2, 5)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from unlearnbench import predict_noise
+from unlearnbench import predict_noise, terms
 from unlearnbench.context import Context
 from unlearnbench.networks import build_unet, unet_config
 from unlearnbench.registry import Registry
@@ -41,6 +41,25 @@ def arrived(monkeypatch):
 
     monkeypatch.setattr(torch.optim.Adam, "step", spy)
     return steps
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What a method asks of its networks, by itself and through its terms: (network, labels) per call, from now on."""
+
+    def spy_on(name):
+        calls = []
+
+        def spy(model, x_t, t, y):
+            calls.append((model, y))
+            return predict_noise(model, x_t, t, y)
+
+        for module in (PLUGINS[name].load_module(), terms):
+            if hasattr(module, "predict_noise"):
+                monkeypatch.setattr(module, "predict_noise", spy)
+        return calls
+
+    return spy_on
 
 
 def run(method, ctx, **settings):
@@ -128,10 +147,8 @@ def test_safemax_step(context, arrived, target, decay, normalise, clip):
     ours = run("safemax", ours_ctx, steps=1, batch=4, lr=1e-3, alpha=0.7, clip=clip, **settings)
     ctx = context("safemax")
     (x0, y), (x_r, y_r) = ctx.forget.draw(4), ctx.retain.draw(4)
-    y_r = ctx.drop_labels(y_r, 0.5)
-    t, t_r = ctx.timesteps(4), ctx.timesteps(4)
-    eps, eps_r = ctx.noise_like(torch.cat([x0, x_r])).split(4)
-    eps_T = ctx.noise_like(x0)
+    t, eps, eps_T = ctx.timesteps(4), ctx.noise_like(x0), ctx.noise_like(x0)
+    t_r, eps_r, y_r = ctx.timesteps(4), ctx.noise_like(x_r), ctx.drop_labels(y_r, 0.5)
     forget_loss = 0.0
     for k in range(4):
         wanted = eps_T[k]
@@ -159,7 +176,7 @@ def test_safemax_decay_scales_the_forget_term_unless_psi_is_normalised(context, 
     """One image per timestep, each with squared error 64: the loss is 64 times the mean of psi."""
     monkeypatch.setattr(Context, "timesteps", lambda self, n: torch.arange(n))
     monkeypatch.setattr(Context, "noise_like", lambda self, x: torch.ones_like(x))
-    monkeypatch.setattr(PLUGINS["safemax"].load_module(), "predict_noise", predict_nothing)
+    monkeypatch.setattr(terms, "predict_noise", predict_nothing)
     for normalise, expected in ((False, mean), (True, 1.0)):
         ctx = context("safemax")
         run("safemax", ctx, steps=1, batch=1000, decay=decay, normalise_psi=normalise)
@@ -222,10 +239,9 @@ def test_salun_step(context, arrived, changes):
     mask_loss = settings.get("mask_loss", "guided")
     mask = ctx.prior("mask", module.saliency_mask, mask_ratio=0.4, mask_loss=mask_loss, guidance=2.0, batch=4)
     (x0, y), (x_r, y_r) = ctx.forget.draw(4), ctx.retain.draw(4)
+    t, eps = ctx.timesteps(4), ctx.noise_like(x0)
     source = ctx.drop_labels(y, settings.get("source_dropout", 0.0))
-    y_r = ctx.drop_labels(y_r, 0.5)
-    t, t_r = ctx.timesteps(4), ctx.timesteps(4)
-    eps, eps_r = ctx.noise_like(torch.cat([x0, x_r])).split(4)
+    t_r, eps_r, y_r = ctx.timesteps(4), ctx.noise_like(x_r), ctx.drop_labels(y_r, 0.5)
     pseudo = torch.full_like(y, 0 if "pseudo_offset" in settings else 4)  # (3 + 7) mod 10, (3 + 1) mod 10
     forget_loss = 0.0
     for k in range(4):
@@ -250,22 +266,15 @@ def test_salun_order_of_clip_and_mask(context, arrived, clip_then_mask):
     assert norm < 0.999 if clip_then_mask else norm == pytest.approx(1.0, abs=1e-4)
 
 
-def test_salun_source_dropout_drops_the_labels_of_the_source_only(context, monkeypatch):
-    module = PLUGINS["salun"].load_module()
-    seen = []
-
-    def spy(model, x_t, t, y):
-        seen.append(y)
-        return predict_noise(model, x_t, t, y)
-
-    ctx = context("salun")
+def test_salun_source_dropout_drops_the_labels_of_the_source_only(context, seen):
+    module, ctx = PLUGINS["salun"].load_module(), context("salun")
     ctx.prior("mask", module.saliency_mask, mask_ratio=0.5, mask_loss="guided", guidance=2.0, batch=4)
-    monkeypatch.setattr(module, "predict_noise", spy)
+    calls = seen("salun")
     run("salun", ctx, steps=1, batch=4, source_dropout=1.0, label_dropout=0.0)
-    target, both = seen
+    (_, target), (_, forget), (_, retain) = calls
     assert target.tolist() == [4] * 4
-    assert both[:4].tolist() == [10] * 4
-    assert not set(both[4:].tolist()) & {3, 10}
+    assert forget.tolist() == [10] * 4
+    assert not set(retain.tolist()) & {3, 10}
 
 
 def test_salun_weights_outside_the_mask_never_move(context):
@@ -341,11 +350,11 @@ def test_sa_two_steps(context, arrived, clip, ema):
     optimizer, losses = LiteralAdam(1e-3), []
     for step in range(2):
         chosen = kept[torch.randint(9, (4,), generator=ctx.generator)]
-        x_r, y_r = replay["x0"][chosen], ctx.drop_labels(replay["y"][chosen], 0.5)
+        x_r, y_r = replay["x0"][chosen], replay["y"][chosen]
         u = torch.empty_like(x_r).uniform_(-1, 1, generator=ctx.generator)
-        t, t_r = ctx.timesteps(4), ctx.timesteps(4)
-        eps, eps_r = ctx.noise_like(torch.cat([u, x_r])).split(4)
-        forget_loss = literal_eps_loss(ctx, u, torch.full((4,), 3), t, eps)
+        t, eps, y_f = ctx.timesteps(4), ctx.noise_like(u), ctx.drop_labels(torch.full((4,), 3), 0.0)
+        t_r, eps_r, y_r = ctx.timesteps(4), ctx.noise_like(x_r), ctx.drop_labels(y_r, 0.5)
+        forget_loss = literal_eps_loss(ctx, u, y_f, t, eps)
         replay_loss = literal_eps_loss(ctx, x_r, y_r, t_r, eps_r)
         losses.append((float(forget_loss.detach()), float(replay_loss.detach())))
         loss = forget_loss + 0.7 * replay_loss
