@@ -76,7 +76,7 @@ class Attacker:
         return self.cell.target.retained(self.num_classes)
 
     def victim(self) -> nn.Module:
-        """Return a fresh copy of the unlearned model, with all that the method hung on it: trainable, in train mode.
+        """Return a fresh copy of the unlearned model, including hooks: trainable, in train mode.
 
         Raises:
             Unmeasurable: the method gave the model a forward of its own, which would go on computing with the original.

@@ -1,7 +1,7 @@
 """What is read at the edges of a phase: peak memory by named probes, and whatever else kept the device busy.
 
-A probe that does not work here is not read; `Instruments.missing` says why, so that no table shows a number that
-nobody measured.
+A probe that does not work here is not read; `Instruments.missing` says why, so that a missing measurement is
+never shown as a number.
 """
 
 import os

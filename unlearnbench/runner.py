@@ -254,7 +254,7 @@ def check_left_as_found(before: GlobalState, method: MethodSpec) -> None:
 
 
 def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
-    """Return the harness whose base has forgotten what the cell's sequence forgets before; cached, in no phase.
+    """Return the harness whose base has forgotten what the cell's sequence forgets before; cached, not timed.
 
     Raises:
         PluginError: the method left a model that no weights of the base's network stand for.

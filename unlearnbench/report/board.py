@@ -34,7 +34,7 @@ class Board:
         """Take the latest records of one dataset and protocol, oldest first.
 
         Records of another device, judge, extractor, base model, image size or classes than the newest's are left out,
-        and stale ones show no number; `notes` says so. Controls are no rows: they check the suite.
+        and stale ones show no number; `notes` says so. Controls are excluded from the rows.
 
         Args:
             records: at least one.
@@ -539,7 +539,7 @@ class Board:
         samples = self._samples(measures, records)
         statistic = "95 % intervals: Wilson's, with the design effect of classes and seeds, or bootstrap"
         if len(replicates) == 1:
-            statistic += "; of one seed, so they leave out how seeds differ"
+            statistic += "; single seed: seed-to-seed variance is not included"
         shortened = ["settings other than the methods' defaults are in the table of settings"]
         return "; ".join(
             [

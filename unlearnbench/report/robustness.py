@@ -50,7 +50,8 @@ def _words(part: Board) -> str:
     gold = [variant.label for variant in part.variants if variant.role == "gold"]
     if not gold:
         return NO_GOLD
-    return f"{', '.join(gold)} never saw the class: what it cannot resist, no method can be blamed for."
+    names, was = ", ".join(gold), "was" if len(gold) == 1 else "were"
+    return f"{names} {was} never trained on the class: an attack that succeeds there is no evidence of residual knowledge."
 
 
 def robustness_tables(board: Board) -> list[Table]:
