@@ -77,7 +77,7 @@ def adaptive_backward(model, retain: Term, forget: Term, eta: float):
         losses.append(loss.detach())
     weight = adaptive_penalty(*gradients, eta)
     for parameter, g_r, g_f in zip(parameters, *gradients, strict=True):
-        parameter.grad = g_r + weight * g_f
+        parameter.grad = torch.empty_like(parameter).copy_(g_r + weight * g_f)  # in its memory layout
     return losses
 
 
