@@ -238,6 +238,22 @@ def test_the_sdks_own_fresh_weights_are_no_global_randomness(judged):
     assert not broken(promises)
 
 
+@pytest.mark.parametrize(
+    "line, name",
+    [
+        ("np.array_equal = np.array_equiv", "numpy.array_equal"),
+        ("np.seterr(all='ignore')", "numpy.seterr"),
+    ],
+)
+def test_what_stays_changed_in_the_process_is_named(judged, monkeypatch, line, name):
+    monkeypatch.setattr(np, "array_equal", np.array_equal)  # put back afterwards
+    with np.errstate():
+        promises = judged(f"{LOOP}import numpy as np\n{line}")
+    assert broken(promises) == {"no global state"}
+    assert f"it changes {name}" in promises["no global state"].words
+    assert "before the method returns" in promises["no global state"].words
+
+
 def test_an_error_is_shown_with_its_line_and_the_rest_is_not_judged(judged):
     promises = judged("raise ValueError('no good')")
     assert broken(promises) == {"runs"}

@@ -35,7 +35,8 @@ MATMUL = (
     "allow_fp16_accumulation",
 )  # fmt: skip
 OPTIMIZER_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
-MOST = 5  # changes that a reason names
+MOST = 5  # changes that a sentence names
+REMEDY = "change it within a `with` block, or put it back before the method returns"
 _MISSING = object()
 
 
@@ -61,6 +62,12 @@ class GlobalState:
         edited = [f"{function.__module__}.{function.__qualname__}" for function, code in self._code.items()
                   if not all(map(_is, code, _code_of(function)))]  # fmt: skip
         return [*flags, *patched, *edited]
+
+    def complaint(self) -> str:
+        """Return the names of the first of `changes`, and how many more there are; empty if there is none."""
+        changes = self.changes()
+        more = f" and {len(changes) - MOST} more" if len(changes) > MOST else ""
+        return f"{', '.join(changes[:MOST])}{more}"
 
     def restore(self) -> None:
         """Put back what may change freely: global random generators, environment variables, filters of warnings."""

@@ -26,7 +26,7 @@ from unlearnbench.datasets import Dataset
 from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
-from unlearnbench.global_state import MOST, GlobalState
+from unlearnbench.global_state import REMEDY, GlobalState
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import digest
 from unlearnbench.judges import through
@@ -244,12 +244,8 @@ def check_left_as_found(before: GlobalState, method: MethodSpec) -> None:
     Raises:
         PluginError: it changed something else there.
     """
-    if changes := before.changes():
-        more = f" and {len(changes) - MOST} more" if len(changes) > MOST else ""
-        raise PluginError(
-            f"{method.name} or its file changes what its own evaluation uses: {', '.join(changes[:MOST])}{more}. "
-            "Change it within a `with` block, or put it back before the method returns"
-        )
+    if complaint := before.complaint():
+        raise PluginError(f"{method.name} or its file changes what its own evaluation uses, {complaint}: {REMEDY}")
     before.restore()
 
 

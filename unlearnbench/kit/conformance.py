@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unlearnbench.artifacts import Tensors
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
+from unlearnbench.global_state import REMEDY, GlobalState
 from unlearnbench.kit import trial
 from unlearnbench.kit.plugin_source import card_complaints, card_hints, reach_complaints
 from unlearnbench.kit.trial import CPU, Bench, OutOfTime, Run, TouchedStreams
@@ -30,7 +31,7 @@ from unlearnbench.training import global_rng_kept
 
 NAMES = (
     "runs", "edits the model", "keeps the base", "declared streams", "step budget", "same seed, same weights", "finite",
-    "fresh gradients", "no global RNG", "no test-set peeking", "phases declared", "card complete",
+    "fresh gradients", "no global RNG", "no global state", "no test-set peeking", "phases declared", "card complete",
 )  # fmt: skip
 WIDTH = max(map(len, NAMES))
 EXPLOSION = 100.0  # times as large as at the start: no method grows so in a few steps and stays finite in thousands
@@ -95,7 +96,11 @@ def _in_file(registry: Registry, path: Path) -> list[Plugin]:
 
 
 def check_plugin(plugin: Plugin) -> list[Promise]:
-    """Return the promises of a method in the order of NAMES. No global state changes."""
+    """Return the promises of a method in the order of NAMES.
+
+    Global state stays as it is, but for what the method or its file changes there and breaks a promise with.
+    """
+    before = GlobalState()
     try:
         spec = plugin.spec
     except PluginError as error:
@@ -113,6 +118,8 @@ def check_plugin(plugin: Plugin) -> list[Promise]:
         np.random.set_state(words)  # noqa: NPY002
     with tokenize.open(plugin.path) as file:  # in the encoding that the file names, without a byte order mark
         source = file.read()
+    complaint = before.complaint()
+    dynamic.append(Promise("no global state", not complaint, f"it changes {complaint}: {REMEDY}" if complaint else ""))
     static = {
         "no test-set peeking": reach_complaints(source, spec.name),
         "card complete": card_complaints(source, spec),
@@ -148,7 +155,7 @@ def _judge_runs(bench: Bench) -> list[Promise]:
         promises += [_repeats(first, bench), _budget(first, bench)]
         if not first.global_rng:
             promises.append(Promise("no global RNG", True, ""))
-    judged = {promise.name for promise in promises}
+    judged = {promise.name for promise in promises} | {"no global state"}
     return [*promises, *_unjudged([name for name in NAMES if name not in judged], "it did not run to its end")]
 
 
