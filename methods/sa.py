@@ -123,9 +123,10 @@ def sa(
     kept, gone = (torch.tensor(c, device=replay["y"].device) for c in (ctx.retained_classes, ctx.forget_classes))
     retained = torch.isin(replay["y"], kept).nonzero().flatten()
     y_f = gone[torch.arange(batch, device=gone.device) % len(gone)]
-    parameters = dict(ctx.model.named_parameters())
-    start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    optimizer = torch.optim.Adam(parameters.values(), lr=lr, fused=True)
+    parameters = list(ctx.model.parameters())
+    start = [parameter.detach().clone() for parameter in parameters]
+    pull = [2 * penalty * information[name] for name, _ in ctx.model.named_parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
     average = Ema(ctx.model, ema, warm_up=False) if ema else None
     for _ in ctx.steps(steps):
         chosen = retained[torch.randint(len(retained), (batch,), generator=ctx.generator, device=retained.device)]
@@ -135,9 +136,10 @@ def sa(
         optimizer.zero_grad()
         forget_loss, replay_loss = backward(ctx.model, terms, [1, gamma], passes=passes)
         with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.grad += 2 * penalty * information[name] * (parameter - start[name])
-        torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
+            away = torch._foreach_sub(parameters, start)
+            torch._foreach_mul_(away, pull)
+            torch._foreach_add_([parameter.grad for parameter in parameters], away)
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         if average:
             average.update(ctx.model)

@@ -115,8 +115,9 @@ def salun(
     mask = ctx.prior(
         "mask", saliency_mask, mask_ratio=mask_ratio, mask_loss=mask_loss, guidance=mask_guidance, batch=batch
     )
-    parameters = dict(ctx.model.named_parameters())
-    optimizer = torch.optim.Adam(parameters.values(), lr=lr, fused=True)
+    parameters = list(ctx.model.parameters())
+    moves = [mask[name].to(parameter.dtype) for name, parameter in ctx.model.named_parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
     for _ in ctx.steps(steps):
         (x_f, y_f), (x_r, y_r) = ctx.forget.draw(batch), ctx.retain.draw(batch)
         forget = ctx.eps_term(x_f, y_f, label_dropout=source_dropout)
@@ -129,10 +130,9 @@ def salun(
         sign = -1 if forget_loss == "ga" else 1
         lose, keep = backward(ctx.model, [forget, retain], [sign, alpha], passes=passes)
         if clip_then_mask:
-            torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
-        for name, parameter in parameters.items():
-            parameter.grad *= mask[name]
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        torch._foreach_mul_([parameter.grad for parameter in parameters], moves)
         if not clip_then_mask:
-            torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         ctx.log(forget_loss=sign * lose, retain_loss=keep)

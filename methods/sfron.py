@@ -36,7 +36,7 @@ from unlearnbench import Context, eps_loss, method, predict_noise
 def fisher(ctx: Context, *, stream: str, guidance: float, batch: int):
     """Return {parameter name: mean squared batch gradient} on a stream. The model is in eval mode."""
     parameters = dict(ctx.model.named_parameters())
-    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    total = [torch.zeros_like(parameter) for parameter in parameters.values()]
     batches = 0
     for x0, y in (ctx.forget if stream == "forget" else ctx.retain).epoch(batch):
         t, eps = ctx.timesteps(len(x0)), ctx.noise_like(x0)
@@ -46,10 +46,10 @@ def fisher(ctx: Context, *, stream: str, guidance: float, batch: int):
         ctx.model.zero_grad()
         (eps - prediction).square().flatten(1).sum(dim=1).mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        for name, parameter in parameters.items():
-            total[name] += parameter.grad.square()
+        gradients = [parameter.grad for parameter in parameters.values()]
+        torch._foreach_add_(total, torch._foreach_mul(gradients, gradients))
         batches += 1
-    return {name: squares / batches for name, squares in total.items()}
+    return {name: squares / batches for name, squares in zip(parameters, total, strict=True)}
 
 
 @method(
@@ -77,10 +77,10 @@ def sfron(
     options = {"guidance": fisher_guidance, "batch": batch}
     forget_fisher = ctx.prior("fisher_forget", fisher, stream="forget", **options)
     retain_fisher = ctx.prior("fisher_retain", fisher, stream="retain", **options)
-    parameters = dict(ctx.model.named_parameters())
-    ratio = {name: (forget_fisher[name] + 1e-15) / (retain_fisher[name] + 1e-15) for name in parameters}
-    mask = {name: ratio[name] >= mask_threshold for name in parameters}
-    optimizer = torch.optim.Adam(parameters.values(), lr=lr, fused=True)
+    parameters = list(ctx.model.parameters())
+    ratios = [(forget_fisher[k] + 1e-15) / (retain_fisher[k] + 1e-15) for k, _ in ctx.model.named_parameters()]
+    moves = [(ratio >= mask_threshold).to(ratio.dtype) for ratio in ratios]
+    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
     for step in ctx.steps(steps):
         x_f, y_f = ctx.forget.draw(batch)
         t, eps = ctx.timesteps(batch), ctx.noise_like(x_f)
@@ -89,13 +89,12 @@ def sfron(
         forget_loss = -(weights / weights.sum() * losses).sum()
         optimizer.zero_grad()
         (alpha * (1 + math.cos(math.pi * step / steps)) / 2 * forget_loss).backward()
-        for name, parameter in parameters.items():
-            parameter.grad *= mask[name]
-        torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
+        torch._foreach_mul_([parameter.grad for parameter in parameters], moves)
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         retain_loss = ctx.eps_loss(*ctx.retain.draw(batch), label_dropout=label_dropout)
         optimizer.zero_grad()
         retain_loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         ctx.log(forget_loss=forget_loss, retain_loss=retain_loss)

@@ -67,7 +67,8 @@ def _fastest_product(device: torch.device, dtype: torch.dtype, tf32: bool) -> fl
             torch.accelerator.synchronize(device)
 
     size = PEAK_SIZE.get(device.type, PEAK_SIZE["cpu"])
-    a = torch.ones(size, size, dtype=dtype, device=device)
+    drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(0))  # of equal numbers it would be faster
+    a = drawn.to(device, dtype)
     allowed, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
     try:
         torch.mm(a, a)  # warms up

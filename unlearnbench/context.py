@@ -8,6 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from unlearnbench.artifacts import ArtifactStore, Tensors
+from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors
 from unlearnbench.cost import Cost, Meter
 from unlearnbench.datasets import Dataset, Split
 from unlearnbench.diffusion import Schedule, predict_noise, sample, to_float
@@ -28,9 +29,10 @@ from unlearnbench.process import Progress
 from unlearnbench.provenance import device_key
 from unlearnbench.terms import Term
 from unlearnbench.training import antithetic_timesteps, drop_labels, flipped, global_rng_kept, trainable_copy
+from unlearnbench.transfer import upload
 
 METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
-_CODE = ("context.py", "diffusion.py", "training.py")  # what a prior's bytes depend on besides its own file
+_CODE = ("context.py", "diffusion.py", "terms.py", "training.py")  # what a prior's bytes depend on besides its own file
 HARNESS_DIGEST = digest([file_digest(Path(__file__).with_name(name)) for name in _CODE])
 FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
 LOG_POINTS = 50  # points kept per logged curve
@@ -44,7 +46,7 @@ class Stream:
     ) -> None:
         self.name = name
         self._images, self._labels, self._generator, self._flip, self._drawn = images, labels, generator, flip, drawn
-        self._order: Tensor = torch.empty(0, dtype=torch.long)
+        self._order: Tensor = torch.empty(0, dtype=torch.long, device=images.device)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -54,18 +56,20 @@ class Stream:
         if not len(self):
             raise ValueError(f"the stream {self.name} has no image to draw")
         while len(self._order) < n:
-            self._order = torch.cat([self._order, torch.randperm(len(self), generator=self._generator)])
+            self._order = torch.cat([self._order, self._shuffle()])
         chosen, self._order = self._order[:n], self._order[n:]
         return self._take(chosen)
 
     def epoch(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every image once, in a fresh order; the last batch may be smaller."""
-        for chosen in torch.split(torch.randperm(len(self), generator=self._generator), batch):
+        for chosen in torch.split(self._shuffle(), batch):
             yield self._take(chosen)
+
+    def _shuffle(self) -> Tensor:
+        return upload(torch.randperm(len(self), generator=self._generator), self._images.device)
 
     def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         self._drawn[self.name] = self._drawn.get(self.name, 0) + len(chosen)
-        chosen = chosen.to(self._images.device)
         x0 = to_float(self._images[chosen])
         return (flipped(x0, self._generator) if self._flip else x0), self._labels[chosen]
 
@@ -134,6 +138,7 @@ class Harness:
     counts: Counts = field(default_factory=Counts)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     priors: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> what a record says of it
+    made: set[str] = field(default_factory=set)  # keys of the priors that this process built
 
 
 class Context:
@@ -338,30 +343,46 @@ class Context:
             **inputs: JSON values, tensors, or tensors of another prior; all of them are part of the cache key.
         """
         harness, counts = self._harness, self._harness.counts
+        with harness.meter.phase("load"):
+            artifact = self._prior_artifact(name, build, shared, inputs)
+            reused = artifact.key not in harness.made
+            if reused:
+                harness.meter.charge("prior", Cost.earlier(artifact.facts["cost"]))
+            counts.add(Counts(**artifact.facts["counts"]))
+            harness.priors[name] = {
+                "seconds": artifact.facts["cost"]["seconds"], "shared": shared, "reused": reused, "key": artifact.key,
+            }  # fmt: skip
+            return {tensor: value.to(harness.device) for tensor, value in artifact.tensors.items()}
+
+    def _prior_artifact(
+        self, name: str, build: Callable[..., Tensors], shared: bool, inputs: Mapping[str, Any]
+    ) -> Artifact:
+        """Return a prior from the cache, or build it in phase `prior`; the counts of its work are its own.
+
+        Raises:
+            PluginError: it has no plain name, or is asked for inside a prior.
+        """
+        harness = self._harness
         if not re.fullmatch(r"\w{1,50}", name):
             raise PluginError(f"{harness.method}: name a prior by one plain word, not {name!r}")
         if self._purpose != METHOD:
             raise PluginError(f"{harness.method}: the prior {name} is asked for inside a prior; pass one to the other")
 
         def make() -> tuple[Tensors, dict[str, Any]]:
-            before = counts.copy()
+            before = harness.counts.copy()
             with global_rng_kept(harness.device), harness.meter.phase("prior") as cost:
                 context = Context(replace(harness, curves={}), purpose=f"prior {name}", shared=shared)
                 context.model.eval()
                 tensors = build(context, **inputs)
-            return tensors, {"cost": cost.to_json(), "counts": vars(counts.since(before))}
+            work = harness.counts.since(before)
+            harness.counts.add(work, sign=-1)  # whoever asked for the prior adds it
+            return tensors, {"cost": cost.to_json(), "counts": vars(work)}
 
-        with harness.meter.phase("load"):
-            key = self._prior_key(name, shared, inputs)
-            artifact = harness.store.get(f"prior-{harness.method}-{name}", key, make)
-            if artifact.reused:
-                harness.meter.charge("prior", Cost.earlier(artifact.facts["cost"]))
-                counts.add(Counts(**artifact.facts["counts"]))
-            harness.priors[name] = {
-                "seconds": artifact.facts["cost"]["seconds"], "shared": shared, "reused": artifact.reused,
-                "key": artifact.key,
-            }  # fmt: skip
-            return {tensor: value.to(harness.device) for tensor, value in artifact.tensors.items()}
+        key = self._prior_key(name, shared, inputs)
+        artifact = harness.store.get(f"prior-{harness.method}-{name}", key, make)
+        if not artifact.reused:
+            harness.made.add(artifact.key)
+        return artifact
 
     def _prior_key(self, name: str, shared: bool, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that a prior's bytes depend on."""
@@ -381,6 +402,31 @@ class Context:
             "software": dict(harness.software),
             "harness": HARNESS_DIGEST,
         }
+
+
+class _Enough(BaseException):
+    """A rehearsal is over. Not an Exception, which a method may catch."""
+
+
+class Rehearsal(Context):
+    """A context that ends with the method's first step, and charges nobody for its priors."""
+
+    def steps(self, n: int) -> Iterator[int]:
+        """Yield 0, and then end the method."""
+        for step in range(min(n, 1)):
+            yield step
+        raise _Enough
+
+    def prior(self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any) -> Tensors:
+        """Return what the method's own context will find in the cache."""
+        with self._harness.meter.phase("load"):
+            artifact = self._prior_artifact(name, build, shared, inputs)
+            return {tensor: value.to(self._harness.device) for tensor, value in artifact.tensors.items()}
+
+    def run(self, function: Callable[..., object], settings: Mapping[str, Any]) -> None:
+        """Let a method take its first step."""
+        with suppress(_Enough):
+            function(self, **settings)
 
 
 def _describe(value: Any) -> Any:

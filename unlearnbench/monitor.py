@@ -259,11 +259,11 @@ class Sampler:
     def _read(self) -> Reading:
         levels: dict[str, int] = {}
         problems: dict[str, str] = {}
-        foreign = None
+        foreign, beside = None, 0
         try:
             processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
             if pids := {process.pid for process in processes}:
-                foreign = len(pids) - 1  # one is ours, in a container perhaps by an id we do not know
+                foreign, beside = _others(pids, self._pid)
             ours = [process.usedGpuMemory for process in processes if process.pid == self._pid]
             if not ours:
                 problems["nvml_process"] = "NVML does not list this process: it holds nothing, or a container hides it"
@@ -275,7 +275,9 @@ class Sampler:
             problems["nvml_process"] = f"NVML does not tell who uses the device: {spell_error(error)}"
         try:
             use = self._device_use()
-            if self._start is None:
+            if beside:
+                problems["nvml_device"] = "other cells of this run hold memory on the device (--jobs)"
+            elif self._start is None:
                 problems["nvml_device"] = "NVML did not tell the device's memory when the monitor started"
             else:
                 levels["nvml_device"] = max(0, use - self._start)  # others may have left since
@@ -297,6 +299,41 @@ class Sampler:
             with suppress(self._nvml.NVMLError):
                 return by_uuid(f"MIG-{uuid}")
             raise  # the first error: the second is only that there is no such instance
+
+
+def _others(listed: set[int], pid: int) -> tuple[int, int]:
+    """Return how many of the processes that NVML lists are foreign, and how many are of other cells of the same run.
+
+    Where the measured process is not listed, NVML tells ids of another namespace: then as many as there are other cells
+    are taken for theirs.
+    """
+    if len(listed) == 1:
+        return 0, 0
+    own, cells = _run_of(pid)
+    if pid in listed:
+        beside = listed & set().union(*cells)
+        return len(listed - own - beside), len(beside)
+    rest = len(listed) - 1
+    return max(0, rest - len(cells)), min(rest, len(cells))
+
+
+def _run_of(pid: int) -> tuple[set[int], list[set[int]]]:
+    """Return the processes of a job, and those of each other job of its process server."""
+    with suppress(psutil.Error):
+        job = psutil.Process(pid)
+        guard = job.parent()
+        server = guard.parent() if guard is not None else None
+        served = server is not None and any("forkserver" in word for word in server.cmdline())
+        guards = [process for process in server.children() if process != guard] if served and server else []
+        return _tree(job), [_tree(other) for other in guards]
+    return {pid}, []
+
+
+def _tree(process: psutil.Process) -> set[int]:
+    """Return a process and all that it started and that is left."""
+    with suppress(psutil.Error):
+        return {process.pid, *(child.pid for child in process.children(recursive=True))}
+    return {process.pid}
 
 
 class StopSampler:

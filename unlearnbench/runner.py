@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from unlearnbench.arithmetic import known_flops
 from unlearnbench.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.checkpoints import write_checkpoint
-from unlearnbench.context import HARNESS_DIGEST, Context, Counts, Harness
+from unlearnbench.context import HARNESS_DIGEST, Context, Counts, Harness, Rehearsal
 from unlearnbench.cost import Meter, compiling_is_warmup
 from unlearnbench.datasets import Dataset
 from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
@@ -118,6 +118,8 @@ def run_cell(
         line: shows progress and gives turns.
     """
     device = torch.device(found["device"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what a plugin calls "cuda" is this one
     meter = Meter.for_device(device, str(found["identity"]["uuid"]))
     turns = _Turns(line, meter)
     turns.take("load")
@@ -139,6 +141,9 @@ def run_cell(
     with meter.phase("warmup"):
         warm_up(prepared, dataset, device)
     harness = after_earlier(method, harness, cell)
+    if device.type == "cuda":
+        with meter.phase("warmup"):
+            rehearse(method, harness, cell)
     context = unlearn(method, harness, cell)
     again = _time_again(method, harness, cell, repeats - 1)
     with meter.phase("load"):
@@ -221,18 +226,34 @@ def warm_up(prepared: Prepared, dataset: Dataset, device: torch.device) -> None:
             through(network, images, device)
 
 
-def unlearn(method: MethodSpec, harness: Harness, cell: Cell) -> Context:
-    """Run the method in phase `forget`, what it compiles in `warmup`, and return its context.
+def rehearse(method: MethodSpec, harness: Harness, cell: Cell) -> None:
+    """Let the method take its first step and throw it away: kernels are chosen, and memory is cached, for its shapes.
 
-    Raises:
-        PluginError: the method raised a UsageError, which would end the run, and this is one cell's affair.
+    Its priors are made meanwhile, in phase `prior`, and stay.
     """
-    context = Context(harness)
-    with counted(harness, context), compiling_is_warmup(harness.meter), harness.meter.phase("forget"):
+    quiet = replace(harness, counts=Counts(), curves={}, priors={})
+    with global_rng_kept(harness.device), _one_cells_affair(method):
+        context = Rehearsal(quiet)
         try:
-            method.function(context, **cell.settings)
-        except UsageError as error:
-            raise PluginError(f"{method.name} raised {error!r}") from error
+            context.run(method.function, cell.settings)
+        finally:
+            context.watching.remove()
+
+
+@contextmanager
+def _one_cells_affair(method: MethodSpec) -> Iterator[None]:
+    """Raise a PluginError where a method raises a UsageError, which would end the run."""
+    try:
+        yield
+    except UsageError as error:
+        raise PluginError(f"{method.name} raised {error!r}") from error
+
+
+def unlearn(method: MethodSpec, harness: Harness, cell: Cell) -> Context:
+    """Run the method in phase `forget`, what it compiles in `warmup`, and return its context."""
+    context, meter = Context(harness), harness.meter
+    with counted(harness, context), compiling_is_warmup(meter), meter.phase("forget"), _one_cells_affair(method):
+        method.function(context, **cell.settings)
     context.check_finite()
     context.model.requires_grad_(False)
     return context
