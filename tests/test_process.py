@@ -30,8 +30,8 @@ def ask_for_a_turn(progress):
     return progress.turn("alone"), progress.turn("beside")
 
 
-def allocate_too_much(progress):
-    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+def allocate_too_much(words, progress):
+    raise RuntimeError(words)
 
 
 def double(value, progress):
@@ -161,8 +161,17 @@ def test_a_worker_that_dies_within_a_message_is_a_failure(workers):
     assert workers.run("tests.test_process:half_a_message", timeout=60).status == "failed"
 
 
-def test_a_lack_of_cpu_memory_is_oom(workers):
-    assert workers.run("tests.test_process:allocate_too_much").status == "oom"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes",
+        "CUDA error: out of memory",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_a_lack_of_memory_is_oom_whoever_says_so(workers, words):
+    assert workers.run("tests.test_process:allocate_too_much", words).status == "oom"
 
 
 def test_a_usage_error_crosses_over(workers):

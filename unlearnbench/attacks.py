@@ -27,6 +27,7 @@ from unlearnbench.plugin import Score
 from unlearnbench.preparation import Prepared
 from unlearnbench.process import Progress
 from unlearnbench.training import antithetic_timesteps, drop_labels
+from unlearnbench.transfer import upload
 
 SAMPLES = 50  # images per level of an attack, which may have many levels: 14 points of interval at 50 %
 BATCH = 32  # images per step
@@ -244,7 +245,7 @@ def relearning_curve(attacker: Attacker, images: int) -> Score:
         if x_f is None or y_f is None:
             return retained.draw(BATCH)
         x_r, y_r = retained.draw(BATCH // 2)
-        chosen = torch.randint(len(x_f), (BATCH // 2,), generator=choice).to(x_f.device)
+        chosen = upload(torch.randint(len(x_f), (BATCH // 2,), generator=choice), x_f.device)
         return torch.cat([x_f[chosen], x_r]), torch.cat([y_f[chosen], y_r])
 
     curve = {0: attacker.before}

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unlearnbench.transfer import upload
+
 BETA_START, BETA_END = 1e-4, 0.02  # linear betas of Ho et al. 2020, section 4
 
 
@@ -97,7 +99,7 @@ def half_precision(device: torch.device, wanted: bool) -> AbstractContextManager
 
 def _stacked_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
     """Draw one image of noise from each generator, on the CPU so that every device starts from the same bits."""
-    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(device)
+    return upload(torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]), device)
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def sample(
     with evaluating(model, dropout=dropout):
         for first in range(0, len(labels), batch_size):
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]]
-            y = labels[first : first + batch_size].to(device)
+            y = upload(labels[first : first + batch_size], device)
             x = start.x_t(schedule, _stacked_noise(generators, image_shape, device).to(dtype), timesteps[0], first)
             for index, (t, before) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
                 with half_precision(device, bf16):

@@ -33,7 +33,9 @@ from unlearnbench.results import Status
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 PRELOAD = ["unlearnbench.preload"]
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # what torch's RuntimeErrors say of it
+OUT_OF_MEMORY = (  # what torch's RuntimeErrors say of it; the last one is cuDNN's, which finds no room to work in
+    "can't allocate memory", "out of memory", "ALLOC_FAILED", "unable to find an engine",
+)  # fmt: skip
 PROGRESS_SECONDS = 0.25  # at most one progress message per this time
 TRACEBACK_CHARACTERS = 4000  # kept of a traceback, from its end
 TICK_SECONDS = 1.0  # between two looks at whether the run was stopped, at most

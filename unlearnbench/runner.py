@@ -227,7 +227,7 @@ def warm_up(prepared: Prepared, dataset: Dataset, device: torch.device) -> None:
 
 
 def rehearse(method: MethodSpec, harness: Harness, cell: Cell) -> None:
-    """Let the method take its first step and throw it away: kernels are chosen, and memory is cached, for its shapes.
+    """Let the method take its first step and throw it away: kernels are chosen and loaded for its shapes.
 
     Its priors are made meanwhile, in phase `prior`, and stay.
     """
