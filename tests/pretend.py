@@ -3,7 +3,7 @@
 Within `pretended_cuda()`, tensors say that they are on `cuda:0` while their numbers lie on the CPU. So code takes its
 CUDA paths, and what a GPU would refuse, or make the host wait for, is seen:
 
-- **Placement.** A tensor is on a device if it was made or put there, or computed from tensors that are. There can be
+- **Placement.** A tensor is on a device if it was made or put there, or computed from such tensors. There may be
   several devices; `cuda` without a number is the current one (`torch.cuda.set_device`).
 - **Mixing.** An operation on tensors of two devices is refused, but for copies, CPU tensors without a dimension, and CPU
   indices into a tensor on the device.
@@ -315,7 +315,7 @@ class PretendedCuda(TorchDispatchMode):
 class CudaGenerator(REAL_GENERATOR):
     """A generator of the CPU that says it is a device's."""
 
-    known: ClassVar[dict[int, "CudaGenerator"]] = {}  # by address, which is not given to another one while they are kept here
+    known: ClassVar[dict[int, "CudaGenerator"]] = {}  # by address; kept, so that no other gets it
     place: torch.device
 
     @property

@@ -1,0 +1,386 @@
+"""The CUDA paths, on a device that is only pretended: what a GPU would refuse, and what would make the host wait.
+
+Every test runs in a process of its own, which `tests.pretend` patches.
+"""
+
+import hashlib
+import importlib
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from tests.pretend import PretendedTensor, pretended_cuda
+from unlearnbench import arithmetic, attacks, preparation, probes, runner
+from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.datasets import WEIGHTS, load_dataset
+from unlearnbench.diffusion import Schedule, sample
+from unlearnbench.grid import Cell
+from unlearnbench.judges import build_classifier
+from unlearnbench.networks import build_unet, frozen, unet_config
+from unlearnbench.process import Workers
+from unlearnbench.product import staging
+from unlearnbench.registry import Registry
+from unlearnbench.training import DenoiserTraining, fit_classifier
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real CUDA device is there: see tests/gpu")
+
+METHODS = [plugin.name for plugin in Registry().plugins("method")]
+ATTACKS = [spec.name for spec in Registry().select_metrics("attacks")]
+METRICS = [spec.name for spec in Registry().select_metrics("all") if spec.name != "earlier_forgotten"]
+IDENTITY = {"type": "cuda", "name": "Pretended GPU", "uuid": "pretended", "driver": "0", "cuda": "0"}
+SMALL = {  # settings, of those methods that have them
+    "batch": 8, "retain_batch": 8, "replay_per_class": 3, "fisher_images": 2, "fisher_timesteps": 10,
+    "fisher_chunk": 5, "round_steps": 2, "inner_steps": 2,
+}  # fmt: skip
+STEPS = 2
+# Functions that wait by design, at a few points of a run, with the clock stopped or in another phase.
+BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "cost.py:paused", "cost.py:_switch"}
+# Where a method itself asks for a wait in each of its steps.
+ASKED = {"erasediff": {"erasediff.py:draw_forget_term"}}  # puts the list of classes on the device
+PAPERS = {  # what the paper's network and images have, and that of digits lacks
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "add_attention": True, "attention_head_dim": None, "dropout": 0.1,
+}  # fmt: skip
+
+
+def tiny_dataset(*, flip=False, bf16=False, unet=None):
+    """Return digits with a small network, few samples and short trainings."""
+    digits = load_dataset("digits")
+    precision = "bf16" if bf16 else "fp32"
+    unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4, **(unet or {})}
+    return replace(
+        digits,
+        flip=flip,
+        base=replace(digits.base, unet=unet, steps=4, batch=16, precision=precision),
+        judge=replace(digits.judge, epochs=1, flip=flip),
+        rejecting=replace(digits.rejecting, epochs=1, flip=flip),
+        extractor=replace(digits.extractor, epochs=1, flip=flip),
+        protocol=replace(
+            digits.protocol, steps=5, forget_samples=20, retain_samples=8, batch_size=32, precision=precision
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def pretended(tmp_path_factory):
+    """Return a function that runs one of this module's jobs in a process of its own and returns what it saw."""
+    workers, cache = Workers(), tmp_path_factory.mktemp("pretended")
+
+    def run(job, *arguments):
+        outcome = workers.run(f"{__name__}:{job.__name__}", cache, *arguments)
+        assert outcome.status == "ok", f"{outcome.reason}\n{outcome.traceback}"
+        return outcome.value
+
+    return run
+
+
+# Jobs
+
+
+@contextmanager
+def observed():
+    """Shorten what is measured once or long, and note what a cell does while its method works."""
+    arithmetic.PEAK_SIZE, arithmetic.PEAK_SECONDS = {"cuda": 32, "cpu": 32}, 0.0
+    attacks.RELEARNING_STEPS = (1, 2)
+    importlib.import_module("unlearnbench.metrics.embedding_search").STEPS = 2
+    probes.NvmlMonitor = lambda uuid: SimpleNamespace(edge=dict, close=lambda: None, problems={}, foreign=None)
+    seen = SimpleNamespace(judges=set(), misplaced=set(), weights="", channels_last=False, on=set())
+    prepared = []
+    prepare, unlearn = runner.prepare, runner.unlearn
+
+    def noting_prepare(*arguments):
+        prepared.append(prepare(*arguments))
+        return prepared[-1]
+
+    def noting_unlearn(*arguments):
+        judges = [prepared[-1].judge, prepared[-1].extractor, getattr(prepared[-1].rejecting, "network", None)]
+        seen.judges |= {str(x.device) for judge in judges if judge is not None for x in judge.parameters()}
+        context = unlearn(*arguments)
+        weights = list(context.model.parameters())
+        seen.on |= {str(x.device) for x in weights}
+        seen.channels_last = all(x.is_contiguous(memory_format=torch.channels_last) for x in weights if x.dim() == 4)
+        seen.weights = hashlib.sha256(b"".join(x.detach().cpu().numpy().tobytes() for x in weights)).hexdigest()
+        return context
+
+    def look(optimizer, *_):
+        for x in (x for group in optimizer.param_groups for x in group["params"] if x.grad is not None):
+            if any(n > 1 and a != b for n, a, b in zip(x.shape, x.stride(), x.grad.stride(), strict=True)):
+                seen.misplaced.add(tuple(x.shape))
+
+    runner.prepare, runner.unlearn = noting_prepare, noting_unlearn
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+        runner.prepare, runner.unlearn = prepare, unlearn
+
+
+def run_cell(cache, method, line, *, dataset=None, metrics=(), steps=STEPS, device="cuda:0", plugins=(), staged=None):
+    """Run a cell and return it with the measured fields of its record."""
+    dataset = dataset or tiny_dataset()
+    spec = Registry(plugins).method(method)
+    settings = {name: value for name, value in {**SMALL, "steps": steps}.items() if name in spec.settings}
+    cell = Cell(dataset.name, dataset.protocol.name, method, spec.resolve((), settings), 3, 0)
+    found = {"device": device, "identity": IDENTITY}
+    staged = staged and staging(staged, cell)
+    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, found, 1, staged, line)
+
+
+def cell_job(cache, method, metrics, form, line):
+    """Run a cell of a method and return what was seen of it."""
+    with pretended_cuda() as device, observed() as seen:
+        _, record = run_cell(cache, method, line, dataset=tiny_dataset(**form), metrics=metrics)
+        return {
+            "values": {name: entry["value"] for name, entry in record["metrics"].items()},
+            "reasons": {name: entry["reason"] for name, entry in record["metrics"].items()},
+            "steps": record["counts"]["optimizer_steps"],
+            "phases": set(record["cost"]),
+            "uploads": device.uploads,
+            **vars(seen),
+        }
+
+
+def waits_in_the_loop(device):
+    """Return how often the host waited while the method worked, by the innermost function; bookkeeping apart."""
+    waits = [wait.path for wait in device.waits if "runner.py:unlearn" in wait.path]
+    return Counter(path[0] for path in waits if not BOOKKEEPING & set(path))
+
+
+def loop_job(cache, method, line):
+    """Run a method with so many steps and twice as many, and return which functions waited more often."""
+    counted = []
+    for steps in (STEPS, 2 * STEPS):
+        with pretended_cuda() as device, observed():
+            run_cell(cache, method, line, steps=steps)
+            counted.append(waits_in_the_loop(device))
+    return {place: more for place, more in (counted[1] - counted[0]).items() if more}
+
+
+def save_job(cache, folder, form, line):
+    """Run a cell whose model is saved; return what the record says of it, and whether its weights are there."""
+    with pretended_cuda(), observed():
+        cell, record = run_cell(cache, "safemax", line, dataset=tiny_dataset(**form), staged=folder)
+        return record["artifacts"]["model"], (staging(folder, cell) / WEIGHTS).is_file()
+
+
+def other_device_job(cache, plugin, line):
+    """Run a plugin on the second of two devices, and return where its weights were."""
+    with pretended_cuda(2), observed() as seen:
+        run_cell(cache, "own", line, device="cuda:1", plugins=[plugin])
+        return seen.on
+
+
+def judge_job(cache, kind, line):
+    """Train a judge for one epoch and for two; return the waits of both, and the devices and layout of its weights."""
+    dataset = tiny_dataset(flip=True)
+    images = dataset.load(ArtifactStore(cache), line)
+    waits = []
+    for epochs in (1, 2):
+        with pretended_cuda() as device:
+            recipe = replace(getattr(dataset, kind), epochs=epochs, batch=256)
+            model = build_classifier(dataset, recipe).to("cuda")
+            device.waits.clear()
+            fit_classifier(model, images.train, recipe, lambda done, total: None)
+            waits.append(sorted(wait.path[0] for wait in device.waits))
+            devices = {str(x.device) for x in model.parameters()}
+    return waits, devices
+
+
+def base_job(cache, bf16, line):
+    """Train a base model for so many steps and twice as many; return the waits of both, and whether Adam was fused."""
+    waits, fused = [], set()
+    preparation.FIRST_CHECKPOINT_SECONDS = 1e9  # a checkpoint is a wait
+    register_optimizer_step_pre_hook(lambda optimizer, *_: fused.add(optimizer.defaults["fused"]))
+    for steps in (2, 4):
+        dataset = tiny_dataset(flip=True, bf16=bf16)
+        dataset = replace(dataset, base=replace(dataset.base, steps=steps))
+        train = dataset.load(ArtifactStore(cache), line).train
+        with pretended_cuda() as device:
+            preparation._train_base(dataset, train, cache / "workspace", torch.device("cuda"), line)
+            waits.append(sorted(wait.path[0] for wait in device.waits))
+    return waits, fused
+
+
+def sampler_job(cache, bf16, line):
+    """Sample in few and in more steps; return the waits of both, what a convolution made, and what came out."""
+    dataset, seen, waits = tiny_dataset(unet=PAPERS), set(), []
+    weights = build_unet(unet_config(dataset)).state_dict()
+    for steps in (5, 10):
+        with pretended_cuda() as device:
+            model = frozen(build_unet(unet_config(dataset)), weights, torch.device("cuda"))
+            model.conv_in.register_forward_hook(lambda *arguments: seen.add(str(arguments[2].dtype)))
+            schedule = Schedule.linear(device="cuda")
+            device.waits.clear()
+            images = sample(
+                model, schedule, torch.arange(6) % 10, range(6), dataset.image_shape, null_class=10, steps=steps,
+                eta=1.0, guidance=2.0, batch_size=4, bf16=bf16,
+            )  # fmt: skip
+            waits.append(dict(Counter(wait.path[0] for wait in device.waits)))
+    return waits, seen, (type(images) is torch.Tensor, tuple(images.shape), str(images.dtype))
+
+
+def rules_job(cache, line):
+    """Break each rule of the pretended device, and return what it says."""
+    said = {}
+
+    def note(rule, break_it):
+        try:
+            break_it()
+        except (RuntimeError, TypeError) as error:
+            said[rule] = str(error)
+
+    with pretended_cuda(2) as device:
+        here, there = torch.ones(2, 3, device="cuda"), torch.ones(2, 3, device="cuda:1")
+        note("mixing", lambda: here + torch.ones(2, 3))
+        note("two devices", lambda: here + there)
+        note("no such device", lambda: torch.ones(1, device="cuda:2"))
+        note("generator of the CPU", lambda: torch.empty_like(here).normal_(generator=torch.Generator()))
+        note("generator of the device", lambda: torch.randn(2, generator=torch.Generator("cuda")))
+        note("numpy", here.numpy)
+        note("indices on the device", lambda: torch.ones(3)[torch.zeros(1, dtype=torch.long, device="cuda")])
+        weight = torch.nn.Parameter(torch.ones(2, 3, 4, 4, device="cuda").to(memory_format=torch.channels_last))
+        weight.grad = torch.ones(2, 3, 4, 4, device="cuda")
+        note("strides", torch.optim.Adam([weight], fused=True).step)
+        waits = {}
+        for name, do in {
+            "arithmetic": lambda: (here * 2 + torch.tensor(1.0)).sum(),
+            "item": lambda: here.sum().item(),
+            "to the host": here.cpu,
+            "to the device": lambda: torch.ones(2).to("cuda"),
+            "unpinned, not waited for": lambda: torch.ones(2).to("cuda", non_blocking=True),
+            "pinned, not waited for": lambda: torch.ones(2).pin_memory().to("cuda", non_blocking=True),
+            "mask": lambda: here[here > 0],
+            "indices": lambda: here[:, torch.zeros(1, dtype=torch.long, device="cuda:0")],
+            "synchronize": torch.cuda.synchronize,
+        }.items():
+            before = len(device.waits)
+            do()
+            waits[name] = len(device.waits) - before
+        gradient = torch.ones(2, device="cuda", requires_grad=True)
+        (gradient.cpu() * torch.tensor([2.0, 3.0])).sum().backward()
+        flows = type(gradient.grad) is PretendedTensor and gradient.grad.cpu().tolist() == [2.0, 3.0]
+    return said, waits, flows, torch.Generator().device.type, torch.cuda.is_available()
+
+
+# Tests
+
+
+def test_the_pretended_device_keeps_its_rules(pretended):
+    said, waits, flows, generator, available = pretended(rules_job)
+    assert "same device" in said["mixing"]
+    assert "same device" in said["two devices"]
+    assert "invalid device" in said["no such device"]
+    assert "Expected a 'cuda' device type for generator" in said["generator of the CPU"]
+    assert "Expected a 'cpu' device type for generator" in said["generator of the device"]
+    assert "can't convert" in said["numpy"]
+    assert "indices should be" in said["indices on the device"]
+    assert "same layout" in said["strides"]
+    assert waits == {
+        "arithmetic": 0, "item": 1, "to the host": 1, "to the device": 1, "unpinned, not waited for": 1,
+        "pinned, not waited for": 0, "mask": 1, "indices": 0, "synchronize": 1,
+    }  # fmt: skip
+    assert flows, "the gradient of a copy goes back to the device"
+    assert (generator, available) == ("cpu", False), "nothing is left of it afterwards"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_and_leaves_the_judges_on_the_cpu(pretended, method):
+    seen = pretended(cell_job, method, ["ua", "fid", "forgotten"], {})
+    assert not any(seen["reasons"].values())
+    assert seen["on"] == {"cuda:0"}
+    assert seen["judges"] == {"cpu"}, "a judge on the device counts as the method's memory"
+    assert seen["channels_last"]
+    assert not seen["misplaced"], "fused optimisers refuse gradients in another layout"
+    assert {"warmup", "forget", "sample", "judge"} <= seen["phases"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_step_makes_the_host_wait_but_where_the_method_asks(pretended, method):
+    assert pretended(loop_job, method).keys() == ASKED.get(method, set())
+
+
+def test_flips_attention_dropout_and_bfloat16(pretended):
+    seen = pretended(cell_job, "safemax", METRICS, {"flip": True, "bf16": True, "unet": PAPERS})
+    assert seen["values"].keys() == set(METRICS)
+    assert seen["values"]["fid"] is not None
+    assert seen["uploads"] > 0, "flips are drawn on the host and sent without a wait"
+    assert seen["channels_last"]
+    assert not seen["misplaced"]
+
+
+def test_every_attack_runs(pretended):
+    seen = pretended(cell_job, "esd", ATTACKS, {"flip": True})
+    assert seen["values"].keys() == set(ATTACKS)
+    assert not any(seen["reasons"].values())
+    assert "attack" in seen["phases"]
+    assert not seen["misplaced"]
+
+
+@pytest.mark.parametrize("form", [{}, {"flip": True, "bf16": True, "unet": PAPERS}], ids=["plain", "paper's"])
+def test_a_model_is_saved_and_read_back(pretended, tmp_path, form):
+    said, is_there = pretended(save_job, tmp_path, form)
+    assert said.keys() == {"sha256"}
+    assert is_there
+
+
+PLUGIN = '''
+"""A method that makes a tensor on "cuda"."""
+
+import torch
+
+from unlearnbench import Context, method
+
+
+@method(title="Own", streams=("forget",))
+def own(ctx: Context, *, steps: int = 2, batch: int = 8):
+    optimizer = torch.optim.Adam(ctx.model.parameters(), lr=1e-4, fused=True)
+    weight = torch.full((1,), 0.5, device="cuda")
+    for _ in ctx.steps(steps):
+        loss = (weight * ctx.eps_loss(*ctx.forget.draw(batch))).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+'''
+
+
+def test_what_a_plugin_calls_cuda_is_the_device_of_the_run(pretended, tmp_path):
+    plugin = tmp_path / "own.py"
+    plugin.write_text(PLUGIN)
+    assert pretended(other_device_job, plugin) == {"cuda:1"}
+
+
+@pytest.mark.parametrize("kind", ["judge", "rejecting", "extractor"])
+def test_training_a_judge_waits_for_nothing(pretended, kind):
+    (one, two), devices = pretended(judge_job, kind)
+    assert one == two, "an epoch more is no wait more"
+    assert devices == {"cuda:0"}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_training_a_base_model_waits_for_nothing_and_its_adam_is_fused(pretended, bf16):
+    (few, more), fused = pretended(base_job, bf16)
+    assert few == more, "a step more is no wait more"
+    assert fused == {True}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_sampler_waits_once_a_batch(pretended, bf16):
+    (few, more), dtypes, images = pretended(sampler_job, bf16)
+    assert few == more == {"diffusion.py:sample": 2}, "two batches go back to the host, and no step waits"
+    assert dtypes == {"torch.bfloat16" if bf16 else "torch.float32"}
+    assert images == (True, (6, 1, 8, 8), "torch.uint8")
+
+
+def test_adam_of_a_base_model_is_fused_on_cuda_only(make_context):
+    context = make_context()
+    training = DenoiserTraining(
+        context.model, context.schedule, total=1, batch=2, lr=1e-3, cosine=False, label_dropout=0.1, ema=0.9,
+        clip=1.0, null_class=10, generator=context.generator,
+    )  # fmt: skip
+    assert training.optimizer.defaults["fused"] is None, "its sums would round otherwise, and digits change"
