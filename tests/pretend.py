@@ -5,8 +5,8 @@ CUDA paths, and what a GPU would refuse, or make the host wait for, is seen:
 
 - **Placement.** A tensor is on a device if it was made or put there, or computed from such tensors. There may be
   several devices; `cuda` without a number is the current one (`torch.cuda.set_device`).
-- **Mixing.** An operation on tensors of two devices is refused, but for copies, CPU tensors without a dimension, and CPU
-  indices into a tensor on the device.
+- **Mixing.** An operation on tensors of two devices is refused, but for copies, CPU tensors without a dimension, and
+  CPU indices into a tensor on the device.
 - **Generators.** Random numbers come from a generator of the tensor's own device, or the operation is refused.
 - **Strides.** A fused Adam refuses gradients and moments that do not lie in memory as their parameter does.
 - **Waits.** What makes the host wait for the device is noted with the functions that led there: copies between the two
@@ -55,7 +55,7 @@ class Wait(NamedTuple):
     path: tuple[str, ...]  # the project's functions on the stack, as `file.py:function`, the innermost first
 
 
-def _path() -> tuple[str, ...]:
+def project_stack() -> tuple[str, ...]:
     """Return the project's functions on the stack, the innermost first."""
     found, frame = [], sys._getframe(1)
     while frame is not None:
@@ -68,7 +68,7 @@ def _path() -> tuple[str, ...]:
 
 def _refuse(words: str) -> NoReturn:
     """Fail as torch does, and say where."""
-    raise RuntimeError(f"{words} (in {' < '.join(_path()[:4]) or 'a test'})")
+    raise RuntimeError(f"{words} (in {' < '.join(project_stack()[:4]) or 'a test'})")
 
 
 def _device() -> "PretendedCuda":
@@ -138,7 +138,8 @@ class PretendedTensor(Tensor):
         return _Move.apply(self, CPU)
 
     def numpy(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError(f"can't convert {self.place} device type tensor to numpy: use Tensor.cpu() (in {_path()[:2]})")
+        where = project_stack()[:2]
+        raise TypeError(f"can't convert {self.place} device type tensor to numpy: use Tensor.cpu() (in {where})")
 
     __array__ = numpy
 
@@ -217,7 +218,7 @@ class PretendedCuda(TorchDispatchMode):
 
     def wait(self, what: str) -> None:
         """Note that the host waits for the device."""
-        self.waits.append(Wait(what, _path()))
+        self.waits.append(Wait(what, project_stack()))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute an operation, or refuse it."""

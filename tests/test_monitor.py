@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from typing import ClassVar
 
 import psutil
 import pytest
-import torch
 
 from unlearnbench import monitor as module
-from unlearnbench.monitor import PROBES, NvmlMonitor
+from unlearnbench.monitor import PROBES, NvmlMonitor, Sampler, _others, _run_of
 
 FAKE_NVML = '''
 import json, os, sys, time
@@ -335,34 +336,89 @@ def test_the_monitor_does_without_torch(device, start):
     assert (device.folder / "torch").read_text() == "False"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_real_tensor_is_seen():
-    code = """
-import json, torch
-from unlearnbench.monitor import NvmlMonitor
-with NvmlMonitor(str(torch.cuda.get_device_properties(0).uuid)) as monitor:
-    seen = [monitor.problems]
-    torch.zeros(1, device="cuda")
-    torch.cuda.synchronize()
-    monitor.edge()
-    seen.append(monitor.edge())
-    block = torch.ones(512 * 2**20, dtype=torch.uint8, device="cuda")
-    torch.cuda.synchronize()
-    del block
-    seen.append(monitor.edge())
-    torch.cuda.empty_cache()
-    monitor.edge()
-    seen.append(monitor.edge())
-    print(json.dumps([*seen, monitor.problems, monitor.foreign]))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    at_start, context, full, empty, problems, foreign = json.loads(done.stdout)
-    assert "nvml_process" in at_start, "to ask for a device's UUID must not allocate on it"
-    if foreign:
-        pytest.skip("other processes compute on the device")
-    assert "nvml_device" in full, problems
-    for probe in full:
-        assert context[probe] > 0
-        assert full[probe] - context[probe] == pytest.approx(512 * 2**20, rel=0.05), probe
-        assert empty[probe] == pytest.approx(context[probe], rel=0.05), probe
+class FakeProcess:
+    """A process of a tree of them: {pid: (parent, words of its command)}."""
+
+    tree: ClassVar = {}
+
+    def __init__(self, pid):
+        if pid not in self.tree:
+            raise psutil.NoSuchProcess(pid)
+        self.pid = pid
+
+    def __eq__(self, other):
+        return self.pid == other.pid
+
+    def parent(self):
+        parent = self.tree[self.pid][0]
+        return FakeProcess(parent) if parent in self.tree else None
+
+    def cmdline(self):
+        return self.tree[self.pid][1]
+
+    def children(self, recursive=False):
+        found = [FakeProcess(pid) for pid, (parent, _) in self.tree.items() if parent == self.pid]
+        return found + [deeper for child in found for deeper in child.children(True)] if recursive else found
+
+
+SERVER = ["python", "-c", "from multiprocessing.forkserver import main; main(5, 6)"]
+TREE = {  # a run, its server, three guards, their jobs, and what these started
+    1: (0, ["unlearnbench", "run"]), 2: (1, SERVER), 10: (2, SERVER), 11: (10, SERVER), 12: (11, ["python"]),
+    20: (2, SERVER), 21: (20, SERVER), 22: (21, ["python"]), 30: (2, SERVER), 31: (30, SERVER), 99: (0, ["game"]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def tree(monkeypatch):
+    """The processes of a run with three jobs, and of somebody else."""
+    monkeypatch.setattr(FakeProcess, "tree", dict(TREE))
+    monkeypatch.setattr(module.psutil, "Process", FakeProcess)
+    return FakeProcess.tree
+
+
+class TestWhoElseUsesTheDevice:
+    def test_a_job_and_the_other_jobs_of_its_run(self, tree):
+        assert _run_of(11) == ({11, 12}, [{20, 21, 22}, {30, 31}])
+
+    def test_a_process_without_a_server_is_alone(self, tree):
+        tree[2] = (1, ["bash"])
+        assert _run_of(11) == ({11, 12}, [])
+        assert _run_of(99) == ({99}, [])
+
+    def test_one_that_is_gone_is_alone(self, tree):
+        assert _run_of(77) == ({77}, [])
+
+    @pytest.mark.parametrize(
+        ("listed", "foreign", "beside"),
+        [
+            ({11}, 0, 0),
+            ({11, 12}, 0, 0),  # what the job itself started
+            ({11, 21}, 0, 1),
+            ({11, 22, 31}, 0, 2),  # a program that another job started
+            ({11, 21, 99}, 1, 1),
+            ({11, 99}, 1, 0),
+            ({11, 1}, 1, 0),  # a run computes nothing itself, so this is no cell of it
+        ],
+    )
+    def test_cells_of_the_same_run_are_not_foreign(self, tree, listed, foreign, beside):
+        assert _others(listed, 11) == (foreign, beside)
+
+    @pytest.mark.parametrize(
+        ("listed", "foreign", "beside"), [({500}, 0, 0), ({500, 501}, 0, 1), ({500, 501, 502, 503}, 1, 2)]
+    )
+    def test_ids_of_another_namespace_are_counted(self, tree, listed, foreign, beside):
+        assert _others(listed, 11) == (foreign, beside)
+
+    @pytest.mark.parametrize(("pids", "seen"), [([11], {"nvml_process", "nvml_device"}), ([11, 21], {"nvml_process"})])
+    def test_the_devices_use_is_not_a_cells_own_while_another_cell_holds_some(self, tree, monkeypatch, pids, seen):
+        processes = [SimpleNamespace(pid=pid, usedGpuMemory=5) for pid in pids]
+        monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(
+            NVMLError=RuntimeError, nvmlInit=lambda: None, nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+            nvmlDeviceGetComputeRunningProcesses=lambda handle: processes,
+            nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=100),
+        ))  # fmt: skip
+        answer = Sampler("GPU-1", 11).edge()
+        assert answer["peaks"].keys() == seen
+        assert answer["peaks"]["nvml_process"] == 5
+        assert answer["foreign"] == 0
+        assert ("--jobs" in answer["problems"].get("nvml_device", "")) == (len(pids) > 1)

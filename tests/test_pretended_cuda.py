@@ -3,7 +3,6 @@
 Every test runs in a process of its own, which `tests.pretend` patches.
 """
 
-import hashlib
 import importlib
 from collections import Counter
 from contextlib import contextmanager
@@ -14,12 +13,12 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from tests.cells import ASKED, BOOKKEEPING, PAPERS, run_cell, tiny_dataset
 from tests.pretend import PretendedTensor, pretended_cuda
 from unlearnbench import arithmetic, attacks, preparation, probes, runner
 from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.datasets import WEIGHTS, load_dataset
+from unlearnbench.datasets import WEIGHTS
 from unlearnbench.diffusion import Schedule, sample
-from unlearnbench.grid import Cell
 from unlearnbench.judges import build_classifier
 from unlearnbench.networks import build_unet, frozen, unet_config
 from unlearnbench.process import Workers
@@ -33,37 +32,6 @@ METHODS = [plugin.name for plugin in Registry().plugins("method")]
 ATTACKS = [spec.name for spec in Registry().select_metrics("attacks")]
 METRICS = [spec.name for spec in Registry().select_metrics("all") if spec.name != "earlier_forgotten"]
 IDENTITY = {"type": "cuda", "name": "Pretended GPU", "uuid": "pretended", "driver": "0", "cuda": "0"}
-SMALL = {  # settings, of those methods that have them
-    "batch": 8, "retain_batch": 8, "replay_per_class": 3, "fisher_images": 2, "fisher_timesteps": 10,
-    "fisher_chunk": 5, "round_steps": 2, "inner_steps": 2,
-}  # fmt: skip
-STEPS = 2
-# Functions that wait by design, at a few points of a run, with the clock stopped or in another phase.
-BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "cost.py:paused", "cost.py:_switch"}
-# Where a method itself asks for a wait in each of its steps.
-ASKED = {"erasediff": {"erasediff.py:draw_forget_term"}}  # puts the list of classes on the device
-PAPERS = {  # what the paper's network and images have, and that of digits lacks
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "add_attention": True, "attention_head_dim": None, "dropout": 0.1,
-}  # fmt: skip
-
-
-def tiny_dataset(*, flip=False, bf16=False, unet=None):
-    """Return digits with a small network, few samples and short trainings."""
-    digits = load_dataset("digits")
-    precision = "bf16" if bf16 else "fp32"
-    unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4, **(unet or {})}
-    return replace(
-        digits,
-        flip=flip,
-        base=replace(digits.base, unet=unet, steps=4, batch=16, precision=precision),
-        judge=replace(digits.judge, epochs=1, flip=flip),
-        rejecting=replace(digits.rejecting, epochs=1, flip=flip),
-        extractor=replace(digits.extractor, epochs=1, flip=flip),
-        protocol=replace(
-            digits.protocol, steps=5, forget_samples=20, retain_samples=8, batch_size=32, precision=precision
-        ),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +57,7 @@ def observed():
     attacks.RELEARNING_STEPS = (1, 2)
     importlib.import_module("unlearnbench.metrics.embedding_search").STEPS = 2
     probes.NvmlMonitor = lambda uuid: SimpleNamespace(edge=dict, close=lambda: None, problems={}, foreign=None)
-    seen = SimpleNamespace(judges=set(), misplaced=set(), weights="", channels_last=False, on=set())
+    seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set())
     prepared = []
     prepare, unlearn = runner.prepare, runner.unlearn
 
@@ -104,7 +72,6 @@ def observed():
         weights = list(context.model.parameters())
         seen.on |= {str(x.device) for x in weights}
         seen.channels_last = all(x.is_contiguous(memory_format=torch.channels_last) for x in weights if x.dim() == 4)
-        seen.weights = hashlib.sha256(b"".join(x.detach().cpu().numpy().tobytes() for x in weights)).hexdigest()
         return context
 
     def look(optimizer, *_):
@@ -121,25 +88,18 @@ def observed():
         runner.prepare, runner.unlearn = prepare, unlearn
 
 
-def run_cell(cache, method, line, *, dataset=None, metrics=(), steps=STEPS, device="cuda:0", plugins=(), staged=None):
-    """Run a cell and return it with the measured fields of its record."""
-    dataset = dataset or tiny_dataset()
-    spec = Registry(plugins).method(method)
-    settings = {name: value for name, value in {**SMALL, "steps": steps}.items() if name in spec.settings}
-    cell = Cell(dataset.name, dataset.protocol.name, method, spec.resolve((), settings), 3, 0)
-    found = {"device": device, "identity": IDENTITY}
-    staged = staged and staging(staged, cell)
-    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, found, 1, staged, line)
+def found(device="cuda:0"):
+    """Return a pretended device as `runner.identify` would."""
+    return {"device": device, "identity": IDENTITY}
 
 
 def cell_job(cache, method, metrics, form, line):
     """Run a cell of a method and return what was seen of it."""
     with pretended_cuda() as device, observed() as seen:
-        _, record = run_cell(cache, method, line, dataset=tiny_dataset(**form), metrics=metrics)
+        _, record = run_cell(cache, method, found(), line, dataset=tiny_dataset(**form), metrics=metrics)
         return {
             "values": {name: entry["value"] for name, entry in record["metrics"].items()},
             "reasons": {name: entry["reason"] for name, entry in record["metrics"].items()},
-            "steps": record["counts"]["optimizer_steps"],
             "phases": set(record["cost"]),
             "uploads": device.uploads,
             **vars(seen),
@@ -155,9 +115,9 @@ def waits_in_the_loop(device):
 def loop_job(cache, method, line):
     """Run a method with so many steps and twice as many, and return which functions waited more often."""
     counted = []
-    for steps in (STEPS, 2 * STEPS):
+    for steps in (2, 4):
         with pretended_cuda() as device, observed():
-            run_cell(cache, method, line, steps=steps)
+            run_cell(cache, method, found(), line, steps=steps)
             counted.append(waits_in_the_loop(device))
     return {place: more for place, more in (counted[1] - counted[0]).items() if more}
 
@@ -165,14 +125,14 @@ def loop_job(cache, method, line):
 def save_job(cache, folder, form, line):
     """Run a cell whose model is saved; return what the record says of it, and whether its weights are there."""
     with pretended_cuda(), observed():
-        cell, record = run_cell(cache, "safemax", line, dataset=tiny_dataset(**form), staged=folder)
+        cell, record = run_cell(cache, "safemax", found(), line, dataset=tiny_dataset(**form), staged=folder)
         return record["artifacts"]["model"], (staging(folder, cell) / WEIGHTS).is_file()
 
 
 def other_device_job(cache, plugin, line):
     """Run a plugin on the second of two devices, and return where its weights were."""
     with pretended_cuda(2), observed() as seen:
-        run_cell(cache, "own", line, device="cuda:1", plugins=[plugin])
+        run_cell(cache, "own", found("cuda:1"), line, plugins=[plugin])
         return seen.on
 
 

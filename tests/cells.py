@@ -1,0 +1,62 @@
+"""Cells that take seconds: digits with a network of a few thousand weights, and every method at its smallest."""
+
+from dataclasses import replace
+
+from unlearnbench import runner
+from unlearnbench.datasets import load_dataset
+from unlearnbench.grid import Cell
+from unlearnbench.product import staging
+from unlearnbench.registry import Registry
+
+SMALL = {  # settings, of those methods that have them
+    "steps": 2, "batch": 8, "retain_batch": 8, "replay_per_class": 3, "fisher_images": 2, "fisher_timesteps": 10,
+    "fisher_chunk": 5, "round_steps": 2, "inner_steps": 2,
+}  # fmt: skip
+PAPERS = {  # what the paper's network has, and that of digits lacks
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "add_attention": True, "attention_head_dim": None, "dropout": 0.1,
+}  # fmt: skip
+# Functions that wait for a device by design: at a few points of a run with the clock stopped, or at a phase's edge.
+BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "cost.py:paused", "cost.py:_switch"}
+# Where a method itself asks for a wait in each of its steps.
+ASKED = {"erasediff": {"erasediff.py:draw_forget_term"}}  # puts the list of classes on the device
+
+
+def tiny_dataset(*, flip=False, bf16=False, unet=None):
+    """Return digits with a small network, few samples and short trainings."""
+    digits = load_dataset("digits")
+    precision = "bf16" if bf16 else "fp32"
+    unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4, **(unet or {})}
+    return replace(
+        digits,
+        flip=flip,
+        base=replace(digits.base, unet=unet, steps=4, batch=16, precision=precision),
+        judge=replace(digits.judge, epochs=1, flip=flip),
+        rejecting=replace(digits.rejecting, epochs=1, flip=flip),
+        extractor=replace(digits.extractor, epochs=1, flip=flip),
+        protocol=replace(
+            digits.protocol, steps=5, forget_samples=20, retain_samples=8, batch_size=32, precision=precision
+        ),
+    )
+
+
+def run_cell(cache, method, found, line, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):
+    """Run a cell and return it with the measured fields of its record.
+
+    Args:
+        cache: folder of artifacts.
+        method: its name.
+        found: the device, as `runner.identify` returns it.
+        line: to the process that waits for the cell.
+        dataset: tiny_dataset(), unless another one is given.
+        metrics: names.
+        plugins: files that may hold the method.
+        staged: folder for the unlearned model.
+        settings: of the method, if not SMALL.
+    """
+    dataset = dataset or tiny_dataset()
+    spec = Registry(plugins).method(method)
+    chosen = {name: value for name, value in {**SMALL, **settings}.items() if name in spec.settings}
+    cell = Cell(dataset.name, dataset.protocol.name, method, spec.resolve((), chosen), 3, 0)
+    place = None if staged is None else staging(staged, cell)
+    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, found, 1, place, line)
