@@ -23,13 +23,14 @@ ASKED = {"erasediff": {"erasediff.py:draw_forget_term"}}  # puts the list of cla
 
 
 def tiny_dataset(*, flip=False, bf16=False, unet=None):
-    """Return digits with a small network, few samples and short trainings."""
+    """Return digits with a small network, few samples and short trainings, all of it in bfloat16 or none."""
     digits = load_dataset("digits")
     precision = "bf16" if bf16 else "fp32"
     unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4, **(unet or {})}
     return replace(
         digits,
         flip=flip,
+        precision=precision,
         base=replace(digits.base, unet=unet, steps=4, batch=16, precision=precision),
         judge=replace(digits.judge, epochs=1, flip=flip),
         rejecting=replace(digits.rejecting, epochs=1, flip=flip),

@@ -18,9 +18,9 @@ from tests.pretend import PretendedTensor, pretended_cuda
 from unlearnbench import arithmetic, attacks, preparation, probes, runner
 from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import WEIGHTS
-from unlearnbench.diffusion import Schedule, sample
+from unlearnbench.diffusion import Schedule, half_precision, predict_noise, sample
 from unlearnbench.judges import build_classifier
-from unlearnbench.networks import build_unet, frozen, unet_config
+from unlearnbench.networks import build_unet, frozen, placed, unet_config
 from unlearnbench.process import Workers
 from unlearnbench.product import staging
 from unlearnbench.registry import Registry
@@ -185,6 +185,24 @@ def sampler_job(cache, bf16, line):
     return waits, seen, (type(images) is torch.Tensor, tuple(images.shape), str(images.dtype))
 
 
+def bfloat16_job(cache, line):
+    """Predict twice within one context of bfloat16, with a step of Adam between; return type and change."""
+    dataset = tiny_dataset()
+    with pretended_cuda():
+        model = placed(build_unet(unet_config(dataset)), torch.device("cuda"))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+        x, t = torch.ones(2, *dataset.image_shape, device="cuda"), torch.ones(2, dtype=torch.long, device="cuda")
+        seen, kinds = [], set()
+        model.conv_in.register_forward_hook(lambda *arguments: kinds.add(str(arguments[2].dtype)))
+        with half_precision(x.device, wanted=True):
+            for _ in range(2):
+                prediction = predict_noise(model, x, t, t)
+                seen.append(prediction.detach().float().cpu())
+                prediction.square().mean().backward()
+                optimizer.step()
+        return kinds, (seen[0] - seen[1]).abs().max().item()
+
+
 def rules_job(cache, line):
     """Break each rule of the pretended device, and return what it says."""
     said = {}
@@ -272,6 +290,19 @@ def test_flips_attention_dropout_and_bfloat16(pretended):
     assert seen["uploads"] > 0, "flips are drawn on the host and sent without a wait"
     assert seen["channels_last"]
     assert not seen["misplaced"]
+
+
+@pytest.mark.parametrize("method", ["safemax", "salun", "sa", "restricted_gradient"])
+def test_methods_run_in_bfloat16(pretended, method):
+    seen = pretended(cell_job, method, ["ua"], {"bf16": True})
+    assert not any(seen["reasons"].values())
+    assert not seen["misplaced"]
+
+
+def test_weights_that_move_within_bfloat16_are_seen(pretended):
+    kinds, change = pretended(bfloat16_job)
+    assert kinds == {"torch.bfloat16"}
+    assert change > 0.01, "the second forward pass takes the rounded weights of the first"
 
 
 def test_every_attack_runs(pretended):

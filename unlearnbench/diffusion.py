@@ -93,8 +93,13 @@ def evaluating(model: nn.Module, *, dropout: bool = False) -> Iterator[None]:
 
 
 def half_precision(device: torch.device, wanted: bool) -> AbstractContextManager[Any]:
-    """Return a context in which CUDA computes convolutions and products in bfloat16, where that is wanted."""
-    return torch.autocast("cuda", torch.bfloat16) if wanted and device.type == "cuda" else nullcontext()
+    """Return a context in which CUDA computes convolutions and products in bfloat16, where that is wanted.
+
+    Weights may be trained inside: each forward pass rounds them anew. (Autocast's cache would keep those of the first.)
+    """
+    if not wanted or device.type != "cuda":
+        return nullcontext()
+    return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
 
 
 def _stacked_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
