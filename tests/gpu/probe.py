@@ -9,6 +9,7 @@ no step takes longer or shorter for their values.
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -16,7 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,20 +139,22 @@ class Probe:
         self.base = frozen(model, model.state_dict(), self.device)
         self.schedule = Schedule.linear(device=self.device)
 
-    def context(self, method: MethodSpec) -> Stopwatch:
-        """Return a context for a method, on the whole device."""
+    def context(self, method: MethodSpec, compiled: bool) -> Stopwatch:
+        """Return a context for a method."""
         harness = Harness(
-            self.dataset, self.train, self.base, "probe", method.name, "probe", method.streams, 0, Target((3,)),
-            self.device, self.store, Meter(), self.identity, software(), lambda what, done, total: None,
+            replace(self.dataset, compiled=compiled), self.train, self.base, "probe", method.name, "probe",
+            method.streams, 0, Target((3,)), self.device, self.store, Meter(), self.identity, software(),
+            lambda what, done, total: None,
         )  # fmt: skip
         return Stopwatch(harness, self.size.block)
 
-    def run(self, name: str, steps: int, passes: str) -> Stopwatch:
+    def run(self, name: str, steps: int, passes: str, bf16: bool = False, compiled: bool = False) -> Stopwatch:
         """Let a method take so many steps and return its context."""
         spec = Registry().method(name)
         batch = {} if self.size.batch is None else {"batch": self.size.batch}
-        context = self.context(spec)
-        spec.function(context, **spec.resolve((), {"steps": steps, "passes": passes, **batch}))
+        context = self.context(spec, compiled)
+        with half_precision(self.device, bf16):
+            spec.function(context, **spec.resolve((), {"steps": steps, "passes": passes, **batch}))
         context.watching.remove()
         self.base._forward_hooks.clear()
         return context
@@ -160,6 +164,7 @@ class Probe:
         """Fill a dict with the peaks of what happens inside, in bytes, as NVML and torch's allocator count them."""
         peaks: dict[str, int] = {}
         if self.monitor is not None:
+            gc.collect()  # what the measurement before held
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
             self.monitor.edge()
@@ -172,10 +177,10 @@ class Probe:
 
     # Measurements
 
-    def method(self, name: str, passes: str) -> Numbers:
+    def method(self, name: str, passes: str = "separate", bf16: bool = False, compiled: bool = False) -> Numbers:
         """Time a method's steps, the first apart from the others, and its memory."""
         with self.memory() as peaks:
-            first, *later = self.run(name, 1 + self.size.block * self.size.blocks, passes).seconds
+            first, *later = self.run(name, 1 + self.size.block * self.size.blocks, passes, bf16, compiled).seconds
         missing = {} if self.monitor is None else self.monitor.problems
         facts = {"steps_per_second": 1 / statistics.median(later), "first_step_seconds": first}
         return spread(later, "s per step", **facts, memory_bytes=peaks, memory_missing=missing)
@@ -262,18 +267,19 @@ class Probe:
         """Yield all measurements by name, what matters most first."""
         for name in METHODS:
             for passes in ("separate", "joint"):
-                yield f"step of {name}, {passes} passes", lambda name=name, passes=passes: self.method(name, passes)
+                yield f"step of {name}, {passes} passes", partial(self.method, name, passes)
+            yield f"step of {name}, bf16", partial(self.method, name, bf16=True)
         yield "step of the base model's training", self.base_training
         for precision in ("fp32", "tf32", "bf16"):
-            yield f"sampling step, {precision}", lambda precision=precision: self.sampler(precision)
+            yield f"sampling step, {precision}", partial(self.sampler, precision)
         for name in METHODS:
-            yield f"waits of {name}", lambda name=name: self.waits(name)
+            yield f"waits of {name}", partial(self.waits, name)
         for bf16 in (False, True):
-            yield f"sampler, {'bf16' if bf16 else 'fp32'}", lambda bf16=bf16: self.sampling(bf16)
+            yield f"sampler, {'bf16' if bf16 else 'fp32'}", partial(self.sampling, bf16)
         yield "peak", self.peak
         if self.size.compiled:
-            for precision in ("bf16", "fp32"):
-                yield f"sampling step, {precision}, compiled", lambda p=precision: self.sampler(p, compiled=True)
+            yield "sampling step, bf16, compiled", partial(self.sampler, "bf16", compiled=True)
+            yield f"step of {METHODS[0]}, bf16, compiled", partial(self.method, METHODS[0], bf16=True, compiled=True)
 
 
 @contextmanager
