@@ -344,10 +344,11 @@ class Generator(metaclass=_Generators):
 
 def _tensor(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
     """Return what `torch.tensor` does; its values are copied from the host."""
-    made, place = REAL_TENSOR(data, *args, **kwargs), _device().resolve(device or "cpu")
-    if place.type == "cuda":
-        _device().wait("torch.tensor")
-    return _put(made, place)
+    place = None if device is None else _device().resolve(device)
+    if place is None or place.type != "cuda":
+        return REAL_TENSOR(data, *args, device=device, **kwargs)
+    _device().wait("torch.tensor")
+    return _put(REAL_TENSOR(data, *args, **kwargs), place)
 
 
 def _to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -3,6 +3,7 @@
 Every test runs in a process of its own, which `tests.pretend` patches.
 """
 
+import functools
 import importlib
 from collections import Counter
 from contextlib import contextmanager
@@ -93,17 +94,15 @@ def found(device="cuda:0"):
     return {"device": device, "identity": IDENTITY}
 
 
-def cell_job(cache, method, metrics, form, line):
-    """Run a cell of a method and return what was seen of it."""
-    with pretended_cuda() as device, observed() as seen:
-        _, record = run_cell(cache, method, found(), line, dataset=tiny_dataset(**form), metrics=metrics)
-        return {
-            "values": {name: entry["value"] for name, entry in record["metrics"].items()},
-            "reasons": {name: entry["reason"] for name, entry in record["metrics"].items()},
-            "phases": set(record["cost"]),
-            "uploads": device.uploads,
-            **vars(seen),
-        }
+def account(record, seen, device):
+    """Return what tests ask of a cell, in plain values."""
+    return {
+        "values": {name: entry["value"] for name, entry in record["metrics"].items()},
+        "reasons": {name: entry["reason"] for name, entry in record["metrics"].items()},
+        "phases": set(record["cost"]),
+        "uploads": device.uploads,
+        **vars(seen),
+    }
 
 
 def waits_in_the_loop(device):
@@ -112,14 +111,22 @@ def waits_in_the_loop(device):
     return Counter(path[0] for path in waits if not BOOKKEEPING & set(path))
 
 
-def loop_job(cache, method, line):
-    """Run a method with so many steps and twice as many, and return which functions waited more often."""
-    counted = []
-    for steps in (2, 4):
-        with pretended_cuda() as device, observed():
-            run_cell(cache, method, found(), line, steps=steps)
+def cell_job(cache, method, metrics, form, line):
+    """Run a cell of a method and return what was seen of it."""
+    with pretended_cuda() as device, observed() as seen:
+        _, record = run_cell(cache, method, found(), line, dataset=tiny_dataset(**form), metrics=metrics)
+        return account(record, seen, device)
+
+
+def method_job(cache, method, line):
+    """Run a method with so many steps, measured, and with twice as many; return what was seen, and who waited more."""
+    accounts, counted = [], []
+    for steps, metrics in ((2, ["ua", "fid", "forgotten"]), (4, [])):
+        with pretended_cuda() as device, observed() as seen:
+            _, record = run_cell(cache, method, found(), line, metrics=metrics, steps=steps)
+            accounts.append(account(record, seen, device))
             counted.append(waits_in_the_loop(device))
-    return {place: more for place, more in (counted[1] - counted[0]).items() if more}
+    return accounts[0], set(counted[1] - counted[0])
 
 
 def save_job(cache, folder, form, line):
@@ -267,9 +274,15 @@ def test_the_pretended_device_keeps_its_rules(pretended):
     assert (generator, available) == ("cpu", False), "nothing is left of it afterwards"
 
 
+@pytest.fixture(scope="module")
+def of_method(pretended):
+    """Return a function that gives what was seen of a method, which runs once for all tests."""
+    return functools.cache(lambda method: pretended(method_job, method))
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_and_leaves_the_judges_on_the_cpu(pretended, method):
-    seen = pretended(cell_job, method, ["ua", "fid", "forgotten"], {})
+def test_every_method_runs_and_leaves_the_judges_on_the_cpu(of_method, method):
+    seen, _ = of_method(method)
     assert not any(seen["reasons"].values())
     assert seen["on"] == {"cuda:0"}
     assert seen["judges"] == {"cpu"}, "a judge on the device counts as the method's memory"
@@ -279,8 +292,9 @@ def test_every_method_runs_and_leaves_the_judges_on_the_cpu(pretended, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_step_makes_the_host_wait_but_where_the_method_asks(pretended, method):
-    assert pretended(loop_job, method).keys() == ASKED.get(method, set())
+def test_no_step_makes_the_host_wait_but_where_the_method_asks(of_method, method):
+    _, waiting = of_method(method)
+    assert waiting == ASKED.get(method, set())
 
 
 def test_flips_attention_dropout_and_bfloat16(pretended):
