@@ -61,7 +61,7 @@ class DenoiserTraining:
     """A noise predictor in training with L_eps (Ho et al. 2020, eq. 14): one step at a time, stoppable and resumable.
 
     `tensors` holds all of its state, the random generators' included, so that a training that was stopped and restored
-    gives the same losses and weights as one that was not.
+    gives the same losses and weights as one that was not; on CUDA but for rounding, which cuDNN need not repeat.
     """
 
     def __init__(
