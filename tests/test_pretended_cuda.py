@@ -57,7 +57,8 @@ def observed():
     arithmetic.PEAK_SIZE, arithmetic.PEAK_SECONDS = {"cuda": 32, "cpu": 32}, 0.0
     attacks.RELEARNING_STEPS = (1, 2)
     importlib.import_module("unlearnbench.metrics.embedding_search").STEPS = 2
-    probes.NvmlMonitor = lambda uuid: SimpleNamespace(edge=dict, close=lambda: None, problems={}, foreign=None)
+    nothing = {"edge": dict, "held": dict, "close": lambda: None, "problems": {}, "foreign": None}
+    probes.NvmlMonitor = lambda uuid: SimpleNamespace(**nothing)
     seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set())
     prepared = []
     prepare, unlearn = runner.prepare, runner.unlearn

@@ -182,6 +182,9 @@ class TestTheMeter:
                 )
                 assert within - before == pytest.approx(BLOCK, rel=0.02), probe
                 assert after == pytest.approx(before, rel=0.05), probe
+                growth = {phase: meter.costs[phase].memory_growth_bytes[probe] for phase in ("forget", "sample")}
+                assert growth["forget"] == pytest.approx(BLOCK, rel=0.02), probe
+                assert growth["sample"] < 8 * 2**20, probe
 
     def test_work_that_is_launched_and_not_waited_for_is_timed_to_its_end(self):
         meter = self.meter()
