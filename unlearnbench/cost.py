@@ -93,9 +93,9 @@ class Meter:
         self.costs: dict[Phase | Outside, Cost] = {}
 
     @classmethod
-    def for_device(cls, device: torch.device, uuid: str) -> "Meter":
-        """Return a meter with every instrument that works on a device."""
-        instruments = Instruments.of(device, uuid)
+    def for_device(cls, device: torch.device, uuid: str, beside: Callable[[], int] | None = None) -> "Meter":
+        """Return a meter with every instrument that works on a device; the arguments are those of `Instruments.of`."""
+        instruments = Instruments.of(device, uuid, beside)
         if device.type == "cpu":
             return cls(instruments)
         release = torch.cuda.empty_cache if device.type == "cuda" else lambda: None
