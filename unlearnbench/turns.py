@@ -87,7 +87,7 @@ class Turns:
 
 
 class Beside:
-    """Counts the devices of a run that are at work beside each other, whose cells are not timed alone on the machine."""
+    """Counts the devices of a run that work beside each other: a cell is timed alone on its own device only."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
