@@ -41,7 +41,6 @@ two_cores = pytest.mark.skipif(
 )
 
 PLUGIN = f"""
-    # {uuid.uuid4()}: of no earlier test, so that its prior is in no cache
     import os, time
     from pathlib import Path
 
@@ -49,7 +48,7 @@ PLUGIN = f"""
 
     from unlearnbench import method
 
-    FOLDER = Path(__file__).parent
+    FOLDER, SESSION = Path(__file__).parent, "{uuid.uuid4()}"  # so its prior is in no cache
 
 
     def note(name, *words):
@@ -170,9 +169,8 @@ class TestIdentity:
 
     def test_devices_of_one_model_are_a_run(self, gpus):
         found = identify_all("auto", "0,2")
-        assert [(each["device"], each["identity"]["uuid"], each["of"]) for each in found] == [
-            ("cuda:0", "u0", 2), ("cuda:2", "u2", 2),
-        ]  # fmt: skip
+        assert [(each["name"], each["identity"]["uuid"]) for each in found] == [("cuda:0", "u0"), ("cuda:2", "u2")]
+        assert {each["of"] for each in found} == {2}
 
     @pytest.mark.parametrize(
         ("fact", "value", "words"),
@@ -349,27 +347,27 @@ def stopped(cache, tmp_path_factory):
     command += ["--plugin", str(write_plugin(folder)), "--metrics", "ua", "--controls", "none", "--devices", LANES]
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
     heard = [""]
-    with device_lock([{"type": "cpu", "cores": CORES[1:]}], lambda holder: None):
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
         try:
-            while "wait for the device" not in heard[-1]:
-                heard.append(process.stdout.readline())
-                assert heard[-1], heard
-            time.sleep(1)
-            before = numbers(folder / "begun")
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    deadline = time.monotonic() + SECONDS
-    while len(numbers(folder / "begun")) < 2:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=SECONDS)
+            with device_lock([{"type": "cpu", "cores": CORES[1:]}], lambda holder: None):
+                while "wait for the device" not in heard[-1]:
+                    heard.append(process.stdout.readline())
+                    assert heard[-1], heard
+                time.sleep(1)
+                before = numbers(folder / "begun")
+            deadline = time.monotonic() + SECONDS
+            while len(numbers(folder / "begun")) < 2:
+                assert process.poll() is None, process.stdout.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGINT)
+            output, _ = process.communicate(timeout=SECONDS)
+        finally:
+            if process.poll() is None:  # else the tests to come would wait for its devices
+                os.killpg(process.pid, signal.SIGKILL)
     return SimpleNamespace(
         folder=folder, status=process.returncode, output=output, before=before, waited=heard[-1],
         records=ResultStore(folder / "results").read().records,
@@ -385,9 +383,8 @@ class TestInterruption:
     def test_ctrl_c_records_the_cells_of_both_devices_and_leaves_no_process(self, stopped):
         assert stopped.status == 130, stopped.output
         assert "Traceback" not in stopped.output
-        assert {record.cell.forget_class: record.status for record in stopped.records} == {
-            0: "interrupted", 1: "interrupted",
-        }  # fmt: skip
+        found = {record.cell.forget_class: record.status for record in stopped.records}
+        assert found == {0: "interrupted", 1: "interrupted"}
         deadline = time.monotonic() + 30
         while living_in(stopped.folder) and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -322,8 +322,8 @@ class TestWords:
             with pytest.raises(SystemExit) as stop:
                 cli.main()
             if part.count("cuda") > torch.cuda.device_count():
-                words = "torch cannot use the device" if torch.cuda.is_available() else "torch sees no CUDA device here"
-                assert stop.value.code == 2 and words in capsys.readouterr().err
+                why = "torch cannot use the device" if torch.cuda.is_available() else "torch sees no CUDA device here"
+                assert stop.value.code == 2 and why in capsys.readouterr().err
                 continue
             assert not stop.value.code, part
             assert re.search(r"^[1-9]\d* cells", capsys.readouterr().out, re.MULTILINE), part

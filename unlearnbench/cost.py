@@ -29,7 +29,7 @@ class Cost:
     seconds: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak
     reused_seconds: float = 0.0  # the part of `seconds` that was spent earlier, when a cached product was first made
-    load: dict[str, float] = field(default_factory=dict)  # what else went on: seconds add up, process counts do not
+    load: dict[str, float] = field(default_factory=dict)  # what else went on: seconds add up, counts do not
     side_by_side: bool = False  # other cells of the run worked at the same time: the seconds are not this one's alone
     repeats: list[float] = field(default_factory=list)  # seconds of each run, where `seconds` is their median
 
