@@ -126,6 +126,7 @@ class Benchmark:
         with _signals_as_interrupt(self._interruption), Display(self._console) as display:
             try:
                 found = _expect(self._workers.run("unlearnbench.runner:identify_all", *self._devices))
+                self._plan.dataset.check_device(found[0]["identity"]["type"])
                 lanes = [Lane(number, device) for number, device in enumerate(found)]
                 identities = [device["identity"] for device in found]
                 with device_lock(identities, lambda holder: self._wait_for_device(display, holder), display.warn):
