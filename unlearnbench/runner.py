@@ -84,7 +84,7 @@ def identify_all(device: str, devices: str, progress: Progress | None = None) ->
     if not devices:
         return [identify(device)]
     names = named_devices(devices, torch.cuda.device_count())
-    found = [
+    found: list[dict[str, Any]] = [
         {"name": name, "device": "cpu", "identity": cpu_identity(cores)} if cores else identify(name)
         for name, cores in names.items()
     ]
