@@ -130,6 +130,10 @@ BAD = {
     "plugin name too long": (run_with(plugin="a" * 300), "no such file"),
     "plugin is a folder": (run_with(plugin="empty"), "it is not a file"),
     "unknown device": (run_with(device="warp"), "try --device cpu"),
+    "unknown devices": (run_with(devices="0,warp"), "'warp', which is neither a GPU nor a set of cores"),
+    "a device twice": (run_with(devices="0,0"), "names cuda:0 twice"),
+    "one device and several": (run_with(device="cpu", devices="0,1"), "give one of them"),
+    "devices and jobs": (run_with(devices="0,1", jobs="2"), "leave --jobs out"),
     "unknown listing": (["list", "cats"], "choose from methods, metrics, datasets"),
     "report without results": (["report", "--results", "absent"], "there is no results folder"),
     "report of an empty folder": (["report", "--results", "empty"], "there is no record"),
@@ -380,7 +384,7 @@ def test_help_of_run_has_every_option_in_its_section(command, monkeypatch):
     _, out, _ = command("run", "--help")
     sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.MULTILINE))
     found = {name: re.findall(r"^  (?:-h, )?(--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
-    assert [len(options) for options in found.values()] == [10, 9, 9, 3, 1]
+    assert [len(options) for options in found.values()] == [10, 9, 12, 3, 1]
     assert found["Where"] == ["--results", "--out", "--save-models"]
     assert found["Other"] == ["--help"]
 

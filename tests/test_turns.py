@@ -8,7 +8,7 @@ import time
 import pytest
 
 from unlearnbench.errors import UsageError
-from unlearnbench.turns import Turns, device_lock
+from unlearnbench.turns import Beside, Turns, device_lock
 
 
 class Cell(threading.Thread):
@@ -113,7 +113,7 @@ def held(identity):
         raise TimeoutError
 
     try:
-        with device_lock(identity, waiting):
+        with device_lock([identity], waiting):
             return None
     except TimeoutError:
         return heard[0]
@@ -128,7 +128,7 @@ class TestTheDevice:
         monkeypatch.setattr(
             "sys.argv", ["/home/me/bin/unlearnbench", "run", "--methods", "all\x1b[31m", "--classes", "0"]
         )
-        with device_lock(GPU, pytest.fail):
+        with device_lock([GPU], pytest.fail):
             assert re.fullmatch(
                 rf".+, process {os.getpid()} on .+, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d "
                 r"\(unlearnbench run --methods all \[31m\)",
@@ -141,14 +141,14 @@ class TestTheDevice:
         locks.mkdir()
         (locks / "cuda-GPU-1.lock").write_text("a run of yesterday")
         assert held(GPU) is None
-        with device_lock(GPU, pytest.fail):
+        with device_lock([GPU], pytest.fail):
             assert "yesterday" not in held(GPU)
 
     def test_a_run_that_is_killed_lets_go(self, locks):
         code = (
             "import os, pathlib, unlearnbench.turns as t; "
             f"t._lock_folders = lambda: [pathlib.Path({str(locks)!r})]; "
-            f"lock = t.device_lock({GPU!r}, print); lock.__enter__(); os.kill(os.getpid(), 9)"
+            f"lock = t.device_lock([{GPU!r}], print); lock.__enter__(); os.kill(os.getpid(), 9)"
         )
         subprocess.run([sys.executable, "-c", code], check=False)
         assert "since" in (locks / "cuda-GPU-1.lock").read_text()
@@ -160,7 +160,7 @@ class TestTheDevice:
     )
     def test_runs_on_cores_apart_do_not_wait_for_each_other(self, monkeypatch, mine, others, waits):
         monkeypatch.setattr("unlearnbench.turns.allowed_cores", lambda: mine)
-        with device_lock({"type": "cpu"}, pytest.fail):
+        with device_lock([{"type": "cpu"}], pytest.fail):
             monkeypatch.setattr("unlearnbench.turns.allowed_cores", lambda: others)
             assert (held({"type": "cpu"}) is not None) == waits
         assert held({"type": "cpu"}) is None
@@ -180,7 +180,7 @@ def test_a_spoilt_folder_of_locks_is_said_and_not_used(locks, kind):
         lock = locks / "cuda-GPU-1.lock"
         lock.mkdir() if kind == "lock is a folder" else lock.symlink_to(elsewhere / "file")
     said = []
-    with device_lock(GPU, pytest.fail, said.append):
+    with device_lock([GPU], pytest.fail, said.append):
         assert held(GPU) is not None
     assert len(said) == 1
     assert str(locks) in said[0]
@@ -193,7 +193,7 @@ def test_a_note_is_written_to_no_other_file(locks, tmp_path):
     locks.mkdir()
     (tmp_path / "precious").write_text("precious")
     (locks / "cuda-GPU-1.lock").hardlink_to(tmp_path / "precious")
-    with device_lock(GPU, pytest.fail):
+    with device_lock([GPU], pytest.fail):
         assert held(GPU) == "another run"
     assert (tmp_path / "precious").read_text() == "precious"
 
@@ -201,5 +201,5 @@ def test_a_note_is_written_to_no_other_file(locks, tmp_path):
 def test_a_lock_that_cannot_be_made_is_a_sentence(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("unlearnbench.turns._lock_folders", lambda: [tmp_path / "file", tmp_path / "file" / "own"])
-    with pytest.raises(UsageError, match=r"cannot be locked .*remove"), device_lock({"type": "cpu"}, pytest.fail):
+    with pytest.raises(UsageError, match=r"cannot be locked .*remove"), device_lock([{"type": "cpu"}], pytest.fail):
         pass

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from unlearnbench.progress import Display, Task
 from unlearnbench.provenance import software_provenance
 from unlearnbench.results import DeviceModel, Record, ResultStore, device_model
 from unlearnbench.scratch import remove
-from unlearnbench.turns import Turns, device_lock
+from unlearnbench.turns import Beside, Turns, device_lock
 
 WEAK = "If the base model is too weak: train it longer (--base-steps), use more images, or give one with --base."
 STOP_HINT = " --stop-if-weak ends a run here."
@@ -68,14 +69,26 @@ class WeakBase(Exception):
     """The untouched model fails its own checks, and the user wants no further cell then."""
 
 
+@dataclass(frozen=True)
+class Lane:
+    """A device of a run, and the turns of the cells on it."""
+
+    number: int
+    found: Mapping[str, Any]  # the device, as `runner.identify_all` returns it
+    turns: Turns = field(default_factory=Turns)
+
+
 class Benchmark:
-    """Runs a plan: one process per cell, one record per cell, written by this process alone."""
+    """Runs a plan: one process per cell, one record per cell, written by this process alone.
+
+    Cells wait in one queue, from which each device of the run takes the next one.
+    """
 
     def __init__(
         self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
         cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None, minutes: float | None = None,
         repeats: int = 1, jobs: int = 1, controls: Controls = "first", models: Path | None = None,
-        stop_if_weak: bool = False,
+        stop_if_weak: bool = False, devices: str = "",
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -90,18 +103,20 @@ class Benchmark:
             timeout: seconds a cell may take, None for no limit.
             minutes: after which the run stops, None for no limit.
             repeats: how often each cell's unlearning is timed.
-            jobs: cells at once; only one of them is timed at a time, and then nothing else runs.
+            jobs: cells at once on one device; only one of them is timed at a time, and then nothing else runs.
             controls: as the plan has them; where only the first class is checked, records of another one will do.
             models: folder that takes the unlearned models, None for none.
             stop_if_weak: end the run when the base model turns out to be too weak.
+            devices: several, as the user named them; then `device` counts for nothing, and `jobs` is 1.
         """
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._plan, self._workers, self._store, self._console = plan, workers, store, console
-        self._cache, self._device, self._plugin_files, self._timeout = cache, device, tuple(plugin_files), timeout
+        self._cache, self._plugin_files, self._timeout = cache, tuple(plugin_files), timeout
+        self._devices, self._beside = (device, devices), Beside()
         self._repeats, self._jobs, self._controls = repeats, jobs, controls
         self._models = None if models is None else models.absolute()
         self._software = software_provenance()
-        self._turns, self._stop = Turns(), threading.Event()
+        self._stop = threading.Event()
         self._stop_reason, self._interruption = "the run was stopped", Interruption()
         self._further: Mapping[str, list[str]] = {}  # cell id -> metrics that its last record has
         self._stop_if_weak, self._weak = stop_if_weak, False
@@ -110,20 +125,20 @@ class Benchmark:
         """Run what the rerun policy asks for and return how it went."""
         with _signals_as_interrupt(self._interruption), Display(self._console) as display:
             try:
-                found = _expect(self._workers.run("unlearnbench.runner:identify", self._device))
-                self._plan.dataset.check_device(found["identity"]["type"])
-                with device_lock(
-                    found["identity"], lambda holder: self._wait_for_device(display, holder), display.warn
-                ):
-                    return self._run(rerun, found, display)
+                found = _expect(self._workers.run("unlearnbench.runner:identify_all", *self._devices))
+                self._plan.dataset.check_device(found[0]["identity"]["type"])
+                lanes = [Lane(number, device) for number, device in enumerate(found)]
+                identities = [device["identity"] for device in found]
+                with device_lock(identities, lambda holder: self._wait_for_device(display, holder), display.warn):
+                    return self._run(rerun, lanes, display)
             except KeyboardInterrupt as stop:  # before any cell began
                 return Summary(0, 0, [], interrupted=True, out_of_time=isinstance(stop, OutOfTime))
 
-    def _run(self, rerun: Rerun, found: Mapping[str, Any], display: Display) -> Summary:
-        """Run the cells; the device is ours."""
+    def _run(self, rerun: Rerun, lanes: Sequence[Lane], display: Display) -> Summary:
+        """Run the cells; the devices are ours, and of one model."""
         for warning in self._plan.warnings:
             display.warn(warning)
-        selection = self._select(rerun, device_model(found["identity"]), display)
+        selection = self._select(rerun, device_model(lanes[0].found["identity"]), display)
         todo, failed, self._further = selection.todo, selection.failed, selection.further
         kept = len(self._plan.cells) - len(todo)
         stop: BaseException | None = None
@@ -133,9 +148,9 @@ class Benchmark:
                 self._check_base(record, display)
             self._end_if_weak()
             if todo:
-                self._prepare(todo, display, found)
+                self._prepare(todo, display, lanes[0].found)
             display.expect([cell.method for cell in todo])
-            self._run_cells(todo, found, display, ran)
+            self._run_cells(todo, lanes, display, ran)
         except (KeyboardInterrupt, WeakBase) as error:
             stop = error
         failed += [record for record in ran if record.status != "ok"]
@@ -150,13 +165,17 @@ class Benchmark:
         there = {record.cell.id for record in self._store.read().records}
         return [record.cell.id for record in records if record.cell.id not in there]
 
-    def _run_cells(self, todo: Sequence[Cell], found: Mapping[str, Any], display: Display, ran: list[Record]) -> None:
-        """Run cells, so many at once as there are jobs, and add the record of each to `ran`."""
-        with ThreadPoolExecutor(self._jobs) as pool:
+    def _run_cells(self, todo: Sequence[Cell], lanes: Sequence[Lane], display: Display, ran: list[Record]) -> None:
+        """Run cells, on each device so many at once as there are jobs, and add the record of each to `ran`."""
+        free: SimpleQueue[Lane] = SimpleQueue()
+        places = [lane for lane in lanes for _ in range(self._jobs)]
+        for lane in places:
+            free.put(lane)
+        with ThreadPoolExecutor(len(places)) as pool:
             futures: set[Future[Record]] = set()
             try:
                 for number, cell in enumerate(todo):
-                    futures.add(pool.submit(self._run_cell, number, cell, found, display))
+                    futures.add(pool.submit(self._run_next, number, cell, free, display))
                 while futures:
                     done, futures = wait(futures, timeout=0.2, return_when="FIRST_COMPLETED")
                     ran += [future.result() for future in done if not isinstance(future.exception(), Stopped)]
@@ -213,24 +232,34 @@ class Benchmark:
             )  # fmt: skip
         _expect(outcome)
 
-    def _run_cell(self, number: int, cell: Cell, found: Mapping[str, Any], display: Display) -> Record:
-        """Run a cell and record how it ended; in a thread of its own.
+    def _run_next(self, number: int, cell: Cell, free: SimpleQueue[Lane], display: Display) -> Record:
+        """Run a cell on a free device; in a thread of its own, of which there are as many as places on devices."""
+        lane = free.get()
+        try:
+            return self._run_cell(number, cell, lane, display)
+        finally:
+            free.put(lane)
+
+    def _run_cell(self, number: int, cell: Cell, lane: Lane, display: Display) -> Record:
+        """Run a cell and record how it ended.
 
         Raises:
             Stopped: the run was stopped meanwhile; that is recorded too.
         """
         if self._stop.is_set():
             raise Stopped
+        found = lane.found
         started_utc, started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
-        with display.task(self._label(cell)) as task:
+        where = f" on {found['name']}" if found["of"] > 1 else ""
+        with display.task(f"{self._label(cell)}{where}") as task:
             try:
-                outcome = self._measure(number, cell, found, display, task)
+                outcome = self._measure(number, cell, lane, display, task)
             except Stopped:
                 outcome = Outcome("interrupted", reason=self._stop_reason)
                 self._append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
                 raise
             finally:
-                self._turns.leave(number)
+                lane.turns.leave(number)
             seconds = time.monotonic() - started
             record = self._record(cell, outcome, found, started_utc, seconds)
             try:
@@ -274,7 +303,7 @@ class Benchmark:
         """Return the folder that a cell's model goes to: an untouched model or a sham is nothing to keep."""
         return self._models if self._plan.unlearns(cell) else None
 
-    def _measure(self, number: int, cell: Cell, found: Mapping[str, Any], display: Display, task: Task) -> Outcome:
+    def _measure(self, number: int, cell: Cell, lane: Lane, display: Display, task: Task) -> Outcome:
         """Run a cell in a process of its own."""
 
         def check_stop() -> None:
@@ -282,18 +311,22 @@ class Benchmark:
                 raise Stopped
 
         def take_turn(kind: Turn) -> int:
-            return self._turns.take(number, kind, check_stop)
+            return lane.turns.take(number, kind, check_stop)
+
+        def most_beside() -> int:
+            return self._beside.most(lane.number)
 
         metrics = [spec.name for spec in self._plan.metrics_of(cell)]
         metrics += [name for name in self._further.get(cell.id, ()) if name not in metrics]
         models = self._models_of(cell)
         staged = None if models is None else staging(models, cell)
         try:
-            return self._workers.run(
-                "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache,
-                found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress, on_tick=check_stop,
-                on_turn=take_turn, on_warning=display.warn,
-            )  # fmt: skip
+            with self._beside.working(lane.number):
+                return self._workers.run(
+                    "unlearnbench.runner:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache,
+                    lane.found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress,
+                    on_tick=check_stop, on_turn=take_turn, on_beside=most_beside, on_warning=display.warn,
+                )  # fmt: skip
         except UsageError:  # it ends the run
             if staged is not None:
                 remove(staged)
@@ -355,7 +388,7 @@ def train_base(
         try:
             found = _expect(workers.run("unlearnbench.runner:identify", device))
             with (
-                device_lock(found["identity"], wait_for_device, display.warn),
+                device_lock([found["identity"]], wait_for_device, display.warn),
                 display.task(f"{dataset.name}: base model", announce=True) as task,
             ):
                 outcome = workers.run(

@@ -82,6 +82,7 @@ def run(
     extractor: options.Extractor = "",
     inception_weights: options.Inception = None,
     device: options.Device = "auto",
+    devices: options.Devices = "",
     batch_size: options.BatchSize = None,
     precision: options.Precision = "fp32",
     compile_: options.Compile = False,
@@ -117,13 +118,14 @@ def run(
     cache = default_cache()
     folders = {"--results": results, "--out": out, "--save-models": save_models, "UNLEARNBENCH_CACHE": cache}
     _check_run(plan, folders, stop_if_weak)
+    _check_devices(device, devices, jobs)
     if workers is None:
-        _forecast(console, plan, ResultStore(results), cache, device, rerun, repeats, save_models, controls)
+        _forecast(console, plan, ResultStore(results), cache, device, rerun, repeats, save_models, controls, devices)
         return
     benchmark = Benchmark(
         plan, workers, ResultStore(results), console, cache=cache, device=device, plugin_files=plugin_files,
         timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls, models=save_models,
-        stop_if_weak=stop_if_weak,
+        stop_if_weak=stop_if_weak, devices=devices,
     )  # fmt: skip
     _conclude(benchmark.run(rerun), plan, results, out, registry)
 
@@ -135,6 +137,14 @@ def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak:
     for option, folder in folders.items():
         if folder is not None:
             _check_writable(folder, option)
+
+
+def _check_devices(device: str, devices: str, jobs: int) -> None:
+    """Raise UsageError for options on devices that contradict each other."""
+    if devices and device != "auto":
+        raise UsageError("--device names one device and --devices several: give one of them")
+    if devices and jobs > 1:
+        raise UsageError("--devices gives each device one cell at a time: leave --jobs out, or use one device")
 
 
 def _forecast(console: "Console", *asked: Any) -> None:

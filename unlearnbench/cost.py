@@ -29,7 +29,7 @@ class Cost:
     seconds: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak
     reused_seconds: float = 0.0  # the part of `seconds` that was spent earlier, when a cached product was first made
-    load: dict[str, float] = field(default_factory=dict)  # what else went on: seconds add up, process counts do not
+    load: dict[str, float] = field(default_factory=dict)  # what else went on: seconds add up, counts do not
     side_by_side: bool = False  # other cells of the run worked at the same time: the seconds are not this one's alone
     repeats: list[float] = field(default_factory=list)  # seconds of each run, where `seconds` is their median
 
@@ -93,9 +93,9 @@ class Meter:
         self.costs: dict[Phase | Outside, Cost] = {}
 
     @classmethod
-    def for_device(cls, device: torch.device, uuid: str) -> "Meter":
-        """Return a meter with every instrument that works on a device."""
-        instruments = Instruments.of(device, uuid)
+    def for_device(cls, device: torch.device, uuid: str, beside: Callable[[], int] | None = None) -> "Meter":
+        """Return a meter with every instrument that works on a device; the arguments are those of `Instruments.of`."""
+        instruments = Instruments.of(device, uuid, beside)
         if device.type == "cpu":
             return cls(instruments)
         release = torch.cuda.empty_cache if device.type == "cuda" else lambda: None

@@ -23,7 +23,7 @@ from unlearnbench.plan import Plan, select
 from unlearnbench.preparation import OTHER_JUDGES, base_artifact, image_digests, train_features
 from unlearnbench.progress import spell
 from unlearnbench.results import DeviceModel, Record, ResultStore, device_model
-from unlearnbench.runner import identify
+from unlearnbench.runner import identify_all
 
 MOST_NAMED = 5  # methods named in a line
 
@@ -61,33 +61,34 @@ class Look(ArtifactStore):
 
 def forecast(
     plan: Plan, store: ResultStore, cache: Path, device: str, rerun: Rerun, repeats: int = 1,
-    models: Path | None = None, controls: Controls = "first",
+    models: Path | None = None, controls: Controls = "first", devices: str = "",
 ) -> Iterator[str]:  # fmt: skip
     """Yield what a run with these arguments, those of `Benchmark`, would do, line by line; nothing is written.
 
     Raises:
         UsageError: it could not run: there is no such device, or the base model or the images cannot be read.
     """
-    found = identify(device)
-    plan.dataset.check_device(found["identity"]["type"])
+    found = identify_all(device, devices)
+    plan.dataset.check_device(found[0]["identity"]["type"])
     reading = store.read()
     yield from (f"warning: {warning}" for warning in plan.warnings)
     yield from (f"warning: {problem}" for problem in reading.problems)
-    here = device_model(found["identity"])
+    here = device_model(found[0]["identity"])
     selection = select(plan, reading.records, rerun, here, repeats=repeats, models=models, controls=controls)
     todo = {cell.id for cell in selection.todo}
     yield from (cell.id if cell.id in todo else f"{cell.id} (recorded)" for cell in plan.cells)
     checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
     yield f"{plural(len(plan.cells), 'cell')}{checks}"
     yield f"to measure: {len(todo)}; recorded in {store.root} already: {len(plan.cells) - len(todo)} (--rerun {rerun})"
-    yield f"device: {found['device']} ({found['identity']['name']})"
+    names = ", ".join(each["name"] for each in found)
+    yield f"device{'s' * (len(found) > 1)}: {names} ({found[0]['identity']['name']})"
     if selection.todo:
         needs = {need for spec in plan.metrics for need in spec.needs}
         seeds = sorted({cell.base_seed for cell in selection.todo})
-        there, lacking = at_hand(plan.dataset, Look(cache), torch.device(found["device"]), needs, seeds)
+        there, lacking = at_hand(plan.dataset, Look(cache), torch.device(found[0]["device"]), needs, seeds)
         yield f"in the cache {cache}: {', '.join(there) or 'nothing that is needed'}"
         yield f"to be made first: {', '.join(lacking) or 'nothing'}"
-        yield duration(selection.todo, reading.records, here)
+        yield duration(selection.todo, reading.records, here, len(found))
 
 
 def at_hand(
@@ -170,8 +171,15 @@ def _downloads(dataset: Dataset, lacking: Collection[str], needs: Collection[str
     return [*found, *([f"{dataset.checkpoint} of the Hugging Face Hub (to download)"] if hub else [])]
 
 
-def duration(cells: Sequence[Cell], records: Iterable[Record], device: DeviceModel) -> str:
-    """Return how long cells will take one after another, by the records of the same device, dataset and methods."""
+def duration(cells: Sequence[Cell], records: Iterable[Record], device: DeviceModel, devices: int = 1) -> str:
+    """Return how long cells will take one after another, by the records of the same device, dataset and methods.
+
+    Args:
+        cells: to be measured.
+        records: of earlier ones.
+        device: model of the device.
+        devices: how many of that model take a cell each, all the time.
+    """
     where = {(cell.dataset, cell.protocol) for cell in cells}
     seconds: dict[str, list[float]] = {}
     for record in records:
@@ -183,11 +191,12 @@ def duration(cells: Sequence[Cell], records: Iterable[Record], device: DeviceMod
     named = ", ".join(unknown[:MOST_NAMED]) + (f" and {len(unknown) - MOST_NAMED} more" * (len(unknown) > MOST_NAMED))
     if not known_cells:
         return f"how long it will take is not known: there is no record of {named} on this device and dataset yet"
-    total = spell(sum(fmean(seconds[cell.method]) for cell in known_cells))
+    total = spell(sum(fmean(seconds[cell.method]) for cell in known_cells) / devices)
+    how = "one after another" if devices == 1 else f"on {devices} devices at once"
     behind = sum(len(seconds[method]) for method in {cell.method for cell in known_cells})
     which = f"{len(known_cells)} of {plural(len(cells), 'cell')}" if unknown else plural(len(cells), "cell")
     rest = f"; not known for {named}" if unknown else ""
     return (
-        f"about {total} for {which}, one after another, by {plural(behind, 'record')} of the same device, dataset and "
+        f"about {total} for {which}, {how}, by {plural(behind, 'record')} of the same device, dataset and "
         f"methods{rest}; what must be made first comes on top"
     )

@@ -33,6 +33,7 @@ PERIOD_SECONDS = 0.05
 START_SECONDS = 30.0  # NVML's first call may have to start the driver
 ANSWER_SECONDS = 5.0  # a monitor that needs longer for an answer is given up
 PROBES = ("nvml_process", "nvml_device")
+ALONE = "alone"  # the word by which a monitor is told that other cells of the run have other devices
 STOP_PERIOD_SECONDS = 0.1
 LATE_SECONDS = 0.5  # a poll that comes later by so much, and did not wait for a core, was stopped itself
 
@@ -135,14 +136,15 @@ class NvmlMonitor(Monitor):
         problems: for each probe missing at the last edge, why.
     """
 
-    def __init__(self, uuid: str, period: float = PERIOD_SECONDS) -> None:
+    def __init__(self, uuid: str, period: float = PERIOD_SECONDS, *, alone: bool = False) -> None:
         """Start the monitor and wait for its first reading, against which the device's use is counted.
 
         Args:
             uuid: of the device, on which this process has allocated nothing yet; `GPU-` or `MIG-` may be left out.
             period: seconds between readings; peaks shorter than that can be missed.
+            alone: whether no other cell of the run is on this device: those that run meanwhile have other ones.
         """
-        super().__init__("the NVML monitor", str(os.getpid()), str(period), uuid)
+        super().__init__("the NVML monitor", str(os.getpid()), str(period), uuid, *([ALONE] if alone else []))
         self.foreign: int | None = None
         self.polls = 0
         self.problems: dict[str, str] = {}
@@ -213,16 +215,17 @@ class Sampler:
     ailed it all along.
     """
 
-    def __init__(self, uuid: str, pid: int) -> None:
+    def __init__(self, uuid: str, pid: int, alone: bool = False) -> None:
         """Find the device and take the first reading.
 
         Args:
             uuid: of the device, with or without its prefix.
             pid: of the measured process.
+            alone: whether no other cell of the run is on this device.
         """
         import pynvml
 
-        self._nvml, self._pid, self._lock = pynvml, pid, threading.Lock()
+        self._nvml, self._pid, self._alone, self._lock = pynvml, pid, alone, threading.Lock()
         pynvml.nvmlInit()
         self._handle = self._find(uuid)
         self._start: int | None = None  # bytes in use on the device before the cell took any
@@ -263,7 +266,7 @@ class Sampler:
         try:
             processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
             if pids := {process.pid for process in processes}:
-                foreign, beside = _others(pids, self._pid)
+                foreign, beside = _others(pids, self._pid, self._alone)
             ours = [process.usedGpuMemory for process in processes if process.pid == self._pid]
             if not ours:
                 problems["nvml_process"] = "NVML does not list this process: it holds nothing, or a container hides it"
@@ -301,15 +304,17 @@ class Sampler:
             raise  # the first error: the second is only that there is no such instance
 
 
-def _others(listed: set[int], pid: int) -> tuple[int, int]:
+def _others(listed: set[int], pid: int, alone: bool = False) -> tuple[int, int]:
     """Return how many of the processes that NVML lists are foreign, and how many are of other cells of the same run.
 
     Where the measured process is not listed, NVML tells ids of another namespace: then as many as there are other cells
-    are taken for theirs.
+    are taken for theirs, unless these are known to have other devices.
     """
     if len(listed) == 1:
         return 0, 0
     own, cells = _run_of(pid)
+    if alone:
+        cells = []
     if pid in listed:
         beside = listed & set().union(*cells)
         return len(listed - own - beside), len(beside)
@@ -386,20 +391,21 @@ def _serve(sampler: "Sampler | StopSampler", period: float) -> None:
         print(json.dumps(sampler.edge()), flush=True)
 
 
-def main(pid: int, period: float, uuid: str | None = None) -> None:
+def main(pid: int, period: float, uuid: str | None = None, alone: str = "") -> None:
     """Watch a process until stdin closes.
 
     Args:
         pid: of the measured process.
         period: seconds between readings.
         uuid: of the device whose memory is read; None for the process's stops.
+        alone: `ALONE` where no other cell of the run is on this device.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the cell decides, and ends this process
     if uuid is None:
         _serve(StopSampler(pid, period), period)
         return
     try:
-        sampler = Sampler(uuid, pid)
+        sampler = Sampler(uuid, pid, alone == ALONE)
     except Exception as error:  # no library, no driver, no permission, no such device
         problems = dict.fromkeys(PROBES, f"NVML cannot be used for device {uuid}: {spell_error(error)}")
         for _ in sys.stdin:

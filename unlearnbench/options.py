@@ -142,6 +142,15 @@ Inception = Annotated[
 # How
 
 Device = Annotated[str, _option(MANNER, "auto, cpu, cuda, cuda:1", metavar="NAME")]
+Devices = Annotated[
+    str,
+    _option(
+        MANNER,
+        "Several devices of one model, each with a cell of its own: GPUs, 0,1 or all; or sets of cores, "
+        "cpu:0-3,cpu:4-7+12",
+        metavar="NAMES",
+    ),
+]
 BatchSize = Annotated[
     int | None, _option(MANNER, "Images per forward pass of sampling, to fit the memory.", min=1, metavar="N")
 ]

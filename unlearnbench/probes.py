@@ -155,6 +155,17 @@ class ForeignProcesses:
 
 
 @dataclass
+class DevicesBeside:
+    """The most other devices of the run that worked at once."""
+
+    ask: Callable[[], int]  # the run's own process, which counts them, for the most since it was asked last
+
+    def edge(self) -> dict[str, float]:
+        """Return the number since the last edge."""
+        return {"devices_beside": float(self.ask())}
+
+
+@dataclass
 class Instruments:
     """What can be read here."""
 
@@ -165,12 +176,13 @@ class Instruments:
     stops: StopMonitor | None = None
 
     @classmethod
-    def of(cls, device: torch.device, uuid: str) -> "Instruments":
+    def of(cls, device: torch.device, uuid: str, beside: Callable[[], int] | None = None) -> "Instruments":
         """Return what works on a device.
 
         Args:
             device: of the cell, before anything was allocated on it.
             uuid: of that device, for NVML.
+            beside: where the run has several devices, each for one cell at a time: returns how many others worked.
         """
         probes: list[Probe] = []
         stops = StopMonitor()
@@ -178,11 +190,13 @@ class Instruments:
         monitor = None
         missing = dict.fromkeys(("nvml_process", "nvml_device", "torch_reserved", "torch_allocated"), NO_CUDA)
         if device.type == "cuda":
-            monitor, missing = NvmlMonitor(uuid), {}
+            monitor, missing = NvmlMonitor(uuid, alone=beside is not None), {}
             probes += [monitor, TorchPeaks(device)]
             watches.append(ForeignProcesses(monitor))
         elif device.type == "cpu":
             watches.append(ForeignCpu())
+        if beside is not None:
+            watches.append(DevicesBeside(beside))
         try:
             rss = RssPeak()
             rss.edge()

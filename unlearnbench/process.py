@@ -58,6 +58,9 @@ class Line(Protocol):
     def turn(self, kind: Turn) -> int:
         """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
 
+    def beside(self) -> int:
+        """Return how many other devices of the run worked at once, at most, since this was asked last."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -86,6 +89,7 @@ class Workers:
         on_warning: Callable[[str], None] = lambda text: None,
         on_tick: Callable[[], None] = lambda: None,
         on_turn: Callable[[Turn], int] = lambda kind: 1,
+        on_beside: Callable[[], int] = lambda: 0,
         timeout: float | None = None,
     ) -> Outcome:
         """Run `job(*arguments, line)` in a process of its own and wait until it and all that it started are gone.
@@ -97,6 +101,7 @@ class Workers:
             on_warning: called with the text of each warning raised in the process.
             on_tick: called at least once a second; what it raises ends the job.
             on_turn: called when the job asks for its turn; it goes on when this returns how many share the cores.
+            on_beside: returns how many other devices of the run worked since the job asked last.
             timeout: seconds after which the process is killed; while it waits for a turn, or is stopped (Ctrl-Z),
                 they do not pass.
 
@@ -116,6 +121,8 @@ class Workers:
                     case ("turn", kind):
                         child.answer(on_turn(kind))
                         allowance.skip()
+                    case ("beside",):
+                        child.answer(on_beside())
                     case ("usage", text):
                         raise UsageError(text)
                     case ("end", *content):
@@ -363,7 +370,14 @@ class PipeLine:
 
     def turn(self, kind: Turn) -> int:
         """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
-        self.send("turn", kind)
+        return self._ask("turn", kind)
+
+    def beside(self) -> int:
+        """Return how many other devices of the run worked at once, at most, since this was asked last."""
+        return self._ask("beside")
+
+    def _ask(self, *question: Any) -> int:
+        self.send(*question)
         return int(self._connection.recv())
 
 

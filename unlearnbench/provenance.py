@@ -83,13 +83,20 @@ def available_cores() -> int:
     return len(allowed_cores())
 
 
-def cpu_identity() -> dict[str, Any]:
-    """Return the CPU's name, cores, and a hash that tells this machine from others (a CPU has no UUID)."""
-    blocks = _cpuinfo()
-    name, cores = _cpu_name(blocks), available_cores()
-    parts = "|".join([_text(Path("/etc/machine-id")).strip() or socket.gethostname(), name, str(cores)])
+def cpu_identity(cores: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return the CPU's name, cores, and a hash that tells this machine from others (a CPU has no UUID).
+
+    Args:
+        cores: the set of cores that is a device of its own, whose numbers are then a fact of it; None for all cores
+            that this process may use.
+    """
+    blocks, chosen = _cpuinfo(), allowed_cores() if cores is None else cores
+    name, count = _cpu_name(blocks, chosen), len(chosen)
+    parts = "|".join([_text(Path("/etc/machine-id")).strip() or socket.gethostname(), name, str(count)])
     uuid = hashlib.sha256(parts.encode("utf-8", "replace")).hexdigest()[:16]
-    identity = {"type": "cpu", "name": f"{name}, {cores} cores", "uuid": uuid}
+    identity: dict[str, Any] = {"type": "cpu", "name": f"{name}, {count} cores", "uuid": uuid}
+    if cores is not None:
+        identity["cores"] = list(cores)
     first = blocks[0] if blocks else {}
     if marks := [f"{mark} {first[mark]}" for mark in ("vendor_id", "cpu family", "model", "stepping") if mark in first]:
         identity["processor"] = ", ".join(marks)  # tells apart what one marketing name stands for
@@ -113,10 +120,10 @@ def _cpuinfo() -> list[dict[str, str]]:
     return blocks
 
 
-def _cpu_name(blocks: Sequence[Mapping[str, str]]) -> str:
-    """Return what a processor is called where it runs: an x86 has a name, others say what they are in their own way."""
-    cores = {str(core) for core in allowed_cores()}
-    ours = [block for block in blocks if block.get("processor") in cores] or blocks
+def _cpu_name(blocks: Sequence[Mapping[str, str]], cores: Sequence[int]) -> str:
+    """Return what a processor's cores are called: an x86 has a name, others say what they are in their own way."""
+    numbers = {str(core) for core in cores}
+    ours = [block for block in blocks if block.get("processor") in numbers] or blocks
     if kinds := dict.fromkeys(_arm_name(block) for block in ours if "CPU part" in block):
         return " + ".join(kinds)  # cores of several kinds
     facts = {key.lower(): value for block in reversed(ours) for key, value in block.items()}

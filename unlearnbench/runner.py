@@ -3,6 +3,7 @@
 import base64
 import copy
 import io
+import os
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from unlearnbench.checkpoints import write_checkpoint
 from unlearnbench.context import HARNESS_DIGEST, Context, Counts, Harness, Rehearsal
 from unlearnbench.cost import Meter, compiling_is_warmup
 from unlearnbench.datasets import Dataset
+from unlearnbench.devices import check_alike, named_devices
 from unlearnbench.diffusion import Schedule, eps_loss, half_precision, sample, to_float
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
@@ -35,7 +37,7 @@ from unlearnbench.plugin import MethodSpec
 from unlearnbench.preparation import Prepared, prepare, prepare_base
 from unlearnbench.process import Line, Progress, Turn
 from unlearnbench.product import stage
-from unlearnbench.provenance import available_cores, device_identity, device_key
+from unlearnbench.provenance import available_cores, cpu_identity, device_identity, device_key
 from unlearnbench.registry import Registry
 from unlearnbench.training import global_rng_kept, trainable_copy
 
@@ -44,7 +46,9 @@ WARMUP_IMAGES = 2  # where a kernel's first use costs the same for any number; o
 
 
 def identify(device: str, progress: Progress | None = None) -> dict[str, Any]:
-    """Return {"device", "identity"} of the device that `auto`, `cpu`, `cuda`, ... stands for here.
+    """Return {"name", "device", "identity", "of"} of the device that `auto`, `cpu`, `cuda`, ... stands for here.
+
+    `of` is how many devices the run has.
 
     Raises:
         UsageError: torch cannot use it.
@@ -63,7 +67,47 @@ def identify(device: str, progress: Progress | None = None) -> dict[str, Any]:
         chosen = torch.device("cuda", torch.cuda.current_device())
     if chosen.type == "cpu":
         chosen = torch.device("cpu")  # cpu:0 is no other device
-    return {"device": str(chosen), "identity": device_identity(str(chosen))}
+    return {"name": str(chosen), "device": str(chosen), "identity": device_identity(str(chosen)), "of": 1}
+
+
+def identify_all(device: str, devices: str, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Return what `identify` does, of each device of a run.
+
+    Args:
+        device: as `identify` takes it; not looked at where there are several.
+        devices: as --devices names them, empty for the one.
+        progress: shows nothing.
+
+    Raises:
+        UsageError: torch cannot use one, or they are not of one model.
+    """
+    if not devices:
+        return [identify(device)]
+    names = named_devices(devices, torch.cuda.device_count())
+    found: list[dict[str, Any]] = [
+        {"name": name, "device": "cpu", "identity": cpu_identity(cores)} if cores else identify(name)
+        for name, cores in names.items()
+    ]
+    check_alike(found)
+    return [{**each, "of": len(found)} for each in found]
+
+
+def occupy(found: Mapping[str, Any]) -> torch.device:
+    """Bind this process to its device, before it starts a thread: to its cores, or to its GPU; return the device.
+
+    CUDA_VISIBLE_DEVICES is left as the user set it, so that a GPU has one number everywhere: in the command, in
+    messages and in plugins. Cells on several GPUs divide torch's threads, and no sets of cores, since the numbers of
+    cores do not say which are near which GPU, or are two halves of one.
+    """
+    device, threads = torch.device(found["device"]), torch.get_num_threads()
+    if cores := found["identity"].get("cores"):
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(min(threads, len(cores)))
+    elif found["of"] > 1:
+        torch.set_num_threads(max(1, threads // found["of"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what a plugin calls "cuda" is this one
+    return device
 
 
 def prepare_dataset(
@@ -77,10 +121,10 @@ def prepare_dataset(
         needs: of the metrics to come; they say which judges and whether the feature extractor are wanted.
         base_seeds: of the base models.
         cache: folder of artifacts.
-        found: the device that trains, as `identify` returns it.
+        found: the device that trains, as `identify_all` returns it.
         progress: shows how far it is.
     """
-    store, device = ArtifactStore(cache), torch.device(found["device"])
+    store, device = ArtifactStore(cache), occupy(found)
     for seed in base_seeds:
         prepared = prepare(dataset.with_base_seed(seed), store, device, progress, needs)
     _flops(prepared, dataset, store, found)
@@ -112,15 +156,13 @@ def run_cell(
         metric_names: of the metrics to compute.
         plugin_files: files that may hold the method or a metric.
         cache: folder of artifacts.
-        found: the device, as `identify` returns it.
+        found: the device, as `identify_all` returns it.
         repeats: how often unlearning is timed.
         staged: folder to write the unlearned model to, for the process that records the cell; None for none.
         line: shows progress and gives turns.
     """
-    device = torch.device(found["device"])
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # what a plugin calls "cuda" is this one
-    meter = Meter.for_device(device, str(found["identity"]["uuid"]))
+    device = occupy(found)
+    meter = Meter.for_device(device, str(found["identity"]["uuid"]), line.beside if found["of"] > 1 else None)
     turns = _Turns(line, meter)
     turns.take("load")
     with meter.phase("load"):

@@ -1,6 +1,6 @@
-"""Who works when several cells run side by side: one alone while it is timed, all others together.
+"""Who works when several cells run side by side: one of a device alone while it is timed, all others together.
 
-Also the lock that keeps the runs of one machine apart.
+Also the locks that keep the runs of one machine apart, and the count of a run's devices at work.
 """
 
 import errno
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from unlearnbench.errors import UsageError, one_line
 from unlearnbench.process import Turn
 from unlearnbench.provenance import allowed_cores
+from unlearnbench.results import natural
 
 WAIT_SECONDS = 0.5  # between two looks at whether the run was stopped
 MOST_READ, MOST_SHOWN = 1000, 160  # bytes and letters of what the holder of a lock wrote
@@ -29,7 +30,7 @@ FIRST_WORDS = 3  # of the holder's command, which the note shows
 
 
 class Turns:
-    """Gives each cell its turn.
+    """Gives each cell of a device its turn.
 
     A cell that wants to be timed waits until nobody works and is then alone. Work that is not timed starts only when no
     cell is timed or on its way there: so all cells of a batch are timed one after another, and then sample together.
@@ -85,26 +86,60 @@ class Turns:
         return "load" not in self._working.values() and "alone" not in others and "load" not in others
 
 
+class Beside:
+    """Counts the devices of a run that work beside each other: a cell is timed alone on its own device only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._working: set[int] = set()
+        self._most: dict[int, int] = {}  # device -> the most others at work at once since it asked last
+
+    @contextmanager
+    def working(self, device: int) -> Iterator[None]:
+        """Note that a device is at work.
+
+        Args:
+            device: any number of its own.
+        """
+        with self._lock:
+            self._working.add(device)
+            for one in self._working:
+                self._most[one] = max(self._most.get(one, 0), len(self._working) - 1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working.discard(device)
+
+    def most(self, device: int) -> int:
+        """Return how many others worked at once, at most, since this was asked last for this device."""
+        with self._lock:
+            most, self._most[device] = self._most.get(device, 0), len(self._working - {device})
+            return most
+
+
 @contextmanager
 def device_lock(
-    identity: Mapping[str, Any], waiting: Callable[[str], None], warn: Callable[[str], None] = lambda text: None
+    identities: Sequence[Mapping[str, Any]],
+    waiting: Callable[[str], None],
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Iterator[None]:
-    """Hold a device: no two runs, of any user on this machine, work on it at once.
+    """Hold the devices of a run: no two runs, of any user on this machine, work on one at once.
 
-    Of a CPU, the cores are held that this process may use, so that runs on cores apart go on side by side.
+    Of a CPU, the cores are held that belong to it, or that this process may use, so that runs on cores apart go on side
+    by side.
 
     Args:
-        identity: of the device.
-        waiting: called once a second while another run holds it, with who that is.
+        identities: of the devices.
+        waiting: called once a second while another run holds one, with who that is.
         warn: called with a sentence where other users' runs cannot be seen.
 
     Raises:
-        UsageError: the lock cannot be had.
+        UsageError: a lock cannot be had.
     """
-    names = [f"{identity['type']}-{identity['uuid']}"] if identity["type"] != "cpu" else _core_names()
     note, spoilt = _self_description(), []
     with ExitStack() as held:
-        for name in names:
+        for name in _lock_names(identities):
             lock, problems = _first_that_works(name)
             spoilt += problems
             held.enter_context(_holding(lock, note, waiting))
@@ -113,9 +148,15 @@ def device_lock(
         yield
 
 
-def _core_names() -> list[str]:
-    """Return the locks of this process's cores, in the order that keeps two runs from waiting for each other."""
-    return [f"cpu-{core}" for core in allowed_cores()]
+def _lock_names(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the locks of devices, in the one order that keeps two runs from waiting for each other."""
+    names: set[str] = set()
+    for identity in identities:
+        if identity["type"] == "cpu":
+            names |= {f"cpu-{core}" for core in identity.get("cores", allowed_cores())}
+        else:
+            names.add(f"{identity['type']}-{identity['uuid']}")
+    return sorted(names, key=natural)
 
 
 def _first_that_works(name: str) -> tuple[BaseFileLock, list[str]]:

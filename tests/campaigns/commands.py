@@ -94,7 +94,7 @@ OPTIONS = {
     "run": (
         "--methods --classes --sequence --metrics --set --seeds --base-seeds --sampling-seeds --controls --plugin "
         "--dataset --protocol --data-root --image-size --base --base-steps --judge --extractor --inception-weights "
-        "--device --batch-size --jobs --repeats --rerun --timeout --minutes --results --out --save-models "
+        "--device --devices --batch-size --jobs --repeats --rerun --timeout --minutes --results --out --save-models "
         "--stop-if-weak --nonsense"
     ),
     "train": "--dataset --protocol --steps --data-root --image-size --device --minutes --nonsense",

@@ -161,8 +161,14 @@ class Costs:
         if self.probe:
             words = f"peak {MEMORY_PROBES[self.probe]} ({self.probe}), over prior and forget unless a phase is named"
         shared = [phase for phase in PHASES if any(r.cost.get(phase, {}).get("side_by_side") for r in self._records)]
-        beside = f"{', '.join(shared)}: seconds during which other cells of the run shared the machine"
-        return [f"memory: {words}", *self._missing_probes(), *([beside] if shared else [])]
+        beside = [f"{', '.join(shared)}: seconds during which other cells of the run shared the machine"]
+        return [f"memory: {words}", *self._missing_probes(), *(beside if shared else []), *self._devices_beside()]
+
+    def _devices_beside(self) -> list[str]:
+        """Return how many other devices of a run worked at most while a cell was timed; nothing where none did."""
+        costs = [record.cost[phase] for record in self._records for phase in PHASES if phase in record.cost]
+        most = round(max((cost.get("load", {}).get("devices_beside", 0) for cost in costs), default=0))
+        return [f"timed while up to {plural(most, 'other device')} of the run worked"] if most else []
 
     def _missing_probes(self) -> list[str]:
         """Return why each probe better than the one shown is not there, probes of one reason together."""
