@@ -19,6 +19,7 @@ from unlearnbench.attacks import LABEL_DROPOUT, Attacker
 from unlearnbench.context import METHOD, Context, Harness, Stream
 from unlearnbench.datasets import Dataset
 from unlearnbench.diffusion import Schedule, Start, sample, to_float
+from unlearnbench.estimate import Rate
 from unlearnbench.forecast import Look, Missing
 from unlearnbench.hashing import digest
 
@@ -39,25 +40,6 @@ Work = tuple[int, ...]  # optimiser steps, images forward, images backward
 
 class NotKnown(Exception):
     """A part of the work does not tell how long the whole would take; the text says why."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How fast a method's own loop goes."""
-
-    seconds: float  # of a piece, on average
-    pieces: float  # in all
-    optimizer_steps: float  # of a piece, on average
-
-    @property
-    def steps(self) -> float:
-        """Optimiser steps in all; of a loop that no optimiser of torch steps in, its pieces."""
-        return self.pieces * (self.optimizer_steps or 1)
-
-    @property
-    def step_seconds(self) -> float:
-        """Seconds of an optimiser step."""
-        return self.seconds / (self.optimizer_steps or 1)
 
 
 class BriefClock:
