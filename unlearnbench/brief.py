@@ -79,8 +79,9 @@ class BriefClock:
     def few(self, pieces: Iterable[T], total: float, work: Callable[[], Work]) -> Iterator[T]:
         """Yield a few pieces of work, and reckon the others.
 
-        The first is not timed. Where the second does other work than the first, pieces are yielded until one does the
-        same as the first again: a period. What happens only once in more pieces than that is not seen.
+        The first stands for itself, as first use takes longer. Where the second does other work than it, pieces are
+        yielded until one does the same as the first again: a period. What happens only once in more pieces than that
+        is not seen.
 
         Args:
             pieces: of which the first few are taken.
@@ -90,7 +91,7 @@ class BriefClock:
         Raises:
             NotKnown: no piece like the first came in a minute.
         """
-        began = first_ended = self.settled()
+        began = first_ended = last_began = self.settled()
         done: list[Work] = []
         before = work()
         for piece in pieces:
@@ -99,11 +100,15 @@ class BriefClock:
             done.append(tuple(b - a for a, b in zip(before, after, strict=True)))
             before = after
             if len(done) == 1:
-                first_ended = self.settled()
+                first_ended = last_began = self.settled()
             elif len(done) < total and _tell_all(done, self() - first_ended):
-                self.rate = _rate(done[1:], self.settled() - first_ended, total)
-                self.reckon(began, total * self.rate.seconds)
+                now = self.settled()
+                self.rate = _rate(done[1:], now - first_ended, total)
+                first = self.rate.seconds if done[1] == done[0] else now - last_began  # without what first use takes
+                self.reckon(first_ended, total * self.rate.seconds - first)
                 return
+            elif done[1] != done[0]:
+                last_began = self.settled()
         if done:
             self.rate = _rate(done, self.settled() - began, total)
 

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
@@ -18,6 +17,8 @@ EXTRAPOLATED = "~"
 UNKNOWN = "?"
 HEADERS = ("method", "cells", "s/step", "prior", "RTE", "RTE+prior", "sampling", "GB", "cell")
 BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
+
+Here = Mapping[tuple[str, str], float]  # (method, metric) -> estimate in a source's unit
 
 
 def lines(outlook: Outlook) -> Iterator[str]:
@@ -37,7 +38,9 @@ def lines(outlook: Outlook) -> Iterator[str]:
     probe = probe_of(outlook)
     memory = f"GB: peak {MEMORY_PROBES[probe]} ({probe}), over prior and unlearning" if probe else "GB: no memory probe"
     yield f"times of one cell; s/step: of an optimiser step at the method's own batch; {memory}"
-    yield from (f"{row.label}: not known, for {row.cost.reason}" for row in outlook.rows if isinstance(row.cost, Unknown))
+    for row in outlook.rows:
+        if isinstance(row.cost, Unknown):
+            yield f"{row.label}: not known ({row.cost.reason})"
     yield _spell_surroundings(outlook)
     yield from _spell_preparation(outlook)
     yield _spell_total(outlook)
@@ -51,7 +54,8 @@ def lines(outlook: Outlook) -> Iterator[str]:
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> list[str]:
     """Return the lines of a table whose numbers stand below each other."""
     align = ("left", *["right"] * (len(headers) - 1))
-    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True, colalign=align).splitlines()
+    text: str = tabulate(rows, headers, tablefmt="plain", disable_numparse=True, colalign=align)
+    return text.splitlines()
 
 
 def _cells(outlook: Outlook, row: Row) -> list[str]:
@@ -94,6 +98,8 @@ def row_seconds(outlook: Outlook, row: Row, cost: MethodCost) -> float:
         seconds for phase, seconds in outlook.surroundings.seconds.items() if row.unlearns or phase != "attack"
     )
     again = sum(bool(cell.earlier) for cell in row.cells)
+    if cost.rate is not None and outlook.found["identity"]["type"] == "cuda":
+        around += cost.rate.seconds  # a first step, thrown away
     return (
         len(row.cells) * around
         + (len(row.cells) * outlook.repeats + again) * cost.rte
@@ -121,12 +127,13 @@ def _sampled(outlook: Outlook, row: Row, cost: MethodCost) -> float:
 def _spell_surroundings(outlook: Outlook) -> str:
     """Return the line on what a cell takes besides its method and samples."""
     around = outlook.surroundings
-    words = {"start": "start", "load": "load", "warmup": "warm-up", "judge": "judge", "attack": "attacks", "rest": "rest"}
     parts = [
-        f"{words[phase]} {_about(around.seconds[phase], phase == 'attack' and not around.records)}"
+        f"{phase} {_about(around.seconds[phase], phase == 'attack' and not around.records)}"
         for phase in AROUND if phase in around.seconds
     ]  # fmt: skip
-    source = f"by {plural(around.records, 'record')} of this device" if around.records else "measured on images of noise"
+    source = "measured on images of noise"
+    if around.records:
+        source = f"by {plural(around.records, 'record')} of this device"
     unknown = f"; not known: {around.unknown}" if around.unknown else ""
     return f"each cell besides: {', '.join(parts) or 'nothing'} ({source}){unknown}"
 
@@ -190,7 +197,7 @@ def _spell_disk(outlook: Outlook) -> str:
     """Return the line on what the run leaves on the disk."""
     saved = outlook.preparation.base_size * sum(len(row.cells) for row in outlook.rows if row.unlearns)
     models = f", and {EXTRAPOLATED}{_spell_bytes(saved)} of unlearned models" if outlook.saves_models else ""
-    there = next(folder for folder in (outlook.cache, *outlook.cache.absolute().parents) if Path(folder).exists())
+    there = next(folder for folder in (outlook.cache, *outlook.cache.absolute().parents) if folder.exists())
     free = _spell_bytes(shutil.disk_usage(there).free)
     return f"disk: {EXTRAPOLATED}{_spell_bytes(disk_bytes(outlook))} more in the cache{models}; {free} are free there"
 
@@ -243,9 +250,7 @@ def _unit(source: Source, metric: str) -> str:
     return "(GB)" if "probes" in source.facts["metrics"][metric] else "(min)"
 
 
-def _beside(
-    source: Source, method: str, metrics: Sequence[str], here: Mapping[tuple[str, str], float]
-) -> Iterator[str]:
+def _beside(source: Source, method: str, metrics: Sequence[str], here: Here) -> Iterator[str]:
     """Yield a method's printed mean and its estimate, metric by metric."""
     for metric in metrics:
         printed, number = source.printed(method, metric, "mean"), here.get((method, metric))
@@ -263,15 +268,16 @@ def _costs(claim: Mapping[str, Any], metrics: Sequence[str]) -> bool:
     return all(metric in metrics for _, metric in _terms(claim))
 
 
-def _claim(source: Source, claim: Mapping[str, Any], here: Mapping[tuple[str, str], float]) -> list[str]:
+def _claim(source: Source, claim: Mapping[str, Any], here: Here) -> list[str]:
     """Return a claim's row: as claimed, recomputed from the printed rows, and estimated here."""
     above, below = _terms(claim)
     printed, _ = quotient(source.by_class(*above), source.by_class(*below))
     known = above in here and below in here and here[below] > 0
     ours = spell_quotient(claim, here[above] / here[below], 1) if known else UNKNOWN
+    mark = EXTRAPOLATED if known and not all("probes" in source.facts["metrics"][m] for _, m in (above, below)) else ""
     return [
         claim["label"],
         claim["claim"],
         "-" if printed is None else spell_quotient(claim, printed, 1),
-        f"{EXTRAPOLATED}{ours}" if known else ours,
+        f"{mark}{ours}",
     ]
