@@ -59,9 +59,9 @@ class World:
     def pieces(self, n, costs):
         """Yield n numbers; piece k takes costs(k) seconds, and does ten times as much work as that."""
         for k in range(n):
-            yield k
             self.now += costs(k)
             self.done += round(10 * costs(k))
+            yield k
 
     def run(self, n, costs, total=None):
         """Do pieces in brief; return how many were done, and what the clock says of all."""
@@ -79,14 +79,12 @@ class TestClock:
 
     def test_what_first_use_takes_is_counted_once(self):
         world = World()
-        world.done -= 60  # the first piece takes longer, and does the same work
-        costs = {0: 6.5}
 
         def pieces():
             for k in range(100):
-                yield k
-                world.now += costs.get(k, 0.5)
+                world.now += 0.5 if k else 6.5
                 world.done += 5
+                yield k
 
         assert len(list(world.clock.few(pieces(), 100, lambda: (world.done,)))) == 4
         assert world.clock() == pytest.approx(6.5 + 99 * 0.5)
@@ -117,8 +115,8 @@ class TestClock:
 
         def outer():
             for k in range(20):
-                yield k
                 list(world.clock.few(world.pieces(100, lambda k: 0.5), 100, lambda: (world.done,)))
+                yield k
 
         list(world.clock.few(outer(), 20, lambda: ()))
         assert world.clock() == pytest.approx(20 * 100 * 0.5)

@@ -294,8 +294,10 @@ class Trial(Context):
         Returns:
             What the last of them made, or None where it takes too long too, or its work does not grow along a line.
         """
-        began, times, works = self._clock.settled(), [], []
+        began = self._clock.settled()
         tensors: Tensors | None = None
+        times: list[float] = []
+        works: list[Work] = []
         for size in AMOUNTS:
             then, before = self._clock.settled(), self._work()
             tensors = attempt(size)
@@ -357,6 +359,6 @@ class BriefAttacker(Attacker):
     ) -> Iterator[int]:  # fmt: skip
         """Take the first few steps at once and reckon the others; yield as an attacker does."""
         taken = super().train(name, model, weights, draw, steps=steps, lr=lr, label_dropout=label_dropout)
-        for _ in self.clock.few(taken, steps, tuple):
+        for _ in self.clock.few(taken, steps, lambda: ()):
             pass
         yield from range(1, steps + 1)

@@ -166,7 +166,7 @@ def draws(cell: Cell, plan: Plan) -> list[tuple[int, int]]:
     """Return (class, number of images) of everything that a cell samples for its metrics."""
     needs = {need for spec in plan.metrics_of(cell) for need in spec.needs}
     protocol = plan.dataset.protocol
-    streams = {
+    streams: dict[str, tuple[Sequence[int], int]] = {
         "forget": (cell.forget_classes, protocol.forget_samples),
         "earlier": ([c for classes in cell.earlier for c in classes], protocol.forget_samples),
         "retain": (cell.target.retained(plan.dataset.num_classes), protocol.retain_samples),
