@@ -295,7 +295,8 @@ class TestPriors:
         assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_built_in_methods_run_in_brief(make_harness, registry, tmp_path, quick):
+def test_built_in_methods_run_in_brief(make_harness, registry, tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(brief, "PRIOR_SECONDS", 2.0)
     for plugin in registry.plugins("method"):
         spec, clock = registry.method(plugin.name), BriefClock(CPU)
         settings = spec.resolve(("digits",), {"batch": 4} if "batch" in spec.settings else {})

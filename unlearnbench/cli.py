@@ -190,9 +190,9 @@ def estimate(
     results: options.Results = Path("results"),
     save_models: options.SaveModels = None,
 ) -> None:
-    """Measure, in a minute or two, what a run with these options would take here.
+    """Measure what a run with these options would take here.
 
-    Without --classes, all of them. Cache and results stay as they are.
+    It takes a minute or two, and writes nothing. Without --classes, the run is one of all classes.
     """
     console, workers = _start()
     assert workers is not None

@@ -238,6 +238,8 @@ class _Pilot:
 
     def preparation(self, selection: Selection) -> Preparation:
         """Return what is cached, and what making the rest would take."""
+        if not selection.todo:
+            return Preparation([], {}, 0)
         needs = [need for spec in self._plan.metrics for need in spec.needs]
         seeds = sorted({cell.base_seed for cell in selection.todo})
         label = f"{self._plan.dataset.name}: base model and judges"

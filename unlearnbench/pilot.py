@@ -244,6 +244,8 @@ def measure_preparation(
     """
     began = time.perf_counter()
     device = torch.device(found["device"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     there, lacking = at_hand(dataset, Look(cache), device, needs, base_seeds)
     subject = subject_of(dataset, cache, device)
     size = sum(weights.nbytes for weights in subject.base.state_dict().values())
