@@ -134,6 +134,12 @@ BAD = {
     "a device twice": (run_with(devices="0,0"), "names cuda:0 twice"),
     "one device and several": (run_with(device="cpu", devices="0,1"), "give one of them"),
     "devices and jobs": (run_with(devices="0,1", jobs="2"), "leave --jobs out"),
+    "estimate of no method": (["estimate", "--classes", "0"], "say what to run: --methods all"),
+    "estimate of classes and a sequence": (
+        ["estimate", "--methods", "original", "--classes", "0", "--sequence", "1,2"], "say what to forget",
+    ),
+    "estimate on an unknown device": (["estimate", "--methods", "original", "--device", "warp"], "try --device cpu"),
+    "estimate beside a file": (["estimate", "--methods", "original", "--results", "file.txt"], "is a file"),
     "unknown listing": (["list", "cats"], "choose from methods, metrics, datasets"),
     "report without results": (["report", "--results", "absent"], "there is no results folder"),
     "report of an empty folder": (["report", "--results", "empty"], "there is no record"),
@@ -195,7 +201,7 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
     assert "\nto be made first: judge, second judge" not in out  # that of digits is fitted anew each time
     assert "\nto be made first: judge, rejecting judge, feature extractor, features" in out
     assert "base model (seed 0)\nabout 2m00s for 1 of 2 cells, one after another, by 2 records" in out
-    assert "; not known for original" in out
+    assert "; not known for original ('unlearnbench estimate' with the same options measures it)" in out
     assert sorted(tmp_path.rglob("*")) == before
     own = replace(record.cell, forget_class=0, protocol=plan.dataset.protocol.name, settings=plan.cells[1].settings)
     made = {"digest": plan.dataset.digest, "panel": plan.dataset.panel}
@@ -364,7 +370,7 @@ def test_an_alarm_of_two_boards_is_said_once(command, tmp_path):
     assert (status, out.count("Alpha forgets, but Sure (class 0, seed 0)")) == (0, 1)
 
 
-COMMANDS = ("run", "train", "sample", "list", "new", "check", "report", "compare", "validate", "verify")
+COMMANDS = ("run", "estimate", "train", "sample", "list", "new", "check", "report", "compare", "validate", "verify")
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

@@ -39,6 +39,11 @@ Examples:
   unlearnbench run --methods paper --classes 0,3 --seeds 0-2
   unlearnbench run --methods all --classes 0-9 --dry-run
 """
+ESTIMATE_EXAMPLES = """\b
+Examples:
+  unlearnbench estimate --methods all --classes 0-9
+  unlearnbench estimate --methods paper --dataset cifar10 --protocol paper
+"""
 Listing = Literal["methods", "metrics", "datasets"]
 Kinds = Literal["method"]  # what `new` writes
 
@@ -163,6 +168,81 @@ def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
     console = make_console()
     _say(console, f"unlearnbench {__version__}: loading")
     return console, Workers() if start_workers else None
+
+
+@app.command(cls=options.Sections, epilog=ESTIMATE_EXAMPLES)
+def estimate(
+    methods: options.Methods = "",
+    classes: options.Classes = "",
+    sequence: options.Sequence = "",
+    metrics: options.Metrics = "all",
+    set_: options.Set = None,
+    seeds: options.Seeds = "0",
+    base_seeds: options.BaseSeeds = "",
+    sampling_seeds: options.SamplingSeeds = "",
+    controls: options.Controls = "first",
+    plugin: options.Plugin = None,
+    dataset: options.Dataset = "digits",
+    protocol: options.Protocol = "",
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    base: options.Base = "",
+    base_steps: options.BaseSteps = None,
+    judge: options.Judge = "",
+    extractor: options.Extractor = "",
+    inception_weights: options.Inception = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    precision: options.Precision = "fp32",
+    compile_: options.Compile = False,
+    repeats: options.Repeats = 1,
+    rerun: options.Rerun = "missing",
+    results: options.Results = Path("results"),
+    save_models: options.SaveModels = None,
+) -> None:
+    """Measure what a run with these options would take here.
+
+    It takes a minute or two, and writes nothing. Without --classes, the run is one of all classes.
+    """
+    console, workers = _start()
+    assert workers is not None
+    from unlearnbench.artifacts import default_cache
+    from unlearnbench.datasets import Source
+    from unlearnbench.plan import make_plan
+    from unlearnbench.registry import Registry
+    from unlearnbench.results import ResultStore
+
+    registry = Registry(plugin_files := [path.absolute() for path in plugin or []])
+    source = Source(
+        dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
+        precision, compile_,
+    )  # fmt: skip
+    plan = make_plan(
+        registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
+        base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
+        every_class=not (classes or sequence),
+    )  # fmt: skip
+    _check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
+    _say_estimate(
+        console, plan, workers, ResultStore(results), console, cache=default_cache(), device=device,
+        plugin_files=plugin_files, rerun=rerun, repeats=repeats, controls=controls, models=save_models,
+    )  # fmt: skip
+
+
+def _say_estimate(console: "Console", *asked: Any, **options: Any) -> None:
+    """Print what a run would take; the other arguments are those of `estimate`."""
+    from unlearnbench.estimate import estimate as measure
+    from unlearnbench.outlook import lines
+    from unlearnbench.process import ignore_stopping
+
+    try:
+        outlook = measure(*asked, **options)
+    except KeyboardInterrupt:
+        ignore_stopping()
+        _say(console, "Stopped. Nothing was written.")
+        raise typer.Exit(130) from None
+    for line in lines(outlook):
+        _say(console, line)
 
 
 @app.command(cls=options.Command)

@@ -374,9 +374,7 @@ class Context:
         def make() -> tuple[Tensors, dict[str, Any]]:
             before = harness.counts.copy()
             with global_rng_kept(harness.device), harness.meter.phase("prior") as cost:
-                context = Context(replace(harness, curves={}), purpose=f"prior {name}", shared=shared)
-                context.model.eval()
-                tensors = build(context, **inputs)
+                tensors = self._build(name, build, shared, inputs)
             work = harness.counts.since(before)
             harness.counts.add(work, sign=-1)  # whoever asked for the prior adds it
             return tensors, {"cost": cost.to_json(), "counts": vars(work)}
@@ -386,6 +384,12 @@ class Context:
         if not artifact.reused:
             harness.made.add(artifact.key)
         return artifact
+
+    def _build(self, name: str, build: Callable[..., Tensors], shared: bool, inputs: Mapping[str, Any]) -> Tensors:
+        """Let a prior be built with a context of its own."""
+        context = Context(replace(self._harness, curves={}), purpose=f"prior {name}", shared=shared)
+        context.model.eval()
+        return build(context, **inputs)
 
     def _prior_key(self, name: str, shared: bool, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that a prior's bytes depend on."""

@@ -93,13 +93,19 @@ class Meter:
         self.costs: dict[Phase | Outside, Cost] = {}
 
     @classmethod
-    def for_device(cls, device: torch.device, uuid: str, beside: Callable[[], int] | None = None) -> "Meter":
-        """Return a meter with every instrument that works on a device; the arguments are those of `Instruments.of`."""
+    def for_device(
+        cls,
+        device: torch.device,
+        uuid: str,
+        beside: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> "Meter":
+        """Return a meter with every instrument that works on a device; `Instruments.of` says what the first three are."""
         instruments = Instruments.of(device, uuid, beside)
         if device.type == "cpu":
-            return cls(instruments)
+            return cls(instruments, clock=clock)
         release = torch.cuda.empty_cache if device.type == "cuda" else lambda: None
-        return cls(instruments, lambda: torch.accelerator.synchronize(device), release)
+        return cls(instruments, lambda: torch.accelerator.synchronize(device), release, clock)
 
     @contextmanager
     def phase(self, account: Phase | Outside) -> Iterator[Cost]:

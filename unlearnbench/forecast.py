@@ -26,6 +26,7 @@ from unlearnbench.results import DeviceModel, Record, ResultStore, device_model
 from unlearnbench.runner import identify_all
 
 MOST_NAMED = 5  # methods named in a line
+MEASURES = "'unlearnbench estimate' with the same options measures it"
 
 
 class Missing(Exception):
@@ -165,10 +166,21 @@ def _downloads(dataset: Dataset, lacking: Collection[str], needs: Collection[str
         wanted.append(("ImageNet weights of the judge", ResNet34_Weights.IMAGENET1K_V1.url))
     if dataset.extractor is None and not dataset.inception_weights and any(n.endswith("_features") for n in needs):
         wanted.append(("Inception weights of FID", URL_INCEPTION_V3))
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    found = [f"{name} (to download)" for name, url in wanted if not (folder / Path(url).name).is_file()]
+    found = [f"{name} (to download)" for name, url in wanted if not _downloaded(url)]
     hub = dataset.checkpoint and "base model" in lacking and not Path(dataset.checkpoint).is_dir()
     return [*found, *([f"{dataset.checkpoint} of the Hugging Face Hub (to download)"] if hub else [])]
+
+
+def _downloaded(url: str) -> bool:
+    """Say whether torch's hub has a file of weights."""
+    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).is_file()
+
+
+def inception_is_here(dataset: Dataset) -> bool:
+    """Say whether FID's Inception network can be had without a download."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    return bool(dataset.inception_weights) or _downloaded(URL_INCEPTION_V3)
 
 
 def duration(cells: Sequence[Cell], records: Iterable[Record], device: DeviceModel, devices: int = 1) -> str:
@@ -190,12 +202,15 @@ def duration(cells: Sequence[Cell], records: Iterable[Record], device: DeviceMod
     unknown = list(dict.fromkeys(cell.method for cell in cells if cell.method not in seconds))
     named = ", ".join(unknown[:MOST_NAMED]) + (f" and {len(unknown) - MOST_NAMED} more" * (len(unknown) > MOST_NAMED))
     if not known_cells:
-        return f"how long it will take is not known: there is no record of {named} on this device and dataset yet"
+        return (
+            f"how long it will take is not known: there is no record of {named} on this device and dataset yet; "
+            f"{MEASURES}"
+        )
     total = spell(sum(fmean(seconds[cell.method]) for cell in known_cells) / devices)
     how = "one after another" if devices == 1 else f"on {devices} devices at once"
     behind = sum(len(seconds[method]) for method in {cell.method for cell in known_cells})
     which = f"{len(known_cells)} of {plural(len(cells), 'cell')}" if unknown else plural(len(cells), "cell")
-    rest = f"; not known for {named}" if unknown else ""
+    rest = f"; not known for {named} ({MEASURES})" if unknown else ""
     return (
         f"about {total} for {which}, {how}, by {plural(behind, 'record')} of the same device, dataset and "
         f"methods{rest}; what must be made first comes on top"

@@ -62,6 +62,7 @@ class Plan:
 def make_plan(
     registry: Registry, *, methods: str, classes: str, source: Source, metrics: str, sweeps: Sequence[str],
     seeds: str = "0", base_seeds: str = "", sampling_seeds: str = "", controls: Controls = "first", sequence: str = "",
+    every_class: bool = False,
 ) -> Plan:  # fmt: skip
     """Check what the user asked for and return the cells.
 
@@ -71,6 +72,8 @@ def make_plan(
     dataset = load_dataset(source)
     if not methods:
         raise UsageError("say what to run: --methods all, a group such as paper, or names with commas between")
+    if every_class:
+        classes = f"@0-@{dataset.num_classes - 1}"
     targets = _parse_targets(classes, sequence, dataset)
     if dataset.checkpoint and base_seeds:
         raise UsageError("--base names a trained model and --base-seeds trains one for each: give one of them")

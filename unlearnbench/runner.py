@@ -6,7 +6,7 @@ import io
 import os
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -296,9 +296,9 @@ def _one_cells_affair(method: MethodSpec) -> Iterator[None]:
         raise PluginError(f"{method.name} raised {error!r}") from error
 
 
-def unlearn(method: MethodSpec, harness: Harness, cell: Cell) -> Context:
-    """Run the method in phase `forget`, what it compiles in `warmup`, and return its context."""
-    context, meter = Context(harness), harness.meter
+def unlearn(method: MethodSpec, harness: Harness, cell: Cell, make: Callable[[Harness], Context] = Context) -> Context:
+    """Run the method in phase `forget`, what it compiles in `warmup`, and return its context, which `make` makes."""
+    context, meter = make(harness), harness.meter
     with (
         counted(harness, context), compiling_is_warmup(meter), meter.phase("forget"), _one_cells_affair(method),
         _precision(harness),

@@ -294,18 +294,18 @@ def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[Value]:
     source = side.source
     above, below = terms = claim.get("ratio") or claim["saving"]
     facts = source.facts["metrics"][above[1]]
-    printed, _ = _quotient(source.by_class(*above), source.by_class(*below))
+    printed, _ = quotient(source.by_class(*above), source.by_class(*below))
     ours = [{c: side.value(method, metric, c) for c in _classes(source)} for method, metric in terms]
-    measured, common = _quotient(*[{c: v.number for c, v in term.items() if v.number is not None} for term in ours])
+    measured, common = quotient(*[{c: v.number for c, v in term.items() if v.number is not None} for term in ours])
     claimed = claim["value"] if "ratio" in claim else 1 - claim["value"] / 100
     verdict, reasons = _judge_claim(side, claim, measured, common)
     mark = MARK if any(term[c].mark for term in ours for c in common) else ""
     about = [(method, metric, statistic) for method, metric in terms for statistic in STATISTICS]
     words = [
         claim["claim"],
-        _spell_quotient(claim, claimed, 0),
-        facts.get("unprinted", "-") if printed is None else _spell_quotient(claim, printed, 1),
-        "-" if measured is None else _spell_quotient(claim, measured, 1) + mark,
+        spell_quotient(claim, claimed, 0),
+        facts.get("unprinted", "-") if printed is None else spell_quotient(claim, printed, 1),
+        "-" if measured is None else spell_quotient(claim, measured, 1) + mark,
         str(sum(term[c].ok for term in ours for c in common)),
         verdict,
         ", ".join(reasons),
@@ -333,14 +333,15 @@ def _judge_claim(
     return ("agrees" if claimed / factor <= measured <= claimed * factor else "differs"), []
 
 
-def _quotient(above: Mapping[int, float], below: Mapping[int, float]) -> tuple[float | None, list[int]]:
+def quotient(above: Mapping[int, float], below: Mapping[int, float]) -> tuple[float | None, list[int]]:
     """Return mean / mean over the classes both have, and these classes; None where there is no such number."""
     common = sorted(above.keys() & below.keys())
     divisor = statistics.fmean(below[c] for c in common) if common else 0.0
     return (statistics.fmean(above[c] for c in common) / divisor if divisor else None), common
 
 
-def _spell_quotient(claim: Mapping[str, Any], quotient: float, decimals: int) -> str:
+def spell_quotient(claim: Mapping[str, Any], quotient: float, decimals: int) -> str:
+    """Return a quotient a / b as its claim has it: a ratio, or the percentage that is saved."""
     return f"{quotient:.{decimals}f}x" if "ratio" in claim else f"{100 * (1 - quotient):.{decimals}f} %"
 
 
