@@ -111,6 +111,7 @@ class Benchmark:
         with _signals_as_interrupt(self._interruption), Display(self._console) as display:
             try:
                 found = _expect(self._workers.run("unlearnbench.runner:identify", self._device))
+                self._plan.dataset.check_device(found["identity"]["type"])
                 with device_lock(
                     found["identity"], lambda holder: self._wait_for_device(display, holder), display.warn
                 ):

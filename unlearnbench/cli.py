@@ -83,6 +83,8 @@ def run(
     inception_weights: options.Inception = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
+    precision: options.Precision = "fp32",
+    compile_: options.Compile = False,
     jobs: options.Jobs = 1,
     repeats: options.Repeats = 1,
     rerun: options.Rerun = "missing",
@@ -105,8 +107,9 @@ def run(
 
     registry = Registry(plugin_files := [path.absolute() for path in plugin or []])
     source = Source(
-        dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size
-    )
+        dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
+        precision, compile_,
+    )  # fmt: skip
     plan = make_plan(
         registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
         base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,

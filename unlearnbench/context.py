@@ -25,6 +25,7 @@ from unlearnbench.diffusion import Schedule, predict_noise, sample, to_float
 from unlearnbench.errors import NonFiniteError, PluginError
 from unlearnbench.grid import Target
 from unlearnbench.hashing import derive_seed, digest, file_digest
+from unlearnbench.networks import compile_blocks
 from unlearnbench.process import Progress
 from unlearnbench.provenance import device_key
 from unlearnbench.terms import Term
@@ -172,6 +173,8 @@ class Context:
         self.generator = torch.Generator(harness.device).manual_seed(seed)
         self.base = harness.base
         self.model = trainable_copy(harness.base).train()
+        if harness.dataset.compiled:
+            compile_blocks(self.model)
         self.watching = harness.counts.watch(self.model)  # the harness stops it when the method is done
         self.schedule = Schedule.linear(device=harness.device)
         self.num_classes = harness.dataset.num_classes
@@ -401,7 +404,13 @@ class Context:
             "device": device_key(harness.device_identity),  # its cost is charged again, so it must be this model's
             "software": dict(harness.software),
             "harness": HARNESS_DIGEST,
+            **{name: value for name, value in self._computing.items() if value not in ("fp32", False)},
         }
+
+    @property
+    def _computing(self) -> dict[str, Any]:
+        """How the method computes, of which its priors depend."""
+        return {"precision": self._harness.dataset.precision, "compiled": self._harness.dataset.compiled}
 
 
 class _Enough(BaseException):

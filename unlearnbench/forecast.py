@@ -69,6 +69,7 @@ def forecast(
         UsageError: it could not run: there is no such device, or the base model or the images cannot be read.
     """
     found = identify(device)
+    plan.dataset.check_device(found["identity"]["type"])
     reading = store.read()
     yield from (f"warning: {warning}" for warning in plan.warnings)
     yield from (f"warning: {problem}" for problem in reading.problems)

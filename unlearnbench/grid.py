@@ -13,6 +13,7 @@ from unlearnbench.errors import UsageError, one_line
 from unlearnbench.hashing import digest
 
 Scalar = bool | int | float | str
+Precision = Literal["fp32", "bf16"]
 Rerun = Literal["missing", "failed", "always"]
 Controls = Literal["first", "every", "none"]
 MOST_LISTED = 40  # classes in an error message

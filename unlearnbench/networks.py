@@ -42,6 +42,16 @@ def placed(model: Model, device: torch.device) -> Model:
     return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Compile each block of a network by itself, on first use.
+
+    What hangs on the network as a whole, such as hooks, stays outside, and a copy of it is a plain one.
+    """
+    for child in model.children():
+        for block in child if isinstance(child, nn.ModuleList) else [child]:
+            block.compile()
+
+
 def is_plain(model: nn.Module) -> bool:
     """Say whether a network computes what its modules and weights say: no hooks, no forward of its own."""
     parts = list(model.modules())

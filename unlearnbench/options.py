@@ -145,6 +145,11 @@ Device = Annotated[str, _option(MANNER, "auto, cpu, cuda, cuda:1", metavar="NAME
 BatchSize = Annotated[
     int | None, _option(MANNER, "Images per forward pass of sampling, to fit the memory.", min=1, metavar="N")
 ]
+Precision = Annotated[
+    grid.Precision,
+    _words(MANNER, "Of the forward passes of all methods, on CUDA; weights stay in fp32.", grid.Precision),
+]
+Compile = Annotated[bool, _option(MANNER, "Compile the networks of all methods (torch.compile).", "--compile")]
 Jobs = Annotated[int, _option(MANNER, "Cells at once; each is timed alone all the same.", min=1, max=64, metavar="N")]
 Repeats = Annotated[int, _option(MANNER, "Timing repeats per cell; tables report the median.", min=1, metavar="N")]
 Rerun = Annotated[grid.Rerun, _words(MANNER, "Which of the recorded cells to measure again.", grid.Rerun)]

@@ -6,7 +6,7 @@ import io
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from unlearnbench.checkpoints import write_checkpoint
 from unlearnbench.context import HARNESS_DIGEST, Context, Counts, Harness, Rehearsal
 from unlearnbench.cost import Meter, compiling_is_warmup
 from unlearnbench.datasets import Dataset
-from unlearnbench.diffusion import Schedule, eps_loss, sample, to_float
+from unlearnbench.diffusion import Schedule, eps_loss, half_precision, sample, to_float
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
 from unlearnbench.global_state import REMEDY, GlobalState
@@ -232,12 +232,17 @@ def rehearse(method: MethodSpec, harness: Harness, cell: Cell) -> None:
     Its priors are made meanwhile, in phase `prior`, and stay.
     """
     quiet = replace(harness, counts=Counts(), curves={}, priors={})
-    with global_rng_kept(harness.device), _one_cells_affair(method):
+    with global_rng_kept(harness.device), _one_cells_affair(method), _precision(harness):
         context = Rehearsal(quiet)
         try:
             context.run(method.function, cell.settings)
         finally:
             context.watching.remove()
+
+
+def _precision(harness: Harness) -> AbstractContextManager[Any]:
+    """Return the context in which all methods of a run compute; their weights stay in fp32."""
+    return half_precision(harness.device, harness.dataset.precision == "bf16")
 
 
 @contextmanager
@@ -252,7 +257,10 @@ def _one_cells_affair(method: MethodSpec) -> Iterator[None]:
 def unlearn(method: MethodSpec, harness: Harness, cell: Cell) -> Context:
     """Run the method in phase `forget`, what it compiles in `warmup`, and return its context."""
     context, meter = Context(harness), harness.meter
-    with counted(harness, context), compiling_is_warmup(meter), meter.phase("forget"), _one_cells_affair(method):
+    with (
+        counted(harness, context), compiling_is_warmup(meter), meter.phase("forget"), _one_cells_affair(method),
+        _precision(harness),
+    ):  # fmt: skip
         method.function(context, **cell.settings)
     context.check_finite()
     context.model.requires_grad_(False)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearnbench.errors import UsageError
+from unlearnbench.grid import Precision
 from unlearnbench.hashing import digest, file_digest, read_object
 from unlearnbench.plugin import suggest
 from unlearnbench.results import B4
@@ -61,7 +62,7 @@ class Protocol:
     forget_samples: int  # images of the forget class
     retain_samples: int  # images of each retained class; with few classes more than a profile says
     batch_size: int  # images per sampling forward pass; the images do not depend on it
-    precision: Literal["fp32", "bf16"] = "fp32"  # of sampling on CUDA; a CPU always computes in fp32
+    precision: Precision = "fp32"  # of sampling on CUDA; a CPU always computes in fp32
     clip_x0: bool = False  # clip the predicted x0 to [-1, 1] at every step; the papers' code does not
     dropout: bool = False  # left on while sampling, as SA's code does by mistake
     weights: str = "final"  # the weights a method leaves in ctx.model
@@ -95,7 +96,7 @@ class BaseRecipe:
     label_dropout: float  # share of labels replaced by the null class
     ema: float  # decay of the averaged weights, min(ema, (1 + k) / (10 + k)) at step k
     clip: float  # global gradient norm
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the forward pass on CUDA; a CPU always computes in fp32
+    precision: Precision = "fp32"  # of the forward pass on CUDA; a CPU always computes in fp32
     seed: int = 0
     revision: int = 1  # raise it when training code changes what comes out
 
@@ -170,6 +171,8 @@ class Source:
     extractor: str = ""
     inception_weights: Path | None = None
     batch_size: int | None = None  # images per sampling forward pass
+    precision: Precision = "fp32"  # of unlearning, for all methods
+    compiled: bool = False  # by torch.compile, for all methods
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,8 @@ class Dataset:
     unguided: bool = False  # that base model has no label for the null class, so nothing is guided
     inception_weights: Path | None = None
     train_counts: tuple[int, ...] = ()  # training images of each class, where that is known before they are loaded
+    precision: Precision = "fp32"  # of the methods' forward passes on CUDA; weights and optimisers stay in fp32
+    compiled: bool = False  # whether torch.compile compiles the blocks of the methods' networks
 
     @property
     def features(self) -> int:
@@ -218,6 +223,18 @@ class Dataset:
         protocol = replace(self.protocol, batch_size=0)  # changes no image
         parts = [None if part is None else asdict(part) for part in (protocol, self.base, self.judge, self.extractor)]
         return digest([self.class_names, self.image_shape, self.flip, *parts, self.choices.get("base", "")])
+
+    def check_device(self, kind: str) -> None:
+        """Refuse a device that cannot compute as the user asked for.
+
+        Args:
+            kind: of device, such as cpu.
+
+        Raises:
+            UsageError: bfloat16 is asked for elsewhere than on CUDA.
+        """
+        if self.precision == "bf16" and kind != "cuda":
+            raise UsageError(f"--precision bf16 is for CUDA devices, and this one is a {kind}: leave it out")
 
     def with_base_seed(self, seed: int) -> "Dataset":
         """Return the dataset with another base model of the same recipe; a given checkpoint stays what it is."""
@@ -309,12 +326,18 @@ def resolve(
         "base_steps": source.base_steps,
         "judge": judge,
         "extractor": extractor,
+        "precision": source.precision,
+        "compiled": source.compiled,
     }
-    usual = {"base_steps": profile.base.steps, "judge": next(iter(profile.judges)), "extractor": profile.extractor}
+    usual = {"precision": "fp32", "base_steps": profile.base.steps, "judge": next(iter(profile.judges)), "extractor": profile.extractor}
     stamp = digest(chosen["base"])[:6]  # models of two bases are not compared, so their cells and reports differ
-    base_name, base_title = (f"-base-{stamp}", f", base model {stamp}") if source.base else ("", "")
+    marks, notes = [f"-base-{stamp}"] * bool(source.base), [f", base model {stamp}"] * bool(source.base)
+    if source.precision != "fp32":
+        marks, notes = [*marks, f"-{source.precision}"], [*notes, f", unlearning in {source.precision}"]
+    if source.compiled:
+        marks, notes = [*marks, "-compiled"], [*notes, ", compiled"]
     return Dataset(
-        name=name + base_name, kind=source.dataset, title=title + base_title, class_names=names,
+        name=name + "".join(marks), kind=source.dataset, title=title + "".join(notes), class_names=names,
         image_shape=image_shape, flip=flip, protocol=_unguided(protocol) if unguided else protocol,
         base=replace(profile.base, steps=source.base_steps or profile.base.steps),
         judge=profile.judges[judge],
@@ -329,6 +352,8 @@ def resolve(
         unguided=unguided,
         inception_weights=source.inception_weights,
         train_counts=train_counts,
+        precision=source.precision,
+        compiled=source.compiled,
     )  # fmt: skip
 
 
