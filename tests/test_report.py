@@ -567,6 +567,8 @@ def test_no_board_takes_the_place_of_another_one():
     "change",
     [
         {"choices": {"judge": "small"}},
+        {"choices": {"judge_weights": "abc"}},
+        {"choices": {"base_minutes": 5.0}},
         {"choices": {"base": "abc"}},
         {"image_shape": [3, 64, 64]},
         {"class_names": ["a", "b"]},

@@ -157,6 +157,7 @@ def changed(value, path, new):
         ("dataset.title", 5), ("method.title", None), ("method.overrides", {"steps": [1]}), ("method.source_hash", 3),
         ("images", {"forget": {"class": 10, "png": ""}}), ("images", {"forget": {"class": "0", "png": ""}}),
         ("images", {"forget": {"class": 0, "png": "no"}}), ("artifacts", {"base": {"sha256": []}}),
+        ("artifacts", {"base": {"steps": 1.5}}),
         ("provenance.started_utc", "yesterday"), ("provenance.started_utc", 5), ("provenance.packages", {"a": 5}),
         ("provenance.device.name", 5), ("probes", {"nvml": None}), ("disturbances", [{"phase": "forget"}]),
         ("protocol.steps", 0), ("protocol.guidance", "much"), ("reason", 5), ("traceback", []), ("status", "failed"),

@@ -237,7 +237,7 @@ class _CifarBlock(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*[_CifarBlock(before, after) for before, after in pairwise([inputs] + [outputs] * blocks)])
+    return nn.Sequential(*[_CifarBlock(before, after) for before, after in pairwise([inputs, *[outputs] * blocks])])
 
 
 class CifarResNet(Classifier):

@@ -538,7 +538,9 @@ def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
             image_shape=tuple(facts["image_shape"]), flip=_module(str(facts["kind"])).FLIP, load=_never,
         )  # fmt: skip
         protocol_now = _unguided(dataset.protocol) if unguided else dataset.protocol
-        given = {part: GivenJudge(getattr(dataset, part).network, sha) for part, sha in hashes.items() if sha}
+        given: dict[str, Any] = {
+            part: GivenJudge(getattr(dataset, part).network, sha256) for part, sha256 in hashes.items() if sha256
+        }
         chosen = facts["choices"] if base or given else dataset.choices
         return replace(dataset, protocol=protocol_now, choices=chosen, **given)
     except (KeyError, TypeError, ValueError, ImportError, AttributeError, UsageError):
