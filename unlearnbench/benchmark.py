@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -341,14 +342,10 @@ def train_base(
         The loss curve, (step, loss per pixel); None when it was stopped.
     """
     with _signals_as_interrupt(Interruption()), Display(console) as display:
-
-        def wait_for_device(holder: str) -> None:
-            display.wait("wait for the device", holder)
-
         try:
             found = _expect(workers.run("unlearnbench.runner:identify", device))
             with (
-                device_lock(found["identity"], wait_for_device, display.warn),
+                device_lock(found["identity"], partial(display.wait, "wait for the device"), display.warn),
                 display.task(f"{dataset.name}: base model", announce=True) as task,
             ):
                 outcome = workers.run(

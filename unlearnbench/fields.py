@@ -110,7 +110,8 @@ RECORD: Mapping[str, Any] = {
     "cost?": {
         "*": {
             "seconds": SECONDS, "memory_bytes": {"*": COUNT}, "memory_growth_bytes?": {"*": COUNT},
-            "repeats?": [SECONDS], "reused?": FLAG, "reused_seconds?": SECONDS, "side_by_side?": FLAG, "load?": {"*": AMOUNT},
+            "repeats?": [SECONDS], "reused?": FLAG, "reused_seconds?": SECONDS, "side_by_side?": FLAG,
+            "load?": {"*": AMOUNT},
         },
     },
     "outside?": {"*": SECONDS},

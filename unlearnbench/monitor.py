@@ -175,9 +175,8 @@ class NvmlMonitor(Monitor):
         return peaks
 
     def _understood(self, answer: dict[str, Any]) -> dict[str, int]:
-        peaks, self._held = (
-            {str(name): int(size) for name, size in answer[key].items()} for key in ("peaks", "levels")
-        )
+        peaks = {str(name): int(peak) for name, peak in answer["peaks"].items()}
+        self._held = {str(name): int(level) for name, level in answer["levels"].items()}
         self.foreign, self.polls, self.problems = answer["foreign"], answer["polls"], answer["problems"]
         return peaks
 

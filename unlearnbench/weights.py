@@ -1,4 +1,4 @@
-"""Weights of a judge from a file: safetensors, named as the usual PyTorch form of He et al.'s ResNets for CIFAR does."""
+"""Weights of a judge from a file: safetensors, named as in the usual PyTorch form of He et al.'s ResNets for CIFAR."""
 
 from pathlib import Path
 from typing import NamedTuple

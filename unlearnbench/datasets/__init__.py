@@ -291,7 +291,7 @@ def title_of(kind: str) -> str:
 def protocol_names(kind: str) -> list[str]:
     """Return the names of a dataset's protocols, the default first."""
     module = _module(kind)
-    side = getattr(module, "SIDE", 32)
+    side = getattr(module, "SIDE", 32)  # pixels
     return list(module.profiles((3, side, side)))
 
 
@@ -442,9 +442,7 @@ def _choose_judges(source: Source, profile: Profile, classes: int) -> _Judges:
     return _Judges(first, second, choices, weights)
 
 
-def _read_judge(
-    option: str, path: Path, judge: ClassifierRecipe | SvmRecipe | GivenJudge, classes: int
-) -> GivenJudge:  # fmt: skip
+def _read_judge(option: str, path: Path, judge: ClassifierRecipe | SvmRecipe | GivenJudge, classes: int) -> GivenJudge:
     """Return a judge of the same network whose weights come from a file, after seeing that they fit.
 
     Args:
