@@ -154,6 +154,31 @@ def fake_record(
     )  # fmt: skip
 
 
+def cifar_shapes(blocks=3, classes=10):
+    """Return {name: shape} of a CIFAR ResNet's weights as a file names them."""
+    norms, shapes, before = {"bn1": 16}, {"conv1.weight": (16, 3, 3, 3)}, 16
+    for stage, width in ((1, 16), (2, 32), (3, 64)):
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            shapes |= {f"{name}.conv1.weight": (width, before, 3, 3), f"{name}.conv2.weight": (width, width, 3, 3)}
+            norms |= {f"{name}.bn1": width, f"{name}.bn2": width}
+            before = width
+    for name, width in norms.items():
+        shapes |= {f"{name}.{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return {**shapes, "linear.weight": (classes, 64), "linear.bias": (classes,)}
+
+
+def cifar_weights(blocks=3, classes=10, seed=0):
+    """Return random weights of a CIFAR ResNet; a variance is above 0."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(shape, generator=generator) + 0.5
+        if name.endswith(("running_var", "bn1.weight", "bn2.weight"))
+        else 0.1 * torch.randn(shape, generator=generator)
+        for name, shape in cifar_shapes(blocks, classes).items()
+    }
+
+
 def write(path, text):
     """Write a file, and the folders around it, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)

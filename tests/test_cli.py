@@ -90,12 +90,23 @@ BAD = {
     "image size of cifar10": (run_with(dataset="cifar10", **{"image-size": "64"}), "is for --dataset imagefolder"),
     "absent base": (run_with(base="absent"), "there is no such folder"),
     "base and base steps": (run_with(base="empty", **{"base-steps": "3"}), "give one of them"),
+    "base and base minutes": (run_with(base="empty", **{"base-minutes": "3"}), "give one of them"),
     "no base steps": (run_with(**{"base-steps": "0"}), "--base-steps"),
+    "no base minutes": (run_with(**{"base-minutes": "0"}), "--base-minutes"),
+    "endless base minutes": (run_with(**{"base-minutes": "inf"}), "not a finite number"),
+    "absent weights": (run_with(dataset="cifar10", protocol="brief", **{"judge-weights": "absent"}), "no such file"),
+    "weights of another kind": (
+        run_with(dataset="cifar10", protocol="brief", **{"judge-weights": "file.txt"}),
+        "cannot be read as safetensors",
+    ),
+    "weights for a judge that takes none": (run_with(**{"judge-weights": "file.txt"}), "is for cifar-resnet20"),
+    "weights for no judge": (run_with(**{"second-judge-weights": "file.txt"}), "name it with --second-judge"),
     "absent inception weights": (run_with(**{"inception-weights": "absent.pth"}), "there is no such file"),
     "no minutes": (run_with(minutes="0"), "--minutes"),
     "training without out": (["train"], "Missing option"),
     "training of an unknown dataset": (["train", "--dataset", "digit", "--out", "model"], "did you mean digits"),
     "training to a file": (["train", "--out", "file.txt"], "is a file"),
+    "training by steps and time": (["train", "--steps", "3", "--minutes", "3", "--out", "model"], "give one of them"),
     "unknown published source": (["compare", "spartalis", "--results", "empty"], "did you mean spartalis2025"),
     "compare without results": (["compare", "spartalis2025", "--results", "absent"], "there is no results folder"),
     "compare an empty folder": (["compare", "spartalis2025", "--results", "empty"], "there is no record of sa"),
@@ -253,6 +264,8 @@ def test_a_look_into_a_cache_finds_what_is_there_and_changes_nothing(tiny, tmp_p
     assert at_hand(tiny, look, device, needs, [0]) == (["images"], names)
     prepare(tiny, store, device, lambda what, done, total: None, needs)
     assert at_hand(tiny, look, device, needs, [0, 1]) == (["images", *names], ["base model (seed 1)"])
+    timed = replace(tiny, base=replace(tiny.base, minutes=2.5))
+    assert at_hand(timed, look, device, needs, [0])[1] == ["base model (seed 0, 2.5 minutes)"]
     payload = next(tmp_path.glob("base/*/payload.safetensors"))
     payload.write_bytes(payload.read_bytes()[:-1])
     before = sorted(tmp_path.rglob("*"))
@@ -390,7 +403,7 @@ def test_help_of_run_has_every_option_in_its_section(command, monkeypatch):
     _, out, _ = command("run", "--help")
     sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.MULTILINE))
     found = {name: re.findall(r"^  (?:-h, )?(--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
-    assert [len(options) for options in found.values()] == [10, 9, 12, 3, 1]
+    assert [len(options) for options in found.values()] == [10, 13, 12, 3, 1]
     assert found["Where"] == ["--results", "--out", "--save-models"]
     assert found["Other"] == ["--help"]
 

@@ -136,7 +136,7 @@ class TestReasons:
             ({"kind": "imagefolder"}, "dataset"), ({"dataset": "cifar10-jpeg"}, "dataset"),
             ({"dataset": "digits", "kind": None}, "dataset"), ({"protocol": "fast"}, "protocol"),
             ({"protocol": "paper-b4"}, "protocol"), ({"changed": {"lr": 0.1}}, "settings"),
-            ({"choices": {"base_steps": 100}}, "base model"),
+            ({"choices": {"base_steps": 100}}, "base model"), ({"choices": {"base_minutes": 5.0}}, "base model"),
         ],
     )  # fmt: skip
     def test_what_makes_every_metric_incomparable(self, changes, reason):

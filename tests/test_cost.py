@@ -44,6 +44,9 @@ class FakeProbe:
         peak, self._peak = self._peak, self.level
         return {"fake": peak}
 
+    def held(self):
+        return {"fake": self.level}
+
 
 class FakeWatch:
     """Amounts that a test adds, and what was added since the last edge."""
@@ -136,6 +139,57 @@ def test_a_peak_belongs_to_the_phase_it_happened_in(parts):
     assert peaks == {"prior": 500, "forget": 50, "sample": 20}
 
 
+def grown(meter):
+    return {phase: cost["memory_growth_bytes"] for phase, cost in meter.phases().items()}
+
+
+def test_growth_is_over_what_was_held_when_the_phase_began(parts):
+    _, probe, meter = parts
+    probe.use(100)  # the base model
+    with meter.phase("forget"):
+        probe.use(500)
+        probe.use(300)
+    with meter.phase("sample"):
+        probe.use(320)
+    with meter.phase("judge"):
+        probe.use(50)
+    assert grown(meter) == {"forget": {"fake": 400}, "sample": {"fake": 20}, "judge": {"fake": 0}}
+
+
+def test_the_largest_growth_of_all_stretches_of_a_phase_counts(parts):
+    clock, probe, meter = parts
+    with meter.phase("forget"):
+        clock.now += 1
+        probe.use(40)
+        with meter.phase("prior"):
+            probe.use(200)
+        probe.use(210)
+        clock.now += 1
+    assert grown(meter) == {"prior": {"fake": 160}, "forget": {"fake": 30}}
+
+
+def test_a_growth_that_missed_a_stretch_is_none(parts):
+    clock, probe, meter = parts
+    with meter.phase("sample"):
+        clock.now += 1
+    probe.held = dict  # NVML did not answer
+    with meter.phase("sample"):
+        clock.now += 1
+    with meter.phase("judge"):
+        clock.now += 1
+    assert grown(meter) == {"sample": {}, "judge": {}}
+    assert meter.phases()["sample"]["memory_bytes"] == {"fake": 10}
+
+
+def test_a_phase_grows_from_what_is_left_after_the_release():
+    probe = FakeProbe()
+    meter = Meter(Instruments([probe]), release=lambda: probe.use(10))
+    probe.use(90)  # in the allocator's cache
+    with meter.phase("forget"):
+        probe.use(60)
+    assert grown(meter) == {"forget": {"fake": 50}}
+
+
 def test_a_peak_that_missed_a_stretch_is_none(parts):
     _, probe, meter = parts
     clock = parts[0]
@@ -186,13 +240,24 @@ def test_a_stretch_yields_its_own_cost_and_the_total_adds_up(parts):
 
 def test_a_charge_is_flagged_as_reused_and_keeps_what_disturbed_it(parts):
     meter = parts[2]
-    first = Cost(9.0, {"fake": 77}, load={"foreign_cpu_seconds": 8.0})
+    first = Cost(9.0, {"fake": 77}, {"fake": 7}, load={"foreign_cpu_seconds": 8.0})
     meter.charge("prior", Cost.earlier(first.to_json()))
     assert meter.phases()["prior"] == {
-        "seconds": 9.0, "memory_bytes": {"fake": 77}, "reused_seconds": 9.0, "reused": True,
+        "seconds": 9.0, "memory_bytes": {"fake": 77}, "memory_growth_bytes": {"fake": 7}, "reused_seconds": 9.0,
+        "reused": True,
         "load": {"foreign_cpu_seconds": 8.0}, "side_by_side": False,
     }  # fmt: skip
     assert [found["phase"] for found in meter.disturbances(cores=2)] == ["prior"]
+
+
+def test_a_charge_from_before_growth_was_measured_has_none(parts):
+    clock, probe, meter = parts
+    old = {"seconds": 9.0, "memory_bytes": {"fake": 77}, "load": {}, "side_by_side": False}
+    meter.charge("prior", Cost.earlier(old))
+    with meter.phase("prior"):
+        clock.now += 1
+        probe.use(500)
+    assert (meter.costs["prior"].memory_bytes, meter.costs["prior"].memory_growth_bytes) == ({"fake": 500}, {})
 
 
 def test_an_error_in_a_phase_closes_it(parts):
@@ -375,6 +440,9 @@ class TestInstruments:
             pass
         difference = meter.costs["prior"].memory_bytes["rss_peak"] - meter.costs["forget"].memory_bytes["rss_peak"]
         assert difference == pytest.approx(200 * 2**20, rel=0.05)
+        growth = {phase: cost.memory_growth_bytes["rss_peak"] for phase, cost in meter.costs.items()}
+        assert growth["prior"] == pytest.approx(200 * 2**20, rel=0.05)
+        assert growth["forget"] < 10 * 2**20
 
     def test_a_polled_probe_keeps_the_highest_reading(self):
         level = [1]
@@ -384,6 +452,7 @@ class TestInstruments:
         time.sleep(0.3)  # many polling periods
         level[0] = 2
         assert probe.edge() == {"rss_polled": 5}
+        assert probe.held() == {"rss_polled": 2}
         assert probe.edge() == {"rss_polled": 2}
 
     def test_only_others_on_our_cores_count(self, monkeypatch):

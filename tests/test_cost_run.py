@@ -282,6 +282,11 @@ def test_memory_raises_the_peak_of_the_phase_that_took_it_and_of_no_other(measur
         for phase, peak in peaks[where].items():
             expected = MEGABYTES if phase == where else 0
             assert peak - peaks["nowhere"][phase] == pytest.approx(expected, abs=0.05 * MEGABYTES), (where, phase)
+    for record in found:  # beside libraries and the base model, which both phases find there
+        for phase in ("forget", "prior"):
+            growth = record.cost[phase]["memory_growth_bytes"]["rss_peak"] / 2**20
+            expected = MEGABYTES if record.cell.settings["where"] == phase else 0
+            assert growth == pytest.approx(expected, abs=0.1 * MEGABYTES), (record.cell.settings, phase)
 
 
 def test_phases_and_what_is_outside_them_explain_the_whole_of_a_real_cell(measure):

@@ -522,7 +522,8 @@ class TestChoices:
     def test_every_dataset_lists_its_protocols(self):
         assert protocol_names("digits") == ["digits-ddim25", "digits-ddim25-b4"]
         for kind in ("cifar10", "cifar100", "stl10", "imagefolder"):
-            assert protocol_names(kind) == ["fast", "paper", "smoke", "fast-b4", "paper-b4", "smoke-b4"]
+            names = ["fast", "paper", "smoke"] if kind == "stl10" else ["fast", "paper", "brief", "smoke"]
+            assert protocol_names(kind) == [*names, *[f"{name}-b4" for name in names]]
             assert title_of(kind)
 
     def test_the_papers_protocol(self):
@@ -534,6 +535,25 @@ class TestChoices:
         assert (base.steps, base.batch, base.lr, base.ema, base.label_dropout) == (800_000, 128, 2e-4, 0.9999, 0.1)
         judge = dataset.judge
         assert (judge.lr, judge.body_lr, judge.epochs, judge.pretrained) == (1e-4, 1e-5, 10, True)
+
+    @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
+    def test_the_protocol_for_some_minutes_of_a_gpu(self, kind):
+        dataset, paper = load_dataset(Source(kind, "brief")), load_dataset(Source(kind, "paper"))
+        p = dataset.protocol
+        assert (p.steps, p.eta, p.guidance, p.forget_samples, p.retain_samples) == (50, 0.0, 2.0, 200, 100)
+        assert (p.precision, p.reference, dataset.features) == ("bf16", RETAINED, 128)
+        assert dataset.base.unet == paper.base.unet
+        for recipe in (dataset.judge, dataset.second, dataset.rejecting, dataset.extractor):
+            steps = recipe.epochs * (50_000 // recipe.batch)
+            assert steps < 1200
+            assert not recipe.pretrained
+
+    def test_it_is_for_images_of_32_pixels(self, folder):
+        assert open_folder(folder, protocol="brief").protocol.name == "brief"
+        with pytest.raises(UsageError, match="has no protocol 'brief'"):
+            open_folder(folder, protocol="brief", image_size=64)
+        with pytest.raises(UsageError, match="stl10 has no protocol 'brief'"):
+            load_dataset(Source("stl10", "brief"))
 
     @pytest.mark.parametrize("kind", ["cifar10", "cifar100", "stl10"])
     def test_class_counts_and_sizes(self, kind):
@@ -549,6 +569,8 @@ class TestChoices:
             (Source("cifar10", judge="resnet"), "has no judge 'resnet'"),
             (Source("cifar10", extractor="clip"), "has no extractor 'clip': choose from inception, own"),
             (Source("cifar10", base="x", base_steps=5), "give one of them"),
+            (Source("cifar10", base="x", base_minutes=5.0), "--base and --base-minutes each say .*give one of them"),
+            (Source("cifar10", base_steps=5, base_minutes=5.0), "--base-steps and --base-minutes each say"),
             (Source("digits", data_root=".."), "not for digits"),
             (Source("cifar"), "did you mean cifar10"),
         ],
@@ -562,7 +584,8 @@ class TestChoices:
         for source in (
             Source("cifar10", "paper"), Source("cifar10", "fast-b4"), Source("cifar10", base_steps=10),
             Source("cifar10", judge="small"), Source("cifar10", extractor="own"),
-            Source("cifar10", base="someone/model"),
+            Source("cifar10", base="someone/model"), Source("cifar10", base_minutes=10.0),
+            Source("cifar10", base_minutes=20.0),
         ):  # fmt: skip
             assert load_dataset(source).digest != plain.digest, source
         usual = Source("cifar10", judge="resnet34", extractor="inception", base_steps=800_000)
@@ -575,6 +598,7 @@ class TestChoices:
             Source("digits"),
             Source("cifar10", "smoke", judge="resnet34-scratch", base_steps=77, extractor="inception"),
             Source("stl10", base="someone/model"),
+            Source("cifar100", "brief", base_minutes=2.5, second_judge="cifar-resnet56"),
         ],
     )  # fmt: skip
     def test_a_records_digest_can_be_computed_again(self, source):
@@ -585,6 +609,14 @@ class TestChoices:
             f"dataset:{dataset.digest}": dataset.digest,
             f"panel:{dataset.panel}": dataset.panel,
         }
+
+    def test_a_time_box_is_a_choice_and_stands_for_the_steps(self):
+        timed = load_dataset(Source("cifar10", base_minutes=10.0))
+        assert timed.choices == {"base_minutes": 10.0}
+        assert replace(timed, base=replace(timed.base, steps=1)).digest == timed.digest
+
+    def test_a_recipe_without_a_time_box_has_the_digest_it_always_had(self):
+        assert "minutes" not in load_dataset("digits").base.to_json()
 
     def test_a_changed_recipe_shows(self, monkeypatch):
         from unlearnbench.datasets import digits

@@ -57,6 +57,14 @@ def test_what_differs_is_counted(values, words):
     assert counted(values) == counted(reversed(values)) == words
 
 
+def test_the_steps_of_base_models_that_the_clock_ended_are_facts():
+    records = [fake_record(forget_class=c) for c in range(3)]
+    made = [{"key": "k", "sha256": "s", "steps": steps} for steps in (12345, 12345, 999)]
+    timed = [replace(record, artifacts={"base": base}) for record, base in zip(records, made, strict=True)]
+    assert dict(provenance_facts(timed, "d"))["base model steps"] == "12,345 (2 cells), 999 (1)"
+    assert "base model steps" not in dict(provenance_facts(records, "d"))
+
+
 def test_captions_say_what_differs(mixed):
     for table in all_tables(mixed):
         if "Dataset:" in table.caption:

@@ -1,22 +1,32 @@
 """Judges: what is no object, and what the rejecting judge of digits makes of it."""
 
+import hashlib
+import json
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch.nn import functional
 
+from tests.conftest import cifar_shapes, cifar_weights
 from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.datasets import SvmRecipe, load_dataset
+from unlearnbench.datasets import GivenJudge, Source, Split, SvmRecipe, current_dataset, load_dataset
 from unlearnbench.diffusion import Schedule, sample, to_float, to_uint8
+from unlearnbench.errors import UsageError
 from unlearnbench.evaluation import sample_seeds
 from unlearnbench.grid import Cell
+from unlearnbench.hashing import file_digest
 from unlearnbench.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier, through
 from unlearnbench.negatives import KINDS, negatives
 from unlearnbench.networks import CLASSIFIERS
 from unlearnbench.plugin import NO_OBJECT
 from unlearnbench.preparation import prepare
+from unlearnbench.training import fit_classifier
+from unlearnbench.weights import read_weights
 
 CPU = torch.device("cpu")
 
@@ -133,11 +143,199 @@ class TestNames:
         assert build_classifier(dataset, dataset.judge).head.out_features == 10
         assert build_classifier(dataset, dataset.rejecting).head.out_features == 11
 
-    @pytest.mark.parametrize("source", ["cifar10", "cifar100", "stl10"])
+    @pytest.mark.parametrize("source", ["cifar10", "cifar100", "stl10", Source("cifar10", "brief")], ids=str)
     def test_images_have_judges_of_two_architectures(self, source):
         dataset = load_dataset(source)
         assert dataset.second.network != dataset.judge.network
         assert len({dataset.judge.seed, dataset.second.seed, dataset.rejecting.seed, 1}) == 4
+
+
+def resnet_by_hand(weights, images, blocks):
+    """Return the logits that a CIFAR ResNet's formulas make of a file's weights.
+
+    Args:
+        weights: by the file's names.
+        images: (n, 3, H, W) uint8.
+        blocks: of each stage.
+    """
+
+    def conv(x, name, stride=1):
+        return functional.conv2d(x, weights[f"{name}.weight"], stride=stride, padding=1)
+
+    def norm(x, name):
+        mean, var, scale, shift = (
+            weights[f"{name}.{part}"].view(1, -1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / (var + 1e-5).sqrt() * scale + shift
+
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = (images / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    x = norm(conv(x, "conv1"), "bn1").relu()
+    for name in (f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(blocks)):
+        stride = 2 if name in ("layer2.0", "layer3.0") else 1
+        y = norm(conv(x, f"{name}.conv1", stride), f"{name}.bn1").relu()
+        y = norm(conv(y, f"{name}.conv2"), f"{name}.bn2")
+        if stride == 2:
+            zeros = torch.zeros(len(x), x.shape[1] // 2, *y.shape[2:])
+            x = torch.cat([zeros, x[:, :, ::2, ::2], zeros], dim=1)
+        x = (x + y).relu()
+    return x.mean(dim=(2, 3)) @ weights["linear.weight"].T + weights["linear.bias"]
+
+
+def save(path, weights):
+    save_file(weights, path)
+    return path
+
+
+NETWORKS = {"cifar_resnet20": 3, "cifar_resnet56": 9}
+
+
+class TestWeights:
+    """Judges whose weights come from a file."""
+
+    def test_the_layout_is_that_of_the_published_weights(self):
+        for blocks, tensors, numbers in ((3, 97, 271_098), (9, 277, 857_082)):
+            shapes = cifar_shapes(blocks)
+            assert (len(shapes), sum(math.prod(shape) for shape in shapes.values())) == (tensors, numbers)
+
+    @pytest.mark.parametrize("network", NETWORKS)
+    def test_a_network_from_a_file_computes_its_formulas(self, tmp_path, network):
+        weights = cifar_weights(NETWORKS[network])
+        found = read_weights("x", save(tmp_path / "w.safetensors", weights), network, 10)
+        assert found.sha256 == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+        model = CLASSIFIERS[network](3, 10)
+        model.load_state_dict(found.tensors)
+        images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=generator())
+        with torch.no_grad():
+            logits = model.eval()(images)
+            expected = resnet_by_hand(weights, images, NETWORKS[network])
+            torch.testing.assert_close(model(to_float(images)), logits)
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+        assert (expected[0] - expected[1]).abs().max() > 1e-2 * expected.abs().max()  # it looks at the images
+
+    def test_counters_may_be_there_and_half_precision_is_made_whole(self, tmp_path):
+        weights = {name: tensor.half() for name, tensor in cifar_weights().items()}
+        weights["bn1.num_batches_tracked"] = torch.tensor(7)
+        found = read_weights("x", save(tmp_path / "w.safetensors", weights), "cifar_resnet20", 10).tensors
+        assert {tensor.dtype for name, tensor in found.items() if "num_batches" not in name} == {torch.float32}
+        assert found["body.bn1.num_batches_tracked"] == 0
+        CLASSIFIERS["cifar_resnet20"](3, 10).load_state_dict(found)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda w: w.pop("bn1.weight"), "it lacks bn1.weight: give weights of cifar-resnet20"),
+            (lambda w: w.pop("linear.weight"), "it lacks linear.weight"),
+            (
+                lambda w: w.update({"conv1.weight": torch.zeros(16, 1, 3, 3)}),
+                r"its conv1.weight has the shape \(16, 1, 3, 3\), but cifar-resnet20 has it as \(16, 3, 3, 3\)",
+            ),
+            (lambda w: w.update({"linear.weight": torch.zeros(64)}), r"its linear.weight has the shape \(64,\)"),
+            (lambda w: w.update(cifar_weights(9)), "which cifar-resnet20 does not have"),
+            (lambda w: w.update(cifar_weights(classes=100)), "tells 100 classes apart, but there are 10 here"),
+            (lambda w: w["linear.bias"].fill_(math.nan), "its linear.bias holds NaN"),
+        ],
+    )
+    def test_what_does_not_fit_is_one_sentence(self, tmp_path, change, message):
+        weights = cifar_weights()
+        change(weights)
+        path = save(tmp_path / "w.safetensors", weights)
+        with pytest.raises(UsageError, match=rf"^--judge-weights {path}: .*{message}"):
+            load_dataset(Source("cifar10", "brief", judge_weights=path))
+
+    def test_a_file_of_another_kind_is_one_sentence(self, tmp_path):
+        path = tmp_path / "w.pth"
+        with pytest.raises(UsageError, match="w.pth: there is no such file"):
+            load_dataset(Source("cifar10", "brief", judge_weights=path))
+        torch.save({"a": torch.ones(1)}, path)
+        with pytest.raises(UsageError, match=r"w.pth: it cannot be read as safetensors \(.*give a file of cifar-"):
+            load_dataset(Source("cifar10", "brief", judge_weights=path))
+
+    @pytest.mark.parametrize(
+        ("choices", "message"),
+        [
+            ({"dataset": "digits", "judge_weights": "w"}, "--judge-weights is for cifar-resnet20 and cifar-resnet56"),
+            ({"judge": "small", "judge_weights": "w"}, "name one of them with --judge$"),
+            ({"second_judge_weights": "w"}, "name it with --second-judge"),
+            ({"second_judge": "small", "second_judge_weights": "w"}, "name one of them with --second-judge$"),
+            ({"second_judge": "cifar-resnet20"}, "is the first judge already"),
+            ({"second_judge": "vgg"}, "has no judge 'vgg'"),
+            ({"dataset": "stl10", "protocol": "fast", "judge": "cifar-resnet20"}, "has no judge 'cifar-resnet20'"),
+        ],
+        ids=str,
+    )
+    def test_choices_that_do_not_go_together(self, tmp_path, choices, message):
+        path = save(tmp_path / "w.safetensors", cifar_weights())
+        given = {name: path if value == "w" else value for name, value in choices.items()}
+        usual = {"dataset": "cifar10", "protocol": "" if given.get("dataset") == "digits" else "brief"}
+        with pytest.raises(UsageError, match=message):
+            load_dataset(Source(**{**usual, **given}))
+
+    def test_both_judges_are_part_of_what_records_rest_on(self, tmp_path):
+        first, other = (save(tmp_path / f"{k}.safetensors", cifar_weights(9, seed=k)) for k in (0, 1))
+        second = save(tmp_path / "2.safetensors", cifar_weights(3))
+        source = Source("cifar10", "fast", judge="cifar-resnet56", judge_weights=first, second_judge="cifar-resnet20")
+        given = load_dataset(replace(source, second_judge_weights=second))
+        assert given.choices == {
+            "judge": "cifar-resnet56", "judge_weights": file_digest(first), "second_judge": "cifar-resnet20",
+            "second_judge_weights": file_digest(second),
+        }  # fmt: skip
+        digests = {load_dataset(replace(source, judge_weights=path)).digest for path in (None, first, other)}
+        assert len(digests) == 3
+        panels = {load_dataset(replace(source, second_judge_weights=path)).panel for path in (None, second)}
+        assert len(panels | {load_dataset(Source("cifar10", "fast")).panel}) == 3
+        for path in (first, other, second):
+            path.unlink()  # whoever reads a record has no such files
+        now = current_dataset(given.to_json(), "fast")
+        assert (now.digest, now.panel, now.choices) == (given.digest, given.panel, given.choices)
+        assert str(tmp_path) not in json.dumps(given.to_json())
+
+    def test_judges_from_files_are_tested_like_any_other(self, tiny, tmp_path):
+        weights, steps = [cifar_weights(seed=k) for k in (0, 1)], {}
+        files = [save(tmp_path / f"{k}.safetensors", weights[k]) for k in (0, 1)]
+        judges = [GivenJudge("cifar_resnet20", file_digest(path)) for path in files]
+        paths = dict(zip((judge.sha256 for judge in judges), files, strict=True))
+        dataset = replace(tiny, judge=judges[0], second=judges[1], weights=paths)
+
+        def made():
+            return prepare(
+                dataset, ArtifactStore(tmp_path / "cache"), CPU, lambda what, done, total: steps.setdefault(what),
+                ["forget_second"],
+            )  # fmt: skip
+
+        found = made()
+        assert list(steps)[1:3] == ["read the judge (1 of 3)", "read the second judge (2 of 3)"]
+        test = tiny.load(None, None).test
+        rgb = torch.from_numpy(test.images).expand(-1, 3, -1, -1)
+        for k, worth in enumerate((found.worth, found.worth["second"])):
+            named = resnet_by_hand(weights[k], rgb, 3).argmax(dim=1).numpy()
+            assert worth["test_accuracy"] == pytest.approx(np.mean(named == test.labels), abs=1 / 360)
+            assert worth["n"] == 360
+        for path in files:
+            path.unlink()
+        again = made()  # by the cache
+        assert (again.worth, again.artifacts) == (found.worth, found.artifacts)
+
+    def test_a_file_that_is_another_one_by_now_is_refused(self, tiny, tmp_path):
+        path = save(tmp_path / "w.safetensors", cifar_weights())
+        judge = GivenJudge("cifar_resnet20", file_digest(path))
+        save(path, cifar_weights(seed=1))
+        dataset = replace(tiny, judge=judge, weights={judge.sha256: path})
+        with pytest.raises(UsageError, match="were changed after the run began"):
+            prepare(dataset, ArtifactStore(tmp_path / "cache"), CPU, lambda *_: None, [])
+
+    def test_without_a_file_the_network_is_trained(self):
+        judge = load_dataset(Source("cifar10", "fast", judge="cifar-resnet20")).judge
+        assert (judge.network, judge.pretrained) == ("cifar_resnet20", False)
+        torch.manual_seed(0)
+        model = CLASSIFIERS[judge.network](3, 2)
+        labels = np.arange(64) % 2
+        images = np.full((64, 3, 8, 8), 40, dtype=np.uint8) + 170 * labels[:, None, None, None].astype(np.uint8)
+        recipe = replace(judge, epochs=20, batch=32, shift=1)
+        fit_classifier(model, Split(images, labels.astype(np.int64)), recipe, lambda done, total: None)
+        model.train()  # too few steps for the running statistics
+        with torch.no_grad():
+            assert model(torch.from_numpy(images)).argmax(dim=1).tolist() == labels.tolist()
 
 
 @pytest.fixture(scope="module")

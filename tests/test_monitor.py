@@ -141,7 +141,9 @@ def test_a_peak_between_two_edges_is_seen_and_belongs_to_that_interval_alone(dev
     assert monitor.edge() == {"nvml_process": 700, "nvml_device": 700}
     assert monitor.polls > 4
     device.show(processes=[(ME, 200)], used=1250)
+    assert monitor.held() == {"nvml_process": 300, "nvml_device": 400}
     assert monitor.edge() == {"nvml_process": 300, "nvml_device": 400}, "the level at an edge is in both intervals"
+    assert monitor.held() == {"nvml_process": 200, "nvml_device": 250}
     assert monitor.edge() == {"nvml_process": 200, "nvml_device": 250}
     assert monitor.problems == {}
 
@@ -224,7 +226,7 @@ def test_nvml_that_fails_at_an_edge_loses_the_probe_until_it_works_again(device,
     device.set(processes=[(ME, 5)])
     monitor = start()
     device.set(fail={call: words})
-    assert monitor.edge().keys() == set(PROBES) - {lost}
+    assert monitor.edge().keys() == monitor.held().keys() == set(PROBES) - {lost}
     assert words in monitor.problems[lost]
     device.show(fail={})
     assert monitor.edge().keys() == set(PROBES)
@@ -251,7 +253,7 @@ def test_without_a_reading_at_the_start_there_is_no_difference_to_it(device, sta
 def assert_given_up(monitor, words):
     """Assert that the monitor says why it has no peaks, now and later."""
     for _ in range(2):
-        assert monitor.edge() == {}
+        assert monitor.edge() == monitor.held() == {}
         assert (monitor.foreign, monitor.polls) == (None, 0)
         assert monitor.problems.keys() == set(PROBES)
         assert all(words in problem for problem in monitor.problems.values()), monitor.problems

@@ -36,7 +36,7 @@ def test_the_number_of_features_is_what_the_network_has(name):
 
 
 @pytest.mark.parametrize("extractor", ["own", "inception"])
-@pytest.mark.parametrize("protocol", ["fast", "paper", "smoke", "smoke-b4"])
+@pytest.mark.parametrize("protocol", ["fast", "paper", "brief", "smoke", "smoke-b4"])
 @pytest.mark.parametrize("classes", [2, 3, 5, 10])
 def test_samples_of_the_retained_classes_give_a_covariance(classes, protocol, extractor):
     if protocol.endswith("-b4") and classes < 3:

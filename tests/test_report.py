@@ -567,6 +567,8 @@ def test_no_board_takes_the_place_of_another_one():
     "change",
     [
         {"choices": {"judge": "small"}},
+        {"choices": {"judge_weights": "abc"}},
+        {"choices": {"base_minutes": 5.0}},
         {"choices": {"base": "abc"}},
         {"image_shape": [3, 64, 64]},
         {"class_names": ["a", "b"]},
@@ -630,6 +632,30 @@ class TestCostTable:
         memory = {"prior": 3, "forget": 1, "sample": 2}
         found = costs([costly(phases={p: {"memory_bytes": {"rss_peak": gb * 10**9}} for p, gb in memory.items()})])
         assert [found[f"Memory {phase} (GB) ↓"] for phase in memory] == ["3.00", "1.00", "2.00"]
+
+    def grown(self, **growths):
+        """Return what phases have besides: growths in tenths of a GB."""
+        return {phase: {"memory_growth_bytes": {"rss_peak": n * 10**8}} for phase, n in growths.items()}
+
+    def test_growth_is_the_larger_of_prior_and_forget(self):
+        record = costly(phases=self.grown(prior=3, forget=5, sample=9))
+        assert costs([record])["Growth (GB) ↓"] == "0.50"
+        assert costs([record, costly(c=1, phases=self.grown(prior=7, forget=5))])["Growth (GB) ↓"] == "0.60"
+        assert "Growth" not in " ".join(summary_table(board([record])).headers)
+        assert "Growth is the peak of memory less what the process held when the phase began" in (
+            cost_table(board([record])).caption
+        )
+        assert tidy_frame(board([record])).iloc[0]["forget_rss_peak_growth_bytes"] == 5 * 10**8
+
+    def test_growth_that_a_phase_does_not_tell_is_not_guessed(self):
+        some = costly(phases=self.grown(forget=5))
+        for records in ([some], [costly()]):
+            table = cost_table(board(records))
+            assert "Growth (GB) ↓" not in table.headers
+            assert "Growth" not in table.caption
+        assert costs([some, costly(c=1, phases=self.grown(prior=1, forget=2))])["Growth (GB) ↓"] == "0.20 (1/2)"
+        del some.cost["prior"]
+        assert costs([some])["Growth (GB) ↓"] == "0.50"
 
     def test_the_caption_explains_the_columns_there_are(self):
         new, old = (cost_table(board([record])).caption for record in (costly(), fake_record()))

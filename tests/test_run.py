@@ -281,6 +281,24 @@ def test_training_alone_writes_a_base_that_a_run_takes(tmp_path):
     assert (status, "--base absent: there is no such folder" in output) == (2, True), output
 
 
+def test_a_training_in_a_time_box_ends_with_a_model(tmp_path):
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "unlearnbench.cli", "train", "--minutes", "0.02", "--out", "base"]
+    command += ["--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    steps = int(re.search(r"(\d+) steps?, training loss", done.stdout)[1])
+    assert steps >= 1
+    arguments = ("--methods", "original", "--classes", "0", "--base-minutes", "0.02", "--controls", "none", *QUICK)
+    run(tmp_path, *arguments)
+    (record,) = records(tmp_path).values()
+    assert record.dataset["choices"] == {"base_minutes": 0.02}
+    assert record.artifacts["base"]["steps"] == steps  # the same model, by the cache
+    page = (tmp_path / "reports" / "digits" / "report.md").read_text()
+    assert "base model steps" in page
+
+
 def test_failures_are_records_and_the_others_go_on(tmp_path):
     plugin = tmp_path / "failing.py"
     plugin.write_text(textwrap.dedent(FAILING))

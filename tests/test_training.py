@@ -1,6 +1,7 @@
 import copy
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -210,6 +211,85 @@ class TestResume:
         assert torch.equal(state["exp_avg_sq"], first.optimizer.state[model.weight]["exp_avg_sq"])
 
 
+class TestTimeBox:
+    """A base model's training that ends by the clock, on a clock by which every step takes a second."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        clock = SimpleNamespace(now=100.0)
+        monkeypatch.setattr(preparation, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        monkeypatch.setattr(preparation, "FIRST_CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(preparation, "CHECKPOINT_SECONDS", 0.0)
+        return clock
+
+    def boxed(self, tiny, seconds):
+        unet = {**tiny.base.unet, "dropout": 0.2}
+        return replace(tiny, base=replace(tiny.base, unet=unet, steps=4, batch=4, minutes=seconds / 60))
+
+    def ticking(self, clock, stop=None):
+        """Return a progress by which the clock goes on, and which stops the training after so many seconds."""
+
+        def progress(what, done, total):
+            if what == "train the base model":
+                progress.seen.append((done, total))
+                if done == stop:
+                    raise KeyboardInterrupt
+                clock.now += 1.0
+
+        progress.seen = []
+        return progress
+
+    @pytest.mark.parametrize("seconds", [1, 5, 11])  # of 4 steps by the recipe
+    def test_it_takes_the_steps_that_the_time_holds(self, tiny, tmp_path, clock, seconds):
+        progress = self.ticking(clock)
+        found = prepare_base(self.boxed(tiny, seconds), ArtifactStore(tmp_path), torch.device("cpu"), progress)
+        assert progress.seen == [(k, seconds) for k in range(seconds)]
+        assert found.facts["steps"] == seconds
+        assert [step for step, _ in found.facts["loss"]] == [*range(1, seconds + 1)]
+        assert all(0.1 < loss < 10 for _, loss in found.facts["loss"])
+
+    def test_the_step_size_is_annealed_along_the_time(self, tiny, tmp_path, clock, monkeypatch):
+        rates = []
+
+        class Watched(DenoiserTraining):
+            def advance(self, draw, done=None):
+                super().advance(draw, done)
+                rates.append(self.optimizer.param_groups[0]["lr"])
+
+        monkeypatch.setattr(preparation, "DenoiserTraining", Watched)
+        prepare_base(self.boxed(tiny, 5), ArtifactStore(tmp_path), torch.device("cpu"), self.ticking(clock))
+        assert rates == pytest.approx([2e-3, 1.80902e-3, 1.30902e-3, 0.69098e-3, 0.19098e-3], rel=1e-4)
+
+    def test_a_training_that_goes_on_counts_what_it_took_before(self, tiny, tmp_path, clock):
+        boxed, device = self.boxed(tiny, 5), torch.device("cpu")
+        whole = prepare_base(boxed, ArtifactStore(tmp_path / "whole"), device, self.ticking(clock))
+        store = ArtifactStore(tmp_path / "stopped")
+        with pytest.raises(KeyboardInterrupt):
+            prepare_base(boxed, store, device, self.ticking(clock, stop=3))
+        clock.now += 1000.0
+        progress = self.ticking(clock)
+        resumed = prepare_base(boxed, store, device, progress)
+        assert progress.seen == [(3, 5), (4, 5)]
+        assert resumed.facts == whole.facts
+        assert all(torch.equal(resumed.tensors[name], whole.tensors[name]) for name in whole.tensors)
+
+    def test_the_key_holds_minutes_instead_of_steps(self, tiny):
+        boxed = self.boxed(tiny, 5).base
+        facts = boxed.to_json()
+        assert ("steps" in facts, facts["minutes"]) == (False, 5 / 60)
+        assert replace(boxed, steps=99).to_json() == facts
+        usual = asdict(replace(boxed, minutes=None))
+        assert usual.pop("minutes") is None
+        assert replace(boxed, minutes=None).to_json() == usual
+
+    def test_a_record_says_how_many_steps_there_were(self, tiny, tmp_path, clock):
+        store, device = ArtifactStore(tmp_path), torch.device("cpu")
+        timed = prepare(self.boxed(tiny, 5), store, device, lambda *_: setattr(clock, "now", clock.now + 1.0), ())
+        usual = prepare(tiny, store, device, SILENT, ())
+        assert timed.artifacts["base"].keys() == {"key", "sha256", "steps"}
+        assert usual.artifacts["base"].keys() == {"key", "sha256"}
+
+
 def test_preparing_says_what_is_to_be_done_and_counts_it(tiny, tmp_path):
     def prepared(dataset, *needs):
         steps = {}  # in order, once each
@@ -234,7 +314,7 @@ def test_preparing_says_what_is_to_be_done_and_counts_it(tiny, tmp_path):
     assert prepared(other, "forget_second", "retain_features")[1:] == ["train the base model (1 of 1)"]  # SVM: no step
 
 
-@pytest.mark.parametrize("network", ["small_resnet", "resnet34"])
+@pytest.mark.parametrize("network", ["small_resnet", "resnet34", "cifar_resnet20", "cifar_resnet56"])
 def test_classifiers_for_photographs(network):
     torch.manual_seed(0)
     model = CLASSIFIERS[network](3, 7).eval()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -366,34 +367,23 @@ class Benchmark:
 
 
 def train_base(
-    workers: Workers, dataset: Dataset, console: Console, *, cache: Path, device: str, out: Path, minutes: float | None
+    workers: Workers, dataset: Dataset, console: Console, *, cache: Path, device: str, out: Path
 ) -> list[tuple[int, float]] | None:
     """Train a dataset's base model in a process of its own and write it to `out`.
 
     Returns:
         The loss curve, (step, loss per pixel); None when it was stopped.
     """
-    deadline, interruption = None if minutes is None else time.monotonic() + 60 * minutes, Interruption()
-    with _signals_as_interrupt(interruption), Display(console) as display:
-
-        def tick() -> None:
-            display.tick()
-            if deadline is not None and time.monotonic() > deadline:
-                interruption.begin(OutOfTime())
-
-        def wait_for_device(holder: str) -> None:
-            display.wait("wait for the device", holder)
-            tick()
-
+    with _signals_as_interrupt(Interruption()), Display(console) as display:
         try:
             found = _expect(workers.run("unlearnbench.runner:identify", device))
             with (
-                device_lock([found["identity"]], wait_for_device, display.warn),
+                device_lock([found["identity"]], partial(display.wait, "wait for the device"), display.warn),
                 display.task(f"{dataset.name}: base model", announce=True) as task,
             ):
                 outcome = workers.run(
                     "unlearnbench.runner:train_base", dataset, cache, found["device"], out,
-                    on_progress=task.progress, on_warning=display.warn, on_tick=tick,
+                    on_progress=task.progress, on_warning=display.warn, on_tick=display.tick,
                 )  # fmt: skip
         except KeyboardInterrupt:
             return None

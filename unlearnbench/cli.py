@@ -83,7 +83,11 @@ def run(
     image_size: options.ImageSize = None,
     base: options.Base = "",
     base_steps: options.BaseSteps = None,
+    base_minutes: options.BaseMinutes = None,
     judge: options.Judge = "",
+    judge_weights: options.JudgeWeights = None,
+    second_judge: options.SecondJudge = "",
+    second_judge_weights: options.SecondJudgeWeights = None,
     extractor: options.Extractor = "",
     inception_weights: options.Inception = None,
     device: options.Device = "auto",
@@ -114,7 +118,7 @@ def run(
     registry = Registry(plugin_files := [path.absolute() for path in plugin or []])
     source = Source(
         dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
-        precision, compile_,
+        precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights,
     )  # fmt: skip
     plan = make_plan(
         registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
@@ -254,12 +258,14 @@ def train(
     data_root: options.DataRoot = None,
     image_size: options.ImageSize = None,
     device: options.Device = "auto",
-    minutes: options.Minutes = None,
+    minutes: options.BaseMinutes = None,
 ) -> None:
     """Train a base model and write it as a diffusers folder.
 
     A training that was stopped goes on where it was.
     """
+    if steps is not None and minutes is not None:
+        raise UsageError("--steps and --minutes both say how long to train: give one of them")
     console, workers = _start()
     assert workers is not None
     from unlearnbench.artifacts import default_cache
@@ -267,9 +273,9 @@ def train(
     from unlearnbench.datasets import Source, load_dataset
     from unlearnbench.process import ignore_stopping
 
-    chosen = load_dataset(Source(dataset, protocol, data_root, image_size, base_steps=steps))
+    chosen = load_dataset(Source(dataset, protocol, data_root, image_size, base_steps=steps, base_minutes=minutes))
     _check_writable(out, "--out")
-    losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out, minutes=minutes)
+    losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out)
     if losses is None:
         ignore_stopping()
         _say(console, "Stopped. The same command goes on from the last checkpoint.")

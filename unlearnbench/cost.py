@@ -28,6 +28,7 @@ class Cost:
 
     seconds: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak
+    memory_growth_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak less what was held before
     reused_seconds: float = 0.0  # the part of `seconds` that was spent earlier, when a cached product was first made
     load: dict[str, float] = field(default_factory=dict)  # what else went on: seconds add up, counts do not
     side_by_side: bool = False  # other cells of the run worked at the same time: the seconds are not this one's alone
@@ -39,12 +40,13 @@ class Cost:
         return self.reused_seconds > 0
 
     def add(self, other: "Cost") -> None:
-        """Add another stretch: seconds add up, peaks are raised. A peak that missed one stretch is none."""
-        mine, new = self.memory_bytes, other.memory_bytes
-        if not self.seconds and not mine:
-            self.memory_bytes = dict(new)
+        """Add another stretch: seconds add up, peaks and growths are raised. One that missed a stretch is none."""
+        if not self.seconds and not self.memory_bytes:
+            self.memory_bytes = dict(other.memory_bytes)
+            self.memory_growth_bytes = dict(other.memory_growth_bytes)
         else:
-            self.memory_bytes = {name: max(peak, new[name]) for name, peak in mine.items() if name in new}
+            self.memory_bytes = _raised(self.memory_bytes, other.memory_bytes)
+            self.memory_growth_bytes = _raised(self.memory_growth_bytes, other.memory_growth_bytes)
         self.seconds += other.seconds
         self.reused_seconds += other.reused_seconds
         for name, amount in other.load.items():
@@ -60,8 +62,14 @@ class Cost:
     def earlier(cls, value: Mapping[str, Any]) -> "Cost":
         """Return a cost read from JSON, all of it spent earlier."""
         return cls(
-            value["seconds"], dict(value["memory_bytes"]), value["seconds"], dict(value["load"]), value["side_by_side"]
-        )
+            value["seconds"], dict(value["memory_bytes"]), dict(value.get("memory_growth_bytes", {})),
+            reused_seconds=value["seconds"], load=dict(value["load"]), side_by_side=value["side_by_side"],
+        )  # fmt: skip
+
+
+def _raised(mine: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
+    """Return the larger of both numbers of each probe that both have."""
+    return {name: max(number, new[name]) for name, number in mine.items() if name in new}
 
 
 class Meter:
@@ -87,6 +95,7 @@ class Meter:
         self._account: Phase | Outside | None = None
         self._started = self._since = clock()
         self._open: list[Cost] = []
+        self._held: Mapping[str, int] = {}  # probe name -> what was held when the running stretch began
         self._stopped = 0.0  # seconds that this process was stopped (Ctrl-Z, a scheduler): no phase's
         self.clock_went_back = False
         self.side_by_side = False  # whether other cells of the run may work now
@@ -162,7 +171,8 @@ class Meter:
         peaks, load = self._read()
         stopped = min(load.get("stopped_seconds", 0.0), seconds)
         self._stopped, seconds = self._stopped + stopped, seconds - stopped
-        stretch = Cost(seconds, peaks, load=load, side_by_side=self.side_by_side)
+        growth = {name: max(0, peak - self._held[name]) for name, peak in peaks.items() if name in self._held}
+        stretch = Cost(seconds, peaks, growth, load=load, side_by_side=self.side_by_side)
         if self._account is not None:
             self.costs.setdefault(self._account, Cost()).add(stretch)
             if self._open:
@@ -170,6 +180,7 @@ class Meter:
         self._account = account
         self._release()
         self._read()  # a new stretch starts from what is left after the release
+        self._held = {name: held for probe in self.instruments.probes for name, held in probe.held().items()}
         self._since = self._clock()
 
     def _read(self) -> tuple[dict[str, int], dict[str, float]]:

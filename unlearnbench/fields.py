@@ -109,8 +109,9 @@ RECORD: Mapping[str, Any] = {
     },
     "cost?": {
         "*": {
-            "seconds": SECONDS, "memory_bytes": {"*": COUNT}, "repeats?": [SECONDS], "reused?": FLAG,
-            "reused_seconds?": SECONDS, "side_by_side?": FLAG, "load?": {"*": AMOUNT},
+            "seconds": SECONDS, "memory_bytes": {"*": COUNT}, "memory_growth_bytes?": {"*": COUNT},
+            "repeats?": [SECONDS], "reused?": FLAG, "reused_seconds?": SECONDS, "side_by_side?": FLAG,
+            "load?": {"*": AMOUNT},
         },
     },
     "outside?": {"*": SECONDS},
@@ -134,7 +135,7 @@ RECORD: Mapping[str, Any] = {
         "test_accuracy?": SHARE, "n?": SIZE, "second?": {"test_accuracy": SHARE, "n?": SIZE},
         "rejecting?": {"test_accuracy": SHARE, "test_rejected": SHARE, "n?": SIZE},
     },
-    "artifacts?": {"*": {"key?": TEXT, "sha256?": TEXT}},
+    "artifacts?": {"*": {"key?": TEXT, "sha256?": TEXT, "steps?": COUNT}},
     "images?": {"*": {"class": COUNT, "png": PICTURE}},
     "provenance?": {
         "device?": {"type?": TEXT, "name?": TEXT, "uuid?": TEXT}, "packages?": {"*": TEXT}, "started_utc?": DATE,

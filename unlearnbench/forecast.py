@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors
 from unlearnbench.checkpoints import read_checkpoint
-from unlearnbench.datasets import Dataset, Images
+from unlearnbench.datasets import ClassifierRecipe, Dataset, Images
 from unlearnbench.errors import plural
 from unlearnbench.features import inception_reference
 from unlearnbench.grid import Cell, Controls, Rerun
@@ -142,7 +142,8 @@ def _parts(
     def features() -> Artifact:
         return train_features(torch.nn.Identity(), extractor(), *made)
 
-    bases = {"base model" if dataset.checkpoint else f"base model (seed {seed})": seed for seed in base_seeds}
+    minutes = "" if dataset.base.minutes is None else f", {dataset.base.minutes:g} minutes"
+    bases = {"base model" if dataset.checkpoint else f"base model (seed {seed}{minutes})": seed for seed in base_seeds}
     return {
         "judge": partial(classifier, dataset, "judge", dataset.judge, *made),
         **{f"{name} judge": partial(OTHER_JUDGES[name][1], dataset, *made) for name in others},
@@ -162,7 +163,7 @@ def _downloads(dataset: Dataset, lacking: Collection[str], needs: Collection[str
     from torchvision.models import ResNet34_Weights
 
     wanted = []
-    if dataset.judge.pretrained and "judge" in lacking:
+    if isinstance(dataset.judge, ClassifierRecipe) and dataset.judge.pretrained and "judge" in lacking:
         wanted.append(("ImageNet weights of the judge", ResNet34_Weights.IMAGENET1K_V1.url))
     if dataset.extractor is None and not dataset.inception_weights and any(n.endswith("_features") for n in needs):
         wanted.append(("Inception weights of FID", URL_INCEPTION_V3))

@@ -4,8 +4,9 @@ Three look at every image: *the* judge, a classifier whose softmax metrics see; 
 that may reject an image, because it has also learned from images of no object (`negatives.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors, software
-from unlearnbench.datasets import ClassifierRecipe, Dataset, Images, RejectingRecipe, SvmRecipe
+from unlearnbench.datasets import ClassifierRecipe, Dataset, GivenJudge, Images, RejectingRecipe, SvmRecipe
 from unlearnbench.diffusion import evaluating
+from unlearnbench.errors import UsageError
 from unlearnbench.networks import CLASSIFIERS, Classifier, frozen
 from unlearnbench.plugin import NO_OBJECT
 from unlearnbench.process import Progress
 from unlearnbench.training import fit_classifier
+from unlearnbench.weights import read_weights
 
 JUDGE_BATCH = 500  # images per forward pass of a judge or extractor
 
@@ -98,7 +101,7 @@ def second_judge(
 ) -> Found:  # fmt: skip
     """Return the second judge, fitted or from the cache."""
     recipe = dataset.second
-    if isinstance(recipe, ClassifierRecipe):
+    if not isinstance(recipe, SvmRecipe):
         made = classifier(dataset, "second judge", recipe, images, sources, store, device, progress)
         network = NetworkJudge(frozen(build_classifier(dataset, recipe), made.tensors, torch.device("cpu")))
         return Found(network, worth(made.facts), made.reference)
@@ -130,22 +133,22 @@ def _test(judge: Judge, images: Images, device: torch.device) -> dict[str, Any]:
     return facts | ({"test_rejected": float(np.mean(named == NO_OBJECT))} if isinstance(judge, RejectingJudge) else {})
 
 
-def build_classifier(dataset: Dataset, recipe: ClassifierRecipe) -> Classifier:
+def build_classifier(dataset: Dataset, recipe: ClassifierRecipe | GivenJudge) -> Classifier:
     """Return an untrained network; one for rejecting has an output more."""
     outputs = dataset.num_classes + isinstance(recipe, RejectingRecipe)
     return CLASSIFIERS[recipe.network](dataset.image_shape[0], outputs)
 
 
 def classifier(
-    dataset: Dataset, kind: str, recipe: ClassifierRecipe, images: Images, sources: Mapping[str, str],
+    dataset: Dataset, kind: str, recipe: ClassifierRecipe | GivenJudge, images: Images, sources: Mapping[str, str],
     store: ArtifactStore, device: torch.device, progress: Progress,
 ) -> Artifact:  # fmt: skip
-    """Return a classifier's weights and its worth on test images, trained or from the cache.
+    """Return a classifier's weights and its worth on test images: trained, read from a file, or from the cache.
 
     Args:
-        dataset: gives sizes.
-        kind: names the artifact and the training's progress.
-        recipe: how it is trained.
+        dataset: gives sizes, and files of weights.
+        kind: names the artifact and its progress.
+        recipe: how it is trained, or that it is not.
         images: to train and to test.
         sources: digests of both parts.
         store: the cache.
@@ -154,23 +157,56 @@ def classifier(
     """
 
     def build() -> tuple[Tensors, dict[str, Any]]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            model = build_classifier(dataset, recipe)
-        if recipe.pretrained:
-            model.start_from_imagenet()  # type: ignore[operator]
-        fit_classifier(
-            model.to(device), images.train, recipe, lambda done, total: progress(f"train the {kind}", done, total)
-        )
+        show = partial(progress, making(kind, recipe))
+        if isinstance(recipe, GivenJudge):
+            show(0, 0)
+            model = _read_given(dataset, recipe)
+        else:
+            model = _trained(dataset, recipe, images, device, show)
         judge = RejectingJudge(model, recipe.threshold) if isinstance(recipe, RejectingRecipe) else NetworkJudge(model)
         return model.state_dict(), _test(judge, images, device)
 
     return store.get(*classifier_key(dataset, kind, recipe, sources, device), build)
 
 
+def making(kind: str, recipe: ClassifierRecipe | GivenJudge) -> str:
+    """Return what is done to have a classifier, as progress names it."""
+    return f"{'read' if isinstance(recipe, GivenJudge) else 'train'} the {kind}"
+
+
+def _trained(
+    dataset: Dataset, recipe: ClassifierRecipe, images: Images, device: torch.device,
+    progress: Callable[[int, int], None],
+) -> Classifier:  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = build_classifier(dataset, recipe)
+    if recipe.pretrained:
+        model.start_from_imagenet()  # type: ignore[operator]
+    fit_classifier(model.to(device), images.train, recipe, progress)
+    return model
+
+
+def _read_given(dataset: Dataset, recipe: GivenJudge) -> Classifier:
+    """Return a judge with the weights of its file.
+
+    Raises:
+        UsageError: the file is not there any more, or is another one.
+    """
+    path = dataset.weights[recipe.sha256]
+    found = read_weights(f"the judge's weights {path}", path, recipe.network, dataset.num_classes)
+    if found.sha256 != recipe.sha256:
+        raise UsageError(f"the judge's weights {path} were changed after the run began: start it again")
+    with torch.random.fork_rng(devices=[]):  # its first weights are random
+        model = build_classifier(dataset, recipe)
+    model.load_state_dict(found.tensors)
+    return model
+
+
 def classifier_key(
-    dataset: Dataset, kind: str, recipe: ClassifierRecipe, sources: Mapping[str, str], device: torch.device
-) -> tuple[str, dict[str, Any]]:
+    dataset: Dataset, kind: str, recipe: ClassifierRecipe | GivenJudge, sources: Mapping[str, str],
+    device: torch.device,
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
     """Return kind and inputs of a classifier in the cache."""
     inputs = {
         "classes": dataset.num_classes,

@@ -148,6 +148,7 @@ class NvmlMonitor(Monitor):
         self.foreign: int | None = None
         self.polls = 0
         self.problems: dict[str, str] = {}
+        self._held: dict[str, int] = {}
         self._edge(START_SECONDS)
 
     def edge(self) -> dict[str, int]:
@@ -157,6 +158,10 @@ class NvmlMonitor(Monitor):
             Bytes by name of the probe, of those probes alone that could be read at this edge.
         """
         return self._edge(ANSWER_SECONDS)
+
+    def held(self) -> dict[str, int]:
+        """Return the reading of the last edge: bytes by name of the probe, of those that could be read then."""
+        return dict(self._held)
 
     def __enter__(self) -> "NvmlMonitor":
         return self
@@ -168,10 +173,12 @@ class NvmlMonitor(Monitor):
         peaks = self._ask(seconds)
         if self._process is None:
             self.foreign, self.polls, self.problems = None, 0, dict.fromkeys(PROBES, self._ended)
+            self._held = {}
         return peaks
 
     def _understood(self, answer: dict[str, Any]) -> dict[str, int]:
         peaks = {str(name): int(peak) for name, peak in answer["peaks"].items()}
+        self._held = {str(name): int(level) for name, level in answer["levels"].items()}
         self.foreign, self.polls, self.problems = answer["foreign"], answer["polls"], answer["problems"]
         return peaks
 
@@ -243,7 +250,10 @@ class Sampler:
         with self._lock:
             last = self._take()
             peaks = {name: self._peaks[name] for name in last.levels}
-            answer = {"peaks": peaks, "foreign": self._foreign, "polls": self._polls, "problems": last.problems}
+            answer = {
+                "peaks": peaks, "levels": last.levels, "foreign": self._foreign, "polls": self._polls,
+                "problems": last.problems,
+            }  # fmt: skip
             self._begin(last)
             return answer
 
@@ -409,7 +419,8 @@ def main(pid: int, period: float, uuid: str | None = None, alone: str = "") -> N
     except Exception as error:  # no library, no driver, no permission, no such device
         problems = dict.fromkeys(PROBES, f"NVML cannot be used for device {uuid}: {spell_error(error)}")
         for _ in sys.stdin:
-            print(json.dumps({"peaks": {}, "foreign": None, "polls": 0, "problems": problems}), flush=True)
+            answer = {"peaks": {}, "levels": {}, "foreign": None, "polls": 0, "problems": problems}
+            print(json.dumps(answer), flush=True)
         return
     _serve(sampler, period)
 

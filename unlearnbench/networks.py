@@ -1,5 +1,6 @@
 """The networks of a dataset: the denoiser, judges, and feature extractors."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from torch.nn import functional
 from unlearnbench.datasets import Dataset
 from unlearnbench.diffusion import to_float
 from unlearnbench.errors import UsageError, spell_error
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue in [0, 1]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -211,6 +214,69 @@ class ResNet34(Classifier):
         self.body.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
 
 
+class _CifarBlock(nn.Module):
+    """relu(x' + bn(conv(relu(bn(conv(x)))))), with x' = x or, where the width doubles, every second pixel of x.
+
+    Of the channels that x' then lacks, all zeros, half come before its own and half after.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.missing = (outputs - inputs) // 2  # channels on each side
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2 if self.missing else 1, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        shortcut = x
+        if self.missing:
+            shortcut = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.missing, self.missing))
+        return functional.relu(shortcut + residual)
+
+
+def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*[_CifarBlock(before, after) for before, after in pairwise([inputs, *[outputs] * blocks])])
+
+
+class CifarResNet(Classifier):
+    """He et al.'s ResNet for CIFAR (2016, section 4.2): 6n + 2 layers, 64 features; grey images become RGB.
+
+    Args:
+        blocks: n, of each of the three stages of 16, 32 and 64 channels: 3 for ResNet-20, 9 for ResNet-56.
+        num_classes: K.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, blocks: int, num_classes: int) -> None:
+        super().__init__()
+        for name, statistic in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(statistic).view(1, 3, 1, 1), persistent=False)
+        parts: list[tuple[str, nn.Module]] = [
+            ("conv1", nn.Conv2d(3, 16, 3, padding=1, bias=False)),
+            ("bn1", nn.BatchNorm2d(16)),
+            ("relu", nn.ReLU()),
+            ("layer1", _stage(16, 16, blocks)),
+            ("layer2", _stage(16, 32, blocks)),
+            ("layer3", _stage(32, 64, blocks)),
+            ("average", nn.AdaptiveAvgPool2d(1)),
+            ("flat", nn.Flatten()),
+        ]
+        self.body = nn.Sequential(OrderedDict(parts))
+        self.head = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return (B, 64) features."""
+        x = to_float(images) if images.dtype == torch.uint8 else images
+        return super().features(((x + 1) / 2 - self.mean) / self.std)
+
+
 CLASSIFIERS: Mapping[str, Callable[[int, int], Classifier]] = {
     "small_cnn": SmallCnn,
     "small_resnet": SmallResNet,
@@ -218,4 +284,6 @@ CLASSIFIERS: Mapping[str, Callable[[int, int], Classifier]] = {
     "vgg16": Vgg16,
     "resnet34": ResNet34,
     "resnet34_224": lambda channels, num_classes: ResNet34(channels, num_classes, side=224),
+    "cifar_resnet20": lambda channels, num_classes: CifarResNet(3, num_classes),
+    "cifar_resnet56": lambda channels, num_classes: CifarResNet(9, num_classes),
 }

@@ -133,7 +133,21 @@ Base = Annotated[
     str, _option(SUBJECT, "A base model of yours: a diffusers folder, or its name on the Hub.", metavar="DIR|ID")
 ]
 BaseSteps = Annotated[int | None, _option(SUBJECT, "Training steps of the base model.", min=1, metavar="N")]
+BaseMinutes = Annotated[
+    float | None,
+    _option(
+        SUBJECT, "Train the base model for so many minutes, however many steps that is.", min=0.01, metavar="MINUTES",
+        callback=finite,
+    ),
+]  # fmt: skip
 Judge = Annotated[str, _option(SUBJECT, "Judge, if not the protocol's.", metavar="NAME")]
+JudgeWeights = Annotated[
+    Path | None, _option(SUBJECT, "Its weights, instead of training it (safetensors).", metavar="FILE")
+]
+SecondJudge = Annotated[str, _option(SUBJECT, "Second judge, if not the protocol's.", metavar="NAME")]
+SecondJudgeWeights = Annotated[
+    Path | None, _option(SUBJECT, "Its weights, instead of training it (safetensors).", metavar="FILE")
+]
 Extractor = Annotated[str, _option(SUBJECT, "Feature extractor for FID: inception or own.", metavar="NAME")]
 Inception = Annotated[
     Path | None, _option(SUBJECT, "torch-fidelity's Inception weights, where there is no network.", metavar="FILE")

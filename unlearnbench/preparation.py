@@ -1,11 +1,12 @@
 """What belongs to a dataset and is made once: images, base model, judge, feature extractor; all cached."""
 
 import hashlib
+import math
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors, software, unwritable
 from unlearnbench.checkpoints import read_checkpoint
-from unlearnbench.datasets import ClassifierRecipe, Dataset, Images, Split
+from unlearnbench.datasets import BaseRecipe, Dataset, Images, Split, SvmRecipe
 from unlearnbench.diffusion import Schedule, to_float
 from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.features import extractor_for, inception
@@ -27,6 +28,7 @@ from unlearnbench.judges import (
     build_classifier,
     classifier,
     classifier_key,
+    making,
     rejecting_judge,
     second_judge,
     through,
@@ -35,7 +37,7 @@ from unlearnbench.judges import (
 from unlearnbench.networks import Classifier, build_unet, frozen, placed, unet_config
 from unlearnbench.process import Progress
 from unlearnbench.scratch import beside, fsync, sweep
-from unlearnbench.training import DenoiserTraining, flipped, global_rng_kept
+from unlearnbench.training import DenoiserTraining, Draw, flipped, global_rng_kept
 
 FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
 UNGUIDED = "the base model has no null class: it is sampled without guidance, and methods drop no labels"
@@ -65,7 +67,7 @@ class Prepared:
     second: Judge | None  # one of another kind, None where no metric asks for it
     rejecting: Judge | None  # one that may reject, likewise
     worth: Mapping[str, Any]  # of the judge on test images: test_accuracy, n, and the other judges' by their names
-    artifacts: dict[str, dict[str, str]]
+    artifacts: dict[str, dict[str, Any]]
 
 
 def prepare(
@@ -87,7 +89,8 @@ def prepare(
     sources = image_digests(images)
     features = any(need.endswith("_features") for need in needs)
     extractor: nn.Module | None = None
-    features_artifact, artifacts = None, {"images": {"sha256": sources["train"]}}
+    features_artifact = None
+    artifacts: dict[str, dict[str, Any]] = {"images": {"sha256": sources["train"]}}
     if dataset.checkpoint:  # what may turn out to be impossible comes before long trainings
         base_artifact(dataset, images.train, sources["train"], store, device, progress)
     if features and dataset.extractor is None:
@@ -101,7 +104,8 @@ def prepare(
     if extractor is not None:
         features_artifact = train_features(extractor, artifacts["extractor"], *made[1:])
     base = base_artifact(dataset, images.train, sources["train"], store, device, progress)
-    artifacts |= {"base": base.reference, "judge": judge.reference}
+    timed = {} if dataset.base.minutes is None else {"steps": base.facts["steps"]}  # that its recipe does not tell
+    artifacts |= {"base": {**base.reference, **timed}, "judge": judge.reference}
     artifacts |= {name: found.reference for name, found in others.items()}
     return Prepared(
         train=images.train,
@@ -141,9 +145,9 @@ def _wanted(
     if features and dataset.extractor is not None:
         recipes["extractor"] = dataset.extractor
     wanted: Wanted = [
-        (f"train the {kind}", classifier_key(dataset, kind, recipe, sources, device))
+        (making(kind, recipe), classifier_key(dataset, kind, recipe, sources, device))
         for kind, recipe in recipes.items()
-        if isinstance(recipe, ClassifierRecipe)  # others are fitted anew each time
+        if not isinstance(recipe, SvmRecipe)  # which is fitted anew each time
     ]
     if features:
         if dataset.extractor is not None:
@@ -232,7 +236,7 @@ def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[st
             "revision": 2,
         }  # fmt: skip
     return {
-        "classes": dataset.num_classes, "images": source, "flip": dataset.flip, "recipe": asdict(dataset.base),
+        "classes": dataset.num_classes, "images": source, "flip": dataset.flip, "recipe": dataset.base.to_json(),
         "device": device.type, "software": software(),
     }  # fmt: skip
 
@@ -257,28 +261,53 @@ def _train_base(
         cosine=recipe.cosine, label_dropout=recipe.label_dropout, ema=recipe.ema, clip=recipe.clip,
         null_class=dataset.num_classes, generator=generator, bf16=recipe.precision == "bf16",
     )  # fmt: skip
-    path = workspace / "checkpoint.safetensors"
+    path, before = workspace / "checkpoint.safetensors", 0.0
     if path.is_file():
         try:
-            training.restore(load_file(path))
+            state = load_file(path)
+            training.restore(state)
+            before = float(state["seconds"]) if recipe.minutes is not None else 0.0
         except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
             warnings.warn(
                 f"the checkpoint {path} is damaged ({spell_error(error)}); training starts anew", stacklevel=1
             )
             path.unlink()
             return _train_base(dataset, train, workspace, device, progress)
-    due = time.monotonic() + FIRST_CHECKPOINT_SECONDS
-    while training.step < recipe.steps:
-        progress("train the base model", training.step, recipe.steps)
-        training.advance(draw)
-        if time.monotonic() > due:
-            _check_converging(training, workspace)
-            save_checkpoint(path, training.tensors())
-            due = time.monotonic() + CHECKPOINT_SECONDS
-    _check_converging(training, workspace)
+    _train(training, draw, recipe, path, before, progress)
     training.average.copy_to(model)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return weights, {"unet": config, "steps": recipe.steps, "loss": _curve(training.losses)}
+    return weights, {"unet": config, "steps": training.step, "loss": _curve(training.losses[: training.step])}
+
+
+def _train(
+    training: DenoiserTraining, draw: Draw, recipe: BaseRecipe, path: Path, before: float, progress: Progress
+) -> None:
+    """Take a recipe's steps, or as many as its minutes hold, with a checkpoint now and then.
+
+    Where minutes end the training, its step size is annealed along the time, so that both reach their end together.
+
+    Args:
+        training: new, or restored from a checkpoint.
+        draw: returns images and labels.
+        recipe: of the base model.
+        path: of the checkpoint.
+        before: seconds that the training took up to that checkpoint, where minutes end it.
+        progress: shows how far it is.
+    """
+    seconds = None if recipe.minutes is None else 60 * recipe.minutes
+    began, due = time.monotonic() - before, time.monotonic() + FIRST_CHECKPOINT_SECONDS
+    while True:
+        spent = time.monotonic() - began
+        done, total = (training.step, recipe.steps) if seconds is None else (spent, seconds)
+        if done >= total:
+            break
+        progress("train the base model", int(done), math.ceil(total))
+        training.advance(draw, None if seconds is None else done / total)
+        if time.monotonic() > due:
+            _check_converging(training, path.parent)
+            save_checkpoint(path, {**training.tensors(), "seconds": torch.tensor(time.monotonic() - began)})
+            due = time.monotonic() + CHECKPOINT_SECONDS
+    _check_converging(training, path.parent)
 
 
 def _check_converging(training: DenoiserTraining, workspace: Path) -> None:

@@ -28,6 +28,9 @@ class Probe(Protocol):
     def edge(self) -> Mapping[str, int]:
         """Return the peaks since the last edge, in bytes by the probe's name, and forget them."""
 
+    def held(self) -> Mapping[str, int]:
+        """Return what is in use right after an edge, in bytes by the probe's name: what a peak grows from."""
+
 
 class Watch(Protocol):
     """A source of disturbances: what happened besides the work that is measured."""
@@ -45,11 +48,25 @@ class RssPeak:
         Raises:
             OSError: this system has no such counter.
         """
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                Path("/proc/self/clear_refs").write_text("5")
-                return {"rss_peak": int(line.split()[1]) * 1024}
-        raise OSError("/proc/self/status has no VmHWM")
+        peak = _own_status("VmHWM")
+        Path("/proc/self/clear_refs").write_text("5")
+        return {"rss_peak": peak}
+
+    def held(self) -> dict[str, int]:
+        """Return the present resident size."""
+        return {"rss_peak": _own_status("VmRSS")}
+
+
+def _own_status(name: str) -> int:
+    """Return the bytes that Linux tells of this process under a name.
+
+    Raises:
+        OSError: it tells none.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
 
 
 class PolledRss:
@@ -77,6 +94,10 @@ class PolledRss:
             self._peak = 0
         return {"rss_polled": peak}
 
+    def held(self) -> dict[str, int]:
+        """Return the present reading."""
+        return {"rss_polled": self._take()}
+
 
 class TorchPeaks:
     """Peaks of torch's CUDA allocator: bytes taken from the device (reserved), and in tensors (allocated)."""
@@ -93,6 +114,13 @@ class TorchPeaks:
         }
         torch.cuda.reset_peak_memory_stats(self._device)
         return peaks
+
+    def held(self) -> dict[str, int]:
+        """Return what the allocator holds, and what is in tensors."""
+        return {
+            "torch_reserved": torch.cuda.memory_reserved(self._device),
+            "torch_allocated": torch.cuda.memory_allocated(self._device),
+        }
 
 
 def _own_cpu_seconds() -> float:

@@ -80,10 +80,18 @@ class DenoiserTraining:
         self.step = 0
         self.losses = torch.zeros(total, device=self.device)  # per step: mean squared error per pixel
 
-    def advance(self, draw: Draw) -> None:
-        """Take one optimiser step on a batch that `draw` returns."""
+    def advance(self, draw: Draw, done: float | None = None) -> None:
+        """Take one optimiser step on a batch that `draw` returns.
+
+        Args:
+            draw: returns images and labels.
+            done: share of the training that is over, for the annealing, where it does not end with `total` steps.
+        """
         if self.cosine:
-            self.optimizer.param_groups[0]["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+            angle = math.pi * self.step / self.total if done is None else math.pi * done
+            self.optimizer.param_groups[0]["lr"] = self.lr * 0.5 * (1 + math.cos(angle))
+        if self.step == len(self.losses):
+            self.losses = torch.cat([self.losses, torch.zeros_like(self.losses)])
         x0, y = draw(self.batch)
         t = antithetic_timesteps(self.batch, self.schedule.timesteps, self.generator)
         eps = torch.empty_like(x0).normal_(generator=self.generator)
@@ -113,7 +121,7 @@ class DenoiserTraining:
         """Take over a state that `tensors` returned."""
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
         self.step = self.average.updates = int(state["step"])
-        self.losses.copy_(state["losses"])
+        self.losses = state["losses"].to(self.device)
         for k, shadow in enumerate(self.average.shadow):
             shadow.copy_(state[f"average.{k}"])
         adam = self.optimizer.state_dict()

@@ -93,7 +93,8 @@ TEXTS = (
 OPTIONS = {
     "run": (
         "--methods --classes --sequence --metrics --set --seeds --base-seeds --sampling-seeds --controls --plugin "
-        "--dataset --protocol --data-root --image-size --base --base-steps --judge --extractor --inception-weights "
+        "--dataset --protocol --data-root --image-size --base --base-steps --base-minutes --judge --judge-weights "
+        "--second-judge --second-judge-weights --extractor --inception-weights "
         "--device --devices --batch-size --jobs --repeats --rerun --timeout --minutes --results --out --save-models "
         "--stop-if-weak --nonsense"
     ),

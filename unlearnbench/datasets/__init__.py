@@ -7,7 +7,7 @@ until images are loaded; `networks.py` and `training.py` build from it.
 import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -31,7 +31,9 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"  # of a base model given by --ba
 ExtractorChoice = Literal["inception", "own"]
 FEATURES = {  # of the last layer of each network, see networks.CLASSIFIERS
     "small_cnn": 64, "small_resnet": 128, "small_vgg": 128, "vgg16": 512, "resnet34": 512, "resnet34_224": 512,
+    "cifar_resnet20": 64, "cifar_resnet56": 64,
 }  # fmt: skip
+FROM_FILES = {"cifar_resnet20": "cifar-resnet20", "cifar_resnet56": "cifar-resnet56"}  # network -> judge, see weights
 INCEPTION_FEATURES = 2048
 SAMPLES_PER_FEATURE = 2  # at least, of the retained classes where one is forgotten: FID takes more than one
 
@@ -99,6 +101,12 @@ class BaseRecipe:
     precision: Precision = "fp32"  # of the forward pass on CUDA; a CPU always computes in fp32
     seed: int = 0
     revision: int = 1  # raise it when training code changes what comes out
+    minutes: float | None = None  # train for so long, however many steps that is
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the model depends on, as a JSON object: minutes or steps, but not both."""
+        unused = "minutes" if self.minutes is None else "steps"
+        return {name: value for name, value in asdict(self).items() if name != unused}
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,14 @@ class SvmRecipe:
 
 
 @dataclass(frozen=True)
+class GivenJudge:
+    """A judge that is not trained here: its weights come from a file."""
+
+    network: str  # a name in FROM_FILES
+    sha256: str  # of the file
+
+
+@dataclass(frozen=True)
 class Profile:
     """A protocol with the recipes that go with it."""
 
@@ -173,6 +189,10 @@ class Source:
     batch_size: int | None = None  # images per sampling forward pass
     precision: Precision = "fp32"  # of unlearning, for all methods
     compiled: bool = False  # by torch.compile, for all methods
+    base_minutes: float | None = None  # train the base model for so long
+    judge_weights: Path | None = None  # of the judge, instead of training it
+    second_judge: str = ""
+    second_judge_weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -187,13 +207,13 @@ class Dataset:
     flip: bool  # whether methods and training see random horizontal flips
     protocol: Protocol
     base: BaseRecipe
-    judge: ClassifierRecipe
-    second: ClassifierRecipe | SvmRecipe
+    judge: ClassifierRecipe | GivenJudge
+    second: ClassifierRecipe | SvmRecipe | GivenJudge
     rejecting: RejectingRecipe
     extractor: ClassifierRecipe | None  # None: torch-fidelity's Inception
     extractor_name: str  # what FID stands on, as a caption says it
     load: "Callable[[ArtifactStore, Progress], Images]"
-    choices: Mapping[str, Any]  # what the user changed: base, base_steps, judge, extractor
+    choices: Mapping[str, Any]  # what the user changed: base, base_steps, judge, extractor, ...; of files the hashes
     content: str = ""  # what tells a folder's images from another folder's of the same name
     checkpoint: str = ""  # folder or Hub name of a base model that is not trained here
     unguided: bool = False  # that base model has no label for the null class, so nothing is guided
@@ -201,6 +221,7 @@ class Dataset:
     train_counts: tuple[int, ...] = ()  # training images of each class, where that is known before they are loaded
     precision: Precision = "fp32"  # of the methods' forward passes on CUDA; weights and optimisers stay in fp32
     compiled: bool = False  # whether torch.compile compiles the blocks of the methods' networks
+    weights: Mapping[str, Path] = field(default_factory=dict)  # SHA-256 -> file, of judges that come from one
 
     @property
     def features(self) -> int:
@@ -221,7 +242,8 @@ class Dataset:
     def digest(self) -> str:
         """Hash of recipes and protocol: records of another digest rest on another base, judge or rules."""
         protocol = replace(self.protocol, batch_size=0)  # changes no image
-        parts = [None if part is None else asdict(part) for part in (protocol, self.base, self.judge, self.extractor)]
+        extractor = None if self.extractor is None else asdict(self.extractor)
+        parts = [asdict(protocol), self.base.to_json(), asdict(self.judge), extractor]
         return digest([self.class_names, self.image_shape, self.flip, *parts, self.choices.get("base", "")])
 
     def check_device(self, kind: str) -> None:
@@ -268,7 +290,9 @@ def title_of(kind: str) -> str:
 
 def protocol_names(kind: str) -> list[str]:
     """Return the names of a dataset's protocols, the default first."""
-    return list(_module(kind).profiles((3, 32, 32)))
+    module = _module(kind)
+    side = getattr(module, "SIDE", 32)  # pixels
+    return list(module.profiles((3, side, side)))
 
 
 def load_dataset(source: Source | str) -> Dataset:
@@ -299,37 +323,28 @@ def resolve(
     """Return a dataset from its images and what the user chose of its profiles.
 
     Raises:
-        UsageError: an unknown protocol, judge or extractor.
+        UsageError: an unknown protocol, judge or extractor, choices that exclude each other, weights that do not fit.
     """
     profiles: Mapping[str, Profile] = _module(source.dataset).profiles(image_shape)
     profile = profiles[_pick(source.protocol, profiles, "protocol", source.dataset)]
-    judge = _pick(source.judge, profile.judges, "judge", source.dataset)
     extractor = _pick(source.extractor, [profile.extractor, *get_args(ExtractorChoice)], "extractor", source.dataset)
-    if source.base and source.base_steps:
-        raise UsageError("--base names a trained model and --base-steps trains one: give one of them")
+    _check_one_base(source)
     names = tuple(class_names)
-    if profile.protocol.reference == WITHOUT_CLASS_0 and len(names) < 3:
-        raise UsageError(
-            f"{profile.protocol.name} drops class 0, which leaves nothing of {len(names)} classes to compare with: use "
-            f"{profile.protocol.family}"
-        )
+    judges = _choose_judges(source, profile, len(names))
     features = INCEPTION_FEATURES if extractor == "inception" else FEATURES[profile.own.network]
-    enough = -(-SAMPLES_PER_FEATURE * features // max(1, len(names) - 1))  # of a retained class, for FID
-    protocol = replace(
-        profile.protocol, batch_size=source.batch_size or profile.protocol.batch_size,
-        retain_samples=max(profile.protocol.retain_samples, enough),
-    )  # fmt: skip
+    protocol = _fitted(profile.protocol, len(names), features, source.batch_size)
     unguided = _lacks_null_class(source.base, len(names))
     chosen = {
         "base": _identity(source.base),
         "unguided": unguided,
         "base_steps": source.base_steps,
-        "judge": judge,
+        "base_minutes": source.base_minutes,
         "extractor": extractor,
+        **judges.choices,
         "precision": source.precision,
         "compiled": source.compiled,
     }
-    usual = {"precision": "fp32", "base_steps": profile.base.steps, "judge": next(iter(profile.judges)), "extractor": profile.extractor}
+    usual = {"precision": "fp32", "base_steps": profile.base.steps, "extractor": profile.extractor}
     stamp = digest(chosen["base"])[:6]  # models of two bases are not compared, so their cells and reports differ
     marks, notes = [f"-base-{stamp}"] * bool(source.base), [f", base model {stamp}"] * bool(source.base)
     if source.precision != "fp32":
@@ -339,9 +354,9 @@ def resolve(
     return Dataset(
         name=name + "".join(marks), kind=source.dataset, title=title + "".join(notes), class_names=names,
         image_shape=image_shape, flip=flip, protocol=_unguided(protocol) if unguided else protocol,
-        base=replace(profile.base, steps=source.base_steps or profile.base.steps),
-        judge=profile.judges[judge],
-        second=profile.second,
+        base=replace(profile.base, steps=source.base_steps or profile.base.steps, minutes=source.base_minutes),
+        judge=judges.first,
+        second=judges.second,
         rejecting=profile.rejecting,
         extractor=profile.own if extractor == "own" else None,
         extractor_name=profile.own_name if extractor == "own" else "2048-d pool3 of torch-fidelity's Inception v3",
@@ -354,7 +369,99 @@ def resolve(
         train_counts=train_counts,
         precision=source.precision,
         compiled=source.compiled,
+        weights=judges.weights,
     )  # fmt: skip
+
+
+def _fitted(protocol: Protocol, classes: int, features: int, batch_size: int | None) -> Protocol:
+    """Return a protocol with samples enough for FID.
+
+    Args:
+        protocol: of a profile.
+        classes: their number; with few of them each gives more samples.
+        features: that FID compares.
+        batch_size: of sampling, if not the protocol's.
+
+    Raises:
+        UsageError: its reference set would be empty.
+    """
+    if protocol.reference == WITHOUT_CLASS_0 and classes < 3:
+        raise UsageError(
+            f"{protocol.name} drops class 0, which leaves nothing of {classes} classes to compare with: use "
+            f"{protocol.family}"
+        )
+    enough = -(-SAMPLES_PER_FEATURE * features // max(1, classes - 1))
+    return replace(
+        protocol, batch_size=batch_size or protocol.batch_size, retain_samples=max(protocol.retain_samples, enough)
+    )
+
+
+def _check_one_base(source: Source) -> None:
+    """Raise UsageError where a user says in more than one way which base model is meant."""
+    ways = {"--base": source.base, "--base-steps": source.base_steps, "--base-minutes": source.base_minutes}
+    given = [option for option, value in ways.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} each say which base model is meant: give one of them")
+
+
+class _Judges(NamedTuple):
+    """The judges that a user chose, as fields of a dataset."""
+
+    first: ClassifierRecipe | GivenJudge
+    second: ClassifierRecipe | SvmRecipe | GivenJudge
+    choices: dict[str, str]
+    weights: dict[str, Path]
+
+
+def _choose_judges(source: Source, profile: Profile, classes: int) -> _Judges:
+    """Return the judges that a user chose of a profile; weights from files are read and checked.
+
+    Raises:
+        UsageError: an unknown judge, one judge twice, or weights that do not fit it.
+    """
+    choices: dict[str, str] = {}
+    weights: dict[str, Path] = {}
+    name = _pick(source.judge, profile.judges, "judge", source.dataset)
+    first: ClassifierRecipe | GivenJudge = profile.judges[name]
+    second: ClassifierRecipe | SvmRecipe | GivenJudge = profile.second
+    if name != next(iter(profile.judges)):
+        choices["judge"] = name
+    if source.second_judge:
+        choices["second_judge"] = _pick(source.second_judge, profile.judges, "judge", source.dataset)
+        second = profile.judges[choices["second_judge"]]
+        if choices["second_judge"] == name:
+            raise UsageError(f"--second-judge {name} is the first judge already: choose one of another kind")
+    elif source.second_judge_weights is not None:
+        raise UsageError("--second-judge-weights holds weights of a second judge: name it with --second-judge")
+    if source.judge_weights is not None:
+        first = _read_judge("--judge", source.judge_weights, first, classes)
+        choices["judge_weights"], weights[first.sha256] = first.sha256, source.judge_weights
+    if source.second_judge_weights is not None:
+        second = _read_judge("--second-judge", source.second_judge_weights, second, classes)
+        choices["second_judge_weights"], weights[second.sha256] = second.sha256, source.second_judge_weights
+    return _Judges(first, second, choices, weights)
+
+
+def _read_judge(option: str, path: Path, judge: ClassifierRecipe | SvmRecipe | GivenJudge, classes: int) -> GivenJudge:
+    """Return a judge of the same network whose weights come from a file, after seeing that they fit.
+
+    Args:
+        option: that names the judge.
+        path: of the file.
+        judge: whose weights they are to be.
+        classes: their number.
+
+    Raises:
+        UsageError: this judge takes no weights, or not these.
+    """
+    from unlearnbench.weights import read_weights  # imports torch, which a report does without
+
+    if isinstance(judge, SvmRecipe) or judge.network not in FROM_FILES:
+        raise UsageError(
+            f"{option}-weights is for {' and '.join(FROM_FILES.values())}, judges of images of 32 pixels: name one of "
+            f"them with {option}"
+        )
+    return GivenJudge(judge.network, read_weights(f"{option}-weights {path}", path, judge.network, classes).sha256)
 
 
 def _pick(wanted: str, known: Iterable[str], what: str, dataset: str) -> str:
@@ -423,12 +530,17 @@ def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
     try:
         choices = dict(facts["choices"])
         base, unguided = choices.pop("base", ""), choices.pop("unguided", False)
+        hashes = {"judge": choices.pop("judge_weights", ""), "second": choices.pop("second_judge_weights", "")}
         dataset = resolve(
             Source(str(facts["kind"]), protocol, **choices), name="", title="", class_names=facts["class_names"],
             image_shape=tuple(facts["image_shape"]), flip=_module(str(facts["kind"])).FLIP, load=_never,
         )  # fmt: skip
         protocol_now = _unguided(dataset.protocol) if unguided else dataset.protocol
-        return replace(dataset, protocol=protocol_now, choices=facts["choices"] if base else dataset.choices)
+        given: dict[str, Any] = {
+            part: GivenJudge(getattr(dataset, part).network, sha256) for part, sha256 in hashes.items() if sha256
+        }
+        chosen = facts["choices"] if base or given else dataset.choices
+        return replace(dataset, protocol=protocol_now, choices=chosen, **given)
     except (KeyError, TypeError, ValueError, ImportError, AttributeError, UsageError):
         return None
 

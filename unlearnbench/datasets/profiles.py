@@ -1,7 +1,9 @@
-"""What the colour image sets share: base recipes, judges, extractors, and the protocols `paper`, `fast` and `smoke`.
+"""What the colour image sets share: base recipes, judges, extractors, and protocols: `paper`, `fast`, `brief`, `smoke`.
 
 `paper` is the protocol of the SA and SalUn code with their mistakes mended; `paper-b4` brings one of them back, the
-reference set that always drops class 0. `smoke` is for a CPU: a small network, few samples, features of its own.
+reference set that always drops class 0. `brief` is for some minutes of a GPU and images of 32 pixels: the paper's
+network, few samples, judges that train in seconds. `smoke` is for a CPU: a small network, few samples, features of its
+own.
 """
 
 from collections.abc import Mapping
@@ -9,6 +11,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from unlearnbench.datasets import BaseRecipe, ClassifierRecipe, Profile, Protocol, RejectingRecipe, with_b4
+
+CIFAR_SIDE = 32  # pixels
 
 
 def _unet(levels: int) -> dict[str, Any]:
@@ -36,6 +40,15 @@ _CNN = ClassifierRecipe(  # for a CPU
     network="small_resnet", epochs=4, batch=128, lr=4e-3, weight_decay=2e-2, label_smoothing=0.05, shift=2, flip=True,
     seed=0,
 )  # fmt: skip
+_BRIEF_CNN = replace(_CNN, epochs=8, batch=512, lr=8e-3)  # batches that keep a GPU busy: some 800 steps on CIFAR-10
+_CIFAR_RESNET = ClassifierRecipe(  # He et al.'s, in a few epochs
+    network="cifar_resnet20", epochs=12, batch=512, lr=1e-2, weight_decay=5e-2, label_smoothing=0.05, shift=4,
+    flip=True, seed=0,
+)  # fmt: skip
+_CIFAR_JUDGES = {
+    "cifar-resnet20": _CIFAR_RESNET,
+    "cifar-resnet56": replace(_CIFAR_RESNET, network="cifar_resnet56"),
+}
 
 
 def _paper(levels: int) -> Profile:
@@ -81,6 +94,20 @@ def _smoke() -> Profile:
     )  # fmt: skip
 
 
+def _brief(paper: Profile) -> Profile:
+    return Profile(
+        protocol=replace(
+            paper.protocol, name="brief", steps=50, eta=0.0, forget_samples=200, retain_samples=100, precision="bf16"
+        ),
+        base=replace(paper.base, steps=20_000, cosine=True),
+        judges={**_CIFAR_JUDGES, "small": _BRIEF_CNN, "resnet34": _RESNET, "resnet34-scratch": _SCRATCH},
+        second=replace(_BRIEF_CNN, network="small_vgg", seed=2),
+        rejecting=RejectingRecipe(**(asdict(_BRIEF_CNN) | {"seed": 3, "label_smoothing": 0.0})),
+        own=replace(_BRIEF_CNN, seed=1),
+        own_name="128-d features of a small ResNet trained on these images",
+    )  # fmt: skip
+
+
 def colour_profiles(image_shape: tuple[int, int, int]) -> Mapping[str, Profile]:
     """Return {protocol: profile} for colour images of this size, the default first.
 
@@ -94,4 +121,7 @@ def colour_profiles(image_shape: tuple[int, int, int]) -> Mapping[str, Profile]:
         ),
     )
     profiles = [fast, paper, smoke]
+    if image_shape[1] == CIFAR_SIDE:
+        profiles = [replace(profile, judges={**profile.judges, **_CIFAR_JUDGES}) for profile in profiles]
+        profiles.insert(2, _brief(paper))
     return {profile.protocol.name: profile for profile in [*profiles, *map(with_b4, profiles)]}

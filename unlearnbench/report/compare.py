@@ -204,7 +204,8 @@ def _obstacles(record: Record, source: Source, facts: Mapping[str, Any]) -> dict
         if not re.search(need["matches"], here):
             found[need["reason"]] = f"{here} here; {need['text']}"
     choices = dict(record.dataset.get("choices") or {})  # what the user changed of dataset and protocol
-    if "metric" in facts and (base := {key: choices[key] for key in ("base", "base_steps") if key in choices}):
+    bases = ("base", "base_minutes", "base_steps")
+    if "metric" in facts and (base := {key: choices[key] for key in bases if key in choices}):
         found["base model"] = f"{_spell_settings(base)} here, not that of the protocol"
     if facts.get("judge") and "judge" in choices:
         found["judge"] = f"{choices['judge']} here, not that of the protocol"

@@ -99,6 +99,7 @@ class Costs:
             memory("memory_prior", "Memory prior", "prior"),
             memory("memory_forget", "Memory forget", "forget"),
             memory("memory_sample", "Memory sample", "sample"),
+            cost("growth", "Growth", "GB", CLOCKED, self._growth),
             *[cost(f"seconds_{name}", name, "s", (name,), partial(_seconds, phase=name)) for name in PHASES],
         ]  # fmt: skip
         return {measure.key: (measure, read) for measure, read in columns}
@@ -140,6 +141,13 @@ class Costs:
         peaks = [record.cost[phase]["memory_bytes"].get(self.probe) for phase in phases if phase in record.cost]
         known = [peak for peak in peaks if peak is not None]
         return max(known) / 1e9 if known else None
+
+    def _growth(self, record: Record) -> float | None:
+        """Return the larger growth of prior and forget; None where one of them does not tell its own."""
+        costs = [record.cost[phase] for phase in CLOCKED if phase in record.cost]
+        found = [cost.get("memory_growth_bytes", {}).get(self.probe) for cost in costs]
+        known = [growth for growth in found if growth is not None]
+        return max(known) / 1e9 if known and len(known) == len(found) else None
 
     @cached_property
     def _users(self) -> Counter[tuple[str, str, str]]:

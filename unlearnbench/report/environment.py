@@ -101,12 +101,15 @@ def protocol_facts(records: Sequence[Record]) -> list[tuple[str, str]]:
 def provenance_facts(records: Sequence[Record], digest: str) -> list[tuple[str, str]]:
     """Return what the records say of where they come from."""
     dates = sorted(str(record.provenance.get("started_utc", "")) for record in records)
-    bases = [str((record.artifacts.get("base") or {}).get("sha256") or "") for record in records]
+    made = [record.artifacts.get("base") or {} for record in records]
+    bases = [str(base.get("sha256") or "") for base in made]
+    steps = [f"{base['steps']:,}" for base in made if "steps" in base]
     return [
         ("records", f"{len(records)}, digest {digest}"),
         ("measured", f"{dates[0]} to {dates[-1]}"),
         *_facts([{**record.provenance, "started_utc": None} for record in records], flat=True),
         *([("base model sha256", counted(filter(None, bases)))] if any(bases) else []),
+        *([("base model steps", counted(steps))] if steps else []),
     ]
 
 

@@ -206,6 +206,8 @@ def _cost_words(board: Board, measures: Iterable[Measure]) -> list[str]:
         "work": "Work is these images times the operations that each takes.",
         "share": f"Of peak is work by the seconds of prior and forget, as a share of the rate measured on this device "
         f"in {', '.join(board.cost.peaks)}.",
+        "growth": "Growth is the peak of memory less what the process held when the phase began (libraries, the base "
+        "model), the larger of prior and forget.",
     }
     rank = (
         f"Rank is 1 + how many methods are separably faster by RTE, and never less than that of a faster one; equal "
@@ -320,6 +322,8 @@ def _phase_columns(record: Record) -> dict[str, object]:
     for phase, cost in record.cost.items():
         line |= {f"{phase}_{key}": cost[key] for key in ("seconds", "reused_seconds", "side_by_side") if key in cost}
         line |= {f"{phase}_{probe}_bytes": peak for probe, peak in cost.get("memory_bytes", {}).items()}
+        growth = cost.get("memory_growth_bytes", {})
+        line |= {f"{phase}_{probe}_growth_bytes": grown for probe, grown in growth.items()}
         if repeats := cost.get("repeats"):
             line[f"{phase}_repeats"] = " ".join(map(str, repeats))
     return line
