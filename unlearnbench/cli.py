@@ -192,7 +192,11 @@ def estimate(
     image_size: options.ImageSize = None,
     base: options.Base = "",
     base_steps: options.BaseSteps = None,
+    base_minutes: options.BaseMinutes = None,
     judge: options.Judge = "",
+    judge_weights: options.JudgeWeights = None,
+    second_judge: options.SecondJudge = "",
+    second_judge_weights: options.SecondJudgeWeights = None,
     extractor: options.Extractor = "",
     inception_weights: options.Inception = None,
     device: options.Device = "auto",
@@ -219,7 +223,7 @@ def estimate(
     registry = Registry(plugin_files := [path.absolute() for path in plugin or []])
     source = Source(
         dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
-        precision, compile_,
+        precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights,
     )  # fmt: skip
     plan = make_plan(
         registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
