@@ -113,7 +113,7 @@ def test_what_is_imported_or_used_first_is_not_a_change(before, tmp_path, monkey
 def test_a_method_that_leaves_something_changed_fails_with_what_to_do(patch):
     before = GlobalState()
     patch.setattr(np, "mean", max)
-    with pytest.raises(PluginError, match=r"odd or its file changes .*: numpy\.mean\. .* put it back"):
+    with pytest.raises(PluginError, match=r"odd or its file changes .*, numpy\.mean: .* put it back"):
         check_left_as_found(before, SimpleNamespace(name="odd"))
 
 

@@ -57,7 +57,7 @@ def test_values_by_hand():
     assert numbers(found.values[1]) == [None, 90.0, 80.0, 40.0]
     assert numbers(found.values[0]) == [None, 98.0, 95.0, 40.0]
     assert [row[0].word for row in found.values] == ["2/2", "2/2"]
-    assert "Gold was never trained on the class: an attack that succeeds there is no evidence of residual knowledge." in found.caption
+    assert "Gold was never trained on the class: an attack that succeeds there is no evidence of " in found.caption
     assert "samples per cell UA n=100, Sweep n=50, Tune n=50" in found.caption
 
 

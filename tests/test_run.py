@@ -411,6 +411,8 @@ WITH_HELP = ("--methods", "helped", "--classes", "0", "--plugin", "helped.py", "
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_to_all_processes_of_a_run_interrupts_its_cell_and_a_second_one_changes_nothing(tmp_path, number):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip(f"these tests were started deaf to {number.name} (nohup), and so is a run")
     (tmp_path / "helped.py").write_text(textwrap.dedent(HELPED))
     process = start(
         tmp_path, "--methods", "helped", "--classes", "0", "--plugin", "helped.py", "--controls", "none", *QUICK
@@ -452,7 +454,7 @@ def test_an_interrupt_before_the_first_cell_writes_nothing(tmp_path):
     time.sleep(4)  # the process server is still importing, or the first cell has just begun
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130, output
+    assert process.returncode in (130, -signal.SIGINT), output  # the same to a shell; the latter while it imports
     assert "Traceback" not in output
     assert not (tmp_path / "reports").exists()
 

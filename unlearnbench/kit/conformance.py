@@ -100,7 +100,7 @@ def check_plugin(plugin: Plugin) -> list[Promise]:
 
     Global state stays as it is, but for what the method or its file changes there and breaks a promise with.
     """
-    before = GlobalState()
+    process = GlobalState()
     try:
         spec = plugin.spec
     except PluginError as error:
@@ -118,7 +118,7 @@ def check_plugin(plugin: Plugin) -> list[Promise]:
         np.random.set_state(words)  # noqa: NPY002
     with tokenize.open(plugin.path) as file:  # in the encoding that the file names, without a byte order mark
         source = file.read()
-    complaint = before.complaint()
+    complaint = process.complaint()
     dynamic.append(Promise("no global state", not complaint, f"it changes {complaint}: {REMEDY}" if complaint else ""))
     static = {
         "no test-set peeking": reach_complaints(source, spec.name),

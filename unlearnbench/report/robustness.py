@@ -29,6 +29,7 @@ from unlearnbench.results import Record
 
 COLUMNS, MOST_CURVES = 3, 4  # panels beside each other: of attacks, of curves
 SHIFT = 0.17  # of the marks before and after, in rows
+NO_EVIDENCE = "an attack that succeeds there is no evidence of residual knowledge"
 NO_GOLD = (
     "No gold standard is among the rows, so it is not known what an attack draws out of any model: add one to "
     "--methods by name (see 'unlearnbench list methods')."
@@ -50,8 +51,8 @@ def _words(part: Board) -> str:
     gold = [variant.label for variant in part.variants if variant.role == "gold"]
     if not gold:
         return NO_GOLD
-    names, was = ", ".join(gold), "was" if len(gold) == 1 else "were"
-    return f"{names} {was} never trained on the class: an attack that succeeds there is no evidence of residual knowledge."
+    was = "was" if len(gold) == 1 else "were"
+    return f"{', '.join(gold)} {was} never trained on the class: {NO_EVIDENCE}."
 
 
 def robustness_tables(board: Board) -> list[Table]:
