@@ -30,7 +30,7 @@ from unlearnbench.terms import Term
 from unlearnbench.training import antithetic_timesteps, drop_labels, flipped, global_rng_kept, trainable_copy
 
 METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
-_CODE = ("context.py", "diffusion.py", "training.py")  # what a prior's bytes depend on besides its own file
+_CODE = ("context.py", "diffusion.py", "terms.py", "training.py")  # what a prior's bytes depend on besides its own file
 HARNESS_DIGEST = digest([file_digest(Path(__file__).with_name(name)) for name in _CODE])
 FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
 LOG_POINTS = 50  # points kept per logged curve
