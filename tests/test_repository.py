@@ -23,7 +23,7 @@ MEASURED = (  # a method that is added later needs no record here
     "erasediff", "esd", "finetune", "meta_unlearning", "neggrad", "neggrad_plus", "random_label",
     "restricted_gradient", "sa", "safemax", "salun", "sfron",
 )  # fmt: skip
-PARTS = ("", "/reference-set")
+PARTS = ("", "/ablation", "/reference-set")
 FOLDERS = {f"results{part}": f"reports{part}" for part in PARTS}
 
 

@@ -72,12 +72,12 @@ def forecast(
     found = identify_all(device, devices)
     plan.dataset.check_device(found[0]["identity"]["type"])
     reading = store.read()
-    yield from (f"warning: {warning}" for warning in plan.warnings)
-    yield from (f"warning: {problem}" for problem in reading.problems)
     here = device_model(found[0]["identity"])
     selection = select(plan, reading.records, rerun, here, repeats=repeats, models=models, controls=controls)
     todo = {cell.id for cell in selection.todo}
     yield from (cell.id if cell.id in todo else f"{cell.id} (recorded)" for cell in plan.cells)
+    yield from (f"warning: {warning}" for warning in plan.warnings)
+    yield from (f"warning: {problem}" for problem in reading.problems)
     checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
     yield f"{plural(len(plan.cells), 'cell')}{checks}"
     yield f"to measure: {len(todo)}; recorded in {store.root} already: {len(plan.cells) - len(todo)} (--rerun {rerun})"

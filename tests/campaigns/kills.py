@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -51,13 +52,11 @@ def kill(process, folder, random):
     """Send a signal at random; return in words which, to what."""
     sent, target = random.choice(SIGNALS), random.choice(TARGETS)
     cells = [found.pid for found in family(folder) if found.pid != process.pid]
-    try:
+    with suppress(ProcessLookupError):  # it has ended meanwhile
         if target == "group":
             os.killpg(process.pid, sent)
         else:
             os.kill(random.choice(cells) if target == "cell" and cells else process.pid, sent)
-    except ProcessLookupError:
-        pass
     return f"{sent.name} to the {target}", target
 
 
