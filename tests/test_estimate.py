@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.conftest import fake_record
 from unlearnbench import brief, cli, method, pilot
 from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.brief import BriefClock, BriefStore, NotKnown, Trial
+from unlearnbench.trial import TrialClock, TrialStore, NotKnown, Trial
 from unlearnbench.context import Context
 from unlearnbench.cost import Meter
 from unlearnbench.datasets import Source, load_dataset
@@ -54,7 +54,7 @@ class World:
 
     def __init__(self):
         self.now, self.done = 0.0, 0
-        self.clock = BriefClock(CPU, lambda: self.now)
+        self.clock = TrialClock(CPU, lambda: self.now)
 
     def pieces(self, n, costs):
         """Yield n numbers; piece k takes costs(k) seconds, and does ten times as much work as that."""
@@ -149,7 +149,7 @@ def cost_of(make_harness, tmp_path, quick):
     """Return what estimates a method on the tiny model: its cost and the seconds that the estimate took."""
 
     def run(function, settings=None, streams=("forget", "retain"), labels=()):
-        clock, store = BriefClock(CPU), BriefStore(tmp_path / "cache")
+        clock, store = TrialClock(CPU), TrialStore(tmp_path / "cache")
         harness = make_harness(streams=streams, meter=Meter(clock=clock), store=store)
         began = time.perf_counter()
         spec = spec_of(function, streams=streams)
@@ -287,7 +287,7 @@ class TestPriors:
         real = make_harness(store=ArtifactStore(tmp_path / "cache"))
         unlearn(spec, real, cell_of(), Context)
         before = sorted(tmp_path.rglob("*"))
-        clock, store = BriefClock(CPU), BriefStore(tmp_path / "cache")
+        clock, store = TrialClock(CPU), TrialStore(tmp_path / "cache")
         harness = make_harness(meter=Meter(clock=clock), store=store)
         cost = pilot._method_cost(spec, cell_of(), harness, store, clock, [])
         assert cost.prior == pytest.approx(real.meter.costs["prior"].seconds, rel=0.01)
@@ -298,9 +298,9 @@ class TestPriors:
 def test_built_in_methods_run_in_brief(make_harness, registry, tmp_path, quick, monkeypatch):
     monkeypatch.setattr(brief, "PRIOR_SECONDS", 2.0)
     for plugin in registry.plugins("method"):
-        spec, clock = registry.method(plugin.name), BriefClock(CPU)
+        spec, clock = registry.method(plugin.name), TrialClock(CPU)
         settings = spec.resolve(("digits",), {"batch": 4} if "batch" in spec.settings else {})
-        harness = make_harness(plugin.name, meter=Meter(clock=clock), store=BriefStore(tmp_path / "cache"))
+        harness = make_harness(plugin.name, meter=Meter(clock=clock), store=TrialStore(tmp_path / "cache"))
         context = unlearn(spec, harness, cell_of(settings, plugin.name), partial(Trial, clock=clock))
         assert harness.meter.costs["forget"].seconds >= 0, plugin.name
         assert context.model is not None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unlearnbench.artifacts import ArtifactStore, software
-from unlearnbench.brief import BriefAttacker, BriefClock, BriefStore, NotKnown, Trial, sample_briefly
+from unlearnbench.trial import TrialAttacker, TrialClock, TrialStore, NotKnown, Trial, sample_some
 from unlearnbench.checkpoints import read_checkpoint
 from unlearnbench.context import Counts, Harness
 from unlearnbench.cost import Meter, Outside, Phase
@@ -110,13 +110,13 @@ def _quiet(what: str, done: int, total: int) -> None:
     """Show no progress."""
 
 
-def _begin(found: Mapping[str, Any]) -> tuple[torch.device, BriefClock, Meter]:
+def _begin(found: Mapping[str, Any]) -> tuple[torch.device, TrialClock, Meter]:
     """Return the device, a clock that goes on for work left out, and a meter that goes by it."""
     device = torch.device(found["device"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    clock = BriefClock(device)
-    return device, clock, Meter.for_device(device, str(found["identity"]["uuid"]), clock)
+    clock = TrialClock(device)
+    return device, clock, Meter.for_device(device, str(found["identity"]["uuid"]), clock=clock)
 
 
 def measure_method(
@@ -136,7 +136,7 @@ def measure_method(
     """
     began = time.perf_counter()
     device, clock, meter = _begin(found)
-    registry, store, dataset = Registry(plugin_files), BriefStore(cache), dataset.with_base_seed(cell.base_seed)
+    registry, store, dataset = Registry(plugin_files), TrialStore(cache), dataset.with_base_seed(cell.base_seed)
     method, subject = registry.method(cell.method), subject_of(dataset, cache, device)
     harness = Harness(
         dataset, subject.train, subject.base, subject.base_digest, cell.method,
@@ -153,7 +153,7 @@ def measure_method(
 
 
 def _method_cost(
-    method: MethodSpec, cell: Cell, harness: Harness, store: BriefStore, clock: BriefClock, labels: Sequence[int]
+    method: MethodSpec, cell: Cell, harness: Harness, store: TrialStore, clock: TrialClock, labels: Sequence[int]
 ) -> MethodCost:
     """Let a method take a first step, which makes its priors, then a few timed ones, then sample."""
     unlearn(method, harness, cell, partial(Trial, clock=clock, rehearsing=True))
@@ -166,7 +166,7 @@ def _method_cost(
     rate, costs = clock.rate, [meter.costs[phase] for phase in CLOCKED if phase in meter.costs]
     with meter.phase("sample") as sampling:
         if labels:
-            sample_briefly(clock, context.model, torch.tensor(labels), harness.dataset)
+            sample_some(clock, context.model, torch.tensor(labels), harness.dataset)
     probes = set.intersection(*[set(cost.memory_bytes) for cost in costs])
     return MethodCost(
         rte=meter.costs["forget"].seconds,
@@ -180,7 +180,7 @@ def _method_cost(
     )
 
 
-def _prior(facts: Mapping[str, Any], store: BriefStore) -> Prior:
+def _prior(facts: Mapping[str, Any], store: TrialStore) -> Prior:
     """Return what is known of a prior, given what a record would say of it."""
     made = store.made.get(facts["key"])
     size = sum(tensor.nbytes for tensor in made.tensors.values()) if made is not None else 0
@@ -201,7 +201,7 @@ class _Enough(BaseException):
 class _Watch:
     """Watches a training by the progress that it shows, and ends it when enough is known."""
 
-    def __init__(self, clock: BriefClock, line: Progress) -> None:
+    def __init__(self, clock: TrialClock, line: Progress) -> None:
         self._clock, self._line, self._calls, self._first = clock, line, 0, (0.0, 0)
         self.seconds = 0.0  # of the whole training, once it was ended
 
@@ -219,7 +219,7 @@ class _Watch:
             raise _Enough
 
 
-def _training_seconds(clock: BriefClock, line: Progress, train: Callable[[Progress], object]) -> float:
+def _training_seconds(clock: TrialClock, line: Progress, train: Callable[[Progress], object]) -> float:
     """Return what a training takes that calls a progress at each of its steps."""
     watch, began = _Watch(clock, line), clock.settled()
     with suppress(_Enough):
@@ -250,7 +250,7 @@ def measure_preparation(
     subject = subject_of(dataset, cache, device)
     size = sum(weights.nbytes for weights in subject.base.state_dict().values())
     with tempfile.TemporaryDirectory() as folder:
-        maker = _Maker(dataset, subject, size, ArtifactStore(Path(folder)), device, BriefClock(device), line)
+        maker = _Maker(dataset, subject, size, ArtifactStore(Path(folder)), device, TrialClock(device), line)
         making = {name: maker.making(name) for name in lacking}
     return Preparation(there, making, size), time.perf_counter() - began
 
@@ -264,7 +264,7 @@ class _Maker:
     base_size: int  # bytes
     store: ArtifactStore
     device: torch.device
-    clock: BriefClock
+    clock: TrialClock
     line: Progress
     base_seconds: float | None = None  # every base model takes as long
 
@@ -393,7 +393,7 @@ def _second(dataset: Dataset, train: Split) -> Judge:
     return NetworkJudge(_untrained(dataset, dataset.second))
 
 
-def _fill(evidence: Evidence, clock: BriefClock) -> None:
+def _fill(evidence: Evidence, clock: TrialClock) -> None:
     """Give evidence images of noise in place of samples, and an attacker that works in brief."""
     cell, dataset = evidence.cell, evidence.dataset
     forget = dataset.protocol.forget_samples * len(cell.forget_classes)
@@ -401,5 +401,5 @@ def _fill(evidence: Evidence, clock: BriefClock) -> None:
         forget_samples=_noise(forget, dataset),
         retain_samples=_noise(len(evidence.retain_labels), dataset),
         earlier_samples=_noise(len(evidence.earlier_labels), dataset),
-        attacker=BriefAttacker(cell, evidence.model, dataset, evidence.prepared, evidence.progress, clock=clock),
+        attacker=TrialAttacker(cell, evidence.model, dataset, evidence.prepared, evidence.progress, clock=clock),
     )

@@ -42,7 +42,7 @@ class NotKnown(Exception):
     """A part of the work does not tell how long the whole would take; the text says why."""
 
 
-class BriefClock:
+class TrialClock:
     """A clock, in seconds, that goes on for work that was left out."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -132,8 +132,8 @@ def _rate(done: list[Work], seconds: float, total: float) -> Rate:
     return Rate(seconds / len(done), total, sum(work[0] for work in done if work) / len(done))
 
 
-def sample_briefly(
-    clock: BriefClock, model: nn.Module, labels: Tensor, dataset: Dataset, dropout: bool | None = None
+def sample_some(
+    clock: TrialClock, model: nn.Module, labels: Tensor, dataset: Dataset, dropout: bool | None = None
 ) -> Tensor:
     """Sample one batch for a few steps, and reckon the other batches and steps.
 
@@ -177,10 +177,10 @@ def _few_steps(steps: int, timesteps: int, seconds: float) -> int:
     return max(d for d in divisors if d <= 2 or d * seconds <= SAMPLE_SECONDS)
 
 
-class BriefStream(Stream):
+class TrialStream(Stream):
     """A stream that yields a few batches of an epoch."""
 
-    def __init__(self, stream: Stream, clock: BriefClock, work: Callable[[], Work]) -> None:
+    def __init__(self, stream: Stream, clock: TrialClock, work: Callable[[], Work]) -> None:
         vars(self).update(vars(stream))
         self._clock, self._work = clock, work
 
@@ -189,7 +189,7 @@ class BriefStream(Stream):
         return self._clock.few(super().epoch(batch), len(self) / batch, self._work)
 
 
-class BriefStore(Look):
+class TrialStore(Look):
     """A cache that is looked into and left as it is; what it lacks is made and kept in memory."""
 
     def __init__(self, root: Path) -> None:
@@ -221,7 +221,7 @@ class Trial(Context):
     """A context in which a method, or one of its priors, works in brief."""
 
     def __init__(
-        self, harness: Harness, clock: BriefClock, purpose: str = METHOD, shared: bool = False, rehearsing: bool = False
+        self, harness: Harness, clock: TrialClock, purpose: str = METHOD, shared: bool = False, rehearsing: bool = False
     ) -> None:
         """Make it as a context is made.
 
@@ -251,14 +251,14 @@ class Trial(Context):
         """Return an image per label, most of them copies, and reckon what sampling all would take."""
         ends, began = self._ends, time.monotonic()
         self._ends = math.inf  # it bounds itself
-        images = sample_briefly(self._clock, self.base, labels, self._harness.dataset, dropout)
+        images = sample_some(self._clock, self.base, labels, self._harness.dataset, dropout)
         self._ends = ends + time.monotonic() - began
         return to_float(images).to(self._harness.device)
 
     def _stream(self, name: str) -> Stream:
         stream = super()._stream(name)
-        if not isinstance(stream, BriefStream):
-            stream = self._streams[name] = BriefStream(stream, self._clock, self._work)
+        if not isinstance(stream, TrialStream):
+            stream = self._streams[name] = TrialStream(stream, self._clock, self._work)
         return stream
 
     def _work(self) -> Work:
@@ -336,10 +336,10 @@ class Trial(Context):
 
 
 @dataclass(frozen=True)
-class BriefAttacker(Attacker):
+class TrialAttacker(Attacker):
     """An attacker whose samples take few steps, and whose trainings stop early."""
 
-    clock: BriefClock = field(kw_only=True)
+    clock: TrialClock = field(kw_only=True)
 
     def forgotten(
         self, model: nn.Module, *, labels: Tensor | None = None, guidance: float | None = None,
