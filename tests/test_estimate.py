@@ -13,7 +13,7 @@ import typer.main
 from rich.console import Console
 
 from tests.conftest import fake_record
-from unlearnbench import brief, cli, method, pilot
+from unlearnbench import cli, method, pilot, trial
 from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.trial import TrialClock, TrialStore, NotKnown, Trial
 from unlearnbench.context import Context
@@ -139,9 +139,9 @@ def cell_of(settings=None, name="mine"):
 @pytest.fixture
 def quick(monkeypatch):
     """Let a few pieces take little time."""
-    monkeypatch.setattr(brief, "ENOUGH_SECONDS", 0.1)
-    monkeypatch.setattr(brief, "SAMPLE_SECONDS", 0.05)
-    monkeypatch.setattr(brief, "PRIOR_SECONDS", 0.3)
+    monkeypatch.setattr(trial, "ENOUGH_SECONDS", 0.1)
+    monkeypatch.setattr(trial, "SAMPLE_SECONDS", 0.05)
+    monkeypatch.setattr(trial, "PRIOR_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ class TestPriors:
 
 
 def test_built_in_methods_run_in_brief(make_harness, registry, tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(brief, "PRIOR_SECONDS", 2.0)
+    monkeypatch.setattr(trial, "PRIOR_SECONDS", 2.0)
     for plugin in registry.plugins("method"):
         spec, clock = registry.method(plugin.name), TrialClock(CPU)
         settings = spec.resolve(("digits",), {"batch": 4} if "batch" in spec.settings else {})
