@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 import typer.main
+from PIL import Image
 from rich.console import Console
+from safetensors.torch import save_file
 
-from tests.conftest import fake_record
+from tests.conftest import cifar_weights, fake_record
 from unlearnbench import cli, method, pilot, trial
 from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.trial import TrialClock, TrialStore, NotKnown, Trial
 from unlearnbench.context import Context
 from unlearnbench.cost import Meter
-from unlearnbench.datasets import Source, load_dataset
+from unlearnbench.datasets import GivenJudge, Source, imagefolder, load_dataset
 from unlearnbench.diffusion import predict_noise
 from unlearnbench.errors import UsageError
 from unlearnbench.estimate import (
@@ -38,6 +39,7 @@ from unlearnbench.estimate import (
 )
 from unlearnbench.forecast import Missing
 from unlearnbench.grid import Cell
+from unlearnbench.hashing import file_digest
 from unlearnbench.outlook import disk_bytes, lines, preparation_seconds, published, row_seconds, total_seconds
 from unlearnbench.plan import make_plan
 from unlearnbench.process import Workers
@@ -45,6 +47,7 @@ from unlearnbench.registry import Registry
 from unlearnbench.report.published import load_source
 from unlearnbench.results import ResultStore, device_model
 from unlearnbench.runner import unlearn
+from unlearnbench.trial import NotKnown, Trial, TrialClock, TrialStore
 
 CPU = torch.device("cpu")
 
@@ -126,6 +129,16 @@ class TestClock:
         world.now = 7.0
         world.clock.rewind(2.0)
         assert world.clock() == 2.0 and not world.clock.reckoned
+
+
+def write_weights(path):
+    save_file(cifar_weights(), path)
+    return path
+
+
+def blank(side):
+    """Return an image as `imagefolder` reads it."""
+    return np.zeros((side, side, 3), dtype=np.uint8), ()
 
 
 def spec_of(function, **declared):
@@ -322,6 +335,47 @@ class TestSubject:
         assert not list(tmp_path.iterdir())
 
 
+class TestMaking:
+    """What making takes that a run does first."""
+
+    FOUND = {"device": "cpu", "of": 1, "identity": {"type": "cpu", "name": "A CPU", "uuid": "1"}}  # noqa: RUF012
+
+    def making(self, dataset, needs, tmp_path):
+        cache = tmp_path / "cache"
+        found, _ = pilot.measure_preparation(dataset, needs, [0], cache, self.FOUND, lambda *_: None)
+        assert not cache.exists()
+        return found.making
+
+    def test_a_time_box_is_known_and_a_judge_from_a_file_is_tested_alone(self, tiny, tmp_path):
+        judge = GivenJudge("cifar_resnet20", file_digest(write_weights(tmp_path / "w.safetensors")))
+        dataset = replace(
+            tiny, judge=judge, weights={judge.sha256: tmp_path / "w.safetensors"}, base=replace(tiny.base, minutes=3.0)
+        )
+        found = self.making(dataset, ["forget_probs"], tmp_path)
+        assert set(found) == {"judge", "base model (seed 0, 3 minutes)"}
+        assert found["base model (seed 0, 3 minutes)"].seconds == 180
+        assert found["judge"].seconds > 0
+        assert found["judge"].size == pytest.approx(4 * 271_098, rel=0.01)
+
+    def test_images_of_a_folder_are_decoded_in_part(self, tmp_path, monkeypatch):
+        for part, n in (("train", 20), ("test", 4)):
+            for name in ("cat", "dog"):
+                (tmp_path / "pets" / part / name).mkdir(parents=True)
+                for k in range(n):
+                    Image.new("RGB", (32, 32), (k, k, k)).save(tmp_path / "pets" / part / name / f"{k}.png")
+        pets = load_dataset(Source("imagefolder", "smoke", tmp_path / "pets"))
+        monkeypatch.setattr(pilot, "TRAIN_SECONDS", 0.0)
+        read = []
+        monkeypatch.setattr(imagefolder, "_read", lambda path, side: read.append(path) or blank(side))
+        cache = tmp_path / "cache"
+        subject = pilot.subject_of(pets, cache, CPU)
+        maker = pilot._Maker(pets, subject, 0, ArtifactStore(tmp_path / "own"), CPU, TrialClock(CPU), lambda *_: None)
+        making = maker.making("images")
+        assert 0 < len(read) < 48 and making.seconds > 0
+        assert (making.size, subject.tests) == (40 * 3 * 32 * 32, 8)
+        assert not cache.exists()
+
+
 def plan_of(**changes):
     asked = {"methods": "original,safemax", "classes": "0,1", "metrics": "ua,fid", "controls": "none", **changes}
     source = asked.pop("source", Source("digits"))
@@ -331,7 +385,7 @@ def plan_of(**changes):
 def cost(**changes):
     given = {
         "rte": 10.0, "prior": 3.0, "sample": 4.0, "rate": Rate(0.1, 100, 1), "memory": {"rss_peak": 10**9},
-        "priors": {}, "untouched": False, "reckoned": frozenset({"rte"}),
+        "priors": {}, "warmup": 0.0, "untouched": False, "reckoned": frozenset({"rte"}),
     }  # fmt: skip
     return MethodCost(**{**given, **changes})
 
@@ -468,6 +522,8 @@ class TestRecorded:
         record = replace(record, cell=cell, dataset=own, metrics=entries)
         here = device_model(identity)
         assert recorded([record], plan, here) == {"start": [0.1], "load": [0.4], "rest": [0.2], "judge": [0.5]}
+        elsewhere = replace(record, cell=replace(record.cell, dataset="digits-bf16"))
+        assert recorded([elsewhere], plan, here) == {}
         shared = {**record.cost, "judge": {**record.cost["judge"], "side_by_side": True}}
         assert "judge" not in recorded([replace(record, cost=shared)], plan, here)
         assert "judge" not in recorded([replace(record, metrics={})], plan, here)

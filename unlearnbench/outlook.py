@@ -98,8 +98,8 @@ def row_seconds(outlook: Outlook, row: Row, cost: MethodCost) -> float:
         seconds for phase, seconds in outlook.surroundings.seconds.items() if row.unlearns or phase != "attack"
     )
     again = sum(bool(cell.earlier) for cell in row.cells)
-    if cost.rate is not None and outlook.found["identity"]["type"] == "cuda":
-        around += cost.rate.seconds  # a first step, thrown away
+    if not outlook.surroundings.records:  # whose warm-up is that of whole cells
+        around += cost.warmup
     return (
         len(row.cells) * around
         + (len(row.cells) * outlook.repeats + again) * cost.rte
