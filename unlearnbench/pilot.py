@@ -21,7 +21,7 @@ from torch import nn
 from unlearnbench.artifacts import ArtifactStore, software
 from unlearnbench.checkpoints import read_checkpoint
 from unlearnbench.context import Counts, Harness
-from unlearnbench.cost import Meter, Outside, Phase
+from unlearnbench.cost import Cost, Meter, Outside, Phase
 from unlearnbench.datasets import ClassifierRecipe, Dataset, GivenJudge, Images, Split, SvmRecipe
 from unlearnbench.errors import UsageError
 from unlearnbench.estimate import Making, MethodCost, Preparation, Prior, Unknown
@@ -177,8 +177,9 @@ def _method_cost(
     context = unlearn(method, timed, cell, partial(Trial, clock=clock))
     reckoned |= {"rte"} if clock.reckoned else set()
     rate, costs = clock.rate, [meter.costs[phase] for phase in CLOCKED if phase in meter.costs]
-    with meter.phase("sample") as sampling:
-        if labels:
+    sampling = Cost()
+    if labels:
+        with meter.phase("sample") as sampling:
             sample_some(clock, context.model, torch.tensor(labels), harness.dataset)
     probes = set.intersection(*[set(cost.memory_bytes) for cost in costs])
     return MethodCost(
