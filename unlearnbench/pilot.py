@@ -372,7 +372,9 @@ def measure_surroundings(
             measure(evidence, metrics)
             losses_by_timestep(evidence)
     meter.instruments.close()
-    seconds = {phase: meter.costs[phase].seconds for phase in AROUND_PHASES if phase in meter.costs}
+    seconds: dict[str, float] = {
+        phase: meter.costs[phase].seconds for phase in AROUND_PHASES if phase in meter.costs
+    }
     return (seconds, unknown), time.perf_counter() - began
 
 
