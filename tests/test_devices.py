@@ -138,7 +138,7 @@ class TestNames:
         assert words in str(refused.value)
 
     def test_all_of_no_gpus_says_what_to_do(self):
-        with pytest.raises(UsageError, match="torch sees no CUDA device here.*name sets of cores"):
+        with pytest.raises(UsageError, match=r"torch sees no CUDA device here.*name sets of cores"):
             named_devices("all", 0)
 
     def test_where_a_process_cannot_choose_its_cores_there_are_gpus_alone(self, monkeypatch):

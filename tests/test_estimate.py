@@ -15,7 +15,6 @@ from rich.console import Console
 from tests.conftest import fake_record
 from unlearnbench import cli, method, pilot, trial
 from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.trial import TrialClock, TrialStore, NotKnown, Trial
 from unlearnbench.context import Context
 from unlearnbench.cost import Meter
 from unlearnbench.datasets import Source, load_dataset
@@ -45,6 +44,7 @@ from unlearnbench.registry import Registry
 from unlearnbench.report.published import load_source
 from unlearnbench.results import ResultStore, device_model
 from unlearnbench.runner import unlearn
+from unlearnbench.trial import NotKnown, Trial, TrialClock, TrialStore
 
 CPU = torch.device("cpu")
 

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unlearnbench.artifacts import ArtifactStore, software
-from unlearnbench.trial import TrialAttacker, TrialClock, TrialStore, NotKnown, Trial, sample_some
 from unlearnbench.checkpoints import read_checkpoint
 from unlearnbench.context import Counts, Harness
 from unlearnbench.cost import Meter, Outside, Phase
-from unlearnbench.datasets import ClassifierRecipe, Dataset, Images, Split, SvmRecipe
+from unlearnbench.datasets import ClassifierRecipe, Dataset, GivenJudge, Images, Split, SvmRecipe
 from unlearnbench.errors import UsageError
 from unlearnbench.estimate import Making, MethodCost, Preparation, Prior, Unknown
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
@@ -31,13 +30,23 @@ from unlearnbench.features import extractor_for, inception
 from unlearnbench.forecast import Look, Missing, at_hand, inception_is_here
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import digest
-from unlearnbench.judges import JUDGE_BATCH, Judge, NetworkJudge, RejectingJudge, SvmJudge, build_classifier, through
+from unlearnbench.judges import (
+    JUDGE_BATCH,
+    Judge,
+    NetworkJudge,
+    RejectingJudge,
+    SvmJudge,
+    build_classifier,
+    classifier,
+    through,
+)
 from unlearnbench.networks import Classifier, build_unet, is_plain, placed, unet_config
 from unlearnbench.plugin import MethodSpec, MetricSpec
-from unlearnbench.preparation import Prepared, base_artifact, classifier, image_digests
+from unlearnbench.preparation import Prepared, base_artifact, image_digests
 from unlearnbench.process import Line, Progress
 from unlearnbench.registry import Registry
 from unlearnbench.runner import unlearn, warm_up
+from unlearnbench.trial import NotKnown, Trial, TrialAttacker, TrialClock, TrialStore, sample_some
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")
 AROUND_PHASES: tuple[Phase | Outside, ...] = ("load", "warmup", "judge", "attack")
@@ -347,7 +356,7 @@ def measure_surroundings(
             measure(evidence, metrics)
             losses_by_timestep(evidence)
     meter.instruments.close()
-    seconds = {phase: meter.costs[phase].seconds for phase in AROUND_PHASES if phase in meter.costs}
+    seconds: dict[str, float] = {p: meter.costs[p].seconds for p in AROUND_PHASES if p in meter.costs}
     return (seconds, unknown), time.perf_counter() - began
 
 
@@ -383,7 +392,7 @@ def _stand_ins(dataset: Dataset, subject: Subject, needs: Collection[str]) -> Pr
     )
 
 
-def _untrained(dataset: Dataset, recipe: ClassifierRecipe) -> Classifier:
+def _untrained(dataset: Dataset, recipe: ClassifierRecipe | GivenJudge) -> Classifier:
     return build_classifier(dataset, recipe).eval().requires_grad_(False)
 
 
