@@ -210,7 +210,7 @@ def estimate(
 ) -> None:
     """Measure what a run with these options would take here.
 
-    It takes a minute or two, and writes nothing. Without --classes, the run is one of all classes.
+    It takes a minute or two, and writes nothing. Without --classes it is a run over all classes.
     """
     console, workers = _start()
     assert workers is not None
