@@ -326,7 +326,8 @@ class TestTwoDevices:
     def test_the_other_device_is_recorded_and_disturbs_nothing(self, ran):
         for record in ran.records:
             forget = record.cost["forget"]
-            assert forget["load"]["foreign_cpu_seconds"] < forget["seconds"] / 2  # the other burns all of its core
+            # the other one burns all of its core, which would come on top of what strangers take of this one
+            assert forget["load"]["foreign_cpu_seconds"] < 0.9 * forget["seconds"]
             assert forget["load"]["devices_beside"] in (0, 1)
             assert not forget["side_by_side"]
         firsts = [record for record in ran.records if record.cell.forget_class < 2]  # which begin together
