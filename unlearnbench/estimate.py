@@ -139,9 +139,7 @@ def estimate(
     with Display(console) as display:
         found = _value(workers.run("unlearnbench.runner:identify", device))
         plan.dataset.check_device(found["identity"]["type"])
-        with device_lock(
-            [found["identity"]], lambda holder: display.wait("wait for the device", holder), display.warn
-        ):
+        with device_lock([found["identity"]], lambda holder: display.wait("wait for the device", holder), display.warn):
             reading = store.read()
             for problem in (*plan.warnings, *reading.problems):
                 display.warn(problem)

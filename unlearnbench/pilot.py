@@ -372,9 +372,7 @@ def measure_surroundings(
             measure(evidence, metrics)
             losses_by_timestep(evidence)
     meter.instruments.close()
-    seconds: dict[str, float] = {
-        phase: meter.costs[phase].seconds for phase in AROUND_PHASES if phase in meter.costs
-    }
+    seconds: dict[str, float] = {p: meter.costs[p].seconds for p in AROUND_PHASES if p in meter.costs}
     return (seconds, unknown), time.perf_counter() - began
 
 
