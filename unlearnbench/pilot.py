@@ -37,7 +37,7 @@ from unlearnbench.plugin import MethodSpec, MetricSpec
 from unlearnbench.preparation import Prepared, base_artifact, classifier, image_digests
 from unlearnbench.process import Line, Progress
 from unlearnbench.registry import Registry
-from unlearnbench.runner import unlearn, warm_up
+from unlearnbench.runner import make_current, unlearn, warm_up
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")
 AROUND_PHASES: tuple[Phase | Outside, ...] = ("load", "warmup", "judge", "attack")
@@ -113,10 +113,10 @@ def _quiet(what: str, done: int, total: int) -> None:
 def _begin(found: Mapping[str, Any]) -> tuple[torch.device, TrialClock, Meter]:
     """Return the device, a clock that goes on for work left out, and a meter that goes by it."""
     device = torch.device(found["device"])
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     clock = TrialClock(device)
-    return device, clock, Meter.for_device(device, str(found["identity"]["uuid"]), clock=clock)
+    meter = Meter.for_device(device, str(found["identity"]["uuid"]), clock=clock)
+    make_current(device)
+    return device, clock, meter
 
 
 def measure_method(
@@ -244,8 +244,7 @@ def measure_preparation(
     """
     began = time.perf_counter()
     device = torch.device(found["device"])
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    make_current(device)
     there, lacking = at_hand(dataset, Look(cache), device, needs, base_seeds)
     subject = subject_of(dataset, cache, device)
     size = sum(weights.nbytes for weights in subject.base.state_dict().values())
