@@ -288,10 +288,8 @@ def rehearse(method: MethodSpec, harness: Harness, cell: Cell) -> None:
     quiet = replace(harness, counts=Counts(), curves={}, priors={})
     with global_rng_kept(harness.device), _one_cells_affair(method), _precision(harness):
         context = Rehearsal(quiet)
-        try:
+        with counted(quiet, context):  # a prior's work is known from when it was made
             context.run(method.function, cell.settings)
-        finally:
-            context.watching.remove()
 
 
 def _precision(harness: Harness) -> AbstractContextManager[Any]:
