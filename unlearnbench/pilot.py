@@ -45,7 +45,7 @@ from unlearnbench.plugin import MethodSpec, MetricSpec
 from unlearnbench.preparation import Prepared, base_artifact, base_reference, image_digests
 from unlearnbench.process import Line, Progress
 from unlearnbench.registry import Registry
-from unlearnbench.runner import occupy, unlearn, warm_up
+from unlearnbench.runner import make_current, unlearn, warm_up
 from unlearnbench.trial import NotKnown, Trial, TrialAttacker, TrialClock, TrialStore, sample_some
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")
@@ -125,9 +125,11 @@ def _quiet(what: str, done: int, total: int) -> None:
 
 def _begin(found: Mapping[str, Any]) -> tuple[torch.device, TrialClock, Meter]:
     """Return the device, a clock that goes on for work left out, and a meter that goes by it."""
-    device = occupy(found)
+    device = torch.device(found["device"])
     clock = TrialClock(device)
-    return device, clock, Meter.for_device(device, str(found["identity"]["uuid"]), clock=clock)
+    meter = Meter.for_device(device, str(found["identity"]["uuid"]), clock=clock)
+    make_current(device)
+    return device, clock, meter
 
 
 def measure_method(
@@ -258,7 +260,8 @@ def measure_preparation(
         line: shows progress.
     """
     began = time.perf_counter()
-    device = occupy(found)
+    device = torch.device(found["device"])
+    make_current(device)
     there, lacking = at_hand(dataset, Look(cache), device, needs, base_seeds)
     subject = subject_of(dataset, cache, device)
     size = sum(weights.nbytes for weights in subject.base.state_dict().values())
