@@ -50,6 +50,7 @@ from unlearnbench.runner import unlearn
 from unlearnbench.trial import NotKnown, Trial, TrialClock, TrialStore
 
 CPU = torch.device("cpu")
+SILENT = lambda what, done, total: None  # noqa: E731
 
 
 class World:
@@ -358,20 +359,20 @@ class TestSubject:
 class TestMaking:
     """What making takes that a run does first."""
 
-    FOUND = {"device": "cpu", "identity": {"type": "cpu", "name": "A CPU", "uuid": "1"}}  # noqa: RUF012
-
-    def making(self, dataset, needs, tmp_path):
-        cache = tmp_path / "cache"
-        found, _ = pilot.measure_preparation(dataset, needs, [0], cache, self.FOUND, lambda *_: None)
+    def making(self, dataset, tmp_path):
+        cache, found = tmp_path / "cache", {"device": "cpu"}
+        (there, lacking, size), _ = pilot.look_around(dataset, ["forget_probs"], [0], cache, found, SILENT)
+        making = {name: pilot.measure_making(dataset, name, cache, found, SILENT)[0] for name in lacking}
+        assert (there, size) == (["images"], making[lacking[-1]].size)
         assert not cache.exists()
-        return found.making
+        return making
 
     def test_a_time_box_is_known_and_a_judge_from_a_file_is_tested_alone(self, tiny, tmp_path):
         judge = GivenJudge("cifar_resnet20", file_digest(write_weights(tmp_path / "w.safetensors")))
         dataset = replace(
             tiny, judge=judge, weights={judge.sha256: tmp_path / "w.safetensors"}, base=replace(tiny.base, minutes=3.0)
         )
-        found = self.making(dataset, ["forget_probs"], tmp_path)
+        found = self.making(dataset, tmp_path)
         assert set(found) == {"judge", "base model (seed 0, 3 minutes)"}
         assert found["base model (seed 0, 3 minutes)"].seconds == 180
         assert found["judge"].seconds > 0
@@ -387,13 +388,26 @@ class TestMaking:
         monkeypatch.setattr(pilot, "TRAIN_SECONDS", 0.0)
         read = []
         monkeypatch.setattr(imagefolder, "_read", lambda path, side: read.append(path) or blank(side))
-        cache = tmp_path / "cache"
-        subject = pilot.subject_of(pets, cache, CPU)
-        maker = pilot._Maker(pets, subject, 0, ArtifactStore(tmp_path / "own"), CPU, TrialClock(CPU), lambda *_: None)
-        making = maker.making("images")
-        assert 0 < len(read) < 48 and making.seconds > 0
-        assert (making.size, subject.tests) == (40 * 3 * 32 * 32, 8)
-        assert not cache.exists()
+        making, _ = pilot.measure_making(pets, "images", tmp_path / "cache", {"device": "cpu"}, SILENT)
+        assert 0 < len(read) < 48
+        assert making.seconds > 0
+        assert making.size == 40 * 3 * 32 * 32
+        assert not (tmp_path / "cache").exists()
+
+    @pytest.mark.parametrize(("seconds", "steps"), [(0.5, 5), (3.0, 3), (20.0, 1)])
+    def test_few_steps_of_a_training_tell_how_long_it_is(self, seconds, steps):
+        world, taken = World(), []
+
+        def make(watch):
+            for step in range(100):
+                watch("train", step, 100)
+                world.now += seconds + 5 * (step == 0 and seconds < 10)  # what first use takes
+                taken.append(step)
+
+        maker = pilot._Maker(None, None, 0, None, CPU, world.clock, SILENT)
+        assert maker._seconds(make) == pytest.approx(100 * seconds)
+        assert len(taken) == steps
+        assert maker._seconds(lambda watch: watch("read", 0, 0)) == 0
 
 
 def plan_of(**changes):
@@ -482,7 +496,7 @@ class TestText:
     def test_what_is_not_known_is_said(self):
         outlook = outlook_of(
             plan_of(), {"original": cost(), "safemax": Unknown("it is a riddle")},
-            preparation=Preparation([], {"judge": Making(None, 0)}, 1),
+            preparation=Preparation([], {"judge": Making(None, 0, "it is slow")}, 1),
             surroundings=Surroundings({"load": 1.0}, 0, "judging: it took too long"),
         )  # fmt: skip
         text = list(lines(outlook))
@@ -490,6 +504,7 @@ class TestText:
         assert next(line for line in text if line.startswith("SAFEMax ")).split()[2:] == ["?"] * 7
         total = next(line for line in text if line.startswith("the whole run"))
         assert "at least ~" in total and "(SAFEMax, judge, a part of judging)" in total
+        assert "to be made first: judge (not known: it is slow)" in text
         assert any("not known: judging: it took too long" in line for line in text)
 
     def test_nothing_to_run(self):

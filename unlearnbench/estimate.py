@@ -24,7 +24,8 @@ from unlearnbench.turns import device_lock
 
 OUTSIDE = ("start", "load", "rest")  # of a record: what surrounds the phases of a cell
 AROUND = ("start", "load", "warmup", "judge", "attack", "rest")  # of a cell, besides its method and its samples
-JOB_SECONDS = 180.0  # for each of the measurements
+BASE = "base model"  # begins the names of base models, all of which take as long
+JOB_SECONDS = 120.0  # for each of the measurements
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Making:
 
     seconds: float | None  # None where it cannot be told
     size: int  # bytes in the cache
+    reason: str = ""  # why it cannot be told, where that is known
 
 
 @dataclass(frozen=True)
@@ -244,9 +246,19 @@ class _Pilot:
             return Preparation([], {}, 0)
         needs = [need for spec in self._plan.metrics for need in spec.needs]
         seeds = sorted({cell.base_seed for cell in selection.todo})
-        label = f"{self._plan.dataset.name}: base model and judges"
-        result: Preparation = _value(self._run(label, "measure_preparation", self._plan.dataset, needs, seeds))
-        return result
+        label = f"{self._plan.dataset.name}: what is cached"
+        there, lacking, size = _value(self._run(label, "look_around", self._plan.dataset, needs, seeds))
+        making: dict[str, Making] = {}
+        for name in lacking:
+            alike = (made for other, made in making.items() if name.startswith(BASE) and other.startswith(BASE))
+            making[name] = next(alike, None) or self._making(name)
+        return Preparation(there, making, size)
+
+    def _making(self, name: str) -> Making:
+        """Measure what making a part takes."""
+        outcome = self._run(f"{self._plan.dataset.name}: {name}", "measure_making", self._plan.dataset, name)
+        found: Making = outcome.value if outcome.status == "ok" else Making(None, 0, _reason(outcome))
+        return found
 
     def row(self, cells: Sequence[Cell]) -> Row:
         """Measure a method on the first of its cells."""

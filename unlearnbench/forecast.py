@@ -25,6 +25,7 @@ from unlearnbench.progress import spell
 from unlearnbench.results import DeviceModel, Record, ResultStore, device_model
 from unlearnbench.runner import identify_all
 
+DOWNLOAD = "(to download)"  # ends the names of what would come over the network
 MOST_NAMED = 5  # methods named in a line
 MEASURES = "'unlearnbench estimate' with the same options measures it"
 
@@ -57,7 +58,7 @@ class Look(ArtifactStore):
 
     def fetch(self, what: str) -> None:
         """Stop before a download."""
-        raise Missing(f"{what} (to download)")
+        raise Missing(f"{what} {DOWNLOAD}")
 
 
 def forecast(
@@ -167,9 +168,9 @@ def _downloads(dataset: Dataset, lacking: Collection[str], needs: Collection[str
         wanted.append(("ImageNet weights of the judge", ResNet34_Weights.IMAGENET1K_V1.url))
     if dataset.extractor is None and not dataset.inception_weights and any(n.endswith("_features") for n in needs):
         wanted.append(("Inception weights of FID", URL_INCEPTION_V3))
-    found = [f"{name} (to download)" for name, url in wanted if not _downloaded(url)]
+    found = [f"{name} {DOWNLOAD}" for name, url in wanted if not _downloaded(url)]
     hub = dataset.checkpoint and "base model" in lacking and not Path(dataset.checkpoint).is_dir()
-    return [*found, *([f"{dataset.checkpoint} of the Hugging Face Hub (to download)"] if hub else [])]
+    return [*found, *([f"{dataset.checkpoint} of the Hugging Face Hub {DOWNLOAD}"] if hub else [])]
 
 
 def _downloaded(url: str) -> bool:

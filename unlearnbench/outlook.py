@@ -145,10 +145,10 @@ def _spell_surroundings(outlook: Outlook) -> str:
 def _spell_preparation(outlook: Outlook) -> Iterator[str]:
     """Yield the lines on what belongs to the dataset."""
     yield f"in the cache {outlook.cache}: {', '.join(outlook.preparation.there) or 'nothing that is needed'}"
-    made = [
-        name if making.seconds is None else f"{name} {_about(making.seconds)}"
-        for name, making in outlook.preparation.making.items()
-    ]
+    made = []
+    for name, making in outlook.preparation.making.items():
+        known = f" {_about(making.seconds)}" if making.seconds is not None else ""
+        made.append(f"{name}{known}{f' (not known: {making.reason})' if making.reason else ''}")
     yield f"to be made first: {', '.join(made) or 'nothing'}"
 
 

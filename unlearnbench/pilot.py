@@ -24,10 +24,10 @@ from unlearnbench.context import Counts, Harness
 from unlearnbench.cost import Cost, Meter, Outside, Phase
 from unlearnbench.datasets import ClassifierRecipe, Dataset, GivenJudge, Images, Split, SvmRecipe
 from unlearnbench.errors import UsageError
-from unlearnbench.estimate import Making, MethodCost, Preparation, Prior, Unknown
+from unlearnbench.estimate import Making, MethodCost, Prior, Unknown
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
 from unlearnbench.features import extractor_for, inception
-from unlearnbench.forecast import Look, Missing, at_hand, inception_is_here
+from unlearnbench.forecast import DOWNLOAD, Look, Missing, at_hand, inception_is_here
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import digest
 from unlearnbench.judges import (
@@ -46,7 +46,7 @@ from unlearnbench.preparation import Prepared, base_artifact, base_reference, im
 from unlearnbench.process import Line, Progress
 from unlearnbench.registry import Registry
 from unlearnbench.runner import make_current, unlearn, warm_up
-from unlearnbench.trial import NotKnown, Trial, TrialAttacker, TrialClock, TrialStore, sample_some
+from unlearnbench.trial import PLENTY_SECONDS, NotKnown, Trial, TrialAttacker, TrialClock, TrialStore, sample_some
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")
 AROUND_PHASES: tuple[Phase | Outside, ...] = ("load", "warmup", "judge", "attack")
@@ -57,10 +57,9 @@ NO_INCEPTION = "judging: FID's Inception weights are not here, so what its featu
 
 @dataclass(frozen=True)
 class Subject:
-    """The images and the base model, or what stands for them."""
+    """The training images and the base model, or what stands for them."""
 
     train: Split
-    tests: int  # test images
     base: nn.Module
     base_digest: str  # of the cached one's reference, as priors' keys have it; empty for what stands for it
     unet: Mapping[str, Any]  # the arguments of its network
@@ -73,12 +72,7 @@ def subject_of(dataset: Dataset, cache: Path, device: torch.device) -> Subject:
         UsageError: there is nothing to go by.
     """
     look = Look(cache)
-    try:
-        train, test, _ = dataset.load(look, _quiet)
-        tests = len(test.images)
-    except Missing as missing:
-        train = _made_up(dataset, str(missing))
-        tests = len(train.images) // TEST_SHARE
+    train, _ = _images(dataset, look)
     torch.manual_seed(0)
     try:
         source = image_digests(Images(train, train))["train"]
@@ -89,7 +83,21 @@ def subject_of(dataset: Dataset, cache: Path, device: torch.device) -> Subject:
     except Missing:
         unet, base_digest = _config(dataset), ""
         network = build_unet(unet)
-    return Subject(train, tests, placed(network, device).eval().requires_grad_(False), base_digest, unet)
+    return Subject(train, placed(network, device).eval().requires_grad_(False), base_digest, unet)
+
+
+def _images(dataset: Dataset, look: Look) -> tuple[Split, int]:
+    """Return the training images, or what stands for them, and how many test images there are.
+
+    Raises:
+        UsageError: nobody knows how many images there will be.
+    """
+    try:
+        train, test, _ = dataset.load(look, _quiet)
+        return train, len(test.images)
+    except Missing as missing:
+        train = _made_up(dataset, str(missing))
+        return train, len(train.images) // TEST_SHARE
 
 
 def _made_up(dataset: Dataset, missing: str) -> Split:
@@ -223,123 +231,134 @@ class _Watch:
         self.seconds = 0.0  # of the whole training, once it was ended
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Take the time at the second step, and again when the steps since then are enough."""
+        """Time the steps from the second one on, until they are enough; the first alone where it is slow."""
         self._line(what, done, total)
         if not total:
             return
         self._calls += 1
-        if self._calls == 2:
+        began, before = self._first
+        spent = self._clock() - began
+        if self._calls == 1 or (self._calls == 2 and spent < PLENTY_SECONDS):
             self._first = self._clock.settled(), done
-        elif self._calls > 3 and self._clock() - self._first[0] >= TRAIN_SECONDS:
-            began, before = self._first
+        elif self._calls == 2 or spent >= PLENTY_SECONDS or (self._calls > 3 and spent >= TRAIN_SECONDS):
             self.seconds = (self._clock.settled() - began) / (done - before) * total
             raise _Enough
 
 
-def _training_seconds(clock: TrialClock, line: Progress, train: Callable[[Progress], object]) -> float:
-    """Return what a training takes that calls a progress at each of its steps."""
-    watch, began = _Watch(clock, line), clock.settled()
-    with suppress(_Enough):
-        train(watch)
-        return clock.settled() - began
-    return watch.seconds
-
-
-def measure_preparation(
+def look_around(
     dataset: Dataset, needs: Collection[str], base_seeds: Sequence[int], cache: Path, found: Mapping[str, Any],
     line: Line,
-) -> tuple[Preparation, float]:  # fmt: skip
-    """Return what of a dataset is cached, what making the rest takes, and the seconds that this job worked.
+) -> tuple[tuple[list[str], list[str], int], float]:  # fmt: skip
+    """Return what of a dataset is cached, what is lacking, a base model's bytes, and the seconds that this job worked.
 
     Args:
-        dataset: is prepared.
+        dataset: is to be prepared.
         needs: of the metrics to come.
         base_seeds: of the base models.
         cache: folder of artifacts.
         found: the device, as `runner.identify` returns it.
         line: shows progress.
     """
-    began = time.perf_counter()
-    device = torch.device(found["device"])
-    make_current(device)
+    began, device = time.perf_counter(), torch.device(found["device"])
     there, lacking = at_hand(dataset, Look(cache), device, needs, base_seeds)
-    subject = subject_of(dataset, cache, device)
-    size = sum(weights.nbytes for weights in subject.base.state_dict().values())
+    base = subject_of(dataset, cache, torch.device("cpu")).base
+    return (there, lacking, _bytes(base)), time.perf_counter() - began
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(weights.nbytes for weights in network.state_dict().values())
+
+
+def measure_making(
+    dataset: Dataset, name: str, cache: Path, found: Mapping[str, Any], line: Line
+) -> tuple[Making, float]:
+    """Return what making a part of what belongs to a dataset takes, and the seconds that this job worked.
+
+    Args:
+        dataset: whose part it is.
+        name: of the part, as `forecast.at_hand` has it.
+        cache: folder of artifacts.
+        found: the device, as `runner.identify` returns it.
+        line: shows progress.
+    """
+    if name.endswith(DOWNLOAD):
+        return Making(None, 0), 0.0
+    began, device = time.perf_counter(), torch.device(found["device"])
+    make_current(device)
+    train, tests = _images(dataset, Look(cache))
     with tempfile.TemporaryDirectory() as folder:
-        maker = _Maker(dataset, subject, size, ArtifactStore(Path(folder)), device, TrialClock(device), line)
-        making = {name: maker.making(name) for name in lacking}
-    return Preparation(there, making, size), time.perf_counter() - began
+        maker = _Maker(dataset, train, tests, ArtifactStore(Path(folder)), device, TrialClock(device), line)
+        making = maker.making(name)
+    return making, time.perf_counter() - began
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Maker:
     """Times the making of what belongs to a dataset, in a folder of its own."""
 
     dataset: Dataset
-    subject: Subject
-    base_size: int  # bytes
+    train: Split
+    tests: int  # test images
     store: ArtifactStore
     device: torch.device
     clock: TrialClock
     line: Progress
-    base_seconds: float | None = None  # every base model takes as long
 
     def making(self, name: str) -> Making:
-        """Return what it takes to make a part, by its name in `forecast.at_hand`."""
-        recipes: dict[str, Any] = {"judge": self.dataset.judge, "feature extractor": self.dataset.extractor}
-        recipes |= {"second judge": self.dataset.second, "rejecting judge": self.dataset.rejecting}
-        if isinstance(recipe := recipes.get(name), ClassifierRecipe | GivenJudge):
-            return self._classifier(name, recipe)
+        """Return what it takes to make a part, by its name."""
+        if name == "images":
+            return Making(self._seconds(lambda watch: self.dataset.load(self.store, watch)), self.train.images.nbytes)
         if name == "features of the training images":
             return self._features()
         if name.startswith("base model"):
             return self._base()
-        return self._images() if name == "images" else Making(None, 0)  # to be downloaded
-
-    def _images(self) -> Making:
-        seconds = _training_seconds(self.clock, self.line, lambda watch: self.dataset.load(self.store, watch))
-        return Making(seconds, self.subject.train.images.nbytes)
+        recipes: dict[str, Any] = {"judge": self.dataset.judge, "feature extractor": self.dataset.extractor}
+        recipes |= {"second judge": self.dataset.second, "rejecting judge": self.dataset.rejecting}
+        return self._classifier(name, recipes[name])
 
     def _classifier(self, name: str, recipe: ClassifierRecipe | GivenJudge) -> Making:
         network = build_classifier(self.dataset, recipe)
-        size = sum(weights.nbytes for weights in network.state_dict().values())
         if isinstance(recipe, GivenJudge):  # it is tested alone
-            return Making(self._looking_seconds(network, self.subject.tests), size)
-        images = Images(self.subject.train, self.subject.train)
+            return Making(self._looking_seconds(network, self.tests), _bytes(network))
+        images = Images(self.train, self.train)
         from_scratch = replace(recipe, pretrained=False)  # nothing is downloaded
-        seconds = _training_seconds(
-            self.clock, self.line,
-            lambda watch: classifier(self.dataset, name, from_scratch, images, {}, self.store, self.device, watch),
-        )  # fmt: skip
-        return Making(seconds, size)
+        seconds = self._seconds(
+            lambda watch: classifier(self.dataset, name, from_scratch, images, {}, self.store, self.device, watch)
+        )
+        return Making(seconds, _bytes(network))
 
     def _features(self) -> Making:
-        train, own = self.subject.train, self.dataset.extractor
-        size = 4 * len(train.images) * self.dataset.features
+        own, size = self.dataset.extractor, 4 * len(self.train.images) * self.dataset.features
         if own is None and not inception_is_here(self.dataset):
-            return Making(None, size)
+            return Making(None, size, "Inception's weights are not here")
         network = inception(self.dataset.inception_weights)[0] if own is None else build_classifier(self.dataset, own)
-        return Making(self._looking_seconds(network, len(train.images)), size)
+        return Making(self._looking_seconds(network, len(self.train.images)), size)
 
     def _looking_seconds(self, network: nn.Module, n: int) -> float:
         """Return what it takes to send n images through a network."""
-        some = self.subject.train.images[:JUDGE_BATCH]
+        some = self.train.images[:JUDGE_BATCH]
         through(network, some, self.device)  # first use
         began = self.clock.settled()
         through(network, some, self.device)
         return (self.clock.settled() - began) * n / len(some)
 
     def _base(self) -> Making:
-        if self.dataset.checkpoint:
-            return Making(None, self.base_size)
+        with torch.device("meta"):  # sizes alone
+            size = _bytes(build_unet(_config(self.dataset)))
         if self.dataset.base.minutes is not None:
-            return Making(60 * self.dataset.base.minutes, self.base_size)
-        if self.base_seconds is None:
-            self.base_seconds = _training_seconds(
-                self.clock, self.line,
-                lambda watch: base_artifact(self.dataset, self.subject.train, "", self.store, self.device, watch),
-            )  # fmt: skip
-        return Making(self.base_seconds, self.base_size)
+            return Making(60 * self.dataset.base.minutes, size)
+        seconds = self._seconds(
+            lambda watch: base_artifact(self.dataset, self.train, "", self.store, self.device, watch)
+        )
+        return Making(seconds, size)
+
+    def _seconds(self, make: Callable[[Progress], object]) -> float:
+        """Return what making takes that calls a progress at each of its steps."""
+        watch, began = _Watch(self.clock, self.line), self.clock.settled()
+        with suppress(_Enough):
+            make(watch)
+            return self.clock.settled() - began
+        return watch.seconds
 
 
 def measure_surroundings(

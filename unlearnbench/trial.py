@@ -25,6 +25,7 @@ from unlearnbench.hashing import digest
 
 LEAST_PIECES = 4  # the first of which is not timed: first use costs more
 ENOUGH_SECONDS = 1.5  # of timed pieces, after which the others are reckoned
+PLENTY_SECONDS = 10.0  # of timed pieces, after which fewer are enough
 PERIOD_SECONDS = 60.0  # how long another piece like the first is waited for, where the second is unlike it
 SAMPLE_SECONDS = 1.0  # of timed sampling
 BATCH_SECONDS = 5.0  # of one step of a batch: where it would take longer, fewer images stand for it
@@ -120,7 +121,7 @@ def _tell_all(done: list[Work], seconds: float) -> bool:
         NotKnown: no piece like the first came in time.
     """
     if done[0] == done[1]:
-        return len(done) >= LEAST_PIECES and seconds >= ENOUGH_SECONDS
+        return seconds >= (ENOUGH_SECONDS if len(done) >= LEAST_PIECES else PLENTY_SECONDS)
     if done[-1] == done[0]:
         return True
     if seconds > PERIOD_SECONDS:
