@@ -95,7 +95,8 @@ PROFILES = {
         seconds={"first": 300.0, "second": 120.0},
         carried=False,
         probe=("--size", "tiny", "--seconds", "30"),
-        estimate=("--protocol", "smoke", "--image-size", "8", "--methods", "safemax", "--classes", "0"),
+        estimate=("--protocol", "smoke", "--image-size", "8", "--methods", "safemax", "--classes", "0", "--controls",
+                  "none", "--metrics", "ua"),
         digits=("--methods", "safemax", "--classes", "3", "--base-steps", "10", *FAST),
         folder=("--protocol", "smoke", "--image-size", "8", "--base-minutes", "0.05"),
         base=("--methods", "safemax", "--classes", "1", *FAST),
@@ -148,10 +149,9 @@ class Call:
         profile, python = self.profile, sys.executable
         own = [python, "-P", "-c", "from unlearnbench.cli import main; main()"]  # not the checkout: what is installed
         device = ["--device", profile.device]
-        files = ["--results", str(self.evidence / "results"), "--out", str(self.evidence / "reports")]
-        run = [*own, "run", *device, *files, "--minutes", MINUTES]
+        run = [*own, "run", *device, "--minutes", MINUTES]
         folder = ["--dataset", "imagefolder", "--data-root", str(self.images)]
-        brief = [*run, *folder, *profile.folder]
+        brief = [*run, *self.files("images"), *folder, *profile.folder]
         if self.name == "second":
             return [
                 Step(f"class-{c}", 225, [*brief, *profile.methods, "--classes", c], images=True)
@@ -163,9 +163,13 @@ class Call:
             Step("tests", 60, pytest),
             Step("probe", 75, probe),
             Step("estimate", 90, [*own, "estimate", *device, *folder, *profile.estimate], images=True),
-            Step("digits", 100, [*run, "--dataset", "digits", *profile.digits]),
+            Step("digits", 100, [*run, *self.files("digits"), "--dataset", "digits", *profile.digits]),
             Step("base", 170, [*brief, *profile.base], images=True),
         ]
+
+    def files(self, name: str) -> list[str]:
+        """Return the options that keep the records of some runs apart, so that only these are rendered again."""
+        return ["--results", str(self.evidence / name / "results"), "--out", str(self.evidence / name / "reports")]
 
     def take(self, step: Step) -> None:
         """Run a step, note how it ended, and pack."""
