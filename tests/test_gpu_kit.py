@@ -248,7 +248,8 @@ class TestPrepare:
             folder.mkdir(parents=True)
         (root / "pyproject.toml").touch()
         (beside / "cifar10-jpeg.tar.xz").write_bytes(b"images")
-        (beside / "judges" / "cifar10-resnet56.safetensors").write_bytes(b"weights")
+        for name in ("cifar10-resnet56", "of-no-use"):
+            (beside / "judges" / f"{name}.safetensors").write_bytes(b"weights")
         carried = root / ".gpu"
         for name, value in {
             "ROOT": root, "BESIDE": beside, "CARRIED": carried, "ARCHIVE": carried / "cifar10-jpeg.tar.xz",
