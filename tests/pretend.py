@@ -233,7 +233,7 @@ class PretendedCuda(TorchDispatchMode):
             return func(*args, **kwargs)
         if target is not None and target.type == "meta":
             return func(*tree_map(_plain, args), **tree_map(_plain, kwargs))
-        place = target if target is not None and (not ours or func is aten._to_copy.default) else ours[0].place
+        place = ours[0].place if ours else target  # what torch's own code does with shells stays: `to` moves them
         if ours:
             self._check_devices(func, args, leaves, ours)
         self._check_strides(func, args)

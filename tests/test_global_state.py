@@ -110,6 +110,21 @@ def test_what_is_imported_or_used_first_is_not_a_change(before, tmp_path, monkey
     assert before.changes() == []
 
 
+@pytest.mark.parametrize("order", [("AdamW", "Adam"), ("Adam", "AdamW"), ("AdamW",)])
+def test_an_optimiser_that_inherits_its_step_is_used_first(monkeypatch, order):
+    if hasattr(torch.optim.Adam.step, "hooked"):  # by a test before this one
+        monkeypatch.setattr(torch.optim.Adam, "step", torch.optim.Adam.step.__wrapped__)
+    if "step" in vars(torch.optim.AdamW):
+        monkeypatch.delattr(torch.optim.AdamW, "step")
+    before = GlobalState()
+    for name in order:
+        getattr(torch.optim, name)([torch.zeros(1, requires_grad=True)])
+    assert "step" in vars(getattr(torch.optim, order[0]))
+    assert before.changes() == []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    assert before.changes() == ["torch.optim.adamw.AdamW.step"]
+
+
 def test_a_method_that_leaves_something_changed_fails_with_what_to_do(patch):
     before = GlobalState()
     patch.setattr(np, "mean", max)

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from dataclasses import replace
+from importlib import metadata
 
 import pytest
 import typer.main
@@ -189,6 +190,23 @@ class TestWhatItNeeds:
         evidence.install(call)
         assert [path.name for path in (call.work / "site").iterdir()] == ["torch_fidelity"]
 
+    def test_what_is_missing_on_the_machine_is_said(self, call, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(evidence, "COMMIT", tmp_path / "commit.txt")
+        evidence.COMMIT.write_text("abc-dirty\n")
+        call.profile = replace(call.profile, carried=True)
+        evidence.describe(call)
+        text = (call.evidence / "environment-first.txt").read_text()
+        assert '"commit": "abc-dirty"' in text
+        assert f'"torch": "{metadata.version("torch")}"' in text
+        assert '"pytest"' not in text, "what only tests need may be missing"
+        assert "missing" not in text + capsys.readouterr().out
+
+        folder = call.work / "site" / "unlearnbench-0.dist-info"  # found before the one that is installed
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text("Name: unlearnbench\nVersion: 0\nRequires-Dist: no-such-package>=1\n")
+        evidence.describe(call)
+        assert "missing here, so that steps may fail: no-such-package" in capsys.readouterr().out
+
     def test_images_appear_when_they_are_whole(self, call, tmp_path, monkeypatch):
         (tmp_path / "image.jpg").write_bytes(b"an image")
         with tarfile.open(tmp_path / "images.tar.xz", "w:xz") as archive:
@@ -234,7 +252,8 @@ class TestPrepare:
         carried = root / ".gpu"
         for name, value in {
             "ROOT": root, "BESIDE": beside, "CARRIED": carried, "ARCHIVE": carried / "cifar10-jpeg.tar.xz",
-            "JUDGE": carried / "judges" / "cifar10-resnet56.safetensors", "tracked": list,
+            "JUDGE": carried / "judges" / "cifar10-resnet56.safetensors", "COMMIT": carried / "commit.txt",
+            "git": lambda *words: "" if words[0] == "ls-files" else "abc-dirty\n",
             "run": lambda command: (carried / "wheels" / "diffusers.whl").write_bytes(b"wheel"),
         }.items():  # fmt: skip
             monkeypatch.setattr(prepare, name, value)
@@ -249,7 +268,8 @@ class TestPrepare:
         (checkout / ".gpu" / "old").touch()
         self.fill(checkout)
         files = {str(path.relative_to(checkout / ".gpu")) for path in (checkout / ".gpu").rglob("*") if path.is_file()}
-        assert files == {"wheels/diffusers.whl", "cifar10-jpeg.tar.xz", "judges/cifar10-resnet56.safetensors"}
+        carried = {"cifar10-jpeg.tar.xz", "judges/cifar10-resnet56.safetensors", "commit.txt"}
+        assert files == {"wheels/diffusers.whl", *carried}
         assert "with the tracked files" in capsys.readouterr().out
 
     @pytest.mark.parametrize(

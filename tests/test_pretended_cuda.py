@@ -58,8 +58,13 @@ def observed():
     attacks.RELEARNING_STEPS = (1, 2)
     importlib.import_module("unlearnbench.metrics.embedding_search").STEPS = 2
     nothing = {"edge": dict, "held": dict, "close": lambda: None, "problems": {}, "foreign": None}
-    probes.NvmlMonitor = lambda uuid: SimpleNamespace(**nothing)
-    seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set())
+    seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set(), watched_from=None)
+
+    def start_monitor(uuid, *, alone):
+        seen.watched_from = torch.cuda.current_device()
+        return SimpleNamespace(**nothing)
+
+    probes.NvmlMonitor = start_monitor
     prepared = []
     prepare, unlearn = runner.prepare, runner.unlearn
 
@@ -92,7 +97,7 @@ def observed():
 
 def found(device="cuda:0"):
     """Return a pretended device as `runner.identify` would."""
-    return {"device": device, "identity": IDENTITY}
+    return {"name": device, "device": device, "identity": IDENTITY, "of": 1}
 
 
 def account(record, seen, device):
@@ -138,10 +143,10 @@ def save_job(cache, folder, form, line):
 
 
 def other_device_job(cache, plugin, line):
-    """Run a plugin on the second of two devices, and return where its weights were."""
+    """Run a plugin on the second of two devices; return where its weights were, and what was current before."""
     with pretended_cuda(2), observed() as seen:
         run_cell(cache, "own", found("cuda:1"), line, plugins=[plugin])
-        return seen.on
+        return seen.on, seen.watched_from
 
 
 def judge_job(cache, kind, line):
@@ -358,7 +363,9 @@ def own(ctx: Context, *, steps: int = 2, batch: int = 8):
 def test_what_a_plugin_calls_cuda_is_the_device_of_the_run(pretended, tmp_path):
     plugin = tmp_path / "own.py"
     plugin.write_text(PLUGIN)
-    assert pretended(other_device_job, plugin) == {"cuda:1"}
+    on, watched_from = pretended(other_device_job, plugin)
+    assert on == {"cuda:1"}
+    assert watched_from == 0, "to make a device the current one takes memory there, which its monitor is to see"
 
 
 @pytest.mark.parametrize("kind", ["judge", "rejecting", "extractor"])

@@ -188,7 +188,7 @@ def test_the_harness_names_no_plugin():
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
-        assert not words & (NAMES - {"original"}), path
+        assert not words & (NAMES - {"original", "precision"}), path  # words of the harness too: a row, and of numbers
 
 
 def test_arrows_run_one_way():

@@ -207,9 +207,13 @@ def _replaced(old: Attributes, now: Mapping[str, object]) -> list[str]:
 
 
 def _is_first_use(old: object, now: object) -> bool:
-    """Say whether torch wrapped an optimiser's `step` in its own hooks, as it does when one is made first."""
-    code = getattr(now, "__code__", None)
-    return getattr(now, "__wrapped__", None) is old and code in Optimizer.profile_hook_step.__code__.co_consts
+    """Say whether torch wrapped an optimiser's `step` in its own hooks, as it does when one is made first.
+
+    One that an optimiser inherits (AdamW's is Adam's) may be wrapped in both classes, the heir's first.
+    """
+    code, wrapped = getattr(now, "__code__", None), getattr(now, "__wrapped__", None)
+    ours = wrapped is not None and (wrapped is old or wrapped is getattr(old, "__wrapped__", None))
+    return ours and code in Optimizer.profile_hook_step.__code__.co_consts
 
 
 def _is_compilers(now: object) -> bool:
@@ -228,5 +232,7 @@ def _is_code(value: object) -> bool:
 
 def _overrides(cls: type, key: str) -> bool:
     """Say whether a class got something to run that stands before what it inherits."""
-    inherited = any(key in vars(base) for base in cls.__mro__[1:])
-    return inherited and _is_code(vars(cls)[key]) and not _is_compilers(vars(cls)[key])
+    inherited = next((vars(base)[key] for base in cls.__mro__[1:] if key in vars(base)), _MISSING)
+    if inherited is _MISSING or not _is_code(value := vars(cls)[key]):
+        return False
+    return not (_is_compilers(value) or _is_first_use(inherited, value))

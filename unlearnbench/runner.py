@@ -93,7 +93,7 @@ def identify_all(device: str, devices: str, progress: Progress | None = None) ->
 
 
 def occupy(found: Mapping[str, Any]) -> torch.device:
-    """Bind this process to its device, before it starts a thread: to its cores, or to its GPU; return the device.
+    """Bind this process to its device, before it starts a thread: to its cores, if it has some; return the device.
 
     CUDA_VISIBLE_DEVICES is left as the user set it, so that a GPU has one number everywhere: in the command, in
     messages and in plugins. Cells on several GPUs divide torch's threads, and no sets of cores, since the numbers of
@@ -105,9 +105,13 @@ def occupy(found: Mapping[str, Any]) -> torch.device:
         torch.set_num_threads(min(threads, len(cores)))
     elif found["of"] > 1:
         torch.set_num_threads(max(1, threads // found["of"]))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # what a plugin calls "cuda" is this one
     return device
+
+
+def make_current(device: torch.device) -> None:
+    """Make a GPU what `cuda` means in this process. It takes memory there: a meter that is to see it comes first."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def prepare_dataset(
@@ -125,6 +129,7 @@ def prepare_dataset(
         progress: shows how far it is.
     """
     store, device = ArtifactStore(cache), occupy(found)
+    make_current(device)
     for seed in base_seeds:
         prepared = prepare(dataset.with_base_seed(seed), store, device, progress, needs)
     _flops(prepared, dataset, store, found)
@@ -161,8 +166,7 @@ def run_cell(
         staged: folder to write the unlearned model to, for the process that records the cell; None for none.
         line: shows progress and gives turns.
     """
-    device = occupy(found)
-    meter = Meter.for_device(device, str(found["identity"]["uuid"]), line.beside if found["of"] > 1 else None)
+    device, meter = _begin(found, line)
     turns = _Turns(line, meter)
     turns.take("load")
     with meter.phase("load"):
@@ -205,6 +209,14 @@ def run_cell(
         "images": strips(evidence),
         **_account(harness, again),
     }
+
+
+def _begin(found: Mapping[str, Any], line: Line) -> tuple[torch.device, Meter]:
+    """Return the device, and a meter that started before this process took anything there."""
+    device = occupy(found)
+    meter = Meter.for_device(device, str(found["identity"]["uuid"]), line.beside if found["of"] > 1 else None)
+    make_current(device)
+    return device, meter
 
 
 def _stage(staged: Path, cell: Cell, context: Context, dataset: Dataset) -> dict[str, str]:
@@ -276,10 +288,8 @@ def rehearse(method: MethodSpec, harness: Harness, cell: Cell) -> None:
     quiet = replace(harness, counts=Counts(), curves={}, priors={})
     with global_rng_kept(harness.device), _one_cells_affair(method), _precision(harness):
         context = Rehearsal(quiet)
-        try:
+        with counted(quiet, context):  # a prior's work is known from when it was made
             context.run(method.function, cell.settings)
-        finally:
-            context.watching.remove()
 
 
 def _precision(harness: Harness) -> AbstractContextManager[Any]:

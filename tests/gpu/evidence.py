@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -32,9 +33,9 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parents[2]
 CARRIED = ROOT / ".gpu"
 ARCHIVE, JUDGE = CARRIED / "cifar10-jpeg.tar.xz", CARRIED / "judges" / "cifar10-resnet56.safetensors"
+COMMIT = CARRIED / "commit.txt"  # what was prepared: where it is installed, there is no git to ask
 IMAGES = "cifar10-jpeg"  # names the dataset in records: these are not the images of published numbers
 LINKS = {"methods": "../methods", "metrics": "../metrics", "published": "../results/published"}
-PACKAGES = ("unlearnbench", "torch", "torchvision", "diffusers", "torch-fidelity", "numpy", "scipy", "scikit-learn")
 MINUTES = "{minutes}"  # in a command: the step's time, less what a run takes to end with a report
 ENDING_SECONDS = 25.0
 PACKING_SECONDS = 10.0  # kept free at the end of a call
@@ -288,21 +289,32 @@ def draw_images(folder: Path) -> None:
                 Image.fromarray(pixels).save(place / f"{number:04}.png")
 
 
+def versions(site: Path) -> dict[str, str]:
+    """Return the version of this package and of all that it needs, by name; `missing` where there is none."""
+    found = {"unlearnbench": "missing"}
+    for distribution in importlib.metadata.distributions(name="unlearnbench", path=[str(site), *sys.path]):
+        words = [requirement for requirement in distribution.requires or [] if "extra ==" not in requirement]
+        found |= dict.fromkeys((re.match(r"[\w.-]+", word)[0] for word in words), "missing")
+        break
+    for name in found:
+        for distribution in importlib.metadata.distributions(name=name, path=[str(site), *sys.path]):
+            found[name] = distribution.version
+            break
+    return found
+
+
 def describe(call: Call) -> None:
-    """Write what machine and software this is."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            path = [str(call.work / "site"), *sys.path]
-            found = next(iter(importlib.metadata.distributions(name=name, path=path)))
-            versions[name] = found.version
-        except StopIteration:
-            versions[name] = "missing"
+    """Write what machine and software this is, and say what is missing."""
+    packages = versions(call.work / "site")
+    if missing := [name for name, version in packages.items() if version == "missing"]:
+        print(f"missing here, so that steps may fail: {', '.join(missing)}", flush=True)
     nvidia = "there is no nvidia-smi"
     with suppress(OSError, subprocess.TimeoutExpired):
         nvidia = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False, timeout=20).stdout
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    facts = {"python": platform.python_version(), "platform": platform.platform(), "cores": cores, "packages": versions}
+    facts = {"python": platform.python_version(), "platform": platform.platform(), "cores": cores, "packages": packages}
+    if call.profile.carried and COMMIT.is_file():
+        facts["commit"] = COMMIT.read_text(encoding="utf-8").strip()
     text = f"{json.dumps(facts, indent=1)}\n{nvidia}"
     (call.evidence / f"environment-{call.name}.txt").write_text(text, encoding="utf-8")
 

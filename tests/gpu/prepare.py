@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.gpu.evidence import ARCHIVE, CARRIED, JUDGE, ROOT
+from tests.gpu.evidence import ARCHIVE, CARRIED, COMMIT, JUDGE, ROOT
 
 BESIDE = ROOT.parent / "shared" / "data"  # where images and judges are looked for
-PACKAGES = ("diffusers", "torch-fidelity", "importlib_metadata", "zipp")  # the last two are needed by the first
+# What a machine with torch and the usual libraries lacks; the last two are needed by the first.
+PACKAGES = ("diffusers", "torch-fidelity", "annotated-types", "importlib_metadata", "zipp")
 PYTHON = "3.12"  # of the GPU machine
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 MOST = 48 * 2**20  # bytes that travel: `.gpu/` and the tracked files
@@ -41,8 +42,12 @@ def wheels(folder: Path) -> None:
 
 def tracked() -> list[Path]:
     """Return the files that git knows of."""
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True)
-    return [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [ROOT / name for name in git("ls-files", "-z").split("\0") if name]
+
+
+def git(*arguments: str) -> str:
+    """Return what git says of the checkout."""
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def run(command: Sequence[str]) -> None:
@@ -86,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     JUDGE.parent.mkdir()
     for path in sorted(asked.judges.glob("*.safetensors")):
         shutil.copyfile(path, JUDGE.parent / path.name)
+    COMMIT.write_text(git("describe", "--always", "--dirty", "--abbrev=40"), encoding="utf-8")
     carried = sorted(path for path in CARRIED.rglob("*") if path.is_file())
     for path in carried:
         print(f"{size([path]) / 2**20:6.1f} MiB  {path.relative_to(ROOT)}")
