@@ -147,7 +147,8 @@ BAD = {
     "devices and jobs": (run_with(devices="0,1", jobs="2"), "leave --jobs out"),
     "estimate of no method": (["estimate", "--classes", "0"], "say what to run: --methods all"),
     "estimate of classes and a sequence": (
-        ["estimate", "--methods", "original", "--classes", "0", "--sequence", "1,2"], "say what to forget",
+        ["estimate", "--methods", "original", "--classes", "0", "--sequence", "1,2"],
+        "say what to forget",
     ),
     "estimate on an unknown device": (["estimate", "--methods", "original", "--device", "warp"], "try --device cpu"),
     "estimate beside a file": (["estimate", "--methods", "original", "--results", "file.txt"], "is a file"),

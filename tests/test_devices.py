@@ -138,7 +138,7 @@ class TestNames:
         assert words in str(refused.value)
 
     def test_all_of_no_gpus_says_what_to_do(self):
-        with pytest.raises(UsageError, match="torch sees no CUDA device here.*name sets of cores"):
+        with pytest.raises(UsageError, match=r"torch sees no CUDA device here.*name sets of cores"):
             named_devices("all", 0)
 
     def test_where_a_process_cannot_choose_its_cores_there_are_gpus_alone(self, monkeypatch):
@@ -326,7 +326,8 @@ class TestTwoDevices:
     def test_the_other_device_is_recorded_and_disturbs_nothing(self, ran):
         for record in ran.records:
             forget = record.cost["forget"]
-            assert forget["load"]["foreign_cpu_seconds"] < forget["seconds"] / 2  # the other burns all of its core
+            # the other one burns all of its core, which would come on top of what strangers take of this one
+            assert forget["load"]["foreign_cpu_seconds"] < 0.9 * forget["seconds"]
             assert forget["load"]["devices_beside"] in (0, 1)
             assert not forget["side_by_side"]
         firsts = [record for record in ran.records if record.cell.forget_class < 2]  # which begin together

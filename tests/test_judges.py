@@ -245,7 +245,7 @@ class TestWeights:
 
     def test_a_file_of_another_kind_is_one_sentence(self, tmp_path):
         path = tmp_path / "w.pth"
-        with pytest.raises(UsageError, match="w.pth: there is no such file"):
+        with pytest.raises(UsageError, match=r"w\.pth: there is no such file"):
             load_dataset(Source("cifar10", "brief", judge_weights=path))
         torch.save({"a": torch.ones(1)}, path)
         with pytest.raises(UsageError, match=r"w.pth: it cannot be read as safetensors \(.*give a file of cifar-"):

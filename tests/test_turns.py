@@ -8,7 +8,7 @@ import time
 import pytest
 
 from unlearnbench.errors import UsageError
-from unlearnbench.turns import Beside, Turns, device_lock
+from unlearnbench.turns import Turns, device_lock
 
 
 class Cell(threading.Thread):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from unlearnbench.benchmark import Summary
+    from unlearnbench.grid import Rerun
     from unlearnbench.plan import Plan
     from unlearnbench.process import Workers
     from unlearnbench.registry import Plugin, Registry
@@ -108,42 +109,50 @@ def run(
 ) -> None:
     """Run every method on every class, then render the report."""
     console, workers = _start(start_workers=not dry_run)
-    from unlearnbench.artifacts import default_cache
-    from unlearnbench.benchmark import Benchmark
+    registry, plan = _plan(
+        plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
+        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights),
+        methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
+        sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
+    )  # fmt: skip
+    _check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
+    _check_devices(device, devices, jobs)
+    asked = {"device": device, "devices": devices, "repeats": repeats, "controls": controls, "models": save_models}
+    if workers is None:
+        _forecast(console, plan, results, rerun, asked)
+        return
+    asked |= {"timeout": timeout, "minutes": minutes, "jobs": jobs, "stop_if_weak": stop_if_weak}
+    summary = _benchmark(console, plan, workers, results, rerun, {**asked, "plugin_files": _absolute(plugin)})
+    _conclude(summary, plan, results, out, registry)
+
+
+def _plan(plugin: "Sequence[Path] | None", source: "Sequence[Any]", **asked: Any) -> "tuple[Registry, Plan]":
+    """Return the plugins there are, and what a run is asked for.
+
+    Args:
+        plugin: files of plugins.
+        source: the arguments of a `Source`.
+        **asked: the other arguments of `make_plan`.
+    """
     from unlearnbench.datasets import Source
     from unlearnbench.plan import make_plan
     from unlearnbench.registry import Registry
-    from unlearnbench.results import ResultStore
 
-    registry = Registry(plugin_files := [path.absolute() for path in plugin or []])
-    source = Source(
-        dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
-        precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights,
-    )  # fmt: skip
-    plan = make_plan(
-        registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
-        base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
-    )  # fmt: skip
-    cache = default_cache()
-    folders = {"--results": results, "--out": out, "--save-models": save_models, "UNLEARNBENCH_CACHE": cache}
-    _check_run(plan, folders, stop_if_weak)
-    _check_devices(device, devices, jobs)
-    if workers is None:
-        _forecast(console, plan, ResultStore(results), cache, device, rerun, repeats, save_models, controls, devices)
-        return
-    benchmark = Benchmark(
-        plan, workers, ResultStore(results), console, cache=cache, device=device, plugin_files=plugin_files,
-        timeout=timeout, minutes=minutes, repeats=repeats, jobs=jobs, controls=controls, models=save_models,
-        stop_if_weak=stop_if_weak, devices=devices,
-    )  # fmt: skip
-    _conclude(benchmark.run(rerun), plan, results, out, registry)
+    registry = Registry(_absolute(plugin))
+    return registry, make_plan(registry, source=Source(*source), **asked)
+
+
+def _absolute(paths: "Sequence[Path] | None") -> list[Path]:
+    return [path.absolute() for path in paths or []]
 
 
 def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak: bool) -> None:
     """Raise UsageError for what would stop a run later: a folder that cannot be written, nothing to look at."""
+    from unlearnbench.artifacts import default_cache
+
     if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
         raise UsageError("--stop-if-weak looks at the untouched model: add original to --methods")
-    for option, folder in folders.items():
+    for option, folder in {**folders, "UNLEARNBENCH_CACHE": default_cache()}.items():
         if folder is not None:
             _check_writable(folder, option)
 
@@ -156,12 +165,25 @@ def _check_devices(device: str, devices: str, jobs: int) -> None:
         raise UsageError("--devices gives each device one cell at a time: leave --jobs out, or use one device")
 
 
-def _forecast(console: "Console", *asked: Any) -> None:
-    """Print what a run would do; the arguments are those of `forecast`."""
+def _forecast(console: "Console", plan: "Plan", results: Path, rerun: "Rerun", asked: "Mapping[str, Any]") -> None:
+    """Print what a run would do; `asked` are further arguments of `forecast`."""
+    from unlearnbench.artifacts import default_cache
     from unlearnbench.forecast import forecast
+    from unlearnbench.results import ResultStore
 
-    for line in forecast(*asked):
+    for line in forecast(plan, ResultStore(results), cache=default_cache(), rerun=rerun, **asked):
         _say(console, line)
+
+
+def _benchmark(
+    console: "Console", plan: "Plan", workers: "Workers", results: Path, rerun: "Rerun", asked: "Mapping[str, Any]"
+) -> "Summary":
+    """Run a plan and return how it went; `asked` are further arguments of `Benchmark`."""
+    from unlearnbench.artifacts import default_cache
+    from unlearnbench.benchmark import Benchmark
+    from unlearnbench.results import ResultStore
+
+    return Benchmark(plan, workers, ResultStore(results), console, cache=default_cache(), **asked).run(rerun)
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
@@ -210,41 +232,33 @@ def estimate(
 ) -> None:
     """Measure what a run with these options would take here.
 
-    It takes a minute or two, and writes nothing. Without --classes, the run is one of all classes.
+    It takes a minute or two, and writes nothing. Without --classes it is a run over all classes.
     """
     console, workers = _start()
     assert workers is not None
-    from unlearnbench.artifacts import default_cache
-    from unlearnbench.datasets import Source
-    from unlearnbench.plan import make_plan
-    from unlearnbench.registry import Registry
-    from unlearnbench.results import ResultStore
-
-    registry = Registry(plugin_files := [path.absolute() for path in plugin or []])
-    source = Source(
-        dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
-        precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights,
-    )  # fmt: skip
-    plan = make_plan(
-        registry, methods=methods, classes=classes, source=source, metrics=metrics, sweeps=set_ or [], seeds=seeds,
-        base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
-        every_class=not (classes or sequence),
+    _, plan = _plan(
+        plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
+        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights),
+        methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
+        sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
-    _say_estimate(
-        console, plan, workers, ResultStore(results), console, cache=default_cache(), device=device,
-        plugin_files=plugin_files, rerun=rerun, repeats=repeats, controls=controls, models=save_models,
-    )  # fmt: skip
+    asked = {"device": device, "rerun": rerun, "repeats": repeats, "controls": controls, "models": save_models}
+    _say_estimate(console, plan, workers, results, {**asked, "plugin_files": _absolute(plugin)})
 
 
-def _say_estimate(console: "Console", *asked: Any, **options: Any) -> None:
-    """Print what a run would take; the other arguments are those of `estimate`."""
+def _say_estimate(
+    console: "Console", plan: "Plan", workers: "Workers", results: Path, asked: "Mapping[str, Any]"
+) -> None:
+    """Print what a run would take; `asked` are further arguments of `estimate`."""
+    from unlearnbench.artifacts import default_cache
     from unlearnbench.estimate import estimate as measure
     from unlearnbench.outlook import lines
     from unlearnbench.process import ignore_stopping
+    from unlearnbench.results import ResultStore
 
     try:
-        outlook = measure(*asked, **options)
+        outlook = measure(plan, workers, ResultStore(results), console, cache=default_cache(), **asked)
     except KeyboardInterrupt:
         ignore_stopping()
         _say(console, "Stopped. Nothing was written.")

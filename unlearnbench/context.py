@@ -426,8 +426,7 @@ class Rehearsal(Context):
 
     def steps(self, n: int) -> Iterator[int]:
         """Yield 0, and then end the method."""
-        for step in range(min(n, 1)):
-            yield step
+        yield from range(min(n, 1))
         raise _Enough
 
     def prior(self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any) -> Tensors:

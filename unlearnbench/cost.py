@@ -109,7 +109,7 @@ class Meter:
         beside: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> "Meter":
-        """Return a meter with every instrument that works on a device; `Instruments.of` says what the first three are."""
+        """Return a meter with every instrument that works on a device; `Instruments.of` says what it is given."""
         instruments = Instruments.of(device, uuid, beside)
         if device.type == "cpu":
             return cls(instruments, clock=clock)

@@ -61,6 +61,7 @@ class MethodCost:
     rate: Rate | None  # of its loop; None where it has none
     memory: Mapping[str, int]  # probe -> peak over prior and unlearning, bytes
     priors: Mapping[str, Prior]
+    warmup: float  # what a cell does once to warm up for this method: compiling, on CUDA a first step thrown away
     untouched: bool  # it leaves the model as it is, so samples are shared between cells
     reckoned: frozenset[str]  # which of rte and prior were extrapolated
 
@@ -138,9 +139,7 @@ def estimate(
     with Display(console) as display:
         found = _value(workers.run("unlearnbench.runner:identify", device))
         plan.dataset.check_device(found["identity"]["type"])
-        with device_lock(
-            [found["identity"]], lambda holder: display.wait("wait for the device", holder), display.warn
-        ):
+        with device_lock([found["identity"]], lambda holder: display.wait("wait for the device", holder), display.warn):
             reading = store.read()
             for problem in (*plan.warnings, *reading.problems):
                 display.warn(problem)
@@ -186,7 +185,8 @@ def recorded(records: Iterable[Record], plan: Plan, here: DeviceModel) -> dict[s
     found: dict[str, list[float]] = {}
     for record in records:
         alike = (record.dataset.get("digest"), record.dataset.get("panel")) == (dataset.digest, dataset.panel)
-        known = record.cell.method in plan.methods and record.cell.protocol == dataset.protocol.name
+        place = (record.cell.dataset, record.cell.protocol)
+        known = record.cell.method in plan.methods and place == (dataset.name, dataset.protocol.name)
         if record.status != "ok" or not (alike and known and record.device_model.matches(here)):
             continue
         times = {phase: record.outside[phase] for phase in OUTSIDE if phase in record.outside}

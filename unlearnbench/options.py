@@ -136,17 +136,17 @@ BaseSteps = Annotated[int | None, _option(SUBJECT, "Training steps of the base m
 BaseMinutes = Annotated[
     float | None,
     _option(
-        SUBJECT, "Train the base model for so many minutes, however many steps that is.", min=0.01, metavar="MINUTES",
+        SUBJECT, "Training time of the base model, instead of a number of steps.", min=0.01, metavar="MINUTES",
         callback=finite,
     ),
 ]  # fmt: skip
 Judge = Annotated[str, _option(SUBJECT, "Judge, if not the protocol's.", metavar="NAME")]
 JudgeWeights = Annotated[
-    Path | None, _option(SUBJECT, "Its weights, instead of training it (safetensors).", metavar="FILE")
+    Path | None, _option(SUBJECT, "Weights of --judge (safetensors), instead of training it.", metavar="FILE")
 ]
 SecondJudge = Annotated[str, _option(SUBJECT, "Second judge, if not the protocol's.", metavar="NAME")]
 SecondJudgeWeights = Annotated[
-    Path | None, _option(SUBJECT, "Its weights, instead of training it (safetensors).", metavar="FILE")
+    Path | None, _option(SUBJECT, "Weights of --second-judge (safetensors), instead of training it.", metavar="FILE")
 ]
 Extractor = Annotated[str, _option(SUBJECT, "Feature extractor for FID: inception or own.", metavar="NAME")]
 Inception = Annotated[
@@ -170,7 +170,7 @@ BatchSize = Annotated[
 ]
 Precision = Annotated[
     grid.Precision,
-    _words(MANNER, "Of the forward passes of all methods, on CUDA; weights stay in fp32.", grid.Precision),
+    _words(MANNER, "Precision of all methods' forward passes (bf16: CUDA only); weights stay in fp32.", grid.Precision),
 ]
 Compile = Annotated[bool, _option(MANNER, "Compile the networks of all methods (torch.compile).", "--compile")]
 Jobs = Annotated[int, _option(MANNER, "Cells at once; each is timed alone all the same.", min=1, max=64, metavar="N")]

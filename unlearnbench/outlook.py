@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
+from rich.cells import cell_len
 
 from unlearnbench.errors import plural
 from unlearnbench.estimate import AROUND, MethodCost, Outlook, Row, Unknown, draws
@@ -29,15 +29,15 @@ def lines(outlook: Outlook) -> Iterator[str]:
         yield "every cell is recorded already: nothing would run (--rerun always estimates it all the same)"
         return
     yield (
-        f"{EXTRAPOLATED} stands before what was extrapolated from a few measured steps, images or batches; nothing of "
-        "this is recorded"
+        f"{EXTRAPOLATED} marks what is extrapolated from a few measured steps, images or batches; nothing of this is "
+        "recorded"
     )
     yield ""
     yield from _table([_cells(outlook, row) for row in outlook.rows], HEADERS)
     yield ""
     probe = probe_of(outlook)
     memory = f"GB: peak {MEMORY_PROBES[probe]} ({probe}), over prior and unlearning" if probe else "GB: no memory probe"
-    yield f"times of one cell; s/step: of an optimiser step at the method's own batch; {memory}"
+    yield f"times are of one cell; s/step: seconds per optimiser step, at the method's own batch size; {memory}"
     for row in outlook.rows:
         if isinstance(row.cost, Unknown):
             yield f"{row.label}: not known ({row.cost.reason})"
@@ -53,9 +53,13 @@ def lines(outlook: Outlook) -> Iterator[str]:
 
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> list[str]:
     """Return the lines of a table whose numbers stand below each other."""
-    align = ("left", *["right"] * (len(headers) - 1))
-    text: str = tabulate(rows, headers, tablefmt="plain", disable_numparse=True, colalign=align)
-    return text.splitlines()
+    every = [headers, *rows]
+    widths = [max(cell_len(line[column]) for line in every) for column in range(len(headers))]
+    padding = [[" " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)] for line in every]
+    return [
+        "  ".join([f"{line[0]}{pads[0]}", *[f"{pad}{text}" for text, pad in zip(line[1:], pads[1:], strict=True)]])
+        for line, pads in zip(every, padding, strict=True)
+    ]
 
 
 def _cells(outlook: Outlook, row: Row) -> list[str]:
@@ -79,7 +83,7 @@ def _cells(outlook: Outlook, row: Row) -> list[str]:
 
 def _about(seconds: float, extrapolated: bool = True) -> str:
     """Return seconds as people read them, marked where they were extrapolated."""
-    text = f"{seconds:.3g}s" if seconds < 60 else spell(seconds)
+    text = f"{round(seconds, 2):.3g}s" if seconds < 59.95 else spell(seconds)
     return f"{EXTRAPOLATED}{text}" if extrapolated else text
 
 
@@ -98,8 +102,8 @@ def row_seconds(outlook: Outlook, row: Row, cost: MethodCost) -> float:
         seconds for phase, seconds in outlook.surroundings.seconds.items() if row.unlearns or phase != "attack"
     )
     again = sum(bool(cell.earlier) for cell in row.cells)
-    if cost.rate is not None and outlook.found["identity"]["type"] == "cuda":
-        around += cost.rate.seconds  # a first step, thrown away
+    if not outlook.surroundings.records:  # whose warm-up is that of whole cells
+        around += cost.warmup
     return (
         len(row.cells) * around
         + (len(row.cells) * outlook.repeats + again) * cost.rte
@@ -135,7 +139,7 @@ def _spell_surroundings(outlook: Outlook) -> str:
     if around.records:
         source = f"by {plural(around.records, 'record')} of this device"
     unknown = f"; not known: {around.unknown}" if around.unknown else ""
-    return f"each cell besides: {', '.join(parts) or 'nothing'} ({source}){unknown}"
+    return f"each cell also takes: {', '.join(parts) or 'nothing'} ({source}){unknown}"
 
 
 def _spell_preparation(outlook: Outlook) -> Iterator[str]:
@@ -167,10 +171,11 @@ def _spell_total(outlook: Outlook) -> str:
     gaps += ["a part of judging"] * bool(outlook.surroundings.unknown)
     least = "at least " if gaps else ""
     without = f", without what is not known ({', '.join(gaps)})" if gaps else ""
-    kept = f"; {plural(outlook.kept, 'cell')} more need not run" if outlook.kept else ""
+    kept = f"; {plural(outlook.kept, 'cell')} recorded already" if outlook.kept else ""
+    making = f", {_about(first)} of it to make what comes first" if first else ""
     return (
-        f"the whole run: {least}{_about(total_seconds(outlook))} for {plural(cells, 'cell')} one after another, "
-        f"{_about(first)} of it to make what comes first{without}{kept}; rendering the report comes on top"
+        f"the whole run: {least}{_about(total_seconds(outlook))} for {plural(cells, 'cell')} one after another{making}"
+        f"{without}{kept}; rendering the report comes on top"
     )
 
 
@@ -199,7 +204,9 @@ def _spell_disk(outlook: Outlook) -> str:
     models = f", and {EXTRAPOLATED}{_spell_bytes(saved)} of unlearned models" if outlook.saves_models else ""
     there = next(folder for folder in (outlook.cache, *outlook.cache.absolute().parents) if folder.exists())
     free = _spell_bytes(shutil.disk_usage(there).free)
-    return f"disk: {EXTRAPOLATED}{_spell_bytes(disk_bytes(outlook))} more in the cache{models}; {free} are free there"
+    size = disk_bytes(outlook)
+    more = f"{EXTRAPOLATED}{_spell_bytes(size)} more" if size else "nothing more"
+    return f"disk: {more} in the cache{models}; {free} free there"
 
 
 def _spell_bytes(size: float) -> str:

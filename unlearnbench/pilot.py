@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unlearnbench.artifacts import ArtifactStore, software
-from unlearnbench.trial import TrialAttacker, TrialClock, TrialStore, NotKnown, Trial, sample_some
 from unlearnbench.checkpoints import read_checkpoint
 from unlearnbench.context import Counts, Harness
-from unlearnbench.cost import Meter, Outside, Phase
-from unlearnbench.datasets import ClassifierRecipe, Dataset, Images, Split, SvmRecipe
+from unlearnbench.cost import Cost, Meter, Outside, Phase
+from unlearnbench.datasets import ClassifierRecipe, Dataset, GivenJudge, Images, Split, SvmRecipe
 from unlearnbench.errors import UsageError
 from unlearnbench.estimate import Making, MethodCost, Preparation, Prior, Unknown
 from unlearnbench.evaluation import Evidence, losses_by_timestep, measure
@@ -31,25 +30,37 @@ from unlearnbench.features import extractor_for, inception
 from unlearnbench.forecast import Look, Missing, at_hand, inception_is_here
 from unlearnbench.grid import Cell
 from unlearnbench.hashing import digest
-from unlearnbench.judges import JUDGE_BATCH, Judge, NetworkJudge, RejectingJudge, SvmJudge, build_classifier, through
+from unlearnbench.judges import (
+    JUDGE_BATCH,
+    Judge,
+    NetworkJudge,
+    RejectingJudge,
+    SvmJudge,
+    build_classifier,
+    classifier,
+    through,
+)
 from unlearnbench.networks import Classifier, build_unet, is_plain, placed, unet_config
 from unlearnbench.plugin import MethodSpec, MetricSpec
-from unlearnbench.preparation import Prepared, base_artifact, classifier, image_digests
+from unlearnbench.preparation import Prepared, base_artifact, base_reference, image_digests
 from unlearnbench.process import Line, Progress
 from unlearnbench.registry import Registry
 from unlearnbench.runner import make_current, unlearn, warm_up
+from unlearnbench.trial import NotKnown, Trial, TrialAttacker, TrialClock, TrialStore, sample_some
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")
 AROUND_PHASES: tuple[Phase | Outside, ...] = ("load", "warmup", "judge", "attack")
 TRAIN_SECONDS = 2.0  # of timed training steps
+TEST_SHARE = 5  # training images per test image, where these are not here
 NO_INCEPTION = "judging: FID's Inception weights are not here, so what its features take is not known"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The training images and the base model, or what stands for them."""
+    """The images and the base model, or what stands for them."""
 
     train: Split
+    tests: int  # test images
     base: nn.Module
     base_digest: str  # of the cached one's reference, as priors' keys have it; empty for what stands for it
     unet: Mapping[str, Any]  # the arguments of its network
@@ -63,20 +74,22 @@ def subject_of(dataset: Dataset, cache: Path, device: torch.device) -> Subject:
     """
     look = Look(cache)
     try:
-        train = dataset.load(look, _quiet).train
+        train, test, _ = dataset.load(look, _quiet)
+        tests = len(test.images)
     except Missing as missing:
         train = _made_up(dataset, str(missing))
+        tests = len(train.images) // TEST_SHARE
     torch.manual_seed(0)
     try:
         source = image_digests(Images(train, train))["train"]
         found = base_artifact(dataset, train, source, look, device, _quiet)
-        unet, base_digest = found.facts["unet"], digest(found.reference)
+        unet, base_digest = found.facts["unet"], digest(base_reference(dataset, found))
         network = build_unet(unet)
         network.load_state_dict(found.tensors)
     except Missing:
         unet, base_digest = _config(dataset), ""
         network = build_unet(unet)
-    return Subject(train, placed(network, device).eval().requires_grad_(False), base_digest, unet)
+    return Subject(train, tests, placed(network, device).eval().requires_grad_(False), base_digest, unet)
 
 
 def _made_up(dataset: Dataset, missing: str) -> Split:
@@ -159,13 +172,16 @@ def _method_cost(
     unlearn(method, harness, cell, partial(Trial, clock=clock, rehearsing=True))
     reckoned = {"prior"} if clock.reckoned else set()
     clock.reckoned, clock.rate = False, None
+    first: tuple[Phase, ...] = ("warmup", "forget") if harness.device.type == "cuda" else ("warmup",)
+    warmup = sum(harness.meter.costs[phase].seconds for phase in first if phase in harness.meter.costs)
     meter = harness.meter.another()
     timed = replace(harness, meter=meter, counts=Counts(), curves={}, priors={}, made=set())
     context = unlearn(method, timed, cell, partial(Trial, clock=clock))
     reckoned |= {"rte"} if clock.reckoned else set()
     rate, costs = clock.rate, [meter.costs[phase] for phase in CLOCKED if phase in meter.costs]
-    with meter.phase("sample") as sampling:
-        if labels:
+    sampling = Cost()
+    if labels:
+        with meter.phase("sample") as sampling:
             sample_some(clock, context.model, torch.tensor(labels), harness.dataset)
     probes = set.intersection(*[set(cost.memory_bytes) for cost in costs])
     return MethodCost(
@@ -175,6 +191,7 @@ def _method_cost(
         rate=rate,
         memory={probe: max(cost.memory_bytes[probe] for cost in costs) for probe in probes},
         priors={name: _prior(facts, store) for name, facts in timed.priors.items()},
+        warmup=warmup,
         untouched=_is_untouched(context.model, harness.base),
         reckoned=frozenset(reckoned),
     )
@@ -271,24 +288,30 @@ class _Maker:
         """Return what it takes to make a part, by its name in `forecast.at_hand`."""
         recipes: dict[str, Any] = {"judge": self.dataset.judge, "feature extractor": self.dataset.extractor}
         recipes |= {"second judge": self.dataset.second, "rejecting judge": self.dataset.rejecting}
-        if isinstance(recipe := recipes.get(name), ClassifierRecipe):
+        if isinstance(recipe := recipes.get(name), ClassifierRecipe | GivenJudge):
             return self._classifier(name, recipe)
         if name == "features of the training images":
             return self._features()
         if name.startswith("base model"):
             return self._base()
-        images = self.subject.train.images.nbytes if name == "images" else 0
-        return Making(None, images)  # to be read or downloaded
+        return self._images() if name == "images" else Making(None, 0)  # to be downloaded
 
-    def _classifier(self, name: str, recipe: ClassifierRecipe) -> Making:
+    def _images(self) -> Making:
+        seconds = _training_seconds(self.clock, self.line, lambda watch: self.dataset.load(self.store, watch))
+        return Making(seconds, self.subject.train.images.nbytes)
+
+    def _classifier(self, name: str, recipe: ClassifierRecipe | GivenJudge) -> Making:
+        network = build_classifier(self.dataset, recipe)
+        size = sum(weights.nbytes for weights in network.state_dict().values())
+        if isinstance(recipe, GivenJudge):  # it is tested alone
+            return Making(self._looking_seconds(network, self.subject.tests), size)
         images = Images(self.subject.train, self.subject.train)
         from_scratch = replace(recipe, pretrained=False)  # nothing is downloaded
         seconds = _training_seconds(
             self.clock, self.line,
             lambda watch: classifier(self.dataset, name, from_scratch, images, {}, self.store, self.device, watch),
         )  # fmt: skip
-        network = build_classifier(self.dataset, recipe)
-        return Making(seconds, sum(weights.nbytes for weights in network.state_dict().values()))
+        return Making(seconds, size)
 
     def _features(self) -> Making:
         train, own = self.subject.train, self.dataset.extractor
@@ -296,15 +319,21 @@ class _Maker:
         if own is None and not inception_is_here(self.dataset):
             return Making(None, size)
         network = inception(self.dataset.inception_weights)[0] if own is None else build_classifier(self.dataset, own)
-        some = train.images[:JUDGE_BATCH]
+        return Making(self._looking_seconds(network, len(train.images)), size)
+
+    def _looking_seconds(self, network: nn.Module, n: int) -> float:
+        """Return what it takes to send n images through a network."""
+        some = self.subject.train.images[:JUDGE_BATCH]
         through(network, some, self.device)  # first use
         began = self.clock.settled()
         through(network, some, self.device)
-        return Making((self.clock.settled() - began) * len(train.images) / len(some), size)
+        return (self.clock.settled() - began) * n / len(some)
 
     def _base(self) -> Making:
         if self.dataset.checkpoint:
             return Making(None, self.base_size)
+        if self.dataset.base.minutes is not None:
+            return Making(60 * self.dataset.base.minutes, self.base_size)
         if self.base_seconds is None:
             self.base_seconds = _training_seconds(
                 self.clock, self.line,
@@ -346,7 +375,7 @@ def measure_surroundings(
             measure(evidence, metrics)
             losses_by_timestep(evidence)
     meter.instruments.close()
-    seconds = {phase: meter.costs[phase].seconds for phase in AROUND_PHASES if phase in meter.costs}
+    seconds: dict[str, float] = {p: meter.costs[p].seconds for p in AROUND_PHASES if p in meter.costs}
     return (seconds, unknown), time.perf_counter() - began
 
 
@@ -382,7 +411,7 @@ def _stand_ins(dataset: Dataset, subject: Subject, needs: Collection[str]) -> Pr
     )
 
 
-def _untrained(dataset: Dataset, recipe: ClassifierRecipe) -> Classifier:
+def _untrained(dataset: Dataset, recipe: ClassifierRecipe | GivenJudge) -> Classifier:
     return build_classifier(dataset, recipe).eval().requires_grad_(False)
 
 

@@ -104,8 +104,7 @@ def prepare(
     if extractor is not None:
         features_artifact = train_features(extractor, artifacts["extractor"], *made[1:])
     base = base_artifact(dataset, images.train, sources["train"], store, device, progress)
-    timed = {} if dataset.base.minutes is None else {"steps": base.facts["steps"]}  # that its recipe does not tell
-    artifacts |= {"base": {**base.reference, **timed}, "judge": judge.reference}
+    artifacts |= {"base": base_reference(dataset, base), "judge": judge.reference}
     artifacts |= {name: found.reference for name, found in others.items()}
     return Prepared(
         train=images.train,
@@ -226,6 +225,12 @@ def base_artifact(
 
     with global_rng_kept(device):
         return store.get("base", inputs, build)
+
+
+def base_reference(dataset: Dataset, base: Artifact) -> dict[str, Any]:
+    """Return what a record says of the base model, and what priors rest on."""
+    timed = {} if dataset.base.minutes is None else {"steps": base.facts["steps"]}  # that its recipe does not tell
+    return {**base.reference, **timed}
 
 
 def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[str, Any]:

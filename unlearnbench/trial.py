@@ -296,21 +296,25 @@ class Trial(Context):
         """
         began = self._clock.settled()
         tensors: Tensors | None = None
-        times: list[float] = []
-        works: list[Work] = []
-        for size in AMOUNTS:
+        sizes, times, works = list(AMOUNTS), list[float](), list[Work]()
+        for size in sizes:
             then, before = self._clock.settled(), self._work()
             tensors = attempt(size)
             if tensors is None:
                 break
             times.append(self._clock.settled() - then)
             works.append(tuple(b - a for a, b in zip(before, self._work(), strict=True)))
-        growth = {tuple(b - a for a, b in zip(*pair, strict=True)) for pair in pairwise(works)}
-        slope = (times[-1] - times[0]) / (AMOUNTS[-1] - AMOUNTS[0]) if tensors is not None else 0.0
+            if size == AMOUNTS[-1]:  # one more, by which the line is long enough
+                sizes.append(min(amount, size + max(1, int(size * ENOUGH_SECONDS / times[-1]))))
+        growth = {
+            tuple((b - a) / (more - less) for a, b in zip(*pair, strict=True))
+            for (less, more), pair in zip(pairwise(sizes), pairwise(works), strict=False)
+        }
+        slope = (times[-1] - times[0]) / (sizes[-1] - sizes[0]) if tensors is not None else 0.0
         if len(growth) != 1 or not any(next(iter(growth))) or slope <= 0:
             self._clock.rewind(began)
             return None
-        self._clock.reckon(began, times[0] + slope * (amount - AMOUNTS[0]))
+        self._clock.reckon(began, times[0] + slope * (amount - sizes[0]))
         return tensors
 
     def _attempt(self, name: str, shared: bool, build: Callable[[Context], Tensors], limit: float) -> Tensors | None:

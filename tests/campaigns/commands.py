@@ -95,8 +95,8 @@ OPTIONS = {
         "--methods --classes --sequence --metrics --set --seeds --base-seeds --sampling-seeds --controls --plugin "
         "--dataset --protocol --data-root --image-size --base --base-steps --base-minutes --judge --judge-weights "
         "--second-judge --second-judge-weights --extractor --inception-weights "
-        "--device --devices --batch-size --jobs --repeats --rerun --timeout --minutes --results --out --save-models "
-        "--stop-if-weak --nonsense"
+        "--device --devices --batch-size --precision --compile --jobs --repeats --rerun --timeout --minutes --results "
+        "--out --save-models --stop-if-weak --nonsense"
     ),
     "train": "--dataset --protocol --steps --data-root --image-size --device --minutes --nonsense",
     "sample": "--class --out --n --seed --guidance --steps --device --nonsense",
