@@ -9,7 +9,7 @@ from unlearnbench.product import staging
 from unlearnbench.registry import Registry
 
 SMALL = {  # settings, of those methods that have them
-    "steps": 2, "batch": 8, "retain_batch": 8, "replay_per_class": 3, "fisher_images": 2, "fisher_timesteps": 10,
+    "steps": 2, "batch": 64, "retain_batch": 64, "replay_per_class": 3, "fisher_images": 2, "fisher_timesteps": 10,
     "fisher_chunk": 5, "round_steps": 2, "inner_steps": 2,
 }  # fmt: skip
 PAPERS = {  # what the paper's network has, and that of digits lacks
@@ -36,7 +36,7 @@ def tiny_dataset(*, flip=False, bf16=False, unet=None):
         rejecting=replace(digits.rejecting, epochs=1, flip=flip),
         extractor=replace(digits.extractor, epochs=1, flip=flip),
         protocol=replace(
-            digits.protocol, steps=5, forget_samples=20, retain_samples=8, batch_size=32, precision=precision
+            digits.protocol, steps=2, forget_samples=20, retain_samples=8, batch_size=100, precision=precision
         ),
     )
 

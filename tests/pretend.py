@@ -20,8 +20,9 @@ What it cannot show: rounding, speed, memory (its counters say 1 byte), what a k
 It patches torch for the whole process, so use it in one of its own: `unlearnbench.process.Workers` starts such.
 """
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -30,7 +31,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")
@@ -178,6 +178,28 @@ def _plain(x: Any) -> Any:
     return x.on_cpu if isinstance(x, PretendedTensor) else x
 
 
+def _each(function: Callable[[Any], Any], x: Any) -> Any:
+    """Return lists, tuples and dicts with a function's results in the place of what they hold."""
+    if isinstance(x, list | tuple):
+        return type(x)([_each(function, item) for item in x])
+    if isinstance(x, dict):
+        return {key: _each(function, item) for key, item in x.items()}
+    return function(x)
+
+
+def _leaves(x: Any) -> list[Any]:
+    """Return what lists, tuples and dicts hold."""
+    found: list[Any] = []
+    _each(found.append, x)
+    return found
+
+
+@functools.cache
+def _aliases(func: Any) -> bool:
+    """Say whether an operation returns one of its arguments, or a view of one."""
+    return any(result.alias_info is not None for result in func._schema.returns)
+
+
 def _put(x: Tensor, place: torch.device) -> Tensor:
     """Return a plain tensor as one of a device."""
     return PretendedTensor(x, place) if place.type == "cuda" else x
@@ -223,7 +245,7 @@ class PretendedCuda(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute an operation, or refuse it."""
         kwargs = dict(kwargs or {})
-        leaves = tree_leaves((args, kwargs))
+        leaves = _leaves((args, kwargs))
         ours = [leaf for leaf in leaves if isinstance(leaf, PretendedTensor)]
         asked = kwargs.get("device")
         target = None if asked is None else self.resolve(asked)
@@ -232,7 +254,7 @@ class PretendedCuda(TorchDispatchMode):
         if not here:
             return func(*args, **kwargs)
         if target is not None and target.type == "meta":
-            return func(*tree_map(_plain, args), **tree_map(_plain, kwargs))
+            return func(*_each(_plain, args), **_each(_plain, kwargs))
         place = ours[0].place if ours else target  # what torch's own code does with shells stays: `to` moves them
         if ours:
             self._check_devices(func, args, leaves, ours)
@@ -243,17 +265,17 @@ class PretendedCuda(TorchDispatchMode):
             return args[0]
         if place.type != "cuda":
             return out
-        out = tree_map(lambda x: _put(x, place) if isinstance(x, Tensor) else x, out)
-        return return_and_correct_aliasing(func, args, kwargs, out) if ours else out
+        out = _each(lambda x: _put(x, place) if isinstance(x, Tensor) else x, out)
+        return return_and_correct_aliasing(func, args, kwargs, out) if ours and _aliases(func) else out
 
     @staticmethod
     def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Return what the operation makes of the plain tensors."""
-        plain = tree_map(_plain, kwargs)
+        plain = _each(_plain, kwargs)
         plain.pop("pin_memory", None)
         if plain.get("device") is not None:
             plain["device"] = CPU
-        return func(*tree_map(_plain, args), **plain)
+        return func(*_each(_plain, args), **plain)
 
     @staticmethod
     def _check_generators(func: Any, leaves: list[Any], here: bool) -> None:

@@ -445,9 +445,10 @@ def test_waiting_for_samples_that_another_cell_draws_has_a_name(measure):
     fresh = str(SESSION.int % 10**9)  # of this noise the cache has no samples; both cells want eight classes
     found = measure("original", "0,1", sampling_seeds=fresh, metrics="retain_accuracy", jobs=2).records
     assert any(record.cost["sample"]["reused"] for record in found)
+    drawing = max(record.cost["sample"]["seconds"] for record in found)  # what the other cell waits for
     for record in found:
         assert_the_sums_hold(record)
-        assert record.outside["rest"] < 0.1 * record.wall_seconds
+        assert record.outside["rest"] < 0.5 * drawing
 
 
 @pytest.fixture(scope="module")

@@ -73,13 +73,13 @@ class TestTheDryRun:
         assert all(found["first_step_seconds"] > 0 for found in steps)
 
     def test_records_reports_and_logs_come_back(self, dry_run):
-        for call, needed in (("first", ("digits", "trial-images")), ("second", ("trial-images",))):
+        for call, cells in (("first", {"digits": 1, "images": 1}), ("second", {"digits": 1, "images": 2})):
             names = packed(dry_run[2], call)
-            for dataset in needed:
-                records = [n for n in names if n.startswith(f"evidence/results/{dataset}") and n.endswith(".jsonl")]
-                assert records
-                assert all(json.loads(line)["status"] == "ok" for n in records for line in names[n].splitlines())
-            assert "evidence/reports/report.html" in names
+            for part, count in cells.items():
+                files = [n for n in names if n.startswith(f"evidence/{part}/results/") and n.endswith(".jsonl")]
+                lines = [json.loads(line) for n in files for line in names[n].splitlines()]
+                assert [line["status"] for line in lines] == ["ok"] * count
+                assert f"evidence/{part}/reports/report.html" in names
             assert f"evidence/environment-{call}.txt" in names
         assert b"needs a CUDA device" in packed(dry_run[2], "first")["evidence/logs/tests.log"]
 
@@ -248,7 +248,8 @@ class TestPrepare:
             folder.mkdir(parents=True)
         (root / "pyproject.toml").touch()
         (beside / "cifar10-jpeg.tar.xz").write_bytes(b"images")
-        (beside / "judges" / "cifar10-resnet56.safetensors").write_bytes(b"weights")
+        for name in ("cifar10-resnet56", "of-no-use"):
+            (beside / "judges" / f"{name}.safetensors").write_bytes(b"weights")
         carried = root / ".gpu"
         for name, value in {
             "ROOT": root, "BESIDE": beside, "CARRIED": carried, "ARCHIVE": carried / "cifar10-jpeg.tar.xz",

@@ -411,6 +411,18 @@ class TestWhoElseUsesTheDevice:
     def test_ids_of_another_namespace_are_counted(self, tree, listed, foreign, beside):
         assert _others(listed, 11) == (foreign, beside)
 
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_a_monitor_knows_whether_other_cells_have_other_devices(self, monkeypatch, alone):
+        told, started = [], []
+        monkeypatch.setattr(module.Monitor, "__init__", lambda self, name, *arguments: told.extend(arguments))
+        monkeypatch.setattr(NvmlMonitor, "_edge", lambda self, seconds: {})
+        monkeypatch.setattr(module, "Sampler", lambda *arguments: started.append(arguments))
+        monkeypatch.setattr(module, "_serve", lambda sampler, period: None)
+        monkeypatch.setattr(module.signal, "signal", lambda number, handler: None)
+        NvmlMonitor("GPU-1", 0.5, alone=alone)
+        module.main(int(told[0]), float(told[1]), *told[2:])
+        assert started == [("GPU-1", ME, alone)]
+
     @pytest.mark.parametrize(("pids", "seen"), [([11], {"nvml_process", "nvml_device"}), ([11, 21], {"nvml_process"})])
     def test_the_devices_use_is_not_a_cells_own_while_another_cell_holds_some(self, tree, monkeypatch, pids, seen):
         processes = [SimpleNamespace(pid=pid, usedGpuMemory=5) for pid in pids]

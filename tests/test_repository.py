@@ -23,7 +23,7 @@ MEASURED = (  # a method that is added later needs no record here
     "erasediff", "esd", "finetune", "meta_unlearning", "neggrad", "neggrad_plus", "random_label",
     "restricted_gradient", "sa", "safemax", "salun", "sfron",
 )  # fmt: skip
-PARTS = ("", "/ablation", "/reference-set")
+PARTS = ("", "/ablation", "/reference-set", "/replicates")
 FOLDERS = {f"results{part}": f"reports{part}" for part in PARTS}
 
 
@@ -59,6 +59,14 @@ def test_the_main_run_is_whole(evidence):
     assert done >= {(spec.name, c) for spec in Registry().controls() for c in range(10)}
     metrics = {s.name for s in Registry().select_metrics("all") if not any(n.startswith("earlier_") for n in s.needs)}
     assert all(set(record.metrics) >= metrics for record in evidence)
+
+
+def test_replicates_have_three_seeds():
+    records, _ = read("results/replicates")
+    done = {(record.cell.method, record.cell.forget_class, record.cell.seeds) for record in records}
+    names = {record.cell.method for record in records}
+    assert names >= {"original", "safemax"}
+    assert done == {(name, c, (s, s, s)) for name in names for c in range(10) for s in range(3)}
 
 
 def test_several_classes_were_forgotten_at_once_and_in_sequence():

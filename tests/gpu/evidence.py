@@ -1,12 +1,12 @@
 """Takes evidence on a GPU machine that has no network, in two calls.
 
-    python3 -m tests.gpu.evidence first --out DIR [--profile gpu|tiny] [--work DIR]
+    python3 -m tests.gpu.evidence first --out DIR [--profile gpu|tiny [--carried]] [--work DIR]
     python3 -m tests.gpu.evidence second --out DIR
 
 It needs what `tests.gpu.prepare` put into `.gpu/`. Each call runs its steps one after another, each in a process of its
 own and for so many seconds at most, and packs what there is into DIR/evidence-CALL.tar.gz after every step, so that
 whatever ends it takes away the running step alone. A step that fails is reported, and the next one goes on. `tiny` runs
-the same steps on a CPU, with what is installed and small settings: it tries the kit itself.
+the same steps on a CPU, with small settings, and with what is installed or `--carried`: it tries the kit itself.
 
 Free of anything but the standard library, until the wheels are there.
 """
@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -95,9 +95,10 @@ PROFILES = {
         seconds={"first": 300.0, "second": 120.0},
         carried=False,
         probe=("--size", "tiny", "--seconds", "30"),
-        estimate=("--protocol", "smoke", "--image-size", "8", "--methods", "safemax", "--classes", "0"),
+        estimate=("--protocol", "smoke", "--image-size", "8", "--methods", "safemax", "--classes", "0", "--controls",
+                  "none", "--metrics", "ua"),
         digits=("--methods", "safemax", "--classes", "3", "--base-steps", "10", *FAST),
-        folder=("--protocol", "smoke", "--image-size", "8", "--base-minutes", "0.05"),
+        folder=("--protocol", "smoke", "--image-size", "8", "--base-minutes", "0.02"),
         base=("--methods", "safemax", "--classes", "1", *FAST),
         methods=("--methods", "safemax", *FAST),
         classes=("0",),
@@ -148,10 +149,9 @@ class Call:
         profile, python = self.profile, sys.executable
         own = [python, "-P", "-c", "from unlearnbench.cli import main; main()"]  # not the checkout: what is installed
         device = ["--device", profile.device]
-        files = ["--results", str(self.evidence / "results"), "--out", str(self.evidence / "reports")]
-        run = [*own, "run", *device, *files, "--minutes", MINUTES]
+        run = [*own, "run", *device, "--minutes", MINUTES]
         folder = ["--dataset", "imagefolder", "--data-root", str(self.images)]
-        brief = [*run, *folder, *profile.folder]
+        brief = [*run, *self.files("images"), *folder, *profile.folder]
         if self.name == "second":
             return [
                 Step(f"class-{c}", 225, [*brief, *profile.methods, "--classes", c], images=True)
@@ -163,9 +163,13 @@ class Call:
             Step("tests", 60, pytest),
             Step("probe", 75, probe),
             Step("estimate", 90, [*own, "estimate", *device, *folder, *profile.estimate], images=True),
-            Step("digits", 100, [*run, "--dataset", "digits", *profile.digits]),
+            Step("digits", 100, [*run, *self.files("digits"), "--dataset", "digits", *profile.digits]),
             Step("base", 170, [*brief, *profile.base], images=True),
         ]
+
+    def files(self, name: str) -> list[str]:
+        """Return the options that keep the records of some runs apart, so that only these are rendered again."""
+        return ["--results", str(self.evidence / name / "results"), "--out", str(self.evidence / name / "reports")]
 
     def take(self, step: Step) -> None:
         """Run a step, note how it ended, and pack."""
@@ -342,8 +346,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the archive")
     parser.add_argument("--profile", choices=PROFILES, default="gpu")
     parser.add_argument("--work", type=Path, default=Path("/tmp/unlearnbench-gpu"), help="folder to work in")
+    parser.add_argument("--carried", action="store_true", help="with tiny: install and unpack what .gpu/ holds")
     asked = parser.parse_args(arguments)
-    call = Call(asked.call, PROFILES[asked.profile], asked.work.absolute(), asked.out.absolute())
+    profile = PROFILES[asked.profile]
+    profile = replace(profile, carried=profile.carried or asked.carried)
+    call = Call(asked.call, profile, asked.work.absolute(), asked.out.absolute())
     (call.evidence / "logs").mkdir(parents=True, exist_ok=True)
     call.out.mkdir(parents=True, exist_ok=True)
 

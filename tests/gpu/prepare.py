@@ -3,7 +3,7 @@
     python -m tests.gpu.prepare [--images FILE] [--judges DIR]
 
 From the root of the checkout, where there is network: wheels of the packages that such a machine does not have and of
-this one as it lies here (tracked files, changed or not), the archive of images, and weights of judges.
+this one as it lies here (tracked files, changed or not), the archive of images, and the weights of the judge.
 """
 
 import argparse
@@ -75,22 +75,21 @@ def check(images: Path, judges: Path) -> None:
     if not images.is_file():
         stop(f"there is no {images}: give the archive with train/CLASS/* and test/CLASS/* in it with --images FILE")
     if not (judges / JUDGE.name).is_file():
-        stop(f"there is no {judges / JUDGE.name}: give the folder of the judges' weights with --judges DIR")
+        stop(f"there is no {judges / JUDGE.name}: give the folder with the judge's weights with --judges DIR")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill `.gpu/` anew, and say what is in it."""
     parser = argparse.ArgumentParser(description="Fills .gpu/ with what a GPU machine without network lacks.")
     parser.add_argument("--images", type=Path, default=BESIDE / ARCHIVE.name, help="archive of images, .tar.xz")
-    parser.add_argument("--judges", type=Path, default=BESIDE / "judges", help="folder of judges' weights")
+    parser.add_argument("--judges", type=Path, default=BESIDE / "judges", help="folder with the judge's weights")
     asked = parser.parse_args(arguments)
     check(asked.images, asked.judges)
     shutil.rmtree(CARRIED, ignore_errors=True)
     wheels(CARRIED / "wheels")
     shutil.copyfile(asked.images, ARCHIVE)
     JUDGE.parent.mkdir()
-    for path in sorted(asked.judges.glob("*.safetensors")):
-        shutil.copyfile(path, JUDGE.parent / path.name)
+    shutil.copyfile(asked.judges / JUDGE.name, JUDGE)
     COMMIT.write_text(git("describe", "--always", "--dirty", "--abbrev=40"), encoding="utf-8")
     carried = sorted(path for path in CARRIED.rglob("*") if path.is_file())
     for path in carried:
