@@ -561,6 +561,7 @@ class TestChoices:
         assert dataset.num_classes == {"cifar10": 10, "cifar100": 100, "stl10": 10}[kind]
         assert len(set(dataset.class_names)) == dataset.num_classes
         assert dataset.image_shape[1] == {"cifar10": 32, "cifar100": 32, "stl10": 64}[kind]
+        assert sum(dataset.train_counts) == {"cifar10": 50_000, "cifar100": 50_000, "stl10": 5000}[kind]
 
     @pytest.mark.parametrize(
         ("source", "message"),

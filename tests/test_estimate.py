@@ -378,6 +378,14 @@ class TestMaking:
         assert found["judge"].seconds > 0
         assert found["judge"].size == pytest.approx(4 * 271_098, rel=0.01)
 
+    def test_a_data_set_that_is_not_here_is_not_downloaded(self, tmp_path):
+        dataset, cache = load_dataset(Source("cifar10", "smoke")), tmp_path / "cache"
+        (there, lacking, _), _ = pilot.look_around(dataset, ["forget_probs"], [0], cache, {"device": "cpu"}, SILENT)
+        assert (there, lacking) == ([], ["CIFAR-10 (to download)", "judge", "base model (seed 0)"])
+        making, _ = pilot.measure_making(dataset, lacking[0], cache, {"device": "cpu"}, SILENT)
+        assert making == Making(None, 0)
+        assert not cache.exists()
+
     def test_images_of_a_folder_are_decoded_in_part(self, tmp_path, monkeypatch):
         for part, n in (("train", 20), ("test", 4)):
             for name in ("cat", "dog"):

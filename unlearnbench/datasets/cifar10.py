@@ -9,6 +9,7 @@ from unlearnbench.datasets.profiles import colour_profiles
 
 TITLE = "CIFAR-10 (32x32)"
 FLIP = True
+TRAIN_COUNT = 5000  # training images of each class
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 profiles = colour_profiles
@@ -25,5 +26,6 @@ def dataset(source: Source) -> Dataset:
     """Return the dataset."""
     load = loader(source, "CIFAR-10", partial(open_part, "CIFAR10"), images_of_arrays)
     return resolve(
-        source, name="cifar10", title=TITLE, class_names=CLASSES, image_shape=(3, 32, 32), flip=FLIP, load=load
-    )
+        source, name="cifar10", title=TITLE, class_names=CLASSES, image_shape=(3, 32, 32), flip=FLIP, load=load,
+        train_counts=(TRAIN_COUNT,) * len(CLASSES),
+    )  # fmt: skip

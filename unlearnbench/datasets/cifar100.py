@@ -9,6 +9,7 @@ from unlearnbench.datasets.profiles import colour_profiles
 
 TITLE = "CIFAR-100 (32x32)"
 FLIP = True
+TRAIN_COUNT = 500  # training images of each class
 CLASSES = (
     "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",
     "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
@@ -29,5 +30,6 @@ def dataset(source: Source) -> Dataset:
     """Return the dataset."""
     load = loader(source, "CIFAR-100", partial(open_part, "CIFAR100"), images_of_arrays)
     return resolve(
-        source, name="cifar100", title=TITLE, class_names=CLASSES, image_shape=(3, 32, 32), flip=FLIP, load=load
-    )
+        source, name="cifar100", title=TITLE, class_names=CLASSES, image_shape=(3, 32, 32), flip=FLIP, load=load,
+        train_counts=(TRAIN_COUNT,) * len(CLASSES),
+    )  # fmt: skip

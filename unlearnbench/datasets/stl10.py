@@ -14,6 +14,7 @@ from unlearnbench.datasets.profiles import colour_profiles
 
 TITLE = "STL-10 (64x64)"
 FLIP = True
+TRAIN_COUNT = 500  # training images of each class
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 SIDE = 64
 
@@ -40,5 +41,6 @@ def dataset(source: Source) -> Dataset:
     """Return the dataset."""
     load = loader(source, "STL-10", open_part, reduced)
     return resolve(
-        source, name="stl10", title=TITLE, class_names=CLASSES, image_shape=(3, SIDE, SIDE), flip=FLIP, load=load
-    )
+        source, name="stl10", title=TITLE, class_names=CLASSES, image_shape=(3, SIDE, SIDE), flip=FLIP, load=load,
+        train_counts=(TRAIN_COUNT,) * len(CLASSES),
+    )  # fmt: skip
