@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from unlearnbench import runner
-from unlearnbench.datasets import load_dataset
+from unlearnbench.datasets import Split, load_dataset
 from unlearnbench.grid import Cell
 from unlearnbench.product import staging
 from unlearnbench.registry import Registry
@@ -16,19 +16,27 @@ PAPERS = {  # what the paper's network has, and that of digits lacks
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
     "add_attention": True, "attention_head_dim": None, "dropout": 0.1,
 }  # fmt: skip
+FEW = 300  # training images, of all classes
 # Functions that wait for a device by design: at a few points of a run with the clock stopped, or at a phase's edge.
 BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "cost.py:paused", "cost.py:_switch"}
 # Where a method itself asks for a wait in each of its steps.
 ASKED = {"erasediff": {"erasediff.py:draw_forget_term"}}  # puts the list of classes on the device
 
 
+def few_images(store, progress):
+    """Return digits with the first training images alone, so that trainings and epochs are short."""
+    images = load_dataset("digits").load(store, progress)
+    return images._replace(train=Split(*(part[:FEW] for part in images.train)))
+
+
 def tiny_dataset(*, flip=False, bf16=False, unet=None):
-    """Return digits with a small network, few samples and short trainings, all of it in bfloat16 or none."""
+    """Return digits with a small network, few images and samples, short trainings; all of it in bfloat16 or none."""
     digits = load_dataset("digits")
     precision = "bf16" if bf16 else "fp32"
     unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4, **(unet or {})}
     return replace(
         digits,
+        load=few_images,
         flip=flip,
         precision=precision,
         base=replace(digits.base, unet=unet, steps=4, batch=16, precision=precision),

@@ -156,7 +156,7 @@ def judge_job(cache, kind, line):
     waits = []
     for epochs in (1, 2):
         with pretended_cuda() as device:
-            recipe = replace(getattr(dataset, kind), epochs=epochs, batch=700)
+            recipe = replace(getattr(dataset, kind), epochs=epochs, batch=100)
             model = build_classifier(dataset, recipe).to("cuda")
             device.waits.clear()
             fit_classifier(model, images.train, recipe, lambda done, total: None)

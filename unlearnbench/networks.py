@@ -15,6 +15,9 @@ from unlearnbench.errors import UsageError, spell_error
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue in [0, 1]
 
+# To torch all blocks are one function, of which it compiles 8 forms by default and leaves the others uncompiled.
+MOST_COMPILED = 256
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -50,6 +53,9 @@ def compile_blocks(model: nn.Module) -> None:
 
     What hangs on the network as a whole, such as hooks, stays outside, and a copy of it is a plain one.
     """
+    import torch._dynamo  # takes a second
+
+    torch._dynamo.config.recompile_limit = MOST_COMPILED
     for child in model.children():
         for block in child if isinstance(child, nn.ModuleList) else [child]:
             block.compile()
