@@ -203,8 +203,12 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
     store = ResultStore(tmp_path / "results")
     for c, seconds in ((1, 100), (2, 140)):
         record = fake_record("esd", c)
-        cell = replace(record.cell, protocol=plan.dataset.protocol.name)
-        measured = {"wall_seconds": float(seconds), "provenance": {**record.provenance, "device": identity}}
+        cell = replace(record.cell, protocol=plan.dataset.protocol.name, settings=plan.cells[1].settings)
+        measured = {
+            "wall_seconds": float(seconds),
+            "counts": {"optimizer_steps": 10},
+            "provenance": {**record.provenance, "device": identity},
+        }
         store.append(replace(record, cell=cell, **measured))
     before = sorted(tmp_path.rglob("*"))
     status, out, _ = command(*arguments)
@@ -212,7 +216,12 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
     assert "\n2 cells\nto measure: 2; recorded in results already: 0 (--rerun missing)\n" in out
     assert "\nto be made first: judge, second judge" not in out  # that of digits is fitted anew each time
     assert "\nto be made first: judge, rejecting judge, feature extractor, features" in out
-    assert "base model (seed 0)\nabout 2m00s for 1 of 2 cells, one after another, by 2 records" in out
+    lines = out.splitlines()
+    head = next(k for k, line in enumerate(lines) if line.startswith("method "))
+    assert lines[head].split() == ["method", "cells", "s/step", "prior", "RTE", "RTE+prior", "sampling", "GB", "cell"]
+    assert lines[head + 1].split() == ["Original", "1", *"???????"]
+    assert lines[head + 2].split() == "ESD 1 0.2 1s 2s 3s 3s 1.00 2m00s".split()
+    assert "\nabout 2m00s for 1 of 2 cells, one after another, by 2 records of the same device, dataset and" in out
     assert "; not known for original ('unlearnbench estimate' with the same options measures it)" in out
     assert sorted(tmp_path.rglob("*")) == before
     own = replace(record.cell, forget_class=0, protocol=plan.dataset.protocol.name, settings=plan.cells[1].settings)

@@ -248,7 +248,7 @@ def test_captions_say_how_many_devices_worked_meanwhile():
 
 def test_time_is_forecast_for_devices_at_once():
     records = [fake_record("alpha", c) for c in range(4)]
-    words = duration([record.cell for record in records], records[:1], records[0].device_model, 2)
+    words = duration([([record.cell for record in records], records[:1])], 2)
     assert words.startswith("about 14s for 4 cells, on 2 devices at once, by 1 record ")
 
 

@@ -149,7 +149,7 @@ def estimate(
             selection = select(plan, reading.records, rerun, here, repeats=repeats, models=models, controls=controls)
             pilot = _Pilot(plan, workers, display, tuple(plugin_files), cache, found)
             preparation = pilot.preparation(selection)
-            rows = [pilot.row(cells) for cells in _variants(selection.todo)]
+            rows = [pilot.row(cells) for cells in variants(selection.todo)]
             surroundings = pilot.surroundings(selection, recorded(reading.records, plan, here))
             return Outlook(
                 plan, found, rows, surroundings, preparation, len(plan.cells) - len(selection.todo), repeats,
@@ -157,7 +157,7 @@ def estimate(
             )  # fmt: skip
 
 
-def _variants(cells: Iterable[Cell]) -> list[list[Cell]]:
+def variants(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Return cells by method and settings, in the order of the run."""
     found: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
@@ -262,9 +262,8 @@ class _Pilot:
 
     def row(self, cells: Sequence[Cell]) -> Row:
         """Measure a method on the first of its cells."""
-        cell, spec = cells[0], self._plan.methods[cells[0].method]
-        changed = self._plan.overrides[cell.id]
-        label = spec.title + "".join(f", {name}={value}" for name, value in changed.items())
+        cell = cells[0]
+        label, changed = self._plan.label(cell), self._plan.overrides[cell.id]
         labels = [c for c, n in draws(cell, self._plan) for _ in range(n)]
         outcome = self._run(label, "measure_method", cell, self._plan.dataset, labels, self._plugin_files)
         cost = outcome.value if outcome.status == "ok" else Unknown(_reason(outcome))

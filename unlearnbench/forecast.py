@@ -15,13 +15,16 @@ from unlearnbench.artifacts import Artifact, ArtifactStore, Tensors
 from unlearnbench.checkpoints import read_checkpoint
 from unlearnbench.datasets import ClassifierRecipe, Dataset, Images
 from unlearnbench.errors import plural
+from unlearnbench.estimate import variants
 from unlearnbench.features import inception_reference
 from unlearnbench.grid import Cell, Controls, Rerun
 from unlearnbench.hashing import digest, file_digest
 from unlearnbench.judges import classifier
+from unlearnbench.outlook import HEADERS, UNKNOWN, about, legend, table
 from unlearnbench.plan import Plan, select
 from unlearnbench.preparation import OTHER_JUDGES, base_artifact, image_digests, train_features
 from unlearnbench.progress import spell
+from unlearnbench.report.cost import Costs
 from unlearnbench.results import DeviceModel, Record, ResultStore, device_model
 from unlearnbench.runner import identify_all
 
@@ -90,7 +93,7 @@ def forecast(
         there, lacking = at_hand(plan.dataset, Look(cache), torch.device(found[0]["device"]), needs, seeds)
         yield f"in the cache {cache}: {', '.join(there) or 'nothing that is needed'}"
         yield f"to be made first: {', '.join(lacking) or 'nothing'}"
-        yield duration(selection.todo, reading.records, here, len(found))
+        yield from by_records(plan, selection.todo, reading.records, here, len(found))
 
 
 def at_hand(
@@ -185,35 +188,76 @@ def inception_is_here(dataset: Dataset) -> bool:
     return bool(dataset.inception_weights) or _downloaded(URL_INCEPTION_V3)
 
 
-def duration(cells: Sequence[Cell], records: Iterable[Record], device: DeviceModel, devices: int = 1) -> str:
-    """Return how long cells will take one after another, by the records of the same device, dataset and methods.
+def by_records(
+    plan: Plan, cells: Sequence[Cell], records: Iterable[Record], device: DeviceModel, devices: int = 1
+) -> Iterator[str]:
+    """Yield what cells will take, as a table of methods and in all, by the records of the same device and settings.
 
     Args:
+        plan: holds the cells.
         cells: to be measured.
         records: of earlier ones.
         device: model of the device.
         devices: how many of that model take a cell each, all the time.
     """
-    where = {(cell.dataset, cell.protocol) for cell in cells}
-    seconds: dict[str, list[float]] = {}
-    for record in records:
-        known = record.status == "ok" and record.wall_seconds is not None and record.device_model.matches(device)
-        if known and (record.cell.dataset, record.cell.protocol) in where:
-            seconds.setdefault(record.cell.method, []).append(float(record.wall_seconds or 0.0))
-    known_cells = [cell for cell in cells if cell.method in seconds]
-    unknown = list(dict.fromkeys(cell.method for cell in cells if cell.method not in seconds))
+    known = [record for record in records if record.status == "ok" and record.device_model.matches(device)]
+    rows = [(alike, [record for record in known if _alike(record.cell, alike[0])]) for alike in variants(cells)]
+    behind = [record for _, found in rows for record in found]
+    if behind:
+        costs = Costs(behind)
+        yield ""
+        yield from table([_row(plan, alike, found, costs) for alike, found in rows])
+        yield ""
+        yield legend(costs.probe)
+    yield duration(rows, devices)
+
+
+def _alike(one: Cell, other: Cell) -> bool:
+    """Say whether two cells do the same work: dataset, protocol, method, settings."""
+    return all(
+        getattr(one, name) == getattr(other, name) for name in ("dataset", "protocol", "method", "settings")
+    ) and bool(one.earlier) == bool(other.earlier)
+
+
+def _row(plan: Plan, cells: Sequence[Cell], records: Sequence[Record], costs: Costs) -> list[str]:
+    """Return a method's row of the table: means over its records."""
+    label = plan.label(cells[0])
+    if not records:
+        return [label, str(len(cells)), *[UNKNOWN] * (len(HEADERS) - 2)]
+    prior, rte, sample = (
+        fmean(float(record.cost.get(phase, {}).get("seconds", 0.0)) for record in records)
+        for phase in ("prior", "forget", "sample")
+    )
+    steps = fmean(record.counts.get("optimizer_steps", 0) for record in records)
+    times = (prior, rte, prior + rte, sample)
+    peaks = [peak for record in records if (peak := costs.number(record, costs.memory)) is not None]
+    return [
+        label,
+        str(len(cells)),
+        f"{rte / steps:.3g}" if steps else "-",
+        *[about(seconds, extrapolated=False) for seconds in times],
+        f"{fmean(peaks):.2f}" if peaks else UNKNOWN,
+        about(fmean(record.wall_seconds or 0.0 for record in records), extrapolated=False),
+    ]
+
+
+def duration(rows: Sequence[tuple[Sequence[Cell], Sequence[Record]]], devices: int = 1) -> str:
+    """Return how long cells will take one after another, given those of each method with the records that tell."""
+    known = [(cells, records) for cells, records in rows if records]
+    unknown = list(dict.fromkeys(cells[0].method for cells, records in rows if not records))
     named = ", ".join(unknown[:MOST_NAMED]) + (f" and {len(unknown) - MOST_NAMED} more" * (len(unknown) > MOST_NAMED))
-    if not known_cells:
+    if not known:
         return (
-            f"how long it will take is not known: there is no record of {named} on this device and dataset yet; "
-            f"{MEASURES}"
+            f"how long it will take is not known: there is no record of {named} with these settings on this device and "
+            f"dataset yet; {MEASURES}"
         )
-    total = spell(sum(fmean(seconds[cell.method]) for cell in known_cells) / devices)
+    seconds = sum(len(cells) * fmean(record.wall_seconds or 0.0 for record in records) for cells, records in known)
     how = "one after another" if devices == 1 else f"on {devices} devices at once"
-    behind = sum(len(seconds[method]) for method in {cell.method for cell in known_cells})
-    which = f"{len(known_cells)} of {plural(len(cells), 'cell')}" if unknown else plural(len(cells), "cell")
+    behind = sum(len(records) for _, records in known)
+    some, every = (sum(len(cells) for cells, _ in part) for part in (known, rows))
+    which = f"{some} of {plural(every, 'cell')}" if unknown else plural(every, "cell")
     rest = f"; not known for {named} ({MEASURES})" if unknown else ""
     return (
-        f"about {total} for {which}, {how}, by {plural(behind, 'record')} of the same device, dataset and "
-        f"methods{rest}; what must be made first comes on top"
+        f"about {spell(seconds / devices)} for {which}, {how}, by {plural(behind, 'record')} of the same device, "
+        f"dataset and settings{rest}; what must be made first comes on top"
     )

@@ -33,11 +33,9 @@ def lines(outlook: Outlook) -> Iterator[str]:
         "recorded"
     )
     yield ""
-    yield from _table([_cells(outlook, row) for row in outlook.rows], HEADERS)
+    yield from table([_cells(outlook, row) for row in outlook.rows])
     yield ""
-    probe = probe_of(outlook)
-    memory = f"GB: peak {MEMORY_PROBES[probe]} ({probe}), over prior and unlearning" if probe else "GB: no memory probe"
-    yield f"times are of one cell; s/step: seconds per optimiser step, at the method's own batch size; {memory}"
+    yield legend(probe_of(outlook))
     for row in outlook.rows:
         if isinstance(row.cost, Unknown):
             yield f"{row.label}: not known ({row.cost.reason})"
@@ -51,7 +49,7 @@ def lines(outlook: Outlook) -> Iterator[str]:
             yield from published(outlook, source)
 
 
-def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> list[str]:
+def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> list[str]:
     """Return the lines of a table whose numbers stand below each other."""
     every = [headers, *rows]
     widths = [max(cell_len(line[column]) for line in every) for column in range(len(headers))]
@@ -60,6 +58,12 @@ def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> list[str]:
         "  ".join([f"{line[0]}{pads[0]}", *[f"{pad}{text}" for text, pad in zip(line[1:], pads[1:], strict=True)]])
         for line, pads in zip(every, padding, strict=True)
     ]
+
+
+def legend(probe: str | None) -> str:
+    """Return what the columns of HEADERS hold."""
+    memory = f"GB: peak {MEMORY_PROBES[probe]} ({probe}), over prior and unlearning" if probe else "GB: no memory probe"
+    return f"times are of one cell; s/step: seconds per optimiser step, at the method's own batch size; {memory}"
 
 
 def _cells(outlook: Outlook, row: Row) -> list[str]:
@@ -72,16 +76,16 @@ def _cells(outlook: Outlook, row: Row) -> list[str]:
         row.label,
         count,
         "-" if cost.rate is None else f"{cost.rate.step_seconds:.3g}",
-        _about(cost.prior, "prior" in cost.reckoned),
-        _about(cost.rte, "rte" in cost.reckoned),
-        _about(cost.prior + cost.rte, bool(cost.reckoned)),
-        _about(cost.sample),
+        about(cost.prior, "prior" in cost.reckoned),
+        about(cost.rte, "rte" in cost.reckoned),
+        about(cost.prior + cost.rte, bool(cost.reckoned)),
+        about(cost.sample),
         f"{cost.memory[probe] / 1e9:.2f}" if probe else UNKNOWN,
-        _about(row_seconds(outlook, row, cost) / len(row.cells)),
+        about(row_seconds(outlook, row, cost) / len(row.cells)),
     ]
 
 
-def _about(seconds: float, extrapolated: bool = True) -> str:
+def about(seconds: float, extrapolated: bool = True) -> str:
     """Return seconds as people read them, marked where they were extrapolated."""
     text = f"{round(seconds, 2):.3g}s" if seconds < 59.95 else spell(seconds)
     return f"{EXTRAPOLATED}{text}" if extrapolated else text
@@ -132,7 +136,7 @@ def _spell_surroundings(outlook: Outlook) -> str:
     """Return the line on what a cell takes besides its method and samples."""
     around = outlook.surroundings
     parts = [
-        f"{phase} {_about(around.seconds[phase], phase == 'attack' and not around.records)}"
+        f"{phase} {about(around.seconds[phase], phase == 'attack' and not around.records)}"
         for phase in AROUND if phase in around.seconds
     ]  # fmt: skip
     source = "measured on images of noise"
@@ -147,7 +151,7 @@ def _spell_preparation(outlook: Outlook) -> Iterator[str]:
     yield f"in the cache {outlook.cache}: {', '.join(outlook.preparation.there) or 'nothing that is needed'}"
     made = []
     for name, making in outlook.preparation.making.items():
-        known = f" {_about(making.seconds)}" if making.seconds is not None else ""
+        known = f" {about(making.seconds)}" if making.seconds is not None else ""
         made.append(f"{name}{known}{f' (not known: {making.reason})' if making.reason else ''}")
     yield f"to be made first: {', '.join(made) or 'nothing'}"
 
@@ -172,9 +176,9 @@ def _spell_total(outlook: Outlook) -> str:
     least = "at least " if gaps else ""
     without = f", without what is not known ({', '.join(gaps)})" if gaps else ""
     kept = f"; {plural(outlook.kept, 'cell')} recorded already" if outlook.kept else ""
-    making = f", {_about(first)} of it to make what comes first" if first else ""
+    making = f", {about(first)} of it to make what comes first" if first else ""
     return (
-        f"the whole run: {least}{_about(total_seconds(outlook))} for {plural(cells, 'cell')} one after another{making}"
+        f"the whole run: {least}{about(total_seconds(outlook))} for {plural(cells, 'cell')} one after another{making}"
         f"{without}{kept}; rendering the report comes on top"
     )
 
@@ -224,12 +228,12 @@ def published(outlook: Outlook, source: Source) -> Iterator[str]:
     yield f"{source.name} ({source.facts['title']}): printed, and estimated here for one class"
     yield ""
     headers = ["method", *[f"{source.title(m)} {where}" for m in metrics for where in (_unit(source, m), "here")]]
-    yield from _table(
+    yield from table(
         [[title, *_beside(source, method, metrics, here)] for method, title in source.methods.items()], headers
     )
     yield ""
     claims = [claim for claim in source.facts["claims"] if _costs(claim, metrics)]
-    yield from _table([_claim(source, claim, here) for claim in claims], ["ratio", "claim", "printed rows", "here"])
+    yield from table([_claim(source, claim, here) for claim in claims], ["ratio", "claim", "printed rows", "here"])
     yield ""
     for metric in metrics:
         facts = source.facts["metrics"][metric]

@@ -47,6 +47,11 @@ class Plan:
         """Say whether a cell's method is to unlearn: references and controls are there to be compared with."""
         return self.methods[cell.method].role in ("method", "gold")
 
+    def label(self, cell: Cell) -> str:
+        """Return a method's title, with the settings that --set changed."""
+        changed = "".join(f", {name}={value}" for name, value in self.overrides[cell.id].items())
+        return f"{self.methods[cell.method].title}{changed}"
+
     def metrics_of(self, cell: Cell) -> list[MetricSpec]:
         """Return the metrics that say something of a cell.
 
