@@ -220,7 +220,7 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
     head = next(k for k, line in enumerate(lines) if line.startswith("method "))
     assert lines[head].split() == ["method", "cells", "s/step", "prior", "RTE", "RTE+prior", "sampling", "GB", "cell"]
     assert lines[head + 1].split() == ["Original", "1", *"???????"]
-    assert lines[head + 2].split() == "ESD 1 0.2 1s 2s 3s 3s 1.00 2m00s".split()
+    assert lines[head + 2].split() == ["ESD", "1", "0.2", "1s", "2s", "3s", "3s", "1.00", "2m00s"]
     assert "\nabout 2m00s for 1 of 2 cells, one after another, by 2 records of the same device, dataset and" in out
     assert "; not known for original ('unlearnbench estimate' with the same options measures it)" in out
     assert sorted(tmp_path.rglob("*")) == before

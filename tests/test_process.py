@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import os
 import re
@@ -37,6 +38,10 @@ def allocate_too_much(words, progress):
 def double(value, progress):
     progress("double", 1, 2)
     return 2 * value
+
+
+def collector(progress):
+    return gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects())
 
 
 def refuse(progress):
@@ -279,6 +284,12 @@ DRIVER = (  # as if a CUDA driver were there that NVML knows nothing of
     "ctypes.CDLL = lambda name, *more, **named: None if name == 'libcuda.so.1' else real(name, *more, **named)"
 )
 NVML = "torch.cuda._device_count_nvml = lambda: 0"  # as if NVML could count the devices
+
+
+def test_no_collection_of_a_job_walks_through_what_the_server_imported(workers):
+    on, frozen, walked = workers.run(f"{__name__}:collector").value
+    assert on
+    assert walked < frozen / 10
 
 
 @pytest.mark.parametrize("machine", [DRIVER, NVML])

@@ -1,4 +1,7 @@
-"""Feature extractors behind torch-fidelity's interface, so that a dataset's own network and Inception are one thing."""
+"""Feature extractors behind torch-fidelity's interface, so that a dataset's own network and Inception are one thing.
+
+torch-fidelity imports torchvision and with it torch's compiler, two seconds that only those wait for who use it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_fidelity import register_feature_extractor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-from torch_fidelity.utils import create_feature_extractor
 
 from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.hashing import file_digest
@@ -29,6 +28,10 @@ def extractor_for(name: str, network: nn.Module) -> nn.Module:
     Returns:
         A frozen module in eval mode that maps images to a tuple with one tensor of features.
     """
+    from torch_fidelity import register_feature_extractor
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+    from torch_fidelity.utils import create_feature_extractor
 
     class Extractor(FeatureExtractorBase):  # type: ignore[misc]
         def __init__(self, name: str, features_list: Sequence[str], **_: Any) -> None:
@@ -77,6 +80,8 @@ def inception(weights: Path | None) -> tuple[nn.Module, dict[str, str]]:
     Raises:
         UsageError: there are no weights and they cannot be downloaded, or the file is not theirs.
     """
+    from torch_fidelity.utils import create_feature_extractor
+
     path = str(weights) if weights is not None else None
     reference = inception_reference(weights)
     try:

@@ -1,6 +1,6 @@
 """Takes evidence on a GPU machine that has no network, in two calls.
 
-    python3 -m tests.gpu.evidence first --out DIR [--profile gpu|tiny [--carried]] [--work DIR]
+    python3 -m tests.gpu.evidence first --out DIR [--profile gpu|tiny [--carried]] [--work DIR] [--only STEP,STEP]
     python3 -m tests.gpu.evidence second --out DIR
 
 It needs what `tests.gpu.prepare` put into `.gpu/`. Each call runs its steps one after another, each in a process of its
@@ -95,10 +95,10 @@ PROFILES = {
         seconds={"first": 300.0, "second": 120.0},
         carried=False,
         probe=("--size", "tiny", "--seconds", "30"),
-        estimate=("--protocol", "smoke", "--image-size", "8", "--methods", "safemax", "--classes", "0", "--controls",
-                  "none", "--metrics", "ua"),
-        digits=("--methods", "safemax", "--classes", "3", "--base-steps", "10", *FAST),
-        folder=("--protocol", "smoke", "--image-size", "8", "--base-minutes", "0.02"),
+        estimate=("--protocol", "smoke", "--image-size", "8", "--methods", "safemax", "--classes", "0", "--base-steps",
+                  "2", *FAST),
+        digits=("--methods", "safemax", "--classes", "3", "--base-steps", "2", *FAST),
+        folder=("--protocol", "smoke", "--image-size", "8", "--base-minutes", "0.01"),
         base=("--methods", "safemax", "--classes", "1", *FAST),
         methods=("--methods", "safemax", *FAST),
         classes=("0",),
@@ -139,10 +139,14 @@ class Call:
     def environment(self) -> dict[str, str]:
         """Variables of every step."""
         fixed = {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "COLUMNS": "150", "MPLBACKEND": "Agg"}
+        fixed["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the machine's plugins are none of ours
         cache = {"UNLEARNBENCH_CACHE": str(self.work / "cache")}
+        given = {
+            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+        }  # it costs time
         if not self.profile.carried:
-            return {**fixed, **cache, **os.environ}
-        return {**os.environ, **fixed, **cache, "PYTHONPATH": str(self.work / "site")}
+            return {**fixed, **cache, **given}
+        return {**given, **fixed, **cache, "PYTHONPATH": str(self.work / "site")}
 
     def steps(self) -> list[Step]:
         """Return the call's steps."""
@@ -347,10 +351,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", choices=PROFILES, default="gpu")
     parser.add_argument("--work", type=Path, default=Path("/tmp/unlearnbench-gpu"), help="folder to work in")
     parser.add_argument("--carried", action="store_true", help="with tiny: install and unpack what .gpu/ holds")
+    parser.add_argument("--only", metavar="STEP,STEP", help="steps to take; default: all of the call")
     asked = parser.parse_args(arguments)
     profile = PROFILES[asked.profile]
     profile = replace(profile, carried=profile.carried or asked.carried)
     call = Call(asked.call, profile, asked.work.absolute(), asked.out.absolute())
+    steps = {step.name: step for step in call.steps()}
+    chosen = asked.only.split(",") if asked.only else list(steps)
+    if unknown := [name for name in chosen if name not in steps]:
+        parser.error(f"--only: {call.name} has no step {', '.join(unknown)}; it has {', '.join(steps)}")
     (call.evidence / "logs").mkdir(parents=True, exist_ok=True)
     call.out.mkdir(parents=True, exist_ok=True)
 
@@ -368,8 +377,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draw_images(call.images)
     describe(call)
     with linked() if call.profile.carried else nullcontext():
-        for step in call.steps():
-            call.take(step)
+        for name in chosen:
+            call.take(steps[name])
     return int(any(step["code"] != 0 for step in call.taken))
 
 

@@ -62,7 +62,7 @@ class Size:
 
 SIZES = {
     "paper": Size("paper", 32, 10_000, None, 5, 3, 500, compiled=True),
-    "tiny": Size("smoke", 8, 200, 4, 1, 2, 4, compiled=False),
+    "tiny": Size("smoke", 8, 200, 4, 1, 1, 4, compiled=False),
 }
 
 
