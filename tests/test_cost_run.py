@@ -190,9 +190,9 @@ class Measured(NamedTuple):
 
 
 def write_plugin(folder):
-    """Write the plugin file; no other folder has the same bytes, so that no prior of another one is reused."""
+    """Write the plugin file; no other folder's has the same code, so that no prior of another one is reused."""
     folder.mkdir(exist_ok=True)
-    (folder / "plugin.py").write_text(f"# {uuid.uuid5(SESSION, str(folder))}\n{textwrap.dedent(PLUGIN)}")
+    (folder / "plugin.py").write_text(f"OF = '{uuid.uuid5(SESSION, str(folder))}'\n{textwrap.dedent(PLUGIN)}")
     return folder / "plugin.py"
 
 

@@ -17,7 +17,10 @@ from tests.benchmarks.fisher import asked_for, header, in_turn, network, ratio
 from unlearnbench.diffusion import Schedule, sample, to_uint8
 
 # network, images, steps, guidance, rounds
-SIZES = (("digits", 250, 25, 0.5, 7), ("CIFAR-10-shaped", 4, 4, 2.0, 5))
+SIZES = (
+    ("digits", 1, 25, 0.5, 15), ("digits", 10, 25, 0.5, 15), ("digits", 50, 25, 0.5, 15), ("digits", 250, 25, 0.5, 7),
+    ("CIFAR-10-shaped", 1, 5, 2.0, 5), ("CIFAR-10-shaped", 8, 2, 2.0, 5),
+)  # fmt: skip
 
 
 def draw(model, shape, images, steps, guidance):

@@ -106,13 +106,8 @@ class Costs:
 
     @cached_property
     def main(self) -> list[Measure]:
-        """RTE as the papers count it (forget), priors, both together, and memory of both: peak, and growth if known."""
-        keys = ("rte", "prior", "total", "memory", *["growth"] * self._tells_growth)
-        return [self._columns[key][0] for key in keys]
-
-    @cached_property
-    def _tells_growth(self) -> bool:
-        return any(self._growth(record) is not None for record in self._records)
+        """RTE as the papers count it (forget), priors, both together, peak memory of both."""
+        return [self._columns[key][0] for key in ("rte", "prior", "total", "memory")]
 
     @property
     def memory(self) -> Measure:
@@ -178,8 +173,6 @@ class Costs:
         words = "no probe that every cell has"
         if self.probe:
             words = f"peak {MEMORY_PROBES[self.probe]} ({self.probe}), over prior and forget unless a phase is named"
-            if self._tells_growth:
-                words += ", and its growth over what the process held when the phase began (libraries, the base model)"
         shared = [phase for phase in PHASES if any(r.cost.get(phase, {}).get("side_by_side") for r in self._records)]
         beside = [f"{', '.join(shared)}: seconds during which other cells of the run shared the machine"]
         return [f"memory: {words}", *self._missing_probes(), *(beside if shared else []), *self._devices_beside()]

@@ -206,6 +206,8 @@ def _cost_words(board: Board, measures: Iterable[Measure]) -> list[str]:
         "work": "Work is these images times the operations that each takes.",
         "share": f"Of peak is work by the seconds of prior and forget, as a share of the rate measured on this device "
         f"in {', '.join(board.cost.peaks)}.",
+        "growth": "Growth is the peak of memory less what the process held when the phase began (libraries, the base "
+        "model), the larger of prior and forget.",
     }
     rank = (
         f"Rank is 1 + how many methods are separably faster by RTE, and never less than that of a faster one; equal "
