@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from unlearnbench import runner
 from unlearnbench.datasets import Split, load_dataset
-from unlearnbench.grid import Cell
-from unlearnbench.product import staging
-from unlearnbench.registry import Registry
+from unlearnbench.models.saved import staging
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.run import cell as runner
+from unlearnbench.store.cell import Cell
 
 SMALL = {  # settings, of those methods that have them
     "steps": 2, "batch": 64, "retain_batch": 64, "replay_per_class": 3, "fisher_images": 2, "fisher_timesteps": 10,

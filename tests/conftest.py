@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlearnbench.artifacts import ArtifactStore, software
-from unlearnbench.context import Context, Harness
-from unlearnbench.cost import Meter
+from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import load_dataset
-from unlearnbench.grid import Cell, Target
-from unlearnbench.hashing import canonical_json
-from unlearnbench.networks import build_unet, unet_config
-from unlearnbench.registry import Registry
-from unlearnbench.report.figures import set_style
+from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.report.figures.figures import set_style
 from unlearnbench.report.page import FIGURES
-from unlearnbench.results import Record
+from unlearnbench.store.artifacts import ArtifactStore, software
+from unlearnbench.store.cell import Cell, Target
+from unlearnbench.store.hashing import canonical_json
+from unlearnbench.store.records import Record
+from unlearnbench.unlearn.context import Context, Harness
 
 INFINITE = "a number that JSON can spell and no float can hold"
 

@@ -17,7 +17,7 @@ CUDA paths, and what a GPU would refuse, or make the host wait for, is seen:
 What it cannot show: rounding, speed, memory (its counters say 1 byte), what a kernel itself demands, and an explicit
 `device="cpu"` of an operation on tensors of the device, which is ignored.
 
-It patches torch for the whole process, so use it in one of its own: `unlearnbench.process.Workers` starts such.
+It patches torch for the whole process, so use it in one of its own: `unlearnbench.run.workers.Workers` starts such.
 """
 
 import functools

@@ -4,11 +4,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from unlearnbench.registry import Registry
-from unlearnbench.report.board import boards
-from unlearnbench.report.tables import all_tables
-from unlearnbench.report.writers import to_markdown
-from unlearnbench.results import ResultStore
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.tables.tables import all_tables
+from unlearnbench.report.write.table import to_markdown
+from unlearnbench.store.records import ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "README.md"

@@ -14,8 +14,8 @@ from tests.conftest import draw_all, fake_record
 from tests.test_report import board, images, store
 from tests.test_robustness import attacked
 from unlearnbench.report import render
-from unlearnbench.report.ablation import find_sweeps, frame, loss_curve, mean_curves, spell, sweep, timesteps
-from unlearnbench.report.figures import HIGHEST, PAGE, heatmaps
+from unlearnbench.report.figures.figures import HIGHEST, PAGE, heatmaps
+from unlearnbench.report.figures.sweep import find_sweeps, frame, loss_curve, mean_curves, spell, sweep, timesteps
 from unlearnbench.report.page import FIGURE_WORDS
 
 X = (0, 1, 10, 50)

@@ -17,10 +17,10 @@ from tests.readme import ROOT, block
 from tests.test_ablation import everything
 from tests.test_robustness import attacked
 from unlearnbench import api
-from unlearnbench.registry import Registry
-from unlearnbench.report.frames import COLUMNS
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.report.data.frames import COLUMNS
 from unlearnbench.report.page import FIGURES
-from unlearnbench.results import ResultStore
+from unlearnbench.store.records import ResultStore
 
 EXAMPLES = ("api-run", "api-load", "api-draw")
 SHOWN = ("UA", "FID", "RTE")

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from unlearnbench.arithmetic import _count, flops_per_image, known_flops, peak_flops
-from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import load_dataset
-from unlearnbench.networks import build_unet, unet_config
+from unlearnbench.models.flops import _count, flops_per_image, known_flops, peak_flops
+from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.store.artifacts import ArtifactStore
 
 
 class OneConvolution(nn.Module):
@@ -41,16 +41,16 @@ def test_operations_grow_with_the_image():
 
 
 def test_the_peak_is_that_of_a_timed_product(monkeypatch):
-    monkeypatch.setattr("unlearnbench.arithmetic.PEAK_SECONDS", 0.0)
-    monkeypatch.setattr("unlearnbench.arithmetic.PEAK_SIZE", {"cpu": 100})
+    monkeypatch.setattr("unlearnbench.models.flops.PEAK_SECONDS", 0.0)
+    monkeypatch.setattr("unlearnbench.models.flops.PEAK_SIZE", {"cpu": 100})
     ticks = iter([0.0, 4.0, 10.0, 12.0, 20.0, 23.0, 30.0, 34.0, 40.0, 44.0])
-    monkeypatch.setattr("unlearnbench.arithmetic.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("unlearnbench.models.flops.time.perf_counter", lambda: next(ticks))
     assert peak_flops(torch.device("cpu")) == {"float32": 2 * 100**3 / 2.0}  # the fastest took 2 s
 
 
 def test_the_peak_is_that_of_random_matrices(monkeypatch):
-    monkeypatch.setattr("unlearnbench.arithmetic.PEAK_SECONDS", 0.0)
-    monkeypatch.setattr("unlearnbench.arithmetic.PEAK_SIZE", {"cpu": 50})
+    monkeypatch.setattr("unlearnbench.models.flops.PEAK_SECONDS", 0.0)
+    monkeypatch.setattr("unlearnbench.models.flops.PEAK_SIZE", {"cpu": 50})
     multiplied, mm = [], torch.mm
     monkeypatch.setattr(torch, "mm", lambda a, b: multiplied.append(a) or mm(a, b))
     peak_flops(torch.device("cpu"))
@@ -59,7 +59,7 @@ def test_the_peak_is_that_of_random_matrices(monkeypatch):
 
 def test_a_device_is_measured_once_and_another_one_again(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr("unlearnbench.arithmetic.peak_flops", lambda device: calls.append(device) or {"float32": 1e9})
+    monkeypatch.setattr("unlearnbench.models.flops.peak_flops", lambda device: calls.append(device) or {"float32": 1e9})
     dataset, store = load_dataset("digits"), ArtifactStore(tmp_path)
     for uuid in ("one", "one", "two"):
         found = known_flops(

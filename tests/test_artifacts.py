@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unlearnbench.artifacts import ArtifactStore, default_cache
 from unlearnbench.errors import UsageError
-from unlearnbench.scratch import owned, sweep
+from unlearnbench.store.artifacts import ArtifactStore, default_cache
+from unlearnbench.store.scratch import owned, sweep
 
 
 class Builder:
@@ -117,7 +117,7 @@ def test_memory_that_is_short_is_no_damage(tmp_path, monkeypatch):
     def refuse(path):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("unlearnbench.artifacts.file_digest", refuse)
+    monkeypatch.setattr("unlearnbench.store.artifacts.file_digest", refuse)
     with pytest.raises(UsageError, match="Too many open files"):
         store.get("base", {}, build)
     monkeypatch.undo()
@@ -128,7 +128,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     code = f"""
 import resource, torch
 from pathlib import Path
-from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.errors import UsageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -148,7 +148,7 @@ except UsageError as error:
 @pytest.fixture
 def no_locks(monkeypatch):
     """A file system whose locks hold nothing."""
-    monkeypatch.setattr("unlearnbench.artifacts.FileLock", lambda path: SimpleNamespace(acquire=int, release=int))
+    monkeypatch.setattr("unlearnbench.store.artifacts.FileLock", lambda path: SimpleNamespace(acquire=int, release=int))
 
 
 @pytest.mark.usefixtures("no_locks")

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.attacks import RELEARNING_STEPS, Attacker, attacked, relearning_curve
-from unlearnbench.cost import Meter
-from unlearnbench.diffusion import Schedule, Start, sample
+from unlearnbench.cost.meter import Meter
 from unlearnbench.errors import Unmeasurable, UsageError
-from unlearnbench.evaluation import Evidence, measure
-from unlearnbench.grid import Cell
-from unlearnbench.plugin import NO_OBJECT, Score, metric
-from unlearnbench.preparation import prepare
-from unlearnbench.registry import Registry
+from unlearnbench.measure.attacks import RELEARNING_STEPS, Attacker, attacked, relearning_curve
+from unlearnbench.measure.evidence import Evidence, measure
+from unlearnbench.measure.prepared import prepare
+from unlearnbench.models.diffusion import Schedule, Start, sample
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.spec import NO_OBJECT, Score, metric
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cell import Cell
 
 CPU = torch.device("cpu")
 ATTACKS = [spec.name for spec in Registry().select_metrics("attacks")]
@@ -219,7 +219,7 @@ class TestRelearning:
         assert detail["area"] == pytest.approx((10 * 100 + 10 * 70 + 20 * 50 + 40 * 30) / 80)
 
     def test_nothing_comes_back_and_what_never_went_is_there_at_once(self, make, monkeypatch):
-        monkeypatch.setattr("unlearnbench.attacks.RELEARNING_STEPS", (1, 2))
+        monkeypatch.setattr("unlearnbench.measure.attacks.RELEARNING_STEPS", (1, 2))
         gone, there = (relearning_curve(make(judge=Says(verdict)), images=0) for verdict in (NO_OBJECT, 3))
         assert (gone.value, gone.detail["steps_until_back"], gone.detail["area"]) == (100.0, None, 100.0)
         assert (there.value, there.detail["steps_until_back"], there.detail["area"]) == (0.0, 0, 0.0)
@@ -253,7 +253,7 @@ class TestRelearning:
         assert one.forgotten(model) == 100.0  # the model itself is untouched
 
     def test_what_was_never_forgotten_is_back_at_once(self, make, monkeypatch):
-        monkeypatch.setattr("unlearnbench.attacks.RELEARNING_STEPS", (1,))
+        monkeypatch.setattr("unlearnbench.measure.attacks.RELEARNING_STEPS", (1,))
         score = relearning_curve(make(judge=Brightness(), model=Album(bright=3)), images=4)
         assert (score.value, score.detail["steps_until_back"]) == (0.0, 0)
 
@@ -290,7 +290,7 @@ class TestMetrics:
 
     @pytest.mark.parametrize("name", ATTACKS)
     def test_each_finds_a_class_that_was_never_forgotten_and_counts_its_samples(self, make, name, monkeypatch):
-        monkeypatch.setattr("unlearnbench.attacks.RELEARNING_STEPS", (1, 2))
+        monkeypatch.setattr("unlearnbench.measure.attacks.RELEARNING_STEPS", (1, 2))
         function = Registry().metric(name).function
         monkeypatch.setitem(function.__globals__, "STEPS", 2)
         there, gone = (Score(*function(make(judge=Says(verdict)))) for verdict in (3, NO_OBJECT))

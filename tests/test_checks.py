@@ -8,12 +8,12 @@ import pytest
 
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
-from unlearnbench.grid import Target
 from unlearnbench.report import render, validation
-from unlearnbench.report.board import boards
-from unlearnbench.report.checks import alarms, check_tables
-from unlearnbench.report.tables import all_tables, summary_table
-from unlearnbench.results import ResultStore
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.tables.controls import alarms, check_tables
+from unlearnbench.report.tables.tables import all_tables, summary_table
+from unlearnbench.store.cell import Target
+from unlearnbench.store.records import ResultStore
 
 FORGETS, KEEPS = {"forgetting": True, "retention": False}, {"forgetting": False, "retention": True}
 
@@ -157,7 +157,7 @@ def always(cell):
 
 def test_a_run_whose_metric_cannot_tell_the_controls_ends_with_1(tmp_path, cache):
     (tmp_path / "always.py").write_text(textwrap.dedent(CONFUSED))
-    command = [sys.executable, "-m", "unlearnbench.cli", "run", "--methods", "original", "--classes", "4"]
+    command = [sys.executable, "-m", "unlearnbench.cli.commands", "run", "--methods", "original", "--classes", "4"]
     command += ["--plugin", "always.py", "--metrics", "always"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 1, done.stdout + done.stderr

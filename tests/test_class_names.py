@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw_all, fake_record
-from unlearnbench.grid import Target
-from unlearnbench.report.board import boards
-from unlearnbench.report.checks import alarms
-from unlearnbench.report.figures import LONGEST, class_ticks
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.values import target_name
+from unlearnbench.report.figures.figures import LONGEST, class_ticks
 from unlearnbench.report.html import page
-from unlearnbench.report.tables import all_tables
-from unlearnbench.report.values import target_name
+from unlearnbench.report.tables.controls import alarms
+from unlearnbench.report.tables.tables import all_tables
+from unlearnbench.store.cell import Target
 
 PETS = ("cat", "dog", "bird")
 MANY = tuple(f"the {k}th of many kinds" for k in range(100))

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from tests.conftest import fake_record
-from unlearnbench import __version__, cli
-from unlearnbench.artifacts import ArtifactStore
+from unlearnbench import __version__
+from unlearnbench.cli import commands as cli
+from unlearnbench.cli.forecast import Look, at_hand
 from unlearnbench.datasets import Source
-from unlearnbench.forecast import Look, at_hand
-from unlearnbench.plan import make_plan
-from unlearnbench.preparation import prepare
-from unlearnbench.registry import Registry
-from unlearnbench.results import ResultStore
-from unlearnbench.runner import identify
+from unlearnbench.measure.prepared import prepare
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.run.cell import identify
+from unlearnbench.run.plan import make_plan
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.records import ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent
 

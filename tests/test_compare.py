@@ -13,8 +13,9 @@ import pytest
 from tests.conftest import fake_record, signed
 from tests.test_report import check_latex
 from unlearnbench.errors import UsageError
-from unlearnbench.report.board import boards
-from unlearnbench.report.compare import (
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.published import footnotes, load_source
+from unlearnbench.report.tables.published import (
     VERDICTS,
     Side,
     claims_table,
@@ -24,8 +25,7 @@ from unlearnbench.report.compare import (
     reference_table,
     share_interval,
 )
-from unlearnbench.report.published import footnotes, load_source
-from unlearnbench.results import ResultStore
+from unlearnbench.store.records import ResultStore
 
 SOURCE = "spartalis2025"
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
@@ -475,7 +475,7 @@ class TestFiles:
     def test_it_needs_no_torch(self, tmp_path):
         store(tmp_path / "r", [record()])
         code = (
-            "import sys; from pathlib import Path; from unlearnbench.report.compare import compare; "
+            "import sys; from pathlib import Path; from unlearnbench.report.tables.published import compare; "
             f"compare({SOURCE!r}, Path(r'{tmp_path / 'r'}'), Path(r'{tmp_path / 'out'}'), {{}}); "
             "sys.exit('torch' in sys.modules)"
         )

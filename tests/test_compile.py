@@ -7,8 +7,8 @@ import torch._dynamo
 from torch._dynamo.utils import counters
 
 from unlearnbench.datasets import Source, resolve
-from unlearnbench.diffusion import predict_noise
-from unlearnbench.networks import build_unet, compile_blocks, unet_config
+from unlearnbench.models.diffusion import predict_noise
+from unlearnbench.models.networks import build_unet, compile_blocks, unet_config
 
 SIZES = {"block_out_channels": [8] * 4, "norm_num_groups": 4}
 

@@ -11,7 +11,7 @@ from unlearnbench import UsageError
 from unlearnbench.kit import trial
 from unlearnbench.kit.conformance import NAMES, Promise, check
 from unlearnbench.kit.plugin_source import card_complaints, reach_complaints
-from unlearnbench.registry import Registry
+from unlearnbench.plugins.registry import Registry
 
 CARD = '''
 """Mine: ascent.

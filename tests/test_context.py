@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from unlearnbench import NonFiniteError, PluginError, predict_noise
-from unlearnbench.context import Context
-from unlearnbench.cost import Meter
-from unlearnbench.runner import counted
+from unlearnbench.cost.meter import Meter
+from unlearnbench.run.cell import counted
+from unlearnbench.unlearn.context import Context
 
 
 def test_a_stream_that_was_not_declared_raises(make_context):

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
-from unlearnbench.cost import Cost, Meter, compiling_is_warmup
-from unlearnbench.monitor import StopSampler
-from unlearnbench.probes import (
+from unlearnbench.cost.meter import Cost, Meter, compiling_is_warmup
+from unlearnbench.cost.nvml import StopSampler
+from unlearnbench.cost.probes import (
     ForeignCpu,
     ForeignProcesses,
     Instruments,
@@ -362,7 +362,7 @@ def test_time_that_the_process_is_stopped_is_not_run_time(parts):
 STOPPED = """
 import re, sys, time
 import torch
-from unlearnbench.cost import Meter
+from unlearnbench.cost.meter import Meter
 meter = Meter.for_device(torch.device("cpu"), "x")
 with meter.phase("forget"):
     print("begun", flush=True)
@@ -384,8 +384,8 @@ def test_a_stop_is_noticed_while_the_interpreters_lock_is_kept():
 
 def test_a_process_that_was_frozen_with_its_monitor_was_stopped(monkeypatch):
     now = FakeClock()
-    monkeypatch.setattr("unlearnbench.monitor.time.monotonic", now)
-    monkeypatch.setattr("unlearnbench.monitor._waited_for_a_core", lambda: 0.0)
+    monkeypatch.setattr("unlearnbench.cost.nvml.time.monotonic", now)
+    monkeypatch.setattr("unlearnbench.cost.nvml._waited_for_a_core", lambda: 0.0)
     sampler = StopSampler(os.getpid(), 0.1)
     now.now += 0.1
     sampler.poll()
@@ -461,8 +461,8 @@ class TestInstruments:
         monkeypatch.setattr(
             psutil, "cpu_times", lambda percpu: [SimpleNamespace(user=amount, **vars(times)) for amount in busy]
         )
-        monkeypatch.setattr("unlearnbench.probes.os.times", lambda: SimpleNamespace(**{**OURS, "user": mine[0]}))
-        monkeypatch.setattr("unlearnbench.probes.os.sched_getaffinity", lambda pid: {0, 2}, raising=False)
+        monkeypatch.setattr("unlearnbench.cost.probes.os.times", lambda: SimpleNamespace(**{**OURS, "user": mine[0]}))
+        monkeypatch.setattr("unlearnbench.cost.probes.os.sched_getaffinity", lambda pid: {0, 2}, raising=False)
         monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(children=lambda recursive: []))
         watch = ForeignCpu()
         busy[:], mine[0] = [3.0, 100.0, 1.0], 2.5  # the second core is not ours
@@ -474,7 +474,7 @@ class TestInstruments:
         if not hasattr(time, "CLOCK_BOOTTIME"):
             pytest.skip("this system has no clock that goes on while it sleeps")
         now = {time.CLOCK_BOOTTIME: 100.0, time.CLOCK_MONOTONIC: 90.0}
-        monkeypatch.setattr("unlearnbench.probes.time.clock_gettime", now.__getitem__)
+        monkeypatch.setattr("unlearnbench.cost.probes.time.clock_gettime", now.__getitem__)
         watch = Sleep()
         now[time.CLOCK_BOOTTIME] += 60
         now[time.CLOCK_MONOTONIC] += 20

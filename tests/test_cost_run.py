@@ -24,15 +24,15 @@ import psutil
 import pytest
 from rich.console import Console
 
-from unlearnbench import cli
-from unlearnbench.benchmark import Benchmark, Summary
+from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source
-from unlearnbench.plan import make_plan
-from unlearnbench.process import Workers
-from unlearnbench.provenance import available_cores
-from unlearnbench.registry import Registry
-from unlearnbench.report.cost import CLOCKED
-from unlearnbench.results import Record, ResultStore
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.report.data.cost import CLOCKED
+from unlearnbench.run.benchmark import Benchmark, Summary
+from unlearnbench.run.plan import make_plan
+from unlearnbench.run.workers import Workers
+from unlearnbench.store.provenance import available_cores
+from unlearnbench.store.records import Record, ResultStore
 
 SECONDS = 240  # no wait is longer
 NAP = 1.5  # seconds; longer than any phase of these small cells takes by itself
@@ -457,7 +457,15 @@ def start(cache):
     started = []
 
     def start(folder, *arguments):
-        command = [sys.executable, "-m", "unlearnbench.cli", "run", "--plugin", str(write_plugin(folder)), *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "unlearnbench.cli.commands",
+            "run",
+            "--plugin",
+            str(write_plugin(folder)),
+            *arguments,
+        ]
         environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
             [*command, "--metrics", "ua", "--device", "cpu"], cwd=folder, env=environment, stdout=subprocess.PIPE,

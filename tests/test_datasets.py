@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from tests.conftest import fake_record
-from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import (
     DATASETS,
     RETAINED,
@@ -31,11 +30,12 @@ from unlearnbench.datasets import (
 )
 from unlearnbench.datasets.cifar10 import open_part
 from unlearnbench.errors import UsageError
-from unlearnbench.evaluation import reference_images
-from unlearnbench.networks import build_unet, unet_config
-from unlearnbench.plugin import method
-from unlearnbench.report.board import boards
-from unlearnbench.results import PLAIN
+from unlearnbench.measure.evidence import reference_images
+from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.plugins.spec import method
+from unlearnbench.report.data.board import boards
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.records import PLAIN
 
 SILENT = lambda what, done, total: None  # noqa: E731
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from unlearnbench.declared import read_declaration
-from unlearnbench.registry import Registry
+from unlearnbench.plugins.declared import read_declaration
+from unlearnbench.plugins.registry import Registry
 
 PLUGINS = [plugin for kind in ("method", "metric") for plugin in Registry().plugins(kind)]
 GOOD = '"""A card."""\nimport torch\nfrom unlearnbench import Context, method\nK = (1, -2 ** 3)\n'
@@ -54,7 +54,7 @@ def test_any_other_is_left_to_the_import(tmp_path, text):
 
 def test_the_list_imports_no_torch():
     code = (
-        "import sys\nfrom unlearnbench.cli import app\n"
+        "import sys\nfrom unlearnbench.cli.commands import app\n"
         "try:\n    app(['list'])\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

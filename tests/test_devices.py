@@ -16,20 +16,21 @@ from rich.console import Console
 
 from tests.conftest import fake_record
 from tests.test_process import living_in
-from unlearnbench import cli, monitor
-from unlearnbench.benchmark import Benchmark
+from unlearnbench.cli import commands as cli
+from unlearnbench.cli.forecast import duration
+from unlearnbench.cost import nvml as monitor
 from unlearnbench.datasets import Source
-from unlearnbench.devices import named_devices, spell_cores
 from unlearnbench.errors import UsageError
-from unlearnbench.forecast import duration
-from unlearnbench.plan import make_plan
-from unlearnbench.process import Workers
-from unlearnbench.provenance import allowed_cores
-from unlearnbench.registry import Registry
-from unlearnbench.report.board import Board
-from unlearnbench.results import ResultStore
-from unlearnbench.runner import identify_all
-from unlearnbench.turns import Beside, device_lock
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.report.data.board import Board
+from unlearnbench.run.benchmark import Benchmark
+from unlearnbench.run.cell import identify_all
+from unlearnbench.run.devices import named_devices, spell_cores
+from unlearnbench.run.plan import make_plan
+from unlearnbench.run.scheduling import Beside, device_lock
+from unlearnbench.run.workers import Workers
+from unlearnbench.store.provenance import allowed_cores
+from unlearnbench.store.records import ResultStore
 
 SECONDS = 240  # no wait is longer
 NAP, BURN = 4.0, 2.0  # seconds that a shared prior sleeps, and that unlearning keeps its core busy
@@ -94,7 +95,7 @@ def numbers(path):
 @pytest.fixture
 def cores(monkeypatch):
     """This process may use the cores 0 to 11."""
-    monkeypatch.setattr("unlearnbench.devices.allowed_cores", lambda: list(range(12)))
+    monkeypatch.setattr("unlearnbench.run.devices.allowed_cores", lambda: list(range(12)))
 
 
 @pytest.mark.usefixtures("cores")
@@ -164,7 +165,7 @@ class TestIdentity:
         def identify(name):
             return {"name": name, "device": name, "identity": found[int(name[-1])], "of": 1}
 
-        monkeypatch.setattr("unlearnbench.runner.identify", identify)
+        monkeypatch.setattr("unlearnbench.run.cell.identify", identify)
         return found
 
     def test_devices_of_one_model_are_a_run(self, gpus):
@@ -198,14 +199,14 @@ class TestIdentity:
 
 
 def test_the_locks_of_several_devices_are_taken_in_one_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("unlearnbench.turns._lock_folders", lambda: [tmp_path])
+    monkeypatch.setattr("unlearnbench.run.scheduling._lock_folders", lambda: [tmp_path])
     taken = []
 
     def first_that_works(name):
         taken.append(name)
         return SimpleNamespace(lock_file=str(tmp_path / name), is_locked=True, release=lambda: None), []
 
-    monkeypatch.setattr("unlearnbench.turns._first_that_works", first_that_works)
+    monkeypatch.setattr("unlearnbench.run.scheduling._first_that_works", first_that_works)
     gpus = [{"type": "cuda", "uuid": name} for name in ("b", "a")]
     sets = [{"type": "cpu", "cores": cores} for cores in ([10, 2], [1, 12])]
     with device_lock([*gpus, *sets], pytest.fail):
@@ -344,7 +345,7 @@ class TestTwoDevices:
 def stopped(cache, tmp_path_factory):
     """A run that found one of its devices held, began when it was free, and was stopped by Ctrl-C with both at work."""
     folder = tmp_path_factory.mktemp("stopped")
-    command = [sys.executable, "-m", "unlearnbench.cli", "run", "--methods", "waits", "--classes", "0-2"]
+    command = [sys.executable, "-m", "unlearnbench.cli.commands", "run", "--methods", "waits", "--classes", "0-2"]
     command += ["--plugin", str(write_plugin(folder)), "--metrics", "ua", "--controls", "none", "--devices", LANES]
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
     heard = [""]

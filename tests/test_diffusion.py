@@ -4,7 +4,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnbench.diffusion import (
+from unlearnbench.models.diffusion import (
     Schedule,
     ddim_step,
     eps_loss,
@@ -14,7 +14,7 @@ from unlearnbench.diffusion import (
     to_float,
     to_uint8,
 )
-from unlearnbench.networks import build_unet, unet_config
+from unlearnbench.models.networks import build_unet, unet_config
 
 
 @pytest.fixture(scope="module")

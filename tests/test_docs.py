@@ -17,13 +17,14 @@ import typer.main
 from PIL import Image
 
 from tests.readme import PATH, README, ROOT, block, rendered
-from unlearnbench import cli, datasets
-from unlearnbench.arithmetic import flops_per_image
-from unlearnbench.artifacts import ArtifactStore
+from unlearnbench import datasets
+from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source, current_dataset, load_dataset, protocol_names, title_of
 from unlearnbench.kit import conformance, trial
-from unlearnbench.networks import unet_config
-from unlearnbench.results import ResultStore
+from unlearnbench.models.flops import flops_per_image
+from unlearnbench.models.networks import unet_config
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.records import ResultStore
 
 SECONDS = 240
 FAST = "--set safemax.steps=2 --metrics ua --controls none"

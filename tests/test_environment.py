@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import fake_record
-from unlearnbench.report.board import boards
-from unlearnbench.report.environment import counted, protocol_facts, provenance_facts
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.environment import counted, protocol_facts, provenance_facts
 from unlearnbench.report.html.view import _facts
-from unlearnbench.report.latex import paper
 from unlearnbench.report.page import page_files
-from unlearnbench.report.tables import all_tables
+from unlearnbench.report.tables.tables import all_tables
+from unlearnbench.report.write.latex import paper
 
 
 def measured(record, **provenance):
@@ -122,6 +122,6 @@ def test_stale_records_mix_nothing():
 
 def test_facts_of_many_records_are_read_once(monkeypatch):
     seen = Counter()
-    monkeypatch.setattr("unlearnbench.report.environment._flat", lambda facts, above="": seen.update(["x"]) or [])
+    monkeypatch.setattr("unlearnbench.report.data.environment._flat", lambda facts, above="": seen.update(["x"]) or [])
     provenance_facts([fake_record("alpha", c, started=f"2026-01-0{c + 1}T00:00:00Z") for c in range(5)], "d")
     assert seen["x"] == 1

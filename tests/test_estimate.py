@@ -15,14 +15,19 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from tests.conftest import cifar_weights, fake_record
-from unlearnbench import cli, method, pilot, trial
-from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.context import Context
-from unlearnbench.cost import Meter
+from unlearnbench import method
+from unlearnbench.cli import commands as cli
+from unlearnbench.cli.forecast import Missing
+from unlearnbench.cli.outlook import disk_bytes, lines, preparation_seconds, published, row_seconds, total_seconds
+from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import GivenJudge, Source, imagefolder, load_dataset
-from unlearnbench.diffusion import predict_noise
 from unlearnbench.errors import UsageError
-from unlearnbench.estimate import (
+from unlearnbench.models.diffusion import predict_noise
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.report.data.published import load_source
+from unlearnbench.run import pilot, trial
+from unlearnbench.run.cell import unlearn
+from unlearnbench.run.estimate import (
     AROUND,
     Making,
     MethodCost,
@@ -37,17 +42,14 @@ from unlearnbench.estimate import (
     estimate,
     recorded,
 )
-from unlearnbench.forecast import Missing
-from unlearnbench.grid import Cell
-from unlearnbench.hashing import file_digest
-from unlearnbench.outlook import disk_bytes, lines, preparation_seconds, published, row_seconds, total_seconds
-from unlearnbench.plan import make_plan
-from unlearnbench.process import Workers
-from unlearnbench.registry import Registry
-from unlearnbench.report.published import load_source
-from unlearnbench.results import ResultStore, device_model
-from unlearnbench.runner import unlearn
-from unlearnbench.trial import NotKnown, Trial, TrialClock, TrialStore
+from unlearnbench.run.plan import make_plan
+from unlearnbench.run.trial import NotKnown, Trial, TrialClock, TrialStore
+from unlearnbench.run.workers import Workers
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.hashing import file_digest
+from unlearnbench.store.records import ResultStore, device_model
+from unlearnbench.unlearn.context import Context
 
 CPU = torch.device("cpu")
 SILENT = lambda what, done, total: None  # noqa: E731

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.cost import Meter
-from unlearnbench.diffusion import evaluating
+from unlearnbench.cost.meter import Meter
 from unlearnbench.errors import PluginError, Unmeasurable
-from unlearnbench.evaluation import Evidence, losses_by_timestep, measure, sample_seeds
-from unlearnbench.features import FEATURE_LAYER, extractor_for
-from unlearnbench.grid import Cell
-from unlearnbench.plugin import NEEDS, NO_OBJECT, Score, metric
-from unlearnbench.preparation import prepare
+from unlearnbench.judges.features import FEATURE_LAYER, extractor_for
+from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure, sample_seeds
+from unlearnbench.measure.prepared import prepare
+from unlearnbench.models.diffusion import evaluating
+from unlearnbench.plugins.spec import NEEDS, NO_OBJECT, Score, metric
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cell import Cell
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_fid_is_that_of_torch_fidelity_end_to_end(prepared, tiny):
     import torch_fidelity
     from torch.utils.data import Dataset
 
-    from unlearnbench.registry import Registry
+    from unlearnbench.plugins.registry import Registry
 
     class Images(Dataset):
         def __init__(self, images):

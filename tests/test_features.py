@@ -7,7 +7,7 @@ import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from unlearnbench.errors import UsageError
-from unlearnbench.features import inception
+from unlearnbench.judges.features import inception
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from tests.conftest import fake_record
 from tests.test_report import full, images, store
 from unlearnbench.errors import UsageError
 from unlearnbench.report import Rendering, _files, page, render
-from unlearnbench.report.board import boards
-from unlearnbench.report.files import MANIFEST, publish
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.write.files import MANIFEST, publish
 
 
 def contents(folder):
@@ -240,7 +240,7 @@ def test_the_users_surroundings_change_no_byte_and_say_no_word(tmp_path):
         set_ = {key: value.format(folder=folder) for key, value in changes.items()}
         clean = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "COLUMNS", "LC_ALL")}
         done = subprocess.run(
-            [sys.executable, "-m", "unlearnbench.cli", "report", "--results", results, "--out", folder / "out"],
+            [sys.executable, "-m", "unlearnbench.cli.commands", "report", "--results", results, "--out", folder / "out"],
             cwd=folder, env=clean | set_, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, (name, done.stderr)
@@ -252,6 +252,6 @@ def test_the_users_surroundings_change_no_byte_and_say_no_word(tmp_path):
 
 
 def test_importing_matplotlib_gives_the_working_folder_back(tmp_path):
-    code = "import os; from unlearnbench.plotting import import_matplotlib as f; f(); print(os.getcwd())"
+    code = "import os; from unlearnbench.cli.plotting import import_matplotlib as f; f(); print(os.getcwd())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()) == tmp_path

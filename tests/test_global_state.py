@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from unlearnbench import diffusion, judges
 from unlearnbench.errors import PluginError
-from unlearnbench.global_state import GlobalState
-from unlearnbench.runner import check_left_as_found
+from unlearnbench.judges import judges
+from unlearnbench.models import diffusion
+from unlearnbench.run.cell import check_left_as_found
+from unlearnbench.run.global_state import GlobalState
 
 
 def set_flag(place, name, value):
@@ -63,8 +64,8 @@ LEFT_BEHIND = {
     "torch.nn.functional.softmax": set_flag(torch.nn.functional, "softmax", lambda x, *_: x),
     "torch.Tensor.__format__": set_flag(torch.Tensor, "__format__", lambda *_: "1"),
     "torch.nn.modules.conv.Conv2d.__call__": set_flag(torch.nn.Conv2d, "__call__", lambda self, x: x),
-    "unlearnbench.judges.through": set_flag(judges.through, "__code__", (lambda *_: None).__code__),
-    "unlearnbench.diffusion.sum": lambda patch: patch.setattr(diffusion, "sum", lambda *_: 0, raising=False),
+    "unlearnbench.judges.judges.through": set_flag(judges.through, "__code__", (lambda *_: None).__code__),
+    "unlearnbench.models.diffusion.sum": lambda patch: patch.setattr(diffusion, "sum", lambda *_: 0, raising=False),
     "json.dumps": set_flag(json, "dumps", lambda *_, **__: "{}"),
 }  # fmt: skip
 

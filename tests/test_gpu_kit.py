@@ -18,7 +18,7 @@ import typer.main
 from tests.gpu import evidence, prepare
 from tests.gpu.evidence import CALLS, PROFILES, Call, Step
 from tests.readme import ROOT
-from unlearnbench import cli
+from unlearnbench.cli import commands as cli
 
 SECONDS, IMPORTS = 60, 25  # of both calls of the dry run: seconds, or where that is longer, times torch's import
 LANES = (  # what is taken side by side, each with half of the cores: calls, and which of their steps
@@ -187,7 +187,7 @@ class TestTheScript:
         for profile in PROFILES.values():
             for name in CALLS:
                 for step in Call(name, profile, ROOT, ROOT).steps():
-                    if "unlearnbench.cli" not in step.command[3]:
+                    if "unlearnbench.cli.commands" not in step.command[3]:
                         continue
                     known = {option for param in commands[step.command[4]].params for option in param.opts}
                     asked = {word for word in step.command[5:] if word.startswith("--")}

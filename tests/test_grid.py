@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearnbench.errors import UsageError
-from unlearnbench.grid import (
+from unlearnbench.store.cell import (
     Cell,
     Seeds,
     Target,

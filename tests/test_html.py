@@ -12,13 +12,13 @@ import pytest
 
 from tests.conftest import fake_record
 from tests.test_report import images
-from unlearnbench.report.board import boards
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.values import Measure
 from unlearnbench.report.html import page
-from unlearnbench.report.html.album import Album
 from unlearnbench.report.html.charts import Scale
-from unlearnbench.report.html.heats import shares
-from unlearnbench.report.values import Measure
-from unlearnbench.results import ResultStore
+from unlearnbench.report.html.heatmaps import shares
+from unlearnbench.report.html.images import Album
+from unlearnbench.store.records import ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = [

@@ -13,20 +13,20 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from tests.conftest import cifar_shapes, cifar_weights
-from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import GivenJudge, Source, Split, SvmRecipe, current_dataset, load_dataset
-from unlearnbench.diffusion import Schedule, sample, to_float, to_uint8
 from unlearnbench.errors import UsageError
-from unlearnbench.evaluation import sample_seeds
-from unlearnbench.grid import Cell
-from unlearnbench.hashing import file_digest
-from unlearnbench.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier, through
-from unlearnbench.negatives import KINDS, negatives
-from unlearnbench.networks import CLASSIFIERS
-from unlearnbench.plugin import NO_OBJECT
-from unlearnbench.preparation import prepare
-from unlearnbench.training import fit_classifier
-from unlearnbench.weights import read_weights
+from unlearnbench.judges.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier, through
+from unlearnbench.judges.negatives import KINDS, negatives
+from unlearnbench.judges.weights import read_weights
+from unlearnbench.measure.evidence import sample_seeds
+from unlearnbench.measure.prepared import prepare
+from unlearnbench.models.diffusion import Schedule, sample, to_float, to_uint8
+from unlearnbench.models.networks import CLASSIFIERS
+from unlearnbench.models.training import fit_classifier
+from unlearnbench.plugins.spec import NO_OBJECT
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.hashing import file_digest
 
 CPU = torch.device("cpu")
 
@@ -89,7 +89,7 @@ class TestNegatives:
         assert not torch.equal(apart, KINDS["blend"](-x, torch.arange(8), generator()))
 
     def test_all_kinds_come_in_equal_shares(self, monkeypatch):
-        import unlearnbench.negatives as module
+        import unlearnbench.judges.negatives as module
 
         marked = {name: lambda x, y, g, k=k: torch.full_like(x, k) for k, name in enumerate(KINDS)}
         monkeypatch.setattr(module, "KINDS", marked)
@@ -117,7 +117,7 @@ class TestNames:
         judge = RejectingJudge(build_classifier(dataset, dataset.rejecting), 0.1)
         images = dataset.load(None, None).test.images[:50]
         whole = judge.names(images, CPU)
-        monkeypatch.setattr("unlearnbench.judges.JUDGE_BATCH", 7)
+        monkeypatch.setattr("unlearnbench.judges.judges.JUDGE_BATCH", 7)
         np.testing.assert_array_equal(judge.names(images, CPU), whole)
         assert 0 < np.mean(whole == NO_OBJECT) < 1
 

@@ -12,12 +12,12 @@ from tests.conftest import draw_all, fake_record
 from tests.test_ablation import everything
 from tests.test_report import HOSTILE, board, images
 from tests.test_robustness import attacked
-from unlearnbench.report.latex import HEAD, escape_latex, lay_out, paper, short_caption, size_of, to_latex
+from unlearnbench.report.data.values import Value
 from unlearnbench.report.page import FIGURE_WORDS
-from unlearnbench.report.tables import all_tables
-from unlearnbench.report.values import Value
+from unlearnbench.report.tables.tables import all_tables
 from unlearnbench.report.verify import latex_grids
-from unlearnbench.report.writers import Table
+from unlearnbench.report.write.latex import HEAD, escape_latex, lay_out, paper, short_caption, size_of, to_latex
+from unlearnbench.report.write.table import Table
 
 TEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex: .ci/install-debian installs it")
 POPPLER = pytest.mark.skipif(shutil.which("pdffonts") is None, reason="no pdffonts: .ci/install-debian installs it")

@@ -12,8 +12,8 @@ from typing import ClassVar
 import psutil
 import pytest
 
-from unlearnbench import monitor as module
-from unlearnbench.monitor import PROBES, NvmlMonitor, Sampler, _others, _run_of
+from unlearnbench.cost import nvml as module
+from unlearnbench.cost.nvml import PROBES, NvmlMonitor, Sampler, _others, _run_of
 
 FAKE_NVML = '''
 import json, os, sys, time
@@ -305,7 +305,7 @@ def test_closing_ends_the_process_and_keeps_what_was_said(device):
 def test_the_monitor_ends_when_its_cell_is_killed(device, uuid):
     code = f"""
 import time
-from unlearnbench.monitor import NvmlMonitor
+from unlearnbench.cost.nvml import NvmlMonitor
 monitor = NvmlMonitor({uuid!r})
 print(monitor._process.pid, flush=True)
 time.sleep(600)

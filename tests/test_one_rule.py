@@ -8,16 +8,18 @@ import pytest
 from matplotlib.collections import PathCollection, QuadMesh
 
 from tests.conftest import fake_record
-from unlearnbench.report import ablation, figures, robustness
-from unlearnbench.report.board import boards
-from unlearnbench.report.checks import check_tables
-from unlearnbench.report.frames import long_frame
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.frames import long_frame
+from unlearnbench.report.figures import figures
+from unlearnbench.report.figures import sweep as ablation
 from unlearnbench.report.html.charts import scatter
-from unlearnbench.report.html.heats import class_heat
+from unlearnbench.report.html.heatmaps import class_heat
 from unlearnbench.report.html.view import _bars
-from unlearnbench.report.pareto import axes_of, pareto_tables, places
-from unlearnbench.report.tables import paper_tables, summary_table
-from unlearnbench.report.terminal import to_terminal
+from unlearnbench.report.tables import robustness
+from unlearnbench.report.tables.controls import check_tables
+from unlearnbench.report.tables.pareto import axes_of, pareto_tables, places
+from unlearnbench.report.tables.tables import paper_tables, summary_table
+from unlearnbench.report.write.terminal import to_terminal
 
 CURVE = {"steps": [0, 10], "steps_until_back": 10}
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import fake_record
-from unlearnbench.report.board import boards
-from unlearnbench.report.confusion import confusion_frame
-from unlearnbench.report.figures import GREY, confusion, pareto
-from unlearnbench.report.latex import to_latex
-from unlearnbench.report.pareto import front, pareto_tables
-from unlearnbench.report.statistics import mean_interval, wilson
-from unlearnbench.report.tables import paper_tables, showable, side_tables, summary_table
-from unlearnbench.report.writers import to_csv, to_markdown
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.confusion import confusion_frame
+from unlearnbench.report.data.statistics import mean_interval, wilson
+from unlearnbench.report.figures.figures import GREY, confusion, pareto
+from unlearnbench.report.tables.pareto import front, pareto_tables
+from unlearnbench.report.tables.tables import paper_tables, showable, side_tables, summary_table
+from unlearnbench.report.write.latex import to_latex
+from unlearnbench.report.write.table import to_csv, to_markdown
 
 points = st.dictionaries(st.integers(0, 20), st.tuples(*[st.integers(0, 4)] * 3), max_size=8)
 

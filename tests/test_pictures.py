@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from unlearnbench.pictures import ENDINGS, BadPicture, UnclearPicture, open_png, read_picture
+from unlearnbench.store.pictures import ENDINGS, BadPicture, UnclearPicture, open_png, read_picture
 
 
 def chunk(name, body):

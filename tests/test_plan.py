@@ -8,10 +8,10 @@ import torch
 from tests.conftest import fake_record
 from unlearnbench.datasets import FEATURES, INCEPTION_FEATURES, Source, load_dataset, resolve
 from unlearnbench.datasets.profiles import colour_profiles
-from unlearnbench.grid import parse_targets
-from unlearnbench.networks import CLASSIFIERS
-from unlearnbench.plan import _few_samples, make_plan, select
-from unlearnbench.results import DeviceModel, device_model
+from unlearnbench.models.networks import CLASSIFIERS
+from unlearnbench.run.plan import _few_samples, make_plan, select
+from unlearnbench.store.cell import parse_targets
+from unlearnbench.store.records import DeviceModel, device_model
 
 DEVICE = {"type": "cpu", "name": "A CPU", "uuid": "1"}
 

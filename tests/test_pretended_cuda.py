@@ -16,16 +16,20 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests.cells import ASKED, BOOKKEEPING, PAPERS, run_cell, tiny_dataset
 from tests.pretend import PretendedTensor, pretended_cuda
-from unlearnbench import arithmetic, attacks, preparation, probes, runner
-from unlearnbench.artifacts import ArtifactStore
+from unlearnbench.cost import probes
 from unlearnbench.datasets import WEIGHTS
-from unlearnbench.diffusion import Schedule, half_precision, predict_noise, sample
-from unlearnbench.judges import build_classifier
-from unlearnbench.networks import build_unet, frozen, placed, unet_config
-from unlearnbench.process import Workers
-from unlearnbench.product import staging
-from unlearnbench.registry import Registry
-from unlearnbench.training import DenoiserTraining, fit_classifier
+from unlearnbench.judges.judges import build_classifier
+from unlearnbench.measure import attacks
+from unlearnbench.measure import prepared as preparation
+from unlearnbench.models import flops as arithmetic
+from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise, sample
+from unlearnbench.models.networks import build_unet, frozen, placed, unet_config
+from unlearnbench.models.saved import staging
+from unlearnbench.models.training import DenoiserTraining, fit_classifier
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.run import cell as runner
+from unlearnbench.run.workers import Workers
+from unlearnbench.store.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real CUDA device is there: see tests/gpu")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from unlearnbench.errors import UsageError
-from unlearnbench.process import PRELOAD, STOPPING, Workers, _death
+from unlearnbench.run.workers import PRELOAD, STOPPING, Workers, _death
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_what_a_job_started_is_gone_when_it_has_ended(workers, tmp_path, what, h
 RUN = """
 import sys
 from pathlib import Path
-from unlearnbench.process import Workers
+from unlearnbench.run.workers import Workers
 Workers().run(sys.argv[1], *sys.argv[2:-1], Path(sys.argv[-1]))
 """
 

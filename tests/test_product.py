@@ -17,16 +17,16 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from tests.conftest import fake_record
-from unlearnbench import cli
-from unlearnbench.checkpoints import SCHEDULE
+from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import WEIGHTS, load_dataset
-from unlearnbench.diffusion import evaluating, predict_noise, to_uint8
 from unlearnbench.errors import UsageError
-from unlearnbench.evaluation import sample_seeds
-from unlearnbench.networks import build_unet
-from unlearnbench.plan import needs_run
-from unlearnbench.product import CARD, FACTS, card, draw, grid, is_saved, open_model, settle, stage, staging
-from unlearnbench.results import DeviceModel, ResultStore, records_digest
+from unlearnbench.measure.evidence import sample_seeds
+from unlearnbench.models.checkpoints import SCHEDULE
+from unlearnbench.models.diffusion import evaluating, predict_noise, to_uint8
+from unlearnbench.models.networks import build_unet
+from unlearnbench.models.saved import CARD, FACTS, card, draw, grid, is_saved, open_model, settle, stage, staging
+from unlearnbench.run.plan import needs_run
+from unlearnbench.store.records import DeviceModel, ResultStore, records_digest
 
 SHAPE = (1, 8, 8)
 CPU = torch.device("cpu")
@@ -334,7 +334,7 @@ def run(folder, *more):
     command = [
         sys.executable,
         "-m",
-        "unlearnbench.cli",
+        "unlearnbench.cli.commands",
         "run",
         "--methods",
         "original,safemax,sham_noise",

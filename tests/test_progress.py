@@ -7,7 +7,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tests.terminals import in_a_terminal, visible
-from unlearnbench.progress import Display, Estimate, Pace, State, spell
+from unlearnbench.run.progress import Display, Estimate, Pace, State, spell
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_time_left_uses_each_methods_own_mean():
 
 def test_plain_lines_name_position_step_and_time_left(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("unlearnbench.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("unlearnbench.run.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     with Display(Console(file=stream, width=200)) as display:
         display.expect(["a", "a"])
@@ -87,7 +87,7 @@ def test_a_step_is_announced_in_a_log_as_soon_as_it_begins():
 
 def test_a_log_says_once_who_holds_what_is_waited_for(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("unlearnbench.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("unlearnbench.run.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     with Display(Console(file=stream, width=200)) as display:
         for second in range(12):
@@ -102,7 +102,7 @@ def test_a_log_says_once_who_holds_what_is_waited_for(monkeypatch):
 
 def test_no_silence_longer_than_ten_seconds(monkeypatch):
     now, stamps = [0.0], []
-    monkeypatch.setattr("unlearnbench.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("unlearnbench.run.progress.time.monotonic", lambda: now[0])
 
     class Stamped(io.StringIO):
         def write(self, text):
@@ -127,7 +127,7 @@ def test_text_in_brackets_is_not_markup():
 
 def test_cells_at_once_share_a_line_and_shorten_the_time_left(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("unlearnbench.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("unlearnbench.run.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     with Display(Console(file=stream, width=200)) as display:
         display.expect(["a", "a", "a", "a"])
@@ -181,7 +181,7 @@ class Ascii(io.StringIO):
 LONG_RUN = """
 import sys, time
 from rich.console import Console
-from unlearnbench.progress import Display
+from unlearnbench.run.progress import Display
 with Display(Console()) as display:
     display.expect(["a"] * 130)
     with display.task("a method with a long name forgets 0") as task:

@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from unlearnbench import provenance
-from unlearnbench.provenance import cpu_identity, device_key
+from unlearnbench.store import provenance
+from unlearnbench.store.provenance import cpu_identity, device_key
 
 
 def arm(*parts, implementer="0x41", more=""):

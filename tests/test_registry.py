@@ -11,8 +11,8 @@ import pytest
 from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 
 from unlearnbench import PluginError, Score, UsageError, method, metric
-from unlearnbench.plugin import NEEDS
-from unlearnbench.registry import Registry
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.spec import NEEDS
 
 
 def write_plugin(folder, text, name="mine.py"):
@@ -138,7 +138,7 @@ def test_a_metric_with_an_unknown_need_is_refused():
 
 
 def test_needs_are_documented_and_computed_by_the_evidence():
-    from unlearnbench.evaluation import Evidence
+    from unlearnbench.measure.evidence import Evidence
 
     for need in NEEDS:
         assert hasattr(Evidence, need) or need in Evidence.__dataclass_fields__

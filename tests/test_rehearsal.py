@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from unlearnbench import UsageError
-from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.context import Counts
-from unlearnbench.cost import Meter
+from unlearnbench.cost.meter import Meter
 from unlearnbench.errors import PluginError
-from unlearnbench.grid import Cell
-from unlearnbench.registry import Registry
-from unlearnbench.runner import rehearse, unlearn
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.run.cell import rehearse, unlearn
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cell import Cell
+from unlearnbench.unlearn.context import Counts
 
 SMALL = {
     "steps": 3, "batch": 4, "replay_per_class": 2, "fisher_images": 2, "fisher_timesteps": 4, "fisher_chunk": 2,

@@ -16,15 +16,14 @@ from PIL import Image
 
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
-from unlearnbench.grid import Target
 from unlearnbench.report import page, render
-from unlearnbench.report.board import boards
-from unlearnbench.report.cost import is_slower, ranks
-from unlearnbench.report.figures import phases
-from unlearnbench.report.frames import long_frame
-from unlearnbench.report.latex import escape_latex, to_latex
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.cost import is_slower, ranks
+from unlearnbench.report.data.frames import long_frame
+from unlearnbench.report.data.values import MARK, Value, variant_of
+from unlearnbench.report.figures.figures import phases
 from unlearnbench.report.page import few_rows, page_files
-from unlearnbench.report.tables import (
+from unlearnbench.report.tables.tables import (
     all_tables,
     cost_table,
     paper_tables,
@@ -34,9 +33,10 @@ from unlearnbench.report.tables import (
     summary_table,
     tidy_frame,
 )
-from unlearnbench.report.values import MARK, Value, variant_of
-from unlearnbench.report.writers import Table, escape_markdown, frame_to_csv, to_csv, to_markdown
-from unlearnbench.results import SCHEMA, Record, ResultStore
+from unlearnbench.report.write.latex import escape_latex, to_latex
+from unlearnbench.report.write.table import Table, escape_markdown, frame_to_csv, to_csv, to_markdown
+from unlearnbench.store.cell import Target
+from unlearnbench.store.records import SCHEMA, Record, ResultStore
 
 HOSTILE = r"<b>a|b</b> \input{x} 50% $&_#^~ `c` *d* é → שלום"
 

@@ -8,13 +8,13 @@ import pytest
 
 from tests.readme import README, ROOT
 from unlearnbench.datasets import current_digests
-from unlearnbench.registry import Registry
+from unlearnbench.plugins.registry import Registry
 from unlearnbench.report import render
-from unlearnbench.report.board import boards
-from unlearnbench.report.checks import alarms, checks
-from unlearnbench.report.compare import compare
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.tables.controls import alarms, checks
+from unlearnbench.report.tables.published import compare
 from unlearnbench.report.verify import verify
-from unlearnbench.results import ResultStore
+from unlearnbench.store.records import ResultStore
 
 NAMES = {plugin.name for kind in ("method", "metric") for plugin in Registry().plugins(kind)}
 

@@ -11,9 +11,9 @@ import pytest
 from tests.conftest import INFINITE, fake_record, signed, unsigned
 from tests.readme import ROOT
 from unlearnbench.errors import UsageError
-from unlearnbench.grid import Cell
-from unlearnbench.hashing import canonical_json, digest
-from unlearnbench.results import LONGEST_LINE, SCHEMA, Record, ResultStore, read_line, records_digest, to_line
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.hashing import canonical_json, digest
+from unlearnbench.store.records import LONGEST_LINE, SCHEMA, Record, ResultStore, read_line, records_digest, to_line
 
 
 def lines(root):
@@ -57,7 +57,7 @@ import resource
 from pathlib import Path
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
-from unlearnbench.results import ResultStore
+from unlearnbench.store.records import ResultStore
 size = next(Path({str(tmp_path)!r}).glob("*/*.jsonl")).stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, size + 50))
 try:

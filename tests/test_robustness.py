@@ -6,15 +6,15 @@ from matplotlib.figure import Figure
 
 from tests.conftest import draw_all, fake_record
 from unlearnbench.report import render
-from unlearnbench.report.board import boards
-from unlearnbench.report.checks import alarms, check_tables
-from unlearnbench.report.latex import to_latex
-from unlearnbench.report.robustness import robustness, robustness_tables
-from unlearnbench.report.tables import all_tables
-from unlearnbench.report.values import Value
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.values import Value
+from unlearnbench.report.tables.controls import alarms, check_tables
+from unlearnbench.report.tables.robustness import robustness, robustness_tables
+from unlearnbench.report.tables.tables import all_tables
 from unlearnbench.report.verify import verify
-from unlearnbench.report.writers import to_markdown
-from unlearnbench.results import ResultStore
+from unlearnbench.report.write.latex import to_latex
+from unlearnbench.report.write.table import to_markdown
+from unlearnbench.store.records import ResultStore
 
 GOLD = {"forgetting": True, "retention": True}
 STEPS = [0, 10, 20]

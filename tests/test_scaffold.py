@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from unlearnbench import UsageError
-from unlearnbench.hashing import file_digest
 from unlearnbench.kit import trial
 from unlearnbench.kit.conformance import check
 from unlearnbench.kit.scaffold import TEMPLATES, new_method
-from unlearnbench.registry import Registry
-from unlearnbench.results import ResultStore
-from unlearnbench.sources import source_digest
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.sources import source_digest
+from unlearnbench.store.hashing import file_digest
+from unlearnbench.store.records import ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent
 THIRD_PARTY = ROOT / "tests" / "thirdparty"
@@ -29,7 +29,7 @@ QUICK = ("--classes", "0", "--metrics", "ua", "--controls", "none", "--device", 
 
 def unlearnbench(folder, *arguments, python=sys.executable, **environment):
     """Run the command line in a folder and return its output; it must end well."""
-    command = [str(python), "-m", "unlearnbench.cli", *arguments]
+    command = [str(python), "-m", "unlearnbench.cli.commands", *arguments]
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=240
     )
@@ -113,7 +113,7 @@ def test_the_commands_that_are_printed_run(tmp_path, cache):
 def test_a_broken_method_ends_with_status_1(tmp_path):
     (path,) = new_method("mine", tmp_path).files
     path.write_text(path.read_text().replace('streams=("forget", "retain")', 'streams=("forget",)'))
-    command = [sys.executable, "-m", "unlearnbench.cli", "check", str(path)]
+    command = [sys.executable, "-m", "unlearnbench.cli.commands", "check", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "FAIL  declared streams" in done.stdout

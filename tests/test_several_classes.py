@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from tests.conftest import fake_record
-from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.context import Context
-from unlearnbench.cost import Meter
+from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import Source
 from unlearnbench.errors import PluginError, UsageError
-from unlearnbench.evaluation import Evidence, losses_by_timestep, reference_images
-from unlearnbench.grid import Cell, Target, parse_sequence, parse_targets
-from unlearnbench.plan import make_plan
-from unlearnbench.plugin import NEEDS, NO_OBJECT
-from unlearnbench.preparation import prepare
-from unlearnbench.registry import Registry
-from unlearnbench.report.board import boards
-from unlearnbench.results import ResultStore
-from unlearnbench.runner import after_earlier, unlearn
+from unlearnbench.measure.evidence import Evidence, losses_by_timestep, reference_images
+from unlearnbench.measure.prepared import prepare
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.spec import NEEDS, NO_OBJECT
+from unlearnbench.report.data.board import boards
+from unlearnbench.run.cell import after_earlier, unlearn
+from unlearnbench.run.plan import make_plan
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cell import Cell, Target, parse_sequence, parse_targets
+from unlearnbench.store.records import ResultStore
+from unlearnbench.unlearn.context import Context
 
 NAMES = ("ant", "bee", "cat", "dog", "a+b")
 
@@ -278,8 +278,8 @@ class TestReport:
         assert partly.over_classes(partly.variants[0], measure).expected == 2
 
     def test_comparisons_with_papers_are_of_single_classes(self):
-        from unlearnbench.report.compare import Side
-        from unlearnbench.report.published import load_source
+        from unlearnbench.report.data.published import load_source
+        from unlearnbench.report.tables.published import Side
 
         records = [self.record(Target((0, 1)), method="safemax"), fake_record("safemax", 0)]
         found = boards(records, {})
@@ -289,7 +289,15 @@ class TestReport:
 
 def test_a_sequence_runs_and_is_reported(tmp_path, cache):
     arguments = ("--methods", "finetune", "--sequence", "0,1+2", "--set", "finetune.steps=2", "--controls", "none")
-    command = [sys.executable, "-m", "unlearnbench.cli", "run", *arguments, "--metrics", "forgotten,earlier_forgotten"]
+    command = [
+        sys.executable,
+        "-m",
+        "unlearnbench.cli.commands",
+        "run",
+        *arguments,
+        "--metrics",
+        "forgotten,earlier_forgotten",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     records = {r.cell.target.label: r for r in ResultStore(tmp_path / "results").read().records}

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from tests.conftest import write
-from unlearnbench.registry import Registry
-from unlearnbench.sources import module_file, source_digest
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.sources import module_file, source_digest
 
 METHOD = '''"""A card."""
 
@@ -126,7 +126,7 @@ def test_helpers_of_helpers_count_even_in_circles(tmp_path):
 
 @pytest.mark.parametrize(
     "imported",
-    ["import no_such_module", "from . import helper", "import helper.more", "import numpy, unlearnbench.plan"],
+    ["import no_such_module", "from . import helper", "import helper.more", "import numpy, unlearnbench.run.plan"],
 )
 def test_what_is_no_helper_is_left_out(tmp_path, imported):
     plugin = write(tmp_path / "mine.py", imported)

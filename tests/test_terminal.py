@@ -10,11 +10,11 @@ from rich.console import Console
 
 from tests.conftest import fake_record
 from tests.terminals import environment, in_a_terminal, visible
-from unlearnbench.output import open_page, say_where, show
+from unlearnbench.cli.console import open_page, say_where, show
 from unlearnbench.report import Rendering
-from unlearnbench.report.board import boards
-from unlearnbench.report.terminal import styled, to_terminal
-from unlearnbench.results import ResultStore
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.write.terminal import styled, to_terminal
+from unlearnbench.store.records import ResultStore
 
 BUSY = {"phase": "forget", "what": "another process used 0.8 of 2 cores"}
 HOSTILE = "<b>a|b</b> \\input{x} \x1b[31m\x07 50% $&_#^~ `c` *d* é → שלום \u202egnol\u2066 " + "中" * 300
@@ -229,7 +229,7 @@ def test_without_a_browser_one_sentence_says_so(page, monkeypatch, capsys, setti
 
 
 def test_a_browser_that_stays_holds_nothing_up(page, monkeypatch, capsys):
-    monkeypatch.setattr("unlearnbench.output.PATIENCE", 0.5)
+    monkeypatch.setattr("unlearnbench.cli.console.PATIENCE", 0.5)
     began = time.monotonic()
     assert opened(page, monkeypatch, capsys, BROWSER=browser(page.parent, "exec sleep 5")) == ""
     assert time.monotonic() - began < 4
@@ -239,11 +239,11 @@ SHOW = """
 import sys
 from pathlib import Path
 from unlearnbench import cli
-from unlearnbench.output import make_console, say_where, show
+from unlearnbench.cli.console import make_console, say_where, show
 from unlearnbench.report import Rendering
-from unlearnbench.report.board import boards
-from unlearnbench.report.terminal import to_terminal
-from unlearnbench.results import ResultStore
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.write.terminal import to_terminal
+from unlearnbench.store.records import ResultStore
 
 def shown(**_):
     (board,) = boards(ResultStore(Path(sys.argv[1])).read().records, {}).values()

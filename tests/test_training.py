@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unlearnbench import preparation
-from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import Split
-from unlearnbench.diffusion import Schedule, to_float
 from unlearnbench.errors import UsageError
-from unlearnbench.networks import CLASSIFIERS, build_unet, unet_config
-from unlearnbench.plugin import NEEDS
-from unlearnbench.preparation import prepare, prepare_base
-from unlearnbench.training import DenoiserTraining, Ema, fit_classifier, fit_denoiser, shifted
+from unlearnbench.measure import prepared as preparation
+from unlearnbench.measure.prepared import prepare, prepare_base
+from unlearnbench.models.diffusion import Schedule, to_float
+from unlearnbench.models.networks import CLASSIFIERS, build_unet, unet_config
+from unlearnbench.models.training import DenoiserTraining, Ema, fit_classifier, fit_denoiser, shifted
+from unlearnbench.plugins.spec import NEEDS
+from unlearnbench.store.artifacts import ArtifactStore
 
 SILENT = lambda what, done, total: None  # noqa: E731
 ALL = tuple(NEEDS)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from unlearnbench.errors import UsageError
-from unlearnbench.turns import Turns, device_lock
+from unlearnbench.run.scheduling import Turns, device_lock
 
 
 class Cell(threading.Thread):
@@ -100,7 +100,7 @@ def test_what_the_tick_raises_ends_the_waiting_and_the_claim():
 @pytest.fixture
 def locks(tmp_path, monkeypatch):
     """The folder of locks, of this test alone."""
-    monkeypatch.setattr("unlearnbench.turns._lock_folders", lambda: [tmp_path / "common", tmp_path / "own"])
+    monkeypatch.setattr("unlearnbench.run.scheduling._lock_folders", lambda: [tmp_path / "common", tmp_path / "own"])
     return tmp_path / "common"
 
 
@@ -146,7 +146,7 @@ class TestTheDevice:
 
     def test_a_run_that_is_killed_lets_go(self, locks):
         code = (
-            "import os, pathlib, unlearnbench.turns as t; "
+            "import os, pathlib, unlearnbench.run.scheduling as t; "
             f"t._lock_folders = lambda: [pathlib.Path({str(locks)!r})]; "
             f"lock = t.device_lock([{GPU!r}], print); lock.__enter__(); os.kill(os.getpid(), 9)"
         )
@@ -159,9 +159,9 @@ class TestTheDevice:
         [([0], [1], False), ([0, 1], [2, 3], False), ([0], [0], True), ([0, 1], [1, 2], True), ([3], [0, 3], True)],
     )
     def test_runs_on_cores_apart_do_not_wait_for_each_other(self, monkeypatch, mine, others, waits):
-        monkeypatch.setattr("unlearnbench.turns.allowed_cores", lambda: mine)
+        monkeypatch.setattr("unlearnbench.run.scheduling.allowed_cores", lambda: mine)
         with device_lock([{"type": "cpu"}], pytest.fail):
-            monkeypatch.setattr("unlearnbench.turns.allowed_cores", lambda: others)
+            monkeypatch.setattr("unlearnbench.run.scheduling.allowed_cores", lambda: others)
             assert (held({"type": "cpu"}) is not None) == waits
         assert held({"type": "cpu"}) is None
 
@@ -200,6 +200,8 @@ def test_a_note_is_written_to_no_other_file(locks, tmp_path):
 
 def test_a_lock_that_cannot_be_made_is_a_sentence(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("unlearnbench.turns._lock_folders", lambda: [tmp_path / "file", tmp_path / "file" / "own"])
+    monkeypatch.setattr(
+        "unlearnbench.run.scheduling._lock_folders", lambda: [tmp_path / "file", tmp_path / "file" / "own"]
+    )
     with pytest.raises(UsageError, match=r"cannot be locked .*remove"), device_lock([{"type": "cpu"}], pytest.fail):
         pass

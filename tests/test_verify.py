@@ -9,13 +9,13 @@ import pytest
 from tests.conftest import fake_record, signed
 from unlearnbench.errors import UsageError
 from unlearnbench.report import render
-from unlearnbench.report.board import boards
-from unlearnbench.report.compare import compare
-from unlearnbench.report.latex import to_latex
-from unlearnbench.report.tables import all_tables, summary_table
+from unlearnbench.report.data.board import boards
+from unlearnbench.report.tables.published import compare
+from unlearnbench.report.tables.tables import all_tables, summary_table
 from unlearnbench.report.verify import verify
-from unlearnbench.report.writers import to_markdown
-from unlearnbench.results import ResultStore
+from unlearnbench.report.write.latex import to_latex
+from unlearnbench.report.write.table import to_markdown
+from unlearnbench.store.records import ResultStore
 
 
 def full():

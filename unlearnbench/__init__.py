@@ -9,29 +9,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from unlearnbench.errors import NonFiniteError, PluginError, Unmeasurable, UsageError
-from unlearnbench.plugin import NO_OBJECT, Score, method, metric
+from unlearnbench.plugins.spec import NO_OBJECT, Score, method, metric
 
 if TYPE_CHECKING:
-    from unlearnbench.attacks import attacked, relearning_curve
-    from unlearnbench.context import Context
-    from unlearnbench.diffusion import Start, eps_loss, predict_noise
-    from unlearnbench.terms import Term, backward
-    from unlearnbench.training import Ema, fit_denoiser, reinitialise
+    from unlearnbench.measure.attacks import attacked, relearning_curve
+    from unlearnbench.models.diffusion import Start, eps_loss, predict_noise
+    from unlearnbench.models.training import Ema, fit_denoiser, reinitialise
+    from unlearnbench.unlearn.context import Context
+    from unlearnbench.unlearn.terms import Term, backward
 
 __version__ = "0.1.0"
 
 _NEEDS_TORCH = {  # imported on first use, so that the command line starts fast and reports render without torch
-    "Context": "unlearnbench.context",
-    "Ema": "unlearnbench.training",
-    "Start": "unlearnbench.diffusion",
-    "Term": "unlearnbench.terms",
-    "attacked": "unlearnbench.attacks",
-    "backward": "unlearnbench.terms",
-    "relearning_curve": "unlearnbench.attacks",
-    "eps_loss": "unlearnbench.diffusion",
-    "predict_noise": "unlearnbench.diffusion",
-    "fit_denoiser": "unlearnbench.training",
-    "reinitialise": "unlearnbench.training",
+    "Context": "unlearnbench.unlearn.context",
+    "Ema": "unlearnbench.models.training",
+    "Start": "unlearnbench.models.diffusion",
+    "Term": "unlearnbench.unlearn.terms",
+    "attacked": "unlearnbench.measure.attacks",
+    "backward": "unlearnbench.unlearn.terms",
+    "relearning_curve": "unlearnbench.measure.attacks",
+    "eps_loss": "unlearnbench.models.diffusion",
+    "predict_noise": "unlearnbench.models.diffusion",
+    "fit_denoiser": "unlearnbench.models.training",
+    "reinitialise": "unlearnbench.models.training",
 }
 
 __all__ = [

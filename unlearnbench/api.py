@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 from unlearnbench.datasets import Source
 from unlearnbench.errors import UsageError
-from unlearnbench.grid import Rerun, Scalar
-from unlearnbench.plugin import suggest
-from unlearnbench.registry import Registry
-from unlearnbench.results import Record, ResultStore
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.spec import suggest
+from unlearnbench.store.cell import Rerun, Scalar
+from unlearnbench.store.records import Record, ResultStore
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-    from unlearnbench.plan import Plan
-    from unlearnbench.report.board import Board
+    from unlearnbench.report.data.board import Board
+    from unlearnbench.run.plan import Plan
 
 __all__ = ["Record", "Source", "UsageError", "draw", "load", "run_cell"]
 
@@ -74,9 +74,9 @@ def run_cell(
     """
     from rich.console import Console
 
-    from unlearnbench.artifacts import default_cache
-    from unlearnbench.benchmark import Benchmark
-    from unlearnbench.process import Workers
+    from unlearnbench.run.benchmark import Benchmark
+    from unlearnbench.run.workers import Workers
+    from unlearnbench.store.artifacts import default_cache
 
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("run_cell handles signals: call it from the main thread, and one cell after another")
@@ -97,7 +97,7 @@ def _plan_of_one(
     registry: Registry, method: str, forget_class: int | str, source: Source, metrics: str, seed: int,
     settings: Mapping[str, Scalar],
 ) -> "Plan":  # fmt: skip
-    from unlearnbench.plan import make_plan
+    from unlearnbench.run.plan import make_plan
 
     classes = f"@{forget_class}" if isinstance(forget_class, int) else forget_class  # a number, whatever the names are
     plan = make_plan(
@@ -125,7 +125,7 @@ def load(results: str | Path = "results", dataset: str = "") -> "pd.DataFrame":
     Raises:
         UsageError: there is no such folder or dataset, no record, or there are several datasets and none is named.
     """
-    from unlearnbench.report.frames import long_frame
+    from unlearnbench.report.data.frames import long_frame
 
     return long_frame(_board(Path(results), dataset))
 
@@ -151,7 +151,7 @@ def draw(
     Raises:
         UsageError: there is no such figure, dataset or record, nothing to draw, or the axes are in no grid.
     """
-    from unlearnbench.report.figures import own_style
+    from unlearnbench.report.figures.figures import own_style
     from unlearnbench.report.page import FIGURES
 
     if name not in FIGURES:
@@ -182,7 +182,7 @@ def _place_of(ax: "Axes") -> "SubFigure":
 
 def _board(results: Path, name: str) -> "Board":
     """Return the board of a dataset, by the name of its folder in a report; what is left out becomes warnings."""
-    from unlearnbench.report.tables import shown_boards
+    from unlearnbench.report.tables.tables import shown_boards
 
     reading = ResultStore(results).read()
     found, problems = shown_boards(reading.records, Registry().current_hashes(reading.records))

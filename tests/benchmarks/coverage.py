@@ -16,7 +16,7 @@ import time
 import numpy as np
 from scipy.special import expit, ndtr, ndtri, stdtrit
 
-from unlearnbench.report.statistics import _means, mean_interval, proportion_interval, wilson
+from unlearnbench.report.data.statistics import _means, mean_interval, proportion_interval, wilson
 
 BENCHMARKS, DRAWS, SAMPLES = 2000, 1000, 100
 # classes, replicates, a, b, skewed, share of cells missing

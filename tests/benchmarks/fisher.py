@@ -13,12 +13,12 @@ import time
 
 import torch
 
-from unlearnbench.context import Context
 from unlearnbench.datasets import load_dataset
-from unlearnbench.diffusion import Schedule
-from unlearnbench.networks import build_unet, unet_config
-from unlearnbench.registry import Registry
-from unlearnbench.training import drop_labels
+from unlearnbench.models.diffusion import Schedule
+from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.models.training import drop_labels
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.unlearn.context import Context
 
 PLUGINS = {plugin.name: plugin for plugin in Registry().plugins("method")}
 CHUNK = 50  # timesteps per backward pass (SA's code)

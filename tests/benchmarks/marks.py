@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-from unlearnbench.report.statistics import _sign_flips, best_rows
+from unlearnbench.report.data.statistics import _sign_flips, best_rows
 
 TABLES, ROWS, CLASSES, SAMPLES = 2000, 12, 10, 100
 LEVEL = 0.05

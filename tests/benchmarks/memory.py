@@ -24,12 +24,12 @@ def measure(name):
     import numpy as np
     import torch
 
-    from unlearnbench.artifacts import ArtifactStore, software
-    from unlearnbench.context import Context, Harness
-    from unlearnbench.cost import Meter, RssPeak
+    from unlearnbench.cost.meter import Meter, RssPeak
     from unlearnbench.datasets import Source, Split, load_dataset
-    from unlearnbench.networks import build_unet, unet_config
-    from unlearnbench.registry import Registry
+    from unlearnbench.models.networks import build_unet, unet_config
+    from unlearnbench.plugins.registry import Registry
+    from unlearnbench.store.artifacts import ArtifactStore, software
+    from unlearnbench.unlearn.context import Context, Harness
 
     registry, dataset = Registry(), load_dataset(Source("cifar10", "fast"))
     dataset = replace(dataset, protocol=replace(dataset.protocol, steps=2, batch_size=BATCH))
@@ -49,7 +49,7 @@ def measure(name):
 
 
 def main():
-    from unlearnbench.registry import Registry
+    from unlearnbench.plugins.registry import Registry
 
     names = sys.argv[1:] or [plugin.name for plugin in Registry().plugins("method")]
     for name in names:

@@ -21,8 +21,8 @@ import torch
 
 from tests.benchmarks.fisher import header, network, ratio
 from tests.test_monitor import FakeDevice
-from unlearnbench.diffusion import Schedule, eps_loss
-from unlearnbench.monitor import PERIOD_SECONDS, NvmlMonitor
+from unlearnbench.cost.nvml import PERIOD_SECONDS, NvmlMonitor
+from unlearnbench.models.diffusion import Schedule, eps_loss
 
 ROUNDS, STEPS, BATCH = 40, 20, 48
 

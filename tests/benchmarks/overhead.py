@@ -25,11 +25,12 @@ import torch
 from PIL import Image
 
 from tests.benchmarks.fisher import asked_for, header
-from unlearnbench import judges, preparation
-from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import Source, load_dataset
-from unlearnbench.plugin import NEEDS
-from unlearnbench.results import ResultStore
+from unlearnbench.judges import judges
+from unlearnbench.measure import prepared as preparation
+from unlearnbench.plugins.spec import NEEDS
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.records import ResultStore
 
 OVERHEAD = ("start", "load", "rest")
 COLUMNS = ("wall", *OVERHEAD, "warmup", "work")
@@ -39,7 +40,7 @@ TRAIN, TEST = 5000, 1000  # images per class, as CIFAR-10 has
 def run_cells(folder, *options, environment=None):
     """Run `unlearnbench run` with results in a folder, and return the last record of each cell."""
     results = ["--results", str(folder / "results"), "--out", str(folder / "reports")]
-    command = [sys.executable, "-c", "from unlearnbench.cli import main; main()", "run", *options, *results]
+    command = [sys.executable, "-c", "from unlearnbench.cli.commands import main; main()", "run", *options, *results]
     subprocess.run([*command, "--rerun", "always"], check=True, stdout=subprocess.DEVNULL, env=environment)
     return ResultStore(folder / "results").read().records
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from tests.benchmarks.fisher import BareContext, asked_for, header, in_turn, network, ratio
-from unlearnbench.registry import Registry
+from unlearnbench.plugins.registry import Registry
 
 SIZES = (("digits", 48, 10, 15), ("CIFAR-10-shaped", 8, 1, 5))  # network, batch of each kind, steps, rounds
 

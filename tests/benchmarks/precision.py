@@ -10,13 +10,13 @@ import time
 
 import torch
 
-from unlearnbench.artifacts import ArtifactStore, default_cache
 from unlearnbench.datasets import load_dataset
-from unlearnbench.diffusion import Schedule, sample
-from unlearnbench.judges import through
-from unlearnbench.plugin import NEEDS
-from unlearnbench.preparation import prepare
-from unlearnbench.registry import Registry
+from unlearnbench.judges.judges import through
+from unlearnbench.measure.prepared import prepare
+from unlearnbench.models.diffusion import Schedule, sample
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.spec import NEEDS
+from unlearnbench.store.artifacts import ArtifactStore, default_cache
 
 PER_CLASS = 100
 

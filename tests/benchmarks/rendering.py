@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from unlearnbench.hashing import canonical_json, digest
-from unlearnbench.results import Record, ResultStore
+from unlearnbench.store.hashing import canonical_json, digest
+from unlearnbench.store.records import Record, ResultStore
 
 RESULTS = Path(__file__).parents[2] / "results"
 SHAPES = ("methods", "sweep", "attacks")
@@ -53,7 +53,7 @@ def varied(record: Record, seed: int, rng: np.random.Generator, dataset: str = "
 
 
 def _cell_id(value: dict[str, Any]) -> str:
-    from unlearnbench.grid import Cell
+    from unlearnbench.store.cell import Cell
 
     return Cell.from_json(value["cell"]).id
 
@@ -106,7 +106,7 @@ def measure(shape: str, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(shape, folder / "results")
-        command = [sys.executable, "-m", "unlearnbench.cli", "report"]
+        command = [sys.executable, "-m", "unlearnbench.cli.commands", "report"]
         command += ["--results", f"{folder}/results", "--out", f"{folder}/out"]
         wall, cpu = [], []
         for _ in range(rounds):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from tests.conftest import fake_record
-from unlearnbench.results import ResultStore
+from unlearnbench.store.records import ResultStore
 
 RECORDS, ROUNDS = 1000, 5
 
@@ -26,7 +26,7 @@ def main():
         command = [
             sys.executable,
             "-m",
-            "unlearnbench.cli",
+            "unlearnbench.cli.commands",
             "report",
             "--results",
             f"{folder}/results",

@@ -11,7 +11,7 @@ import copy
 import torch
 
 from tests.benchmarks.fisher import BareContext, asked_for, header, network, side_by_side
-from unlearnbench.registry import Registry
+from unlearnbench.plugins.registry import Registry
 
 ALPHA = 1e-3
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from random import Random
 from typing import NamedTuple
 
-from unlearnbench import cli
+from unlearnbench.cli import commands as cli
 
 
 class Answer(NamedTuple):

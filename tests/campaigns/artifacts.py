@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from tests.campaigns import main
-from unlearnbench.artifacts import ArtifactStore
 from unlearnbench.datasets import load_dataset
-from unlearnbench.preparation import prepare
+from unlearnbench.measure.prepared import prepare
+from unlearnbench.store.artifacts import ArtifactStore
 
 NEEDS = ("retain_features", "forget_verdicts")
 ODD = (b"", b"{}", b"[]", b"null", b"7", b'"x"', b"[" * 5000 + b"]" * 5000, b"\xff\xfe", b'{"key": 1}')

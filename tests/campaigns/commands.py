@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.campaigns import call, inside, main
 from tests.conftest import fake_record
-from unlearnbench.results import ResultStore
+from unlearnbench.store.records import ResultStore
 
 TEXTS = (
     "",

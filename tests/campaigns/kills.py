@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from tests.campaigns import main
-from unlearnbench.results import ResultStore
+from unlearnbench.store.records import ResultStore
 
 RUN = [
     "run", "--methods", "original,safemax,esd", "--classes", "0-1", "--set", "safemax.steps=3", "--set", "esd.steps=3",
@@ -31,7 +31,7 @@ SECONDS = 300  # for a run that nobody disturbs
 
 def start(folder):
     """Start the run in a folder, in a process group of its own."""
-    command = [sys.executable, "-m", "unlearnbench.cli", *RUN]
+    command = [sys.executable, "-m", "unlearnbench.cli.commands", *RUN]
     with Path(folder, "log").open("a") as log:
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -100,7 +100,7 @@ def disturbed(folder, random, counts):
             return problems
         if "failed" in statuses:  # a cell alone was killed, which is that cell's failure
             process = subprocess.run(
-                [sys.executable, "-m", "unlearnbench.cli", *RUN, "--rerun", "failed"],
+                [sys.executable, "-m", "unlearnbench.cli.commands", *RUN, "--rerun", "failed"],
                 cwd=folder,
                 check=False,
                 capture_output=True,

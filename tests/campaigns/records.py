@@ -14,9 +14,9 @@ from tests.campaigns import call, inside, main
 from tests.conftest import fake_record
 from unlearnbench import api
 from unlearnbench.errors import UsageError
-from unlearnbench.hashing import canonical_json, digest
 from unlearnbench.report import page
-from unlearnbench.results import ResultStore
+from unlearnbench.store.hashing import canonical_json, digest
+from unlearnbench.store.records import ResultStore
 
 FIGURES_EVERY = 25  # they take a second; the tables of a record that breaks one are tried every time
 COMMANDS = (

@@ -151,7 +151,12 @@ class Call:
     def steps(self) -> list[Step]:
         """Return the call's steps."""
         profile, python = self.profile, sys.executable
-        own = [python, "-P", "-c", "from unlearnbench.cli import main; main()"]  # not the checkout: what is installed
+        own = [
+            python,
+            "-P",
+            "-c",
+            "from unlearnbench.cli.commands import main; main()",
+        ]  # not the checkout: what is installed
         device = ["--device", profile.device]
         run = [*own, "run", *device, "--minutes", MINUTES]
         folder = ["--dataset", "imagefolder", "--data-root", str(self.images)]

@@ -26,20 +26,20 @@ import numpy as np
 import torch
 
 from tests.gpu.waits import host_waits
-from unlearnbench.arithmetic import PEAK_SIZE, peak_flops
-from unlearnbench.artifacts import ArtifactStore, software
-from unlearnbench.context import Context, Harness
-from unlearnbench.cost import Meter
+from unlearnbench.cost.meter import Meter
+from unlearnbench.cost.nvml import NvmlMonitor
 from unlearnbench.datasets import Images, Source, Split, resolve
-from unlearnbench.diffusion import Schedule, _guided_noise, ddim_step, half_precision, sample
 from unlearnbench.errors import spell_error
-from unlearnbench.grid import Target
-from unlearnbench.monitor import NvmlMonitor
-from unlearnbench.networks import build_unet, frozen, unet_config
-from unlearnbench.plugin import MethodSpec
-from unlearnbench.registry import Registry
-from unlearnbench.runner import identify
-from unlearnbench.training import DenoiserTraining
+from unlearnbench.models.diffusion import Schedule, _guided_noise, ddim_step, half_precision, sample
+from unlearnbench.models.flops import PEAK_SIZE, peak_flops
+from unlearnbench.models.networks import build_unet, frozen, unet_config
+from unlearnbench.models.training import DenoiserTraining
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.spec import MethodSpec
+from unlearnbench.run.cell import identify
+from unlearnbench.store.artifacts import ArtifactStore, software
+from unlearnbench.store.cell import Target
+from unlearnbench.unlearn.context import Context, Harness
 
 METHODS = ("safemax", "salun", "sa")
 CLASSES = 10

@@ -10,17 +10,18 @@ import torch
 
 from tests.cells import ASKED, BOOKKEEPING, PAPERS, run_cell, tiny_dataset
 from tests.gpu.waits import host_waits
-from unlearnbench import arithmetic, runner
-from unlearnbench.arithmetic import peak_flops
-from unlearnbench.artifacts import ArtifactStore
-from unlearnbench.cost import Meter
+from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import WEIGHTS, load_dataset
-from unlearnbench.diffusion import Schedule, sample
-from unlearnbench.judges import NetworkJudge, build_classifier
-from unlearnbench.networks import build_unet, frozen, unet_config
-from unlearnbench.process import Workers
-from unlearnbench.product import staging
-from unlearnbench.training import fit_classifier
+from unlearnbench.judges.judges import NetworkJudge, build_classifier
+from unlearnbench.models import flops as arithmetic
+from unlearnbench.models.diffusion import Schedule, sample
+from unlearnbench.models.flops import peak_flops
+from unlearnbench.models.networks import build_unet, frozen, unet_config
+from unlearnbench.models.saved import staging
+from unlearnbench.models.training import fit_classifier
+from unlearnbench.run import cell as runner
+from unlearnbench.run.workers import Workers
+from unlearnbench.store.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -78,7 +79,7 @@ def save_job(cache, folder, line):
 def test_nvml_sees_a_real_tensor():  # the first test, while this process holds nothing on the device
     code = """
 import json, torch
-from unlearnbench.monitor import NvmlMonitor
+from unlearnbench.cost.nvml import NvmlMonitor
 with NvmlMonitor(str(torch.cuda.get_device_properties(0).uuid)) as monitor:
     seen = [monitor.problems]
     torch.zeros(1, device="cuda")

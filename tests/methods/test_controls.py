@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from unlearnbench.context import Context
-from unlearnbench.diffusion import Schedule, sample
-from unlearnbench.registry import Registry
+from unlearnbench.models.diffusion import Schedule, sample
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.unlearn.context import Context
 
 SHAMS = ["sham_constant", "sham_noise", "sham_random", "sham_swap", "sham_update"]
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from unlearnbench import predict_noise, terms
-from unlearnbench.context import Context
-from unlearnbench.networks import build_unet, unet_config
-from unlearnbench.registry import Registry
+from unlearnbench import predict_noise
+from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.unlearn import terms
+from unlearnbench.unlearn.context import Context
 
 REGISTRY = Registry()
 PLUGINS = {plugin.name: plugin for plugin in REGISTRY.plugins("method")}
@@ -19,7 +20,7 @@ ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 
 @pytest.fixture
 def context(make_harness, monkeypatch):
     """A float64 context, and a twin that yields the same draws."""
-    from unlearnbench import context as module
+    from unlearnbench.unlearn import context as module
 
     monkeypatch.setattr(module, "to_float", lambda images: images.double() / 127.5 - 1)
 

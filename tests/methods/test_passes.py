@@ -6,7 +6,7 @@ import torch
 import tests.methods.test_methods as literal
 from tests.benchmarks.passes import saved_bytes
 from unlearnbench import Term, backward
-from unlearnbench.terms import predict_noise
+from unlearnbench.unlearn.terms import predict_noise
 
 context = literal.context  # fixture
 SMALL = {

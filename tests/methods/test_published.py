@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tests.methods.test_methods as literal
-from unlearnbench.context import Context
+from unlearnbench.unlearn.context import Context
 
 context, arrived, seen = literal.context, literal.arrived, literal.seen  # fixtures
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnbench.errors import Unmeasurable
-from unlearnbench.grid import Cell
-from unlearnbench.registry import Registry
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.store.cell import Cell
 
 REGISTRY = Registry()
 PLUGINS = {plugin.name: plugin for plugin in REGISTRY.plugins("metric")}

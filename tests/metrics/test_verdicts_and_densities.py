@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from unlearnbench import NO_OBJECT
 from unlearnbench.errors import Unmeasurable
-from unlearnbench.grid import Cell
-from unlearnbench.registry import Registry
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.store.cell import Cell
 
 REGISTRY = Registry()
 MODULES = {plugin.name: plugin.load_module() for plugin in REGISTRY.plugins("metric")}

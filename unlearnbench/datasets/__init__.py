@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearnbench.errors import UsageError
-from unlearnbench.grid import Precision
-from unlearnbench.hashing import digest, file_digest, read_object
-from unlearnbench.plugin import suggest
-from unlearnbench.results import B4
+from unlearnbench.plugins.spec import suggest
+from unlearnbench.store.cell import Precision
+from unlearnbench.store.hashing import digest, file_digest, read_object
+from unlearnbench.store.records import B4
 
 if TYPE_CHECKING:
-    from unlearnbench.artifacts import ArtifactStore
-    from unlearnbench.process import Progress
+    from unlearnbench.run.workers import Progress
+    from unlearnbench.store.artifacts import ArtifactStore
 
 RETAINED = "all training images of the retained classes"
 WITHOUT_CLASS_0 = "the first 500 training images of every class but 0 and the forget class (as SalUn's code does)"
@@ -454,7 +454,7 @@ def _read_judge(option: str, path: Path, judge: ClassifierRecipe | SvmRecipe | G
     Raises:
         UsageError: this judge takes no weights, or not these.
     """
-    from unlearnbench.weights import read_weights  # imports torch, which a report does without
+    from unlearnbench.judges.weights import read_weights  # imports torch, which a report does without
 
     if isinstance(judge, SvmRecipe) or judge.network not in FROM_FILES:
         raise UsageError(

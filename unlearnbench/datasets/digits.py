@@ -27,8 +27,8 @@ from unlearnbench.datasets import (
 from unlearnbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from unlearnbench.artifacts import ArtifactStore
-    from unlearnbench.process import Progress
+    from unlearnbench.run.workers import Progress
+    from unlearnbench.store.artifacts import ArtifactStore
 
 TITLE = "digits (8x8, scikit-learn)"
 FLIP = False

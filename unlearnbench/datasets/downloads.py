@@ -11,11 +11,11 @@ import numpy as np
 
 from unlearnbench.datasets import Images, Source, Split
 from unlearnbench.errors import UsageError, spell_error
-from unlearnbench.scratch import owned, remove, sweep
+from unlearnbench.store.scratch import owned, remove, sweep
 
 if TYPE_CHECKING:
-    from unlearnbench.artifacts import ArtifactStore
-    from unlearnbench.process import Progress
+    from unlearnbench.run.workers import Progress
+    from unlearnbench.store.artifacts import ArtifactStore
 
 Open = Callable[[str, bool, bool], Any]  # (root, train part?, download?) -> a torchvision data set
 

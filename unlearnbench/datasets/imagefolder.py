@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 from unlearnbench.datasets import Dataset, Images, Source, Split, resolve
 from unlearnbench.datasets.profiles import colour_profiles
 from unlearnbench.errors import UsageError, one_line
-from unlearnbench.grid import plain_name
-from unlearnbench.hashing import digest
-from unlearnbench.pictures import ENDINGS, BadPicture, UnclearPicture, read_picture
-from unlearnbench.results import PLAIN, natural
+from unlearnbench.store.cell import plain_name
+from unlearnbench.store.fields import PLAIN
+from unlearnbench.store.hashing import digest
+from unlearnbench.store.pictures import ENDINGS, BadPicture, UnclearPicture, read_picture
+from unlearnbench.store.records import natural
 
 if TYPE_CHECKING:
-    from unlearnbench.artifacts import ArtifactStore
-    from unlearnbench.process import Progress
+    from unlearnbench.run.workers import Progress
+    from unlearnbench.store.artifacts import ArtifactStore
 
 TITLE = "a folder of class folders (--data-root DIR)"
 FLIP = True

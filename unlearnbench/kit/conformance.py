@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearnbench.artifacts import Tensors
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
-from unlearnbench.global_state import REMEDY, GlobalState
 from unlearnbench.kit import trial
 from unlearnbench.kit.plugin_source import card_complaints, card_hints, reach_complaints
 from unlearnbench.kit.trial import CPU, Bench, OutOfTime, Run, TouchedStreams
-from unlearnbench.plugin import STREAMS, MethodSpec, suggest
-from unlearnbench.registry import Plugin, Registry
-from unlearnbench.training import global_rng_kept
+from unlearnbench.models.training import global_rng_kept
+from unlearnbench.plugins.registry import Plugin, Registry
+from unlearnbench.plugins.spec import STREAMS, MethodSpec, suggest
+from unlearnbench.run.global_state import REMEDY, GlobalState
+from unlearnbench.store.artifacts import Tensors
 
 NAMES = (
     "runs", "edits the model", "keeps the base", "declared streams", "step budget", "same seed, same weights", "finite",

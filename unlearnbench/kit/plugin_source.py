@@ -9,7 +9,7 @@ import tokenize
 from collections.abc import Iterator
 
 import unlearnbench
-from unlearnbench.plugin import MethodSpec
+from unlearnbench.plugins.spec import MethodSpec
 
 DATA_LIBRARIES = ("sklearn.datasets", "torchvision.datasets", "datasets")  # they hold the test images too
 

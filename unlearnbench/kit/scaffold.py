@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unlearnbench.errors import UsageError
-from unlearnbench.registry import Registry
+from unlearnbench.plugins.registry import Registry
 
 TEMPLATES = Path(__file__).with_name("templates")
 STAND_IN = "my_method"  # what the templates call the method

@@ -24,18 +24,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import unlearnbench
-from unlearnbench.artifacts import ArtifactStore, Tensors, software
-from unlearnbench.context import Context, Counts, Harness
-from unlearnbench.cost import Meter
+from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import Dataset, Images, Split, load_dataset
-from unlearnbench.diffusion import evaluating, predict_noise
 from unlearnbench.errors import spell_error
-from unlearnbench.grid import Scalar, Target
 from unlearnbench.kit.gradients import GradientWatch
-from unlearnbench.networks import build_unet, frozen, unet_config
-from unlearnbench.plugin import STREAMS, MethodSpec
-from unlearnbench.registry import Plugin
-from unlearnbench.runner import counted
+from unlearnbench.models.diffusion import evaluating, predict_noise
+from unlearnbench.models.networks import build_unet, frozen, unet_config
+from unlearnbench.plugins.registry import Plugin
+from unlearnbench.plugins.spec import STREAMS, MethodSpec
+from unlearnbench.run.cell import counted
+from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
+from unlearnbench.store.cell import Scalar, Target
+from unlearnbench.unlearn.context import Context, Counts, Harness
 
 STEPS = 8  # of a setting called `steps`, in place of thousands
 FORGET_CLASS = 3

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unlearnbench.errors import UsageError
-from unlearnbench.results import Hashes, Reading, Record, hashes_of, open_results
+from unlearnbench.store.records import Hashes, Reading, Record, hashes_of, open_results
 
 if TYPE_CHECKING:
-    from unlearnbench.report.board import Board
+    from unlearnbench.report.data.board import Board
     from unlearnbench.report.page import Drawn
 
 Files = dict[str, str | bytes]  # by path within the report's folder
@@ -49,8 +49,8 @@ def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
     Raises:
         UsageError: there is no record, or the folder cannot be written.
     """
-    from unlearnbench.report.files import publish
     from unlearnbench.report.page import nothing
+    from unlearnbench.report.write.files import publish
 
     with open_results(results) as reading, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numpy on odd numbers: no words but ours
@@ -71,9 +71,9 @@ def _shown(reading: Reading, hashes: Mapping[str, str]) -> "tuple[dict[str, Boar
     Everything is made as if all records could be shown. Where that fails, of whatever kind the failure is, the records
     at fault are looked for and become notes, and the others are shown.
     """
-    from unlearnbench.report.board import boards
+    from unlearnbench.report.data.board import boards
     from unlearnbench.report.page import Drawing, Undrawn, draw
-    from unlearnbench.report.tables import showable
+    from unlearnbench.report.tables.tables import showable
 
     kept, problems = reading.records, list[str]()
     broken: set[str] = set()  # figures that some record breaks
@@ -113,10 +113,10 @@ def _files(
         drawn: returns the figures of a board by its name; asked once all tables are made.
         rendering: with what there is to say of the records.
     """
-    from unlearnbench.report.checks import alarms
     from unlearnbench.report.html import page
     from unlearnbench.report.page import page_files, table_files
-    from unlearnbench.report.terminal import to_terminal
+    from unlearnbench.report.tables.controls import alarms
+    from unlearnbench.report.write.terminal import to_terminal
 
     files: Files = {}
     for name, board in found.items():
@@ -140,9 +140,9 @@ def validation(results: Path, source_hashes: Hashes) -> Rendering:
     Raises:
         UsageError: there is no control among the records.
     """
-    from unlearnbench.report.checks import alarms, check_tables
-    from unlearnbench.report.tables import shown_boards
-    from unlearnbench.report.writers import to_markdown
+    from unlearnbench.report.tables.controls import alarms, check_tables
+    from unlearnbench.report.tables.tables import shown_boards
+    from unlearnbench.report.write.table import to_markdown
 
     with open_results(results) as reading:
         shown, problems = shown_boards(reading.records, hashes_of(source_hashes, reading.records))

@@ -13,14 +13,16 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from unlearnbench.errors import one_line
-from unlearnbench.report import ablation, figures, robustness
-from unlearnbench.report.board import Board
-from unlearnbench.report.checks import DISTRUST, alarms
-from unlearnbench.report.environment import provenance_facts
-from unlearnbench.report.latex import paper, size_of, to_latex
-from unlearnbench.report.pareto import undominated
-from unlearnbench.report.tables import all_tables, frames
-from unlearnbench.report.writers import escape_markdown, frame_to_csv, to_csv, to_markdown
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.environment import provenance_facts
+from unlearnbench.report.figures import figures
+from unlearnbench.report.figures import sweep as ablation
+from unlearnbench.report.tables import robustness
+from unlearnbench.report.tables.controls import DISTRUST, alarms
+from unlearnbench.report.tables.pareto import undominated
+from unlearnbench.report.tables.tables import all_tables, frames
+from unlearnbench.report.write.latex import paper, size_of, to_latex
+from unlearnbench.report.write.table import escape_markdown, frame_to_csv, to_csv, to_markdown
 
 Drawn = Mapping[str, bytes]  # a figure's files by ending
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unlearnbench.errors import UsageError, one_line, plural, spell_error
-from unlearnbench.report.board import Board, boards
-from unlearnbench.report.latex import to_latex
-from unlearnbench.report.tables import all_tables, showable
-from unlearnbench.report.writers import Table, to_markdown
-from unlearnbench.results import B4, Hashes, Record, ResultStore, hashes_of
+from unlearnbench.report.data.board import Board, boards
+from unlearnbench.report.tables.tables import all_tables, showable
+from unlearnbench.report.write.latex import to_latex
+from unlearnbench.report.write.table import Table, to_markdown
+from unlearnbench.store.records import B4, Hashes, Record, ResultStore, hashes_of
 
 __all__ = ["Verdict", "verify"]
 
@@ -250,8 +250,8 @@ class _Reference:
 
     def _comparisons(self, board: Board) -> list[Table]:
         """Return the tables that `compare` writes of a board."""
-        from unlearnbench.report import compare
-        from unlearnbench.report.published import load_source
+        from unlearnbench.report.data.published import load_source
+        from unlearnbench.report.tables import published as compare
 
         family = self.now if any(board is other for other in self.now.values()) else self.recorded
         tables = []
@@ -270,7 +270,7 @@ class _Reference:
 
 def _sources() -> list[str]:
     """Return the names of the published numbers."""
-    from unlearnbench.report.published import published_folder
+    from unlearnbench.report.data.published import published_folder
 
     names = (path.name for path in published_folder().iterdir())
     return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from unlearnbench.report.board import Board
-from unlearnbench.report.writers import Table, interval_text
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.write.table import Table, interval_text
 
 LONG = 24  # letters of a word that needs a broad column
 

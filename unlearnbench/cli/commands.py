@@ -1,0 +1,681 @@
+"""The command line: parse, select, dispatch. Heavy imports stay inside commands, so --help is instant."""
+
+import codecs
+import io
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+
+from unlearnbench import __version__
+from unlearnbench.cli import options
+from unlearnbench.errors import PluginError, UsageError, one_line, plural, printable, spell_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from unlearnbench.plugins.registry import Plugin, Registry
+    from unlearnbench.report import Rendering
+    from unlearnbench.run.benchmark import Summary
+    from unlearnbench.run.plan import Plan
+    from unlearnbench.run.workers import Workers
+    from unlearnbench.store.cell import Rerun
+
+app = typer.Typer(
+    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Run unlearning methods for diffusion models under one harness, and compare them.",
+    epilog="Example: unlearnbench run --methods all --classes 0-9",
+)
+
+EXAMPLES = """\b
+Examples:
+  unlearnbench run --methods all --classes 0-9
+  unlearnbench run --methods paper --classes 0,3 --seeds 0-2
+  unlearnbench run --methods all --classes 0-9 --dry-run
+"""
+ESTIMATE_EXAMPLES = """\b
+Examples:
+  unlearnbench estimate --methods all --classes 0-9
+  unlearnbench estimate --methods paper --dataset cifar10 --protocol paper
+"""
+Listing = Literal["methods", "metrics", "datasets"]
+Kinds = Literal["method"]  # what `new` writes
+
+LONGEST = 4000  # letters of an error
+# what stands for a sign that a terminal or log cannot show: as wide as the sign, so that tables stay whole
+SPELLED = {"↓": "v", "↑": "^", "†": "!", "±": "~", "→": ">", "…": "."}
+
+
+@app.callback(invoke_without_command=True)
+def unlearnbench(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Show the version, or what there is where no command is named."""
+    if version:
+        typer.echo(f"unlearnbench {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(cls=options.Sections, epilog=EXAMPLES)
+def run(
+    methods: options.Methods = "",
+    classes: options.Classes = "",
+    sequence: options.Sequence = "",
+    metrics: options.Metrics = "all",
+    set_: options.Set = None,
+    seeds: options.Seeds = "0",
+    base_seeds: options.BaseSeeds = "",
+    sampling_seeds: options.SamplingSeeds = "",
+    controls: options.Controls = "first",
+    plugin: options.Plugin = None,
+    dataset: options.Dataset = "digits",
+    protocol: options.Protocol = "",
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    base: options.Base = "",
+    base_steps: options.BaseSteps = None,
+    base_minutes: options.BaseMinutes = None,
+    judge: options.Judge = "",
+    judge_weights: options.JudgeWeights = None,
+    second_judge: options.SecondJudge = "",
+    second_judge_weights: options.SecondJudgeWeights = None,
+    extractor: options.Extractor = "",
+    inception_weights: options.Inception = None,
+    device: options.Device = "auto",
+    devices: options.Devices = "",
+    batch_size: options.BatchSize = None,
+    precision: options.Precision = "fp32",
+    compile_: options.Compile = False,
+    jobs: options.Jobs = 1,
+    repeats: options.Repeats = 1,
+    rerun: options.Rerun = "missing",
+    timeout: options.Timeout = None,
+    minutes: options.Minutes = None,
+    stop_if_weak: options.StopIfWeak = False,
+    dry_run: options.DryRun = False,
+    results: options.Results = Path("results"),
+    out: options.Out = Path("reports"),
+    save_models: options.SaveModels = None,
+) -> None:
+    """Run every method on every class, then render the report."""
+    console, workers = _start(start_workers=not dry_run)
+    registry, plan = _plan(
+        plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
+        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights),
+        methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
+        sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
+    )  # fmt: skip
+    _check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
+    _check_devices(device, devices, jobs)
+    asked = {"device": device, "devices": devices, "repeats": repeats, "controls": controls, "models": save_models}
+    if workers is None:
+        _forecast(console, plan, results, rerun, asked)
+        return
+    asked |= {"timeout": timeout, "minutes": minutes, "jobs": jobs, "stop_if_weak": stop_if_weak}
+    summary = _benchmark(console, plan, workers, results, rerun, {**asked, "plugin_files": _absolute(plugin)})
+    _conclude(summary, plan, results, out, registry)
+
+
+def _plan(plugin: "Sequence[Path] | None", source: "Sequence[Any]", **asked: Any) -> "tuple[Registry, Plan]":
+    """Return the plugins there are, and what a run is asked for.
+
+    Args:
+        plugin: files of plugins.
+        source: the arguments of a `Source`.
+        **asked: the other arguments of `make_plan`.
+    """
+    from unlearnbench.datasets import Source
+    from unlearnbench.plugins.registry import Registry
+    from unlearnbench.run.plan import make_plan
+
+    registry = Registry(_absolute(plugin))
+    return registry, make_plan(registry, source=Source(*source), **asked)
+
+
+def _absolute(paths: "Sequence[Path] | None") -> list[Path]:
+    return [path.absolute() for path in paths or []]
+
+
+def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak: bool) -> None:
+    """Raise UsageError for what would stop a run later: a folder that cannot be written, nothing to look at."""
+    from unlearnbench.store.artifacts import default_cache
+
+    if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
+        raise UsageError("--stop-if-weak looks at the untouched model: add original to --methods")
+    for option, folder in {**folders, "UNLEARNBENCH_CACHE": default_cache()}.items():
+        if folder is not None:
+            _check_writable(folder, option)
+
+
+def _check_devices(device: str, devices: str, jobs: int) -> None:
+    """Raise UsageError for options on devices that contradict each other."""
+    if devices and device != "auto":
+        raise UsageError("--device names one device and --devices several: give one of them")
+    if devices and jobs > 1:
+        raise UsageError("--devices gives each device one cell at a time: leave --jobs out, or use one device")
+
+
+def _forecast(console: "Console", plan: "Plan", results: Path, rerun: "Rerun", asked: "Mapping[str, Any]") -> None:
+    """Print what a run would do; `asked` are further arguments of `forecast`."""
+    from unlearnbench.cli.forecast import forecast
+    from unlearnbench.store.artifacts import default_cache
+    from unlearnbench.store.records import ResultStore
+
+    for line in forecast(plan, ResultStore(results), cache=default_cache(), rerun=rerun, **asked):
+        _say(console, line)
+
+
+def _benchmark(
+    console: "Console", plan: "Plan", workers: "Workers", results: Path, rerun: "Rerun", asked: "Mapping[str, Any]"
+) -> "Summary":
+    """Run a plan and return how it went; `asked` are further arguments of `Benchmark`."""
+    from unlearnbench.run.benchmark import Benchmark
+    from unlearnbench.store.artifacts import default_cache
+    from unlearnbench.store.records import ResultStore
+
+    return Benchmark(plan, workers, ResultStore(results), console, cache=default_cache(), **asked).run(rerun)
+
+
+def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
+    """Greet, and start the process server, whose imports run while ours do."""
+    from unlearnbench.cli.console import make_console
+    from unlearnbench.run.workers import Workers
+
+    console = make_console()
+    _say(console, f"unlearnbench {__version__}: loading")
+    return console, Workers() if start_workers else None
+
+
+@app.command(cls=options.Sections, epilog=ESTIMATE_EXAMPLES)
+def estimate(
+    methods: options.Methods = "",
+    classes: options.Classes = "",
+    sequence: options.Sequence = "",
+    metrics: options.Metrics = "all",
+    set_: options.Set = None,
+    seeds: options.Seeds = "0",
+    base_seeds: options.BaseSeeds = "",
+    sampling_seeds: options.SamplingSeeds = "",
+    controls: options.Controls = "first",
+    plugin: options.Plugin = None,
+    dataset: options.Dataset = "digits",
+    protocol: options.Protocol = "",
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    base: options.Base = "",
+    base_steps: options.BaseSteps = None,
+    base_minutes: options.BaseMinutes = None,
+    judge: options.Judge = "",
+    judge_weights: options.JudgeWeights = None,
+    second_judge: options.SecondJudge = "",
+    second_judge_weights: options.SecondJudgeWeights = None,
+    extractor: options.Extractor = "",
+    inception_weights: options.Inception = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    precision: options.Precision = "fp32",
+    compile_: options.Compile = False,
+    repeats: options.Repeats = 1,
+    rerun: options.Rerun = "missing",
+    results: options.Results = Path("results"),
+    save_models: options.SaveModels = None,
+) -> None:
+    """Measure what a run with these options would take here.
+
+    It takes a minute or two, and writes nothing. Without --classes it is a run over all classes.
+    """
+    console, workers = _start()
+    assert workers is not None
+    _, plan = _plan(
+        plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
+        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights),
+        methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
+        sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
+    )  # fmt: skip
+    _check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
+    asked = {"device": device, "rerun": rerun, "repeats": repeats, "controls": controls, "models": save_models}
+    _say_estimate(console, plan, workers, results, {**asked, "plugin_files": _absolute(plugin)})
+
+
+def _say_estimate(
+    console: "Console", plan: "Plan", workers: "Workers", results: Path, asked: "Mapping[str, Any]"
+) -> None:
+    """Print what a run would take; `asked` are further arguments of `estimate`."""
+    from unlearnbench.cli.outlook import lines
+    from unlearnbench.run.estimate import estimate as measure
+    from unlearnbench.run.workers import ignore_stopping
+    from unlearnbench.store.artifacts import default_cache
+    from unlearnbench.store.records import ResultStore
+
+    try:
+        outlook = measure(plan, workers, ResultStore(results), console, cache=default_cache(), **asked)
+    except KeyboardInterrupt:
+        ignore_stopping()
+        _say(console, "Stopped. Nothing was written.")
+        raise typer.Exit(130) from None
+    for line in lines(outlook):
+        _say(console, line)
+
+
+@app.command(cls=options.Command)
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model.", metavar="DIR")],
+    dataset: options.Dataset = "digits",
+    protocol: options.Protocol = "",
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps, if not the recipe's.", min=1, metavar="N")] = None,
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = "auto",
+    minutes: options.BaseMinutes = None,
+) -> None:
+    """Train a base model and write it as a diffusers folder.
+
+    A training that was stopped goes on where it was.
+    """
+    if steps is not None and minutes is not None:
+        raise UsageError("--steps and --minutes both say how long to train: give one of them")
+    console, workers = _start()
+    assert workers is not None
+    from unlearnbench.datasets import Source, load_dataset
+    from unlearnbench.run.benchmark import train_base
+    from unlearnbench.run.workers import ignore_stopping
+    from unlearnbench.store.artifacts import default_cache
+
+    chosen = load_dataset(Source(dataset, protocol, data_root, image_size, base_steps=steps, base_minutes=minutes))
+    _check_writable(out, "--out")
+    losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out)
+    if losses is None:
+        ignore_stopping()
+        _say(console, "Stopped. The same command goes on from the last checkpoint.")
+        raise typer.Exit(130)
+    if losses:
+        step, loss = losses[-1]
+        _say(console, f"{plural(step, 'step')}, training loss {loss:.4f} per pixel at the end (1 is predicting zero)")
+    _say(console, f"Base model: {out} (use it with --base {out})")
+
+
+@app.command(cls=options.Command)
+def sample(
+    model: Annotated[
+        Path,
+        typer.Argument(help="A folder of --save-models, or any UNet2DModel with class labels.", metavar="MODEL"),
+    ],
+    classes: Annotated[
+        str, typer.Option("--class", help="Class by number or name; several, 0-9, make a row each.", metavar="CLASSES")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The picture to write.", metavar="FILE.png")],
+    n: Annotated[int, typer.Option("--n", help="Images of each class.", min=1, max=10_000, metavar="N")] = 16,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the noise; otherwise that of the model's evaluation, or 0.", min=0, metavar="N"),
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance w, if not the protocol's.", metavar="W")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="DDIM steps, if not the protocol's.", min=1, max=1000, metavar="N")
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Sample a saved model into a picture, a grid of images.
+
+    By default these are the first of the very images that the model's record judged.
+    """
+    if not model.is_dir():
+        raise UsageError(f"there is no model folder {model}: 'unlearnbench run --save-models DIR' writes them")
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: give a name that ends in .png")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder: give a file in it, such as {out}/grid.png")
+    _check_writable(out.parent, "--out")
+    if out.exists() and not os.access(out, os.W_OK):
+        raise UsageError(f"--out {out} cannot be written: give another name")
+    if guidance is not None and not math.isfinite(guidance):
+        raise UsageError(f"--guidance takes a finite number, not {guidance}")
+    console, _ = _start(start_workers=False)
+    import torch
+
+    from unlearnbench.models.saved import draw, grid, open_model
+    from unlearnbench.run.cell import identify
+    from unlearnbench.run.progress import Display
+    from unlearnbench.store.cell import parse_classes
+
+    with Display(console) as display, display.task(f"sample {model}") as task:
+        saved = open_model(model, torch.device(identify(device, task.progress)["device"]))
+        chosen = parse_classes(classes, saved.class_names)
+        images = draw(saved, chosen, n, seed=seed, steps=steps, guidance=guidance, progress=task.progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    grid(images).save(out, format="PNG")
+    _say(console, f"{plural(images.shape[0] * n, 'image')}: {out}")
+
+
+def _listing(text: str) -> str:
+    """Read what to list, in the plural or the singular."""
+    return options.one_of(Listing)(f"{text}s" if f"{text}s" in get_args(Listing) else text)
+
+
+@app.command("list", cls=options.Command)
+def list_(
+    what: Annotated[
+        Listing | None,
+        typer.Argument(help="Show only methods, metrics or datasets.", metavar="WHAT", parser=_listing),
+    ] = None,
+    plugin: options.Plugin = None,
+    cards: Annotated[
+        bool, typer.Option("--cards", help="What the files of methods or of metrics say, in full.")
+    ] = False,
+) -> None:
+    """Show what there is: methods, metrics and datasets.
+
+    Methods have the ids of their papers, broken plugins the reason.
+    """
+    from unlearnbench.datasets import DATASETS, protocol_names, title_of
+    from unlearnbench.plugins.registry import Registry
+
+    registry = Registry(plugin or [])
+    if cards:
+        from unlearnbench.plugins.cards import cards as page
+
+        if what not in ("methods", "metrics"):
+            raise UsageError("--cards shows methods or metrics: write 'unlearnbench list metrics --cards'")
+        _echo(page(registry, "method" if what == "methods" else "metric"), nl=False)
+        return
+    for kind in ("methods", "metrics"):
+        if what not in (None, kind):
+            continue
+        _echo(f"{kind}:")
+        for found in registry.plugins("method" if kind == "methods" else "metric"):
+            try:
+                _echo(_listed(found))
+            except PluginError as error:
+                _echo(f"  {found.name:22} BROKEN ({one_line(found.origin)}): {one_line(str(error))}")
+    if what in (None, "datasets"):
+        _echo("datasets:")
+        for name in DATASETS:
+            _echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
+
+
+def _listed(found: "Plugin") -> str:
+    """Return a plugin's line of the list; raises PluginError where it cannot be used."""
+    declared = {
+        name: one_line(text) if isinstance(text, str) else text for name, text in found.declared.items()
+    }  # a title may hold anything until it is imported
+    begin = f"  {found.name:22} {declared['title']:20}"
+    if found.kind == "method":
+        paper = f"arXiv:{declared['paper']}" if declared.get("paper") else ""
+        notes = {"gold": "runs only when named", "reference": "reference row", "control": "checks the suite"}
+        return f"{begin} {paper:18} {notes.get(declared.get('role', ''), '')}".rstrip()
+    unit = f"[{declared['unit']}]" if declared["unit"] else ""
+    better = "description" if declared["better"] == "neither" else f"{declared['better']} is better"
+    named = "  ".join(["only when named", *declared.get("groups", ()), ""]) if declared.get("optional") else ""
+    return f"{begin} {unit:8} {better:17} {named}{declared.get('source', '')}".rstrip()
+
+
+@app.command(cls=options.Command)
+def new(
+    kind: Annotated[Kinds, typer.Argument(help="method.", metavar="KIND", parser=options.one_of(Kinds))],
+    name: Annotated[str, typer.Argument(help="Its name: a Python name in lower case.", metavar="NAME")],
+    package: Annotated[
+        bool, typer.Option("--package", help="As a package to install, with entry point, test and README.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into.", metavar="DIR")] = Path(),
+) -> None:
+    """Create a runnable method file from a template."""
+    from unlearnbench.kit.scaffold import new_method
+
+    _check_writable(out, "--out")
+    written = new_method(name, out, package=package)
+    for path in written.files:
+        _echo(f"wrote {path}")
+    _echo("\nNext:")
+    for line in written.commands:
+        _echo(f"  {line}")
+
+
+@app.command(cls=options.Command)
+def check(
+    target: Annotated[str, typer.Argument(help="The method's name, or its file.", metavar="NAME|FILE")],
+) -> None:
+    """Run the conformance tests on a method, on digits.
+
+    A test that fails says what to change.
+    """
+    import time
+
+    began = time.monotonic()
+    from unlearnbench.kit.conformance import check as check_methods
+
+    whole = True
+    for method, promises in check_methods(target).items():
+        _echo(f"{method}:")
+        for promise in promises:
+            _echo(f"  {promise}")
+        kept = sum(promise.kept is True for promise in promises)
+        _echo(f"{kept} of {len(promises)} promises kept ({time.monotonic() - began:.0f} s)")
+        whole &= kept == len(promises)
+    if not whole:
+        raise typer.Exit(1)
+
+
+@app.command(cls=options.Command)
+def report(
+    results: options.Results = Path("results"),
+    out: options.Out = Path("reports"),
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser, where there is one.")] = False,
+) -> None:
+    """Render the report from the records: page, tables and figures.
+
+    A page of everything (.html), and for each dataset tables (.md, .tex, .csv) and figures (.png, .pdf).
+    """
+    from unlearnbench.cli.console import make_console, open_page, say_where
+    from unlearnbench.plugins.registry import Registry
+
+    _check_results(results)
+    _check_writable(out, "--out")
+    console = make_console()
+    rendering = _finish(results, out, Registry(), console)
+    say_where(rendering, "Report", console)
+    if open_:
+        open_page(rendering.html or rendering.pages[0], console)
+
+
+@app.command(cls=options.Command)
+def compare(
+    source: Annotated[str, typer.Argument(help="Published numbers: spartalis2025.", metavar="SOURCE")],
+    results: options.Results = Path("results"),
+    out: options.Out = Path("reports"),
+) -> None:
+    """Set published numbers beside the measured ones.
+
+    The pages say what may be compared and what may not.
+    """
+    from unlearnbench.cli.console import make_console, say_where, show
+    from unlearnbench.cli.plotting import import_matplotlib
+    from unlearnbench.plugins.registry import Registry
+
+    import_matplotlib()
+    from unlearnbench.report.data.published import load_source
+    from unlearnbench.report.tables.published import compare as compare_with
+
+    load_source(source)  # what is wrong with the command comes before what is missing on the disk
+    _check_results(results)
+    _check_writable(out, "--out")
+    console = make_console()
+    rendering = compare_with(source, results, out, Registry().current_hashes)
+    show(rendering, console)
+    say_where(rendering, "Comparison", console)
+
+
+@app.command(cls=options.Command)
+def validate(results: options.Results = Path("results")) -> None:
+    """Show the controls, and how well each metric tells them apart.
+
+    Controls are shams whose outcome is known: those that forget, and those that do not.
+    """
+    from unlearnbench.cli.console import make_console, show
+    from unlearnbench.cli.plotting import import_matplotlib
+    from unlearnbench.plugins.registry import Registry
+    from unlearnbench.report import validation
+
+    import_matplotlib()
+    _check_results(results)
+    found = validation(results, Registry().current_hashes)
+    show(found, make_console())
+    if found.alarms:
+        raise typer.Exit(1)
+
+
+@app.command(cls=options.Command)
+def verify(
+    table: Annotated[Path, typer.Argument(help="A .tex or .md file with tables of a report.", metavar="TABLE")],
+    results: options.Results = Path("results"),
+) -> None:
+    """Check that a table's numbers follow from its records.
+
+    Which records these are is in the table's caption.
+    """
+    from unlearnbench.cli.plotting import import_matplotlib
+    from unlearnbench.plugins.registry import Registry
+
+    import_matplotlib()
+    from unlearnbench.report.verify import verify as verify_table
+
+    verdict = verify_table(table, results, Registry().current_hashes)
+    for line in verdict.lines:
+        _echo(line)
+    if not verdict.holds:
+        raise typer.Exit(1)
+
+
+def _check_results(results: Path) -> None:
+    """Raise UsageError unless there is a folder of records."""
+    if results.exists() and not results.is_dir():
+        raise UsageError(f"--results {results} is a file: give the folder that holds the records")
+    if not results.is_dir():
+        raise UsageError(
+            f"there is no results folder {results}: run 'unlearnbench run' first or name one with --results"
+        )
+
+
+def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path, registry: "Registry") -> None:
+    """Say how the run of a plan ended, render its report, and exit with its status."""
+    from unlearnbench.cli.console import make_console, say_where
+    from unlearnbench.run.workers import ignore_stopping
+
+    console = make_console()
+    if lost := summary.lost:
+        _say(console, _spell_lost(lost, results))
+    if summary.interrupted:
+        if not summary.out_of_time:
+            ignore_stopping()
+        there = max(summary.ran - len(lost), 0)
+        _say(
+            console,
+            f"Stopped. {plural(there, 'cell')} of this run {'is' if there == 1 else 'are'} recorded in {results}; the "
+            "same command goes on from there.",
+        )
+        if summary.out_of_time and summary.ran:
+            say_where(_finish(results, out, registry, console), "Report", console)
+        raise typer.Exit(130)
+    if lost and not any(results.glob("*/*.jsonl")):
+        raise typer.Exit(1)  # nothing is left to show
+    _say(console, "rendering the report")
+    rendering = _finish(results, out, registry, console)
+    for record in summary.failed:
+        _say(console, f"{record.status}: {record.cell.id}: {record.reason}")
+    if summary.failed:
+        _say(
+            console,
+            f"{len(summary.failed)} of {plural(len(plan.cells), 'cell')} failed; --rerun failed tries them again. "
+            "Tracebacks are in the records.",
+        )
+    if summary.weak:
+        _say(
+            console,
+            "Stopped, for the untouched model fails its checks (--stop-if-weak): train it longer (--base-steps), use "
+            "more images, or give a trained one with --base.",
+        )
+    say_where(rendering, "Report", console)
+    if summary.failed or summary.weak or lost or (plan.dataset.name, plan.dataset.protocol.name) in rendering.alarms:
+        raise typer.Exit(1)
+
+
+def _spell_lost(cells: "Sequence[str]", results: Path) -> str:
+    """Return the sentence on records that somebody took away while the run went on."""
+    named = ", ".join(cells[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
+    records = "1 record" if len(cells) == 1 else f"{len(cells)} records"
+    return (
+        f"{records} of this run can no longer be read in {results}, for something was removed there while it ran "
+        f"({named}): the same command measures what is missing."
+    )
+
+
+def _say(console: "Console", text: str) -> None:
+    """Print a line as it is: no markup, no colours, and no line ends but the terminal's own."""
+    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print lines that may hold words of files, folders or plugins: none of them acts on the terminal."""
+    typer.echo(printable(text), err=err, nl=nl)
+
+
+def _finish(results: Path, out: Path, registry: "Registry", console: "Console") -> "Rendering":
+    """Render the report and print its main tables."""
+    from unlearnbench.cli.console import show
+    from unlearnbench.cli.plotting import import_matplotlib
+    from unlearnbench.report import render
+
+    import_matplotlib()
+    rendering = render(results, out, registry.current_hashes)
+    show(rendering, console)
+    return rendering
+
+
+def _check_writable(folder: Path, option: str) -> None:
+    """Raise UsageError unless a folder is there, or can be made, to write in. Makes nothing."""
+    try:
+        path = folder.absolute()
+    except FileNotFoundError as error:
+        raise UsageError("the folder you are in no longer exists: change to another one") from error
+    existing = next(parent for parent in [path, *path.parents] if parent.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{option} {folder}: {existing} is a file, give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {folder}: {existing} cannot be written, give another folder")
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Replace the letters that an output cannot show."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(SPELLED.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+def main() -> None:
+    """Run the command line; a UsageError is one sentence on stderr and exit status 2."""
+    codecs.register_error("spell", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            plain = stream.isatty() and os.environ.get("LC_ALL") in ("C", "POSIX")  # which Python takes for UTF-8
+            stream.reconfigure(encoding="ascii" if plain else None, errors="spell")
+    try:
+        app(prog_name="unlearnbench")
+    except UsageError as error:
+        _echo(one_line(f"unlearnbench: {error}", LONGEST), err=True)
+        sys.exit(2)
+    except (OSError, MemoryError, ImportError) as error:  # a name too long, a full disk; no room to load torch
+        _echo(f"unlearnbench: the system refused: {spell_error(error)}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

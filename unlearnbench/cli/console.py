@@ -1,0 +1,92 @@
+"""What commands print of a rendering, in a terminal or a log, and the browser that opens it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from unlearnbench.errors import one_line, printable
+from unlearnbench.report import Rendering
+from unlearnbench.report.tables.controls import DISTRUST
+from unlearnbench.report.write.terminal import styled
+
+PATIENCE = 6.0  # seconds for a browser to come up
+LONGEST = 2000  # letters of a note
+OPEN = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
+
+
+def make_console() -> Console:
+    """Return a console for the standard output; NO_COLOR takes bold type and links with the colours."""
+    return Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False)
+
+
+def show(rendering: Rendering, console: Console) -> None:
+    """Print notes, tables and alarms, each once: two boards may share records."""
+    for line in dict.fromkeys(rendering.notes):
+        _say(console, Text(one_line(f"note: {line}", LONGEST)))
+    for text in rendering.terminal:
+        _print(console, Text("\n").append_text(styled(printable(text))))
+    if rendering.alarms:
+        _say(console, Text(f"\n{DISTRUST}", style="red"))
+    for alarm in dict.fromkeys(sentence for found in rendering.alarms.values() for sentence in found):
+        _say(console, Text(one_line(f"- {alarm}", LONGEST), style="red"))
+
+
+def say_where(rendering: Rendering, what: str, console: Console) -> None:
+    """Print in one line where a rendering is: its page of all boards and their folders, or its pages."""
+    folders = [page.parent for page in rendering.pages]
+    common = Path(os.path.commonpath(folders))
+    one = len(folders) == 1
+    if rendering.html:
+        place = Text.assemble(_link(rendering.html), "; tables and figures: ", _link(common))
+    else:
+        place = _link(rendering.pages[0]) if one else _link(common, f"{common / '*' / rendering.pages[0].name}")
+    _print(console, Text.assemble(f"\n{what}: ", place))
+
+
+def open_page(page: Path, console: Console) -> None:
+    """Open a page in the user's browser, or say that there is none; never waits for it to be closed."""
+    if not (_has_screen() and _opened(page.resolve().as_uri())):
+        _print(console, Text(printable(f"There is no browser to open it in here: open {page} where there is one.")))
+
+
+def _has_screen() -> bool:
+    """Say whether a browser would be seen: a text browser in this terminal, or one on a far screen, is no use."""
+    if os.environ.get("BROWSER"):
+        return True
+    if os.environ.get("CI"):
+        return False
+    if sys.platform in ("darwin", "win32"):
+        return not os.environ.get("SSH_CONNECTION")
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _opened(address: str) -> bool:
+    """Open an address in a process of its own, since some browsers return only when they are closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OPEN, address], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        return process.wait(PATIENCE) == 0
+    except subprocess.TimeoutExpired:
+        return True
+
+
+def _link(path: Path, text: str | None = None) -> Text:
+    """Return a path that a terminal which knows links makes one of; an address has no letter that could end it."""
+    return Text(printable(text or str(path)), style=Style(link=path.resolve().as_uri()))
+
+
+def _say(console: Console, sentence: Text) -> None:
+    """Print a sentence: folded at its blanks in a terminal, one line in a log."""
+    console.print(sentence, soft_wrap=not console.is_terminal)
+
+
+def _print(console: Console, text: Text) -> None:
+    """Print lines as they are: a table fits already, and a path is to be copied whole."""
+    console.print(text, soft_wrap=True)

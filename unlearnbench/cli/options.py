@@ -1,0 +1,203 @@
+"""The options of `run`, some of which other commands share, and the help that shows them in sections."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from typer.core import TyperCommand
+
+from unlearnbench.store import cell as grid
+
+CELLS, SUBJECT, MANNER, FILES = "What to measure", "On what", "How", "Where"
+WIDEST = 32  # columns for the names of options
+REST = "Other"  # of the options that name no section
+
+
+class Command(TyperCommand):
+    """A command that says so when an option is given without its value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, unless an option that takes a value is followed by the name of another one."""
+        options = [param for param in self.get_params(ctx) if param.param_type_name == "option"]
+        names = {name for param in options for name in (*param.opts, *param.secondary_opts)}
+        valued = {name for param in options if not getattr(param, "is_flag", False) for name in param.opts}
+        before = args[: args.index("--")] if "--" in args else args
+        for name, value in pairwise(before):
+            if name in valued and value.partition("=")[0] in names:
+                ctx.fail(f"Option '{name}' has no value: {value} follows it at once.")
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
+class Sections(Command):
+    """A command whose help shows its options in sections; plain text, so that it is there at once."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections."""
+        lines: dict[str, list[Any]] = {section: [] for section in (CELLS, SUBJECT, MANNER, FILES, REST)}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                lines[getattr(param, "rich_help_panel", None) or REST].append(record)
+        for section, records in lines.items():
+            with formatter.section(section):
+                formatter.write_dl(records, col_max=WIDEST)
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse what is not a number, or infinite, for a length of time."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def _option(section: str, help: str, *names: str, metavar: str | None = None, **more: Any) -> Any:
+    """Return an option of a section of the help."""
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=section, **more)
+
+
+def one_of(kind: Any) -> Callable[[str], str]:
+    """Return what reads one of the words of a Literal, or says which there are."""
+
+    def read(text: str) -> str:
+        from unlearnbench.plugins.spec import suggest
+
+        words = get_args(kind)
+        if text not in words:
+            raise typer.BadParameter(f"there is no {text!r}{suggest(text, words)}: choose from {', '.join(words)}")
+        return text
+
+    return read
+
+
+def _words(section: str, help: str, kind: Any) -> Any:
+    """Return an option that takes one of the words of a Literal."""
+    return _option(section, help, metavar="|".join(get_args(kind)), parser=one_of(kind))
+
+
+# What to measure
+
+Methods = Annotated[
+    str, _option(CELLS, "Required: all, a group such as paper, or names separated by commas.", metavar="NAMES")
+]
+Classes = Annotated[
+    str, _option(CELLS, "Classes to forget, one at a time: 0-9 or 0,cat. Several at once: 0+1", metavar="CLASSES")
+]
+Sequence = Annotated[
+    str, _option(CELLS, "Instead of --classes: forget these one after another: 0,1,2", metavar="CLASSES")
+]
+Metrics = Annotated[
+    str, _option(CELLS, "all, a group such as attacks, or names: all,attacks or ua,fid", metavar="NAMES")
+]
+Set = Annotated[
+    list[str] | None,
+    _option(
+        CELLS, "A method's setting; several values are a sweep. May be repeated.", "--set", metavar="METHOD.NAME=V1,V2"
+    ),
+]
+Seeds = Annotated[
+    str, _option(CELLS, "Replicates, each with its own base model and sampling noise: 0-2", metavar="SEEDS")
+]
+BaseSeeds = Annotated[
+    str, _option(CELLS, "Seeds of the base model alone, each combined with each of --seeds.", metavar="SEEDS")
+]
+SamplingSeeds = Annotated[
+    str, _option(CELLS, "Seeds of the sampling noise alone, each combined with each of --seeds.", metavar="SEEDS")
+]
+Controls = Annotated[
+    grid.Controls,
+    _words(
+        CELLS,
+        "Sanity checks, methods with a known outcome: for the first class, for every class, or none.",
+        grid.Controls,
+    ),
+]
+Plugin = Annotated[
+    list[Path] | None,
+    _option(CELLS, "A file with a method or metric of yours. May be repeated.", "--plugin", metavar="FILE"),
+]
+
+# On what
+
+Dataset = Annotated[str, _option(SUBJECT, "One of 'unlearnbench list datasets'.", metavar="NAME")]
+Protocol = Annotated[
+    str, _option(SUBJECT, "Rules of evaluation; 'unlearnbench list datasets' has each dataset's.", metavar="NAME")
+]
+DataRoot = Annotated[Path | None, _option(SUBJECT, "Folder where the images are, or are downloaded to.", metavar="DIR")]
+ImageSize = Annotated[
+    int | None, _option(SUBJECT, "Side in pixels to which the images of a folder are resized.", metavar="N")
+]
+Base = Annotated[
+    str, _option(SUBJECT, "A base model of yours: a diffusers folder, or its name on the Hub.", metavar="DIR|ID")
+]
+BaseSteps = Annotated[int | None, _option(SUBJECT, "Training steps of the base model.", min=1, metavar="N")]
+BaseMinutes = Annotated[
+    float | None,
+    _option(
+        SUBJECT, "Training time of the base model, instead of a number of steps.", min=0.01, metavar="MINUTES",
+        callback=finite,
+    ),
+]  # fmt: skip
+Judge = Annotated[str, _option(SUBJECT, "Judge, if not the protocol's.", metavar="NAME")]
+JudgeWeights = Annotated[
+    Path | None, _option(SUBJECT, "Weights of --judge (safetensors), instead of training it.", metavar="FILE")
+]
+SecondJudge = Annotated[str, _option(SUBJECT, "Second judge, if not the protocol's.", metavar="NAME")]
+SecondJudgeWeights = Annotated[
+    Path | None, _option(SUBJECT, "Weights of --second-judge (safetensors), instead of training it.", metavar="FILE")
+]
+Extractor = Annotated[str, _option(SUBJECT, "Feature extractor for FID: inception or own.", metavar="NAME")]
+Inception = Annotated[
+    Path | None, _option(SUBJECT, "torch-fidelity's Inception weights, where there is no network.", metavar="FILE")
+]
+
+# How
+
+Device = Annotated[str, _option(MANNER, "auto, cpu, cuda, cuda:1", metavar="NAME")]
+Devices = Annotated[
+    str,
+    _option(
+        MANNER,
+        "Several devices of one model, each with a cell of its own: GPUs, 0,1 or all; or sets of cores, "
+        "cpu:0-3,cpu:4-7+12",
+        metavar="NAMES",
+    ),
+]
+BatchSize = Annotated[
+    int | None, _option(MANNER, "Images per forward pass of sampling, to fit the memory.", min=1, metavar="N")
+]
+Precision = Annotated[
+    grid.Precision,
+    _words(MANNER, "Precision of all methods' forward passes (bf16: CUDA only); weights stay in fp32.", grid.Precision),
+]
+Compile = Annotated[bool, _option(MANNER, "Compile the networks of all methods (torch.compile).", "--compile")]
+Jobs = Annotated[int, _option(MANNER, "Cells at once; each is timed alone all the same.", min=1, max=64, metavar="N")]
+Repeats = Annotated[int, _option(MANNER, "Timing repeats per cell; tables report the median.", min=1, metavar="N")]
+Rerun = Annotated[grid.Rerun, _words(MANNER, "Which of the recorded cells to measure again.", grid.Rerun)]
+Timeout = Annotated[
+    float | None, _option(MANNER, "Seconds after which a cell is stopped.", min=1, metavar="SECONDS", callback=finite)
+]
+Minutes = Annotated[
+    float | None,
+    _option(
+        MANNER,
+        "Time budget in minutes; run the same command again to resume.",
+        min=0.01,
+        metavar="MINUTES",
+        callback=finite,
+    ),
+]
+StopIfWeak = Annotated[
+    bool, _option(MANNER, "End the run as soon as the untouched model fails its checks.", "--stop-if-weak")
+]
+DryRun = Annotated[bool, _option(MANNER, "Check everything, say what would run, and stop.", "--dry-run")]
+
+# Where
+
+Results = Annotated[Path, _option(FILES, "Folder of the records.", "--results", metavar="DIR")]
+Out = Annotated[Path, _option(FILES, "Folder for the report.", "--out", metavar="DIR")]
+SaveModels = Annotated[
+    Path | None, _option(FILES, "Folder for the unlearned models, one each.", "--save-models", metavar="DIR")
+]

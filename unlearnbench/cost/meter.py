@@ -1,0 +1,237 @@
+"""The clock of a cell's phases, and what the instruments read at their edges.
+
+The phases never overlap: entering one suspends the one around it. The device is synchronised at both edges of every
+stretch of time, and every memory peak is reset there. Time in no phase is accounted for by name, so that a cell's wall
+time is explained to the last second.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+
+from unlearnbench.cost.probes import Instruments
+
+Phase = Literal["warmup", "prior", "forget", "sample", "judge", "attack"]
+Outside = Literal["load", "wait", "repeat", "earlier"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+FOREIGN_SHARE = 0.1  # of all cores: more than this, taken by others, is a disturbance
+SHORTEST_STRETCH = 0.5  # seconds; the kernel counts CPU time in hundredths, too coarse for less
+
+
+@dataclass
+class Cost:
+    """What one phase took so far."""
+
+    seconds: float = 0.0
+    memory_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak
+    memory_growth_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak less what was held before
+    reused_seconds: float = 0.0  # the part of `seconds` that was spent earlier, when a cached product was first made
+    load: dict[str, float] = field(default_factory=dict)  # what else went on: seconds add up, counts do not
+    side_by_side: bool = False  # other cells of the run worked at the same time: the seconds are not this one's alone
+    repeats: list[float] = field(default_factory=list)  # seconds of each run, where `seconds` is their median
+
+    @property
+    def reused(self) -> bool:
+        """Whether a part was spent earlier."""
+        return self.reused_seconds > 0
+
+    def add(self, other: "Cost") -> None:
+        """Add another stretch: seconds add up, peaks and growths are raised. One that missed a stretch is none."""
+        if not self.seconds and not self.memory_bytes:
+            self.memory_bytes = dict(other.memory_bytes)
+            self.memory_growth_bytes = dict(other.memory_growth_bytes)
+        else:
+            self.memory_bytes = _raised(self.memory_bytes, other.memory_bytes)
+            self.memory_growth_bytes = _raised(self.memory_growth_bytes, other.memory_growth_bytes)
+        self.seconds += other.seconds
+        self.reused_seconds += other.reused_seconds
+        for name, amount in other.load.items():
+            before = self.load.get(name, 0.0)
+            self.load[name] = before + amount if name.endswith("_seconds") else max(before, amount)
+        self.side_by_side |= other.side_by_side
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cost as a JSON object."""
+        return {name: value for name, value in vars(self).items() if value != []} | {"reused": self.reused}
+
+    @classmethod
+    def earlier(cls, value: Mapping[str, Any]) -> "Cost":
+        """Return a cost read from JSON, all of it spent earlier."""
+        return cls(
+            value["seconds"], dict(value["memory_bytes"]), dict(value.get("memory_growth_bytes", {})),
+            reused_seconds=value["seconds"], load=dict(value["load"]), side_by_side=value["side_by_side"],
+        )  # fmt: skip
+
+
+def _raised(mine: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
+    """Return the larger of both numbers of each probe that both have."""
+    return {name: max(number, new[name]) for name, number in mine.items() if name in new}
+
+
+class Meter:
+    """Splits a cell's time and memory into phases."""
+
+    def __init__(
+        self,
+        instruments: Instruments | None = None,
+        synchronize: Callable[[], None] = lambda: None,
+        release: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Start outside every phase.
+
+        Args:
+            instruments: are read and reset at each edge; None for none.
+            synchronize: waits for all work launched on the device.
+            release: gives cached memory back to the device, so that no phase carries another's peak.
+            clock: monotonic seconds.
+        """
+        self.instruments = instruments if instruments is not None else Instruments()
+        self._synchronize, self._release, self._clock = synchronize, release, clock
+        self._account: Phase | Outside | None = None
+        self._started = self._since = clock()
+        self._open: list[Cost] = []
+        self._held: Mapping[str, int] = {}  # probe name -> what was held when the running stretch began
+        self._stopped = 0.0  # seconds that this process was stopped (Ctrl-Z, a scheduler): no phase's
+        self.clock_went_back = False
+        self.side_by_side = False  # whether other cells of the run may work now
+        self.costs: dict[Phase | Outside, Cost] = {}
+
+    @classmethod
+    def for_device(
+        cls,
+        device: torch.device,
+        uuid: str,
+        beside: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> "Meter":
+        """Return a meter with every instrument that works on a device; `Instruments.of` says what it is given."""
+        instruments = Instruments.of(device, uuid, beside)
+        if device.type == "cpu":
+            return cls(instruments, clock=clock)
+        release = torch.cuda.empty_cache if device.type == "cuda" else lambda: None
+        return cls(instruments, lambda: torch.accelerator.synchronize(device), release, clock)
+
+    @contextmanager
+    def phase(self, account: Phase | Outside) -> Iterator[Cost]:
+        """Attribute the time inside to a phase, or to a name outside all phases; yield the cost of this stretch."""
+        outer, cost = self._account, Cost()
+        self._switch(account)
+        self._open.append(cost)
+        try:
+            yield cost
+        finally:
+            self._switch(outer)
+            self._open.pop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock for a moment (checks, logging); memory peaks go on."""
+        self._synchronize()
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self._since += self._clock() - began
+
+    def another(self) -> "Meter":
+        """Return a meter with the same instruments, to time something once more."""
+        return Meter(self.instruments, self._synchronize, self._release, self._clock)
+
+    def charge(self, phase: Phase, cost: Cost) -> None:
+        """Add a cost that was measured earlier, when a cached product was first made."""
+        self.costs.setdefault(phase, Cost()).add(cost)
+
+    def phases(self) -> dict[str, Any]:
+        """Return {phase: cost as JSON}, in the order of PHASES."""
+        return {phase: self.costs[phase].to_json() for phase in PHASES if phase in self.costs}
+
+    def outside(self) -> dict[str, float]:
+        """Return the seconds since the start that belong to no phase, by name; `rest` is what has no name."""
+        named = {name: self.costs[name].seconds for name in get_args(Outside) if name in self.costs}
+        own = sum(cost.seconds - cost.reused_seconds for cost in self.costs.values())
+        stopped = {"stopped": self._stopped} if self._stopped else {}
+        return {**named, **stopped, "rest": max(self.elapsed() - own - self._stopped, 0.0)}
+
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return self._clock() - self._started
+
+    def _switch(self, account: Phase | Outside | None) -> None:
+        """Close the running stretch and open the next; what happens in here belongs to no phase."""
+        self._synchronize()
+        seconds = self._clock() - self._since
+        if seconds < 0:
+            self.clock_went_back, seconds = True, 0.0
+        peaks, load = self._read()
+        stopped = min(load.get("stopped_seconds", 0.0), seconds)
+        self._stopped, seconds = self._stopped + stopped, seconds - stopped
+        growth = {name: max(0, peak - self._held[name]) for name, peak in peaks.items() if name in self._held}
+        stretch = Cost(seconds, peaks, growth, load=load, side_by_side=self.side_by_side)
+        if self._account is not None:
+            self.costs.setdefault(self._account, Cost()).add(stretch)
+            if self._open:
+                self._open[-1].add(stretch)
+        self._account = account
+        self._release()
+        self._read()  # a new stretch starts from what is left after the release
+        self._held = {name: held for probe in self.instruments.probes for name, held in probe.held().items()}
+        self._since = self._clock()
+
+    def _read(self) -> tuple[dict[str, int], dict[str, float]]:
+        """Return peaks and load since the last reading."""
+        peaks = {name: peak for probe in self.instruments.probes for name, peak in probe.edge().items()}
+        load = {name: amount for watch in self.instruments.watches for name, amount in watch.edge().items()}
+        return peaks, load
+
+    def disturbances(self, cores: int) -> list[dict[str, str]]:
+        """Return what else was going on in each phase, as one sentence each.
+
+        Args:
+            cores: that this process may use.
+        """
+        found: list[tuple[Phase, str]] = []
+        for phase in PHASES:
+            cost = self.costs.get(phase, Cost())
+            foreign = cost.load.get("foreign_cpu_seconds", 0.0)
+            stopped = cost.load.get("stopped_seconds", 0.0)
+            watched = cost.seconds + stopped
+            tellable = watched >= SHORTEST_STRETCH and not cost.side_by_side
+            if tellable and foreign > FOREIGN_SHARE * cores * watched:
+                found.append((phase, f"other processes used {foreign / watched:.1f} of {cores} cores"))
+            if processes := round(cost.load.get("foreign_processes", 0)):
+                found.append((phase, f"{processes} other process{'es' * (processes > 1)} on the device"))
+            if (slept := cost.load.get("slept_seconds", 0.0)) > SHORTEST_STRETCH:
+                found.append((phase, f"the machine slept for {slept:.0f} s, which are not counted"))
+            if stopped > SHORTEST_STRETCH:
+                found.append((phase, f"the process was stopped for {stopped:.0f} s, which are not counted"))
+        if self.clock_went_back:
+            found.append(("forget", "the clock went back; that stretch counts as 0 s"))
+        return [{"phase": phase, "what": what} for phase, what in found]
+
+
+@contextmanager
+def compiling_is_warmup(meter: Meter) -> Iterator[None]:
+    """Attribute what torch.compile spends inside to phase `warmup`, whoever's first forward pass it falls into."""
+    from torch._dynamo.callback import callback_handler
+
+    compiling = ExitStack()
+
+    def start(*_: Any) -> None:
+        compiling.enter_context(meter.phase("warmup"))
+
+    def end(*_: Any) -> None:
+        compiling.close()
+
+    callback_handler.register_start_callback(start)
+    callback_handler.register_end_callback(end)
+    try:
+        yield
+    finally:
+        callback_handler.remove_start_callback(start)
+        callback_handler.remove_end_callback(end)

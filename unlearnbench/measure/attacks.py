@@ -1,0 +1,259 @@
+"""Attempts to bring back what was unlearned: what an attack may use, and the fine-tuning that several share.
+
+Everything random in an attack comes from dataset, seed, forget classes and the attack's name, never from the method,
+so that every method meets the same attack. "Forgotten" is the percentage of samples on which the rejecting judge sees
+no forget class; all samples of a cell start from the noise that the cell's own forget samples start from.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import cycle, islice, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unlearnbench.datasets import Dataset
+from unlearnbench.errors import Unmeasurable
+from unlearnbench.measure.evidence import sample_seeds
+from unlearnbench.measure.prepared import Prepared
+from unlearnbench.models.diffusion import Schedule, Start, eps_loss, sample, to_float
+from unlearnbench.models.training import antithetic_timesteps, drop_labels
+from unlearnbench.models.transfer import upload
+from unlearnbench.plugins.spec import Score
+from unlearnbench.run.workers import Progress
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.hashing import derive_seed
+from unlearnbench.unlearn.context import Stream
+
+SAMPLES = 50  # images per level of an attack, which may have many levels: 14 points of interval at 50 %
+BATCH = 32  # images per step
+LABEL_DROPOUT = 0.1  # as in the training of every base model
+CLIP = 1.0  # global gradient norm, likewise
+RELEARNING_LR = 2e-4  # Adam; what the DDIM code trains CIFAR-10 with, so no more than any user would take
+RELEARNING_STEPS = (5, 10, 20, 40, 80)  # where the curve has points
+BACK = 50.0  # the class is back where less than this is forgotten
+
+__all__ = ["Attacker", "attacked", "relearning_curve"]
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """What an attack may use: copies of the unlearned model, training images, samples and the judge's word on them."""
+
+    cell: Cell
+    model: nn.Module
+    dataset: Dataset
+    prepared: Prepared
+    progress: Progress
+    samples: int = SAMPLES
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The forward process."""
+        return Schedule.linear(device=self.device)
+
+    @property
+    def num_classes(self) -> int:
+        """K; labels are 0 to K - 1."""
+        return self.dataset.num_classes
+
+    @property
+    def null_class(self) -> int | None:
+        """The label of the unconditional branch; None where the base model has none."""
+        return self.dataset.null_class
+
+    @property
+    def retained_classes(self) -> tuple[int, ...]:
+        """The classes that the model is to know."""
+        return self.cell.target.retained(self.num_classes)
+
+    def victim(self) -> nn.Module:
+        """Return a fresh copy of the unlearned model, including hooks: trainable, in train mode.
+
+        Raises:
+            Unmeasurable: the method gave the model a forward of its own, which would go on computing with the original.
+        """
+        if any("forward" in vars(part) for part in self.model.modules()):
+            raise Unmeasurable("the method gave the model a forward of its own, so no copy of it can be attacked")
+        return copy.deepcopy(self.model).requires_grad_(True).train()
+
+    def embeddings(self) -> Tensor:
+        """Return a copy of the model's label embedding, a row for each label and the null class: (rows, D)."""
+        return self._embedding(self.model).weight.detach().clone()
+
+    def with_new_labels(self, rows: Tensor) -> tuple[nn.Module, Tensor]:
+        """Return a frozen copy of the model with further labels, only their embedding trainable, and these labels.
+
+        Args:
+            rows: (m, D) embeddings of the new labels.
+        """
+        model = self.victim().eval().requires_grad_(False)
+        known = self._embedding(model).weight
+        model.class_embedding = nn.Embedding.from_pretrained(torch.cat([known, rows.to(known)]), freeze=False)  # type: ignore[no-untyped-call]
+        return model, torch.arange(len(known), len(known) + len(rows), device=self.device)
+
+    @staticmethod
+    def _embedding(model: nn.Module) -> nn.Embedding:
+        found = getattr(model, "class_embedding", None)
+        if not isinstance(found, nn.Embedding):
+            raise Unmeasurable("the model has no table of label embeddings to attack")
+        return found
+
+    def _seed(self, name: str) -> int:
+        cell = self.cell
+        return derive_seed("attack", dataset=cell.dataset, seed=cell.seed, target=cell.target.label, name=name)
+
+    def generator(self, name: str, device: torch.device | None = None) -> torch.Generator:
+        """Return the source of an attack's randomness, on the model's device unless another one is named."""
+        return torch.Generator(device or self.device).manual_seed(self._seed(name))
+
+    def retained(self, name: str) -> Stream:
+        """Return training images of the retained classes, shuffled anew for each attack."""
+        train = self.prepared.train
+        chosen = torch.from_numpy(np.isin(train.labels, self.retained_classes))
+        images, labels = torch.from_numpy(train.images)[chosen], torch.from_numpy(train.labels)[chosen]
+        generator = self.generator(f"{name}, retained images", torch.device("cpu"))
+        return Stream("retain", images.to(self.device), labels.to(self.device), generator, self.dataset.flip, {})
+
+    def forget_images(self, k: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return k training images of every forget class, class by class in turn: x0 (n, C, H, W) and labels (n,).
+
+        The first k of more are the same ones; none stands for as many as the rarest of these classes has.
+
+        Raises:
+            Unmeasurable: there are fewer.
+        """
+        train, orders = self.prepared.train, []
+        for c in self.cell.forget_classes:
+            numbers = torch.from_numpy(np.flatnonzero(train.labels == c))
+            random = self.generator(f"forget images of class {c}", torch.device("cpu"))
+            orders.append(numbers[torch.randperm(len(numbers), generator=random)])
+        least = min(map(len, orders))
+        if least < (k or 1):
+            raise Unmeasurable(f"the attack needs {k or 1} training images of each forget class, and one has {least}")
+        chosen = torch.stack([order[: k or least] for order in orders], dim=1).flatten()
+        x0, y = torch.from_numpy(train.images)[chosen], torch.from_numpy(train.labels)[chosen]
+        return to_float(x0).to(self.device), y.to(self.device)
+
+    @cached_property
+    def before(self) -> float:
+        """What is forgotten without an attack, in percent of `samples`."""
+        return self.forgotten(self.model)
+
+    def forgotten(
+        self, model: nn.Module, *, labels: Tensor | None = None, guidance: float | None = None,
+        eta: float | None = None, start: Start | None = None,
+    ) -> float:  # fmt: skip
+        """Return the percentage of `samples` samples on which the rejecting judge sees none of the forget classes.
+
+        Args:
+            model: to sample from; it is left in the mode it has.
+            labels: (samples,) to sample for; the forget classes in turn, if none are given.
+            guidance: w, if not the protocol's.
+            eta: of the sampler, if not the protocol's.
+            start: where sampling begins, if not with standard noise.
+        """
+        asked = list(islice(cycle(self.cell.forget_classes), self.samples))
+        sampler = dict(self.dataset.protocol.sampler)
+        sampler |= {name: value for name, value in (("guidance", guidance), ("eta", eta)) if value is not None}
+        if sampler["guidance"] and self.null_class is None:
+            raise Unmeasurable("the base model has no null class, so it cannot be guided")
+        images = sample(
+            model, self.schedule, torch.tensor(asked) if labels is None else labels, sample_seeds(self.cell, asked),
+            self.dataset.image_shape, null_class=self.null_class, **sampler, start=start or Start(),
+            progress=lambda done: self.progress("attack", 0, 0),
+        )  # fmt: skip
+        assert self.prepared.rejecting is not None
+        verdicts = self.prepared.rejecting.names(images.numpy(), self.device)
+        return 100 * float(np.mean(~np.isin(verdicts, self.cell.forget_classes)))
+
+    def train(
+        self, name: str, model: nn.Module, weights: Iterable[Tensor], draw: Callable[[], tuple[Tensor, Tensor]], *,
+        steps: int, lr: float, label_dropout: float = LABEL_DROPOUT,
+    ) -> Iterator[int]:  # fmt: skip
+        """Train some weights of a model with L_eps per pixel, yielding the number of steps taken after each.
+
+        Args:
+            name: of the attack, from which timesteps, noise, label dropout and the model's own dropout follow.
+            model: is trained in place, in the mode it has.
+            weights: that Adam may move.
+            draw: returns a batch of x0 (n, C, H, W) and labels (n,).
+            steps: how many.
+            lr: Adam's step size.
+            label_dropout: share of labels replaced by the null class.
+
+        Raises:
+            Unmeasurable: the weights are not finite any more.
+        """
+        random, kept = self.generator(name), list(weights)
+        torch.manual_seed(self._seed(name))  # dropout takes no generator
+        optimizer = torch.optim.Adam(kept, lr=lr)
+        for step in range(1, steps + 1):
+            self.progress("attack", step, steps)
+            x0, y = draw()
+            t = antithetic_timesteps(len(x0), self.schedule.timesteps, random)
+            eps = torch.empty_like(x0).normal_(generator=random)
+            y = drop_labels(y, label_dropout, self.null_class, random)
+            loss = eps_loss(model, self.schedule, x0, y, t, eps).mean() / x0[0].numel()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(kept, CLIP)
+            optimizer.step()
+            if step == steps and not all(torch.isfinite(weight).all() for weight in kept):
+                raise Unmeasurable("the attack's own training diverged: a weight became NaN or infinite")
+            yield step
+
+
+def attacked(attacker: Attacker, after: Mapping[Any, float]) -> Score:
+    """Return the score of an attack at several levels: what is forgotten at the worst of them.
+
+    Args:
+        attacker: of the cell.
+        after: {level: percentage forgotten}; levels are JSON numbers or strings.
+    """
+    detail = {"before": attacker.before, "levels": list(after), "after": list(after.values())}
+    return Score(min(after.values()), attacker.samples, detail)
+
+
+def relearning_curve(attacker: Attacker, images: int) -> Score:
+    """Return what is forgotten along fine-tuning of all weights, the value being that after the last step.
+
+    Half of each batch are `images` images of each forget class, again and again, with fresh t and noise; the rest, or
+    all where there are none, are retained images. `steps_until_back` is the first step on the curve at which less than
+    50 % is forgotten, null if there is none; `area` is the area under the curve over steps, by trapezia, as a
+    percentage of 100 % forgotten throughout.
+
+    Args:
+        attacker: of the cell.
+        images: of each forget class; 0 for retained images only.
+    """
+    name = f"relearning from {images} images"
+    model, retained = attacker.victim(), attacker.retained(name)
+    choice = attacker.generator(f"{name}, choice", torch.device("cpu"))
+    x_f, y_f = attacker.forget_images(images) if images else (None, None)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        if x_f is None or y_f is None:
+            return retained.draw(BATCH)
+        x_r, y_r = retained.draw(BATCH // 2)
+        chosen = upload(torch.randint(len(x_f), (BATCH // 2,), generator=choice), x_f.device)
+        return torch.cat([x_f[chosen], x_r]), torch.cat([y_f[chosen], y_r])
+
+    curve = {0: attacker.before}
+    last = RELEARNING_STEPS[-1]
+    for step in attacker.train(name, model, model.parameters(), draw, steps=last, lr=RELEARNING_LR):
+        if step in RELEARNING_STEPS:
+            curve[step] = attacker.forgotten(model)
+    back = next((step for step, share in curve.items() if share < BACK), None)
+    area = sum((b - a) * (curve[a] + curve[b]) / 2 for a, b in pairwise(curve)) / last
+    detail = {"before": attacker.before, "steps": list(curve), "after": list(curve.values()), "images": images}
+    return Score(curve[last], attacker.samples, {**detail, "steps_until_back": back, "area": area})

@@ -1,0 +1,325 @@
+"""What metrics ask for, computed lazily and once per cell: samples, the judge's probabilities, features."""
+
+import operator
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unlearnbench.cost.meter import Cost, Meter
+from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset
+from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
+from unlearnbench.judges.judges import Judge, through
+from unlearnbench.measure.prepared import Prepared
+from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, sample, to_float
+from unlearnbench.models.networks import is_plain
+from unlearnbench.models.training import global_rng_kept
+from unlearnbench.plugins.spec import MetricSpec, Score
+from unlearnbench.run.workers import Progress
+from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.hashing import derive_seed
+from unlearnbench.store.provenance import device_key
+from unlearnbench.unlearn.context import HARNESS_DIGEST
+
+if TYPE_CHECKING:
+    from unlearnbench.measure.attacks import Attacker
+
+TIMESTEP_BINS = 10
+LOSS_IMAGES = 64  # images per bin and side of the loss by timestep
+B4_IMAGES = 500  # first images per class in the reference set of SalUn's code
+
+
+def sample_seeds(cell: Cell, labels: Sequence[int]) -> list[int]:
+    """Return one seed per image, from dataset, seed, class and index alone.
+
+    Method, forget class and protocol are no part of it: image i of class c starts from the same noise in every cell.
+    """
+    counter: dict[int, int] = {}
+    seeds = []
+    for label in labels:
+        index = counter[label] = counter.get(label, -1) + 1
+        seeds.append(derive_seed("sample", dataset=cell.dataset, seed=cell.sampling_seed, label=label, index=index))
+    return seeds
+
+
+def reference_images(labels: NDArray[np.int64], gone: Collection[int], reference: str) -> NDArray[np.int64]:
+    """Return the indices of the training images that FID compares with.
+
+    Args:
+        labels: of all training images.
+        gone: the classes that the model is not to know, which are never part of it.
+        reference: RETAINED, or WITHOUT_CLASS_0 for the reference set of SalUn's code (`save_base_dataset.py`).
+    """
+    classes = [int(c) for c in np.unique(labels) if c not in gone]
+    if reference == WITHOUT_CLASS_0:
+        return np.concatenate([np.flatnonzero(labels == c)[:B4_IMAGES] for c in classes if c != 0])
+    return np.flatnonzero(np.isin(labels, classes))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One cell's evidence; the cached properties are the needs of `plugin.NEEDS`, shapes and dtypes as said there.
+
+    Classes that are forgotten at once count as one: judges name each of them as the first, so that no metric has to
+    know how many they are.
+    """
+
+    cell: Cell
+    model: nn.Module
+    dataset: Dataset
+    prepared: Prepared
+    store: ArtifactStore
+    device_identity: Mapping[str, Any]
+    meter: Meter
+    progress: Progress
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def _draw(self, labels: Sequence[int]) -> Tensor:
+        """Sample one image per label, in the phase that is open."""
+        protocol = self.dataset.protocol
+        return sample(
+            self.model, Schedule.linear(device=self.device), torch.tensor(labels), sample_seeds(self.cell, labels),
+            self.dataset.image_shape, null_class=self.dataset.null_class, **protocol.sampler,
+            progress=lambda done: self.progress("sample", done, len(labels) * protocol.steps),
+        )  # fmt: skip
+
+    def _sample(self, labels: Sequence[int]) -> NDArray[np.uint8]:
+        if self._untouched:
+            images = torch.cat([self._of_base(label, labels.count(label)) for label in dict.fromkeys(labels)])
+        else:
+            with self.meter.phase("sample"):
+                images = self._draw(labels)
+        result: NDArray[np.uint8] = images.numpy()
+        return result
+
+    @cached_property
+    def _untouched(self) -> bool:
+        """Whether the model still computes what the base model does: its weights bit for bit, and its own forward."""
+        if not is_plain(self.model):
+            return False
+        if [type(part) for part in self.model.modules()] != [type(part) for part in self.prepared.base.modules()]:
+            return False
+        ours, theirs = self.model.state_dict(), self.prepared.base.state_dict()
+        same = ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)
+        return same and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    def _of_base(self, label: int, n: int) -> Tensor:
+        """Return samples of one class from the untouched base model, kept for the cells to come.
+
+        They do not depend on the forget class. What they took when they were drawn is charged to every cell.
+        """
+
+        def build() -> tuple[Tensors, Mapping[str, Any]]:
+            with self.meter.phase("sample") as cost:
+                images = self._draw([label] * n)
+            return {"images": images}, {"cost": cost.to_json()}
+
+        with self.meter.phase("load"):  # or the wait for a cell that draws them now
+            found = self.store.get("samples", {
+                "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
+                "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
+                "device": device_key(self.device_identity),  # the cost is charged again, so it must be this model's
+                "harness": HARNESS_DIGEST,
+            }, build)  # fmt: skip
+        if found.reused:
+            self.meter.charge("sample", Cost.earlier(found.facts["cost"]))
+        return found.tensors["images"]
+
+    @cached_property
+    def forget_samples(self) -> NDArray[np.uint8]:
+        n = self.dataset.protocol.forget_samples
+        return self._sample([c for c in self.cell.forget_classes for _ in range(n)])
+
+    @cached_property
+    def earlier_labels(self) -> NDArray[np.int64]:
+        earlier = sorted(c for classes in self.cell.earlier for c in classes)
+        return np.repeat(np.array(earlier, dtype=np.int64), self.dataset.protocol.forget_samples)
+
+    @cached_property
+    def earlier_samples(self) -> NDArray[np.uint8]:
+        return self._sample(self.earlier_labels.tolist())
+
+    @cached_property
+    def earlier_verdicts(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.rejecting, self.earlier_samples)
+
+    @cached_property
+    def retain_labels(self) -> NDArray[np.int64]:
+        retained = self.cell.target.retained(self.num_classes)
+        return np.repeat(np.array(retained, dtype=np.int64), self.dataset.protocol.retain_samples)
+
+    @cached_property
+    def retain_samples(self) -> NDArray[np.uint8]:
+        return self._sample(self.retain_labels.tolist())
+
+    def _probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        logits = through(self.prepared.judge, images, self.device).double()
+        probs: NDArray[np.float64] = logits.softmax(dim=1).numpy()
+        first, further = self.cell.forget_class, self.cell.further
+        rows = np.flatnonzero(np.isin(probs.argmax(axis=1), further))
+        named = probs[rows].argmax(axis=1)
+        probs[rows, first], probs[rows, named] = probs[rows, named], probs[rows, first]
+        return probs
+
+    def _named_by(self, judge: Judge | None, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        assert judge is not None
+        named = judge.names(images, self.device)
+        return np.where(np.isin(named, self.cell.further), self.cell.forget_class, named)
+
+    @cached_property
+    def forget_verdicts(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.rejecting, self.forget_samples)
+
+    @cached_property
+    def retain_verdicts(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.rejecting, self.retain_samples)
+
+    @cached_property
+    def forget_second(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.second, self.forget_samples)
+
+    @cached_property
+    def retain_second(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.second, self.retain_samples)
+
+    def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        assert self.prepared.extractor is not None
+        features: NDArray[np.float64] = through(self.prepared.extractor, images, self.device).double().numpy()
+        return features
+
+    @cached_property
+    def forget_probs(self) -> NDArray[np.float64]:
+        return self._probs(self.forget_samples)
+
+    @cached_property
+    def retain_probs(self) -> NDArray[np.float64]:
+        return self._probs(self.retain_samples)
+
+    @cached_property
+    def forget_features(self) -> NDArray[np.float64]:
+        return self._features(self.forget_samples)
+
+    @cached_property
+    def retain_features(self) -> NDArray[np.float64]:
+        return self._features(self.retain_samples)
+
+    def _train_features(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        assert self.prepared.train_features is not None
+        features: NDArray[np.float64] = self.prepared.train_features[torch.from_numpy(chosen)].double().numpy()
+        return features
+
+    @cached_property
+    def _reference(self) -> NDArray[np.int64]:
+        return reference_images(self.prepared.train.labels, self.cell.target.gone, self.dataset.protocol.reference)
+
+    @cached_property
+    def reference_features(self) -> NDArray[np.float64]:
+        return self._train_features(self._reference)
+
+    @cached_property
+    def reference_labels(self) -> NDArray[np.int64]:
+        labels: NDArray[np.int64] = self.prepared.train.labels[self._reference]
+        return labels
+
+    @cached_property
+    def forget_reference_features(self) -> NDArray[np.float64]:
+        return self._train_features(np.flatnonzero(np.isin(self.prepared.train.labels, self.cell.forget_classes)))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.dataset.num_classes
+
+    @cached_property
+    def attacker(self) -> "Attacker":
+        from unlearnbench.measure.attacks import Attacker  # it samples as this module does
+
+        return Attacker(self.cell, self.model, self.dataset, self.prepared, self.progress)
+
+
+def losses_by_timestep(evidence: Evidence) -> dict[str, Any]:
+    """Return the denoising loss of the unlearned model by timestep bin, for forget and retained training images.
+
+    mean (eps - eps_theta(x_t, t, c))^2 per pixel over `n` images per bin, each with one t and one noise that are the
+    same for every method: what unlearning did where. Predicting zero gives 1; None stands for no finite loss.
+    """
+    train, cell, device = evidence.prepared.train, evidence.cell, evidence.device
+    schedule = Schedule.linear(device=device)
+    width = schedule.timesteps // TIMESTEP_BINS
+    sides: dict[str, list[float | None]] = {"forget": [], "retain": []}
+    with evaluating(evidence.model):
+        for side, losses in sides.items():
+            inside = np.isin(train.labels, cell.forget_classes)
+            kept = ~np.isin(train.labels, cell.target.gone)
+            pool = torch.from_numpy(np.flatnonzero(inside if side == "forget" else kept))
+            for k in range(TIMESTEP_BINS):
+                random = torch.Generator().manual_seed(
+                    derive_seed("loss", dataset=cell.dataset, seed=cell.seed, side=side, bin=k)
+                )
+                chosen = pool[torch.randint(len(pool), (LOSS_IMAGES,), generator=random)]
+                x0 = to_float(torch.from_numpy(train.images)[chosen])
+                t = torch.randint(k * width, (k + 1) * width, (LOSS_IMAGES,), generator=random)
+                eps = torch.randn(x0.shape, generator=random)
+                y = torch.from_numpy(train.labels)[chosen]
+                batch = [part.to(device) for part in (x0, y, t, eps)]
+                loss = eps_loss(evidence.model, schedule, *batch).mean() / x0[0].numel()
+                losses.append(float(loss) if torch.isfinite(loss) else None)
+    edges = [k * width for k in range(TIMESTEP_BINS + 1)]
+    return {"edges": edges, **sides, "n": LOSS_IMAGES}
+
+
+def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> dict[str, dict[str, Any]]:
+    """Return the record's entry for each metric: its value, n, and all that a report needs to show it.
+
+    Args:
+        evidence: of the cell.
+        metrics: each with the hash of its source file.
+
+    A value that is not finite, or a metric that declares itself unmeasurable, becomes null with a reason.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for spec, source_hash in metrics:
+        with ExitStack() as apart:
+            if "attacker" in spec.needs:
+                apart.enter_context(evidence.meter.phase("attack"))
+                apart.enter_context(global_rng_kept(evidence.device))
+            score, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
+        entries[spec.name] = {
+            "value": None if reason else score.value, "n": score.n, "title": spec.title, "unit": spec.unit,
+            "better": spec.better, "shows": spec.shows, "headline": spec.headline, "format": spec.format,
+            "source": spec.source, "source_hash": source_hash, "reason": reason,
+        }  # fmt: skip
+        further = {"boundary": spec.boundary, "range": spec.range, "detail": score.detail}
+        entries[spec.name] |= {key: value for key, value in further.items() if value is not None}
+    return entries
+
+
+def _score(spec: MetricSpec, needs: Mapping[str, Any]) -> tuple[Score, str | None]:
+    """Return a metric's score, and why it has no value."""
+    try:
+        result = spec.function(**needs)
+    except UsageError as error:  # it would end the run, and this is one cell's affair
+        raise PluginError(f"metric {spec.name} raised {error!r}") from error
+    except Unmeasurable as error:
+        return Score(0.0, 0), one_line(str(error)) or "the metric gave no reason"
+    try:
+        score = Score(*result)
+        if any(isinstance(part, bool | np.bool_ | str | bytes) for part in (score.value, score.n)):
+            raise TypeError("neither text nor a truth value is a number")  # though Python would make one of it
+        score = Score(float(score.value), operator.index(score.n), score.detail)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PluginError(
+            f"metric {spec.name} must return Score(value, n), not {one_line(repr(result), 80)}"
+        ) from error
+    return score, None if np.isfinite(score.value) else f"the metric came out as {score.value}"

@@ -1,0 +1,110 @@
+"""Floating-point operations: how many a model takes per image, and how many a device can do per second.
+
+With the counts of images, they compare methods across machines: the same method does the same arithmetic everywhere.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from unlearnbench.models.diffusion import predict_noise
+from unlearnbench.models.networks import build_unet
+from unlearnbench.store.artifacts import ArtifactStore, Tensors
+from unlearnbench.store.provenance import device_key
+
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices whose product is timed
+PEAK_SECONDS, PEAK_LEAST = 1.0, 5  # how long products are timed, and how many at least
+
+
+def flops_per_image(unet: Mapping[str, Any], image_shape: Sequence[int]) -> dict[str, int]:
+    """Return the operations of one image's forward and backward pass through a UNet.
+
+    A multiplication and an addition count as two. Counted by torch's FLOP counter: convolutions, matrix products and
+    attention; the rest is below a percent.
+
+    Args:
+        unet: arguments of the UNet.
+        image_shape: (C, H, W).
+
+    Returns:
+        {"forward", "backward"}; backward computes the gradients of all weights, not of the image.
+    """
+    with torch.device("meta"):  # shapes are enough
+        model = build_unet(unet)
+        x, t, y = torch.empty(1, *image_shape), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    return _count(model, x, t, y)
+
+
+def _count(model: nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> dict[str, int]:
+    with FlopCounterMode(display=False) as counter:
+        prediction = predict_noise(model, x, t, y)
+        forward = counter.get_total_flops()
+        prediction.sum().backward()  # type: ignore[no-untyped-call]
+        both = counter.get_total_flops()
+    return {"forward": forward, "backward": both - forward}
+
+
+def peak_flops(device: torch.device) -> dict[str, float]:
+    """Return the operations per second that a device reaches in large matrix products, by precision.
+
+    The best of repeated products; "float32" in full precision, "tf32" and "bfloat16" on CUDA alone.
+    """
+    precisions = {"float32": (torch.float32, False)}
+    if device.type == "cuda":
+        precisions |= {"tf32": (torch.float32, True), "bfloat16": (torch.bfloat16, True)}
+    return {name: _fastest_product(device, dtype, tf32) for name, (dtype, tf32) in precisions.items()}
+
+
+def _fastest_product(device: torch.device, dtype: torch.dtype, tf32: bool) -> float:
+    """Return the operations per second of the fastest of several matrix products."""
+
+    def synchronize() -> None:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    size = PEAK_SIZE.get(device.type, PEAK_SIZE["cpu"])
+    drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(0))  # of equal numbers it would be faster
+    a = drawn.to(device, dtype)
+    allowed, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
+    try:
+        torch.mm(a, a)  # warms up
+        seconds: list[float] = []
+        while len(seconds) < PEAK_LEAST or sum(seconds) < PEAK_SECONDS:
+            synchronize()
+            started = time.perf_counter()
+            torch.mm(a, a)
+            synchronize()
+            seconds.append(time.perf_counter() - started)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+    return float(2 * size**3 / min(seconds))
+
+
+def known_flops(
+    unet: Mapping[str, Any], image_shape: Sequence[int], device: torch.device, identity: Mapping[str, Any],
+    software: Mapping[str, str], store: ArtifactStore,
+) -> dict[str, Any]:  # fmt: skip
+    """Return {"forward", "backward", "peak"}: counted once per model and measured once per model of device, then kept.
+
+    Args:
+        unet: arguments of the UNet.
+        image_shape: (C, H, W).
+        device: is measured.
+        identity: of that device.
+        software: library versions, which the peak depends on.
+        store: the cache.
+    """
+
+    def count() -> tuple[Tensors, Mapping[str, Any]]:
+        return {}, flops_per_image(unet, image_shape)
+
+    def measure() -> tuple[Tensors, Mapping[str, Any]]:
+        return {}, peak_flops(device)
+
+    counted = store.get("flops", {"unet": dict(unet), "image_shape": list(image_shape), "software": software}, count)
+    peak = store.get("peak", {"device": device_key(identity), "software": software}, measure)
+    return {**counted.facts, "peak": dict(peak.facts)}

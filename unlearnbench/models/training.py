@@ -1,0 +1,272 @@
+"""Training of denoisers and classifiers: the loop that can be stopped and resumed exactly, EMA, augmentation."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearnbench.datasets import ClassifierRecipe, RejectingRecipe, Split
+from unlearnbench.judges.negatives import negatives
+from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, to_float
+from unlearnbench.models.networks import Classifier
+from unlearnbench.models.transfer import upload
+from unlearnbench.store.artifacts import Tensors
+
+Draw = Callable[[int], tuple[Tensor, Tensor]]  # number of images -> (x0, y)
+
+
+class Ema:
+    """Exponential moving average of a model's parameters; with warm-up the decay is min(decay, (1 + k) / (10 + k))."""
+
+    def __init__(self, model: nn.Module, decay: float, *, warm_up: bool = True) -> None:
+        """Start from a copy of the model's present weights."""
+        self.decay, self.warm_up, self.updates = decay, warm_up, 0
+        self.shadow = [parameter.detach().clone() for parameter in model.parameters()]
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
+        self.updates += 1
+        torch._foreach_lerp_(self.shadow, list(model.parameters()), 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Write the average into the model."""
+        torch._foreach_copy_(list(model.parameters()), self.shadow)
+
+
+def drop_labels(y: Tensor, share: float, null_class: int | None, generator: torch.Generator) -> Tensor:
+    """Return labels of which a random share is replaced by the null class (classifier-free guidance training).
+
+    A model without one keeps all labels.
+    """
+    if null_class is None:
+        return y
+    dropped = torch.rand(y.shape, generator=generator, device=y.device) < share
+    return torch.where(dropped, null_class, y)
+
+
+def antithetic_timesteps(n: int, timesteps: int, generator: torch.Generator) -> Tensor:
+    """Return n timesteps in [0, T), in pairs t and T - 1 - t, as the DDIM code and its descendants draw them."""
+    half = torch.randint(0, timesteps, (n // 2 + 1,), generator=generator, device=generator.device)
+    return torch.cat([half, timesteps - 1 - half])[:n]
+
+
+class DenoiserTraining:
+    """A noise predictor in training with L_eps (Ho et al. 2020, eq. 14): one step at a time, stoppable and resumable.
+
+    `tensors` holds all of its state, the random generators' included, so that a training that was stopped and restored
+    gives the same losses and weights as one that was not; on CUDA but for rounding, which cuDNN need not repeat.
+    """
+
+    def __init__(
+        self, model: nn.Module, schedule: Schedule, *, total: int, batch: int, lr: float, cosine: bool,
+        label_dropout: float, ema: float, clip: float, null_class: int | None,
+        generator: torch.Generator, bf16: bool = False,
+    ) -> None:  # fmt: skip
+        """Prepare the first step; the arguments are those of `fit_denoiser`."""
+        self.model, self.schedule, self.total, self.batch = model, schedule, total, batch
+        self.lr, self.cosine, self.label_dropout, self.clip = lr, cosine, label_dropout, clip
+        self.null_class, self.generator, self.bf16 = null_class, generator, bf16
+        self.device = next(model.parameters()).device
+        fused = True if self.device.type == "cuda" else None  # on a CPU its sums would round otherwise
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=fused)
+        self.average = Ema(model, ema)
+        self.step = 0
+        self.losses = torch.zeros(total, device=self.device)  # per step: mean squared error per pixel
+
+    def advance(self, draw: Draw, done: float | None = None) -> None:
+        """Take one optimiser step on a batch that `draw` returns.
+
+        Args:
+            draw: returns images and labels.
+            done: share of the training that is over, for the annealing, where it does not end with `total` steps.
+        """
+        if self.cosine:
+            angle = math.pi * self.step / self.total if done is None else math.pi * done
+            self.optimizer.param_groups[0]["lr"] = self.lr * 0.5 * (1 + math.cos(angle))
+        if self.step == len(self.losses):
+            self.losses = torch.cat([self.losses, torch.zeros_like(self.losses)])
+        x0, y = draw(self.batch)
+        t = antithetic_timesteps(self.batch, self.schedule.timesteps, self.generator)
+        eps = torch.empty_like(x0).normal_(generator=self.generator)
+        labels = drop_labels(y, self.label_dropout, self.null_class, self.generator)
+        with half_precision(self.device, self.bf16):
+            loss = eps_loss(self.model, self.schedule, x0, labels, t, eps).mean() / x0[0].numel()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.average.update(self.model)
+        self.losses[self.step] = loss.detach()
+        self.step += 1
+
+    def tensors(self) -> Tensors:
+        """Return the whole state as named tensors."""
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        state |= {f"average.{k}": tensor for k, tensor in enumerate(self.average.shadow)}
+        for k, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"adam.{k}.{name}": tensor for name, tensor in moments.items()}
+        state |= {"random.generator": self.generator.get_state(), "random.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        return {**state, "losses": self.losses, "step": torch.tensor(self.step)}
+
+    def restore(self, state: Tensors) -> None:
+        """Take over a state that `tensors` returned."""
+        self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+        self.step = self.average.updates = int(state["step"])
+        self.losses = state["losses"].to(self.device)
+        for k, shadow in enumerate(self.average.shadow):
+            shadow.copy_(state[f"average.{k}"])
+        adam = self.optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            if name.startswith("adam."):
+                _, number, moment = name.split(".")
+                moments.setdefault(int(number), {})[moment] = tensor
+        self.optimizer.load_state_dict({**adam, "state": moments})
+        for parameter, kept in self.optimizer.state.items():  # moments lie in memory as their parameter does
+            for name in ("exp_avg", "exp_avg_sq"):
+                kept[name] = torch.empty_like(parameter).copy_(kept[name])
+        self.generator.set_state(state["random.generator"])
+        torch.set_rng_state(state["random.cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random.cuda"], self.device)
+
+
+def fit_denoiser(
+    model: nn.Module,
+    schedule: Schedule,
+    draw: Draw,
+    steps: Iterable[int],
+    *,
+    total: int,
+    batch: int,
+    lr: float,
+    cosine: bool,
+    label_dropout: float,
+    ema: float,
+    clip: float,
+    null_class: int | None,
+    generator: torch.Generator,
+) -> None:
+    """Train a noise predictor in place with L_eps (Ho et al. 2020, eq. 14) and leave its averaged weights in it.
+
+    Args:
+        model: class-conditional noise predictor.
+        schedule: the forward process.
+        draw: returns n images (n, C, H, W) in [-1, 1] and labels (n,).
+        steps: yields once per step; whoever passes it owns progress and clock.
+        total: how many steps will come, for the annealing.
+        batch: images per step.
+        lr: Adam's step size.
+        cosine: anneal it to zero along half a cosine.
+        label_dropout: share of labels replaced by the null class.
+        ema: decay of the averaged weights.
+        clip: global gradient norm.
+        null_class: label of the unconditional branch; None where the model has none.
+        generator: randomness of timesteps, noise and label dropout.
+    """
+    model.train()
+    training = DenoiserTraining(
+        model, schedule, total=total, batch=batch, lr=lr, cosine=cosine, label_dropout=label_dropout, ema=ema,
+        clip=clip, null_class=null_class, generator=generator,
+    )  # fmt: skip
+    for _ in steps:
+        training.advance(draw)
+    training.average.copy_to(model)
+
+
+def reinitialise(model: nn.Module) -> None:
+    """Give every layer fresh random weights, as its constructor did."""
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+
+
+def shifted(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Return images (B, C, H, W) each moved by up to `most` pixels along both axes, the border filled with -1."""
+    height, width = x.shape[-2:]
+    padded = functional.pad(x, [most] * 4, value=-1.0)
+    offsets = upload(torch.randint(0, 2 * most + 1, (2, len(x)), generator=generator), x.device)
+    rows = (offsets[0, :, None] + torch.arange(height, device=x.device))[:, None, :, None]
+    columns = (offsets[1, :, None] + torch.arange(width, device=x.device))[:, None, None, :]
+    image, channel = torch.arange(len(x), device=x.device), torch.arange(x.shape[1], device=x.device)
+    return padded[image[:, None, None, None], channel[:, None, None], rows, columns]
+
+
+def flipped(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return images (B, C, H, W) of which a random half is mirrored left to right."""
+    mirror = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
+    return torch.where(upload(mirror, x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+
+
+def fit_classifier(
+    model: Classifier, train: Split, recipe: ClassifierRecipe, progress: Callable[[int, int], None]
+) -> None:
+    """Train a classifier in place with cross-entropy, on the device it is on; in bfloat16 on CUDA."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(recipe.seed)  # on the CPU: every device sees the same order
+    images, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device)
+    batches = max(1, len(images) // recipe.batch)
+    total = recipe.epochs * batches
+    body_lr = recipe.lr if recipe.body_lr is None else recipe.body_lr
+    head = {id(parameter) for parameter in model.head.parameters()}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in head], "lr": body_lr},
+        {"params": list(model.head.parameters()), "lr": recipe.lr},
+    ]
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(groups, weight_decay=recipe.weight_decay)
+    schedule = None
+    if recipe.schedule == "one-cycle":
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [body_lr, recipe.lr], total_steps=total)
+    model.train()
+    for step in range(total):
+        if step % batches == 0:
+            order = upload(torch.randperm(len(images), generator=generator), device)
+        chosen = order[step % batches * recipe.batch :][: recipe.batch]
+        x = to_float(images[chosen])
+        x = shifted(x, recipe.shift, generator) if recipe.shift else x
+        x, y = flipped(x, generator) if recipe.flip else x, labels[chosen]
+        if isinstance(recipe, RejectingRecipe):
+            x, y = _with_negatives(x, y, recipe, model.head.out_features - 1, generator)
+        with half_precision(device, wanted=True):
+            loss = functional.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        progress(step + 1, total)
+    model.eval()
+
+
+def _with_negatives(
+    x: Tensor, y: Tensor, recipe: RejectingRecipe, label: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return a batch with its share of images of no object behind it, under a label of their own."""
+    n = round(recipe.negatives * len(x))
+    nothing = negatives(x[:n], y[:n], generator)
+    return torch.cat([x, nothing]), torch.cat([y, y.new_full((n,), label)])
+
+
+def global_rng_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Restore torch's global random state: building an artifact and reading it leave the same state behind."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def trainable_copy(model: nn.Module) -> nn.Module:
+    """Return a copy whose weights can be trained, in eval mode and without the original's hooks."""
+    copied = copy.deepcopy(model).requires_grad_(True)
+    copied._forward_hooks.clear()
+    return copied

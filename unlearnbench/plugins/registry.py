@@ -1,0 +1,317 @@
+"""Plugins: how they are found, loaded and looked up.
+
+Built-ins are found by looking into the two plugin folders, third-party plugins by entry points (groups
+`unlearnbench.methods` and `unlearnbench.metrics`), a single file by `--plugin FILE`. Names are known without importing
+anything; a plugin is imported when it is selected or listed, and one that fails to import harms no other.
+"""
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from unlearnbench.errors import PluginError, UsageError, one_line, spell_error
+from unlearnbench.plugins.declared import read_declaration
+from unlearnbench.plugins.guard import process_state_kept
+from unlearnbench.plugins.sources import module_file, source_digest
+from unlearnbench.plugins.spec import Kind, MethodSpec, MetricSpec, suggest
+from unlearnbench.store.hashing import file_digest
+from unlearnbench.store.records import Record
+
+
+@dataclass
+class Plugin:
+    """A plugin that is known by name; `spec` imports it."""
+
+    name: str
+    kind: Kind
+    origin: str  # where it comes from, as a person would look for it
+    path: Path | None  # its source file, None where only loading it can tell
+    load_module: Callable[[], ModuleType] = field(repr=False)
+    module: str = ""  # the dotted name it is imported by, of an installed one
+    parses: bool = True  # a file that does not stands for one method of the file's name
+
+    @property
+    def spec(self) -> MethodSpec | MetricSpec:
+        """What the plugin declared; the first use imports it.
+
+        Raises:
+            PluginError: it fails to import or declares nothing of its name.
+        """
+        if isinstance(self._outcome, PluginError):
+            raise self._outcome
+        return self._outcome
+
+    @cached_property
+    def _outcome(self) -> MethodSpec | MetricSpec | PluginError:
+        try:
+            with process_state_kept():
+                module = self.load_module()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever it raises is its own affair, an exit too
+            failure = PluginError(spell_error(error))
+            failure.__cause__ = error
+            return failure
+        if self.path is None:
+            self.path = Path(str(module.__file__))
+        spec = getattr(getattr(module, self.name, None), "__unlearnbench__", None)
+        wanted = MethodSpec if self.kind == "method" else MetricSpec
+        if not isinstance(spec, wanted):
+            return PluginError(f"{self.origin} declares no @{self.kind} function called {self.name}")
+        return spec
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be used; empty where it can."""
+        return str(self._outcome) if isinstance(self._outcome, PluginError) else ""
+
+    @property
+    def declared(self) -> Mapping[str, Any]:
+        """The keywords of its declaration, as far as given: read from its file, or by importing it.
+
+        Raises:
+            PluginError: as `spec`, where it takes an import.
+        """
+        read = read_declaration(self.path, self.name, self.kind) if self.path is not None else None
+        return vars(self.spec) if read is None else read
+
+    @property
+    def source_hash(self) -> str:
+        """SHA-256 of the plugin's source, its helpers included."""
+        if self.path is None:
+            _ = self.spec
+        assert self.path is not None
+        return source_digest(self.path, self.module)
+
+
+class Registry:
+    """All plugins by kind and name, in natural order."""
+
+    def __init__(self, files: Sequence[Path] = ()) -> None:
+        """Find built-in plugins, entry points, and the plugins in the given files.
+
+        Raises:
+            UsageError: a file that does not exist, or two plugins of one name.
+        """
+        self._plugins: dict[tuple[Kind, str], Plugin] = {}
+        kinds: tuple[Kind, ...] = ("method", "metric")
+        for kind in kinds:
+            for plugin in (*_builtins(kind), *_entry_points(kind)):
+                self._add(plugin)
+        for path in dict.fromkeys(files):
+            for plugin in _from_file(path):
+                self._add(plugin)
+
+    def _add(self, plugin: Plugin) -> None:
+        known = self._plugins.setdefault((plugin.kind, plugin.name), plugin)
+        same_file = known.path is not None and plugin.path is not None and known.path.resolve() == plugin.path
+        if known is not plugin and not same_file:
+            raise UsageError(
+                f"two {plugin.kind}s are called {plugin.name}, in {known.origin} and in {plugin.origin}: rename one"
+            )
+
+    def plugins(self, kind: Kind) -> list[Plugin]:
+        """Return the plugins of a kind, sorted by name."""
+        return sorted((p for (k, _), p in self._plugins.items() if k == kind), key=lambda plugin: plugin.name)
+
+    def _spec(self, kind: Kind, name: str) -> MethodSpec | MetricSpec:
+        plugin = self._plugins.get((kind, name))
+        if plugin is None:
+            for found in self._plugins.values():
+                if not found.parses:
+                    raise UsageError(f"there is no {kind} {name!r}, and {found.origin} does not parse: {found.reason}")
+            names = [p.name for p in self.plugins(kind)]
+            raise UsageError(f"there is no {kind} {name!r}{suggest(name, names)}: choose from {', '.join(names)}")
+        try:
+            return plugin.spec
+        except PluginError as error:
+            raise UsageError(f"{kind} {name} cannot be used ({plugin.origin}): {error}") from error
+
+    def method(self, name: str) -> MethodSpec:
+        """Return a method by name.
+
+        Raises:
+            UsageError: it is unknown (with a suggestion) or fails to import (with the reason).
+        """
+        spec = self._spec("method", name)
+        assert isinstance(spec, MethodSpec)
+        return spec
+
+    def metric(self, name: str) -> MetricSpec:
+        """Return a metric by name; raises as `method` does."""
+        spec = self._spec("metric", name)
+        assert isinstance(spec, MetricSpec)
+        return spec
+
+    def select_methods(self, text: str) -> list[MethodSpec]:
+        """Return the methods that `--methods` names: `all`, a group such as `paper`, or names with commas between.
+
+        `all` is every unlearning method plus the reference rows; gold standards, controls and broken plugins are left
+        out of it. References come first.
+
+        Raises:
+            UsageError: an unknown name or nothing selected.
+        """
+        specs: dict[str, MethodSpec] = {}
+        for item in (part.strip() for part in text.split(",")):
+            if not item:
+                raise UsageError(f"--methods {text!r} has an empty name: write all, or names with commas between")
+            members = [spec for spec in self._sound_methods() if item in spec.groups or _in_all(item, spec)]
+            for spec in members or [self.method(item)]:
+                specs[spec.name] = spec
+        return sorted(specs.values(), key=lambda spec: spec.role != "reference")
+
+    def controls(self) -> list[MethodSpec]:
+        """Return the methods whose outcome is known beforehand and that need no training: references and controls."""
+        return [spec for spec in self._sound_methods() if spec.role in ("reference", "control")]
+
+    def select_metrics(self, text: str) -> list[MetricSpec]:
+        """Return the metrics that `--metrics` names: `all` but the optional ones, a group, or names with commas.
+
+        Raises:
+            UsageError: an unknown name.
+        """
+        specs: dict[str, MetricSpec] = {}
+        for item in (part.strip() for part in text.split(",")):
+            members = [s for s in self._sound_metrics() if item in s.groups or (item == "all" and not s.optional)]
+            specs |= {spec.name: spec for spec in members or [self.metric(item)]}
+        return list(specs.values())
+
+    def _sound_metrics(self) -> list[MetricSpec]:
+        specs = (_sound(plugin) for plugin in self.plugins("metric"))
+        return [spec for spec in specs if isinstance(spec, MetricSpec)]
+
+    def _sound_methods(self) -> list[MethodSpec]:
+        specs = (_sound(plugin) for plugin in self.plugins("method"))
+        return [spec for spec in specs if isinstance(spec, MethodSpec)]
+
+    def source_hashes(self) -> dict[str, str]:
+        """Return {"method:NAME", "metric:NAME": hash} without importing any plugin file."""
+        return {
+            f"{kind}:{name}": plugin.source_hash
+            for (kind, name), plugin in self._plugins.items()
+            if plugin.path is not None
+        }
+
+    def current_hashes(self, records: Iterable[Record]) -> dict[str, str]:
+        """Return the hashes of everything records rest on, as it is now, to tell stale records."""
+        from unlearnbench.datasets import current_digests
+
+        recorded = [(record.dataset, record.cell.protocol) for record in records]
+        return self.source_hashes() | current_digests(recorded)
+
+    def source_hash(self, kind: Kind, name: str) -> str:
+        """Return the SHA-256 of one plugin's source, importing it where that is the only way to find the file."""
+        return self._plugins[kind, name].source_hash
+
+
+def _in_all(item: str, spec: MethodSpec) -> bool:
+    return item == "all" and spec.role in ("method", "reference")
+
+
+def _sound(plugin: Plugin) -> MethodSpec | MetricSpec | None:
+    """Return the spec of a plugin that imports, None of one that does not (`list` shows the reason)."""
+    try:
+        return plugin.spec
+    except PluginError:
+        return None
+
+
+def _builtins(kind: Kind) -> list[Plugin]:
+    package = f"unlearnbench.{kind}s"
+    found = importlib.util.find_spec(package)
+    folders = list(found.submodule_search_locations or []) if found else []
+    return [
+        Plugin(path.stem, kind, str(path), path, partial(importlib.import_module, f"{package}.{path.stem}"))
+        for folder in folders
+        for path in sorted(Path(folder).glob("*.py"))
+        if not path.name.startswith("_")
+    ]
+
+
+def _entry_points(kind: Kind) -> list[Plugin]:
+    plugins = []
+    for entry in importlib.metadata.entry_points(group=f"unlearnbench.{kind}s"):
+        owner = entry.dist.name if entry.dist else "an installed package"
+        load = partial(importlib.import_module, entry.module)
+        origin = f"{owner} ({entry.value})"
+        plugins.append(Plugin(entry.name, kind, origin, module_file(entry.module), load, entry.module))
+    return plugins
+
+
+def _from_file(path: Path) -> list[Plugin]:
+    """Return the plugins a file declares, found in its syntax tree; a file that does not parse is one broken method.
+
+    Raises:
+        UsageError: it is not a Python file, cannot be read, or declares nothing or one name twice.
+    """
+    path = _plugin_path(path)
+
+    def load() -> ModuleType:
+        name = f"unlearnbench_plugin_{path.stem}_{file_digest(path)[:8]}"
+        if name in sys.modules:
+            return sys.modules[name]
+        loader = SourceFileLoader(name, str(path))
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+    try:
+        tree = ast.parse(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"--plugin {path} cannot be read: {error.strerror or error}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return [Plugin(path.stem, "method", str(path), path, load, parses=False)]
+    plugins = [
+        Plugin(node.name, kind, str(path), path, load)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        for kind in _declared_kinds(node)
+    ]
+    if not plugins:
+        words = "the file declares no function under @method or @metric: 'unlearnbench new method NAME' writes one"
+        raise UsageError(f"--plugin {path}: {words}")
+    for name, times in Counter((plugin.kind, plugin.name) for plugin in plugins).items():
+        if times > 1:
+            raise UsageError(f"--plugin {path}: {times} {name[0]}s of the file are called {name[1]}: rename one")
+    return plugins
+
+
+def _plugin_path(path: Path) -> Path:
+    """Return the absolute path of a file that --plugin names, links followed."""
+    shown = one_line(str(path), 300)
+    try:
+        found = path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--plugin {shown}: there is no such file") from error
+    if found.is_dir():
+        raise UsageError(f"--plugin {shown}: it is not a file but a folder, so name the Python file in it")
+    if not found.is_file() or path.suffix != ".py":
+        raise UsageError(f"--plugin {shown}: it is not a Python file, whose name ends in .py")
+    return found
+
+
+def _declared_kinds(node: ast.FunctionDef) -> list[Kind]:
+    names = []
+    for decorator in node.decorator_list:
+        target = decorator.func if isinstance(decorator, ast.Call) else decorator
+        names.append(target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", ""))
+    kinds: tuple[Kind, ...] = ("method", "metric")
+    return [kind for kind in kinds if kind in names]

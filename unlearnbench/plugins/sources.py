@@ -1,0 +1,153 @@
+"""The identity of a plugin's source: its file and the helpers it imports, without what changes no number.
+
+Nothing is executed. Comments, docstrings and layout do not count; nor do the standard library, installed packages and
+the harness itself, whose versions a record has.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from unlearnbench.store.hashing import digest
+
+HARNESS = __package__
+INSTALLED = {"site-packages", "dist-packages"}
+
+
+def source_digest(path: Path, module: str = "") -> str:
+    """Return the SHA-256 of a plugin's syntax tree and of those of its helpers, as 64 hex digits.
+
+    Helpers are the modules that it, or another helper, imports from its folder, from elsewhere on Python's path, or
+    from its own package: what is neither the standard library nor installed. One that is not found is left out.
+
+    Args:
+        path: of its file.
+        module: the dotted name it is imported by, where it has one.
+    """
+    folders = [] if module else [str(path.parent)]  # where a file that is given by itself may find its helpers
+    own, found = module.partition(".")[0], {path: ["", _read(path).digest]}
+    todo = [(module, path)]
+    while todo:
+        name, file = todo.pop()
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        for target, names in _read(file).imports_within(package):
+            for spec in _specs(target, names, folders):
+                helper = _file(spec)
+                if helper is None or helper in found or (_is_installed(helper) and spec.name.split(".")[0] != own):
+                    continue
+                found[helper] = [spec.name, _read(helper).digest]
+                todo.append((spec.name, helper))
+    return digest(sorted(found.values()))
+
+
+def module_file(name: str) -> Path | None:
+    """Return the file of a module by its dotted name, without importing it or its package; None where none is found."""
+    found = list(_walk(name, _find(name.partition(".")[0])))
+    return _file(found[-1]) if found and found[-1].name == name else None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What counts of a file."""
+
+    digest: str
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...] = ()  # level, module, names
+
+    def imports_within(self, package: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield (dotted name of a module, names taken from it); relative ones as a package of that name has them."""
+        parts = package.split(".") if package else []
+        for level, target, names in self.imports:
+            if level <= len(parts):  # a relative import beyond the package fails
+                around = parts[: len(parts) - level + 1] if level else []
+                yield ".".join([*around, *([target] if target else [])]), names
+
+
+def _read(path: Path) -> _Source:
+    state = path.stat()
+    return _parse(path, state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse(path: Path, *_: int) -> _Source:
+    """Return what counts of a file, parsed once for each state it is in; all its bytes if it is no Python."""
+    content = path.read_bytes()
+    try:
+        tree = ast.parse(content)
+        imports: list[tuple[int, str, tuple[str, ...]]] = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imports += [(0, alias.name, ()) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+        return _Source(digest(_plain(tree)), tuple(imports))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return _Source(hashlib.sha256(content).hexdigest())
+
+
+def _plain(node: Any) -> Any:
+    """Return a syntax tree as JSON that every Python gives alike: what is empty is left out, and so are docstrings."""
+    if isinstance(node, list):
+        return [_plain(member) for member in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _has_docstring(node):
+        fields["body"] = node.body[1:]
+    return [type(node).__name__, {name: _plain(value) for name, value in fields.items()}]
+
+
+def _has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    first = node.body[0] if node.body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+
+
+def _specs(target: str, names: Sequence[str], folders: list[str]) -> Iterator[ModuleSpec]:
+    """Yield a module, the packages around it and those of `names` that are modules too, wherever Python may find them.
+
+    The harness and the standard library are left out.
+    """
+    top = target.partition(".")[0]
+    if top == HARNESS or top in sys.stdlib_module_names:
+        return
+    for first in (_find(top, folders), _find(top)):
+        found = list(_walk(target, first))
+        yield from found
+        if found and found[-1].name == target:
+            yield from (inner for name in names if (inner := _inside(found[-1], name)) is not None)
+
+
+def _find(name: str, folders: list[str] | None = None) -> ModuleSpec | None:
+    """Return where a module or package at the top is: in some folders, or wherever Python finds it."""
+    try:
+        return importlib.util.find_spec(name) if folders is None else PathFinder.find_spec(name, folders)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+def _walk(name: str, spec: ModuleSpec | None) -> Iterator[ModuleSpec]:
+    """Yield the packages that lead to a module and the module itself, as far as they are there."""
+    for part in [*name.split(".")[1:], ""]:
+        if spec is None:
+            return
+        yield spec
+        spec = _inside(spec, part) if part else None
+
+
+def _inside(package: ModuleSpec, name: str) -> ModuleSpec | None:
+    places = package.submodule_search_locations
+    return None if places is None else _find(f"{package.name}.{name}", list(places))
+
+
+def _file(spec: ModuleSpec) -> Path | None:
+    return Path(spec.origin) if spec.has_location and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _is_installed(file: Path) -> bool:
+    return not INSTALLED.isdisjoint(file.parts) or file.is_relative_to(Path(ast.__file__).parent)

@@ -1,0 +1,381 @@
+"""What a plugin declares: the `@method` and `@metric` decorators and the specs they make.
+
+A declaration that breaks the contract raises `PluginError` while the plugin is imported, so it never runs.
+"""
+
+import difflib
+import inspect
+import math
+import operator
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt
+
+from unlearnbench.errors import PluginError, UsageError
+from unlearnbench.store.cell import Scalar
+
+Kind = Literal["method", "metric"]
+Role = Literal["method", "reference", "gold", "control"]
+Better = Literal["lower", "higher", "neither"]
+Shows = Literal["forgetting", "retention", "judging", "robustness"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+STREAMS = ("forget", "retain")
+NO_OBJECT = -1  # the verdict on an image that shows no class at all
+
+ROLE_TRUTHS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
+    {"reference": {"forgetting": False, "retention": True}, "gold": {"forgetting": True, "retention": True}}
+)
+"""What is known beforehand of every method of a role; a control says it of itself."""
+
+NEEDS: Mapping[str, str] = MappingProxyType(
+    {
+        "forget_samples": "(n, C, H, W) uint8: images generated for the forget class; where several are forgotten at "
+        "once, for each, and judges name all of them as the first, `cell.forget_class`",
+        "retain_samples": "(m, C, H, W) uint8: images generated for the retained classes",
+        "retain_labels": "(m,) int64: the class each retained sample was asked for",
+        "forget_probs": "(n, K) float64: the judge's softmax for forget_samples",
+        "retain_probs": "(m, K) float64: the judge's softmax for retain_samples",
+        "forget_verdicts": "(n,) int64: what the rejecting judge makes of forget_samples: a class, or NO_OBJECT",
+        "retain_verdicts": "(m,) int64: the same for retain_samples",
+        "forget_second": "(n,) int64: the class that the second judge, one of another kind, names for forget_samples",
+        "retain_second": "(m,) int64: the same for retain_samples",
+        "earlier_verdicts": "(e,) int64: what the rejecting judge makes of images generated for the classes that were "
+        "forgotten earlier in a sequence; a metric that asks for them is computed in sequences only",
+        "earlier_labels": "(e,) int64: the class each of these was asked for",
+        "forget_features": "(n, D) float64: extractor features of forget_samples",
+        "retain_features": "(m, D) float64: extractor features of retain_samples",
+        "reference_features": "(r, D) float64: extractor features of the protocol's reference images, by default all "
+        "training images of the retained classes",
+        "reference_labels": "(r,) int64: the classes of these images",
+        "forget_reference_features": "(f, D) float64: extractor features of all training images of the forget class",
+        "num_classes": "K, the number of classes",
+        "cell": "the grid.Cell: forget_class (the first of forget_classes), method, settings, seed",
+        "model": "the unlearned model, frozen, in eval mode",
+        "attacker": "an attacks.Attacker: copies of the unlearned model, training images, attempts to bring back the "
+        "class; a metric that asks for it is timed in phase `attack`",
+    }
+)
+"""Everything a metric may ask for by parameter name; each is computed at most once per cell and shared."""
+
+
+class Score(NamedTuple):
+    """What a metric returns: a value in the unit it declared, and the number of samples it rests on.
+
+    `detail` is kept in the record for a reader's own analysis: JSON, such as the value of every class.
+    """
+
+    value: float
+    n: int
+    detail: Mapping[str, Any] | None = None
+
+
+Bound = Gt | Ge | Lt | Le
+BOUNDS: Mapping[type[Bound], tuple[str, Callable[[Any, Any], bool]]] = MappingProxyType(
+    {
+        Gt: ("more than", operator.gt),
+        Ge: ("at least", operator.ge),
+        Lt: ("less than", operator.lt),
+        Le: ("at most", operator.le),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One hyperparameter of a method, read off its signature."""
+
+    name: str
+    type: type
+    default: Scalar
+    choices: tuple[str, ...] = ()
+    bounds: tuple[Bound, ...] = ()
+
+    @property
+    def range(self) -> str:
+        """What its bounds say, such as "more than 0, at most 1"; empty where it has none."""
+        return ", ".join(f"{BOUNDS[type(bound)][0]} {_limit(bound):g}" for bound in self.bounds)
+
+    @property
+    def wanted(self) -> str:
+        """What it takes, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        words: dict[type, str] = {bool: "true or false", float: "a finite number"}
+        kind = words.get(self.type, f"a value of type {self.type.__name__}")
+        return f"{kind}, {self.range}" if self.bounds else kind
+
+    def parse(self, text: str, owner: str) -> Scalar:
+        """Return the value that a command-line text stands for.
+
+        Raises:
+            UsageError: the text is not of this setting's type, or its value is outside the choices or the range.
+        """
+        try:
+            return self.fit(_truth(text) if self.type is bool else self.type(text))
+        except ValueError:
+            raise UsageError(f"{owner}.{self.name} takes {self.wanted}, not {text!r}") from None
+
+    def fit(self, value: object) -> Scalar:
+        """Return a value of this setting's type; an integer fits a float.
+
+        Raises:
+            ValueError: it is of another type, not a finite number, or outside the choices or the range.
+        """
+        kinds = (int, float) if self.type is float else (self.type,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and self.type is not bool):
+            raise ValueError(f"{value!r} is not {self.wanted}")
+        fitting: Scalar = self.type(value)
+        if isinstance(fitting, float) and not math.isfinite(fitting):
+            raise ValueError(f"{value!r} is not {self.wanted}")
+        outside = [bound for bound in self.bounds if not BOUNDS[type(bound)][1](fitting, _limit(bound))]
+        if outside or (self.choices and fitting not in self.choices):
+            raise ValueError(f"{value!r} is not {self.wanted}")
+        return fitting
+
+
+def _limit(bound: Bound) -> Any:
+    return getattr(bound, type(bound).__name__.lower())
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A declared unlearning method."""
+
+    name: str
+    title: str
+    paper: str
+    role: Role
+    groups: tuple[str, ...]
+    streams: frozenset[str]
+    settings: Mapping[str, Setting]
+    tuned: Mapping[str, Mapping[str, Scalar]]
+    function: Callable[..., None]
+    truth: Mapping[str, bool]  # what is known beforehand: whether it forgets ("forgetting"), retains ("retention")
+
+    @property
+    def defaults(self) -> dict[str, Scalar]:
+        """The settings as the signature gives them."""
+        return {name: setting.default for name, setting in self.settings.items()}
+
+    def resolve(self, tunings: Iterable[str], overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Return every setting: the default, then what is tuned, then the override.
+
+        Args:
+            tunings: names of datasets and protocols whose tuned values apply, later ones over earlier ones.
+            overrides: of the user.
+        """
+        settings = self.defaults
+        for name in tunings:
+            settings |= self.tuned.get(name, {})
+        return settings | dict(overrides)
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A declared metric; everything but the function travels with each value in the record."""
+
+    name: str
+    title: str
+    unit: str
+    better: Better
+    shows: Shows
+    headline: bool
+    format: str
+    source: str
+    needs: tuple[str, ...]
+    function: Callable[..., Score]
+    boundary: float | None
+    optional: bool
+    groups: tuple[str, ...] = ()
+    range: tuple[float | None, float | None] | None = None
+
+
+def method(
+    *,
+    title: str,
+    paper: str = "",
+    streams: Iterable[str] = (),
+    role: Role = "method",
+    groups: Iterable[str] = (),
+    tuned: Mapping[str, Mapping[str, Scalar]] | None = None,
+    truth: Mapping[str, bool] | None = None,
+) -> Callable[[F], F]:
+    """Declare an unlearning method: a function of `ctx` and keyword-only settings with defaults.
+
+    Args:
+        title: the name in tables.
+        paper: the arXiv id, empty for none.
+        streams: the data it may draw, a subset of `forget` and `retain`; drawing from another raises.
+        role: `method`; `reference` for a row all others are compared with; `gold` for one that runs only when named;
+            `control` for a sham whose outcome is known beforehand and which every benchmark runs.
+        groups: names under which `--methods` selects it together with others.
+        tuned: {dataset or protocol: {setting: value}}, values found for another one than the defaults were.
+        truth: of a control: {"forgetting": whether it forgets, "retention": whether it retains}, either or both.
+
+    Raises:
+        PluginError: the function or the declaration breaks the contract.
+    """
+
+    def declare(function: F) -> F:
+        name = _name(function)
+        _check_text(f"method {name}", title=title, paper=paper)
+        chosen = frozenset(streams)
+        if unknown := sorted(chosen - set(STREAMS)):
+            raise PluginError(f"method {name} declares unknown streams {unknown}: choose from {', '.join(STREAMS)}")
+        if role not in typing.get_args(Role):
+            raise PluginError(f"method {name} has role {role!r}: choose from {', '.join(typing.get_args(Role))}")
+        if (role == "control") != bool(truth) or not set(truth or {}) <= {"forgetting", "retention"}:
+            raise PluginError(
+                f"method {name}: a control, and nothing else, says truth={{'forgetting': ..., 'retention': ...}}"
+            )
+        settings = _settings(function, name)
+        fitted = {
+            dataset: {key: _tuned(name, dataset, settings, key, value) for key, value in values.items()}
+            for dataset, values in (tuned or {}).items()
+        }
+        known = {str(side): bool(holds) for side, holds in (truth or ROLE_TRUTHS.get(role, {})).items()}
+        spec = MethodSpec(name, title, paper, role, tuple(groups), chosen, settings, fitted, function, known)
+        function.__unlearnbench__ = spec  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def metric(
+    *, title: str, unit: str, better: Better, shows: Shows, headline: bool = False, format: str = ".2f",
+    source: str = "", boundary: float | None = None, optional: bool = False, groups: Iterable[str] = (),
+    range: tuple[float | None, float | None] | None = None,
+) -> Callable[[F], F]:  # fmt: skip
+    """Declare a metric: a function whose parameter names are its needs (see `NEEDS`) and that returns a `Score`.
+
+    Args:
+        title: the column header.
+        unit: of the value; empty for a dimensionless one.
+        better: the direction of improvement, `lower` or `higher`; `neither` for a description.
+        shows: the side of unlearning it speaks of, `forgetting` or `retention`; `robustness`: forgetting after an
+            attack; or `judging`: how far the judges are to be believed; reports group by it.
+        headline: it is an axis of the trade-off figure and stands in the paper's tables.
+        format: Python format spec of the value in tables.
+        source: paper and equation, or library.
+        boundary: the value from which on, in the better direction, a model counts as forgetting or retaining; every
+            benchmark checks its controls against it.
+        optional: it is computed only when named, not with `--metrics all`.
+        groups: names under which `--metrics` selects it together with others.
+        range: the least and the greatest value there can be, None for no limit; a cell with another one fails. Of a
+            value in `%` or `nats` the unit says it.
+
+    Raises:
+        PluginError: an unknown need, direction or format.
+    """
+
+    def declare(function: F) -> F:
+        name = _name(function)
+        _check_text(f"metric {name}", title=title, unit=unit, format=format, source=source)
+        needs = tuple(inspect.signature(function).parameters)
+        for need in needs:
+            if need not in NEEDS:
+                raise PluginError(
+                    f"metric {name} asks for {need!r}{suggest(need, NEEDS)}: needs are {', '.join(NEEDS)}"
+                )
+        for key, value, known in (("better", better, Better), ("shows", shows, Shows)):
+            if value not in typing.get_args(known):
+                choices = ", ".join(map(repr, typing.get_args(known)))
+                raise PluginError(f"metric {name} has {key}={value!r}: write one of {choices}")
+        if boundary is not None and (better == "neither" or shows == "judging"):
+            raise PluginError(
+                f"metric {name} has a boundary, so it must be better lower or higher on a side of unlearning"
+            )
+        try:
+            f"{1.5:{format}}"
+        except ValueError:
+            raise PluginError(f"metric {name} has format={format!r}, which cannot format a number") from None
+        function.__unlearnbench__ = MetricSpec(  # type: ignore[attr-defined]
+            name, title, unit, better, shows, bool(headline), format, source, needs, function, boundary, bool(optional),
+            tuple(groups), range,
+        )  # fmt: skip
+        return function
+
+    return declare
+
+
+def _check_text(owner: str, **texts: object) -> None:
+    for key, text in texts.items():
+        if not isinstance(text, str) or not text.isprintable():
+            raise PluginError(f"{owner}: {key} must be one line of text, not {text!r}")
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", function))
+
+
+def _settings(function: Callable[..., Any], name: str) -> dict[str, Setting]:
+    """Read a method's settings off its signature."""
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    if not parameters or parameters[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        raise PluginError(f"method {name} must take the context as its first parameter: def {name}(ctx, *, ...)")
+    settings = {}
+    for parameter in parameters[1:]:
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is inspect.Parameter.empty:
+            raise PluginError(f"method {name}: setting {parameter.name} must be keyword-only and have a default")
+        setting = _setting(name, parameter)
+        try:
+            settings[parameter.name] = replace(setting, default=setting.fit(parameter.default))
+        except ValueError as error:
+            raise PluginError(
+                f"method {name}: the default of {parameter.name} does not fit its annotation: {error}"
+            ) from None
+    return settings
+
+
+def _setting(name: str, parameter: inspect.Parameter) -> Setting:
+    """Read one setting, its default not yet checked, off a parameter."""
+    annotation, metadata = parameter.annotation, list[object]()
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *metadata = typing.get_args(annotation)
+    bounds = _bounds(name, parameter.name, metadata)
+    choices: tuple[Any, ...] = ()
+    if typing.get_origin(annotation) is Literal:
+        annotation, choices = str, typing.get_args(annotation)
+    if annotation not in (bool, int, float, str) or not all(isinstance(choice, str) for choice in choices):
+        raise PluginError(f"method {name}: annotate setting {parameter.name} as bool, int, float, str or Literal")
+    if bounds and annotation not in (int, float):
+        raise PluginError(f"method {name}: setting {parameter.name} has a range, which is for an int or a float")
+    return Setting(parameter.name, annotation, parameter.default, choices, bounds)
+
+
+def _bounds(name: str, setting: str, metadata: Iterable[object]) -> tuple[Bound, ...]:
+    """Return the bounds among what stands beside a type; what is not of annotated-types is none of ours."""
+    found: list[object] = []
+    for item in metadata:
+        found += item if isinstance(item, GroupedMetadata) else [item]
+    odd = [item for item in found if isinstance(item, BaseMetadata) and type(item) not in BOUNDS]
+    bounds = tuple(item for item in found if isinstance(item, Gt | Ge | Lt | Le))
+    if odd or not all(isinstance(_limit(bound), int | float) for bound in bounds):
+        raise PluginError(f"method {name}: give setting {setting} a range of numbers, with Gt, Ge, Lt, Le or Interval")
+    return bounds
+
+
+def _tuned(name: str, dataset: str, settings: Mapping[str, Setting], key: str, value: object) -> Scalar:
+    if key not in settings:
+        raise PluginError(f"method {name}: tuned[{dataset!r}] names {key!r}{suggest(key, settings)}, not a setting")
+    try:
+        return settings[key].fit(value)
+    except ValueError as error:
+        raise PluginError(f"method {name}: tuned[{dataset!r}][{key!r}] does not fit its annotation: {error}") from None
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """Return " (did you mean X?)" for the name nearest to a wrong one, or nothing."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,73 @@
+"""What generated images show beside what they were asked for: the confusion matrices that records carry."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.values import Variant
+from unlearnbench.store.records import Record
+
+Matrix = NDArray[np.float64]
+NOTHING = "no object"
+
+
+def confusion_of(record: Record) -> Matrix | None:
+    """Return a record's matrix: rows are classes asked for, columns verdicts, the last one no object."""
+    for entry in record.metrics.values():
+        counts = (entry.get("detail") or {}).get("confusion")
+        if counts is None:
+            continue
+        matrix = np.asarray(counts, dtype=float)
+        if matrix.ndim == 2 and matrix.shape[1] == matrix.shape[0] + 1:
+            return matrix
+    return None
+
+
+def confusion_frame(board: Board) -> pd.DataFrame:
+    """Return every count that is not zero, one per line."""
+    lines: list[dict[str, Any]] = []
+    for record in board.ok_records:
+        cell, matrix = record.cell, confusion_of(record)
+        if matrix is None:
+            continue
+        of_cell = {
+            "cell_id": cell.id, "method": cell.method, "forget_class": cell.forget_class, "seed": cell.seed,
+        }  # fmt: skip
+        for asked, row in enumerate(matrix.tolist()):
+            lines += [
+                {**of_cell, "asked": asked, "verdict": NOTHING if k == len(matrix) else k, "images": int(images)}
+                for k, images in enumerate(row) if images
+            ]  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def confusion_sides(board: Board, variant: Variant) -> tuple[Matrix, Matrix] | None:
+    """Return the shares in percent of verdicts where a row's class was forgotten, and where it was retained."""
+    forgotten: dict[int, list[Matrix]] = {}
+    retained: dict[int, list[Matrix]] = {}
+    size = 0
+    for target in board.targets:
+        sound = [record for record in board.cell_records(variant, target) if record.cell.id in board.ok_ids]
+        for matrix in [found for record in sound if (found := confusion_of(record)) is not None]:
+            size = len(matrix)
+            for row, counts in enumerate(matrix):
+                if not counts.sum():
+                    continue  # forgotten earlier or with another class: nothing was asked
+                (forgotten if row == target.classes[0] else retained).setdefault(row, []).append(counts)
+    if not size:
+        return None
+    empty = np.full(size + 1, np.nan)
+
+    def filled(side: dict[int, list[Matrix]]) -> Matrix:
+        return np.array([_shares(side[row]) if row in side else empty for row in range(size)])
+
+    return filled(forgotten), filled(retained)
+
+
+def _shares(counts: list[Matrix]) -> Matrix:
+    total = np.sum(counts, axis=0)
+    shares: Matrix = 100 * total / max(total.sum(), 1)
+    return shares

@@ -1,0 +1,123 @@
+"""What stands in one place of a table, and the rows and columns it stands in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from unlearnbench.errors import printable
+from unlearnbench.store.cell import Target
+from unlearnbench.store.hashing import canonical_json, digest
+from unlearnbench.store.records import Record
+
+MARK = "†"  # behind a number that rests on disturbed cells
+MOST_LETTERS = 100  # of a name in a table
+LARGEST = 1e12  # number that a table writes out
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of numbers: a metric, or a cost derived from the phases."""
+
+    key: str
+    title: str
+    unit: str
+    better: str  # "lower", "higher" or "neither"
+    format: str
+    shows: str  # "forgetting", "retention", "judging", "robustness" or "cost"
+    headline: bool = False
+    phases: tuple[str, ...] = ()  # whose seconds or memory a cost is made of: what can disturb it
+
+    @property
+    def arrow(self) -> str:
+        """Where better is; empty for a description."""
+        return {"lower": "↓", "higher": "↑"}.get(self.better, "")
+
+    @property
+    def header(self) -> str:
+        """Title, unit and an arrow towards better."""
+        return " ".join([self.title, *([f"({self.unit})"] if self.unit else []), self.arrow]).rstrip()
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its values are percentages of samples."""
+        return self.unit == "%" and self.shows != "cost"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with one choice of settings: a row, or a group of columns."""
+
+    method: str
+    settings: str  # canonical JSON; with the method it is the identity
+    label: str = field(compare=False)
+    role: str = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One place in a table: a number over `ok` of `expected` cells, or a word that says why there is none.
+
+    A number over fewer cells than expected is never shown without saying so, nor is one over disturbed cells.
+    """
+
+    number: float | None
+    word: str = "-"
+    spread: float | None = None  # sample standard deviation over classes
+    interval: tuple[float, float] | None = None  # of 95 %
+    best: bool = False  # of the methods that share the mark of the best
+    ok: int = 1
+    expected: int = 1
+    disturbed: int = 0  # cells among `ok` that were measured while something else used the machine
+
+    @property
+    def gap(self) -> str:
+        """The mark of a number over missing cells, " (9/10)"; empty when none is missing."""
+        return f" ({self.ok}/{self.expected})" if self.number is not None and self.ok < self.expected else ""
+
+    @property
+    def mark(self) -> str:
+        """The mark of a number over disturbed cells; empty when none was disturbed."""
+        return MARK if self.number is not None and self.disturbed else ""
+
+
+def spell_number(number: float, form: str) -> str:
+    """Return a number in its format, or with four digits where it is too large for any cell."""
+    return f"{number:{form if abs(number) < LARGEST else '.4g'}}"
+
+
+def short(name: object) -> str:
+    """Return a name as it is shown: a very long one is cut, and ends in digits that tell it from others cut alike.
+
+    Letters that would act on a terminal or turn the others round, or that no file can hold, are replaced.
+    """
+    text = printable(str(name)).replace("\n", " ")
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 8]}… {digest(text)[:6]}"
+
+
+def class_name(number: int, names: Sequence[object]) -> str:
+    """Return what a class is called; its number where it has no name."""
+    return short(names[number]) if 0 <= number < len(names) else str(number)
+
+
+def target_name(target: Target, names: Sequence[object]) -> str:
+    """Return what a target is called: `cat`, `cat+dog`, `bird after cat, dog`; a class without a name by its number."""
+    steps = ["+".join(class_name(c, names) for c in classes) for classes in (target.classes, *target.earlier)]
+    return f"{steps[0]} after {', '.join(steps[1:])}" if target.earlier else steps[0]
+
+
+def variant_of(record: Record) -> Variant:
+    """Return the row a record belongs to: found once, for a report asks many times."""
+    known: Variant | None = vars(record).get("row")
+    if known is None:
+        known = vars(record)["row"] = _variant_of(record)
+    return known
+
+
+def _variant_of(record: Record) -> Variant:
+    changed = record.method.get("overrides") or {}
+    suffix = f" ({', '.join(f'{name}={value}' for name, value in sorted(changed.items()))})" if changed else ""
+    return Variant(
+        record.cell.method,
+        canonical_json(dict(record.cell.settings)),
+        short(f"{record.method.get('title', record.cell.method)}{suffix}"),
+        str(record.method.get("role", "method")),
+    )

@@ -1,0 +1,129 @@
+"""Heat maps: numbers with a shade each, stronger where better."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.confusion import NOTHING, confusion_sides
+from unlearnbench.report.data.values import Measure, Value, class_name, spell_number
+from unlearnbench.report.figures.figures import MOST_CONFUSIONS, is_wide
+from unlearnbench.report.write.table import interval_text
+
+MOST_CLASSES = 20  # of a confusion matrix
+
+
+@dataclass(frozen=True)
+class Shade:
+    """One cell of a heat map."""
+
+    text: str
+    share: float | None  # 0 worst to 1 best; None where there is no number
+    interval: str  # of 95 %; empty for none
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A metric per row and forget class."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[Shade]]]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge sees in one row's samples: where the class asked for was forgotten, and where it was retained."""
+
+    label: str
+    sides: list[Heat]
+
+
+def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | None]:
+    """Return how good numbers are within their span, 0 to 1; better is more.
+
+    Percentages span 0 to 100; others their own range, by logarithm where it is wide.
+    """
+    known = [number for number in numbers if number is not None and math.isfinite(number)]
+    if not known:
+        return [None for _ in numbers]
+    is_share = measure.unit == "%" and min(known) >= 0 and max(known) <= 100
+    is_log = not is_share and is_wide(known)
+
+    def change(number: float) -> float:
+        return math.log10(number) if is_log else number
+
+    low, high = (0.0, 100.0) if is_share else (change(min(known)), change(max(known)))
+
+    def share(number: float | None) -> float | None:
+        if number is None or not math.isfinite(number):
+            return None
+        found = (change(number) - low) / (high - low) if high > low else 0.5
+        return round(1 - found if measure.better == "lower" else found, 2)
+
+    return [share(number) for number in numbers]
+
+
+def class_heat(board: Board, measure: Measure) -> Heat:
+    """Return a measure per row and forget class, and its mean."""
+    found = {
+        variant: [
+            *[board.value(variant, target, measure) for target in board.targets], board.over_classes(variant, measure)
+        ]
+        for variant in board.variants
+    }  # fmt: skip
+    good = iter(shares([value.number for values in found.values() for value in values], measure))
+    rows = [
+        (variant.label, [_shade(value, measure, next(good)) for value in values]) for variant, values in found.items()
+    ]
+    return Heat(
+        f"{measure.header} per forget class", [*[board.name_of(target) for target in board.targets], "mean"], rows
+    )
+
+
+def attack_heat(board: Board) -> Heat | None:
+    """Return what is still forgotten after each attack, over the classes that were attacked."""
+    part = board.attacked
+    if part is None:
+        return None
+    before = part.headline("forgetting")
+    measures = [*([before] if before else []), *part.robustness]
+    names = [measure.title + (" before" if measure == before else "") for measure in measures]
+    rows = []
+    for variant in part.variants:
+        values = [part.over_classes(variant, measure) for measure in measures]
+        shades = [
+            _shade(value, measure, *shares([value.number], measure))
+            for value, measure in zip(values, measures, strict=True)
+        ]
+        rows.append((variant.label, shades))
+    return Heat("Forgotten (%) before and after each attack, mean over the classes attacked", names, rows)
+
+
+def _shade(value: Value, measure: Measure, good: float | None) -> Shade:
+    number = value.word if value.number is None else spell_number(value.number, measure.format)
+    return Shade(f"{number}{value.mark}{value.gap}", good, interval_text(value, measure.format).strip())
+
+
+def verdicts(board: Board) -> list[Verdicts]:
+    """Return the confusion matrices, of as many rows and classes as a page can hold."""
+    found = []
+    for variant in board.variants[:MOST_CONFUSIONS]:
+        sides = confusion_sides(board, variant)
+        if sides is None or len(sides[0]) > MOST_CLASSES:
+            continue
+        names = [class_name(number, board.class_names) for number in range(len(sides[0]))]
+        columns = [*names, NOTHING]
+        titles = ("asked for the class that was to be forgotten", "asked for classes that were to stay")
+        matrices = [
+            Heat(title, columns, [(asked, [_share(float(percent)) for percent in row])
+                                  for asked, row in zip(names, side, strict=True)])
+            for title, side in zip(titles, sides, strict=True)
+        ]  # fmt: skip
+        found.append(Verdicts(variant.label, matrices))
+    return found
+
+
+def _share(percent: float) -> Shade:
+    known = percent == percent  # no sample was asked for where it is NaN
+    return Shade(f"{percent:.0f}" if known and percent >= 0.5 else "", round(percent / 100, 2) if known else None, "")

@@ -1,0 +1,593 @@
+"""Published numbers beside measured ones: which agree, which differ, and which cannot be compared and why.
+
+After RobustBench, whose entries carry what the paper `reported`. Never imports torch.
+"""
+
+import csv
+import io
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tabulate import tabulate
+
+from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.report import Rendering
+from unlearnbench.report.data.board import Board, boards
+from unlearnbench.report.data.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
+from unlearnbench.report.data.values import MARK, Measure, Value, Variant
+from unlearnbench.report.write.files import publish
+from unlearnbench.report.write.latex import to_latex
+from unlearnbench.report.write.table import Table, escape_markdown, to_markdown
+from unlearnbench.store.cell import Target
+from unlearnbench.store.records import B4, Hashes, Record, ResultStore, hashes_of
+
+Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
+VERDICTS: tuple[Verdict, ...] = ("agrees", "differs", "not comparable", "not measured")
+DEVICE = "device"  # the reason that a ratio of two numbers of one device is free of
+SCALE = {("s", "minutes"): 1 / 60}  # from our unit to the source's where they differ
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One printed number beside ours, both in the source's unit."""
+
+    row: Row
+    measured: Value
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    notes: tuple[int, ...]  # numbers of footnotes, from 1
+
+    @property
+    def difference(self) -> Value:
+        """Measured minus published, with the measured number's gaps."""
+        if self.measured.number is None:
+            return Value(None)
+        return replace(self.measured, number=self.measured.number - self.row.value)
+
+
+class Side:
+    """Our side of a comparison: the records of one board, in the source's words and units."""
+
+    def __init__(self, source: Source, board: Board) -> None:
+        """Choose for each published method the row measured with its default settings."""
+        self.source = source
+        self.board = board
+        self.references = {v.method: v.label for v in board.variants if v.role == "reference"}
+        self.variants = {method: _default_variant(board, method) for method in [*source.methods, *self.references]}
+        self.cell = board.records[-1].cell
+        self.notes = footnotes(source)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether a published method, or the row they are all compared with, forgot single classes here."""
+        single = all(len(target.gone) == 1 for target in self.board.targets)
+        return single and any(variant.method in self.variants for variant in self.board.variants)
+
+    def ok_records(self, method: str, forget_class: int) -> list[Record]:
+        """Return the records with numbers of a method's default settings, one per seed."""
+        variant = self.variants[method]
+        records = self.board.cell_records(variant, Target((forget_class,))) if variant else []
+        return [record for record in records if record.cell.id in self.board.ok_ids]
+
+    def value(self, method: str, metric: str, forget_class: int) -> Value:
+        """Return the mean over seeds in the source's unit, or a word that says why there is none."""
+        variant = self.variants.get(method)
+        if variant is None:
+            swept = any(other.method == method for other in self.board.variants)
+            word = "only changed settings" if swept else "no record"
+            return Value(None, word, ok=0, expected=len(self.board.replicates))
+        facts = self.source.facts["metrics"][metric]
+        measure = Measure(facts.get("metric", ""), "", "", "lower", "", "")  # a board reads a metric by its key alone
+        if "cost" in facts:
+            measure = next(cost for cost in self.board.costs if cost.key == facts["cost"])
+        value = self.board.bare(variant, Target((forget_class,)), measure)
+        if value.number is None:
+            return replace(value, word="no record" if value.word == "-" else value.word)
+        unit = next((row.unit for row in self.source.metrics.get(metric, [])), "")
+        return replace(value, number=value.number * SCALE.get((measure.unit, unit), 1.0))
+
+    def samples(self, method: str, metric: str, forget_class: int) -> int:
+        """Return the number of samples behind a metric's mean over seeds."""
+        name = self.source.facts["metrics"][metric]["metric"]
+        entries = [record.metrics.get(name, {}) for record in self.ok_records(method, forget_class)]
+        return sum(int(entry["n"]) for entry in entries if entry.get("value") is not None)
+
+    def obstacles(self, method: str, metric: str, forget_class: int) -> dict[str, str]:
+        """Return {reason: its details} why our number cannot be held against the printed one; empty if it can."""
+        facts = self.source.facts["metrics"][metric]
+        found: dict[str, str] = {}
+        for record in self.ok_records(method, forget_class):
+            found |= _obstacles(record, self.source, facts)
+        if "probes" in facts and self.board.probe not in facts["probes"]:
+            here = self.board.probe or "none"
+            found["memory probe"] = f"{here} here; GPU memory needs one of {', '.join(facts['probes'])}"
+        if "device" in facts:
+            found[DEVICE] = str(facts["device"])
+        return found
+
+
+def compare(source: str, results: Path, out: Path, source_hashes: Hashes) -> Rendering:
+    """Write what a paper printed beside what a results folder measured, one page per board.
+
+    Args:
+        source: name of the published numbers.
+        results: folder of records.
+        out: folder for the pages, `out/BOARD/compare-SOURCE.md`, `.csv` and `.tex`.
+        source_hashes: of the plugins as they are, to mark stale records.
+
+    Raises:
+        UsageError: no such source, no record of a published method, or the folder cannot be written.
+    """
+    published = load_source(source)
+    reading = ResultStore(results).read()
+    rendering = Rendering(notes=list(reading.problems))
+    records = _showable(reading.records, published, rendering.notes)
+    now = hashes_of(source_hashes, reading.records)
+    sides = {name: Side(published, board) for name, board in boards(records, now).items()}
+    shown = {name: side for name, side in sides.items() if side.has_records}
+    if not shown:
+        why = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
+        raise UsageError(
+            f"there is no record of {', '.join(published.methods)} in {results} to compare with {source}{why}: run "
+            f"'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
+        )
+    by_cell = {(side.cell.dataset, side.cell.protocol): side for side in shown.values()}
+    files: dict[str, str | bytes] = {}
+    for name, side in shown.items():
+        twin = by_cell.get((side.cell.dataset, side.cell.protocol + B4))
+        files |= {f"{name}/compare-{source}.{ending}": text for ending, text in _texts(side, twin).items()}
+        rendering.pages.append(out / name / f"compare-{source}.md")
+        rendering.terminal.append(_terminal(side))
+        rendering.notes += side.board.notes
+    publish(files, out)
+    return rendering
+
+
+def compare_rows(side: Side) -> list[Comparison]:
+    """Return every class row of the main tables beside our number, in the order of tables."""
+    return [_compare_row(side, row) for rows in side.source.metrics.values() for row in rows]
+
+
+def _compare_row(side: Side, row: Row) -> Comparison:
+    forget_class = int(row.forget_class)
+    measured = side.value(row.method, row.metric, forget_class)
+    marks = _marks(side.notes, [(row.method, row.metric, row.forget_class)])
+    if measured.number is None:
+        return Comparison(row, measured, "not measured", (measured.word,), marks)
+    if obstacles := side.obstacles(row.method, row.metric, forget_class):
+        return Comparison(row, measured, "not comparable", tuple(obstacles), marks)
+    tolerance = side.source.facts["metrics"][row.metric]["tolerance"]
+    if "absolute" in tolerance:
+        agrees = abs(measured.number - row.value) <= tolerance["absolute"]
+    else:
+        n = side.samples(row.method, row.metric, forget_class)
+        if n < 1 or not 0 <= measured.number <= 100:
+            return Comparison(row, measured, "not comparable", ("no share of samples",), marks)
+        low, high = share_interval(measured.number / 100, n, row.value / 100, tolerance["samples"])
+        agrees = low <= 0 <= high
+    return Comparison(row, measured, "agrees" if agrees else "differs", (), marks)
+
+
+def share_interval(p1: float, n1: int, p2: float, n2: int) -> tuple[float, float]:
+    """Return the 95 % interval of the difference p1 - p2 of two binomial shares of n1 and n2 samples.
+
+    Newcombe's method 10 (1998), from Wilson's intervals: it neither leaves [-1, 1] nor collapses at shares of 0 or 1.
+    """
+    (low1, high1), (low2, high2) = _wilson(p1, n1), _wilson(p2, n2)
+    return p1 - p2 - math.hypot(p1 - low1, high2 - p2), p1 - p2 + math.hypot(high1 - p1, p2 - low2)
+
+
+def _wilson(p: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a binomial share."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+def _obstacles(record: Record, source: Source, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return {reason: its details} why a record's number cannot be held against the printed one."""
+    found: dict[str, str] = {}
+    dataset, kind = record.cell.dataset, record.dataset.get("kind", record.cell.dataset)
+    if not dataset == kind == source.facts["dataset"]:
+        loaded = "" if kind == dataset else f" (loaded as {kind})"
+        found["dataset"] = f"{dataset}{loaded} here, {source.facts['dataset']} in the paper"
+    if record.cell.protocol != source.facts["protocol"]:
+        found["protocol"] = f"{record.cell.protocol} here; comparable is {source.facts['protocol']}"
+    for need in facts.get("requires", []):
+        section, key = need["field"]
+        here = str(getattr(record, section).get(key))
+        if not re.search(need["matches"], here):
+            found[need["reason"]] = f"{here} here; {need['text']}"
+    choices = dict(record.dataset.get("choices") or {})  # what the user changed of dataset and protocol
+    bases = ("base", "base_minutes", "base_steps")
+    if "metric" in facts and (base := {key: choices[key] for key in bases if key in choices}):
+        found["base model"] = f"{_spell_settings(base)} here, not that of the protocol"
+    if facts.get("judge") and "judge" in choices:
+        found["judge"] = f"{choices['judge']} here, not that of the protocol"
+    if changed := dict(record.method.get("changed") or {}):
+        title = source.methods[record.cell.method]
+        used = {name: value[-1] if isinstance(value, list) else value for name, value in changed.items()}
+        found["settings"] = f"{title} with {_spell_settings(used)}"
+    return found
+
+
+def _spell_settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+
+
+def _default_variant(board: Board, method: str) -> Variant | None:
+    """Return the newest row of a method whose settings nobody changed on the command line."""
+    found: list[tuple[str, str, Variant]] = []
+    for variant in board.variants:
+        if variant.method == method:
+            records = [record for t in board.targets for record in board.cell_records(variant, t)]
+            if any(_is_default(record) for record in records):
+                newest = max(str(record.provenance.get("started_utc", "")) for record in records)
+                found.append((newest, variant.settings, variant))
+    return max(found, key=lambda item: item[:2])[2] if found else None
+
+
+def _is_default(record: Record) -> bool:
+    """Say whether a record has its method's own settings; an override that restates the default changes nothing."""
+    return not record.method.get("overrides") or record.method.get("changed") == {}
+
+
+def _showable(records: Iterable[Record], source: Source, notes: list[str]) -> list[Record]:
+    """Return the records that can be shown; the others, edited by hand or of an odd plugin, become notes."""
+    kept = []
+    for record in records:
+        try:
+            Board([record], {}).caption()
+            if record.cell.method in source.methods:
+                for facts in source.facts["metrics"].values():
+                    _obstacles(record, source, facts)
+        except Exception as error:
+            notes.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
+        else:
+            kept.append(record)
+    return kept
+
+
+def _marks(notes: Sequence[Footnote], about: Iterable[tuple[str, str, str]]) -> tuple[int, ...]:
+    wanted = set(about)
+    return tuple(number for number, note in enumerate(notes, start=1) if wanted & note.about)
+
+
+def _spell_marks(marks: Iterable[int]) -> Value:
+    return Value(None, "".join(f"[{number}]" for number in marks))
+
+
+def claims_table(side: Side) -> Table:
+    """Return the claims that are ratios: as published, recomputed from the printed rows, and measured here."""
+    claims = side.source.facts["claims"]
+    return Table(
+        name=f"compare-{side.source.name}-claims",
+        title="Claims that do not depend on the device",
+        caption=f"Each ratio is one of means over the classes that both methods have, seeds averaged; cells counts the "
+        f"records behind it. What depends on the implementation tells how a method is coded, not only what it is. "
+        f"{side.board.caption()}.",
+        corner="Ratio",
+        rows=[claim["label"] for claim in claims],
+        groups=[""] * 9,
+        headers=[
+            "Claim",
+            "Published",
+            "From the printed rows",
+            "Measured",
+            "Cells",
+            "Verdict",
+            "Reasons",
+            "Depends on",
+            "Notes",
+        ],
+        formats=[""] * 9,
+        values=[_claim_row(side, claim) for claim in claims],
+    )
+
+
+def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[Value]:
+    """Return the values of one claim's row; the claim is a `ratio` a / b or a `saving` 1 - a / b in percent."""
+    source = side.source
+    above, below = terms = claim.get("ratio") or claim["saving"]
+    facts = source.facts["metrics"][above[1]]
+    printed, _ = quotient(source.by_class(*above), source.by_class(*below))
+    ours = [{c: side.value(method, metric, c) for c in _classes(source)} for method, metric in terms]
+    measured, common = quotient(*[{c: v.number for c, v in term.items() if v.number is not None} for term in ours])
+    claimed = claim["value"] if "ratio" in claim else 1 - claim["value"] / 100
+    verdict, reasons = _judge_claim(side, claim, measured, common)
+    mark = MARK if any(term[c].mark for term in ours for c in common) else ""
+    about = [(method, metric, statistic) for method, metric in terms for statistic in STATISTICS]
+    words = [
+        claim["claim"],
+        spell_quotient(claim, claimed, 0),
+        facts.get("unprinted", "-") if printed is None else spell_quotient(claim, printed, 1),
+        "-" if measured is None else spell_quotient(claim, measured, 1) + mark,
+        str(sum(term[c].ok for term in ours for c in common)),
+        verdict,
+        ", ".join(reasons),
+        " and ".join(claim["depends_on"]),
+    ]
+    return [*[Value(None, word) for word in words], _spell_marks(_marks(side.notes, about))]
+
+
+def _judge_claim(
+    side: Side, claim: Mapping[str, Any], measured: float | None, classes: Sequence[int]
+) -> tuple[Verdict, list[str]]:
+    """Return the verdict on a measured quotient over these classes, and the reasons where it cannot be judged."""
+    terms = claim.get("ratio") or claim["saving"]
+    if measured is None:
+        return "not measured", ["no class with numbers of both"]
+    obstacles: dict[str, str] = {}
+    for method, metric in terms:
+        for c in classes:
+            obstacles |= side.obstacles(method, metric, c)
+    obstacles.pop(DEVICE, None)  # both numbers are of one device
+    if obstacles:
+        return "not comparable", list(obstacles)
+    claimed = claim["value"] if "ratio" in claim else 1 - claim["value"] / 100
+    factor = side.source.facts["metrics"][terms[0][1]]["factor"]
+    return ("agrees" if claimed / factor <= measured <= claimed * factor else "differs"), []
+
+
+def quotient(above: Mapping[int, float], below: Mapping[int, float]) -> tuple[float | None, list[int]]:
+    """Return mean / mean over the classes both have, and these classes; None where there is no such number."""
+    common = sorted(above.keys() & below.keys())
+    divisor = statistics.fmean(below[c] for c in common) if common else 0.0
+    return (statistics.fmean(above[c] for c in common) / divisor if divisor else None), common
+
+
+def spell_quotient(claim: Mapping[str, Any], quotient: float, decimals: int) -> str:
+    """Return a quotient a / b as its claim has it: a ratio, or the percentage that is saved."""
+    return f"{quotient:.{decimals}f}x" if "ratio" in claim else f"{100 * (1 - quotient):.{decimals}f} %"
+
+
+def _classes(source: Source) -> list[int]:
+    return sorted({int(row.forget_class) for rows in source.metrics.values() for row in rows})
+
+
+def overview_table(side: Side, rows: Sequence[Comparison]) -> Table:
+    """Return one row per metric and method: means over classes, and how many numbers agree."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for row in rows:
+        groups.setdefault((row.row.metric, row.row.method), []).append(row)
+    return Table(
+        name=f"compare-{side.source.name}-overview",
+        title="Overview",
+        caption=f"Mean ± sample standard deviation over forget classes: as printed, recomputed from the printed class "
+        f"rows, and measured; then the number of classes by verdict. {side.board.caption()}.",
+        corner="Metric and method",
+        rows=[_overview_label(side.source, group) for group in groups.values()],
+        groups=[""] * 9,
+        headers=["Printed", "From the printed rows", "Measured", *map(str.capitalize, VERDICTS), "Reasons", "Notes"],
+        formats=[""] * 9,
+        values=[_overview_row(side, group) for group in groups.values()],
+        rules=tuple(range(len(side.source.methods), len(groups), len(side.source.methods))),
+    )
+
+
+def _overview_label(source: Source, group: Sequence[Comparison]) -> str:
+    row = group[0].row
+    unit = "" if row.unit == "dimensionless" else f" ({row.unit})"
+    return f"{source.title(row.metric)}{unit}, {source.methods[row.method]}"
+
+
+def _overview_row(side: Side, group: Sequence[Comparison]) -> list[Value]:
+    row = group[0].row
+    printed = [side.source.printed(row.method, row.metric, statistic) for statistic in STATISTICS]
+    numbers = [item.measured.number for item in group if item.measured.number is not None]
+    ok, expected = (sum(getattr(item.measured, count) for item in group) for count in ("ok", "expected"))
+    gap = "" if ok == expected else f" ({ok}/{expected})"
+    mark = MARK if any(item.measured.mark for item in group) else ""
+    measured = _mean_and_std(numbers, row.decimals) + mark + gap if numbers else "-"
+    about = [(row.method, row.metric, where) for where in (*STATISTICS, *(item.row.forget_class for item in group))]
+    words = [
+        " ± ".join(statistic.text for statistic in printed if statistic) or "-",
+        _mean_and_std([item.row.value for item in group], row.decimals),
+        measured,
+        *[str(sum(item.verdict == verdict for item in group)) for verdict in VERDICTS],
+        ", ".join(dict.fromkeys(reason for item in group for reason in item.reasons)),
+    ]
+    return [*[Value(None, word) for word in words], _spell_marks(_marks(side.notes, about))]
+
+
+def _mean_and_std(numbers: Sequence[float], decimals: int) -> str:
+    spread = f" ± {statistics.stdev(numbers):.{decimals}f}" if len(numbers) > 1 else ""
+    return f"{statistics.fmean(numbers):.{decimals}f}{spread}"
+
+
+def class_tables(side: Side, rows: Sequence[Comparison]) -> list[Table]:
+    """Return one table per metric, every printed class row beside our number."""
+    return [
+        _class_table(side, metric, [row for row in rows if row.row.metric == metric]) for metric in side.source.metrics
+    ]
+
+
+def _class_table(side: Side, metric: str, rows: Sequence[Comparison]) -> Table:
+    source, unit = side.source, rows[0].row.unit
+    decimals = max(row.row.decimals for row in rows)
+    title = f"{source.title(metric)} per class" + ("" if unit == "dimensionless" else f", in {unit}")
+    return Table(
+        name=f"compare-{source.name}-{metric}".replace("_", "-"),
+        title=title,
+        caption=f"{title}: as published and as measured, mean over seeds; difference is measured minus published. "
+        f"{side.board.caption()}.",
+        corner="Method and class",
+        rows=[f"{source.methods[row.row.method]} {row.row.forget_class}" for row in rows],
+        groups=[""] * 6,
+        headers=["Published", "Measured", "Difference", "Verdict", "Reasons", "Notes"],
+        formats=[f".{decimals}f", f".{decimals}f", f"+.{decimals}f", "", "", ""],
+        values=[
+            [Value(row.row.value), _dash(row.measured), row.difference, Value(None, row.verdict),
+             Value(None, ", ".join(row.reasons)), _spell_marks(row.notes)]
+            for row in rows
+        ],
+        rules=_method_rules([row.row.method for row in rows]),
+    )  # fmt: skip
+
+
+def _dash(value: Value) -> Value:
+    return Value(None) if value.number is None else value
+
+
+def _method_rules(methods: Sequence[str]) -> tuple[int, ...]:
+    return tuple(k for k in range(1, len(methods)) if methods[k] != methods[k - 1])
+
+
+def reference_table(side: Side, twin: Side) -> Table:
+    """Return the metric by class under the right reference set and under the compatible one, beside the published.
+
+    Args:
+        side: the protocol with the right reference set.
+        twin: the same protocol with the reference set of the compatibility protocol.
+    """
+    source, facts = side.source, side.source.facts["reference_sets"]
+    odd, metric = facts["class"], facts["metric"]
+    rows, values, labels = [], [], []
+    classes = _classes(source)
+    for method, title in {**source.methods, **side.references}.items():
+        published = source.by_class(method, metric)
+        columns = [{c: Value(published.get(c)) for c in classes}]
+        columns += [{c: _dash(one.value(method, metric, c)) for c in classes} for one in (side, twin)]
+        gaps = [_from_mean(column, odd) for column in columns]
+        values += [[column[c] for column in (*columns, *gaps)] for c in classes]
+        values.append([*[_rank(column, odd) for column in columns], *[Value(None, "")] * 3])
+        rows += [f"{title} {c}" for c in classes] + [f"{title} rank of class {odd}"]
+        labels += [method] * (len(classes) + 1)
+    names = ["Published", side.cell.protocol, twin.cell.protocol]
+    decimals = max(row.decimals for row in source.metrics[metric])
+    return Table(
+        name=f"compare-{source.name}-reference",
+        title=facts["title"],
+        caption=f"{facts['text']}. Rank 1 is the lowest. {side.board.caption()}; beside it protocol "
+        f"{twin.cell.protocol}: reference {twin.board.records[-1].protocol.get('reference')}, records "
+        f"{twin.board.digest}.",
+        corner="Method and class",
+        rows=rows,
+        groups=[source.title(metric)] * 3 + [f"minus mean of all classes but {odd}:"] * 3,
+        headers=names * 2,
+        formats=[f".{decimals}f"] * 3 + [f"+.{decimals}f"] * 3,
+        values=values,
+        rules=_method_rules(labels),
+    )
+
+
+def _from_mean(column: Mapping[int, Value], odd: int) -> dict[int, Value]:
+    """Return each class's value minus the mean over all classes but the odd one; marked where some are missing."""
+    others = [value.number for c, value in column.items() if c != odd and value.number is not None]
+    expected = len(column.keys() - {odd})
+    return {
+        c: Value(None)
+        if value.number is None or not others
+        else Value(value.number - statistics.fmean(others), ok=len(others), expected=expected)
+        for c, value in column.items()
+    }
+
+
+def _rank(column: Mapping[int, Value], odd: int) -> Value:
+    numbers = {c: value.number for c, value in column.items() if value.number is not None}
+    if odd not in numbers or len(numbers) < 2:
+        return Value(None)
+    return Value(None, f"{1 + sum(number < numbers[odd] for number in numbers.values())} of {len(numbers)}")
+
+
+def comparison_tables(side: Side, twin: Side | None, rows: Sequence[Comparison]) -> list[Table]:
+    """Return every table of a comparison: claims, overview, the other reference set's, and each metric by class."""
+    references = [reference_table(side, twin)] if twin else []
+    return [claims_table(side), overview_table(side, rows), *references, *class_tables(side, rows)]
+
+
+def _texts(side: Side, twin: Side | None) -> dict[str, str]:
+    """Return page, tidy CSV and LaTeX of one board, by ending."""
+    rows = compare_rows(side)
+    tables = comparison_tables(side, twin, rows)
+    return {
+        "md": _page(side, tables, rows),
+        "csv": _tidy(side, rows),
+        "tex": "\n".join(to_latex(table) for table in tables),
+    }
+
+
+def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> str:
+    facts = side.source.facts
+    arxiv = facts["arxiv"]
+    lines = [
+        f"# Published beside measured: {facts['title']}",
+        f"What [arXiv:{arxiv}](https://arxiv.org/abs/{arxiv}) printed beside what these records hold. A number agrees "
+        f"or differs by the tolerance below; where dataset, protocol, features, reference set, device or settings are "
+        f"not the paper's, it is shown and not judged.",
+        *[to_markdown(table).rstrip() for table in tables],
+        "### What the claims depend on",
+        "\n".join(f"- {c['label']} ({' and '.join(c['depends_on'])}): {c['why']}." for c in facts["claims"]),
+        "### Why numbers are not comparable",
+        "\n".join(f"- {reason}: {escape_markdown(detail)}." for reason, detail in _legend(side, rows)) or "- all are.",
+        "### When a number agrees",
+        "\n".join(_tolerances(side.source)),
+        "### Notes on the printed numbers",
+        "\n".join(f"- [{number}] {note.text}" for number, note in enumerate(side.notes, start=1)),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _legend(side: Side, rows: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """Return (reason, details) pairs, reasons in the order they appear, each detail once."""
+    found: dict[tuple[str, str], None] = {}
+    for row in rows:
+        if row.verdict == "not comparable":
+            found |= dict.fromkeys(side.obstacles(row.row.method, row.row.metric, int(row.row.forget_class)).items())
+    order = list(dict.fromkeys(reason for reason, _ in found))
+    return sorted(found, key=lambda pair: (order.index(pair[0]), pair[1]))
+
+
+def _tolerances(source: Source) -> list[str]:
+    lines = []
+    for facts in source.facts["metrics"].values():
+        if tolerance := facts.get("tolerance"):
+            what = f"within {tolerance['absolute']:g}; " if "absolute" in tolerance else ""
+            lines.append(f"- {facts['title']}: {what}{tolerance['reason']}.")
+        if "factor" in facts:
+            lines.append(f"- {facts['title']}, as a ratio: within a factor of {facts['factor']}; "
+                         f"{facts['factor_reason']}.")  # fmt: skip
+    return lines
+
+
+def _tidy(side: Side, rows: Sequence[Comparison]) -> str:
+    """Return CSV, one line per method, class and metric; numbers in full, in the source's unit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["source", "dataset", "protocol", "method", "forget_class", "metric", "unit", "published", "measured",
+         "seeds", "difference", "verdict", "reasons", "notes"]
+    )  # fmt: skip
+    for item in rows:
+        row, seeds = item.row, item.measured.ok if item.measured.number is not None else 0
+        writer.writerow(
+            [side.source.name, side.cell.dataset, side.cell.protocol, row.method, row.forget_class, row.metric,
+             row.unit, row.text, item.measured.number, seeds, item.difference.number, item.verdict,
+             "; ".join(item.reasons), " ".join(map(str, item.notes))]
+        )  # fmt: skip
+    return text.getvalue()
+
+
+def _terminal(side: Side) -> str:
+    """Return claims and overview as plain text of at most 80 columns."""
+    claims, overview = claims_table(side), overview_table(side, compare_rows(side))
+    texts = [
+        tabulate(
+            [[label, *cells] for label, cells in zip(table.rows, body, strict=True)],
+            [table.corner.lower(), "published", "measured", last],
+            tablefmt="plain",
+            disable_numparse=True,
+        )
+        for table, last, body in (
+            (claims, "verdict", [[row[1], row[3], row[5]] for row in claims.texts()]),
+            (overview, "verdicts", [[row[1], row[2], "/".join(row[3:7])] for row in overview.texts()]),
+        )
+    ]
+    what = f"{side.source.name} beside {side.board.title}, {side.cell.protocol}"
+    lines = "\n\n".join([what, *texts, f"verdicts: {'/'.join(VERDICTS)} of classes"]).splitlines()
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,525 @@
+r"""LaTeX: tables for `\input`, and a two-page paper that shows them with the figures.
+
+A table needs the packages booktabs, graphicx, multirow and siunitx. Columns that are wider together than a page's text
+stand in several tabulars below each other, and rows that are higher together than a page in several floats, so that no
+letter has to shrink.
+"""
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from unlearnbench.errors import printable
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.environment import code_words, software_words
+from unlearnbench.report.data.values import MARK
+from unlearnbench.report.write.table import Table
+
+TEXT, COLUMN = 488.0, 240.0  # points: widths of a page's text and of one column of it, a little less than they are
+HIGH, LINE = 640.0, 9.6  # points: height of a page's text, of a line of a table
+SEP = 3.0  # points at each side of a column
+STUB, WORDS, LEAST = 150.0, 130.0, 32.0  # points: widest column of row names, of words; least where a header folds
+MOST_DIGITS = 16  # of a number that siunitx aligns
+LONG, MOST_HEADER = 24, 60  # letters of a word that may be divided, of a header
+NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+INTERVAL = re.compile(r"\[([^\s,\]]+), ([^\s,\]]+)\]")
+ABOUT = re.compile(r"Dataset: (.*?); protocol ([^:;]*)(: .*?); records ([0-9a-f]{12})", re.DOTALL)
+MEDIA_BOX = re.compile(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]")  # of a figure, in points
+LATEX_MARK = r"^{\dagger}"
+HEAD = r"""% An example of a paper with the tables and figures of a report, which `unlearnbench report` writes anew.
+\documentclass[10pt,twocolumn,letterpaper]{article}
+\usepackage[T1]{fontenc}
+\usepackage{lmodern}
+\usepackage[margin=0.7in]{geometry}
+\usepackage{booktabs,graphicx,multirow,siunitx} % what the tables need
+\graphicspath{{../figures/}}
+\renewcommand{\topfraction}{1}\renewcommand{\dbltopfraction}{1}\renewcommand{\textfraction}{0}
+\renewcommand{\floatpagefraction}{0.01}\renewcommand{\dblfloatpagefraction}{0.01}
+\setcounter{dbltopnumber}{9}\setcounter{totalnumber}{9}
+\makeatletter
+\setlength{\@fptop}{0pt}\setlength{\@dblfptop}{0pt}
+\newcommand{\figurecaption}[1]{\def\@captype{figure}\caption{#1}}
+\makeatother
+\sloppy
+\begin{document}
+"""
+LETTER = 9.6  # inches of a page that hold text
+FIRST, TITLE, WORDS_HIGH = (
+    ("samples", "samples-all", "pareto", "tradeoff"),
+    0.9,
+    2.6,
+)  # of the first page: teasers, inches
+TABLES = ("summary", "robustness", "efficiency", "uncertainty", "cost")
+ORDER = ("summary", "pareto", "robustness", "efficiency", "uncertainty", "samples", "relearning", "cost", "heatmaps")
+MOST_NOTES, MOST_LETTERS = 4, 240
+NOTE = (
+    r"\providecommand{\unlearnbenchnote}[1]"
+    r"{\par\smallskip\begin{minipage}{\linewidth}\scriptsize\raggedright #1\end{minipage}}"
+)
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # for texts narrower than two columns
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " ",
+    MARK: f"${LATEX_MARK}$",
+}  # fmt: skip
+
+
+class Place(NamedTuple):
+    """What stands in one cell: a number with what follows it, or no number and a word."""
+
+    number: str
+    rest: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as it is laid out: names of rows, columns below groups, and cells."""
+
+    corner: str
+    names: list[str]  # of the rows
+    groups: list[str]
+    headers: list[str]
+    cells: list[list[Place]]
+    rules: set[int]  # rows that a line precedes
+
+    @cached_property
+    def stub(self) -> float:
+        """The width of the column of names."""
+        return min(max(map(width_of, [self.corner, *self.names])), STUB)
+
+    @cached_property
+    def columns(self) -> list[list[Place]]:
+        """The cells of each column."""
+        return [[row[k] for row in self.cells] for k in range(len(self.headers))]
+
+    @cached_property
+    def widths(self) -> list[float]:
+        """The width of every other column, without the space beside it; no word of a header is wider."""
+        found = [
+            max(_content(column), min(max(width_of(header) / 2.2, LEAST), width_of(header), STUB), _widest_word(header))
+            for header, column in zip(self.headers, self.columns, strict=True)
+        ]
+        for run in _runs(self.groups):
+            lacking = _widest_word(self.groups[run[0]]) - sum(found[k] for k in run) - 2 * SEP * (len(run) - 1)
+            for k in run:
+                found[k] += max(lacking, 0.0) / len(run)
+        return found
+
+    def span(self, columns: Sequence[int]) -> float:
+        """Return the width of columns beside each other."""
+        return sum(self.widths[k] for k in columns) + 2 * SEP * (len(columns) - 1)
+
+    @cached_property
+    def high(self) -> float:
+        """Lines of a header, with the space of the rules."""
+        heads = [width_of(header) / width for header, width in zip(self.headers, self.widths, strict=True)]
+        above = [width_of(self.groups[run[0]]) / self.span(run) for run in _runs(self.groups) if self.groups[run[0]]]
+        return 1.7 + sum(max(map(_folds, some)) for some in (heads, above) if some)
+
+    def lines(self, row: int) -> int:
+        """Return how many lines a row takes."""
+        cells = [width_of(place.rest) / WORDS for place in self.cells[row] if not place.number]
+        return 1 + int(1.15 * max([width_of(self.names[row]) / STUB, *cells]))
+
+
+class Layout(NamedTuple):
+    """How a table stands on a page."""
+
+    sheet: Sheet
+    caption: str
+    note: str
+    spans: bool  # both columns of a page
+    full: bool  # tabulars of the text's width
+    floats: list[list[tuple[list[int], list[int]]]]  # (rows, columns) of each tabular
+
+    @property
+    def inches(self) -> float:
+        """The height of its floats together."""
+        sheet = self.sheet
+        lines = sum(sheet.high + sum(map(sheet.lines, rows)) for parts in self.floats for rows, _ in parts)
+        return ((lines - _room(self.caption, self.note, self.spans)) * LINE + HIGH) / 72
+
+
+def lay_out(table: Table) -> Layout:
+    """Return how a table stands on a page."""
+    sheet = _sheet(table)
+    blocks = _blocks(sheet)
+    caption, note = short_caption(table.full_caption())
+    spans = len(blocks) > 1 or sheet.stub + 2 * SEP + sum(sheet.widths[k] + 2 * SEP for k in blocks[0]) > COLUMN
+    floats = list(_floats(sheet, blocks, _room(caption, note, spans)))
+    return Layout(sheet, caption, note, spans, len(blocks) > 1, floats)
+
+
+def to_latex(table: Table) -> str:
+    r"""Return the table for `\input`, as floats of a page's width or of a column's, where that is enough.
+
+    Numbers are aligned at their points, with what stands behind them. The caption names the records; what else there is
+    to say stands in a note below, which `\newcommand{\unlearnbenchnote}[1]{}` leaves out.
+    """
+    sheet, caption, note, spans, full, parts = lay_out(table)
+    kind = "table*" if spans else "table"
+    floats = []
+    for number, tabulars in enumerate(parts):
+        first = not number
+        floats.append("\n".join([
+            f"\\begin{{{kind}}}[t]",
+            r"\centering\footnotesize",
+            rf"\setlength{{\tabcolsep}}{{{SEP:g}pt}}\sisetup{{detect-weight=true,mode=text}}",
+            *([] if first else [r"\addtocounter{table}{-1}"]),
+            f"\\caption{{{breakable(caption if first else f'Continued. {caption}')}}}",
+            *([f"\\label{{tab:{table.name}}}"] if first else []),
+            "\\par\\smallskip\n"
+            + "\n\\par\\medskip\n".join(f"{FIT}\n{_tabular(sheet, *one, full=full)}}}" for one in tabulars),
+            *([f"\\unlearnbenchnote{{{breakable(note)}}}"] if note and first else []),
+            f"\\end{{{kind}}}",
+        ]))  # fmt: skip
+    return "\n".join([NOTE, *floats]) + "\n"
+
+
+def _room(caption: str, note: str, spans: bool) -> float:
+    """Return how many lines of tabulars stand on a page beside caption and note."""
+    letters = 100 if spans else 46  # in a line of the caption; of the note half as many more
+    beside = 12.0 * (len(caption) / letters + 1) + (8.5 * (len(note) / letters / 1.5 + 1) if note else 0.0) + 20.0
+    return max((HIGH - beside) / LINE, 12.0)
+
+
+def short_caption(text: str) -> tuple[str, str]:
+    """Return a caption that names dataset, protocol and records, and a note of the rest that it says of them."""
+    found = ABOUT.search(text)
+    if found is None:
+        return text, ""
+    dataset, protocol, rest, digest = found.groups()
+    named = f"Dataset: {dataset}; protocol {protocol}; records {digest}"
+    return text[: found.start()] + named + text[found.end() :], f"Protocol {protocol}{rest}."
+
+
+def _sheet(table: Table) -> Sheet:
+    names: list[str] = []
+    rules: set[int] = set()
+    rows: list[list[Place]] = []
+    for index, (name, texts, values) in enumerate(zip(table.rows, table.parts(), table.values, strict=True)):
+        if index in table.rules:
+            rules.add(len(rows))
+        row = [_place(*text, value.number is not None, value.best) for text, value in zip(texts, values, strict=True)]
+        halves = _halves(row)
+        rows += halves
+        names += [name] * len(halves)
+    groups, headers = ([cut(text, MOST_HEADER) for text in texts] for texts in (table.groups, table.headers))
+    return Sheet(table.corner, names, groups, headers, rows, rules)
+
+
+def _runs(groups: Sequence[str]) -> list[list[int]]:
+    """Return the columns below each upper header; those without one stand alone."""
+    runs = itertools.groupby(enumerate(groups), lambda pair: pair[1] or pair[0])
+    return [[k for k, _ in run] for _, run in runs]
+
+
+def _folds(share: float) -> int:
+    """Return how many lines a text takes whose width is so many times its column's."""
+    return 1 if share <= 1 else 1 + int(1.15 * share)
+
+
+def _place(number: str, rest: str, is_number: bool, best: bool) -> Place:
+    """Return a cell; a number that siunitx cannot align is a word."""
+    if is_number:
+        number, _, spread = number.partition(" ± ")
+        rest = (f" ± {spread}" if spread else "") + rest
+        if NUMBER.fullmatch(number) and len(number) <= MOST_DIGITS:
+            return Place(number, rest, best)
+    return Place("", number + rest)
+
+
+def _halves(row: list[Place]) -> list[list[Place]]:
+    """Return a row of intervals as two rows, of lower and of upper ends, which need no more room than numbers."""
+    found = [INTERVAL.fullmatch(place.rest) for place in row]
+    if not any(found) or any(one is None and place.rest != "-" for one, place in zip(found, row, strict=True)):
+        return [row]
+    return [[place if one is None else _place(one[end], "", True, False)
+             for one, place in zip(found, row, strict=True)] for end in (1, 2)]  # fmt: skip
+
+
+def width_of(text: str) -> float:
+    """Return about how wide a text is at 8 points, rather too much."""
+    narrow, wide, signs = "iljtf.,:;'!|()[] ", "mwMWQ%@&", "<>~+=#^±↓↑"
+    return sum(2.9 if c in narrow else 8.2 if c in wide else 6.7 if c.isupper() or c in signs else 4.5 for c in text)
+
+
+def _widest_word(header: str) -> float:
+    return 1.1 * max(width_of(word[:LONG]) for word in header.split() or [""])
+
+
+def _content(column: Sequence[Place]) -> float:
+    """Return the width of a column's cells."""
+    words = max((width_of(place.rest) for place in column if not place.number), default=0.0)
+    if not any(place.number for place in column):
+        return min(words, WORDS)
+    whole, decimals = _digits(column)
+    bold = 1.16 if any(place.best for place in column) else 1.0
+    numbers = bold * (4.3 * (len(whole) + len(decimals)) + 2.5)
+    return max(numbers + width_of(_longest(column)), min(words, WORDS))
+
+
+def _digits(column: Sequence[Place]) -> tuple[str, str]:
+    """Return the longest whole part of a column's numbers, with its sign, and the longest decimals."""
+    parts = [place.number.lstrip("+-").partition(".") for place in column if place.number]
+    signs = {place.number[0] for place in column if place.number} & set("+-")
+    sign = "+" if "+" in signs else "-" if signs else ""
+    return sign + max((whole for whole, _, _ in parts), key=len), max((rest for _, _, rest in parts), key=len)
+
+
+def _longest(column: Sequence[Place]) -> str:
+    return max((place.rest for place in column if place.number), key=width_of)
+
+
+def _blocks(sheet: Sheet) -> list[list[int]]:
+    """Return the columns of each tabular: groups stay together, tabulars are about equally wide."""
+    widths = [width + 2 * SEP for width in sheet.widths]
+    room = TEXT - sheet.stub - 2 * SEP
+    units: list[list[int]] = []
+    for unit in _runs(sheet.groups):
+        units += [unit] if sum(widths[k] for k in unit) <= room else [[k] for k in unit]
+    most = len(_filled(units, widths, room))
+    limit = sum(widths) / max(most, 1)
+    while len(found := _filled(units, widths, min(limit, room))) > most:
+        limit *= 1.04
+    return found or [[]]
+
+
+def _filled(units: Sequence[Sequence[int]], widths: Sequence[float], room: float) -> list[list[int]]:
+    blocks: list[list[int]] = []
+    left = 0.0
+    for unit in units:
+        need = sum(widths[k] for k in unit)
+        if not blocks or need > left:
+            blocks.append([])
+            left = room
+        blocks[-1] += unit
+        left -= need
+    return blocks
+
+
+def _floats(sheet: Sheet, blocks: Sequence[Sequence[int]], room: float) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """Yield the (rows, columns) of the tabulars of each float, none of more lines than there is room for."""
+    chunks: list[list[int]] = [[]]
+    lines = sheet.high
+    for row in range(len(sheet.names)):
+        lines += sheet.lines(row)
+        if lines > room and chunks[-1]:
+            chunks.append([])
+            lines = sheet.high + sheet.lines(row)
+        chunks[-1].append(row)
+    parts: list[tuple[list[int], list[int]]] = []
+    used = 0.0
+    for chunk, block in itertools.product(chunks, blocks):
+        need = sum(sheet.lines(row) for row in chunk) + sheet.high
+        if parts and (used + need > room or parts[-1][0] != chunk):
+            yield parts
+            parts, used = [], 0.0
+        parts.append((chunk, list(block)))
+        used += need
+    yield parts
+
+
+def _tabular(sheet: Sheet, rows: Sequence[int], columns: Sequence[int], *, full: bool) -> str:
+    """Return one tabular of some rows and columns; of the text's width if it is one of several."""
+    stub = "l" if sheet.stub < STUB else _wrapped(STUB)
+    form = f"{stub}{''.join(_column(sheet.columns[k]) for k in columns)}"
+    begin = r"\begin{tabular*}{\linewidth}{@{\extracolsep{\fill}}" if full else r"\begin{tabular}{"
+    lines = [f"{begin}{form}}}", r"\toprule", *_header(sheet, columns), r"\midrule"]
+    names = [sheet.names[row] for row in rows]
+    for place, row in enumerate(rows):
+        if row in sheet.rules and place:
+            lines.append(r"\midrule")
+        cells = [_cell(sheet.cells[row][k], sheet.columns[k]) for k in columns]
+        lines.append(" & ".join([_name(names, place), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular*}" if full else r"\end{tabular}"])
+
+
+def _header(sheet: Sheet, columns: Sequence[int]) -> list[str]:
+    """Return the rows of headers, the corner beside both."""
+    lines = []
+    groups, corner = [sheet.groups[k] for k in columns], breakable(sheet.corner)
+    if any(groups):
+        cells, rules, at = [""], [], 2
+        for run in _runs(groups):
+            group, width = groups[run[0]], sheet.span([columns[k] for k in run])
+            head = rf"\multicolumn{{{len(run)}}}{{c}}{{{_folded(group, width)}}}"
+            cells.append(head if group else "")
+            rules += [rf"\cmidrule(lr){{{at}-{at + len(run) - 1}}}"] if group else []
+            at += len(run)
+        lines = [" & ".join(cells) + r" \\", "".join(rules)]
+        corner = rf"\multirow{{-2}}{{*}}{{{corner}}}"
+    heads = [f"{{{_folded(sheet.headers[k], sheet.widths[k])}}}" for k in columns]
+    return [*lines, " & ".join([corner, *heads]) + r" \\"]
+
+
+def _folded(text: str, width: float) -> str:
+    """Return a header, in several lines where it is wider than its columns."""
+    inside = breakable(text)
+    return rf"\parbox[b]{{{width:.0f}pt}}{{\centering {inside}}}" if width_of(text) > width else inside
+
+
+def _name(names: Sequence[str], place: int) -> str:
+    """Return a row's name; one that several rows share stands once beside them, if it fits a line."""
+    name = names[place]
+    guard = "{}" if name.lstrip()[:1] in ("[", "*") else ""  # which the line end above would take for its own
+    size = len(list(itertools.takewhile(lambda other: other == name, names[place:])))
+    if width_of(name) > STUB:
+        return guard + breakable(name)
+    if place and names[place - 1] == name:
+        return ""
+    return rf"\multirow[t]{{{size}}}{{*}}{{{breakable(name)}}}" if size > 1 else guard + breakable(name)
+
+
+def _wrapped(width: float) -> str:
+    return rf">{{\raggedright\arraybackslash}}p{{{width:.0f}pt}}"
+
+
+def _column(column: Sequence[Place]) -> str:
+    """Return siunitx's S with room for what stands behind numbers, or a column of words."""
+    if not any(place.number for place in column):
+        widest = max((width_of(place.rest) for place in column), default=0.0)
+        return _wrapped(WORDS) if widest > WORDS else "r" if widest < 24 else "l"
+    whole, decimals = _digits(column)
+    sign, digits = ("", whole) if whole[0].isdigit() else (whole[0], whole[1:])
+    options = f"table-format={sign}{len(digits)}.{len(decimals)}"
+    if sign == "+":
+        options += ",retain-explicit-plus"
+    if behind := _longest(column):
+        options += f",table-space-text-post={{\\mdseries{{}}{_behind(behind)}}},table-number-alignment=left"
+    return f"S[{options}]"
+
+
+def _cell(place: Place, column: Sequence[Place]) -> str:
+    """Return a cell: a number for siunitx with what follows it in braces, or a word."""
+    if not place.number:
+        word = breakable(place.rest)
+        if not any(one.number for one in column):
+            return word
+        return f"{{{word}}}" if width_of(place.rest) <= WORDS else rf"{{\parbox[t]{{{WORDS:.0f}pt}}{{{word}}}}}"
+    behind = _behind(place.rest)
+    if place.best:
+        return rf"\bfseries {place.number}" + (rf"{{\mdseries{{}}{behind}}}" if behind else "")
+    return place.number + (f"{{{behind}}}" if behind else "")
+
+
+def _behind(rest: str) -> str:
+    return escape_latex(rest).replace("-", "$-$")
+
+
+def size_of(pdf: bytes) -> tuple[float, float] | None:
+    """Return width and height of a figure in inches."""
+    box = MEDIA_BOX.search(pdf)
+    return None if box is None else (float(box[1]) / 72, float(box[2]) / 72)
+
+
+def paper(
+    board: Board, tables: Sequence[Table], sizes: Mapping[str, tuple[float, float]], words: Mapping[str, str]
+) -> str:
+    """Return `main.tex` of a two-page paper: figures on the first page, tables on the second, and what else fits.
+
+    Args:
+        board: what it shows.
+        tables: those in the folder `../tables`.
+        sizes: {name: width and height in inches} of the figures in the folder `../figures`.
+        words: {name: caption} of the figures.
+    """
+    column = [n for n in ("tradeoff", "phases") if n in sizes and sizes[n][0] < 3.6]
+    below = 4.0 if column else WORDS_HIGH
+    teaser = next((n for n in FIRST if n in sizes and n not in column and sizes[n][1] < LETTER - TITLE - below), None)
+    room = LETTER - TITLE - (sizes[teaser][1] + 0.5 if teaser else 0.0)
+    column = [n for n, most in zip(column, (room, room - WORDS_HIGH), strict=False) if sizes[n][1] + 0.5 < most]
+    spanning = _second_page(tables, sizes, words, {teaser, *column})
+    few = [lay_out(table) for table in tables if table.name == TABLES[0]]
+    alone = not spanning or not few[0].spans  # tables of one column's width, which float to no page of their own
+    return "\n".join([
+        HEAD + _front(board, teaser, words),
+        *[_figure(name, words[name], "figure") for name in column],
+        *([] if alone else spanning),
+        *_about(board, tables),
+        r"\clearpage",
+        *([r"The table of the report.", rf"\input{{../tables/{TABLES[0]}}}"] if alone else []),
+        r"\end{document}",
+    ]) + "\n"  # fmt: skip
+
+
+def _second_page(
+    tables: Sequence[Table], sizes: Mapping[str, tuple[float, float]], words: Mapping[str, str], used: Set[str | None]
+) -> list[str]:
+    """Return the tables and figures over both columns that one page holds, the main table first."""
+    chosen, left = [], LETTER
+    by_name = {table.name: table for table in tables}
+    for name in ORDER:
+        if name in TABLES and name in by_name:
+            layout = lay_out(by_name[name])
+            high = layout.inches if layout.spans and len(layout.floats) == 1 else LETTER + 1
+            text = rf"\input{{../tables/{name}}}"
+        elif name in sizes and name not in used:
+            high, text = sizes[name][1] + 0.8, _figure(name, words[name], "figure*")
+        else:
+            continue
+        if high <= left:
+            chosen.append(text)
+            left -= high
+    return chosen
+
+
+def _front(board: Board, teaser: str | None, words: Mapping[str, str]) -> str:
+    """Return the title over both columns, with a figure below it."""
+    title = rf"{{\Large\bfseries Class unlearning: {breakable(cut(board.title))}\par}}"
+    shown = []
+    if teaser is not None:
+        caption = rf"\figurecaption{{{breakable(words[teaser])}}}"
+        shown = [rf"\medskip\includegraphics{{{teaser}}}", caption, rf"\label{{fig:{teaser}}}"]
+    return "\n".join([r"\twocolumn[{%", r"\centering", title, *shown, r"\bigskip}]"])
+
+
+def _figure(name: str, words: str, kind: str) -> str:
+    return "\n".join([
+        rf"\begin{{{kind}}}[!t]", r"\centering", rf"\includegraphics{{{name}}}", rf"\caption{{{breakable(words)}}}",
+        rf"\label{{fig:{name}}}", rf"\end{{{kind}}}",
+    ])  # fmt: skip
+
+
+def _about(board: Board, tables: Sequence[Table]) -> list[str]:
+    """Return paragraphs on what was run, what the report says of it, and what else lies in its folder."""
+    failed = sum(record.status != "ok" for record in board.rows)
+    rows = cut(", ".join(cut(variant.label, 60) for variant in board.variants), 2 * MOST_LETTERS)
+    parts = [
+        f"Rows: {rows}. Forget classes: {len(board.targets)}. Seeds: "
+        f"{len(board.replicates)}. Cells: {len(board.rows)}, without numbers: {failed}. Device: "
+        f"{cut(board.device_words, 60)}; {cut(software_words(board.records), 120)}; commit "
+        f"{cut(code_words(board.records), 160)}.",
+        *[cut(note) for note in board.notes[:MOST_NOTES]],
+        f"Every number follows from the records {board.digest}, which each caption names: unlearnbench verify checks a "
+        f"table against them.",
+        f"Other tables of the report stand beside these: {', '.join(table.name for table in tables)}.",
+    ]
+    return ["\n\n".join(map(breakable, parts))]
+
+
+def cut(text: str, most: int = MOST_LETTERS) -> str:
+    """Return a text of at most so many letters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def escape_latex(text: object) -> str:
+    """Return text that LaTeX prints as it stands; characters pdflatex cannot print become a question mark."""
+    return "".join(_LATEX.get(c, c if 31 < ord(c) < 127 else _to_ascii(c)) for c in printable(str(text)))
+
+
+def _to_ascii(character: str) -> str:
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return "".join(_LATEX.get(c, c) for c in plain) or "?"
+
+
+def breakable(text: str) -> str:
+    """Return text for LaTeX whose long words may be divided anywhere, so that none sticks out."""
+    parts = [re.findall(r"..?", word) if len(word) > LONG else [word] for word in re.split(r"(\s+)", text)]
+    return "".join(r"\-".join(map(escape_latex, part)) for part in parts)

@@ -1,0 +1,437 @@
+"""A run: every cell of a plan in a process of its own, recorded as soon as it ends."""
+
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from rich.console import Console
+
+from unlearnbench.datasets import Dataset
+from unlearnbench.errors import UsageError, plural, spell_error
+from unlearnbench.models.saved import settle, staging
+from unlearnbench.plugins.spec import MethodSpec
+from unlearnbench.run.plan import Plan, Selection, select
+from unlearnbench.run.progress import Display, Task
+from unlearnbench.run.scheduling import Beside, Turns, device_lock
+from unlearnbench.run.workers import STOPPING, Outcome, Turn, Workers
+from unlearnbench.store.cell import Cell, Controls, Rerun, Scalar
+from unlearnbench.store.provenance import software_provenance
+from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model
+from unlearnbench.store.scratch import remove
+
+WEAK = "If the base model is too weak: train it longer (--base-steps), use more images, or give one with --base."
+STOP_HINT = " --stop-if-weak ends a run here."
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended; `failed` are the cells without a result, of this run or kept from an earlier one."""
+
+    ran: int
+    kept: int
+    failed: list[Record]
+    interrupted: bool
+    out_of_time: bool = False  # by --minutes
+    lost: Sequence[str] = ()  # cells whose records were there, and are no longer
+    weak: bool = False  # it ended because of a weak base model (--stop-if-weak)
+
+
+class OutOfTime(KeyboardInterrupt):
+    """The run's own time is up: it stops as it does on Ctrl-C."""
+
+
+class Stopped(Exception):
+    """The run was stopped, so a cell in progress is."""
+
+
+class Interruption:
+    """Whether a run is being stopped: its first cause does that, a second Ctrl-C meanwhile changes nothing."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def begin(self, cause: KeyboardInterrupt) -> None:
+        """Raise the cause, if it is the first."""
+        if not self._begun:
+            self._begun = True
+            raise cause
+
+
+class WeakBase(Exception):
+    """The untouched model fails its own checks, and the user wants no further cell then."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A device of a run, and the turns of the cells on it."""
+
+    number: int
+    found: Mapping[str, Any]  # the device, as `runner.identify_all` returns it
+    turns: Turns = field(default_factory=Turns)
+
+
+class Benchmark:
+    """Runs a plan: one process per cell, one record per cell, written by this process alone.
+
+    Cells wait in one queue, from which each device of the run takes the next one.
+    """
+
+    def __init__(
+        self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
+        cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None, minutes: float | None = None,
+        repeats: int = 1, jobs: int = 1, controls: Controls = "first", models: Path | None = None,
+        stop_if_weak: bool = False, devices: str = "",
+    ) -> None:  # fmt: skip
+        """Prepare a run.
+
+        Args:
+            plan: the cells.
+            workers: start the processes.
+            store: takes the records.
+            console: shows progress.
+            cache: folder of artifacts.
+            device: as the user named it.
+            plugin_files: files given with --plugin.
+            timeout: seconds a cell may take, None for no limit.
+            minutes: after which the run stops, None for no limit.
+            repeats: how often each cell's unlearning is timed.
+            jobs: cells at once on one device; only one of them is timed at a time, and then nothing else runs.
+            controls: as the plan has them; where only the first class is checked, records of another one will do.
+            models: folder that takes the unlearned models, None for none.
+            stop_if_weak: end the run when the base model turns out to be too weak.
+            devices: several, as the user named them; then `device` counts for nothing, and `jobs` is 1.
+        """
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._plan, self._workers, self._store, self._console = plan, workers, store, console
+        self._cache, self._plugin_files, self._timeout = cache, tuple(plugin_files), timeout
+        self._devices, self._beside = (device, devices), Beside()
+        self._repeats, self._jobs, self._controls = repeats, jobs, controls
+        self._models = None if models is None else models.absolute()
+        self._software = software_provenance()
+        self._stop = threading.Event()
+        self._stop_reason, self._interruption = "the run was stopped", Interruption()
+        self._further: Mapping[str, list[str]] = {}  # cell id -> metrics that its last record has
+        self._stop_if_weak, self._weak = stop_if_weak, False
+
+    def run(self, rerun: Rerun) -> Summary:
+        """Run what the rerun policy asks for and return how it went."""
+        with _signals_as_interrupt(self._interruption), Display(self._console) as display:
+            try:
+                found = _expect(self._workers.run("unlearnbench.run.cell:identify_all", *self._devices))
+                self._plan.dataset.check_device(found[0]["identity"]["type"])
+                lanes = [Lane(number, device) for number, device in enumerate(found)]
+                identities = [device["identity"] for device in found]
+                with device_lock(identities, lambda holder: self._wait_for_device(display, holder), display.warn):
+                    return self._run(rerun, lanes, display)
+            except KeyboardInterrupt as stop:  # before any cell began
+                return Summary(0, 0, [], interrupted=True, out_of_time=isinstance(stop, OutOfTime))
+
+    def _run(self, rerun: Rerun, lanes: Sequence[Lane], display: Display) -> Summary:
+        """Run the cells; the devices are ours, and of one model."""
+        for warning in self._plan.warnings:
+            display.warn(warning)
+        selection = self._select(rerun, device_model(lanes[0].found["identity"]), display)
+        todo, failed, self._further = selection.todo, selection.failed, selection.further
+        kept = len(self._plan.cells) - len(todo)
+        stop: BaseException | None = None
+        ran: list[Record] = []
+        try:
+            for record in selection.kept:
+                self._check_base(record, display)
+            self._end_if_weak()
+            if todo:
+                self._prepare(todo, display, lanes[0].found)
+            display.expect([cell.method for cell in todo])
+            self._run_cells(todo, lanes, display, ran)
+        except (KeyboardInterrupt, WeakBase) as error:
+            stop = error
+        failed += [record for record in ran if record.status != "ok"]
+        return Summary(
+            len(ran), kept, failed, interrupted=isinstance(stop, KeyboardInterrupt),
+            out_of_time=isinstance(stop, OutOfTime), lost=self._lost([*selection.kept, *ran]),
+            weak=isinstance(stop, WeakBase),
+        )  # fmt: skip
+
+    def _lost(self, records: Sequence[Record]) -> list[str]:
+        """Return the cells of records that were in the folder during this run, and that somebody took away since."""
+        there = {record.cell.id for record in self._store.read().records}
+        return [record.cell.id for record in records if record.cell.id not in there]
+
+    def _run_cells(self, todo: Sequence[Cell], lanes: Sequence[Lane], display: Display, ran: list[Record]) -> None:
+        """Run cells, on each device so many at once as there are jobs, and add the record of each to `ran`."""
+        free: SimpleQueue[Lane] = SimpleQueue()
+        places = [lane for lane in lanes for _ in range(self._jobs)]
+        for lane in places:
+            free.put(lane)
+        with ThreadPoolExecutor(len(places)) as pool:
+            futures: set[Future[Record]] = set()
+            try:
+                for number, cell in enumerate(todo):
+                    futures.add(pool.submit(self._run_next, number, cell, free, display))
+                while futures:
+                    done, futures = wait(futures, timeout=0.2, return_when="FIRST_COMPLETED")
+                    ran += [future.result() for future in done if not isinstance(future.exception(), Stopped)]
+                    self._end_if_weak()
+                    display.tick()
+                    self._check_time()
+            except BaseException as error:
+                self._stop_reason = str(error) or self._stop_reason
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                ended = [future for future in futures if not future.cancelled() and future.exception() is None]
+                ran += [future.result() for future in ended]
+                raise
+
+    def _check_time(self) -> None:
+        """Stop the run when its time is up."""
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self._interruption.begin(OutOfTime("the run's time was up (--minutes)"))
+
+    def _wait_for_device(self, display: Display, holder: str) -> None:
+        display.wait("wait for the device", holder)
+        self._check_time()
+
+    def _select(self, rerun: Rerun, device: DeviceModel, display: Display) -> Selection:
+        """Return the cells to run, after saying which records could not be read and how many are kept."""
+        reading = self._store.read()
+        for problem in reading.problems:
+            display.warn(problem)
+        found = select(
+            self._plan, reading.records, rerun, device, repeats=self._repeats, models=self._models,
+            controls=self._controls,
+        )  # fmt: skip
+        every = len(self._plan.cells)
+        if kept := every - len(found.todo):
+            display.say(
+                f"{kept} of {plural(every, 'cell')} {'is' if every == 1 else 'are'} recorded in {self._store.root} "
+                f"already (--rerun always measures them again)"
+            )
+        return found
+
+    def _prepare(self, todo: Sequence[Cell], display: Display, found: Mapping[str, Any]) -> None:
+        """Make base model and judges in a process of their own, so that no cell pays for them."""
+        needs = [need for spec in self._plan.metrics for need in spec.needs]
+        base_seeds = sorted({cell.base_seed for cell in todo})
+        with display.task(f"{self._plan.dataset.name}: base model and judges", announce=True) as task:
+
+            def tick() -> None:
+                display.tick()
+                self._check_time()
+
+            outcome = self._workers.run(
+                "unlearnbench.run.cell:prepare_dataset", self._plan.dataset, needs, base_seeds, self._cache,
+                found, on_progress=task.progress, on_warning=display.warn, on_tick=tick,
+            )  # fmt: skip
+        _expect(outcome)
+
+    def _run_next(self, number: int, cell: Cell, free: SimpleQueue[Lane], display: Display) -> Record:
+        """Run a cell on a free device; in a thread of its own, of which there are as many as places on devices."""
+        lane = free.get()
+        try:
+            return self._run_cell(number, cell, lane, display)
+        finally:
+            free.put(lane)
+
+    def _run_cell(self, number: int, cell: Cell, lane: Lane, display: Display) -> Record:
+        """Run a cell and record how it ended.
+
+        Raises:
+            Stopped: the run was stopped meanwhile; that is recorded too.
+        """
+        if self._stop.is_set():
+            raise Stopped
+        found = lane.found
+        started_utc, started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
+        where = f" on {found['name']}" if found["of"] > 1 else ""
+        with display.task(f"{self._label(cell)}{where}") as task:
+            try:
+                outcome = self._measure(number, cell, lane, display, task)
+            except Stopped:
+                outcome = Outcome("interrupted", reason=self._stop_reason)
+                self._append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
+                raise
+            finally:
+                lane.turns.leave(number)
+            seconds = time.monotonic() - started
+            record = self._record(cell, outcome, found, started_utc, seconds)
+            try:
+                self._append(record)
+            except (ValueError, TypeError, RecursionError, OverflowError) as error:  # a plugin put something odd in it
+                outcome = Outcome("failed", reason=f"what it measured cannot be recorded: {spell_error(error)}")
+                record = self._record(cell, outcome, found, started_utc, seconds)
+                self._append(record)
+            verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
+            display.finish(task, cell.method, seconds, verdict)
+            self._check_base(record, display)
+        return record
+
+    def _check_base(self, record: Record, display: Display) -> None:
+        """Say so at once where a record of the untouched model fails the suite's checks, as the report will."""
+        if record.status != "ok" or record.method.get("role") != "reference":
+            return
+        from unlearnbench.report.data.board import Board
+        from unlearnbench.report.tables.controls import DISTRUST, alarms
+
+        found = alarms(Board([record], {}))
+        if found and not self._weak:
+            display.say(f"{DISTRUST} {WEAK}{'' if self._stop_if_weak else STOP_HINT}")
+        for alarm in found:
+            display.say(f"- {alarm}")
+        self._weak |= bool(found)
+        if self._weak and self._stop_if_weak:
+            self._stop.set()
+
+    def _end_if_weak(self) -> None:
+        if self._weak and self._stop_if_weak:
+            raise WeakBase("the base model is too weak (--stop-if-weak)")
+
+    def _append(self, record: Record) -> None:
+        """Record a cell, then put its model to its place."""
+        self._store.append(record)
+        if (models := self._models_of(record.cell)) is not None:
+            settle(models, record)
+
+    def _models_of(self, cell: Cell) -> Path | None:
+        """Return the folder that a cell's model goes to: an untouched model or a sham is nothing to keep."""
+        return self._models if self._plan.unlearns(cell) else None
+
+    def _measure(self, number: int, cell: Cell, lane: Lane, display: Display, task: Task) -> Outcome:
+        """Run a cell in a process of its own."""
+
+        def check_stop() -> None:
+            if self._stop.is_set():
+                raise Stopped
+
+        def take_turn(kind: Turn) -> int:
+            return lane.turns.take(number, kind, check_stop)
+
+        def most_beside() -> int:
+            return self._beside.most(lane.number)
+
+        metrics = [spec.name for spec in self._plan.metrics_of(cell)]
+        metrics += [name for name in self._further.get(cell.id, ()) if name not in metrics]
+        models = self._models_of(cell)
+        staged = None if models is None else staging(models, cell)
+        try:
+            with self._beside.working(lane.number):
+                return self._workers.run(
+                    "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache,
+                    lane.found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress,
+                    on_tick=check_stop, on_turn=take_turn, on_beside=most_beside, on_warning=display.warn,
+                )  # fmt: skip
+        except UsageError:  # it ends the run
+            if staged is not None:
+                remove(staged)
+            raise
+
+    def _label(self, cell: Cell) -> str:
+        changed = ", ".join(f"{name}={value}" for name, value in self._plan.overrides[cell.id].items())
+        seed = f", seed {cell.seeds.label}" if len({c.seeds for c in self._plan.cells}) > 1 else ""
+        names = [self._plan.dataset.class_names[c] for c in cell.forget_classes]
+        named = "" if names == list(map(str, cell.forget_classes)) else f" {'+'.join(names)}"
+        return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.target.label}{named}{seed}"
+
+    def _record(
+        self, cell: Cell, outcome: Outcome, found: Mapping[str, Any], started_utc: str, seconds: float
+    ) -> Record:
+        spec, dataset = self._plan.methods[cell.method], self._plan.dataset
+        measured = dict(outcome.value or {})
+        source_hash = measured.pop("method_source_hash", self._plan.source_hashes[f"method:{cell.method}"])
+        if "outside" in measured:  # what the cell's process did not see: its own start and end
+            seen = measured.pop("seconds_seen")
+            measured["outside"] = {"start": max(seconds - seen, 0.0), **measured["outside"]}
+        return Record(
+            cell=cell,
+            method={
+                "title": spec.title, "paper": spec.paper, "role": spec.role, "overrides": self._plan.overrides[cell.id],
+                "changed": _changed(spec, cell), "source_hash": source_hash, "truth": dict(spec.truth),
+            },
+            status=outcome.status,
+            reason=outcome.reason,
+            traceback=outcome.traceback,
+            wall_seconds=seconds,
+            protocol=dataset.protocol.to_json(),
+            dataset=dataset.to_json(),
+            provenance={**self._software, "device": found["identity"], "started_utc": started_utc},
+            **measured,
+        )  # fmt: skip
+
+
+def train_base(
+    workers: Workers, dataset: Dataset, console: Console, *, cache: Path, device: str, out: Path
+) -> list[tuple[int, float]] | None:
+    """Train a dataset's base model in a process of its own and write it to `out`.
+
+    Returns:
+        The loss curve, (step, loss per pixel); None when it was stopped.
+    """
+    with _signals_as_interrupt(Interruption()), Display(console) as display:
+        try:
+            found = _expect(workers.run("unlearnbench.run.cell:identify", device))
+            with (
+                device_lock([found["identity"]], partial(display.wait, "wait for the device"), display.warn),
+                display.task(f"{dataset.name}: base model", announce=True) as task,
+            ):
+                outcome = workers.run(
+                    "unlearnbench.run.cell:train_base", dataset, cache, found["device"], out,
+                    on_progress=task.progress, on_warning=display.warn, on_tick=display.tick,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            return None
+    losses: list[tuple[int, float]] = _expect(outcome)
+    return losses
+
+
+def _expect(outcome: Outcome) -> Any:
+    """Return the value of a job that nothing can do without."""
+    if outcome.status != "ok":
+        places = re.findall(r'File "(.+)", line (\d+), in ', outcome.traceback or "")
+        place = f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
+        raise UsageError(f"the run cannot start: {outcome.reason}{place}")
+    return outcome.value
+
+
+def _changed(spec: MethodSpec, cell: Cell) -> dict[str, list[Scalar]]:
+    """Return {setting: [default, value]} of the settings that are not the method's own."""
+    return {name: [spec.defaults[name], value] for name, value in cell.settings.items() if value != spec.defaults[name]}
+
+
+def _headline(record: Record) -> str:
+    values = [
+        f"{entry['title']} {entry['value']:{entry['format']}}{'%' if entry['unit'] == '%' else ''}"
+        if entry["value"] is not None
+        else f"{entry['title']} not measurable"
+        for entry in record.metrics.values()
+        if entry["headline"]
+    ]
+    return f"ok ({', '.join(values)})" if values else "ok"
+
+
+@contextmanager
+def _signals_as_interrupt(interruption: Interruption) -> Iterator[None]:
+    """Let a signal that would end the run stop it well: the finished cells stay, the running one is `interrupted`.
+
+    What is ignored already (SIGHUP after nohup, SIGINT in a script's background) stays so.
+    """
+
+    def interrupt(number: int, _: Any) -> None:
+        interruption.begin(KeyboardInterrupt(f"the run was stopped by {signal.Signals(number).name}"))
+
+    kept = {number: signal.getsignal(number) for number in STOPPING}
+    heard = {number: handler for number, handler in kept.items() if handler not in (signal.SIG_IGN, None)}
+    for number in heard:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)

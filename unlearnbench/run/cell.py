@@ -1,0 +1,414 @@
+"""One cell, in a process of its own: unlearn, sample, judge, and say what it took."""
+
+import base64
+import copy
+import io
+import os
+import statistics
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from unlearnbench.cost.meter import Meter, compiling_is_warmup
+from unlearnbench.datasets import Dataset
+from unlearnbench.errors import PluginError, UsageError
+from unlearnbench.judges.judges import through
+from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
+from unlearnbench.measure.prepared import Prepared, prepare, prepare_base
+from unlearnbench.models.checkpoints import write_checkpoint
+from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, sample, to_float
+from unlearnbench.models.flops import known_flops
+from unlearnbench.models.networks import build_unet, frozen, is_plain
+from unlearnbench.models.saved import stage
+from unlearnbench.models.training import global_rng_kept, trainable_copy
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.spec import MethodSpec
+from unlearnbench.run.devices import check_alike, named_devices
+from unlearnbench.run.global_state import REMEDY, GlobalState
+from unlearnbench.run.workers import Line, Progress, Turn
+from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.hashing import digest
+from unlearnbench.store.provenance import available_cores, cpu_identity, device_identity, device_key
+from unlearnbench.unlearn.context import HARNESS_DIGEST, Context, Counts, Harness, Rehearsal
+
+STRIP_IMAGES = 8  # images kept in a record, per strip
+WARMUP_IMAGES = 2  # where a kernel's first use costs the same for any number; on CUDA a training batch
+
+
+def identify(device: str, progress: Progress | None = None) -> dict[str, Any]:
+    """Return {"name", "device", "identity", "of"} of the device that `auto`, `cpu`, `cuda`, ... stands for here.
+
+    `of` is how many devices the run has.
+
+    Raises:
+        UsageError: torch cannot use it.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"torch sees no CUDA device here, so not {device!r}: try --device cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"torch cannot use the device {device!r} ({reason}): try --device cpu") from error
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", torch.cuda.current_device())
+    if chosen.type == "cpu":
+        chosen = torch.device("cpu")  # cpu:0 is no other device
+    return {"name": str(chosen), "device": str(chosen), "identity": device_identity(str(chosen)), "of": 1}
+
+
+def identify_all(device: str, devices: str, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Return what `identify` does, of each device of a run.
+
+    Args:
+        device: as `identify` takes it; not looked at where there are several.
+        devices: as --devices names them, empty for the one.
+        progress: shows nothing.
+
+    Raises:
+        UsageError: torch cannot use one, or they are not of one model.
+    """
+    if not devices:
+        return [identify(device)]
+    names = named_devices(devices, torch.cuda.device_count())
+    found: list[dict[str, Any]] = [
+        {"name": name, "device": "cpu", "identity": cpu_identity(cores)} if cores else identify(name)
+        for name, cores in names.items()
+    ]
+    check_alike(found)
+    return [{**each, "of": len(found)} for each in found]
+
+
+def occupy(found: Mapping[str, Any]) -> torch.device:
+    """Bind this process to its device, before it starts a thread: to its cores, if it has some; return the device.
+
+    CUDA_VISIBLE_DEVICES is left as the user set it, so that a GPU has one number everywhere: in the command, in
+    messages and in plugins. Cells on several GPUs divide torch's threads, and no sets of cores, since the numbers of
+    cores do not say which are near which GPU, or are two halves of one.
+    """
+    device, threads = torch.device(found["device"]), torch.get_num_threads()
+    if cores := found["identity"].get("cores"):
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(min(threads, len(cores)))
+    elif found["of"] > 1:
+        torch.set_num_threads(max(1, threads // found["of"]))
+    return device
+
+
+def make_current(device: torch.device) -> None:
+    """Make a GPU what `cuda` means in this process. It takes memory there: a meter that is to see it comes first."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def prepare_dataset(
+    dataset: Dataset, needs: Sequence[str], base_seeds: Sequence[int], cache: Path, found: Mapping[str, Any],
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Make what belongs to a dataset, and what is known of the device, where the cache lacks it.
+
+    Args:
+        dataset: is prepared.
+        needs: of the metrics to come; they say which judges and whether the feature extractor are wanted.
+        base_seeds: of the base models.
+        cache: folder of artifacts.
+        found: the device that trains, as `identify_all` returns it.
+        progress: shows how far it is.
+    """
+    store, device = ArtifactStore(cache), occupy(found)
+    make_current(device)
+    for seed in base_seeds:
+        prepared = prepare(dataset.with_base_seed(seed), store, device, progress, needs)
+    _flops(prepared, dataset, store, found)
+    for note in prepared.notes:
+        warnings.warn(note, stacklevel=1)
+
+
+def _flops(prepared: Prepared, dataset: Dataset, store: ArtifactStore, found: Mapping[str, Any]) -> dict[str, Any]:
+    device, shape = torch.device(found["device"]), dataset.image_shape
+    return known_flops(prepared.unet, shape, device, found["identity"], software(), store)
+
+
+def train_base(dataset: Dataset, cache: Path, device: str, out: Path, progress: Progress) -> list[tuple[int, float]]:
+    """Train the base model where the cache lacks it, write it as a diffusers folder, and return its loss curve."""
+    base = prepare_base(dataset, ArtifactStore(cache), torch.device(device), progress)
+    write_checkpoint(out, frozen(build_unet(base.facts["unet"]), base.tensors, torch.device("cpu")))
+    return [(step, loss) for step, loss in base.facts.get("loss", [])]
+
+
+def run_cell(
+    cell: Cell, dataset: Dataset, metric_names: Sequence[str], plugin_files: Sequence[Path],
+    cache: Path, found: Mapping[str, Any], repeats: int, staged: Path | None, line: Line,
+) -> dict[str, Any]:  # fmt: skip
+    """Run one cell and return the measured fields of its record.
+
+    Args:
+        cell: what to run.
+        dataset: of the cell.
+        metric_names: of the metrics to compute.
+        plugin_files: files that may hold the method or a metric.
+        cache: folder of artifacts.
+        found: the device, as `identify_all` returns it.
+        repeats: how often unlearning is timed.
+        staged: folder to write the unlearned model to, for the process that records the cell; None for none.
+        line: shows progress and gives turns.
+    """
+    device, meter = _begin(found, line)
+    turns = _Turns(line, meter)
+    turns.take("load")
+    with meter.phase("load"):
+        before = GlobalState()
+        registry = Registry(plugin_files)
+        method = registry.method(cell.method)
+        metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
+        needs = [need for spec, _ in metrics for need in spec.needs]
+        dataset = dataset.with_base_seed(cell.base_seed)
+        prepared = prepare(dataset, ArtifactStore(cache), device, line, needs)
+        flops = _flops(prepared, dataset, ArtifactStore(cache), found)
+        harness = Harness(
+            dataset, prepared.train, prepared.base, digest(prepared.artifacts["base"]), cell.method,
+            registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device,
+            ArtifactStore(cache), meter, found["identity"], software(), line,
+        )  # fmt: skip
+    turns.take("alone")
+    with meter.phase("warmup"):
+        warm_up(prepared, dataset, device)
+    harness = after_earlier(method, harness, cell)
+    if device.type == "cuda":
+        with meter.phase("warmup"):
+            rehearse(method, harness, cell)
+    context = unlearn(method, harness, cell)
+    again = _time_again(method, harness, cell, repeats - 1)
+    with meter.phase("load"):
+        check_left_as_found(before, method)
+    turns.take("beside")
+    saved = {} if staged is None else {"model": _stage(staged, cell, context, dataset)}
+    evidence = Evidence(cell, context.model.eval(), dataset, prepared, harness.store, found["identity"], meter, line)
+    _draw_needed_samples(evidence, needs)
+    with meter.phase("judge"):
+        scores, losses = measure(evidence, metrics), losses_by_timestep(evidence)
+    return {
+        "metrics": scores,
+        "timestep_loss": losses,
+        "flops": flops,
+        "judge": prepared.worth,
+        "artifacts": {**prepared.artifacts, **saved},
+        "images": strips(evidence),
+        **_account(harness, again),
+    }
+
+
+def _begin(found: Mapping[str, Any], line: Line) -> tuple[torch.device, Meter]:
+    """Return the device, and a meter that started before this process took anything there."""
+    device = occupy(found)
+    meter = Meter.for_device(device, str(found["identity"]["uuid"]), line.beside if found["of"] > 1 else None)
+    make_current(device)
+    return device, meter
+
+
+def _stage(staged: Path, cell: Cell, context: Context, dataset: Dataset) -> dict[str, str]:
+    """Write the unlearned model and return what the record says of it; a warning says where no folder can hold it."""
+    entry = stage(staged, cell, context.model, dataset.image_shape)
+    if "reason" in entry:
+        warnings.warn(f"{cell.id}: no model folder, because {entry['reason']}", stacklevel=1)
+    return entry
+
+
+def _account(harness: Harness, again: Sequence[float]) -> dict[str, Any]:
+    """Return what the record says of the method's run and of its cost, `again` being the seconds of its repeats."""
+    meter = harness.meter
+    outside, seen = meter.outside(), meter.elapsed()
+    meter.instruments.close()
+    if again:
+        forget = meter.costs["forget"]
+        forget.repeats = [forget.seconds, *again]
+        forget.seconds = statistics.median(forget.repeats)
+    return {
+        "method_source_hash": harness.source_hash,
+        "cost": meter.phases(),
+        "outside": outside,
+        "seconds_seen": seen,
+        "priors": harness.priors,
+        "probes": meter.instruments.reasons(),
+        "disturbances": meter.disturbances(available_cores()),
+        "counts": vars(harness.counts),
+        "curves": harness.curves,
+    }
+
+
+class _Turns:
+    """Takes turns with the cells that run side by side; work that is not timed shares the cores with them."""
+
+    def __init__(self, line: Line, meter: Meter) -> None:
+        self._line, self._meter, self._threads = line, meter, torch.get_num_threads()
+
+    def take(self, kind: Turn) -> None:
+        """Wait for a turn, and use as many threads as it allows."""
+        with self._meter.phase("wait"):
+            sharing = self._line.turn(kind)
+        torch.set_num_threads(max(1, self._threads // sharing))
+        self._meter.side_by_side = sharing > 1
+
+
+def warm_up(prepared: Prepared, dataset: Dataset, device: torch.device) -> None:
+    """Do once what costs more the first time: training, sampling, judging. No weight and no random state changes."""
+    n = dataset.base.batch if device.type == "cuda" else WARMUP_IMAGES
+    images, labels = prepared.train.images[:n], torch.from_numpy(prepared.train.labels[:n])
+    with global_rng_kept(device):
+        model, schedule = trainable_copy(prepared.base), Schedule.linear(device=device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True)
+        x0, y = to_float(torch.from_numpy(images)).to(device), labels.to(device)
+        eps_loss(model, schedule, x0, y, torch.zeros_like(y), torch.zeros_like(x0)).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        sampler = {**dataset.protocol.sampler, "steps": 1}
+        sample(model, schedule, labels, range(n), dataset.image_shape, null_class=dataset.null_class, **sampler)
+    for network in (prepared.judge, prepared.extractor):
+        if network is not None:
+            through(network, images, device)
+
+
+def rehearse(method: MethodSpec, harness: Harness, cell: Cell) -> None:
+    """Let the method take its first step and throw it away: kernels are chosen and loaded for its shapes.
+
+    Its priors are made meanwhile, in phase `prior`, and stay.
+    """
+    quiet = replace(harness, counts=Counts(), curves={}, priors={})
+    with global_rng_kept(harness.device), _one_cells_affair(method), _precision(harness):
+        context = Rehearsal(quiet)
+        with counted(quiet, context):  # a prior's work is known from when it was made
+            context.run(method.function, cell.settings)
+
+
+def _precision(harness: Harness) -> AbstractContextManager[Any]:
+    """Return the context in which all methods of a run compute; their weights stay in fp32."""
+    return half_precision(harness.device, harness.dataset.precision == "bf16")
+
+
+@contextmanager
+def _one_cells_affair(method: MethodSpec) -> Iterator[None]:
+    """Raise a PluginError where a method raises a UsageError, which would end the run."""
+    try:
+        yield
+    except UsageError as error:
+        raise PluginError(f"{method.name} raised {error!r}") from error
+
+
+def unlearn(method: MethodSpec, harness: Harness, cell: Cell, make: Callable[[Harness], Context] = Context) -> Context:
+    """Run the method in phase `forget`, what it compiles in `warmup`, and return its context, which `make` makes."""
+    context, meter = make(harness), harness.meter
+    with (
+        counted(harness, context), compiling_is_warmup(meter), meter.phase("forget"), _one_cells_affair(method),
+        _precision(harness),
+    ):  # fmt: skip
+        method.function(context, **cell.settings)
+    context.check_finite()
+    context.model.requires_grad_(False)
+    return context
+
+
+def check_left_as_found(before: GlobalState, method: MethodSpec) -> None:
+    """Put back what a method may change freely in its process, which is to judge it.
+
+    Raises:
+        PluginError: it changed something else there.
+    """
+    if complaint := before.complaint():
+        raise PluginError(f"{method.name} or its file changes what its own evaluation uses, {complaint}: {REMEDY}")
+    before.restore()
+
+
+def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
+    """Return the harness whose base has forgotten what the cell's sequence forgets before; cached, not timed.
+
+    Raises:
+        PluginError: the method left a model that no weights of the base's network stand for.
+    """
+    for step in cell.target.steps[:-1]:
+        quiet = replace(harness, target=step, meter=harness.meter.another(), counts=Counts(), curves={}, priors={})
+
+        def forget(quiet: Harness = quiet) -> tuple[Tensors, Mapping[str, Any]]:
+            model = unlearn(method, quiet, cell).model
+            weights = model.state_dict()
+            if not is_plain(model) or weights.keys() != quiet.base.state_dict().keys():
+                raise PluginError(f"{cell.method} changes the network itself, so no sequence can go on from its model")
+            return {name: tensor.contiguous() for name, tensor in weights.items()}, {}
+
+        with harness.meter.phase("earlier"), global_rng_kept(harness.device):
+            found = harness.store.get("unlearned", {
+                "base": harness.base_digest, "method": cell.method, "source": harness.source_hash,
+                "settings": dict(cell.settings), "target": step, "seed": cell.seed, "dataset": harness.dataset.name,
+                "content": harness.dataset.content,
+                "sampler": harness.dataset.protocol.sampler, "device": device_key(harness.device_identity),
+                "software": dict(harness.software), "harness": HARNESS_DIGEST,
+            }, forget)  # fmt: skip
+        base = frozen(copy.deepcopy(harness.base), found.tensors, harness.device)
+        base._forward_hooks.clear()
+        harness = replace(harness, base=base, base_digest=found.payload_digest, target=cell.target)
+    return harness
+
+
+def _time_again(method: MethodSpec, harness: Harness, cell: Cell, times: int) -> list[float]:
+    """Return the seconds that unlearning takes when it is done again from the start; its priors are there."""
+    seconds = []
+    for _ in range(times):
+        with harness.meter.phase("repeat"):
+            meter = harness.meter.another()
+            unlearn(method, replace(harness, meter=meter, counts=Counts(), curves={}, priors={}), cell)
+            seconds.append(meter.costs["forget"].seconds)
+    return seconds
+
+
+def _draw_needed_samples(evidence: Evidence, needs: Sequence[str]) -> None:
+    """Sample what the metrics will ask for, outside the judge's clock."""
+    for stream in ("forget", "retain", "earlier"):
+        if any(need.startswith(f"{stream}_") for need in needs):
+            getattr(evidence, f"{stream}_samples")
+
+
+@contextmanager
+def counted(harness: Harness, context: Context) -> Iterator[None]:
+    """Count the steps of every torch optimiser and the images through both models, while the method runs."""
+
+    def count(*_: Any) -> None:
+        harness.counts.optimizer_steps += 1
+
+    handles = [register_optimizer_step_post_hook(count), harness.counts.watch(harness.base), context.watching]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def strips(evidence: Evidence) -> dict[str, Mapping[str, Any]]:
+    """Return the first images of the (first) forget class, and of the retained class after it, as base64 PNG."""
+    found: dict[str, Mapping[str, Any]] = {}
+    computed, first, k = vars(evidence), evidence.cell.forget_class, evidence.dataset.num_classes
+    companion = next(c % k for c in range(first + 1, first + k) if c % k not in evidence.cell.target.gone)
+    if "forget_samples" in computed:
+        found["forget"] = {"class": first, "png": _png(evidence.forget_samples[:STRIP_IMAGES])}
+    if "retain_samples" in computed:
+        chosen = evidence.retain_samples[evidence.retain_labels == companion][:STRIP_IMAGES]
+        found["retain"] = {"class": companion, "png": _png(chosen)}
+    return found
+
+
+def _png(images: NDArray[np.uint8]) -> str:
+    """Return images (n, C, H, W) side by side as a base64 PNG, C being 1 or 3."""
+    strip = np.concatenate(list(images), axis=2).transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(strip.squeeze(2) if strip.shape[2] == 1 else strip).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

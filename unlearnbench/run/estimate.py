@@ -1,0 +1,289 @@
+"""What a run would take on this device, found out in a minute or two by doing a little of all that it would do.
+
+Free of torch: `pilot` does and times it in processes of their own, and this module gathers what comes back. `outlook`
+adds it up and spells it. None of it is recorded.
+"""
+
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from unlearnbench.errors import UsageError
+from unlearnbench.run.plan import Plan, Selection, select
+from unlearnbench.run.progress import Display, spell
+from unlearnbench.run.scheduling import device_lock
+from unlearnbench.run.workers import Outcome, Workers
+from unlearnbench.store.cell import Cell, Controls, Rerun
+from unlearnbench.store.hashing import canonical_json
+from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model
+
+OUTSIDE = ("start", "load", "rest")  # of a record: what surrounds the phases of a cell
+AROUND = ("start", "load", "warmup", "judge", "attack", "rest")  # of a cell, besides its method and its samples
+BASE = "base model"  # begins the names of base models, all of which take as long
+JOB_SECONDS = 120.0  # for each of the measurements
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a method's own loop goes."""
+
+    seconds: float  # of a piece, on average
+    pieces: float  # in all
+    optimizer_steps: float  # of a piece, on average
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of an optimiser step; of a loop in which no optimiser of torch steps, those of a piece."""
+        return self.seconds / (self.optimizer_steps or 1)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What one prior of a method takes."""
+
+    seconds: float
+    shared: bool  # between forget classes
+    cached: bool  # that of the measured cell
+    size: int  # bytes in the cache
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """What a method takes for one cell, in seconds."""
+
+    rte: float  # unlearning
+    prior: float
+    sample: float  # all images of the cell, sampled from the unlearned model
+    rate: Rate | None  # of its loop; None where it has none
+    memory: Mapping[str, int]  # probe -> peak over prior and unlearning, bytes
+    priors: Mapping[str, Prior]
+    warmup: float  # what a cell does once to warm up for this method: compiling, on CUDA a first step thrown away
+    untouched: bool  # it leaves the model as it is, so samples are shared between cells
+    reckoned: frozenset[str]  # which of rte and prior were extrapolated
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """What could not be told, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Making:
+    """What it takes to make something that the cache lacks."""
+
+    seconds: float | None  # None where it cannot be told
+    size: int  # bytes in the cache
+    reason: str = ""  # why it cannot be told, where that is known
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What belongs to a dataset: what the cache has, and what is to be made or downloaded."""
+
+    there: Sequence[str]
+    making: Mapping[str, Making]
+    base_size: int  # bytes of the base model's weights
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells of one method with one choice of settings."""
+
+    method: str
+    label: str
+    cells: Sequence[Cell]
+    unlearns: bool
+    default: bool  # nobody changed a setting
+    cost: MethodCost | Unknown
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a cell takes besides its method and its samples."""
+
+    seconds: Mapping[str, float]  # of each phase of AROUND that is known
+    records: int  # of this device, that say it; 0 where it was measured
+    unknown: str = ""  # what is missing, and why
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """All that is known of a run that has not been."""
+
+    plan: Plan
+    found: Mapping[str, Any]  # the device, as `runner.identify` returns it
+    rows: Sequence[Row]
+    surroundings: Surroundings
+    preparation: Preparation
+    kept: int  # cells that need not run
+    repeats: int
+    saves_models: bool
+    cache: Path
+
+
+def estimate(
+    plan: Plan, workers: Workers, store: ResultStore, console: Console, *, cache: Path, device: str,
+    plugin_files: Sequence[Path] = (), rerun: Rerun = "missing", repeats: int = 1, controls: Controls = "first",
+    models: Path | None = None,
+) -> Outlook:  # fmt: skip
+    """Measure what a run with these arguments, those of `Benchmark`, would take; cache and results stay as they are.
+
+    Raises:
+        UsageError: the run could not start.
+    """
+    with Display(console) as display:
+        found = _value(workers.run("unlearnbench.run.cell:identify", device))
+        plan.dataset.check_device(found["identity"]["type"])
+        with device_lock([found["identity"]], lambda holder: display.wait("wait for the device", holder), display.warn):
+            reading = store.read()
+            for problem in (*plan.warnings, *reading.problems):
+                display.warn(problem)
+            here = device_model(found["identity"])
+            selection = select(plan, reading.records, rerun, here, repeats=repeats, models=models, controls=controls)
+            pilot = _Pilot(plan, workers, display, tuple(plugin_files), cache, found)
+            preparation = pilot.preparation(selection)
+            rows = [pilot.row(cells) for cells in variants(selection.todo)]
+            surroundings = pilot.surroundings(selection, recorded(reading.records, plan, here))
+            return Outlook(
+                plan, found, rows, surroundings, preparation, len(plan.cells) - len(selection.todo), repeats,
+                models is not None, cache,
+            )  # fmt: skip
+
+
+def variants(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Return cells by method and settings, in the order of the run."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.method, canonical_json(dict(cell.settings))), []).append(cell)
+    return list(found.values())
+
+
+def draws(cell: Cell, plan: Plan) -> list[tuple[int, int]]:
+    """Return (class, number of images) of everything that a cell samples for its metrics."""
+    needs = {need for spec in plan.metrics_of(cell) for need in spec.needs}
+    protocol = plan.dataset.protocol
+    streams: dict[str, tuple[Sequence[int], int]] = {
+        "forget": (cell.forget_classes, protocol.forget_samples),
+        "earlier": ([c for classes in cell.earlier for c in classes], protocol.forget_samples),
+        "retain": (cell.target.retained(plan.dataset.num_classes), protocol.retain_samples),
+    }
+    wanted = [part for name, part in streams.items() if any(need.startswith(f"{name}_") for need in needs)]
+    return [(c, n) for classes, n in wanted for c in classes]
+
+
+def recorded(records: Iterable[Record], plan: Plan, here: DeviceModel) -> dict[str, list[float]]:
+    """Return {phase: seconds in each record} of what surrounds the methods, in records of this device and dataset.
+
+    Judging and attacks count where the same metrics were computed, and where no other cell worked beside them.
+    """
+    dataset = plan.dataset
+    found: dict[str, list[float]] = {}
+    for record in records:
+        alike = (record.dataset.get("digest"), record.dataset.get("panel")) == (dataset.digest, dataset.panel)
+        place = (record.cell.dataset, record.cell.protocol)
+        known = record.cell.method in plan.methods and place == (dataset.name, dataset.protocol.name)
+        if record.status != "ok" or not (alike and known and record.device_model.matches(here)):
+            continue
+        times = {phase: record.outside[phase] for phase in OUTSIDE if phase in record.outside}
+        phases = ["warmup"]
+        if set(record.metrics) == {spec.name for spec in plan.metrics_of(record.cell)}:
+            phases += ["judge", "attack"]
+        costs = {phase: record.cost[phase] for phase in phases if phase in record.cost}
+        times |= {phase: cost["seconds"] for phase, cost in costs.items() if not cost.get("side_by_side")}
+        for phase, seconds in times.items():
+            found.setdefault(phase, []).append(float(seconds))
+    return found
+
+
+def _value(outcome: Outcome) -> Any:
+    """Return the value of a job that nothing can do without."""
+    if outcome.status != "ok":
+        raise UsageError(f"nothing can be measured here: {_reason(outcome)}")
+    return outcome.value
+
+
+def _reason(outcome: Outcome) -> str:
+    if outcome.status == "timeout":
+        return f"a small part of it takes more than {spell(JOB_SECONDS)}"
+    return outcome.reason or outcome.status
+
+
+class _Pilot:
+    """Has things measured, each in a process of its own, one after another."""
+
+    def __init__(
+        self, plan: Plan, workers: Workers, display: Display, plugin_files: tuple[Path, ...], cache: Path,
+        found: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self._plan, self._workers, self._display = plan, workers, display
+        self._plugin_files, self._cache, self._found = plugin_files, cache, found
+        self._starts: list[float] = []  # seconds from asking for a process until it works
+
+    def _run(self, label: str, job: str, *arguments: Any) -> Outcome:
+        """Run a job of `pilot` and return how it ended; its value is (what it measured, seconds it worked)."""
+        began = time.monotonic()
+        with self._display.task(label, announce=True) as task:
+            outcome = self._workers.run(
+                f"unlearnbench.run.pilot:{job}", *arguments, self._cache, self._found, timeout=JOB_SECONDS,
+                on_progress=task.progress, on_warning=self._display.warn, on_tick=self._display.tick,
+            )  # fmt: skip
+        if outcome.status != "ok":
+            return outcome
+        measured, worked = outcome.value
+        self._starts.append(max(time.monotonic() - began - worked, 0.0))
+        return Outcome("ok", measured)
+
+    def preparation(self, selection: Selection) -> Preparation:
+        """Return what is cached, and what making the rest would take."""
+        if not selection.todo:
+            return Preparation([], {}, 0)
+        needs = [need for spec in self._plan.metrics for need in spec.needs]
+        seeds = sorted({cell.base_seed for cell in selection.todo})
+        label = f"{self._plan.dataset.name}: what is cached"
+        there, lacking, size = _value(self._run(label, "look_around", self._plan.dataset, needs, seeds))
+        making: dict[str, Making] = {}
+        for name in lacking:
+            alike = (made for other, made in making.items() if name.startswith(BASE) and other.startswith(BASE))
+            making[name] = next(alike, None) or self._making(name)
+        return Preparation(there, making, size)
+
+    def _making(self, name: str) -> Making:
+        """Measure what making a part takes."""
+        outcome = self._run(f"{self._plan.dataset.name}: {name}", "measure_making", self._plan.dataset, name)
+        found: Making = outcome.value if outcome.status == "ok" else Making(None, 0, _reason(outcome))
+        return found
+
+    def row(self, cells: Sequence[Cell]) -> Row:
+        """Measure a method on the first of its cells."""
+        cell = cells[0]
+        label, changed = self._plan.label(cell), self._plan.overrides[cell.id]
+        labels = [c for c, n in draws(cell, self._plan) for _ in range(n)]
+        outcome = self._run(label, "measure_method", cell, self._plan.dataset, labels, self._plugin_files)
+        cost = outcome.value if outcome.status == "ok" else Unknown(_reason(outcome))
+        return Row(cell.method, label, cells, self._plan.unlearns(cell), not changed, cost)
+
+    def surroundings(self, selection: Selection, records: Mapping[str, Sequence[float]]) -> Surroundings:
+        """Return what surrounds the methods, by records where they say it, else measured."""
+        todo = selection.todo
+        cell = next((cell for cell in todo if self._plan.unlearns(cell)), todo[0] if todo else None)
+        if cell is None:
+            return Surroundings({}, 0)
+        metrics = self._plan.metrics_of(cell)
+        wanted = set(AROUND) if any("attacker" in spec.needs for spec in metrics) else set(AROUND) - {"attack"}
+        if wanted <= records.keys():
+            means = {phase: statistics.fmean(records[phase]) for phase in wanted}
+            return Surroundings(means, min(len(records[phase]) for phase in wanted))
+        names = [spec.name for spec in metrics]
+        outcome = self._run("judging", "measure_surroundings", cell, self._plan.dataset, names, self._plugin_files)
+        start = {"start": statistics.fmean(self._starts)} if self._starts else {}
+        if outcome.status != "ok":
+            return Surroundings(start, 0, f"judging: {_reason(outcome)}")
+        seconds, unknown = outcome.value
+        return Surroundings({**start, **seconds}, 0, unknown)

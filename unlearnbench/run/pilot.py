@@ -1,0 +1,452 @@
+"""Measurements for an estimate, each a job in a process of its own: a part of the work is done and timed.
+
+An untrained network of the right shape stands for a base model or a judge that is not there yet, for no time depends
+on weights. The cache is looked into and left as it is.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from unlearnbench.cli.forecast import DOWNLOAD, Look, Missing, at_hand, inception_is_here
+from unlearnbench.cost.meter import Cost, Meter, Outside, Phase
+from unlearnbench.datasets import ClassifierRecipe, Dataset, GivenJudge, Images, Split, SvmRecipe
+from unlearnbench.errors import UsageError
+from unlearnbench.judges.features import extractor_for, inception
+from unlearnbench.judges.judges import (
+    JUDGE_BATCH,
+    Judge,
+    NetworkJudge,
+    RejectingJudge,
+    SvmJudge,
+    build_classifier,
+    classifier,
+    through,
+)
+from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
+from unlearnbench.measure.prepared import Prepared, base_artifact, base_reference, image_digests
+from unlearnbench.models.checkpoints import read_checkpoint
+from unlearnbench.models.networks import Classifier, build_unet, is_plain, placed, unet_config
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.spec import MethodSpec, MetricSpec
+from unlearnbench.run.cell import make_current, unlearn, warm_up
+from unlearnbench.run.estimate import Making, MethodCost, Prior, Unknown
+from unlearnbench.run.trial import PLENTY_SECONDS, NotKnown, Trial, TrialAttacker, TrialClock, TrialStore, sample_some
+from unlearnbench.run.workers import Line, Progress
+from unlearnbench.store.artifacts import ArtifactStore, software
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.hashing import digest
+from unlearnbench.unlearn.context import Counts, Harness
+
+CLOCKED: tuple[Phase, ...] = ("prior", "forget")
+AROUND_PHASES: tuple[Phase | Outside, ...] = ("load", "warmup", "judge", "attack")
+TRAIN_SECONDS = 2.0  # of timed training steps
+TEST_SHARE = 5  # training images per test image, where these are not here
+NO_INCEPTION = "judging: FID's Inception weights are not here, so what its features take is not known"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The training images and the base model, or what stands for them."""
+
+    train: Split
+    base: nn.Module
+    base_digest: str  # of the cached one's reference, as priors' keys have it; empty for what stands for it
+    unet: Mapping[str, Any]  # the arguments of its network
+
+
+def subject_of(dataset: Dataset, cache: Path, device: torch.device) -> Subject:
+    """Return images and base model of the cache, or what stands for them.
+
+    Raises:
+        UsageError: there is nothing to go by.
+    """
+    look = Look(cache)
+    train, _ = _images(dataset, look)
+    torch.manual_seed(0)
+    try:
+        source = image_digests(Images(train, train))["train"]
+        found = base_artifact(dataset, train, source, look, device, _quiet)
+        unet, base_digest = found.facts["unet"], digest(base_reference(dataset, found))
+        network = build_unet(unet)
+        network.load_state_dict(found.tensors)
+    except Missing:
+        unet, base_digest = _config(dataset), ""
+        network = build_unet(unet)
+    return Subject(train, placed(network, device).eval().requires_grad_(False), base_digest, unet)
+
+
+def _images(dataset: Dataset, look: Look) -> tuple[Split, int]:
+    """Return the training images, or what stands for them, and how many test images there are.
+
+    Raises:
+        UsageError: nobody knows how many images there will be.
+    """
+    try:
+        train, test, _ = dataset.load(look, _quiet)
+        return train, len(test.images)
+    except Missing as missing:
+        train = _made_up(dataset, str(missing))
+        return train, len(train.images) // TEST_SHARE
+
+
+def _made_up(dataset: Dataset, missing: str) -> Split:
+    """Return images of noise, as many of each class as there will be."""
+    if not dataset.train_counts:
+        raise UsageError(
+            f"an estimate downloads nothing, and how many images {dataset.title} has is known only when they are here "
+            f"({missing}): name their folder with --data-root"
+        )
+    labels = np.repeat(np.arange(dataset.num_classes), dataset.train_counts)
+    return Split(_noise(len(labels), dataset), labels)
+
+
+def _noise(n: int, dataset: Dataset) -> NDArray[np.uint8]:
+    """Return n images of noise (n, C, H, W)."""
+    return np.random.default_rng(0).integers(0, 256, (n, *dataset.image_shape), dtype=np.uint8)
+
+
+def _config(dataset: Dataset) -> Mapping[str, Any]:
+    """Return the arguments of the base model's network."""
+    if not dataset.checkpoint:
+        return unet_config(dataset)
+    if not Path(dataset.checkpoint).is_dir():
+        raise UsageError(
+            f"an estimate downloads nothing, and --base {dataset.checkpoint} is not in the cache yet: give a folder"
+        )
+    return read_checkpoint(dataset.checkpoint, dataset)[0]
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def _begin(found: Mapping[str, Any]) -> tuple[torch.device, TrialClock, Meter]:
+    """Return the device, a clock that goes on for work left out, and a meter that goes by it."""
+    device = torch.device(found["device"])
+    clock = TrialClock(device)
+    meter = Meter.for_device(device, str(found["identity"]["uuid"]), clock=clock)
+    make_current(device)
+    return device, clock, meter
+
+
+def measure_method(
+    cell: Cell, dataset: Dataset, labels: Sequence[int], plugin_files: Sequence[Path], cache: Path,
+    found: Mapping[str, Any], line: Line,
+) -> tuple[MethodCost | Unknown, float]:  # fmt: skip
+    """Return what a method takes for a cell, and the seconds that this job worked.
+
+    Args:
+        cell: with the method and its settings.
+        dataset: of the cell.
+        labels: of the images that the cell samples.
+        plugin_files: files that may hold the method.
+        cache: folder of artifacts.
+        found: the device, as `runner.identify` returns it.
+        line: shows progress.
+    """
+    began = time.perf_counter()
+    device, clock, meter = _begin(found)
+    registry, store, dataset = Registry(plugin_files), TrialStore(cache), dataset.with_base_seed(cell.base_seed)
+    method, subject = registry.method(cell.method), subject_of(dataset, cache, device)
+    harness = Harness(
+        dataset, subject.train, subject.base, subject.base_digest, cell.method,
+        registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device, store, meter,
+        found["identity"], software(), line,
+    )  # fmt: skip
+    try:
+        cost: MethodCost | Unknown = _method_cost(method, cell, harness, store, clock, labels)
+    except NotKnown as error:
+        cost = Unknown(str(error))
+    finally:
+        meter.instruments.close()
+    return cost, time.perf_counter() - began
+
+
+def _method_cost(
+    method: MethodSpec, cell: Cell, harness: Harness, store: TrialStore, clock: TrialClock, labels: Sequence[int]
+) -> MethodCost:
+    """Let a method take a first step, which makes its priors, then a few timed ones, then sample."""
+    unlearn(method, harness, cell, partial(Trial, clock=clock, rehearsing=True))
+    reckoned = {"prior"} if clock.reckoned else set()
+    clock.reckoned, clock.rate = False, None
+    first: tuple[Phase, ...] = ("warmup", "forget") if harness.device.type == "cuda" else ("warmup",)
+    warmup = sum(harness.meter.costs[phase].seconds for phase in first if phase in harness.meter.costs)
+    meter = harness.meter.another()
+    timed = replace(harness, meter=meter, counts=Counts(), curves={}, priors={}, made=set())
+    context = unlearn(method, timed, cell, partial(Trial, clock=clock))
+    reckoned |= {"rte"} if clock.reckoned else set()
+    rate, costs = clock.rate, [meter.costs[phase] for phase in CLOCKED if phase in meter.costs]
+    sampling = Cost()
+    if labels:
+        with meter.phase("sample") as sampling:
+            sample_some(clock, context.model, torch.tensor(labels), harness.dataset)
+    probes = set.intersection(*[set(cost.memory_bytes) for cost in costs])
+    return MethodCost(
+        rte=meter.costs["forget"].seconds,
+        prior=meter.costs["prior"].seconds if "prior" in meter.costs else 0.0,
+        sample=sampling.seconds,
+        rate=rate,
+        memory={probe: max(cost.memory_bytes[probe] for cost in costs) for probe in probes},
+        priors={name: _prior(facts, store) for name, facts in timed.priors.items()},
+        warmup=warmup,
+        untouched=_is_untouched(context.model, harness.base),
+        reckoned=frozenset(reckoned),
+    )
+
+
+def _prior(facts: Mapping[str, Any], store: TrialStore) -> Prior:
+    """Return what is known of a prior, given what a record would say of it."""
+    made = store.made.get(facts["key"])
+    size = sum(tensor.nbytes for tensor in made.tensors.values()) if made is not None else 0
+    return Prior(facts["seconds"], facts["shared"], made is None, size)
+
+
+def _is_untouched(model: nn.Module, base: nn.Module) -> bool:
+    """Say whether a method left the model as it was."""
+    ours, theirs = model.state_dict(), base.state_dict()
+    same = is_plain(model) and ours.keys() == theirs.keys()
+    return same and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class _Enough(BaseException):
+    """A training was watched long enough. Not an Exception, so that nothing takes it for a failure."""
+
+
+class _Watch:
+    """Watches a training by the progress that it shows, and ends it when enough is known."""
+
+    def __init__(self, clock: TrialClock, line: Progress) -> None:
+        self._clock, self._line, self._calls, self._first = clock, line, 0, (0.0, 0)
+        self.seconds = 0.0  # of the whole training, once it was ended
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Time the steps from the second one on, until they are enough; the first alone where it is slow."""
+        self._line(what, done, total)
+        if not total:
+            return
+        self._calls += 1
+        began, before = self._first
+        spent = self._clock() - began
+        if self._calls == 1 or (self._calls == 2 and spent < PLENTY_SECONDS):
+            self._first = self._clock.settled(), done
+        elif self._calls == 2 or spent >= PLENTY_SECONDS or (self._calls > 3 and spent >= TRAIN_SECONDS):
+            self.seconds = (self._clock.settled() - began) / (done - before) * total
+            raise _Enough
+
+
+def look_around(
+    dataset: Dataset, needs: Collection[str], base_seeds: Sequence[int], cache: Path, found: Mapping[str, Any],
+    line: Line,
+) -> tuple[tuple[list[str], list[str], int], float]:  # fmt: skip
+    """Return what of a dataset is cached, what is lacking, a base model's bytes, and the seconds that this job worked.
+
+    Args:
+        dataset: is to be prepared.
+        needs: of the metrics to come.
+        base_seeds: of the base models.
+        cache: folder of artifacts.
+        found: the device, as `runner.identify` returns it.
+        line: shows progress.
+    """
+    began, device = time.perf_counter(), torch.device(found["device"])
+    there, lacking = at_hand(dataset, Look(cache), device, needs, base_seeds)
+    base = subject_of(dataset, cache, torch.device("cpu")).base
+    return (there, lacking, _bytes(base)), time.perf_counter() - began
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(weights.nbytes for weights in network.state_dict().values())
+
+
+def measure_making(
+    dataset: Dataset, name: str, cache: Path, found: Mapping[str, Any], line: Line
+) -> tuple[Making, float]:
+    """Return what making a part of what belongs to a dataset takes, and the seconds that this job worked.
+
+    Args:
+        dataset: whose part it is.
+        name: of the part, as `forecast.at_hand` has it.
+        cache: folder of artifacts.
+        found: the device, as `runner.identify` returns it.
+        line: shows progress.
+    """
+    if name.endswith(DOWNLOAD):
+        return Making(None, 0), 0.0
+    began, device = time.perf_counter(), torch.device(found["device"])
+    make_current(device)
+    train, tests = _images(dataset, Look(cache))
+    with tempfile.TemporaryDirectory() as folder:
+        maker = _Maker(dataset, train, tests, ArtifactStore(Path(folder)), device, TrialClock(device), line)
+        making = maker.making(name)
+    return making, time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Times the making of what belongs to a dataset, in a folder of its own."""
+
+    dataset: Dataset
+    train: Split
+    tests: int  # test images
+    store: ArtifactStore
+    device: torch.device
+    clock: TrialClock
+    line: Progress
+
+    def making(self, name: str) -> Making:
+        """Return what it takes to make a part, by its name."""
+        if name == "images":
+            return Making(self._seconds(lambda watch: self.dataset.load(self.store, watch)), self.train.images.nbytes)
+        if name == "features of the training images":
+            return self._features()
+        if name.startswith("base model"):
+            return self._base()
+        recipes: dict[str, Any] = {"judge": self.dataset.judge, "feature extractor": self.dataset.extractor}
+        recipes |= {"second judge": self.dataset.second, "rejecting judge": self.dataset.rejecting}
+        return self._classifier(name, recipes[name])
+
+    def _classifier(self, name: str, recipe: ClassifierRecipe | GivenJudge) -> Making:
+        network = build_classifier(self.dataset, recipe)
+        if isinstance(recipe, GivenJudge):  # it is tested alone
+            return Making(self._looking_seconds(network, self.tests), _bytes(network))
+        images = Images(self.train, self.train)
+        from_scratch = replace(recipe, pretrained=False)  # nothing is downloaded
+        seconds = self._seconds(
+            lambda watch: classifier(self.dataset, name, from_scratch, images, {}, self.store, self.device, watch)
+        )
+        return Making(seconds, _bytes(network))
+
+    def _features(self) -> Making:
+        own, size = self.dataset.extractor, 4 * len(self.train.images) * self.dataset.features
+        if own is None and not inception_is_here(self.dataset):
+            return Making(None, size, "Inception's weights are not here")
+        network = inception(self.dataset.inception_weights)[0] if own is None else build_classifier(self.dataset, own)
+        return Making(self._looking_seconds(network, len(self.train.images)), size)
+
+    def _looking_seconds(self, network: nn.Module, n: int) -> float:
+        """Return what it takes to send n images through a network."""
+        some = self.train.images[:JUDGE_BATCH]
+        through(network, some, self.device)  # first use
+        began = self.clock.settled()
+        through(network, some, self.device)
+        return (self.clock.settled() - began) * n / len(some)
+
+    def _base(self) -> Making:
+        with torch.device("meta"):  # sizes alone
+            size = _bytes(build_unet(_config(self.dataset)))
+        if self.dataset.base.minutes is not None:
+            return Making(60 * self.dataset.base.minutes, size)
+        seconds = self._seconds(
+            lambda watch: base_artifact(self.dataset, self.train, "", self.store, self.device, watch)
+        )
+        return Making(seconds, size)
+
+    def _seconds(self, make: Callable[[Progress], object]) -> float:
+        """Return what making takes that calls a progress at each of its steps."""
+        watch, began = _Watch(self.clock, self.line), self.clock.settled()
+        with suppress(_Enough):
+            make(watch)
+            return self.clock.settled() - began
+        return watch.seconds
+
+
+def measure_surroundings(
+    cell: Cell, dataset: Dataset, metric_names: Sequence[str], plugin_files: Sequence[Path], cache: Path,
+    found: Mapping[str, Any], line: Line,
+) -> tuple[tuple[dict[str, float], str], float]:  # fmt: skip
+    """Return what a cell takes besides method and samples, what of that is not known, and the seconds this job worked.
+
+    Judges and metrics look at as many images of noise as a cell has samples; attacks are run in brief.
+
+    Args:
+        cell: one that may be attacked.
+        dataset: of the cell.
+        metric_names: of the metrics to compute.
+        plugin_files: files that may hold a metric.
+        cache: folder of artifacts.
+        found: the device, as `runner.identify` returns it.
+        line: shows progress.
+    """
+    began = time.perf_counter()
+    device, clock, meter = _begin(found)
+    with meter.phase("load"):
+        metrics, unknown = _metrics(dataset, metric_names, Registry(plugin_files))
+        subject = subject_of(dataset.with_base_seed(cell.base_seed), cache, device)
+        prepared = _stand_ins(dataset, subject, {need for spec, _ in metrics for need in spec.needs})
+    with meter.phase("warmup"):
+        warm_up(prepared, dataset, device)
+    with tempfile.TemporaryDirectory() as folder:
+        store = ArtifactStore(Path(folder))
+        evidence = Evidence(cell, subject.base, dataset, prepared, store, found["identity"], meter, line)
+        _fill(evidence, clock)
+        with meter.phase("judge"):
+            measure(evidence, metrics)
+            losses_by_timestep(evidence)
+    meter.instruments.close()
+    seconds: dict[str, float] = {p: meter.costs[p].seconds for p in AROUND_PHASES if p in meter.costs}
+    return (seconds, unknown), time.perf_counter() - began
+
+
+def _metrics(dataset: Dataset, names: Sequence[str], registry: Registry) -> tuple[list[tuple[MetricSpec, str]], str]:
+    """Return the metrics that can be computed here, each with its source's hash, and what is missing."""
+    metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in names]
+    blind = [item for item in metrics if any(need.endswith("_features") for need in item[0].needs)]
+    if dataset.extractor is not None or inception_is_here(dataset) or not blind:
+        return metrics, ""
+    return [item for item in metrics if item not in blind], NO_INCEPTION
+
+
+def _stand_ins(dataset: Dataset, subject: Subject, needs: Collection[str]) -> Prepared:
+    """Return what belongs to a dataset, of untrained networks."""
+    featured = any(need.endswith("_features") for need in needs)
+    extractor: nn.Module | None = None
+    if featured and dataset.extractor is None:
+        extractor = inception(dataset.inception_weights)[0]
+    elif featured and dataset.extractor is not None:
+        extractor = extractor_for(f"unlearnbench-{dataset.name}", _untrained(dataset, dataset.extractor))
+    return Prepared(
+        train=subject.train,
+        notes=(),
+        base=subject.base,
+        unet=subject.unet,
+        judge=_untrained(dataset, dataset.judge),
+        extractor=extractor,
+        train_features=torch.rand(len(subject.train.images), dataset.features) if featured else None,
+        second=_second(dataset, subject.train) if any(need.endswith("_second") for need in needs) else None,
+        rejecting=RejectingJudge(_untrained(dataset, dataset.rejecting), dataset.rejecting.threshold),
+        worth={},
+        artifacts={"base": {}},
+    )
+
+
+def _untrained(dataset: Dataset, recipe: ClassifierRecipe | GivenJudge) -> Classifier:
+    return build_classifier(dataset, recipe).eval().requires_grad_(False)
+
+
+def _second(dataset: Dataset, train: Split) -> Judge:
+    if isinstance(dataset.second, SvmRecipe):
+        return SvmJudge.fitted(dataset.second, train.images, train.labels)
+    return NetworkJudge(_untrained(dataset, dataset.second))
+
+
+def _fill(evidence: Evidence, clock: TrialClock) -> None:
+    """Give evidence images of noise in place of samples, and an attacker that works in brief."""
+    cell, dataset = evidence.cell, evidence.dataset
+    forget = dataset.protocol.forget_samples * len(cell.forget_classes)
+    vars(evidence).update(
+        forget_samples=_noise(forget, dataset),
+        retain_samples=_noise(len(evidence.retain_labels), dataset),
+        earlier_samples=_noise(len(evidence.earlier_labels), dataset),
+        attacker=TrialAttacker(cell, evidence.model, dataset, evidence.prepared, evidence.progress, clock=clock),
+    )

@@ -1,0 +1,284 @@
+"""What a run is asked for, checked and resolved into cells; and which of them a record stands for already."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset, Source, load_dataset
+from unlearnbench.errors import UsageError, plural
+from unlearnbench.models.saved import is_saved
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.spec import MethodSpec, MetricSpec, suggest
+from unlearnbench.store.cell import (
+    Cell,
+    Controls,
+    Rerun,
+    Scalar,
+    Seeds,
+    Target,
+    combinations,
+    make_cells,
+    parse_sequence,
+    parse_sweeps,
+    parse_targets,
+    replicates,
+)
+from unlearnbench.store.records import DeviceModel, Record
+
+MOST_CELLS = 100_000  # of one run
+FRECHET = "FID"  # in the titles of metrics that take a covariance of the features
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run was asked for, checked and resolved."""
+
+    dataset: Dataset
+    methods: Mapping[str, MethodSpec]
+    metrics: Sequence[MetricSpec]
+    cells: Sequence[Cell]  # references first, which show a weak base model at once; the other controls last
+    controls: frozenset[str]  # ids of the cells that check the suite and were not asked for by name
+    overrides: Mapping[str, Mapping[str, Scalar]]  # cell id -> settings that --set changed
+    source_hashes: Mapping[str, str]  # of the selected plugins
+    known_metrics: frozenset[str] = frozenset()  # names of all there are
+    warnings: Sequence[str] = ()  # on what will not be measured, one sentence each
+
+    def unlearns(self, cell: Cell) -> bool:
+        """Say whether a cell's method is to unlearn: references and controls are there to be compared with."""
+        return self.methods[cell.method].role in ("method", "gold")
+
+    def label(self, cell: Cell) -> str:
+        """Return a method's title, with the settings that --set changed."""
+        changed = "".join(f", {name}={value}" for name, value in self.overrides[cell.id].items())
+        return f"{self.methods[cell.method].title}{changed}"
+
+    def metrics_of(self, cell: Cell) -> list[MetricSpec]:
+        """Return the metrics that say something of a cell.
+
+        Attacks are for what unlearned something by training; what an earlier step of a sequence lost is for sequences.
+        """
+        return [
+            spec for spec in self.metrics
+            if (self.unlearns(cell) or "attacker" not in spec.needs)
+            and (cell.earlier or not any(need.startswith("earlier_") for need in spec.needs))
+        ]  # fmt: skip
+
+
+def make_plan(
+    registry: Registry, *, methods: str, classes: str, source: Source, metrics: str, sweeps: Sequence[str],
+    seeds: str = "0", base_seeds: str = "", sampling_seeds: str = "", controls: Controls = "first", sequence: str = "",
+    every_class: bool = False,
+) -> Plan:  # fmt: skip
+    """Check what the user asked for and return the cells.
+
+    Raises:
+        UsageError: anything unknown, malformed or out of range.
+    """
+    dataset = load_dataset(source)
+    if not methods:
+        raise UsageError("say what to run: --methods all, a group such as paper, or names with commas between")
+    if every_class:
+        classes = f"@0-@{dataset.num_classes - 1}"
+    targets = _parse_targets(classes, sequence, dataset)
+    if dataset.checkpoint and base_seeds:
+        raise UsageError("--base names a trained model and --base-seeds trains one for each: give one of them")
+    chosen_seeds = replicates(seeds, "0" if dataset.checkpoint else base_seeds, sampling_seeds)
+    chosen_metrics = registry.select_metrics(metrics)
+    chosen_methods = {spec.name: spec for spec in registry.select_methods(methods)}
+    swept = _parse_overrides(registry, chosen_methods, parse_sweeps(sweeps))
+    overrides: dict[str, Mapping[str, Scalar]] = {}
+    changed = [(name, values) for name in chosen_methods for values in combinations(swept.get(name, {}))]
+    tunings = (dataset.kind, dataset.protocol.family)
+    resolved = [(name, chosen_methods[name].resolve(tunings, values)) for name, values in changed]
+    if (count := len(resolved) * len(targets) * len(chosen_seeds)) > MOST_CELLS:
+        raise UsageError(f"that makes {count} cells, more than {MOST_CELLS}: split the run")
+    cells = make_cells(dataset.name, dataset.protocol.name, resolved, targets, chosen_seeds)
+    for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
+        overrides[cell.id] = values
+    shams = {spec.name: spec for spec in _controls(registry, controls, chosen_metrics)}
+    checks = _control_cells(shams.values(), dataset, targets, chosen_seeds, controls)
+    checks = [cell for cell in checks if cell.id not in overrides]
+    chosen_methods = shams | chosen_methods
+    hashes = {f"method:{name}": registry.source_hash("method", name) for name in chosen_methods}
+    hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
+    overrides |= {cell.id: {} for cell in checks}
+    ids = frozenset(cell.id for cell in checks)
+    known = frozenset(plugin.name for plugin in registry.plugins("metric"))
+    ordered = sorted([*cells, *checks], key=lambda cell: chosen_methods[cell.method].role != "reference")
+    warnings = _few_samples(dataset, targets) if any(FRECHET in spec.title for spec in chosen_metrics) else []
+    return Plan(dataset, chosen_methods, chosen_metrics, ordered, ids, overrides, hashes, known, warnings)
+
+
+def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target]:
+    if bool(classes) == bool(sequence):
+        raise UsageError("say what to forget: --classes 0-9 one at a time, or --sequence 0,1,2 one after another")
+    names = dataset.class_names
+    targets = parse_targets(classes, names) if classes else parse_sequence(sequence, names)
+    for target in targets:
+        if dataset.protocol.reference == WITHOUT_CLASS_0 and set(range(1, len(names))) <= set(target.gone):
+            raise UsageError(
+                f"{dataset.protocol.name} drops class 0, so no retained class is left to compare with: use "
+                f"{dataset.protocol.family}"
+            )
+    return targets
+
+
+def _few_samples(dataset: Dataset, targets: Sequence[Target]) -> list[str]:
+    """Return sentences on targets whose retained classes have too few images, generated or real, for a covariance."""
+    most = 500 if dataset.protocol.reference == WITHOUT_CLASS_0 else max(dataset.train_counts, default=0)
+    smaller = ", or choose --extractor own, which has fewer features" if dataset.extractor is None else ""
+    found: list[str] = []
+    for kind, advice in (("generated", "forget fewer classes at once"), ("real", "add training images of them")):
+        counts = [
+            len(target.retained(dataset.num_classes)) * dataset.protocol.retain_samples if kind == "generated"
+            else sum(min(dataset.train_counts[c], most) for c in target.retained(dataset.num_classes))
+            for target in targets if kind == "generated" or dataset.train_counts
+        ]  # fmt: skip
+        short = [(count, target) for count, target in zip(counts, targets, strict=False) if count <= dataset.features]
+        if short:
+            count, target = min(short)
+            names = " and ".join(dataset.class_names[c] for c in target.gone)
+            more = f" (and for {plural(len(short) - 1, 'more target')})" if len(short) > 1 else ""
+            found.append(
+                f"FID cannot be measured where {names} is forgotten{more}: a covariance of {dataset.features} features "
+                f"takes more than {dataset.features} images, and of the retained classes there are {count} {kind} "
+                f"ones: {advice}{smaller}"
+            )
+    return found
+
+
+def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSpec]) -> list[MethodSpec]:
+    """Return the controls that a run adds: none where no metric is checked against them, unless they are asked for."""
+    checked = controls == "every" or any(s.boundary is not None and "attacker" not in s.needs for s in metrics)
+    return registry.controls() if checked and controls != "none" else []
+
+
+def _control_cells(
+    specs: Iterable[MethodSpec], dataset: Dataset, targets: Iterable[Target], seeds: Sequence[Seeds], controls: Controls
+) -> list[Cell]:
+    """Return the cells of the controls, for the first class and replicate or, where asked for, for every class.
+
+    Their outcome is known for one class at a time.
+    """
+    classes = [target for target in targets if len(target.gone) == 1]
+    tunings = (dataset.kind, dataset.protocol.family)
+    resolved = [(spec.name, spec.resolve(tunings, {})) for spec in specs]
+    some = classes if controls == "every" else classes[:1]
+    return make_cells(dataset.name, dataset.protocol.name, resolved, some, seeds[:1])
+
+
+def _parse_overrides(
+    registry: Registry, methods: Mapping[str, MethodSpec], sweeps: Mapping[str, Mapping[str, Sequence[str]]]
+) -> dict[str, dict[str, list[Scalar]]]:
+    """Return {method: {setting: typed values}}; every name must exist and be selected."""
+    parsed: dict[str, dict[str, list[Scalar]]] = {}
+    for name, settings in sweeps.items():
+        spec = registry.method(name)
+        if name not in methods:
+            raise UsageError(f"--set names {name}, which --methods does not select: add it there")
+        for setting, texts in settings.items():
+            if setting not in spec.settings:
+                known = ", ".join(spec.settings) or "no settings"
+                raise UsageError(f"{name} has no setting {setting!r}{suggest(setting, spec.settings)}: it has {known}")
+            values = [spec.settings[setting].parse(text, name) for text in texts]
+            if len(set(values)) < len(values):
+                raise UsageError(f"--set {name}.{setting} gives a value twice: write each value once")
+            parsed.setdefault(name, {})[setting] = values
+    return parsed
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the rerun policy makes of a plan's cells and of what is recorded."""
+
+    todo: list[Cell]  # to be measured
+    kept: list[Record]  # that stand for the others
+    further: Mapping[str, list[str]]  # cell id -> metrics that its last record has, which are measured again with it
+
+    @property
+    def failed(self) -> list[Record]:
+        """The failures that the policy leaves as they are."""
+        return [record for record in self.kept if record.status != "ok"]
+
+
+def select(
+    plan: Plan, records: Sequence[Record], rerun: Rerun, device: DeviceModel, *, repeats: int = 1,
+    models: Path | None = None, controls: Controls = "first",
+) -> Selection:  # fmt: skip
+    """Return which cells of a plan are to be measured; `run` measures them, and its dry run shows them.
+
+    Args:
+        plan: the cells.
+        records: the last one of each cell.
+        rerun: the policy.
+        device: model of the one that measures.
+        repeats: how often each cell's unlearning is timed.
+        models: folder that takes the unlearned models, None for none.
+        controls: as the plan has them; where only the first class is checked, records of another one will do.
+    """
+    latest = {record.cell.id: record for record in records}
+    further: dict[str, list[str]] = {}
+    if rerun != "always":
+        measured = {cell: record.metrics for cell, record in latest.items() if record.status == "ok"}
+        further = {cell: sorted(plan.known_metrics & names.keys()) for cell, names in measured.items()}
+
+    def wanted(cell: Cell) -> bool:
+        metrics = [spec.name for spec in plan.metrics_of(cell)]
+        folder = models if plan.unlearns(cell) else None
+        return needs_run(latest.get(cell.id), rerun, plan.source_hashes, metrics, device, plan.dataset, repeats, folder)
+
+    standing = [] if controls == "every" else _checks_made(plan, records, rerun, device)
+    checked = {record.cell.method for record in standing}
+    cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
+    todo = [cell for cell in cells if wanted(cell)]
+    running = {cell.id for cell in todo}
+    kept = {cell.id: latest[cell.id] for cell in cells if cell.id not in running}
+    return Selection(todo, list((kept | {record.cell.id: record for record in standing}).values()), further)
+
+
+def _checks_made(plan: Plan, records: Iterable[Record], rerun: Rerun, device: DeviceModel) -> list[Record]:
+    """Return the sound records of controls, of any class."""
+    settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
+    alike = [
+        r for r in records
+        if r.status == "ok" and settings.get(r.cell.method) == r.cell.settings and len(r.cell.target.gone) == 1
+        and (r.cell.dataset, r.cell.protocol) == (plan.dataset.name, plan.dataset.protocol.name)
+    ]  # fmt: skip
+
+    def sound(record: Record) -> bool:
+        metrics = [spec.name for spec in plan.metrics_of(record.cell)]
+        return not needs_run(record, rerun, plan.source_hashes, metrics, device, plan.dataset)
+
+    return [record for record in alike if sound(record)]
+
+
+def needs_run(
+    record: Record | None,
+    rerun: Rerun,
+    source_hashes: Mapping[str, str],
+    metrics: Sequence[str],
+    device: DeviceModel,
+    dataset: Dataset,
+    repeats: int = 1,
+    models: Path | None = None,
+) -> bool:
+    """Decide whether a cell runs, given its last record. The one place of the rerun policy.
+
+    `missing` runs what has no result: no record, an interrupted one, one of another source or model of device, with
+    fewer metrics or fewer repeats, or without its model in the folder of `models`, where one is wanted.
+    `failed` also runs what failed. `always` runs everything.
+    """
+    if rerun == "always" or record is None or record.status == "interrupted":
+        return True
+    if not record.device_model.matches(device) or record.is_stale(source_hashes):
+        return True
+    if (record.dataset.get("digest"), record.dataset.get("content", "")) != (dataset.digest, dataset.content):
+        return True
+    if record.dataset.get("panel", dataset.panel) != dataset.panel:
+        return True
+    if record.status == "ok":
+        timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
+        if models is not None and not is_saved(models, record):
+            return True
+        return timed < repeats or not set(metrics) <= set(record.metrics)
+    return rerun == "failed"

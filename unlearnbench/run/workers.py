@@ -1,0 +1,404 @@
+"""Jobs in processes of their own: memory peaks are a job's own, and its crash harms nobody else.
+
+Processes are forked from a server that has the heavy imports done, so one starts in a fraction of a second. Between
+the server and a job stands a guard, which runs no code but its own: it ends the job, and every process that the job
+started, when the job is over, when its time is up, and when the run is gone, even by SIGKILL.
+"""
+
+import ctypes
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from types import ModuleType
+from typing import Any, Literal, Protocol
+
+import psutil
+
+from unlearnbench.cost.nvml import is_stopped
+from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
+from unlearnbench.store.records import Status
+
+# What a shell, a terminal or a scheduler ends a run with, often all of its processes at once. The run decides.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+PRELOAD = ["unlearnbench.run.preload"]
+OUT_OF_MEMORY = (  # what torch's RuntimeErrors say of it; the last one is cuDNN's, which finds no room to work in
+    "can't allocate memory", "out of memory", "ALLOC_FAILED", "unable to find an engine",
+)  # fmt: skip
+PROGRESS_SECONDS = 0.25  # at most one progress message per this time
+TRACEBACK_CHARACTERS = 4000  # kept of a traceback, from its end
+TICK_SECONDS = 1.0  # between two looks at whether the run was stopped, at most
+LONGEST_TICK = 2.5  # seconds; a longer one means that this process was stopped too
+GRACE_SECONDS = 1.0  # by so much the signal that ended a job can come before the run's own
+END_SECONDS = 10.0  # a process that needs longer to die hangs in the kernel, where nothing reaches it
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
+_START = threading.Lock()  # held while a process starts, by one thread at a time
+
+Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all (0: nobody knows)
+Turn = Literal["load", "alone", "beside"]  # what a job wants to do next: get ready, be timed, or neither
+
+
+class Line(Protocol):
+    """What a job can say to the process that waits for it."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show progress."""
+
+    def turn(self, kind: Turn) -> int:
+        """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
+
+    def beside(self) -> int:
+        """Return how many other devices of the run worked at once, at most, since this was asked last."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: its value when ok, else the reason and the end of the traceback."""
+
+    status: Status
+    value: Any = None
+    reason: str | None = None
+    traceback: str | None = None
+
+
+class Workers:
+    """Starts jobs, one process each."""
+
+    def __init__(self) -> None:
+        """Start the process server; it imports in the background."""
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+        with _quiet_start():
+            forkserver.ensure_running()
+
+    def run(
+        self,
+        job: str,
+        *arguments: Any,
+        on_progress: Progress = lambda what, done, total: None,
+        on_warning: Callable[[str], None] = lambda text: None,
+        on_tick: Callable[[], None] = lambda: None,
+        on_turn: Callable[[Turn], int] = lambda kind: 1,
+        on_beside: Callable[[], int] = lambda: 0,
+        timeout: float | None = None,
+    ) -> Outcome:
+        """Run `job(*arguments, line)` in a process of its own and wait until it and all that it started are gone.
+
+        Args:
+            job: `module:function`, so that this process need not import what only the other one runs.
+            *arguments: picklable.
+            on_progress: called with what is done, steps done, steps in all.
+            on_warning: called with the text of each warning raised in the process.
+            on_tick: called at least once a second; what it raises ends the job.
+            on_turn: called when the job asks for its turn; it goes on when this returns how many share the cores.
+            on_beside: returns how many other devices of the run worked since the job asked last.
+            timeout: seconds after which the process is killed; while it waits for a turn, or is stopped (Ctrl-Z),
+                they do not pass.
+
+        Raises:
+            UsageError: the job raised one.
+        """
+        child, allowance = _Child(job, arguments), _Allowance(timeout)
+        try:
+            outcome = None
+            while outcome is None:
+                message = child.hear(on_tick)
+                match message:
+                    case ("progress", *content):
+                        on_progress(*content)
+                    case ("warning", text):
+                        on_warning(text)
+                    case ("turn", kind):
+                        child.answer(on_turn(kind))
+                        allowance.skip()
+                    case ("beside",):
+                        child.answer(on_beside())
+                    case ("usage", text):
+                        raise UsageError(text)
+                    case ("end", *content):
+                        outcome = Outcome(*content)
+                if outcome is None and allowance.is_spent(child.pid):
+                    outcome = Outcome("timeout", reason=f"it was stopped after {timeout:g} seconds (--timeout)")
+        finally:
+            child.end()
+        if outcome.status in ("failed", "oom"):
+            _await_own_stop(on_tick)
+        return outcome
+
+
+class _Child:
+    """A job's process and its guard, seen from the process that waits for them."""
+
+    def __init__(self, job: str, arguments: tuple[Any, ...]) -> None:
+        """Start both."""
+        self.pid: int | None = None  # of the job, as soon as it has said so
+        self._line, line = multiprocessing.Pipe()
+        self._leash, leash = multiprocessing.Pipe()
+        ended_by = set(STOPPING) - {signal.SIGINT}  # to which programs that a job starts stay deaf: Ctrl-C is the run's
+        heard = [number for number in ended_by if signal.getsignal(number) is not signal.SIG_IGN]
+        self._guard = multiprocessing.get_context("forkserver").Process(
+            target=_guard, args=(leash, line, heard, job, arguments)
+        )
+        try:
+            with _START, _without_main():
+                self._guard.start()
+        except (EOFError, ConnectionError) as error:
+            raise UsageError(
+                "no process can be started, for the process server has ended: free memory, or raise the limits on "
+                "memory and open files (ulimit)"
+            ) from error
+        line.close()
+        leash.close()
+
+    def hear(self, on_tick: Callable[[], None]) -> tuple[Any, ...]:
+        """Wait a moment for the job's next message; return an empty one if there is none, and its end if it died."""
+        ready = wait([self._line, self._leash], timeout=TICK_SECONDS)
+        on_tick()
+        message: tuple[Any, ...] = ()
+        try:
+            if self._line in ready or (self._leash in ready and self._line.poll()):
+                message = self._line.recv()
+            elif ready:
+                raise EOFError
+        except (EOFError, OSError):  # it died, perhaps within a message
+            return "end", "failed", None, _death(self._exit_code())
+        if message[:1] == ("begun",):
+            self.pid = message[1]
+        return message
+
+    def answer(self, value: int) -> None:
+        """Answer the job's question."""
+        with suppress(OSError):  # if the job died meanwhile, the next message says so
+            self._line.send(value)
+
+    def end(self) -> None:
+        """Let the guard end whatever is left of the job, and wait for that."""
+        with suppress(OSError):
+            self._leash.send("end")  # a process that was forked from this one meanwhile may keep the pipe open
+        self._leash.close()
+        self._guard.join(END_SECONDS)
+        self._guard.kill()
+        self._line.close()
+
+    def _exit_code(self) -> int | None:
+        """Return the job's exit code, as its guard tells it; the guard's own if that was killed."""
+        with suppress(EOFError, OSError):
+            return int(self._leash.recv()) if self._leash.poll(END_SECONDS) else None
+        self._guard.join(END_SECONDS)
+        return self._guard.exitcode
+
+
+class _Allowance:
+    """The seconds that a job may take."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._left, self._seen = seconds, time.monotonic()
+
+    def skip(self) -> None:
+        """Forget the time since the last look."""
+        self._seen = time.monotonic()
+
+    def is_spent(self, pid: int | None) -> bool:
+        """Count the time since the last look, unless the job, or this process, was stopped; say whether it is up."""
+        now = time.monotonic()
+        took, self._seen = now - self._seen, now
+        if self._left is None:
+            return False
+        if took < LONGEST_TICK and not (pid is not None and is_stopped(pid)):
+            self._left -= took
+        return self._left < 0
+
+
+def _await_own_stop(on_tick: Callable[[], None]) -> None:
+    """Give the signal that may have ended a job, or a process that it needed, time to reach this process as well."""
+    end = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < end:
+        time.sleep(GRACE_SECONDS / 10)
+        on_tick()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module while a process starts, which would run it again there: a user's script, a notebook."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Start the process server deaf to what stops a run, and blind to a folder `unlearnbench` where the user stands."""
+    heard = {number: signal.getsignal(number) for number in STOPPING}
+    safe = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    for number in heard:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if safe is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = safe
+
+
+def ignore_stopping() -> None:
+    """Turn a deaf ear to further signals: this process has stopped its work, and is about to end as it should."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _death(code: int | None) -> str:
+    """Return the reason of a process that ended without a word."""
+    if code is None:
+        return "its process broke off its connection"
+    if code < 0:
+        known = {int(number): number.name for number in signal.Signals}
+        name = known.get(-code, f"signal {-code}")
+        hint = ", often the system's answer to a lack of memory" if name == "SIGKILL" else ""
+        return f"its process was killed by {name}{hint}"
+    return f"its process ended without a result, exit status {code}"
+
+
+def _guard(leash: Connection, line: Connection, heard: Sequence[int], job: str, arguments: tuple[Any, ...]) -> None:
+    """Run a job in a child, and end all that it started when it ends, or when the run says so or is gone.
+
+    Args:
+        leash: to the run: takes the job's exit code. A message on it, or its end, ends the job.
+        line: to the run, for the job.
+        heard: signals that shall end what the job starts, although the server is deaf to them.
+        job: as `Workers.run` takes it.
+        arguments: of the job.
+    """
+    guard = os.getpid()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans come to this process, whatever session or group they chose
+    pid = os.fork()
+    if pid == 0:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == guard:  # else it died first, and there is nobody to work for
+            leash.close()
+            _main(line, heard, job, arguments)
+        return
+    line.close()
+    os.setpgid(0, 0)  # a signal to the run's group, even SIGKILL, leaves the guard to tidy up
+    threading.Thread(target=_end_when_told, args=(leash,), daemon=True).start()
+    ended, status = os.waitpid(-1, 0)
+    while ended != pid:
+        ended, status = os.waitpid(-1, 0)
+    with suppress(ChildProcessError):  # nothing is left to wait for
+        while True:
+            _kill_descendants()
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.01)
+    with suppress(OSError):
+        leash.send(os.waitstatus_to_exitcode(status))
+
+
+def _end_when_told(leash: Connection) -> None:
+    with suppress(EOFError, OSError):
+        leash.recv()
+    _kill_descendants()
+
+
+def _kill_descendants() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _prctl(option: int, value: int) -> None:
+    """Set a property of this process; elsewhere than on Linux only what is still in its tree can be found and ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _main(connection: Connection, heard: Sequence[int], job: str, arguments: tuple[Any, ...]) -> None:
+    """Run a job inside its process and send how it ended."""
+    for number in heard:  # a handler, as that does not pass on to programs that the job starts
+        signal.signal(number, _leave_to_the_run)
+    os.register_at_fork(after_in_child=_hear_again)
+    multiprocessing.set_start_method(None, force=True)  # the system's own, as outside: the server forks only jobs
+    line = PipeLine(connection)
+    warnings.showwarning = lambda message, *_, **__: line.send("warning", str(message))
+    line.send("begun", os.getpid())
+    line.send(*_outcome(job, arguments, line))
+    connection.close()
+
+
+def _leave_to_the_run(*_: Any) -> None:
+    """Do nothing on a signal that reached the run as well: it ends this process if it stops."""
+
+
+def _hear_again() -> None:
+    """Give a process that a job forked the signals back, else no pool could end its workers."""
+    for number in STOPPING:
+        if signal.getsignal(number) is _leave_to_the_run:
+            signal.signal(number, signal.SIG_DFL)
+
+
+class PipeLine:
+    """The job's end of the pipe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock, self._last, self._what = connection, threading.Lock(), 0.0, ""
+
+    def send(self, *message: Any) -> None:
+        """Send a message; any thread may."""
+        with self._lock:
+            self._connection.send(message)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show progress, not too often, but each new step."""
+        if what != self._what or time.monotonic() - self._last >= PROGRESS_SECONDS:
+            self._last, self._what = time.monotonic(), what
+            self.send("progress", what, done, total)
+
+    def turn(self, kind: Turn) -> int:
+        """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
+        return self._ask("turn", kind)
+
+    def beside(self) -> int:
+        """Return how many other devices of the run worked at once, at most, since this was asked last."""
+        return self._ask("beside")
+
+    def _ask(self, *question: Any) -> int:
+        self.send(*question)
+        return int(self._connection.recv())
+
+
+def _outcome(job: str, arguments: tuple[Any, ...], line: PipeLine) -> tuple[Any, ...]:
+    import torch
+
+    try:
+        module, _, function = job.partition(":")
+        return "end", "ok", getattr(importlib.import_module(module), function)(*arguments, line)
+    except UsageError as error:
+        return "usage", str(error)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return "end", "oom", None, f"out of memory: {spell_error(error)}", _traceback_end()
+    except RuntimeError as error:
+        status = "oom" if any(text in str(error) for text in OUT_OF_MEMORY) else "failed"
+        return "end", status, None, spell_error(error), _traceback_end()
+    except (PluginError, NonFiniteError) as error:
+        return "end", "failed", None, one_line(str(error)), _traceback_end()
+    except BaseException as error:  # whatever a plugin raises is a failure of its cell, and recorded
+        return "end", "failed", None, spell_error(error), _traceback_end()
+
+
+def _traceback_end() -> str:
+    return traceback.format_exc().encode("utf-8", "replace").decode()[-TRACEBACK_CHARACTERS:]

@@ -1,0 +1,191 @@
+"""The content-addressed cache of what is expensive to make: base models, judges, priors.
+
+An artifact's key is the hash of everything that affects its bytes. Its folder holds `payload.safetensors` and
+`artifact.json` (the key's JSON, the payload's checksum, what its making cost). Folders appear by rename, so a reader
+never sees half of one; a payload that fails its checksum is rebuilt with a warning. Deleting the cache is always safe.
+A lock spares two builders the same work; where it holds nothing, the first to be done wins and nobody fails.
+"""
+
+import errno
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unlearnbench.errors import UsageError, one_line
+from unlearnbench.store.hashing import digest, file_digest
+from unlearnbench.store.scratch import beside, fsync, moved, refusal, remove, remove_at_once, sweep
+
+PAYLOAD, NOTE = "payload.safetensors", "artifact.json"
+SHORT = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # refusals that say nothing of the file
+TRIES = 5  # to put an artifact to its place, each after something damaged was removed from there
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A cached product."""
+
+    kind: str
+    key: str  # 64 hex digits
+    payload_digest: str  # SHA-256 of the payload file
+    tensors: Tensors  # on the CPU
+    facts: Mapping[str, Any]  # what its maker recorded: cost, accuracy
+    reused: bool  # False when this call built it
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """What a record says of it: key and payload checksum."""
+        return {"key": self.key, "sha256": self.payload_digest}
+
+
+def software() -> dict[str, str]:
+    """Return the library versions that affect trained bytes, for artifact keys."""
+    return {"torch": torch.__version__, "diffusers": importlib.metadata.version("diffusers")}
+
+
+def default_cache() -> Path:
+    """Return the cache folder: `UNLEARNBENCH_CACHE`, or `unlearnbench` in the user's cache folder."""
+    if chosen := os.environ.get("UNLEARNBENCH_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "unlearnbench"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unlearnbench"
+
+
+class ArtifactStore:
+    """A folder of artifacts, safe for several processes at a time."""
+
+    def __init__(self, root: Path) -> None:
+        """Use a folder, made on first write."""
+        self.root = root
+
+    def get(
+        self, kind: str, inputs: Mapping[str, Any], build: Callable[[], tuple[Tensors, Mapping[str, Any]]]
+    ) -> Artifact:
+        """Return the artifact of these inputs, building it when it is missing or damaged.
+
+        Args:
+            kind: a word for the sort of artifact, one folder each.
+            inputs: JSON of everything that affects the payload's bytes.
+            build: makes the tensors and the facts to record beside them.
+
+        Raises:
+            UsageError: the cache cannot be written.
+        """
+        key = digest({"kind": kind, "inputs": inputs})
+        folder = self._folder(kind, inputs)
+        with self._writable():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder.with_suffix(".lock"))
+            lock.acquire()
+        try:
+            with self._writable():
+                found = self._read(kind, key, folder)
+            if found is not None:
+                return found
+            tensors, facts = build()  # its errors are its own
+            with self._writable():
+                artifact = self._write(kind, key, folder, inputs, tensors, facts)
+                shutil.rmtree(self.workspace(kind, inputs), ignore_errors=True)
+                return artifact
+        finally:
+            lock.release()
+
+    def fetch(self, what: str) -> None:
+        """Take note that something is about to be downloaded, into another place than this cache."""
+
+    def workspace(self, kind: str, inputs: Mapping[str, Any]) -> Path:
+        """Return the folder in which the build of this artifact may keep what it needs to go on after a stop."""
+        return self._folder(kind, inputs).with_suffix(".work")
+
+    def _folder(self, kind: str, inputs: Mapping[str, Any]) -> Path:
+        return self.root / kind / digest({"kind": kind, "inputs": inputs})[:24]
+
+    def reference(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, str] | None:
+        """Return the reference of an artifact that seems to be there; only `get` knows whether it is sound."""
+        try:
+            note = json.loads(_file(self._folder(kind, inputs) / NOTE).read_text(encoding="utf-8"))
+            return {"key": note["key"], "sha256": note["sha256"]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Turn the system's refusal into a sentence for the user."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise unwritable(f"the cache {self.root} cannot be used", error) from error
+
+    def _read(self, kind: str, key: str, folder: Path) -> Artifact | None:
+        """Return the artifact in a folder, or None (with a warning where something damaged lay there)."""
+        if not os.path.lexists(folder):
+            return None
+        try:
+            payload, note = _file(folder / PAYLOAD), json.loads(_file(folder / NOTE).read_text(encoding="utf-8"))
+            if note["key"] != key:
+                raise ValueError("its key is another's")
+            if note.pop("checksum") != digest(note):
+                raise ValueError("its note was changed")
+            if file_digest(payload) != note["sha256"]:
+                raise ValueError("its checksum fails")
+            return Artifact(kind, key, note["sha256"], load_file(payload), note["facts"], reused=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            if isinstance(error, OSError) and error.errno in SHORT:
+                raise
+            reason = one_line(str(error)) or type(error).__name__
+            warnings.warn(f"cached {kind} in {folder} is damaged ({reason}); it is built again", stacklevel=3)
+            remove_at_once(folder)
+            return None
+
+    def _write(
+        self, kind: str, key: str, folder: Path, inputs: Mapping[str, Any], tensors: Tensors, facts: Mapping[str, Any],
+    ) -> Artifact:  # fmt: skip
+        sweep(folder.parent, f".{folder.name}-*")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        scratch = beside(folder)
+        try:
+            scratch.mkdir(parents=True)
+            save_file(tensors, scratch / PAYLOAD)
+            checksum = file_digest(scratch / PAYLOAD)
+            note = {"kind": kind, "key": key, "inputs": inputs, "sha256": checksum, "facts": facts}
+            note["checksum"] = digest(note)
+            (scratch / NOTE).write_text(json.dumps(note, indent=1, allow_nan=False), encoding="utf-8")
+            for path in (scratch / PAYLOAD, scratch / NOTE, scratch):
+                fsync(path)
+            for _ in range(TRIES):
+                if moved(scratch, folder):
+                    fsync(folder.parent)
+                    return Artifact(kind, key, checksum, tensors, facts, reused=False)
+                if (found := self._read(kind, key, folder)) is not None:  # of a builder whom the lock did not stop
+                    return replace(found, reused=False)
+            raise FileExistsError(errno.EEXIST, "what lies there cannot be removed", str(folder))
+        finally:
+            remove(scratch)
+
+
+def unwritable(what: str, error: Exception) -> UsageError:
+    """Return the sentence for a cache that the system refuses to read or write."""
+    return UsageError(f"{what} ({refusal(error)}): free space there or set UNLEARNBENCH_CACHE to another folder")
+
+
+def _file(path: Path) -> Path:
+    """Return a path if a file is there: to open a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is not a file")
+    return path

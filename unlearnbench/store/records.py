@@ -1,0 +1,355 @@
+"""The store of records: one JSON line per cell, appended and fsynced by one writer under a file lock.
+
+Reports read this and nothing else, so it imports neither torch nor a plugin.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from filelock import FileLock
+
+from unlearnbench.errors import UsageError, one_line
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.fields import check_plain, check_record
+from unlearnbench.store.hashing import canonical_json, digest
+
+SCHEMA = 2  # 1 had no checksum
+MOST_PROBLEMS = 5  # unreadable lines named per file
+LONGEST_LINE = 64 * 10**6  # bytes
+B4 = "-b4"  # ends the names of protocols that differ from another one by FID's reference set alone
+Status = Literal["ok", "failed", "oom", "timeout", "interrupted"]
+
+
+class NewerSchema(ValueError):
+    """A record of a version that this one cannot read."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one cell.
+
+    `metrics` maps a metric's name to value, n, unit, direction, format and source hash; `cost` maps a phase to a
+    `cost.Cost` as JSON. A failed cell has a `reason` and no metrics. `wall_seconds` are the seconds of `cost` that were
+    not reused (of `forget`, the first of its repeats), and those of `outside`.
+    """
+
+    cell: Cell
+    method: Mapping[str, Any]  # title, paper, role, overrides, source_hash
+    status: Status
+    reason: str | None = None
+    traceback: str | None = None
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cost: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    wall_seconds: float | None = None
+    outside: Mapping[str, float] = field(default_factory=dict)  # seconds in no phase: start, load, wait, ...
+    priors: Mapping[str, Any] = field(default_factory=dict)  # name -> seconds, shared, reused, key of the artifact
+    probes: Mapping[str, str] = field(default_factory=dict)  # memory probe -> why it is not there
+    disturbances: Sequence[Mapping[str, str]] = field(default_factory=list)  # phase, and what else was going on
+    counts: Mapping[str, Any] = field(default_factory=dict)  # of prior and forget, by the harness
+    flops: Mapping[str, Any] = field(default_factory=dict)  # forward and backward per image, peak per second
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    timestep_loss: Mapping[str, Any] = field(default_factory=dict)  # edges, forget, retain, n
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)  # title, class names, extractor
+    judge: Mapping[str, Any] = field(default_factory=dict)  # test accuracy, n
+    artifacts: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, Any] = field(default_factory=dict)  # strips of samples as base64 PNG
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON object but for its checksum; empty fields but `metrics` are left out.
+
+        So a field that is added later changes no digest of records that lack it.
+        """
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        filled = {name: value for name, value in fields.items() if value not in (None, {}, []) or name == "metrics"}
+        return {"schema": SCHEMA, "cell_id": self.cell.id, **filled, "cell": self.cell.to_json()}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the record's canonical JSON: the checksum that is written beside it."""
+        return digest(json.loads(canonical_json(self.to_json())))  # as it is read: a key that is a number becomes text
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Record":
+        """Return the record that `to_json` wrote.
+
+        Raises:
+            NewerSchema: a newer version wrote it.
+            ValueError: another schema version, or a field that is missing or cannot be what it is.
+        """
+        schema = value.get("schema")
+        if type(schema) is int and schema > SCHEMA:
+            raise NewerSchema(f"it has schema {schema}, of a newer version of unlearnbench; this one reads {SCHEMA}")
+        if type(schema) is not int or schema < 1:
+            raise ValueError(f"it has schema {schema!r}, this version reads 1 to {SCHEMA}")
+        try:
+            check_plain(value)
+            check_record(value)
+            fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+            record = cls(**{**fields, "cell": Cell.from_json(value["cell"])})
+        except TypeError as error:
+            raise ValueError(f"a field is unknown or of the wrong type ({error})") from error
+        if record.cell.id != value.get("cell_id"):
+            raise ValueError("its cell id does not match its cell")
+        return record
+
+    @property
+    def device_model(self) -> "DeviceModel":
+        """The model of the device: devices of one model share a table. One without a name stands for itself."""
+        return device_model(self.provenance.get("device", {}))
+
+    def is_stale(self, source_hashes: Mapping[str, str]) -> bool:
+        """Say whether method, metric or dataset (recipes, judge, protocol) is another now than when this was measured.
+
+        Args:
+            source_hashes: {"method:NAME", "metric:NAME", "dataset:DIGEST" or "panel:DIGEST": hash as it is now}; what
+                it does not name is not judged.
+        """
+        measured = {f"method:{self.cell.method}": self.method.get("source_hash")}
+        digest = self.dataset.get("digest")
+        measured[f"dataset:{digest}"] = digest
+        if panel := self.dataset.get("panel"):  # records of before there were several judges rest on one alone
+            measured[f"panel:{panel}"] = panel
+        measured |= {f"metric:{name}": entry.get("source_hash") for name, entry in self.metrics.items()}
+        return any(key in source_hashes and source_hashes[key] != value for key, value in measured.items())
+
+
+Hashes = Mapping[str, str] | Callable[[Iterable[Record]], Mapping[str, str]]  # or what finds them for records
+
+
+def hashes_of(source_hashes: Hashes, records: Iterable[Record]) -> Mapping[str, str]:
+    """Return the hashes of what records rest on, as it is now."""
+    return source_hashes(records) if callable(source_hashes) else source_hashes
+
+
+class DeviceModel(NamedTuple):
+    """What devices of one kind have in common."""
+
+    type: str
+    name: str
+    processor: str = ""  # family and model of a CPU, whose name may stand for several; records may lack it
+
+    def matches(self, other: "DeviceModel") -> bool:
+        """Say whether both are one model, as far as is known."""
+        known = {self.processor, other.processor} - {""}
+        return self[:2] == other[:2] and len(known) < 2
+
+
+def device_model(identity: Mapping[str, Any]) -> DeviceModel:
+    """Return the model of a device; without a name it is called by its UUID."""
+    name = str(identity.get("name") or identity.get("uuid"))
+    return DeviceModel(str(identity.get("type")), name, str(identity.get("processor") or ""))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The last finished record of each cell (or its interruption), and what could not be read, one sentence each."""
+
+    records: list[Record]
+    problems: list[str]
+
+
+class ResultStore:
+    """A folder of records: `DATASET/METHOD.jsonl`."""
+
+    def __init__(self, root: Path) -> None:
+        """Use a folder, made on first write."""
+        self.root = root
+
+    def append(self, record: Record) -> None:
+        """Add a record durably: it is on the disk when this returns.
+
+        Raises:
+            UsageError: the folder cannot be written.
+            ValueError: a field cannot be what it is.
+        """
+        path = self.root / record.cell.dataset / f"{record.cell.method}.jsonl"
+        line = to_line(record)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / ".write.lock"), path.open("ab+") as file:
+                if file.tell() and _last_byte(path) != b"\n":
+                    line = b"\n" + line  # a writer was killed within its line: leave the torn one alone
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {path} ({error.strerror or error}): free space or give another folder with --results"
+            ) from error
+
+    def read(self) -> Reading:
+        """Return the last record of every cell; lines that hold no sound record are named and skipped.
+
+        Such a line takes what was recorded of its cell before with it: the cell is to be measured again.
+
+        Raises:
+            UsageError: a file that cannot be read.
+        """
+        latest: dict[str, Record] = {}
+        problems: list[str] = []
+        with _uncollected():
+            for path in sorted(self.root.glob("*/*.jsonl"), key=lambda path: natural(str(path))):
+                if not path.is_file():
+                    problems.append(f"{path} is skipped: it is not a file")
+                    continue
+                try:
+                    content = path.read_bytes()
+                except OSError as error:
+                    raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+                _read_lines(path, content, latest, problems)
+        if old := sum("digest" not in vars(record) for record in latest.values()):  # `read_line` found no checksum
+            problems.append(f"records of an older version, without a checksum that would show an edit: {old}")
+        return Reading(list(latest.values()), problems)
+
+
+@contextmanager
+def open_results(root: Path) -> Iterator[Reading]:
+    """Read a folder of records, and let the garbage collector pass over them as long as they are in use.
+
+    Many records are millions of objects, none of them garbage: to look through them again and again would take as long
+    as all the rest of a report.
+    """
+    with _uncollected():
+        reading = ResultStore(root).read()
+        gc.freeze()
+    try:
+        yield reading
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let no garbage be looked for within."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def to_line(record: Record) -> bytes:
+    """Return the line that stands for a record in a file.
+
+    Raises:
+        ValueError: a field cannot be what it is.
+    """
+    value = record.to_json()
+    check_plain(value)
+    line = canonical_json({**value, "checksum": record.digest}).encode() + b"\n"
+    read_line(line)  # never write what could not be read
+    return line
+
+
+def _read_lines(path: Path, content: bytes, latest: dict[str, Record], problems: list[str]) -> None:
+    """Add the records of a file; the first lines that hold none become problems, the others are counted."""
+    bad, newer = 0, []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            _add(read_line(line), latest)
+        except NewerSchema:
+            newer.append(number)
+        except ValueError as error:
+            bad += 1
+            latest.pop(_cell_id(line), None)
+            torn = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+            if bad <= MOST_PROBLEMS:
+                why = "is torn or not JSON" if torn else one_line(str(error))
+                problems.append(f"{path}, line {number} is skipped: {why}")
+    if bad > MOST_PROBLEMS:
+        problems.append(f"{path}: {bad - MOST_PROBLEMS} more lines are skipped")
+    if newer:
+        places = ", ".join(map(str, newer[:MOST_PROBLEMS])) + (", ..." if len(newer) > MOST_PROBLEMS else "")
+        problems.append(
+            f"{path}: {len(newer)} of its records are skipped, for a newer version of unlearnbench wrote them (schema "
+            f"above {SCHEMA}, line {places}): update it to see them"
+        )
+
+
+def _add(record: Record, latest: dict[str, Record]) -> None:
+    """Put a record in the place of what its cell had before."""
+    if record.status == "interrupted" and record.cell.id in latest:
+        return  # a measurement that was not finished takes no earlier one away
+    latest.pop(record.cell.id, None)  # so that order follows the last line
+    latest[record.cell.id] = record
+
+
+def _cell_id(line: bytes) -> str:
+    """Return the id of the cell that a line without a sound record speaks of; empty where it says none."""
+    try:
+        found = json.loads(line).get("cell_id")
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def read_line(line: bytes) -> Record:
+    """Return the record of a line.
+
+    Raises:
+        NewerSchema: a newer version wrote it.
+        ValueError: it holds no record, one that was altered, or one that cannot be.
+    """
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"it has {len(line)} bytes, more than {LONGEST_LINE}")
+    try:
+        value = json.loads(line, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError("it holds no JSON object")
+    checksum = value.pop("checksum", None)
+    if checksum is None and value.get("schema") == 1:
+        return Record.from_json(value)
+    if type(schema := value.get("schema")) is int and schema <= SCHEMA and not _is_untouched(line, value, checksum):
+        raise ValueError("it was altered after it was written: its checksum does not match")
+    record = Record.from_json(value)
+    vars(record)["digest"] = checksum
+    return record
+
+
+def _is_untouched(line: bytes, value: Mapping[str, Any], checksum: object) -> bool:
+    """Say whether a record's checksum is that of its other fields, in whatever order and with whatever spaces."""
+    written = line.strip().replace(f'"checksum":"{checksum}",'.encode("utf-8", "replace"), b"", 1)
+    if hashlib.sha256(written).hexdigest() == checksum:  # the line is canonical JSON, which need not be made again
+        return True
+    try:
+        return digest(value) == checksum
+    except (ValueError, RecursionError):
+        return False  # nothing was written that has no canonical JSON
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}, which is no JSON number")
+
+
+def records_digest(records: Iterable[Record]) -> str:
+    """Return 12 hex digits that stand for exactly these records, in any order."""
+    return digest(sorted(record.digest for record in records))[:12]
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """Return the key that sorts text as people do: numbers in it by their value."""
+    parts = [part for part in re.split(r"([0-9]+)", text) if part]
+    return [(False, int(part), "") if part[0] in "0123456789" else (True, 0, part) for part in parts]
