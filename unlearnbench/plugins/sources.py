@@ -17,7 +17,7 @@ from typing import Any
 
 from unlearnbench.store.hashing import digest
 
-HARNESS = __package__
+HARNESS = "unlearnbench"
 INSTALLED = {"site-packages", "dist-packages"}
 
 
