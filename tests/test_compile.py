@@ -33,13 +33,13 @@ def use(model):
 
 
 def test_all_blocks_are_compiled_once_for_all_copies(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)  # as it is now
     compile_one = torch.nn.Module.compile  # the compiler behind it takes a minute, and is not what this is about
     monkeypatch.setattr(torch.nn.Module, "compile", lambda block: compile_one(block, backend="eager"))
     base = papers_network().eval()
     expected = use(copy.deepcopy(base))
     compiled = []
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    limit = torch._dynamo.config.recompile_limit  # put back behind compile_blocks, which raises it
+    with torch._dynamo.config.patch(recompile_limit=limit, fail_on_recompile_limit_hit=True):
         for _ in range(2):
             model = copy.deepcopy(base)
             compile_blocks(model)

@@ -44,6 +44,8 @@ class GlobalState:
     """A snapshot of the flags, functions and classes of this process."""
 
     def __init__(self) -> None:
+        import torch._dynamo  # an optimiser does, and it replaces functions of torch: that is no method's doing
+
         self._flags = _flags()
         self._random = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
         self._environment, self._filters = dict(os.environ), list(warnings.filters)

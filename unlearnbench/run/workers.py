@@ -335,8 +335,9 @@ def _main(connection: Connection, heard: Sequence[int], job: str, arguments: tup
     multiprocessing.set_start_method(None, force=True)  # the system's own, as outside: the server forks only jobs
     line = PipeLine(connection)
     warnings.showwarning = lambda message, *_, **__: line.send("warning", str(message))
-    line.send("begun", os.getpid())
-    line.send(*_outcome(job, arguments, line))
+    with suppress(BrokenPipeError, ConnectionResetError):  # the run has given the job up, and its guard will end it
+        line.send("begun", os.getpid())
+        line.send(*_outcome(job, arguments, line))
     connection.close()
 
 
