@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from unlearnbench.datasets import Split, load_dataset
-from unlearnbench.models.saved import staging
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run import cell as runner
+from unlearnbench.run.saving import staging
 from unlearnbench.store.cell import Cell
 
 SMALL = {  # settings, of those methods that have them

@@ -13,8 +13,8 @@ from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import load_dataset
 from unlearnbench.models.networks import build_unet, unet_config
 from unlearnbench.plugins.registry import Registry
+from unlearnbench.report.figures.drawing import FIGURES
 from unlearnbench.report.figures.figures import set_style
-from unlearnbench.report.page import FIGURES
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell, Target
 from unlearnbench.store.hashing import canonical_json

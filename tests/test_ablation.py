@@ -13,10 +13,13 @@ from matplotlib.text import Text
 from tests.conftest import draw_all, fake_record
 from tests.test_report import board, images, store
 from tests.test_robustness import attacked
-from unlearnbench.report import render
+from unlearnbench.report.data.curves import loss_curve, mean_curves
+from unlearnbench.report.data.sweeps import find_sweeps, spell
+from unlearnbench.report.figures.drawing import FIGURE_WORDS
 from unlearnbench.report.figures.figures import HIGHEST, PAGE, heatmaps
-from unlearnbench.report.figures.sweep import find_sweeps, frame, loss_curve, mean_curves, spell, sweep, timesteps
-from unlearnbench.report.page import FIGURE_WORDS
+from unlearnbench.report.figures.sweep import frame, sweep
+from unlearnbench.report.figures.timesteps import timesteps
+from unlearnbench.report.render import render
 
 X = (0, 1, 10, 50)
 

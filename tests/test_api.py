@@ -19,7 +19,7 @@ from tests.test_robustness import attacked
 from unlearnbench import api
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.frames import COLUMNS
-from unlearnbench.report.page import FIGURES
+from unlearnbench.report.figures.drawing import FIGURES
 from unlearnbench.store.records import ResultStore
 
 EXAMPLES = ("api-run", "api-load", "api-draw")

@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unlearnbench.datasets import Source, current_dataset, load_dataset, local_digest
+from unlearnbench.datasets import Source, load_dataset, local_digest
 from unlearnbench.errors import PluginError, UsageError
-from unlearnbench.measure.prepared import prepare_base
+from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import SCHEDULERS, check_schedule, read_checkpoint, write_checkpoint
 from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore
 
 SILENT = lambda what, done, total: None  # noqa: E731

@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
-from unlearnbench.report import render, validation
 from unlearnbench.report.data.board import boards
+from unlearnbench.report.render import render, validation
 from unlearnbench.report.tables.controls import alarms, check_tables
 from unlearnbench.report.tables.tables import all_tables, summary_table
 from unlearnbench.store.cell import Target

@@ -12,10 +12,10 @@ import torch
 from tests.conftest import fake_record
 from unlearnbench import __version__
 from unlearnbench.cli import commands as cli
-from unlearnbench.cli.forecast import Look, at_hand
 from unlearnbench.datasets import Source
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.plugins.registry import Registry
+from unlearnbench.run.at_hand import Look, at_hand
 from unlearnbench.run.cell import identify
 from unlearnbench.run.plan import make_plan
 from unlearnbench.store.artifacts import ArtifactStore

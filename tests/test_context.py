@@ -5,8 +5,7 @@ import torch
 
 from unlearnbench import NonFiniteError, PluginError, predict_noise
 from unlearnbench.cost.meter import Meter
-from unlearnbench.run.cell import counted
-from unlearnbench.unlearn.context import Context
+from unlearnbench.unlearn.context import Context, counted
 
 
 def test_a_stream_that_was_not_declared_raises(make_context):

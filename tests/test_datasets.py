@@ -17,23 +17,15 @@ import torch
 from PIL import Image
 
 from tests.conftest import fake_record
-from unlearnbench.datasets import (
-    DATASETS,
-    RETAINED,
-    WITHOUT_CLASS_0,
-    Source,
-    current_dataset,
-    current_digests,
-    load_dataset,
-    protocol_names,
-    title_of,
-)
+from unlearnbench.datasets import DATASETS, Source, load_dataset, protocol_names, title_of
 from unlearnbench.datasets.cifar10 import open_part
+from unlearnbench.datasets.recipes import RETAINED, WITHOUT_CLASS_0
 from unlearnbench.errors import UsageError
 from unlearnbench.measure.evidence import reference_images
 from unlearnbench.models.networks import build_unet, unet_config
 from unlearnbench.plugins.spec import method
 from unlearnbench.report.data.board import boards
+from unlearnbench.run.stale import current_dataset, current_digests
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import PLAIN
 

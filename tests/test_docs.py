@@ -19,10 +19,11 @@ from PIL import Image
 from tests.readme import PATH, README, ROOT, block, rendered
 from unlearnbench import datasets
 from unlearnbench.cli import commands as cli
-from unlearnbench.datasets import Source, current_dataset, load_dataset, protocol_names, title_of
+from unlearnbench.datasets import Source, load_dataset, protocol_names, title_of
 from unlearnbench.kit import conformance, trial
 from unlearnbench.models.flops import flops_per_image
 from unlearnbench.models.networks import unet_config
+from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import ResultStore
 

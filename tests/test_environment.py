@@ -11,7 +11,7 @@ from unlearnbench.report.data.environment import counted, protocol_facts, proven
 from unlearnbench.report.html.view import _facts
 from unlearnbench.report.page import page_files
 from unlearnbench.report.tables.tables import all_tables
-from unlearnbench.report.write.latex import paper
+from unlearnbench.report.write.paper import paper
 
 
 def measured(record, **provenance):

@@ -17,15 +17,16 @@ from safetensors.torch import save_file
 from tests.conftest import cifar_weights, fake_record
 from unlearnbench import method
 from unlearnbench.cli import commands as cli
-from unlearnbench.cli.forecast import Missing
 from unlearnbench.cli.outlook import disk_bytes, lines, preparation_seconds, published, row_seconds, total_seconds
 from unlearnbench.cost.meter import Meter
-from unlearnbench.datasets import GivenJudge, Source, imagefolder, load_dataset
+from unlearnbench.datasets import Source, imagefolder, load_dataset
+from unlearnbench.datasets.recipes import GivenJudge
 from unlearnbench.errors import UsageError
 from unlearnbench.models.diffusion import predict_noise
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.published import load_source
 from unlearnbench.run import pilot, trial
+from unlearnbench.run.at_hand import Missing
 from unlearnbench.run.cell import unlearn
 from unlearnbench.run.estimate import (
     AROUND,

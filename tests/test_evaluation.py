@@ -8,12 +8,12 @@ import torch
 from unlearnbench.cost.meter import Meter
 from unlearnbench.errors import PluginError, Unmeasurable
 from unlearnbench.judges.features import FEATURE_LAYER, extractor_for
-from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure, sample_seeds
+from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.diffusion import evaluating
 from unlearnbench.plugins.spec import NEEDS, NO_OBJECT, Score, metric
 from unlearnbench.store.artifacts import ArtifactStore
-from unlearnbench.store.cell import Cell
+from unlearnbench.store.cell import Cell, sample_seeds
 
 
 @pytest.fixture(scope="module")

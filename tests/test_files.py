@@ -18,8 +18,10 @@ from PIL import Image
 from tests.conftest import fake_record
 from tests.test_report import full, images, store
 from unlearnbench.errors import UsageError
-from unlearnbench.report import Rendering, _files, page, render
+from unlearnbench.report import page
 from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.rendering import Rendering
+from unlearnbench.report.render import _files, render
 from unlearnbench.report.write.files import MANIFEST, publish
 
 

@@ -5,10 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearnbench.errors import UsageError
-from unlearnbench.store.cell import (
-    Cell,
-    Seeds,
-    Target,
+from unlearnbench.run.arguments import (
     combinations,
     make_cells,
     parse_classes,
@@ -18,6 +15,7 @@ from unlearnbench.store.cell import (
     parse_targets,
     replicates,
 )
+from unlearnbench.store.cell import Cell, Seeds, Target
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,20 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from tests.conftest import cifar_shapes, cifar_weights
-from unlearnbench.datasets import GivenJudge, Source, Split, SvmRecipe, current_dataset, load_dataset
+from unlearnbench.datasets import Source, Split, load_dataset
+from unlearnbench.datasets.recipes import GivenJudge, SvmRecipe
 from unlearnbench.errors import UsageError
+from unlearnbench.judges.fit import fit_classifier
 from unlearnbench.judges.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier, through
 from unlearnbench.judges.negatives import KINDS, negatives
 from unlearnbench.judges.weights import read_weights
-from unlearnbench.measure.evidence import sample_seeds
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.diffusion import Schedule, sample, to_float, to_uint8
 from unlearnbench.models.networks import CLASSIFIERS
-from unlearnbench.models.training import fit_classifier
 from unlearnbench.plugins.spec import NO_OBJECT
+from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore
-from unlearnbench.store.cell import Cell
+from unlearnbench.store.cell import Cell, sample_seeds
 from unlearnbench.store.hashing import file_digest
 
 CPU = torch.device("cpu")

@@ -10,6 +10,7 @@ from matplotlib.collections import PathCollection, QuadMesh
 from tests.conftest import fake_record
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.frames import long_frame
+from unlearnbench.report.data.front import axes_of, places
 from unlearnbench.report.figures import figures
 from unlearnbench.report.figures import sweep as ablation
 from unlearnbench.report.html.charts import scatter
@@ -17,7 +18,7 @@ from unlearnbench.report.html.heatmaps import class_heat
 from unlearnbench.report.html.view import _bars
 from unlearnbench.report.tables import robustness
 from unlearnbench.report.tables.controls import check_tables
-from unlearnbench.report.tables.pareto import axes_of, pareto_tables, places
+from unlearnbench.report.tables.pareto import pareto_tables
 from unlearnbench.report.tables.tables import paper_tables, summary_table
 from unlearnbench.report.write.terminal import to_terminal
 

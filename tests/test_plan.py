@@ -9,8 +9,8 @@ from tests.conftest import fake_record
 from unlearnbench.datasets import FEATURES, INCEPTION_FEATURES, Source, load_dataset, resolve
 from unlearnbench.datasets.profiles import colour_profiles
 from unlearnbench.models.networks import CLASSIFIERS
+from unlearnbench.run.arguments import parse_targets
 from unlearnbench.run.plan import _few_samples, make_plan, select
-from unlearnbench.store.cell import parse_targets
 from unlearnbench.store.records import DeviceModel, device_model
 
 DEVICE = {"type": "cpu", "name": "A CPU", "uuid": "1"}

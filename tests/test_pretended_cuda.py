@@ -18,16 +18,17 @@ from tests.cells import ASKED, BOOKKEEPING, PAPERS, run_cell, tiny_dataset
 from tests.pretend import PretendedTensor, pretended_cuda
 from unlearnbench.cost import probes
 from unlearnbench.datasets import WEIGHTS
+from unlearnbench.judges.fit import fit_classifier
 from unlearnbench.judges.judges import build_classifier
 from unlearnbench.measure import attacks
 from unlearnbench.measure import prepared as preparation
 from unlearnbench.models import flops as arithmetic
 from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise, sample
 from unlearnbench.models.networks import build_unet, frozen, placed, unet_config
-from unlearnbench.models.saved import staging
-from unlearnbench.models.training import DenoiserTraining, fit_classifier
+from unlearnbench.models.training import DenoiserTraining
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run import cell as runner
+from unlearnbench.run.saving import staging
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.artifacts import ArtifactStore
 

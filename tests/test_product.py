@@ -20,12 +20,14 @@ from tests.conftest import fake_record
 from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import WEIGHTS, load_dataset
 from unlearnbench.errors import UsageError
-from unlearnbench.measure.evidence import sample_seeds
 from unlearnbench.models.checkpoints import SCHEDULE
 from unlearnbench.models.diffusion import evaluating, predict_noise, to_uint8
 from unlearnbench.models.networks import build_unet
-from unlearnbench.models.saved import CARD, FACTS, card, draw, grid, is_saved, open_model, settle, stage, staging
-from unlearnbench.run.plan import needs_run
+from unlearnbench.models.saved import CARD, FACTS, draw, grid, open_model
+from unlearnbench.run.model_card import card
+from unlearnbench.run.saving import is_saved, settle, stage, staging
+from unlearnbench.run.stale import needs_run
+from unlearnbench.store.cell import sample_seeds
 from unlearnbench.store.records import DeviceModel, ResultStore, records_digest
 
 SHAPE = (1, 8, 8)

@@ -12,7 +12,7 @@ from unlearnbench.plugins.registry import Registry
 from unlearnbench.run.cell import rehearse, unlearn
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cell import Cell
-from unlearnbench.unlearn.context import Counts
+from unlearnbench.unlearn.streams import Counts
 
 SMALL = {
     "steps": 3, "batch": 4, "replay_per_class": 2, "fisher_images": 2, "fisher_timesteps": 4, "fisher_chunk": 2,

@@ -16,13 +16,15 @@ from PIL import Image
 
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
-from unlearnbench.report import page, render
+from unlearnbench.report import page
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.cost import is_slower, ranks
-from unlearnbench.report.data.frames import long_frame
+from unlearnbench.report.data.frames import long_frame, tidy_frame
 from unlearnbench.report.data.values import MARK, Value, variant_of
+from unlearnbench.report.figures.drawing import few_rows
 from unlearnbench.report.figures.figures import phases
-from unlearnbench.report.page import few_rows, page_files
+from unlearnbench.report.page import page_files
+from unlearnbench.report.render import render
 from unlearnbench.report.tables.tables import (
     all_tables,
     cost_table,
@@ -31,7 +33,6 @@ from unlearnbench.report.tables.tables import (
     showable,
     shown_boards,
     summary_table,
-    tidy_frame,
 )
 from unlearnbench.report.write.latex import escape_latex, to_latex
 from unlearnbench.report.write.table import Table, escape_markdown, frame_to_csv, to_csv, to_markdown

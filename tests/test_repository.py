@@ -7,13 +7,13 @@ import re
 import pytest
 
 from tests.readme import README, ROOT
-from unlearnbench.datasets import current_digests
 from unlearnbench.plugins.registry import Registry
-from unlearnbench.report import render
 from unlearnbench.report.data.board import boards
+from unlearnbench.report.render import render
 from unlearnbench.report.tables.controls import alarms, checks
 from unlearnbench.report.tables.published import compare
 from unlearnbench.report.verify import verify
+from unlearnbench.run.stale import current_digests
 from unlearnbench.store.records import ResultStore
 
 NAMES = {plugin.name for kind in ("method", "metric") for plugin in Registry().plugins(kind)}
@@ -83,7 +83,7 @@ def test_every_method_was_attacked(evidence):
 
 @pytest.mark.parametrize(("folder", "reports"), FOLDERS.items())
 def test_committed_tables_come_from_the_committed_records(tmp_path, monkeypatch, folder, reports):
-    monkeypatch.setattr("unlearnbench.report.page.FIGURES", {})  # figures are not compared
+    monkeypatch.setattr("unlearnbench.report.figures.drawing.FIGURES", {})  # figures are not compared
     _, hashes = read(folder)
     render(ROOT / folder, tmp_path, hashes)
     fresh = {path.relative_to(tmp_path): path for path in tmp_path.glob("*/tables/*")}

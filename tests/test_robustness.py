@@ -5,11 +5,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tests.conftest import draw_all, fake_record
-from unlearnbench.report import render
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.values import Value
+from unlearnbench.report.figures.robustness import robustness
+from unlearnbench.report.render import render
 from unlearnbench.report.tables.controls import alarms, check_tables
-from unlearnbench.report.tables.robustness import robustness, robustness_tables
+from unlearnbench.report.tables.robustness import robustness_tables
 from unlearnbench.report.tables.tables import all_tables
 from unlearnbench.report.verify import verify
 from unlearnbench.report.write.latex import to_latex

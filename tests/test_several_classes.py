@@ -17,10 +17,11 @@ from unlearnbench.measure.prepared import prepare
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NEEDS, NO_OBJECT
 from unlearnbench.report.data.board import boards
+from unlearnbench.run.arguments import parse_sequence, parse_targets
 from unlearnbench.run.cell import after_earlier, unlearn
 from unlearnbench.run.plan import make_plan
 from unlearnbench.store.artifacts import ArtifactStore
-from unlearnbench.store.cell import Cell, Target, parse_sequence, parse_targets
+from unlearnbench.store.cell import Cell, Target
 from unlearnbench.store.records import ResultStore
 from unlearnbench.unlearn.context import Context
 

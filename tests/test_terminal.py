@@ -11,8 +11,8 @@ from rich.console import Console
 from tests.conftest import fake_record
 from tests.terminals import environment, in_a_terminal, visible
 from unlearnbench.cli.console import open_page, say_where, show
-from unlearnbench.report import Rendering
 from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.rendering import Rendering
 from unlearnbench.report.write.terminal import styled, to_terminal
 from unlearnbench.store.records import ResultStore
 
@@ -240,7 +240,7 @@ import sys
 from pathlib import Path
 from unlearnbench import cli
 from unlearnbench.cli.console import make_console, say_where, show
-from unlearnbench.report import Rendering
+from unlearnbench.report.data.rendering import Rendering
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.write.terminal import to_terminal
 from unlearnbench.store.records import ResultStore

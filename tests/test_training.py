@@ -8,11 +8,13 @@ import torch
 
 from unlearnbench.datasets import Split
 from unlearnbench.errors import UsageError
+from unlearnbench.judges.fit import fit_classifier, shifted
 from unlearnbench.measure import prepared as preparation
-from unlearnbench.measure.prepared import prepare, prepare_base
+from unlearnbench.measure.prepared import prepare
+from unlearnbench.models.base import prepare_base
 from unlearnbench.models.diffusion import Schedule, to_float
 from unlearnbench.models.networks import CLASSIFIERS, build_unet, unet_config
-from unlearnbench.models.training import DenoiserTraining, Ema, fit_classifier, fit_denoiser, shifted
+from unlearnbench.models.training import DenoiserTraining, Ema, fit_denoiser
 from unlearnbench.plugins.spec import NEEDS
 from unlearnbench.store.artifacts import ArtifactStore
 

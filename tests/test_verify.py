@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import fake_record, signed
 from unlearnbench.errors import UsageError
-from unlearnbench.report import render
 from unlearnbench.report.data.board import boards
+from unlearnbench.report.render import render
 from unlearnbench.report.tables.published import compare
 from unlearnbench.report.tables.tables import all_tables, summary_table
 from unlearnbench.report.verify import verify
@@ -95,7 +95,7 @@ def test_all_tables_in_one_text_hold_with_the_one_that_names_no_records(check, f
 
 
 def test_a_report_holds(tmp_path, results, monkeypatch):
-    monkeypatch.setattr("unlearnbench.report.page.FIGURES", {})  # they take seconds
+    monkeypatch.setattr("unlearnbench.report.figures.drawing.FIGURES", {})  # they take seconds
     page = render(results, tmp_path / "out", {}).pages[0]
     verdict = verify(page, results, {})
     assert verdict.holds, verdict.lines

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unlearnbench.datasets import Source
-from unlearnbench.errors import UsageError
+from unlearnbench.errors import UsageError, suggest
 from unlearnbench.plugins.registry import Registry
-from unlearnbench.plugins.spec import suggest
 from unlearnbench.store.cell import Rerun, Scalar
 from unlearnbench.store.records import Record, ResultStore
 
@@ -151,8 +150,8 @@ def draw(
     Raises:
         UsageError: there is no such figure, dataset or record, nothing to draw, or the axes are in no grid.
     """
+    from unlearnbench.report.figures.drawing import FIGURES
     from unlearnbench.report.figures.figures import own_style
-    from unlearnbench.report.page import FIGURES
 
     if name not in FIGURES:
         raise UsageError(f"there is no figure {name!r}{suggest(name, FIGURES)}: figures are {', '.join(FIGURES)}")

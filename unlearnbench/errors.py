@@ -1,5 +1,8 @@
 """The exceptions that cross module borders."""
 
+import difflib
+from collections.abc import Iterable
+
 
 def printable(text: str) -> str:
     """Return text that moves no cursor, turns no letters round and can be encoded; its line breaks stay."""
@@ -45,3 +48,9 @@ class Unmeasurable(Exception):
 
 class NonFiniteError(Exception):
     """Unlearning produced a weight or a logged value that is NaN or infinite: the cell failed."""
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """Return " (did you mean X?)" for the name nearest to a wrong one, or nothing."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -12,14 +12,14 @@ from tests.cells import ASKED, BOOKKEEPING, PAPERS, run_cell, tiny_dataset
 from tests.gpu.waits import host_waits
 from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import WEIGHTS, load_dataset
+from unlearnbench.judges.fit import fit_classifier
 from unlearnbench.judges.judges import NetworkJudge, build_classifier
 from unlearnbench.models import flops as arithmetic
 from unlearnbench.models.diffusion import Schedule, sample
 from unlearnbench.models.flops import peak_flops
 from unlearnbench.models.networks import build_unet, frozen, unet_config
-from unlearnbench.models.saved import staging
-from unlearnbench.models.training import fit_classifier
 from unlearnbench.run import cell as runner
+from unlearnbench.run.saving import staging
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.artifacts import ArtifactStore
 

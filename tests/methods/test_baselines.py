@@ -120,7 +120,7 @@ def test_neggrad_plus_has_finetune_and_neggrad_at_its_ends(context, arrived, mon
     monkeypatch.setattr(Context, "timesteps", lambda self, n: torch.arange(n) * 200)
     monkeypatch.setattr(Context, "noise_like", lambda self, x: torch.linspace(-2, 2, 64).to(x).view(1, 1, 8, 8) + 0 * x)
     draws = {"forget": context("neggrad").forget.draw(4), "retain": context("finetune").retain.draw(4)}
-    monkeypatch.setattr("unlearnbench.unlearn.context.Stream.draw", lambda self, n: draws[self.name])
+    monkeypatch.setattr("unlearnbench.unlearn.streams.Stream.draw", lambda self, n: draws[self.name])
     no_drop = {"label_dropout": 0.0}
     literal.run("neggrad_plus", context("neggrad_plus"), steps=1, batch=4, clip=literal.FREE, beta=beta, **no_drop)
     drop = no_drop if other == "finetune" else {}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from unlearnbench.plugins.registry import Plugin, Registry
-    from unlearnbench.report import Rendering
+    from unlearnbench.report.data.rendering import Rendering
     from unlearnbench.run.benchmark import Summary
     from unlearnbench.run.plan import Plan
     from unlearnbench.run.workers import Workers
@@ -345,9 +345,9 @@ def sample(
     import torch
 
     from unlearnbench.models.saved import draw, grid, open_model
+    from unlearnbench.run.arguments import parse_classes
     from unlearnbench.run.cell import identify
     from unlearnbench.run.progress import Display
-    from unlearnbench.store.cell import parse_classes
 
     with Display(console) as display, display.task(f"sample {model}") as task:
         saved = open_model(model, torch.device(identify(device, task.progress)["device"]))
@@ -524,7 +524,7 @@ def validate(results: options.Results = Path("results")) -> None:
     from unlearnbench.cli.console import make_console, show
     from unlearnbench.cli.plotting import import_matplotlib
     from unlearnbench.plugins.registry import Registry
-    from unlearnbench.report import validation
+    from unlearnbench.report.render import validation
 
     import_matplotlib()
     _check_results(results)
@@ -633,7 +633,7 @@ def _finish(results: Path, out: Path, registry: "Registry", console: "Console") 
     """Render the report and print its main tables."""
     from unlearnbench.cli.console import show
     from unlearnbench.cli.plotting import import_matplotlib
-    from unlearnbench.report import render
+    from unlearnbench.report.render import render
 
     import_matplotlib()
     rendering = render(results, out, registry.current_hashes)

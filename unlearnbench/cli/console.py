@@ -10,7 +10,7 @@ from rich.style import Style
 from rich.text import Text
 
 from unlearnbench.errors import one_line, printable
-from unlearnbench.report import Rendering
+from unlearnbench.report.data.rendering import Rendering
 from unlearnbench.report.tables.controls import DISTRUST
 from unlearnbench.report.write.terminal import styled
 

@@ -62,7 +62,7 @@ def one_of(kind: Any) -> Callable[[str], str]:
     """Return what reads one of the words of a Literal, or says which there are."""
 
     def read(text: str) -> str:
-        from unlearnbench.plugins.spec import suggest
+        from unlearnbench.errors import suggest
 
         words = get_args(kind)
         if text not in words:

@@ -10,24 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unlearnbench.datasets import (
+from unlearnbench.datasets import Dataset, Images, Source, Split, resolve
+from unlearnbench.datasets.recipes import (
     BaseRecipe,
     ClassifierRecipe,
-    Dataset,
-    Images,
     Profile,
     Protocol,
     RejectingRecipe,
-    Source,
-    Split,
     SvmRecipe,
-    resolve,
     with_b4,
 )
 from unlearnbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from unlearnbench.run.workers import Progress
+    from unlearnbench.protocols import Progress
     from unlearnbench.store.artifacts import ArtifactStore
 
 TITLE = "digits (8x8, scikit-learn)"

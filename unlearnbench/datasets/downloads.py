@@ -14,7 +14,7 @@ from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.store.scratch import owned, remove, sweep
 
 if TYPE_CHECKING:
-    from unlearnbench.run.workers import Progress
+    from unlearnbench.protocols import Progress
     from unlearnbench.store.artifacts import ArtifactStore
 
 Open = Callable[[str, bool, bool], Any]  # (root, train part?, download?) -> a torchvision data set

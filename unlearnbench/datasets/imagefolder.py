@@ -32,7 +32,7 @@ from unlearnbench.store.pictures import ENDINGS, BadPicture, UnclearPicture, rea
 from unlearnbench.store.records import natural
 
 if TYPE_CHECKING:
-    from unlearnbench.run.workers import Progress
+    from unlearnbench.protocols import Progress
     from unlearnbench.store.artifacts import ArtifactStore
 
 TITLE = "a folder of class folders (--data-root DIR)"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from unlearnbench.datasets import BaseRecipe, ClassifierRecipe, Profile, Protocol, RejectingRecipe, with_b4
+from unlearnbench.datasets.recipes import BaseRecipe, ClassifierRecipe, Profile, Protocol, RejectingRecipe, with_b4
 
 CIFAR_SIDE = 32  # pixels
 

@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearnbench.datasets import ClassifierRecipe, Dataset, GivenJudge, Images, RejectingRecipe, SvmRecipe
+from unlearnbench.datasets import Dataset, Images
+from unlearnbench.datasets.recipes import ClassifierRecipe, GivenJudge, RejectingRecipe, SvmRecipe
 from unlearnbench.errors import UsageError
+from unlearnbench.judges.fit import fit_classifier
 from unlearnbench.judges.weights import read_weights
 from unlearnbench.models.diffusion import evaluating
 from unlearnbench.models.networks import CLASSIFIERS, Classifier, frozen
-from unlearnbench.models.training import fit_classifier
 from unlearnbench.plugins.spec import NO_OBJECT
-from unlearnbench.run.workers import Progress
+from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software
 
 JUDGE_BATCH = 500  # images per forward pass of a judge or extractor

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
+from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error, suggest
 from unlearnbench.kit import trial
 from unlearnbench.kit.plugin_source import card_complaints, card_hints, reach_complaints
 from unlearnbench.kit.trial import CPU, Bench, OutOfTime, Run, TouchedStreams
 from unlearnbench.models.training import global_rng_kept
 from unlearnbench.plugins.registry import Plugin, Registry
-from unlearnbench.plugins.spec import STREAMS, MethodSpec, suggest
+from unlearnbench.plugins.spec import STREAMS, MethodSpec
 from unlearnbench.run.global_state import REMEDY, GlobalState
 from unlearnbench.store.artifacts import Tensors
 

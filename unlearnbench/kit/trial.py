@@ -32,10 +32,10 @@ from unlearnbench.models.diffusion import evaluating, predict_noise
 from unlearnbench.models.networks import build_unet, frozen, unet_config
 from unlearnbench.plugins.registry import Plugin
 from unlearnbench.plugins.spec import STREAMS, MethodSpec
-from unlearnbench.run.cell import counted
 from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.store.cell import Scalar, Target
-from unlearnbench.unlearn.context import Context, Counts, Harness
+from unlearnbench.unlearn.context import Context, Harness, counted
+from unlearnbench.unlearn.streams import Counts
 
 STEPS = 8  # of a setting called `steps`, in place of thousands
 FORGET_CLASS = 3

@@ -18,16 +18,15 @@ from torch import Tensor, nn
 
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import Unmeasurable
-from unlearnbench.measure.evidence import sample_seeds
 from unlearnbench.measure.prepared import Prepared
 from unlearnbench.models.diffusion import Schedule, Start, eps_loss, sample, to_float
 from unlearnbench.models.training import antithetic_timesteps, drop_labels
 from unlearnbench.models.transfer import upload
 from unlearnbench.plugins.spec import Score
-from unlearnbench.run.workers import Progress
-from unlearnbench.store.cell import Cell
+from unlearnbench.protocols import Progress
+from unlearnbench.store.cell import Cell, sample_seeds
 from unlearnbench.store.hashing import derive_seed
-from unlearnbench.unlearn.context import Stream
+from unlearnbench.unlearn.streams import Stream
 
 SAMPLES = 50  # images per level of an attack, which may have many levels: 14 points of interval at 50 %
 BATCH = 32  # images per step

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearnbench.cost.meter import Cost, Meter
-from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset
+from unlearnbench.datasets import Dataset
+from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
 from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
 from unlearnbench.judges.judges import Judge, through
 from unlearnbench.measure.prepared import Prepared
@@ -21,9 +22,9 @@ from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, sample
 from unlearnbench.models.networks import is_plain
 from unlearnbench.models.training import global_rng_kept
 from unlearnbench.plugins.spec import MetricSpec, Score
-from unlearnbench.run.workers import Progress
+from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
-from unlearnbench.store.cell import Cell
+from unlearnbench.store.cell import Cell, sample_seeds
 from unlearnbench.store.hashing import derive_seed
 from unlearnbench.store.provenance import device_key
 from unlearnbench.unlearn.context import HARNESS_DIGEST
@@ -34,19 +35,6 @@ if TYPE_CHECKING:
 TIMESTEP_BINS = 10
 LOSS_IMAGES = 64  # images per bin and side of the loss by timestep
 B4_IMAGES = 500  # first images per class in the reference set of SalUn's code
-
-
-def sample_seeds(cell: Cell, labels: Sequence[int]) -> list[int]:
-    """Return one seed per image, from dataset, seed, class and index alone.
-
-    Method, forget class and protocol are no part of it: image i of class c starts from the same noise in every cell.
-    """
-    counter: dict[int, int] = {}
-    seeds = []
-    for label in labels:
-        index = counter[label] = counter.get(label, -1) + 1
-        seeds.append(derive_seed("sample", dataset=cell.dataset, seed=cell.sampling_seed, label=label, index=index))
-    return seeds
 
 
 def reference_images(labels: NDArray[np.int64], gone: Collection[int], reference: str) -> NDArray[np.int64]:

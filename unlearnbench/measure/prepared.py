@@ -1,23 +1,14 @@
 """What belongs to a dataset and is made once: images, base model, judge, feature extractor; all cached."""
 
-import hashlib
-import math
-import shutil
-import time
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unlearnbench.datasets import BaseRecipe, Dataset, Images, Split, SvmRecipe
-from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.datasets import Dataset, Images, Split
+from unlearnbench.datasets.recipes import SvmRecipe
 from unlearnbench.judges.features import extractor_for, inception
 from unlearnbench.judges.judges import (
     Found,
@@ -31,17 +22,11 @@ from unlearnbench.judges.judges import (
     through,
     worth,
 )
-from unlearnbench.models.checkpoints import read_checkpoint
-from unlearnbench.models.diffusion import Schedule, to_float
-from unlearnbench.models.networks import Classifier, build_unet, frozen, placed, unet_config
-from unlearnbench.models.training import DenoiserTraining, Draw, flipped, global_rng_kept
-from unlearnbench.run.workers import Progress
-from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software, unwritable
-from unlearnbench.store.scratch import beside, fsync, sweep
+from unlearnbench.models.base import UNGUIDED, _base_inputs, base_artifact, base_reference, image_digests
+from unlearnbench.models.networks import Classifier, build_unet, frozen
+from unlearnbench.protocols import Progress
+from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software
 
-FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
-UNGUIDED = "the base model has no null class: it is sampled without guidance, and methods drop no labels"
-CURVE_POINTS = 100  # of a base model's training loss
 FEATURES = "compute features of the training images"
 OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., Found]]] = {  # name -> endings of needs, and its maker
     "second": (("_second",), second_judge),
@@ -187,175 +172,6 @@ def _other_judges(
         name: OTHER_JUDGES[name][1](dataset, images, sources, store, device, progress)
         for name in _other_judge_names(needs)
     }
-
-
-def prepare_base(dataset: Dataset, store: ArtifactStore, device: torch.device, progress: Progress) -> Artifact:
-    """Return the base model alone, as `train` makes it."""
-    images = dataset.load(store, progress)
-    return base_artifact(dataset, images.train, image_digests(images)["train"], store, device, progress)
-
-
-def image_digests(images: Images) -> dict[str, str]:
-    """Return the SHA-256 of pixels and labels of both parts."""
-    digests = {}
-    for part, split in (("train", images.train), ("test", images.test)):
-        content = hashlib.sha256(np.ascontiguousarray(split.images).data)
-        content.update(np.ascontiguousarray(split.labels).data)
-        digests[part] = content.hexdigest()
-    return digests
-
-
-def base_artifact(
-    dataset: Dataset, train: Split, source: str, store: ArtifactStore, device: torch.device, progress: Progress
-) -> Artifact:
-    """Return the base model: trained, or read from a checkpoint and checked. Its facts hold the UNet's arguments."""
-    inputs = _base_inputs(dataset, source, device)
-    if dataset.checkpoint:
-
-        def read() -> tuple[Tensors, dict[str, Any]]:
-            progress("read the base model", 0, 0)
-            config, weights = read_checkpoint(dataset.checkpoint, dataset)
-            return weights, {"unet": config}
-
-        return store.get("base", inputs, read)
-    workspace = store.workspace("base", inputs)
-
-    def build() -> tuple[Tensors, dict[str, Any]]:
-        return _train_base(dataset, train, workspace, device, progress)
-
-    with global_rng_kept(device):
-        return store.get("base", inputs, build)
-
-
-def base_reference(dataset: Dataset, base: Artifact) -> dict[str, Any]:
-    """Return what a record says of the base model, and what priors rest on."""
-    timed = {} if dataset.base.minutes is None else {"steps": base.facts["steps"]}  # that its recipe does not tell
-    return {**base.reference, **timed}
-
-
-def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[str, Any]:
-    """Return what a base model depends on."""
-    if dataset.checkpoint:
-        return {
-            "checkpoint": dataset.choices["base"], "classes": dataset.num_classes, "image_shape": dataset.image_shape,
-            "revision": 2,
-        }  # fmt: skip
-    return {
-        "classes": dataset.num_classes, "images": source, "flip": dataset.flip, "recipe": dataset.base.to_json(),
-        "device": device.type, "software": software(),
-    }  # fmt: skip
-
-
-def _train_base(
-    dataset: Dataset, train: Split, workspace: Path, device: torch.device, progress: Progress
-) -> tuple[Tensors, dict[str, Any]]:
-    """Train the base model, from its last checkpoint where a training was stopped."""
-    recipe, config = dataset.base, unet_config(dataset)
-    torch.manual_seed(recipe.seed)  # initial weights and dropout, which take no generator
-    model = placed(build_unet(config), device)
-    generator = torch.Generator(device).manual_seed(recipe.seed)
-    images, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device)
-
-    def draw(n: int) -> tuple[Tensor, Tensor]:
-        chosen = torch.randint(0, len(images), (n,), generator=generator, device=device)
-        x0 = to_float(images[chosen])
-        return (flipped(x0, generator) if dataset.flip else x0), labels[chosen]
-
-    training = DenoiserTraining(
-        model.train(), Schedule.linear(device=device), total=recipe.steps, batch=recipe.batch, lr=recipe.lr,
-        cosine=recipe.cosine, label_dropout=recipe.label_dropout, ema=recipe.ema, clip=recipe.clip,
-        null_class=dataset.num_classes, generator=generator, bf16=recipe.precision == "bf16",
-    )  # fmt: skip
-    path, before = workspace / "checkpoint.safetensors", 0.0
-    if path.is_file():
-        try:
-            state = load_file(path)
-            training.restore(state)
-            before = float(state["seconds"]) if recipe.minutes is not None else 0.0
-        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-            warnings.warn(
-                f"the checkpoint {path} is damaged ({spell_error(error)}); training starts anew", stacklevel=1
-            )
-            path.unlink()
-            return _train_base(dataset, train, workspace, device, progress)
-    _train(training, draw, recipe, path, before, progress)
-    training.average.copy_to(model)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return weights, {"unet": config, "steps": training.step, "loss": _curve(training.losses[: training.step])}
-
-
-def _train(
-    training: DenoiserTraining, draw: Draw, recipe: BaseRecipe, path: Path, before: float, progress: Progress
-) -> None:
-    """Take a recipe's steps, or as many as its minutes hold, with a checkpoint now and then.
-
-    Where minutes end the training, its step size is annealed along the time, so that both reach their end together.
-
-    Args:
-        training: new, or restored from a checkpoint.
-        draw: returns images and labels.
-        recipe: of the base model.
-        path: of the checkpoint.
-        before: seconds that the training took up to that checkpoint, where minutes end it.
-        progress: shows how far it is.
-    """
-    seconds = None if recipe.minutes is None else 60 * recipe.minutes
-    began, due = time.monotonic() - before, time.monotonic() + FIRST_CHECKPOINT_SECONDS
-    while True:
-        spent = time.monotonic() - began
-        done, total = (training.step, recipe.steps) if seconds is None else (spent, seconds)
-        if done >= total:
-            break
-        progress("train the base model", int(done), math.ceil(total))
-        training.advance(draw, None if seconds is None else done / total)
-        if time.monotonic() > due:
-            _check_converging(training, path.parent)
-            save_checkpoint(path, {**training.tensors(), "seconds": torch.tensor(time.monotonic() - began)})
-            due = time.monotonic() + CHECKPOINT_SECONDS
-    _check_converging(training, path.parent)
-
-
-def _check_converging(training: DenoiserTraining, workspace: Path) -> None:
-    """Refuse to keep a training whose loss or weights are no longer finite."""
-    weights = torch.stack(torch._foreach_norm(list(training.model.parameters())))
-    if not (torch.isfinite(training.losses[: training.step]).all() and torch.isfinite(weights).all()):
-        shutil.rmtree(workspace, ignore_errors=True)
-        raise UsageError(
-            f"the training of the base model diverged by step {training.step} (NaN or infinite): its recipe does not "
-            f"suit these images; give a trained model with --base"
-        )
-
-
-def save_checkpoint(path: Path, tensors: Tensors) -> None:
-    """Write tensors so that a reader finds the old file or the new one, never half of one.
-
-    Raises:
-        UsageError: the cache cannot be written.
-    """
-    scratch = beside(path)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    made = False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = True
-        sweep(path.parent, f".{path.name}-*")
-        save_file(tensors, scratch)
-        fsync(scratch)
-        scratch.replace(path)
-    except (OSError, SafetensorError) as error:
-        if made and not path.parent.exists():
-            return  # a builder whom a lock that holds nothing did not stop is done, and has cleared up
-        raise unwritable(f"the checkpoint {path} cannot be written", error) from error
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _curve(losses: Tensor) -> list[tuple[int, float]]:
-    """Return (step, mean loss up to it since the point before), at most CURVE_POINTS of them."""
-    size = -(-len(losses) // CURVE_POINTS)
-    return [
-        (min((k + 1) * size, len(losses)), float(part.mean())) for k, part in enumerate(torch.split(losses.cpu(), size))
-    ]
 
 
 def _own_extractor(

@@ -19,11 +19,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from unlearnbench.errors import PluginError, UsageError, one_line, spell_error
+from unlearnbench.errors import PluginError, UsageError, one_line, spell_error, suggest
 from unlearnbench.plugins.declared import read_declaration
 from unlearnbench.plugins.guard import process_state_kept
 from unlearnbench.plugins.sources import module_file, source_digest
-from unlearnbench.plugins.spec import Kind, MethodSpec, MetricSpec, suggest
+from unlearnbench.plugins.spec import Kind, MethodSpec, MetricSpec
 from unlearnbench.store.hashing import file_digest
 from unlearnbench.store.records import Record
 
@@ -205,7 +205,7 @@ class Registry:
 
     def current_hashes(self, records: Iterable[Record]) -> dict[str, str]:
         """Return the hashes of everything records rest on, as it is now, to tell stale records."""
-        from unlearnbench.datasets import current_digests
+        from unlearnbench.run.stale import current_digests
 
         recorded = [(record.dataset, record.cell.protocol) for record in records]
         return self.source_hashes() | current_digests(recorded)

@@ -3,7 +3,6 @@
 A declaration that breaks the contract raises `PluginError` while the plugin is imported, so it never runs.
 """
 
-import difflib
 import inspect
 import math
 import operator
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt
 
-from unlearnbench.errors import PluginError, UsageError
+from unlearnbench.errors import PluginError, UsageError, suggest
 from unlearnbench.store.cell import Scalar
 
 Kind = Literal["method", "metric"]
@@ -373,9 +372,3 @@ def _tuned(name: str, dataset: str, settings: Mapping[str, Setting], key: str, v
         return settings[key].fit(value)
     except ValueError as error:
         raise PluginError(f"method {name}: tuned[{dataset!r}][{key!r}] does not fit its annotation: {error}") from None
-
-
-def suggest(name: str, names: Iterable[str]) -> str:
-    """Return " (did you mean X?)" for the name nearest to a wrong one, or nothing."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""

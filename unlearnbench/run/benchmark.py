@@ -17,12 +17,13 @@ from rich.console import Console
 
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import UsageError, plural, spell_error
-from unlearnbench.models.saved import settle, staging
 from unlearnbench.plugins.spec import MethodSpec
+from unlearnbench.protocols import Turn
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, Task
+from unlearnbench.run.saving import settle, staging
 from unlearnbench.run.scheduling import Beside, Turns, device_lock
-from unlearnbench.run.workers import STOPPING, Outcome, Turn, Workers
+from unlearnbench.run.workers import STOPPING, Outcome, Workers
 from unlearnbench.store.cell import Cell, Controls, Rerun, Scalar
 from unlearnbench.store.provenance import software_provenance
 from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model

@@ -16,30 +16,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from unlearnbench.cost.meter import Meter, compiling_is_warmup
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.judges.judges import through
 from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
-from unlearnbench.measure.prepared import Prepared, prepare, prepare_base
+from unlearnbench.measure.prepared import Prepared, prepare
+from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import write_checkpoint
 from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, sample, to_float
 from unlearnbench.models.flops import known_flops
 from unlearnbench.models.networks import build_unet, frozen, is_plain
-from unlearnbench.models.saved import stage
 from unlearnbench.models.training import global_rng_kept, trainable_copy
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
+from unlearnbench.protocols import Line, Progress, Turn
 from unlearnbench.run.devices import check_alike, named_devices
 from unlearnbench.run.global_state import REMEDY, GlobalState
-from unlearnbench.run.workers import Line, Progress, Turn
+from unlearnbench.run.saving import stage
 from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import digest
 from unlearnbench.store.provenance import available_cores, cpu_identity, device_identity, device_key
-from unlearnbench.unlearn.context import HARNESS_DIGEST, Context, Counts, Harness, Rehearsal
+from unlearnbench.unlearn.context import HARNESS_DIGEST, Context, Harness, Rehearsal, counted
+from unlearnbench.unlearn.streams import Counts
 
 STRIP_IMAGES = 8  # images kept in a record, per strip
 WARMUP_IMAGES = 2  # where a kernel's first use costs the same for any number; on CUDA a training batch
@@ -376,21 +377,6 @@ def _draw_needed_samples(evidence: Evidence, needs: Sequence[str]) -> None:
     for stream in ("forget", "retain", "earlier"):
         if any(need.startswith(f"{stream}_") for need in needs):
             getattr(evidence, f"{stream}_samples")
-
-
-@contextmanager
-def counted(harness: Harness, context: Context) -> Iterator[None]:
-    """Count the steps of every torch optimiser and the images through both models, while the method runs."""
-
-    def count(*_: Any) -> None:
-        harness.counts.optimizer_steps += 1
-
-    handles = [register_optimizer_step_post_hook(count), harness.counts.watch(harness.base), context.watching]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def strips(evidence: Evidence) -> dict[str, Mapping[str, Any]]:

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearnbench.cli.forecast import DOWNLOAD, Look, Missing, at_hand, inception_is_here
 from unlearnbench.cost.meter import Cost, Meter, Outside, Phase
-from unlearnbench.datasets import ClassifierRecipe, Dataset, GivenJudge, Images, Split, SvmRecipe
+from unlearnbench.datasets import Dataset, Images, Split
+from unlearnbench.datasets.recipes import ClassifierRecipe, GivenJudge, SvmRecipe
 from unlearnbench.errors import UsageError
 from unlearnbench.judges.features import extractor_for, inception
 from unlearnbench.judges.judges import (
@@ -34,19 +34,22 @@ from unlearnbench.judges.judges import (
     through,
 )
 from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
-from unlearnbench.measure.prepared import Prepared, base_artifact, base_reference, image_digests
+from unlearnbench.measure.prepared import Prepared
+from unlearnbench.models.base import base_artifact, base_reference, image_digests
 from unlearnbench.models.checkpoints import read_checkpoint
 from unlearnbench.models.networks import Classifier, build_unet, is_plain, placed, unet_config
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
+from unlearnbench.protocols import Line, Progress
+from unlearnbench.run.at_hand import DOWNLOAD, Look, Missing, at_hand, inception_is_here
 from unlearnbench.run.cell import make_current, unlearn, warm_up
 from unlearnbench.run.estimate import Making, MethodCost, Prior, Unknown
 from unlearnbench.run.trial import PLENTY_SECONDS, NotKnown, Trial, TrialAttacker, TrialClock, TrialStore, sample_some
-from unlearnbench.run.workers import Line, Progress
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import digest
-from unlearnbench.unlearn.context import Counts, Harness
+from unlearnbench.unlearn.context import Harness
+from unlearnbench.unlearn.streams import Counts
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")
 AROUND_PHASES: tuple[Phase | Outside, ...] = ("load", "warmup", "judge", "attack")

@@ -4,25 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearnbench.datasets import WITHOUT_CLASS_0, Dataset, Source, load_dataset
-from unlearnbench.errors import UsageError, plural
-from unlearnbench.models.saved import is_saved
+from unlearnbench.datasets import Dataset, Source, load_dataset
+from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
+from unlearnbench.errors import UsageError, plural, suggest
 from unlearnbench.plugins.registry import Registry
-from unlearnbench.plugins.spec import MethodSpec, MetricSpec, suggest
-from unlearnbench.store.cell import (
-    Cell,
-    Controls,
-    Rerun,
-    Scalar,
-    Seeds,
-    Target,
-    combinations,
-    make_cells,
-    parse_sequence,
-    parse_sweeps,
-    parse_targets,
-    replicates,
-)
+from unlearnbench.plugins.spec import MethodSpec, MetricSpec
+from unlearnbench.run.arguments import combinations, make_cells, parse_sequence, parse_sweeps, parse_targets, replicates
+from unlearnbench.run.stale import needs_run
+from unlearnbench.store.cell import Cell, Controls, Rerun, Scalar, Seeds, Target
 from unlearnbench.store.records import DeviceModel, Record
 
 MOST_CELLS = 100_000  # of one run
@@ -250,35 +239,3 @@ def _checks_made(plan: Plan, records: Iterable[Record], rerun: Rerun, device: De
         return not needs_run(record, rerun, plan.source_hashes, metrics, device, plan.dataset)
 
     return [record for record in alike if sound(record)]
-
-
-def needs_run(
-    record: Record | None,
-    rerun: Rerun,
-    source_hashes: Mapping[str, str],
-    metrics: Sequence[str],
-    device: DeviceModel,
-    dataset: Dataset,
-    repeats: int = 1,
-    models: Path | None = None,
-) -> bool:
-    """Decide whether a cell runs, given its last record. The one place of the rerun policy.
-
-    `missing` runs what has no result: no record, an interrupted one, one of another source or model of device, with
-    fewer metrics or fewer repeats, or without its model in the folder of `models`, where one is wanted.
-    `failed` also runs what failed. `always` runs everything.
-    """
-    if rerun == "always" or record is None or record.status == "interrupted":
-        return True
-    if not record.device_model.matches(device) or record.is_stale(source_hashes):
-        return True
-    if (record.dataset.get("digest"), record.dataset.get("content", "")) != (dataset.digest, dataset.content):
-        return True
-    if record.dataset.get("panel", dataset.panel) != dataset.panel:
-        return True
-    if record.status == "ok":
-        timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
-        if models is not None and not is_saved(models, record):
-            return True
-        return timed < repeats or not set(metrics) <= set(record.metrics)
-    return rerun == "failed"

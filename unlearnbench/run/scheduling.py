@@ -20,7 +20,7 @@ import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
 from unlearnbench.errors import UsageError, one_line
-from unlearnbench.run.workers import Turn
+from unlearnbench.protocols import Turn
 from unlearnbench.store.provenance import allowed_cores
 from unlearnbench.store.records import natural
 

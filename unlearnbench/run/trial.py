@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from unlearnbench.cli.forecast import Look, Missing
 from unlearnbench.datasets import Dataset
 from unlearnbench.measure.attacks import LABEL_DROPOUT, Attacker
 from unlearnbench.models.diffusion import Schedule, Start, sample, to_float
+from unlearnbench.run.at_hand import Look, Missing
 from unlearnbench.run.estimate import Rate
 from unlearnbench.store.artifacts import Artifact, Tensors
 from unlearnbench.store.hashing import digest
-from unlearnbench.unlearn.context import METHOD, Context, Harness, Stream
+from unlearnbench.unlearn.context import METHOD, Context, Harness
+from unlearnbench.unlearn.streams import Stream
 
 LEAST_PIECES = 4  # the first of which is not timed: first use costs more
 ENOUGH_SECONDS = 1.5  # of timed pieces, after which the others are reckoned

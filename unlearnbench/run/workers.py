@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import psutil
 
 from unlearnbench.cost.nvml import is_stopped
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
+from unlearnbench.protocols import Progress, Turn
 from unlearnbench.store.records import Status
 
 # What a shell, a terminal or a scheduler ends a run with, often all of its processes at once. The run decides.
@@ -44,22 +45,6 @@ GRACE_SECONDS = 1.0  # by so much the signal that ended a job can come before th
 END_SECONDS = 10.0  # a process that needs longer to die hangs in the kernel, where nothing reaches it
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 _START = threading.Lock()  # held while a process starts, by one thread at a time
-
-Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all (0: nobody knows)
-Turn = Literal["load", "alone", "beside"]  # what a job wants to do next: get ready, be timed, or neither
-
-
-class Line(Protocol):
-    """What a job can say to the process that waits for it."""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show progress."""
-
-    def turn(self, kind: Turn) -> int:
-        """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
-
-    def beside(self) -> int:
-        """Return how many other devices of the run worked at once, at most, since this was asked last."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from unlearnbench.cost.meter import Cost, Meter
 from unlearnbench.datasets import Dataset, Split
 from unlearnbench.errors import NonFiniteError, PluginError
 from unlearnbench.models.diffusion import Schedule, predict_noise, sample, to_float
 from unlearnbench.models.networks import compile_blocks
-from unlearnbench.models.training import antithetic_timesteps, drop_labels, flipped, global_rng_kept, trainable_copy
-from unlearnbench.models.transfer import upload
-from unlearnbench.run.workers import Progress
+from unlearnbench.models.training import antithetic_timesteps, drop_labels, global_rng_kept, trainable_copy
+from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors
 from unlearnbench.store.cell import Target
 from unlearnbench.store.hashing import derive_seed, digest, file_digest
 from unlearnbench.store.provenance import device_key
+from unlearnbench.unlearn.streams import Counts, Stream
 from unlearnbench.unlearn.terms import Term
 
 METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
@@ -37,84 +37,6 @@ _CODE = ("context.py", "diffusion.py", "terms.py", "training.py")  # what a prio
 HARNESS_DIGEST = digest([file_digest(Path(__file__).with_name(name)) for name in _CODE])
 FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
 LOG_POINTS = 50  # points kept per logged curve
-
-
-class Stream:
-    """Training images of the forget class or of the retained classes, as `(x0, y)`: float32 in [-1, 1] and int64."""
-
-    def __init__(
-        self, name: str, images: Tensor, labels: Tensor, generator: torch.Generator, flip: bool, drawn: dict[str, int]
-    ) -> None:
-        self.name = name
-        self._images, self._labels, self._generator, self._flip, self._drawn = images, labels, generator, flip, drawn
-        self._order: Tensor = torch.empty(0, dtype=torch.long, device=images.device)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def draw(self, n: int) -> tuple[Tensor, Tensor]:
-        """Return the next n images (n, C, H, W) and labels (n,); every epoch is a fresh shuffle."""
-        if not len(self):
-            raise ValueError(f"the stream {self.name} has no image to draw")
-        while len(self._order) < n:
-            self._order = torch.cat([self._order, self._shuffle()])
-        chosen, self._order = self._order[:n], self._order[n:]
-        return self._take(chosen)
-
-    def epoch(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every image once, in a fresh order; the last batch may be smaller."""
-        for chosen in torch.split(self._shuffle(), batch):
-            yield self._take(chosen)
-
-    def _shuffle(self) -> Tensor:
-        return upload(torch.randperm(len(self), generator=self._generator), self._images.device)
-
-    def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        self._drawn[self.name] = self._drawn.get(self.name, 0) + len(chosen)
-        x0 = to_float(self._images[chosen])
-        return (flipped(x0, self._generator) if self._flip else x0), self._labels[chosen]
-
-
-@dataclass
-class Counts:
-    """What the harness counted while the method ran, priors included."""
-
-    optimizer_steps: int = 0
-    forward_images: int = 0
-    backward_images: int = 0
-    drawn: dict[str, int] = field(default_factory=dict)  # stream -> images
-
-    def watch(self, model: nn.Module) -> RemovableHandle:
-        """Count the images that go forward and backward through a model, until the handle is removed."""
-
-        def forward(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            n = len(args[0])
-            self.forward_images += n
-            if output.sample.requires_grad:
-                output.sample.register_hook(lambda gradient: self._backward(n))
-
-        return model.register_forward_hook(forward)
-
-    def _backward(self, n: int) -> None:
-        self.backward_images += n
-
-    def copy(self) -> "Counts":
-        """Return the counts as they are now."""
-        return replace(self, drawn=dict(self.drawn))
-
-    def add(self, other: "Counts", sign: int = 1) -> None:
-        """Add what was counted elsewhere, when a cached prior was first made."""
-        self.optimizer_steps += sign * other.optimizer_steps
-        self.forward_images += sign * other.forward_images
-        self.backward_images += sign * other.backward_images
-        for stream, images in other.drawn.items():
-            self.drawn[stream] = self.drawn.get(stream, 0) + sign * images
-
-    def since(self, before: "Counts") -> "Counts":
-        """Return what was counted since a copy was taken."""
-        difference = self.copy()
-        difference.add(before, sign=-1)
-        return difference
 
 
 @dataclass(frozen=True)
@@ -449,3 +371,18 @@ def _describe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _describe(item) for key, item in value.items()}
     return value
+
+
+@contextmanager
+def counted(harness: Harness, context: Context) -> Iterator[None]:
+    """Count the steps of every torch optimiser and the images through both models, while the method runs."""
+
+    def count(*_: Any) -> None:
+        harness.counts.optimizer_steps += 1
+
+    handles = [register_optimizer_step_post_hook(count), harness.counts.watch(harness.base), context.watching]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -26,9 +26,9 @@ from PIL import Image
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.confusion import Matrix, confusion_sides
 from unlearnbench.report.data.cost import PHASES
+from unlearnbench.report.data.front import axes_of, front, places, undominated
 from unlearnbench.report.data.styles import COLOURS
 from unlearnbench.report.data.values import Measure, Value, Variant, class_name, spell_number
-from unlearnbench.report.tables.pareto import axes_of, front, places, undominated
 from unlearnbench.store.cell import Target
 from unlearnbench.store.pictures import open_png
 from unlearnbench.store.records import Record

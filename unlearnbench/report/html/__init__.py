@@ -12,10 +12,10 @@ from unlearnbench import __version__
 from unlearnbench.errors import printable
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import spell_number
+from unlearnbench.report.figures.drawing import Drawn
 from unlearnbench.report.html.charts import MARGIN
 from unlearnbench.report.html.images import Album
 from unlearnbench.report.html.view import BoardView, view_of
-from unlearnbench.report.page import Drawn
 from unlearnbench.report.tables.controls import DISTRUST
 
 __all__ = ["page"]

@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.curves import Curve, attack_curves, mean_curve
 from unlearnbench.report.data.values import Measure, Value, Variant, spell_number
 from unlearnbench.report.figures.figures import HIGHEST_POWER, LEAST_POINTS, LOWEST_POWER, is_wide
-from unlearnbench.report.tables.robustness import Curve, attack_curves, mean_curve
 from unlearnbench.report.write.table import interval_text
 
 MARGIN = (58, 14, 14, 44)  # left, top, right, bottom, in units of the drawing

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.cost import PHASES
 from unlearnbench.report.data.environment import MOST_LETTERS, MOST_VALUES, counted, protocol_facts, provenance_facts
+from unlearnbench.report.data.front import axes_of
 from unlearnbench.report.data.published import load_source, source_names
 from unlearnbench.report.data.values import Measure
+from unlearnbench.report.figures.drawing import FIGURE_WORDS, Drawn
 from unlearnbench.report.figures.figures import PAIRS
 from unlearnbench.report.html.charts import Chart, relearning, scatter
 from unlearnbench.report.html.grids import Grid, grid
 from unlearnbench.report.html.heatmaps import Heat, Verdicts, attack_heat, class_heat, verdicts
 from unlearnbench.report.html.images import Album, Pictures, Still, pictures
-from unlearnbench.report.page import FIGURE_WORDS, Drawn
 from unlearnbench.report.tables.controls import alarms
-from unlearnbench.report.tables.pareto import axes_of
 from unlearnbench.report.tables.published import Side, compare_rows, comparison_tables
 from unlearnbench.report.tables.tables import all_tables
 from unlearnbench.store.records import Record

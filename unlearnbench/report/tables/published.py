@@ -16,9 +16,9 @@ from typing import Any, Literal
 from tabulate import tabulate
 
 from unlearnbench.errors import UsageError, spell_error
-from unlearnbench.report import Rendering
 from unlearnbench.report.data.board import Board, boards
 from unlearnbench.report.data.published import STATISTICS, Footnote, Row, Source, footnotes, load_source
+from unlearnbench.report.data.rendering import Rendering
 from unlearnbench.report.data.values import MARK, Measure, Value, Variant
 from unlearnbench.report.write.files import publish
 from unlearnbench.report.write.latex import to_latex

@@ -1,0 +1,114 @@
+"""unlearnbench.report.data.curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.statistics import class_mean
+from unlearnbench.report.data.values import Measure, Variant
+from unlearnbench.store.records import Record
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What was forgotten along the steps of an attack."""
+
+    steps: tuple[int, ...]
+    after: tuple[float, ...]  # percent
+    back: float  # steps until the class is back, infinite where it is not
+    area: float  # percent
+
+
+def curve_of(record: Record, measure: Measure) -> Curve | None:
+    """Return the curve that a record keeps of an attack; None where it has no number, or no curve that can be drawn."""
+    entry = record.metrics.get(measure.key, {})
+    detail: Any = (entry.get("detail") if entry.get("value") is not None else None) or {}
+    try:
+        steps, after = tuple(map(int, detail["steps"])), tuple(map(float, detail["after"]))
+        back = math.inf if detail["steps_until_back"] is None else float(detail["steps_until_back"])
+        found = Curve(steps, after, back, float(detail["area"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if len(steps) == len(after) > 1 and np.isfinite([*after, found.area]).all() else None
+
+
+def attack_curves(part: Board) -> dict[Measure, dict[Variant, dict[Any, Curve]]]:
+    """Return {attack: {variant: {(target, replicate): curve}}} of the attacks that have steps."""
+    found: dict[Measure, dict[Variant, dict[Any, Curve]]] = {}
+    for measure in part.robustness:
+        for variant in part.variants:
+            records = [r for target in part.targets for r in part.cell_records(variant, target)]
+            curves = {
+                (r.cell.target, r.cell.seeds): curve
+                for r in records if r.cell.id in part.ok_ids and (curve := curve_of(r, measure)) is not None
+            }  # fmt: skip
+            if curves:
+                found.setdefault(measure, {})[variant] = curves
+    return found
+
+
+def mean_curve(curves: Mapping[Any, Curve]) -> tuple[tuple[int, ...], list[float]]:
+    """Return the mean over classes of the mean over replicates, of the curves that have the newest one's steps.
+
+    Args:
+        curves: {(target, replicate): curve}.
+    """
+    steps = list(curves.values())[-1].steps
+    kept = {cell: curve.after for cell, curve in curves.items() if curve.steps == steps}
+    return steps, [class_mean({cell: after[k] for cell, after in kept.items()}) for k in range(len(steps))]
+
+
+SIDES = {"forget": "forget class", "retain": "retained classes"}
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Denoising loss by timestep bin; 1 is what predicting zero gives."""
+
+    edges: tuple[float, ...]
+    forget: NDArray[np.float64]  # (bins,); nan where it was not finite
+    retain: NDArray[np.float64]  # (bins,)
+
+
+def loss_curve(record: Record) -> LossCurve | None:
+    """Return a record's denoising loss by timestep, or None when it has none that can be drawn."""
+    entry = getattr(record, "timestep_loss", None)
+    if not isinstance(entry, Mapping) or not entry:
+        return None
+    try:
+        edges = tuple(float(edge) for edge in entry["edges"])
+        forget, retain = (np.array([np.nan if v is None else float(v) for v in entry[side]]) for side in SIDES)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    if forget.shape != (len(edges) - 1,) or retain.shape != forget.shape or not _rises(edges):
+        return None
+    forget, retain = (np.where(np.isfinite(side), side, np.nan) for side in (forget, retain))
+    return LossCurve(edges, forget, retain) if np.isfinite([forget, retain]).any(axis=1).all() else None
+
+
+def _rises(edges: Sequence[float]) -> bool:
+    return bool(len(edges) > 1 and np.isfinite(edges).all() and (np.diff(edges) > 0).all())
+
+
+def mean_curves(board: Board) -> dict[Variant, tuple[LossCurve, int]]:
+    """Return {variant: (mean over classes of the mean over seeds, how many cells)}, all with the newest bins."""
+    curves = {r.cell.id: curve for r in board.ok_records if (curve := loss_curve(r)) is not None}
+    if not curves:
+        return {}
+    edges = list(curves.values())[-1].edges
+    means: dict[Variant, tuple[LossCurve, int]] = {}
+    for variant in board.variants:
+        by_class = [
+            [curves[r.cell.id] for r in board.cell_records(variant, t) if r.cell.id in curves] for t in board.targets
+        ]
+        by_class = [kept for group in by_class if (kept := [curve for curve in group if curve.edges == edges])]
+        if by_class:
+            forget = np.mean([np.mean([curve.forget for curve in group], axis=0) for group in by_class], axis=0)
+            retain = np.mean([np.mean([curve.retain for curve in group], axis=0) for group in by_class], axis=0)
+            means[variant] = LossCurve(edges, forget, retain), sum(map(len, by_class))
+    return means

@@ -1,0 +1,108 @@
+"""unlearnbench.report.figures.robustness."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.curves import attack_curves, mean_curve
+from unlearnbench.report.data.styles import Look
+from unlearnbench.report.data.values import Measure, Value, Variant
+from unlearnbench.report.figures.figures import (
+    LETTER,
+    MOST_ROWS,
+    PAGE,
+    Canvas,
+    canvas,
+    legend_below,
+    legend_height,
+    names_of,
+    shorten,
+)
+
+COLUMNS, MOST_CURVES = 3, 4  # panels beside each other: of attacks, of curves
+
+
+SHIFT = 0.17  # of the marks before and after, in rows
+
+
+def robustness(board: Board, parent: Canvas | None = None) -> Canvas | None:
+    """One panel per attack: forgetting before and after it, methods down, the gold standard after it as a band."""
+    part = board.attacked
+    if part is None or not part.robustness:
+        return None
+    measures, before, rows = part.robustness, part.headline("forgetting"), part.variants[:MOST_ROWS]
+    columns = min(COLUMNS, len(measures))
+    lines = -(-len(measures) // columns)
+    names, _ = names_of(variant.label for variant in rows)
+    step = 0.24 if any("\n" in name for name in names) else 0.145
+    figure = canvas(parent, (PAGE, (step * len(rows) + 0.25) * lines + 0.2))
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axes, measure in zip(grid.flat, measures, strict=False):
+        _draw_attack(axes, board, part, rows, before, measure)
+    for axes in list(grid.flat)[len(measures) :]:
+        axes.set_visible(False)
+    for axes in list(grid.flat)[max(0, len(measures) - columns) : len(measures)]:
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("forgotten (%)")
+    grid[0][0].set_yticks(range(len(rows)), names)
+    grid[0][0].set(xlim=(-4, 104), ylim=(len(rows) - 0.5, -0.5))
+    return figure
+
+
+def _draw_attack(
+    axes: Axes, board: Board, part: Board, rows: Sequence[Variant], before: Measure | None, measure: Measure
+) -> None:
+    """Draw one panel: two marks for each row, and the gold standard's number as a line in its interval."""
+    for row, variant in enumerate(rows):
+        after, look = part.over_classes(variant, measure), board.looks[variant.label]
+        if before is not None:
+            _draw_mark(axes, part.over_classes(variant, before), row - SHIFT, look, filled=False)
+        _draw_mark(axes, after, row + SHIFT, look, filled=True)
+        if variant.role == "gold" and after.number is not None:
+            axes.axvline(after.number, color="black", linewidth=0.9, linestyle="--", zorder=1)
+            if after.interval is not None:
+                axes.axvspan(*after.interval, color="black", alpha=0.08, linewidth=0, zorder=0)
+    axes.set_title(shorten(measure.title, int(PAGE / COLUMNS / LETTER) - 12), pad=3)
+    axes.grid(visible=False, axis="y")
+
+
+def _draw_mark(axes: Axes, value: Value, y: float, look: Look, *, filled: bool) -> None:
+    if value.number is None:
+        return
+    if value.interval is not None:
+        axes.plot(value.interval, [y, y], color=look.colour, linewidth=0.8, zorder=2)
+    axes.plot(
+        [value.number], [y], marker=look.shape, linestyle="none", color=look.colour, markersize=3.5,
+        markeredgewidth=0.8, markerfacecolor=look.colour if filled else "white", zorder=3,
+    )  # fmt: skip
+
+
+def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
+    """One panel per choice of images: what is forgotten along the steps of fine-tuning, a line per method."""
+    part = board.attacked
+    found = {} if part is None else attack_curves(part)
+    if part is None or not found:
+        return None
+    across = min(len(found), MOST_CURVES)
+    lines = -(-len(found) // across)
+    labels = [variant.label for variant in part.variants]
+    figure = canvas(parent, (PAGE, 1.9 * lines + legend_height(labels, PAGE)))
+    panels = list(figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True).flat)
+    for axes, (measure, rows) in zip(panels, found.items(), strict=False):
+        for variant, curves in rows.items():
+            steps, mean = mean_curve(curves)
+            look = board.looks[variant.label]
+            style = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": look.colour}
+            axes.plot(steps, mean, marker=look.shape, markersize=3, linewidth=1.0, label=variant.label, **style)
+        axes.axhline(50, color="grey", linewidth=0.7, linestyle=":")
+        axes.set(xlabel="steps", ylim=(-4, 104))
+        axes.set_title(shorten(measure.title, int(PAGE / across / LETTER) - 4))
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    panels[0].set_ylabel("forgotten (%)")
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    legend_below(figure, list(handles.values()), list(handles), PAGE)
+    return figure

@@ -1,0 +1,95 @@
+"""unlearnbench.report.figures.timesteps."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.curves import SIDES, LossCurve, mean_curves
+from unlearnbench.report.data.values import Value, Variant
+from unlearnbench.report.figures.figures import (
+    FEW,
+    PAGE,
+    SMALL,
+    Canvas,
+    canvas,
+    is_wide,
+    legend_below,
+    legend_height,
+    set_log,
+)
+from unlearnbench.report.figures.sweep import DASHES
+
+MOST_LOSSES = 3  # pairs of panels that one page holds
+
+
+def timesteps(board: Board, parent: Canvas | None = None) -> Canvas | None:
+    """Denoising loss by timestep, on the forget class and on retained classes, one line per variant."""
+    curves = mean_curves(board)
+    if not curves:
+        return None
+    rows = _loss_rows(list(curves))[:MOST_LOSSES]
+    expected = len(board.targets) * len(board.replicates)
+    lengths = [1.9 + legend_height([variant.label + " (9/10)" for variant in row], PAGE) for row in rows]
+    figure = canvas(parent, (PAGE, sum(lengths) + 0.1))
+    blocks = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=lengths)[:, 0]
+    log = is_wide([1.0, *(y for c, _ in curves.values() for y in [*c.forget, *c.retain] if np.isfinite(y))])
+    edges = next(iter(curves.values()))[0].edges
+    for block, variants in zip(blocks, rows, strict=True):
+        pair = block.subplots(1, 2, sharex=True, sharey=True)
+        if log:
+            set_log(pair[0].yaxis)
+        for axes, (side, words) in zip(pair, SIDES.items(), strict=True):
+            _draw_losses(axes, board, variants, curves, side, expected)
+            axes.set_title(words)
+            axes.set(xlabel="timestep (bin centre)", xlim=(edges[0], edges[-1]))
+        pair[0].set_ylabel("denoising loss per pixel")
+        pair[1].text(  # of the two panels the one where lines seldom come close to 1
+            0.99, 1.0, "predicting zero", transform=pair[1].get_yaxis_transform(), ha="right", va="bottom",
+            color="grey", fontsize=SMALL,
+        )  # fmt: skip
+        handles, labels = pair[0].get_legend_handles_labels()
+        legend_below(block, handles, labels, PAGE)
+    return figure
+
+
+def _loss_rows(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """Return the variants of each pair of panels: all in one, or, when they are many, one pair per method.
+
+    Methods of one variant share pairs, and the references stand in each.
+    """
+    references = [variant for variant in variants if variant.role == "reference"]
+    others = [variant for variant in variants if variant.role != "reference"]
+    if len(others) <= FEW:
+        return [[*references, *others]]
+    methods: dict[str, list[Variant]] = {}
+    for variant in others:
+        methods.setdefault(variant.method, []).append(variant)
+    single = [group[0] for group in methods.values() if len(group) == 1]
+    shared = [single[k : k + FEW] for k in range(0, len(single), FEW)]
+    return [[*references, *group] for group in [*shared, *(g for g in methods.values() if len(g) > 1)]]
+
+
+def _draw_losses(
+    axes: Axes,
+    board: Board,
+    variants: Sequence[Variant],
+    curves: Mapping[Variant, tuple[LossCurve, int]],
+    side: str,
+    expected: int,
+) -> None:
+    """Draw one line per variant over the bins' centres, references black and broken, and the line at 1."""
+    dashes = cycle(DASHES)
+    for variant in variants:
+        curve, count = curves[variant]
+        look = board.looks[variant.label]
+        style: dict[str, Any] = {"color": look.colour, "marker": look.shape, "markersize": 3}
+        if variant.role == "reference":
+            style = {"color": "black", "linestyle": next(dashes), "zorder": 4}
+        label = f"{variant.label}{Value(0.0, ok=count, expected=expected).gap}"
+        centres = np.add(curve.edges[1:], curve.edges[:-1]) / 2
+        axes.plot(centres, getattr(curve, side), linewidth=1.0, label=label, **style)
+    axes.axhline(1.0, color="grey", linewidth=0.8)

@@ -1,0 +1,139 @@
+"""unlearnbench.report.render.render."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unlearnbench.errors import UsageError
+from unlearnbench.report.data.rendering import Rendering
+from unlearnbench.store.records import Hashes, Reading, Record, hashes_of, open_results
+
+if TYPE_CHECKING:
+    from unlearnbench.report.data.board import Board
+    from unlearnbench.report.figures.drawing import Drawn
+
+Files = dict[str, str | bytes]  # by path within the report's folder
+
+
+def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
+    """Render every board of a results folder into `out/DATASET`.
+
+    Args:
+        results: folder of records.
+        out: folder for the report; what is not a report's in it stays as it is.
+        source_hashes: {"method:NAME" or "metric:NAME": SHA-256} of the plugins as they are, to mark stale records, or
+            what returns it for records.
+
+    Raises:
+        UsageError: there is no record, or the folder cannot be written.
+    """
+    from unlearnbench.report.page import nothing
+    from unlearnbench.report.write.files import publish
+
+    with open_results(results) as reading, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numpy on odd numbers: no words but ours
+        found, files, rendering = _shown(reading, hashes_of(source_hashes, reading.records))
+        if not found and not rendering.notes:
+            raise UsageError(
+                f"there is no record in {results} to show: run 'unlearnbench run' first or name a folder with --results"
+            )
+        publish(files if found else {"report.md": nothing(rendering.notes)}, out, found)
+    rendering.pages = [out / name / "report.md" for name in found] or [out / "report.md"]
+    rendering.html = out / "report.html" if found else None
+    return rendering
+
+
+def _shown(reading: Reading, hashes: Mapping[str, str]) -> "tuple[dict[str, Board], Files, Rendering]":
+    """Return the boards of the records that can be shown, and all files and words of their report.
+
+    Everything is made as if all records could be shown. Where that fails, of whatever kind the failure is, the records
+    at fault are looked for and become notes, and the others are shown.
+    """
+    from unlearnbench.report.data.board import boards
+    from unlearnbench.report.figures.drawing import Drawing, Undrawn, draw
+    from unlearnbench.report.tables.tables import showable
+
+    kept, problems = reading.records, list[str]()
+    broken: set[str] = set()  # figures that some record breaks
+    suspected = any(record.is_stale(hashes) for record in kept)  # stale ones show little: look at what they hold
+
+    def attempt(some: Sequence[Record]) -> None:
+        for known in ({}, hashes) if suspected else ({},):
+            found = boards(some, known)
+            _files(found, lambda name: {}, Rendering())
+            for board in found.values():
+                for figure in broken:
+                    draw(board, figure)
+
+    while True:
+        rendering = Rendering(notes=[*reading.problems, *problems])
+        try:
+            if suspected and not problems:
+                attempt(kept)
+            found = boards(kept, hashes)
+            with Drawing(found) as drawing:
+                return found, _files(found, drawing.drawn, rendering), rendering
+        except Exception as error:
+            broken |= {error.figure} if isinstance(error, Undrawn) else set()
+            kept, odd = showable(kept, attempt)
+            if not odd:  # no record's
+                raise
+            problems += odd
+
+
+def _files(
+    found: "Mapping[str, Board]", drawn: "Callable[[str], Mapping[str, Drawn]]", rendering: Rendering
+) -> "Files":
+    """Return all files of a report, and add to the rendering what boards have to say.
+
+    Args:
+        found: {name: board}.
+        drawn: returns the figures of a board by its name; asked once all tables are made.
+        rendering: with what there is to say of the records.
+    """
+    from unlearnbench.report.html import page
+    from unlearnbench.report.page import page_files, table_files
+    from unlearnbench.report.tables.controls import alarms
+    from unlearnbench.report.write.terminal import to_terminal
+
+    files: Files = {}
+    for name, board in found.items():
+        files |= {f"{name}/tables/{file}": text for file, text in table_files(board).items()}
+        rendering.terminal.append(to_terminal(board))
+        rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
+        rendering.notes += board.notes
+    figures = {name: drawn(name) for name in found}
+    for name, board in found.items():
+        files |= {f"{name}/{file}": text for file, text in page_files(board, figures[name]).items()}
+        for key, both in figures[name].items():
+            files |= {f"{name}/figures/{key}.{ending}": content for ending, content in both.items()}
+    if found:
+        files["report.html"] = page(found, list(rendering.notes), figures)
+    return files
+
+
+def validation(results: Path, source_hashes: Hashes) -> Rendering:
+    """Return the tables of controls, and of how well metrics separate them, of every board of a results folder.
+
+    Raises:
+        UsageError: there is no control among the records.
+    """
+    from unlearnbench.report.tables.controls import alarms, check_tables
+    from unlearnbench.report.tables.tables import shown_boards
+    from unlearnbench.report.write.table import to_markdown
+
+    with open_results(results) as reading:
+        shown, problems = shown_boards(reading.records, hashes_of(source_hashes, reading.records))
+    found = Rendering(notes=[*reading.problems, *problems])
+    for board in shown.values():
+        found.notes += board.notes
+        found.terminal += [f"## {board.title}\n\n{to_markdown(table)}" for table in check_tables(board)]
+        found.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
+    if not found.terminal:
+        why = f" ({'; '.join(found.notes[:3])})" if found.notes else ""
+        raise UsageError(
+            f"no control in {results} has a number of a metric that controls are checked against{why}: run with "
+            f"--controls first or every"
+        )
+    return found

@@ -1,0 +1,142 @@
+"""unlearnbench.run.saving."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from unlearnbench.datasets import WEIGHTS
+from unlearnbench.errors import UsageError, one_line, spell_error
+from unlearnbench.models.checkpoints import write_scheduler
+from unlearnbench.models.saved import CARD, FACTS
+from unlearnbench.run.model_card import _null_class, _protocol, card
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.hashing import file_digest
+from unlearnbench.store.records import Record, records_digest
+from unlearnbench.store.scratch import moved, owned, refusal, remove, remove_at_once, sweep
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STAGED = ".writing-"  # begins the name of a folder that is not whole
+
+
+PROBES = (0, 333, 666, 999)  # timesteps at which a saved model must predict what the unlearned one does
+
+
+TOLERANCE = 1e-3  # of these predictions on CUDA; on a CPU they are equal bit for bit
+
+
+def staging(models: Path, cell: Cell) -> Path:
+    """Return where this process, which records the cell, lets its model be staged."""
+    return models / owned(f"{STAGED}{cell.id}")
+
+
+def stage(folder: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[int]) -> dict[str, str]:
+    """Write a cell's unlearned model to where `settle` finds it.
+
+    Args:
+        folder: what `staging` returned in the process that records the cell.
+        cell: that the model is of.
+        model: as the method left it.
+        image_shape: (C, H, W).
+
+    Returns:
+        What the record says of it: the SHA-256 of its weights, or the `reason` for which no folder can hold it: it
+        predicts what the weights alone do not, as a model with hooks or a forward of its own.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    from diffusers import UNet2DModel
+    from torch import device
+
+    from unlearnbench.models.networks import build_unet, frozen, is_plain, placed
+    from unlearnbench.models.training import global_rng_kept
+
+    config = {key: value for key, value in dict(getattr(model, "config", {})).items() if not key.startswith("_")}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        with global_rng_kept(device("cpu")):  # its first weights are random
+            written: Any = frozen(build_unet(config), weights, device("cpu"))
+    except (RuntimeError, TypeError, ValueError) as error:
+        return {"reason": f"its weights fit no UNet2DModel of its config ({one_line(spell_error(error), 120)})"}
+    try:
+        sweep(folder.parent, f"{STAGED}*")
+        remove(folder)
+        written.save_pretrained(folder, safe_serialization=True)
+        write_scheduler(folder / "scheduler")
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise _unwritable(folder.parent, error) from error
+    with global_rng_kept(device("cpu")):
+        read = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+    if is_plain(model) and _predict_alike(model, placed(read, next(model.parameters()).device), cell, image_shape):
+        return {"sha256": file_digest(folder / WEIGHTS)}
+    shutil.rmtree(folder, ignore_errors=True)
+    return {"reason": "it predicts what its weights alone do not, so a folder of weights would be another model"}
+
+
+def _predict_alike(model: "nn.Module", other: Any, cell: Cell, image_shape: Sequence[int]) -> bool:
+    """Say whether two models predict the same noise for the forget class, the null class, and one between."""
+    import torch
+
+    from unlearnbench.models.diffusion import evaluating, predict_noise
+
+    device = next(model.parameters()).device
+    x = torch.randn((len(PROBES), *image_shape), generator=torch.Generator().manual_seed(0)).to(device)
+    t = torch.tensor(PROBES, device=device)
+    null = int(other.config["num_class_embeds"]) - 1
+    y = torch.tensor([cell.forget_class, null, (cell.forget_class + 1) % null, cell.forget_class], device=device)
+    with evaluating(model), evaluating(other):
+        ours, theirs = predict_noise(model, x, t, y), predict_noise(other, x, t, y)
+    return torch.equal(ours, theirs) if device.type == "cpu" else torch.allclose(ours, theirs, TOLERANCE, TOLERANCE)
+
+
+def settle(models: Path, record: Record) -> None:
+    """Put a sound record's staged model to its place, with card and facts; drop that of any other record.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    staged, folder = staging(models, record.cell), models / record.cell.id
+    if record.status != "ok" or "sha256" not in record.artifacts.get("model", {}):
+        shutil.rmtree(staged, ignore_errors=True)
+        return
+    try:
+        (staged / FACTS).write_text(json.dumps(_facts(record), indent=2) + "\n", encoding="utf-8")
+        (staged / CARD).write_text(card(record), encoding="utf-8")
+        while not moved(staged, folder):
+            remove_at_once(folder)
+    except OSError as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise _unwritable(models, error) from error
+
+
+def is_saved(models: Path, record: Record) -> bool:
+    """Say whether the model of a record is where `settle` puts it; so is what no folder can hold."""
+    if "reason" in record.artifacts.get("model", {}):
+        return True
+    folder = models / record.cell.id
+    try:
+        facts = json.loads((folder / FACTS).read_text("utf-8"))
+        return (folder / WEIGHTS).is_file() and bool(facts["record"] == records_digest([record]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _unwritable(models: Path, error: Exception) -> UsageError:
+    return UsageError(f"cannot write {models} ({refusal(error)}): free space or give another folder with --save-models")
+
+
+def _facts(record: Record) -> dict[str, Any]:
+    """Return what `unlearnbench sample` must know of a model."""
+    names = ("title", "class_names", "image_shape")
+    return {
+        "cell_id": record.cell.id, "cell": record.cell.to_json(), "record": records_digest([record]),
+        "dataset": {name: record.dataset[name] for name in names}, "sampler": _protocol(record).sampler,
+        "null_class": _null_class(record),
+    }  # fmt: skip
