@@ -157,7 +157,7 @@ def always(cell):
 
 def test_a_run_whose_metric_cannot_tell_the_controls_ends_with_1(tmp_path, cache):
     (tmp_path / "always.py").write_text(textwrap.dedent(CONFUSED))
-    command = [sys.executable, "-m", "unlearnbench.cli.commands", "run", "--methods", "original", "--classes", "4"]
+    command = [sys.executable, "-m", "unlearnbench.cli", "run", "--methods", "original", "--classes", "4"]
     command += ["--plugin", "always.py", "--metrics", "always"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 1, done.stdout + done.stderr

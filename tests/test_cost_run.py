@@ -460,7 +460,7 @@ def start(cache):
         command = [
             sys.executable,
             "-m",
-            "unlearnbench.cli.commands",
+            "unlearnbench.cli",
             "run",
             "--plugin",
             str(write_plugin(folder)),

@@ -345,7 +345,7 @@ class TestTwoDevices:
 def stopped(cache, tmp_path_factory):
     """A run that found one of its devices held, began when it was free, and was stopped by Ctrl-C with both at work."""
     folder = tmp_path_factory.mktemp("stopped")
-    command = [sys.executable, "-m", "unlearnbench.cli.commands", "run", "--methods", "waits", "--classes", "0-2"]
+    command = [sys.executable, "-m", "unlearnbench.cli", "run", "--methods", "waits", "--classes", "0-2"]
     command += ["--plugin", str(write_plugin(folder)), "--metrics", "ua", "--controls", "none", "--devices", LANES]
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
     heard = [""]

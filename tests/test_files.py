@@ -242,7 +242,7 @@ def test_the_users_surroundings_change_no_byte_and_say_no_word(tmp_path):
         set_ = {key: value.format(folder=folder) for key, value in changes.items()}
         clean = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "COLUMNS", "LC_ALL")}
         done = subprocess.run(
-            [sys.executable, "-m", "unlearnbench.cli.commands", "report", "--results", results, "--out", folder / "out"],
+            [sys.executable, "-m", "unlearnbench.cli", "report", "--results", results, "--out", folder / "out"],
             cwd=folder, env=clean | set_, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, (name, done.stderr)

@@ -336,7 +336,7 @@ def run(folder, *more):
     command = [
         sys.executable,
         "-m",
-        "unlearnbench.cli.commands",
+        "unlearnbench.cli",
         "run",
         "--methods",
         "original,safemax,sham_noise",

@@ -25,7 +25,7 @@ SECONDS = 240
 def start(folder, *arguments):
     """Start `unlearnbench run` in a folder, as a user would."""
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "unlearnbench.cli.commands", "run", *arguments]
+    command = [sys.executable, "-m", "unlearnbench.cli", "run", *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
@@ -268,7 +268,7 @@ def test_a_run_stops_when_its_minutes_are_up_and_goes_on(tmp_path):
 
 def test_training_alone_writes_a_base_that_a_run_takes(tmp_path):
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "unlearnbench.cli.commands", "train", "--steps", "2", "--out", "base"]
+    command = [sys.executable, "-m", "unlearnbench.cli", "train", "--steps", "2", "--out", "base"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 steps, training loss" in done.stdout
@@ -283,7 +283,7 @@ def test_training_alone_writes_a_base_that_a_run_takes(tmp_path):
 
 def test_a_training_in_a_time_box_ends_with_a_model(tmp_path):
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "unlearnbench.cli.commands", "train", "--minutes", "0.02", "--out", "base"]
+    command = [sys.executable, "-m", "unlearnbench.cli", "train", "--minutes", "0.02", "--out", "base"]
     command += ["--device", "cpu"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

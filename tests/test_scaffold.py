@@ -29,7 +29,7 @@ QUICK = ("--classes", "0", "--metrics", "ua", "--controls", "none", "--device", 
 
 def unlearnbench(folder, *arguments, python=sys.executable, **environment):
     """Run the command line in a folder and return its output; it must end well."""
-    command = [str(python), "-m", "unlearnbench.cli.commands", *arguments]
+    command = [str(python), "-m", "unlearnbench.cli", *arguments]
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=240
     )
@@ -113,7 +113,7 @@ def test_the_commands_that_are_printed_run(tmp_path, cache):
 def test_a_broken_method_ends_with_status_1(tmp_path):
     (path,) = new_method("mine", tmp_path).files
     path.write_text(path.read_text().replace('streams=("forget", "retain")', 'streams=("forget",)'))
-    command = [sys.executable, "-m", "unlearnbench.cli.commands", "check", str(path)]
+    command = [sys.executable, "-m", "unlearnbench.cli", "check", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "FAIL  declared streams" in done.stdout

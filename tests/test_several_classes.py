@@ -293,7 +293,7 @@ def test_a_sequence_runs_and_is_reported(tmp_path, cache):
     command = [
         sys.executable,
         "-m",
-        "unlearnbench.cli.commands",
+        "unlearnbench.cli",
         "run",
         *arguments,
         "--metrics",

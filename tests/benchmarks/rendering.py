@@ -106,7 +106,7 @@ def measure(shape: str, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(shape, folder / "results")
-        command = [sys.executable, "-m", "unlearnbench.cli.commands", "report"]
+        command = [sys.executable, "-m", "unlearnbench.cli", "report"]
         command += ["--results", f"{folder}/results", "--out", f"{folder}/out"]
         wall, cpu = [], []
         for _ in range(rounds):

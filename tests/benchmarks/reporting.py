@@ -26,7 +26,7 @@ def main():
         command = [
             sys.executable,
             "-m",
-            "unlearnbench.cli.commands",
+            "unlearnbench.cli",
             "report",
             "--results",
             f"{folder}/results",

@@ -31,7 +31,7 @@ SECONDS = 300  # for a run that nobody disturbs
 
 def start(folder):
     """Start the run in a folder, in a process group of its own."""
-    command = [sys.executable, "-m", "unlearnbench.cli.commands", *RUN]
+    command = [sys.executable, "-m", "unlearnbench.cli", *RUN]
     with Path(folder, "log").open("a") as log:
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -100,7 +100,7 @@ def disturbed(folder, random, counts):
             return problems
         if "failed" in statuses:  # a cell alone was killed, which is that cell's failure
             process = subprocess.run(
-                [sys.executable, "-m", "unlearnbench.cli.commands", *RUN, "--rerun", "failed"],
+                [sys.executable, "-m", "unlearnbench.cli", *RUN, "--rerun", "failed"],
                 cwd=folder,
                 check=False,
                 capture_output=True,

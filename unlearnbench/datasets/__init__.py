@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ from unlearnbench.datasets.recipes import (
 from unlearnbench.errors import UsageError, suggest
 from unlearnbench.store.cell import Precision
 from unlearnbench.store.hashing import digest, file_digest, read_object
-from unlearnbench.store.records import B4
 
 if TYPE_CHECKING:
     from unlearnbench.protocols import Progress

@@ -325,8 +325,8 @@ class Benchmark:
         try:
             with self._beside.working(lane.number):
                 return self._workers.run(
-                    "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, self._plugin_files, self._cache,
-                    lane.found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress,
+                    "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, self._plugin_files,
+                    self._cache, lane.found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress,
                     on_tick=check_stop, on_turn=take_turn, on_beside=most_beside, on_warning=display.warn,
                 )  # fmt: skip
         except UsageError:  # it ends the run

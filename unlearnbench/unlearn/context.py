@@ -33,8 +33,14 @@ from unlearnbench.unlearn.streams import Counts, Stream
 from unlearnbench.unlearn.terms import Term
 
 METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
-_CODE = ("context.py", "diffusion.py", "terms.py", "training.py")  # what a prior's bytes depend on besides its own file
-HARNESS_DIGEST = digest([file_digest(Path(__file__).with_name(name)) for name in _CODE])
+_CODE = (
+    "unlearn/context.py",
+    "unlearn/streams.py",
+    "unlearn/terms.py",
+    "models/diffusion.py",
+    "models/training.py",
+)  # what a prior's bytes depend on besides its own file
+HARNESS_DIGEST = digest([file_digest(Path(__file__).parents[1] / name) for name in _CODE])
 FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
 LOG_POINTS = 50  # points kept per logged curve
 

@@ -1,0 +1,5 @@
+"""`python -m unlearnbench.cli`: the command line."""
+
+from unlearnbench.cli.commands import main
+
+main()
