@@ -1,6 +1,6 @@
 """Feature extractors behind torch-fidelity's interface, so that a dataset's own network and Inception are one thing.
 
-torch-fidelity imports torchvision and with it torch's compiler, two seconds that only those wait for who use it.
+torch-fidelity is imported where it is used: it brings torchvision and torch's compiler, which takes two seconds.
 """
 
 from collections.abc import Sequence
