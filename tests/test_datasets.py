@@ -27,7 +27,7 @@ from unlearnbench.plugins.spec import method
 from unlearnbench.report.data.board import boards
 from unlearnbench.run.stale import current_dataset, current_digests
 from unlearnbench.store.artifacts import ArtifactStore
-from unlearnbench.store.records import PLAIN
+from unlearnbench.store.fields import PLAIN
 
 SILENT = lambda what, done, total: None  # noqa: E731
 

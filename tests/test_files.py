@@ -18,9 +18,9 @@ from PIL import Image
 from tests.conftest import fake_record
 from tests.test_report import full, images, store
 from unlearnbench.errors import UsageError
-from unlearnbench.report import page
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.rendering import Rendering
+from unlearnbench.report.figures import drawing
 from unlearnbench.report.render import _files, render
 from unlearnbench.report.write.files import MANIFEST, publish
 
@@ -98,7 +98,7 @@ def test_something_else_in_the_place_of_a_file_is_said(tmp_path, place, kind):
 
 
 def test_the_folder_itself_may_be_a_link_and_the_results_be_the_same_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "FIGURES", {})
+    monkeypatch.setattr(drawing, "FIGURES", {})
     results = store(tmp_path / "results", full(range(1)))
     before = contents(results)
     (tmp_path / "out").symlink_to(results)
@@ -114,7 +114,7 @@ def broken(board, parent):
 
 
 def test_a_record_that_breaks_a_figure_is_left_out_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "FIGURES", {"broken": broken})
+    monkeypatch.setattr(drawing, "FIGURES", {"broken": broken})
     rendering = render(store(tmp_path / "results", full(range(2))), tmp_path / "out", {})
     odd = [note for note in rendering.notes if "is left out, it cannot be shown: RuntimeError: a curve" in note]
     assert len(odd) == 2 and all("-beta-" in note for note in odd)
@@ -128,9 +128,9 @@ def test_nothing_is_written_where_no_record_is_at_fault(tmp_path, monkeypatch):
         if next(calls) == 0:
             raise RuntimeError("not again")
 
-    monkeypatch.setattr(page, "FIGURES", {"unstable": unstable})
-    monkeypatch.setattr(page, "_start_pool", lambda found: None)
-    with pytest.raises(page.Undrawn):
+    monkeypatch.setattr(drawing, "FIGURES", {"unstable": unstable})
+    monkeypatch.setattr(drawing, "_start_pool", lambda found: None)
+    with pytest.raises(drawing.Undrawn):
         render(store(tmp_path / "results", full(range(1))), tmp_path / "out", {})
     assert not (tmp_path / "out").exists()
 
@@ -150,7 +150,7 @@ def encoded(image, form="PNG"):
     ids=["empty", "postscript", "bomb", "no row of squares", "gif", "torn"],
 )  # fmt: skip
 def test_a_picture_that_is_none_is_left_out(tmp_path, monkeypatch, png):
-    monkeypatch.setattr(page, "FIGURES", {"samples": page.FIGURES["samples"]})
+    monkeypatch.setattr(drawing, "FIGURES", {"samples": drawing.FIGURES["samples"]})
     odd = {side: {**entry, "png": png} for side, entry in images(0).items()}
     rendering = render(store(tmp_path / "results", [fake_record(images=odd)]), tmp_path / "out", {})
     assert not rendering.notes
@@ -159,7 +159,7 @@ def test_a_picture_that_is_none_is_left_out(tmp_path, monkeypatch, png):
 
 
 def test_deep_long_and_many_facts_are_shown_in_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "FIGURES", {})
+    monkeypatch.setattr(drawing, "FIGURES", {})
     deep = {}
     for _ in range(14):  # two levels each
         deep = {"x": [deep]}
@@ -173,17 +173,17 @@ def test_deep_long_and_many_facts_are_shown_in_part(tmp_path, monkeypatch):
 ODD = "a\udce9\x1b[2J\u202e\x00=1 [x](http://y) <b> $\\input{z}"
 
 
-@pytest.mark.parametrize("name", list(page.FIGURES))
+@pytest.mark.parametrize("name", list(drawing.FIGURES))
 def test_odd_letters_break_no_figure(name):
     records = [
         fake_record(m, c, title=f"{ODD} {m}", images=images(c), settings={ODD: k}, overrides={ODD: k})
         for m in ("a", "b") for c in (0, 1) for k in (1, 2)
     ]  # fmt: skip
-    page.draw(boards(records, {})["digits"], name)
+    drawing.draw(boards(records, {})["digits"], name)
 
 
 def test_odd_letters_reach_no_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "FIGURES", {})
+    monkeypatch.setattr(drawing, "FIGURES", {})
     record = fake_record("a", 0, title=ODD, settings={"x": 1}, overrides={"x": ODD}, more={"fake_ua": {"title": ODD}})
     record = replace(record, dataset={**record.dataset, "title": ODD, "class_names": [ODD] * 10, "extractor": ODD})
     failed = replace(fake_record("b", 0, status="failed"), reason=ODD, traceback=f"{ODD}\n{ODD}")
@@ -214,7 +214,7 @@ def test_numbers_of_any_size_are_shown(cells, unit, name):
     found = boards(records, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        files = _files(found, lambda board: {name: page.draw(found[board], name)}, Rendering())
+        files = _files(found, lambda board: {name: drawing.draw(found[board], name)}, Rendering())
     longest = max(len(line) for line in files["digits/tables/summary.md"].splitlines() if line.startswith("|"))
     assert longest < 400
 

@@ -13,10 +13,10 @@ from unlearnbench.report.data.frames import long_frame
 from unlearnbench.report.data.front import axes_of, places
 from unlearnbench.report.figures import figures
 from unlearnbench.report.figures import sweep as ablation
+from unlearnbench.report.figures.robustness import relearning, robustness
 from unlearnbench.report.html.charts import scatter
 from unlearnbench.report.html.heatmaps import class_heat
 from unlearnbench.report.html.view import _bars
-from unlearnbench.report.tables import robustness
 from unlearnbench.report.tables.controls import check_tables
 from unlearnbench.report.tables.pareto import pareto_tables
 from unlearnbench.report.tables.tables import paper_tables, summary_table
@@ -162,11 +162,11 @@ def test_attacks(board):
     part = board.attacked
     measure = part.robustness[0]
     means = {v.label: part.over_classes(v, measure).number for v in part.variants}
-    axes = robustness.robustness(board).axes[0]
+    axes = robustness(board).axes[0]
     labels = [text.get_text() for text in axes.get_yticklabels()]
     after = [line for line in axes.lines if line.get_marker() != "None" and line.get_markerfacecolor() != "white"]
     assert [float(line.get_xdata()[0]) for line in after] == pytest.approx([means[label] for label in labels])
-    ends = {line.get_label(): line.get_ydata()[-1] for line in robustness.relearning(board).axes[0].lines}
+    ends = {line.get_label(): line.get_ydata()[-1] for line in relearning(board).axes[0].lines}
     assert {label: ends[label] for label in means} == pytest.approx(means)
 
 

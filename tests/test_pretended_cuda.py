@@ -21,7 +21,7 @@ from unlearnbench.datasets import WEIGHTS
 from unlearnbench.judges.fit import fit_classifier
 from unlearnbench.judges.judges import build_classifier
 from unlearnbench.measure import attacks
-from unlearnbench.measure import prepared as preparation
+from unlearnbench.models import base as base_models
 from unlearnbench.models import flops as arithmetic
 from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise, sample
 from unlearnbench.models.networks import build_unet, frozen, placed, unet_config
@@ -173,14 +173,14 @@ def judge_job(cache, kind, line):
 def base_job(cache, bf16, line):
     """Train a base model for so many steps and twice as many; return the waits of both, and whether Adam was fused."""
     waits, fused = [], set()
-    preparation.FIRST_CHECKPOINT_SECONDS = 1e9  # a checkpoint is a wait
+    base_models.FIRST_CHECKPOINT_SECONDS = 1e9  # a checkpoint is a wait
     register_optimizer_step_pre_hook(lambda optimizer, *_: fused.add(optimizer.defaults["fused"]))
     for steps in (2, 4):
         dataset = tiny_dataset(flip=True, bf16=bf16)
         dataset = replace(dataset, base=replace(dataset.base, steps=steps))
         train = dataset.load(ArtifactStore(cache), line).train
         with pretended_cuda() as device:
-            preparation._train_base(dataset, train, cache / "workspace", torch.device("cuda"), line)
+            base_models._train_base(dataset, train, cache / "workspace", torch.device("cuda"), line)
             waits.append(sorted(wait.path[0] for wait in device.waits))
     return waits, fused
 

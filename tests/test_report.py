@@ -16,11 +16,11 @@ from PIL import Image
 
 from tests.conftest import fake_record
 from unlearnbench.errors import UsageError
-from unlearnbench.report import page
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.cost import is_slower, ranks
 from unlearnbench.report.data.frames import long_frame, tidy_frame
 from unlearnbench.report.data.values import MARK, Value, variant_of
+from unlearnbench.report.figures import drawing
 from unlearnbench.report.figures.drawing import few_rows
 from unlearnbench.report.figures.figures import phases
 from unlearnbench.report.page import page_files
@@ -438,14 +438,14 @@ def test_figures_show_few_of_many_rows_with_the_best_among_them():
 
 
 def test_figures_are_the_same_bytes_with_and_without_processes(monkeypatch):
-    monkeypatch.setattr(page, "FIGURES", {name: page.FIGURES[name] for name in ("tradeoff", "phases", "sweep")})
-    b, drawn = board(full()), []
+    monkeypatch.setattr(drawing, "FIGURES", {name: drawing.FIGURES[name] for name in ("tradeoff", "phases", "sweep")})
+    b, made = board(full()), []
     for cores in ({0, 1}, {0}):
-        monkeypatch.setattr(page.os, "sched_getaffinity", lambda pid, cores=cores: cores, raising=False)
-        with page.Drawing({"digits": b}) as drawing:
-            drawn.append(drawing.drawn("digits"))
-    assert drawn[0] == drawn[1]
-    assert [(name, *files) for name, files in drawn[0].items()] == [(n, "png", "pdf") for n in ("tradeoff", "phases")]
+        monkeypatch.setattr(drawing.os, "sched_getaffinity", lambda pid, cores=cores: cores, raising=False)
+        with drawing.Drawing({"digits": b}) as drawn:
+            made.append(drawn.drawn("digits"))
+    assert made[0] == made[1]
+    assert [(name, *files) for name, files in made[0].items()] == [(n, "png", "pdf") for n in ("tradeoff", "phases")]
 
 
 def die(board, parent):
@@ -455,13 +455,13 @@ def die(board, parent):
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_a_figure_whose_process_is_killed_is_drawn_here(monkeypatch):
     parent = os.getpid()
-    phases_here = page.FIGURES["phases"]
+    phases_here = drawing.FIGURES["phases"]
     monkeypatch.setattr(
-        page, "FIGURES", {"phases": lambda b, p: phases_here(b, p) if os.getpid() == parent else die(b, p)}
+        drawing, "FIGURES", {"phases": lambda b, p: phases_here(b, p) if os.getpid() == parent else die(b, p)}
     )
-    monkeypatch.setattr(page.os, "sched_getaffinity", lambda pid: {0, 1})
-    with page.Drawing({"digits": board(full())}) as drawing:
-        assert len(drawing.drawn("digits")["phases"]["pdf"]) > 1000
+    monkeypatch.setattr(drawing.os, "sched_getaffinity", lambda pid: {0, 1})
+    with drawing.Drawing({"digits": board(full())}) as drawn:
+        assert len(drawn.drawn("digits")["phases"]["pdf"]) > 1000
 
 
 LONG = "An unlearning method of a very long name " * 13
@@ -479,7 +479,7 @@ VILE = [
 
 @pytest.mark.parametrize("text", VILE, ids=range(len(VILE)))
 def test_hostile_text_anywhere_leaves_every_file_well_formed(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(page, "FIGURES", {})
+    monkeypatch.setattr(drawing, "FIGURES", {})
     named = {"fake_ua": {"title": text, "unit": text}, "fake_fid": {"title": text}}
     records = [
         fake_record("evil", c, title=text, settings={"x": k}, overrides={"x": text}, more=named)

@@ -9,8 +9,8 @@ import torch
 from unlearnbench.datasets import Split
 from unlearnbench.errors import UsageError
 from unlearnbench.judges.fit import fit_classifier, shifted
-from unlearnbench.measure import prepared as preparation
 from unlearnbench.measure.prepared import prepare
+from unlearnbench.models import base as base_models
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.diffusion import Schedule, to_float
 from unlearnbench.models.networks import CLASSIFIERS, build_unet, unet_config
@@ -132,8 +132,8 @@ class TestResume:
         return replace(tiny, base=replace(tiny.base, unet=unet, steps=8, batch=4), flip=True)
 
     def test_losses_and_weights_equal_an_uninterrupted_training(self, dropping, tmp_path, monkeypatch):
-        monkeypatch.setattr(preparation, "FIRST_CHECKPOINT_SECONDS", 0.0)
-        monkeypatch.setattr(preparation, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(base_models, "FIRST_CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(base_models, "CHECKPOINT_SECONDS", 0.0)
         whole = prepare_base(dropping, ArtifactStore(tmp_path / "whole"), torch.device("cpu"), SILENT)
         store = ArtifactStore(tmp_path / "stopped")
 
@@ -155,28 +155,28 @@ class TestResume:
 
     def test_a_torn_checkpoint_never_appears(self, tmp_path, monkeypatch):
         path = tmp_path / "work" / "checkpoint.safetensors"
-        preparation.save_checkpoint(path, {"a": torch.ones(2)})
+        base_models.save_checkpoint(path, {"a": torch.ones(2)})
 
         def break_off(tensors, target):
             target.write_bytes(b"half")
             raise OSError("the disk is full")
 
-        monkeypatch.setattr(preparation, "save_file", break_off)
+        monkeypatch.setattr(base_models, "save_file", break_off)
         with pytest.raises(UsageError, match="the disk is full"):
-            preparation.save_checkpoint(path, {"a": torch.zeros(2)})
-        assert preparation.load_file(path)["a"].tolist() == [1, 1]
+            base_models.save_checkpoint(path, {"a": torch.zeros(2)})
+        assert base_models.load_file(path)["a"].tolist() == [1, 1]
         assert [each.name for each in path.parent.iterdir()] == [path.name]
 
     def test_a_checkpoint_is_no_failure_where_another_builder_is_done_meanwhile(self, tmp_path, monkeypatch):
         path = tmp_path / "work" / "checkpoint.safetensors"
-        write = preparation.save_file
+        write = base_models.save_file
 
         def clear_up(tensors, target):
             shutil.rmtree(path.parent)
             write(tensors, target)
 
-        monkeypatch.setattr(preparation, "save_file", clear_up)
-        preparation.save_checkpoint(path, {"a": torch.zeros(2)})
+        monkeypatch.setattr(base_models, "save_file", clear_up)
+        base_models.save_checkpoint(path, {"a": torch.zeros(2)})
         assert not path.exists()
 
     def test_a_damaged_checkpoint_is_trained_over_with_a_warning(self, dropping, tmp_path, monkeypatch):
@@ -219,9 +219,9 @@ class TestTimeBox:
     @pytest.fixture
     def clock(self, monkeypatch):
         clock = SimpleNamespace(now=100.0)
-        monkeypatch.setattr(preparation, "time", SimpleNamespace(monotonic=lambda: clock.now))
-        monkeypatch.setattr(preparation, "FIRST_CHECKPOINT_SECONDS", 0.0)
-        monkeypatch.setattr(preparation, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(base_models, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        monkeypatch.setattr(base_models, "FIRST_CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(base_models, "CHECKPOINT_SECONDS", 0.0)
         return clock
 
     def boxed(self, tiny, seconds):
@@ -258,7 +258,7 @@ class TestTimeBox:
                 super().advance(draw, done)
                 rates.append(self.optimizer.param_groups[0]["lr"])
 
-        monkeypatch.setattr(preparation, "DenoiserTraining", Watched)
+        monkeypatch.setattr(base_models, "DenoiserTraining", Watched)
         prepare_base(self.boxed(tiny, 5), ArtifactStore(tmp_path), torch.device("cpu"), self.ticking(clock))
         assert rates == pytest.approx([2e-3, 1.80902e-3, 1.30902e-3, 0.69098e-3, 0.19098e-3], rel=1e-4)
 

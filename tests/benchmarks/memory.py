@@ -24,7 +24,8 @@ def measure(name):
     import numpy as np
     import torch
 
-    from unlearnbench.cost.meter import Meter, RssPeak
+    from unlearnbench.cost.meter import Meter
+    from unlearnbench.cost.probes import RssPeak
     from unlearnbench.datasets import Source, Split, load_dataset
     from unlearnbench.models.networks import build_unet, unet_config
     from unlearnbench.plugins.registry import Registry

@@ -14,7 +14,7 @@ from tests.campaigns import call, inside, main
 from tests.conftest import fake_record
 from unlearnbench import api
 from unlearnbench.errors import UsageError
-from unlearnbench.report import page
+from unlearnbench.report.figures import drawing
 from unlearnbench.store.hashing import canonical_json, digest
 from unlearnbench.store.records import ResultStore
 
@@ -141,7 +141,7 @@ def load():
 
 def campaign(count, random):
     """Mutate records; return how the commands ended, and each mutation that one of them ended badly at."""
-    counts, defects, figures = Counter(), [], page.FIGURES
+    counts, defects, figures = Counter(), [], drawing.FIGURES
     with tempfile.TemporaryDirectory() as folder, inside(folder):
         Path("alpha.py").write_text(ALPHA)
         for method, c in (("alpha", 0), ("alpha", 1), ("sa", 0), ("sa", 1)):
@@ -151,7 +151,7 @@ def campaign(count, random):
         assert call("report", "--out", "sound").status == 0
         try:
             for number in range(count):
-                page.FIGURES = {} if number % FIGURES_EVERY else figures
+                drawing.FIGURES = {} if number % FIGURES_EVERY else figures
                 file = random.choice(files)
                 lines = sound[file].splitlines()
                 place = random.randrange(len(lines))
@@ -172,7 +172,7 @@ def campaign(count, random):
                     defects.append(f"api.load after {what}: {error!r}"[:2000])
                 file.write_bytes(sound[file])
         finally:
-            page.FIGURES = figures
+            drawing.FIGURES = figures
     return counts, defects
 
 
