@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from tests.conftest import draw_all, fake_record
+from tests.conftest import draw_all, fake_record, reading
 from tests.test_report import board, images, store
 from tests.test_robustness import attacked
 from unlearnbench.report.data.curves import loss_curve, mean_curves
@@ -388,8 +388,8 @@ def test_more_rows_than_a_page_holds_are_left_to_the_tables():
 
 
 def test_the_page_shows_the_figures_that_exist(tmp_path):
-    full = render(store(tmp_path / "a", everything()), tmp_path / "out-a", {}).pages[0]
-    bare = render(store(tmp_path / "b", [fake_record()]), tmp_path / "out-b", {}).pages[0]
+    full = render(reading(store(tmp_path / "a", everything())), tmp_path / "out-a").pages[0]
+    bare = render(reading(store(tmp_path / "b", [fake_record()])), tmp_path / "out-b").pages[0]
     for name, words in FIGURE_WORDS.items():
         assert f"(figures/{name}.png)\n\n{words}" in full.read_text()
         assert (full.parent / "figures" / f"{name}.png").exists()
@@ -401,7 +401,7 @@ def test_the_page_shows_the_figures_that_exist(tmp_path):
 def test_sweeps_and_timesteps_are_the_same_bytes_in_any_order(tmp_path):
     records = [replace(record, timestep_loss=loss()) for record in [*crossed(), original()]]
     for name, order in (("a", records), ("b", records[::-1])):
-        render(store(tmp_path / name, order), tmp_path / f"out-{name}", {})
+        render(reading(store(tmp_path / name, order)), tmp_path / f"out-{name}")
     for name in ("sweep", "timesteps"):
         for ending in ("png", "pdf"):
             paths = [tmp_path / f"out-{k}" / "digits" / "figures" / f"{name}.{ending}" for k in "ab"]

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from tests.conftest import fake_record
+from tests.conftest import fake_record, reading
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.render import render, validation
@@ -38,7 +38,7 @@ def sound():
 
 
 def board(records):
-    return boards(records, {})["digits"]
+    return boards(records)["digits"]
 
 
 def test_controls_on_the_right_side_raise_no_alarm():
@@ -110,13 +110,13 @@ def test_records_without_controls_have_no_such_tables(tmp_path):
     assert not {"controls", "validation"} & {table.name for table in all_tables(plain)}
     ResultStore(tmp_path).append(fake_record())
     with pytest.raises(UsageError, match="--controls"):
-        validation(tmp_path, {})
+        validation(reading(tmp_path))
 
 
 def test_the_report_opens_with_a_red_banner_when_a_control_is_wrong(tmp_path):
     for record in [*sound(), control("noise", FORGETS, 0.0, c=1)]:
         ResultStore(tmp_path / "results").append(record)
-    rendering = render(tmp_path / "results", tmp_path / "out", {})
+    rendering = render(reading(tmp_path / "results"), tmp_path / "out")
     lines = rendering.pages[0].read_text().splitlines()
     assert lines[2:4] == [
         "> [!CAUTION]",
@@ -130,7 +130,7 @@ def test_the_report_opens_with_a_red_banner_when_a_control_is_wrong(tmp_path):
 def test_a_sound_report_has_no_banner(tmp_path):
     for record in sound():
         ResultStore(tmp_path / "results").append(record)
-    rendering = render(tmp_path / "results", tmp_path / "out", {})
+    rendering = render(reading(tmp_path / "results"), tmp_path / "out")
     assert rendering.alarms == {}
     assert "CAUTION" not in rendering.pages[0].read_text()
 

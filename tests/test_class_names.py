@@ -40,7 +40,7 @@ def record(method, c, names, **more):
 
 
 def board(names, classes=range(3)):
-    return boards([record(m, c, names) for m in ("alpha", "beta") for c in classes], {})["digits"]
+    return boards([record(m, c, names) for m in ("alpha", "beta") for c in classes])["digits"]
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_numbers_stay_level_and_names_are_upright_where_they_find_no_room():
 def test_page_tables_and_alarms_have_names():
     weak = record("original", 0, PETS, role="reference", truth={"forgetting": False})
     weak.metrics["fake_ua"]["boundary"] = 50.0
-    found = boards([*[record("alpha", c, PETS) for c in range(3)], weak], {})["digits"]
+    found = boards([*[record("alpha", c, PETS) for c in range(3)], weak])["digits"]
     assert "UA (class cat, seed 0)" in alarms(found)[0]
     captions = [table.caption for table in all_tables(found) if "Dataset:" in table.caption]
     assert all("forget classes cat" in caption for caption in captions)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import fake_record, signed
+from tests.conftest import fake_record, reading, signed
 from tests.test_report import check_latex
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
@@ -25,6 +25,7 @@ from unlearnbench.report.tables.published import (
     reference_table,
     share_interval,
 )
+from unlearnbench.run.stale import stale_ids
 from unlearnbench.store.records import ResultStore
 
 SOURCE = "spartalis2025"
@@ -62,8 +63,8 @@ def record(
     )  # fmt: skip
 
 
-def side(*records, hashes=None):
-    return Side(load_source(SOURCE), boards(records, hashes or {}).popitem()[1])
+def side(*records, sources=None):
+    return Side(load_source(SOURCE), boards(records, stale_ids(records, sources or {})).popitem()[1])
 
 
 def one(metric, *records, forget_class="0", method="safemax", **how):
@@ -167,7 +168,7 @@ class TestReasons:
 
     def test_the_page_spells_them_out(self, tmp_path):
         records = [record(dataset="cifar10-jpeg", kind="imagefolder", changed={"lr": [0.1, 0.5], "alpha": [1, 2]})]
-        text = compare(SOURCE, store(tmp_path / "r", records), tmp_path / "out", {}).pages[0].read_text()
+        text = compare(SOURCE, reading(store(tmp_path / "r", records)), tmp_path / "out").pages[0].read_text()
         assert "- dataset: cifar10-jpeg (loaded as imagefolder) here, cifar10 in the paper." in text
         assert "- settings: SAFEMax with alpha=2, lr=0.5." in text
         assert "- device: the paper names no device." in text
@@ -185,7 +186,7 @@ class TestWhichRecords:
         assert (found.verdict, found.reasons) == ("not measured", (status,))
 
     def test_a_stale_record_is_no_measurement(self):
-        found = one("fid", record(), hashes={"method:safemax": "another"})
+        found = one("fid", record(), sources={"method:safemax": "another"})
         assert (found.verdict, found.reasons) == ("not measured", ("stale",))
 
     def test_a_metric_without_value_is_no_measurement(self):
@@ -263,7 +264,7 @@ class TestClaims:
         for name in ("RTE, SalUn / SAFEMax", "Memory, 1 - SAFEMax / SA", "Memory, 1 - SAFEMax / SalUn"):
             assert cells(table, name)["Depends on"] == "implementation"
         assert cells(table, "RTE, SA / SAFEMax")["Depends on"] == "method and implementation"
-        compare(SOURCE, store(tmp_path / "r", self.both()), tmp_path / "out", {})
+        compare(SOURCE, reading(store(tmp_path / "r", self.both())), tmp_path / "out")
         page = next((tmp_path / "out").glob("*/*.md")).read_text()
         assert "- Memory, 1 - SAFEMax / SA (implementation): the printed 9.5 : 17.3 : 23.2 GB" in page
 
@@ -313,7 +314,7 @@ class TestDisturbedCells:
         assert not [row for row, text in measured.items() if "†" in text and row.startswith(("FID", "UA"))]
 
     def test_every_place_of_a_page_says_what_the_mark_means(self, tmp_path):
-        page = compare(SOURCE, store(tmp_path / "r", self.records), tmp_path / "out", {}).pages[0]
+        page = compare(SOURCE, reading(store(tmp_path / "r", self.records)), tmp_path / "out").pages[0]
         text = page.read_text()
         assert re.search(r"\| SA 0 +\| +\d+\.\d+ \| +1\.00† \|", text)
         assert text.count("† rests on cells that were measured while something else used the machine") == 4
@@ -349,7 +350,7 @@ class TestFootnotes:
         found = one("ua", record(forget_class=2), forget_class="2")
         [mark] = found.notes
         assert one("ua", record(), forget_class="3").notes == ()
-        text = compare(SOURCE, store(tmp_path / "r", [record()]), tmp_path / "out", {}).pages[0].read_text()
+        text = compare(SOURCE, reading(store(tmp_path / "r", [record()])), tmp_path / "out").pages[0].read_text()
         assert re.search(rf"\| SAFEMax 2 +\|.*\[{mark}\] \|", text)
         assert f"- [{mark}] SAFEMax UA: 100 % in 9 of 10 classes" in text
         assert re.search(r"\| FID, SAFEMax +\| +16.74 ± 0.32 \| +16.74 ± 1.48 \|", text)
@@ -359,7 +360,7 @@ class TestReferenceSets:
     def pair(self, classes=range(3)):
         right = [record(forget_class=c, fid=10.0 + c, protocol="smoke") for c in classes]
         b4 = [record(forget_class=c, fid=20.0 if c else 5.0, protocol="smoke-b4") for c in classes]
-        made = boards([*right, *b4], {})
+        made = boards([*right, *b4])
         source = load_source(SOURCE)
         return Side(source, made["cifar10"]), Side(source, made["cifar10-b4"])
 
@@ -385,7 +386,7 @@ class TestReferenceSets:
             for protocol, numbers in (("smoke", (7.0, 8.0)), ("smoke-b4", (6.0, 9.5)))
             for c, number in enumerate(numbers)
         ]
-        made = boards([*records, record(protocol="smoke")], {})
+        made = boards([*records, record(protocol="smoke")])
         table = reference_table(*[Side(load_source(SOURCE), made[name]) for name in ("cifar10", "cifar10-b4")])
         assert [value.number for value in table.values[table.rows.index("Original 1")][:3]] == [None, 8.0, 9.5]
         assert table.texts()[table.rows.index("Original rank of class 0")][:3] == ["-", "1 of 2", "1 of 2"]
@@ -400,7 +401,7 @@ class TestReferenceSets:
 
     def test_only_the_protocol_with_a_twin_has_the_table(self, tmp_path):
         records = [record(forget_class=c, protocol=p) for c in (0, 1) for p in ("smoke", "smoke-b4", "fast")]
-        done = compare(SOURCE, store(tmp_path / "r", records), tmp_path / "out", {})
+        done = compare(SOURCE, reading(store(tmp_path / "r", records)), tmp_path / "out")
         found = {page.parent.name: "FID by class and reference set" in page.read_text() for page in done.pages}
         assert found == {"cifar10-smoke": True, "cifar10-smoke-b4": False, "cifar10-fast": False}
 
@@ -416,7 +417,7 @@ class TestFiles:
 
     def test_the_csv_equals_what_the_records_say(self, tmp_path):
         records = self.records()
-        page = compare(SOURCE, store(tmp_path / "r", records), tmp_path / "out", {}).pages[0]
+        page = compare(SOURCE, reading(store(tmp_path / "r", records)), tmp_path / "out").pages[0]
         with page.with_suffix(".csv").open(newline="") as file:
             lines = list(csv.DictReader(file))
         with (PUBLISHED / f"{SOURCE}.csv").open(newline="") as file:
@@ -447,7 +448,7 @@ class TestFiles:
 
     def test_same_records_same_bytes_in_any_order(self, tmp_path):
         for name, order in (("a", self.records()), ("b", self.records()[::-1])):
-            compare(SOURCE, store(tmp_path / name, order), tmp_path / f"out-{name}", {})
+            compare(SOURCE, reading(store(tmp_path / name, order)), tmp_path / f"out-{name}")
         files = sorted(path.relative_to(tmp_path / "out-a") for path in (tmp_path / "out-a").glob("*/*.*"))
         assert [path.suffix for path in files] == [".csv", ".md", ".tex"]
         for path in files:
@@ -455,7 +456,7 @@ class TestFiles:
 
     def test_the_latex_is_sound(self, tmp_path):
         records = [record(forget_class=c, protocol=p) for c in (0, 1) for p in ("smoke", "smoke-b4")]
-        for page in compare(SOURCE, store(tmp_path / "r", records), tmp_path / "out", {}).pages:
+        for page in compare(SOURCE, reading(store(tmp_path / "r", records)), tmp_path / "out").pages:
             tables = page.with_suffix(".tex").read_text().split("\\providecommand")[1:]
             assert len(tables) == (8 if page.parent.name == "cifar10" else 7)
             for text in tables:
@@ -463,12 +464,12 @@ class TestFiles:
 
     def test_every_table_says_where_it_comes_from(self, tmp_path):
         digest = side(record()).board.digest
-        text = compare(SOURCE, store(tmp_path / "r", [record()]), tmp_path / "out", {}).pages[0].read_text()
+        text = compare(SOURCE, reading(store(tmp_path / "r", [record()])), tmp_path / "out").pages[0].read_text()
         for words in ("Dataset: CIFAR-10", "protocol paper", "device A CPU", f"records {digest}"):
             assert text.count(words) == 7
 
     def test_the_terminal_fits_80_columns(self, tmp_path):
-        done = compare(SOURCE, store(tmp_path / "r", self.records()), tmp_path / "out", {})
+        done = compare(SOURCE, reading(store(tmp_path / "r", self.records())), tmp_path / "out")
         assert max(len(line) for line in done.terminal[0].splitlines()) <= 80
         assert re.search(r"^FID, SAFEMax +16.74 ± 1.48 +14.00 ± 1.00 \(6/20\) +1/2/0/7", done.terminal[0], re.MULTILINE)
 
@@ -476,7 +477,7 @@ class TestFiles:
         store(tmp_path / "r", [record()])
         code = (
             "import sys; from pathlib import Path; from unlearnbench.report.tables.published import compare; "
-            f"compare({SOURCE!r}, Path(r'{tmp_path / 'r'}'), Path(r'{tmp_path / 'out'}'), {{}}); "
+            f"compare({SOURCE!r}, ResultStore(Path(r'{tmp_path / 'r'}')).read(), Path(r'{tmp_path / 'out'}')); "
             "sys.exit('torch' in sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -488,19 +489,19 @@ class TestWhatCanGoWrong:
     @pytest.mark.parametrize(("name", "hint"), [("spartalis", " (did you mean spartalis2025?)"), ("../x", "")])
     def test_an_unknown_source(self, tmp_path, name, hint):
         with pytest.raises(UsageError) as error:
-            compare(name, tmp_path, tmp_path / "out", {})
+            compare(name, reading(tmp_path), tmp_path / "out")
         assert str(error.value) == f"there is no published source {name!r}{hint}: choose from spartalis2025"
         assert not (tmp_path / "out").exists()
 
     def test_no_record_of_a_published_method(self, tmp_path):
         with pytest.raises(UsageError, match=r"no record of sa, salun, safemax in .* to compare with"):
-            compare(SOURCE, store(tmp_path / "r", [fake_record()]), tmp_path / "out", {})
+            compare(SOURCE, reading(store(tmp_path / "r", [fake_record()])), tmp_path / "out")
         with pytest.raises(UsageError, match="run 'unlearnbench run --methods sa,salun,safemax' first"):
-            compare(SOURCE, tmp_path / "none", tmp_path / "out", {})
+            compare(SOURCE, reading(tmp_path / "none"), tmp_path / "out")
 
     def test_boards_without_published_methods_get_no_page(self, tmp_path):
         records = [record(), fake_record(dataset="digits")]
-        done = compare(SOURCE, store(tmp_path / "r", records), tmp_path / "out", {})
+        done = compare(SOURCE, reading(store(tmp_path / "r", records)), tmp_path / "out")
         assert [page.parent.name for page in done.pages] == ["cifar10"]
 
     def test_a_record_that_cannot_be_shown_is_left_out_with_a_note(self, tmp_path):
@@ -508,13 +509,13 @@ class TestWhatCanGoWrong:
         path = next(folder.glob("*/*.jsonl"))
         first, second = path.read_text().splitlines()
         path.write_text(f"{first}\n{signed({**json.loads(second), 'method': {'changed': 7}})}\n")
-        done = compare(SOURCE, folder, tmp_path / "out", {})
+        done = compare(SOURCE, reading(folder), tmp_path / "out")
         assert "line 2 is skipped: method.changed is not an object" in done.notes[0]
 
     def test_a_folder_that_cannot_be_written(self, tmp_path):
         (tmp_path / "out").write_text("in the way")
         with pytest.raises(UsageError, match="give another folder with --out"):
-            compare(SOURCE, store(tmp_path / "r", [record()]), tmp_path / "out", {})
+            compare(SOURCE, reading(store(tmp_path / "r", [record()])), tmp_path / "out")
 
 
 class TestPublishedData:

@@ -25,7 +25,7 @@ from unlearnbench.measure.evidence import reference_images
 from unlearnbench.models.networks import build_unet, unet_config
 from unlearnbench.plugins.spec import method
 from unlearnbench.report.data.board import boards
-from unlearnbench.run.stale import current_dataset, current_digests
+from unlearnbench.run.stale import current_dataset, stale_ids
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.fields import PLAIN
 
@@ -372,7 +372,7 @@ class TestNames:
         given = [load_dataset(Source("digits", base=f"someone/{name}")) for name in ("one", "two")]
         assert all(re.fullmatch("digits-base-[0-9a-f]{6}", dataset.name) for dataset in given)
         assert given[0].name != given[1].name
-        assert len(boards([fake_record(dataset=dataset.name) for dataset in given], {})) == 2
+        assert len(boards([fake_record(dataset=dataset.name) for dataset in given])) == 2
         assert given[0].title.startswith("digits (8x8, scikit-learn), base model ")
         assert re.fullmatch("pets-[0-9a-f]{6}-base-[0-9a-f]{6}", open_folder(folder, base="someone/one").name)
 
@@ -598,10 +598,6 @@ class TestChoices:
         dataset = load_dataset(source)
         now = current_dataset(dataset.to_json(), dataset.protocol.name)
         assert (now.digest, now.panel) == (dataset.digest, dataset.panel)
-        assert current_digests([(dataset.to_json(), dataset.protocol.name)]) == {
-            f"dataset:{dataset.digest}": dataset.digest,
-            f"panel:{dataset.panel}": dataset.panel,
-        }
 
     def test_a_time_box_is_a_choice_and_stands_for_the_steps(self):
         timed = load_dataset(Source("cifar10", base_minutes=10.0))
@@ -624,17 +620,17 @@ class TestChoices:
     def test_another_judge_beside_the_first_shows_in_records_that_rest_on_it_alone(self, monkeypatch):
         from unlearnbench.datasets import digits
 
-        facts, profile, record = load_dataset("digits").to_json(), digits._PROFILE, fake_record()
+        profile, record = digits._PROFILE, fake_record()
         rejecting = replace(profile.rejecting, threshold=0.5)
         monkeypatch.setattr(digits, "_PROFILE", replace(profile, rejecting=rejecting))
-        assert record.is_stale(current_digests([(facts, "digits-ddim25")]))
+        assert stale_ids([record], {}) == {record.cell.id}
         del record.dataset["panel"]
-        assert not record.is_stale(current_digests([(record.dataset, "digits-ddim25")]))
+        assert not stale_ids([record], {})
 
     def test_what_nobody_knows_is_not_judged(self):
         assert current_dataset({}, "p") is None
         assert current_dataset({**load_dataset("digits").to_json(), "kind": "gone"}, "digits-ddim25") is None
-        assert current_digests([({"digest": "d"}, "p")]) == {}
+        assert not stale_ids([replace(fake_record(), dataset={"digest": "d"})], {})
 
 
 def test_the_reference_sets():

@@ -15,7 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.conftest import fake_record
+from tests.conftest import fake_record, reading
 from tests.test_report import full, images, store
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
@@ -102,7 +102,7 @@ def test_the_folder_itself_may_be_a_link_and_the_results_be_the_same_folder(tmp_
     results = store(tmp_path / "results", full(range(1)))
     before = contents(results)
     (tmp_path / "out").symlink_to(results)
-    render(results, tmp_path / "out", {})
+    render(reading(results), tmp_path / "out")
     assert before.items() <= contents(results).items()
     assert (results / "digits" / "report.md").is_file()
 
@@ -115,7 +115,7 @@ def broken(board, parent):
 
 def test_a_record_that_breaks_a_figure_is_left_out_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "FIGURES", {"broken": broken})
-    rendering = render(store(tmp_path / "results", full(range(2))), tmp_path / "out", {})
+    rendering = render(reading(store(tmp_path / "results", full(range(2)))), tmp_path / "out")
     odd = [note for note in rendering.notes if "is left out, it cannot be shown: RuntimeError: a curve" in note]
     assert len(odd) == 2 and all("-beta-" in note for note in odd)
     assert "Alpha" in rendering.pages[0].read_text() and "Beta" not in rendering.pages[0].read_text()
@@ -131,7 +131,7 @@ def test_nothing_is_written_where_no_record_is_at_fault(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "FIGURES", {"unstable": unstable})
     monkeypatch.setattr(drawing, "_start_pool", lambda found: None)
     with pytest.raises(drawing.Undrawn):
-        render(store(tmp_path / "results", full(range(1))), tmp_path / "out", {})
+        render(reading(store(tmp_path / "results", full(range(1)))), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -152,7 +152,7 @@ def encoded(image, form="PNG"):
 def test_a_picture_that_is_none_is_left_out(tmp_path, monkeypatch, png):
     monkeypatch.setattr(drawing, "FIGURES", {"samples": drawing.FIGURES["samples"]})
     odd = {side: {**entry, "png": png} for side, entry in images(0).items()}
-    rendering = render(store(tmp_path / "results", [fake_record(images=odd)]), tmp_path / "out", {})
+    rendering = render(reading(store(tmp_path / "results", [fake_record(images=odd)])), tmp_path / "out")
     assert not rendering.notes
     assert not (tmp_path / "out/digits/figures").exists()
     assert "data:image/png" not in rendering.html.read_text()
@@ -165,7 +165,7 @@ def test_deep_long_and_many_facts_are_shown_in_part(tmp_path, monkeypatch):
         deep = {"x": [deep]}
     record = fake_record()
     facts = {**record.provenance, "deep": deep, "long": "y" * 10**6, **{f"k{k}": k for k in range(10_000)}}
-    rendering = render(store(tmp_path / "results", [replace(record, provenance=facts)]), tmp_path / "out", {})
+    rendering = render(reading(store(tmp_path / "results", [replace(record, provenance=facts)])), tmp_path / "out")
     text = rendering.html.read_text()
     assert not rendering.notes and len(text) < 300_000 and "more facts in the records" in text
 
@@ -179,7 +179,7 @@ def test_odd_letters_break_no_figure(name):
         fake_record(m, c, title=f"{ODD} {m}", images=images(c), settings={ODD: k}, overrides={ODD: k})
         for m in ("a", "b") for c in (0, 1) for k in (1, 2)
     ]  # fmt: skip
-    drawing.draw(boards(records, {})["digits"], name)
+    drawing.draw(boards(records)["digits"], name)
 
 
 def test_odd_letters_reach_no_file(tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def test_odd_letters_reach_no_file(tmp_path, monkeypatch):
     record = replace(record, dataset={**record.dataset, "title": ODD, "class_names": [ODD] * 10, "extractor": ODD})
     failed = replace(fake_record("b", 0, status="failed"), reason=ODD, traceback=f"{ODD}\n{ODD}")
     failed = replace(failed, dataset=record.dataset)
-    rendering = render(store(tmp_path / "results", [record, failed]), tmp_path / "out", {})
+    rendering = render(reading(store(tmp_path / "results", [record, failed])), tmp_path / "out")
     assert not [note for note in rendering.notes if "left out" in note]
     for name, content in contents(tmp_path / "out").items():
         text = content.decode()
@@ -211,7 +211,7 @@ def test_numbers_of_any_size_are_shown(cells, unit, name):
         for m in ("a", "b")
         for c, (fid, ua, rte) in enumerate(cells)
     ]
-    found = boards(records, {})
+    found = boards(records)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         files = _files(found, lambda board: {name: drawing.draw(found[board], name)}, Rendering())

@@ -28,7 +28,7 @@ HOSTILE = [
 
 
 def rendered(records, problems=()):
-    return page(boards(records, {}), problems)
+    return page(boards(records), problems)
 
 
 def comparison():

@@ -19,7 +19,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.judges.fit import fit_classifier
 from unlearnbench.judges.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier, through
 from unlearnbench.judges.negatives import KINDS, negatives
-from unlearnbench.judges.weights import read_weights
+from unlearnbench.judges.weights import check_given, read_weights
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.diffusion import Schedule, sample, to_float, to_uint8
 from unlearnbench.models.networks import CLASSIFIERS
@@ -242,15 +242,15 @@ class TestWeights:
         change(weights)
         path = save(tmp_path / "w.safetensors", weights)
         with pytest.raises(UsageError, match=rf"^--judge-weights {path}: .*{message}"):
-            load_dataset(Source("cifar10", "brief", judge_weights=path))
+            check_given(load_dataset(Source("cifar10", "brief", judge_weights=path)))
 
     def test_a_file_of_another_kind_is_one_sentence(self, tmp_path):
         path = tmp_path / "w.pth"
         with pytest.raises(UsageError, match=r"w\.pth: there is no such file"):
-            load_dataset(Source("cifar10", "brief", judge_weights=path))
+            check_given(load_dataset(Source("cifar10", "brief", judge_weights=path)))
         torch.save({"a": torch.ones(1)}, path)
         with pytest.raises(UsageError, match=r"w.pth: it cannot be read as safetensors \(.*give a file of cifar-"):
-            load_dataset(Source("cifar10", "brief", judge_weights=path))
+            check_given(load_dataset(Source("cifar10", "brief", judge_weights=path)))
 
     @pytest.mark.parametrize(
         ("choices", "message"),

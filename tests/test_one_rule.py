@@ -67,7 +67,7 @@ def records():
 
 @pytest.fixture
 def board(records):
-    return boards(records, {})["digits"]
+    return boards(records)["digits"]
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_the_tradeoff(board, table):
 
 
 def test_the_fronts(records):
-    whole = boards([r for r in records if r.cell.seed == 1 and r.cell.method != "noise"], {})["digits"]
+    whole = boards([r for r in records if r.cell.seed == 1 and r.cell.method != "noise"])["digits"]
     rows = {variant.label: values for variant, values in places(whole).items()}
     assert "Alpha" not in rows and len(rows) > 1  # it has a gap
     figure = figures.pareto(whole)

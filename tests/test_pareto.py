@@ -23,7 +23,7 @@ points = st.dictionaries(st.integers(0, 20), st.tuples(*[st.integers(0, 4)] * 3)
 
 
 def board(records):
-    return boards(records, {})["digits"]
+    return boards(records)["digits"]
 
 
 def method(name, ua=90.0, fid=5.0, rte=2.0, classes=range(10), noise=0.5, seeds=(0,), seed=1):

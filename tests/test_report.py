@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.conftest import fake_record
+from tests.conftest import fake_record, reading
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.cost import is_slower, ranks
@@ -36,6 +36,7 @@ from unlearnbench.report.tables.tables import (
 )
 from unlearnbench.report.write.latex import escape_latex, to_latex
 from unlearnbench.report.write.table import Table, escape_markdown, frame_to_csv, to_csv, to_markdown
+from unlearnbench.run.stale import stale_ids
 from unlearnbench.store.cell import Target
 from unlearnbench.store.records import SCHEMA, Record, ResultStore
 
@@ -67,8 +68,8 @@ def store(folder, records):
     return folder
 
 
-def board(records, hashes=None):
-    return boards(records, hashes or {}).popitem()[1]
+def board(records, sources=None):
+    return boards(records, stale_ids(records, sources or {})).popitem()[1]
 
 
 def test_mean_and_sample_deviation_over_classes():
@@ -150,7 +151,7 @@ def test_devices_without_a_name_are_told_apart():
 
 def test_protocols_are_not_mixed():
     other = fake_record("alpha", dataset="pictures")
-    assert sorted(boards([*full(), other], {})) == ["digits", "pictures"]
+    assert sorted(boards([*full(), other])) == ["digits", "pictures"]
 
 
 def test_swept_settings_are_variants_of_their_own():
@@ -298,7 +299,7 @@ cli.main()
 def test_same_records_same_bytes_in_any_order(tmp_path):
     records = full()
     for name, order in (("a", records), ("b", records[::-1])):
-        render(store(tmp_path / name, order), tmp_path / f"out-{name}", {})
+        render(reading(store(tmp_path / name, order)), tmp_path / f"out-{name}")
     files = sorted(p.relative_to(tmp_path / "out-a") for p in (tmp_path / "out-a").rglob("*.*"))
     assert len(files) > 15
     for path in files:
@@ -311,14 +312,14 @@ def test_same_records_same_bytes_in_any_order(tmp_path):
     ids=["one cell", "one failure", "only failures"],
 )
 def test_small_and_sad_folders_still_render(tmp_path, records):
-    rendering = render(store(tmp_path / "results", records), tmp_path / "out", {})
+    rendering = render(reading(store(tmp_path / "results", records)), tmp_path / "out")
     text = rendering.pages[0].read_text()
     assert ("Cells without numbers" in text) == (records[0].status != "ok")
 
 
 def test_a_folder_with_only_failures_says_what_failed(tmp_path):
     records = [fake_record(m, c, status="failed") for m in ("alpha", "beta") for c in range(2)]
-    rendering = render(store(tmp_path / "results", records), tmp_path / "out", {})
+    rendering = render(reading(store(tmp_path / "results", records)), tmp_path / "out")
     text = rendering.pages[0].read_text()
     assert all(f"`{record.cell.id}`: failed, it broke" in text for record in records)
     assert "0/2" in text
@@ -338,7 +339,7 @@ def newer(line):
 
 def test_records_of_a_newer_schema_are_named_counted_and_skipped(tmp_path):
     folder = rewritten(store(tmp_path / "results", full(range(9), ("alpha",))), newer, keep=1)
-    rendering = render(folder, tmp_path / "out", {})
+    rendering = render(reading(folder), tmp_path / "out")
     (note,) = [note for note in rendering.notes if "newer version" in note]
     assert "alpha.jsonl: 8 of its records are skipped" in note and "line 2, 3, 4, 5, 6, ..." in note
     assert "1/1" in rendering.pages[0].read_text()
@@ -347,7 +348,7 @@ def test_records_of_a_newer_schema_are_named_counted_and_skipped(tmp_path):
 @pytest.mark.parametrize(("change", "why"), [(newer, "newer version"), (lambda line: line[:50], "torn or not JSON")])
 def test_a_folder_in_which_nothing_can_be_read_says_why(tmp_path, change, why):
     folder = rewritten(store(tmp_path / "results", full(range(2), ("alpha",))), change)
-    rendering = render(folder, tmp_path / "out", {})
+    rendering = render(reading(folder), tmp_path / "out")
     text = rendering.pages[0].read_text()
     assert rendering.pages == [tmp_path / "out" / "report.md"]
     assert "No record can be shown" in text and why in text
@@ -356,13 +357,13 @@ def test_a_folder_in_which_nothing_can_be_read_says_why(tmp_path, change, why):
 
 def test_an_empty_folder_says_what_to_do(tmp_path):
     with pytest.raises(UsageError, match="run 'unlearnbench run' first"):
-        render(tmp_path, tmp_path / "out", {})
+        render(reading(tmp_path), tmp_path / "out")
 
 
 def test_torn_lines_become_notes(tmp_path):
     path = next(store(tmp_path / "results", full()).glob("*/*.jsonl"))
     path.write_bytes(path.read_bytes()[:-30])
-    assert "skipped" in render(tmp_path / "results", tmp_path / "out", {}).notes[0]
+    assert "skipped" in render(reading(tmp_path / "results"), tmp_path / "out").notes[0]
 
 
 def test_a_number_over_missing_cells_says_so():
@@ -396,7 +397,7 @@ def test_stale_rows_give_way_to_fresh_ones_of_the_same_label():
 
 def test_a_record_that_cannot_be_shown_is_left_out_with_a_note(tmp_path):
     odd = fake_record("odd", more={"fake_ua": {"detail": {"confusion": "none"}}})
-    rendering = render(store(tmp_path / "results", [*full(), odd]), tmp_path / "out", {})
+    rendering = render(reading(store(tmp_path / "results", [*full(), odd])), tmp_path / "out")
     assert "Alpha" in rendering.terminal[0]
     assert sum("left out, it cannot be shown" in note for note in rendering.notes) == 1
 
@@ -414,7 +415,7 @@ def test_the_odd_records_among_many_are_found_and_no_other_is_left_out(culprits)
 
 def test_a_stale_record_that_cannot_be_shown_is_left_out_all_the_same():
     odd = replace(fake_record("odd", source_hash="old"), counts={"drawn": [1]})
-    found, problems = shown_boards([*full(), odd], {"method:odd": "new"})
+    found, problems = shown_boards([*full(), odd], {odd.cell.id})
     assert [variant.method for variant in found["digits"].variants] == ["alpha", "beta"]
     assert "left out, it cannot be shown" in problems[0]
 
@@ -493,7 +494,7 @@ def test_hostile_text_anywhere_leaves_every_file_well_formed(tmp_path, monkeypat
         ) for r in records
     ]  # fmt: skip
     records += [replace(fake_record("evil", 2), status="failed", reason=text, metrics={}, dataset=records[0].dataset)]
-    rendering = render(store(tmp_path / "results", records), tmp_path / "out", {})
+    rendering = render(reading(store(tmp_path / "results", records)), tmp_path / "out")
     tables = tmp_path / "out" / "digits" / "tables"
     for path in tables.glob("*.tex"):
         check_latex(path.read_text())
@@ -520,13 +521,13 @@ def test_settings_that_are_not_the_defaults_have_a_table():
     plain = fake_record("beta")
     shortened = fake_record("alpha")
     shortened = replace(shortened, method={**shortened.method, "changed": {"steps": [1000, 10], "lr": [1e-4, 3e-4]}})
-    board = boards([plain, shortened], {})["digits"]
+    board = boards([plain, shortened])["digits"]
     (table,) = settings_tables(board)
     assert list(zip(table.rows, [[value.word for value in row] for row in table.values], strict=True)) == [
         ("Alpha", ["lr", "0.0001", "0.0003"]), ("Alpha", ["steps", "1000", "10"]),
     ]  # fmt: skip
     assert "table of settings" in board.caption()
-    untouched = boards([plain], {})["digits"]
+    untouched = boards([plain])["digits"]
     assert settings_tables(untouched) == []
     assert "table of settings" not in untouched.caption()
 
@@ -534,8 +535,8 @@ def test_settings_that_are_not_the_defaults_have_a_table():
 def test_the_caption_says_when_x0_is_clipped():
     record = fake_record()
     clipped = replace(record, protocol={**record.protocol, "clip_x0": True})
-    assert "guidance w 0.5, x0 clipped, reference" in boards([clipped], {})["digits"].caption()
-    assert "x0 clipped" not in boards([record], {})["digits"].caption()
+    assert "guidance w 0.5, x0 clipped, reference" in boards([clipped])["digits"].caption()
+    assert "x0 clipped" not in boards([record])["digits"].caption()
 
 
 @pytest.mark.parametrize(
@@ -549,19 +550,19 @@ def test_the_caption_says_when_x0_is_clipped():
 def test_boards_are_named_by_dataset_and_by_protocol_where_there_are_several(protocols, names):
     records = [fake_record() for _ in protocols]
     records = [replace(r, cell=replace(r.cell, protocol=p)) for r, p in zip(records, protocols, strict=True)]
-    assert sorted(boards(records, {})) == names
+    assert sorted(boards(records)) == names
 
 
 @pytest.mark.parametrize("dataset", ["report.html", "CON", "nul.x", "dots."])
 def test_a_board_takes_no_name_of_other_files(tmp_path, dataset):
     records = [fake_record(dataset=dataset)]
-    assert list(boards(records, {})) == [f"_{dataset}_"]
+    assert list(boards(records)) == [f"_{dataset}_"]
 
 
 def test_no_board_takes_the_place_of_another_one():
     pairs = [("a", "p1"), ("a", "p2"), ("a-p1", "p1")]
     records = [replace(fake_record(), cell=replace(fake_record().cell, dataset=d, protocol=p)) for d, p in pairs]
-    assert {board.key for board in boards(records, {}).values()} == set(pairs)
+    assert {board.key for board in boards(records).values()} == set(pairs)
 
 
 @pytest.mark.parametrize(
@@ -578,7 +579,7 @@ def test_no_board_takes_the_place_of_another_one():
 def test_another_judge_base_or_size_never_shares_a_table(change):
     old = replace(fake_record("alpha"), dataset={**fake_record().dataset, **change})
     new = fake_record("beta", started="2026-02-01T00:00:00Z")
-    board = boards([old, new], {})["digits"]
+    board = boards([old, new])["digits"]
     assert [variant.method for variant in board.variants] == ["beta"]
     assert any("another judge, extractor, base model, image size or classes" in note for note in board.notes)
 
@@ -586,7 +587,7 @@ def test_another_judge_base_or_size_never_shares_a_table(change):
 def test_other_images_under_one_name_are_said():
     records = [fake_record("alpha"), fake_record("beta")]
     records = [replace(r, artifacts={**r.artifacts, "images": {"sha256": str(k)}}) for k, r in enumerate(records)]
-    assert any("2 different sets of images" in note for note in boards(records, {})["digits"].notes)
+    assert any("2 different sets of images" in note for note in boards(records)["digits"].notes)
 
 
 FLOPS = {"forward": 2e6, "backward": 4e6, "peak": {"float32": 1e11}}
@@ -950,7 +951,7 @@ class TestDisturbances:
         record = costly(disturbances=[hostile], probes={"nvml_process": HOSTILE}, outside={HOSTILE: 1.0})
         for table in all_tables(board([record])):
             check_latex(to_latex(table))
-        page = render(store(tmp_path / "results", [record]), tmp_path / "out", {}).pages[0]
+        page = render(reading(store(tmp_path / "results", [record])), tmp_path / "out").pages[0]
         assert "<b>" not in page.read_text()
         assert "\n# no heading" not in page.read_text()
         line = pd.read_csv(page.parent / "tables" / "cells.csv").iloc[0]
@@ -1019,7 +1020,7 @@ def test_costs_are_the_same_bytes_in_any_order(tmp_path):
     busy = [{**BUSY, "what": f"another process used {used} of 2 cores"} for used in (0.8, 0.5)]
     records = [costly(c=0, disturbances=busy), fake_record(forget_class=1), costly("beta"), costly("beta", 1, flops={})]
     for name, order in (("a", records), ("b", records[::-1])):
-        render(store(tmp_path / name, order), tmp_path / f"out-{name}", {})
+        render(reading(store(tmp_path / name, order)), tmp_path / f"out-{name}")
     files = sorted(p.relative_to(tmp_path / "out-a") for p in (tmp_path / "out-a").rglob("*.*"))
     assert {"cost.md", "cost.tex", "cost.csv", "cells.csv"} <= {path.name for path in files}
     for path in files:

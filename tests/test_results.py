@@ -335,15 +335,6 @@ def test_lines_are_plain_json(tmp_path):
     assert Record.from_json(value) == fake_record()
 
 
-def test_a_changed_source_makes_a_record_stale():
-    record = fake_record(source_hash="m1")
-    assert not record.is_stale({"method:alpha": "m1", "metric:fake_fid": "x1"})
-    assert record.is_stale({"method:alpha": "m2"})
-    assert record.is_stale({"metric:fake_ua": "other"})
-    assert record.is_stale({f"dataset:{record.dataset['digest']}": "another judge"})
-    assert not record.is_stale({})
-
-
 def test_an_interrupted_measurement_takes_no_finished_one_away(tmp_path):
     store = ResultStore(tmp_path)
     store.append(fake_record())

@@ -4,7 +4,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from tests.conftest import draw_all, fake_record
+from tests.conftest import draw_all, fake_record, reading
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.values import Value
 from unlearnbench.report.figures.robustness import robustness
@@ -39,7 +39,7 @@ def attacked(method="alpha", c=0, *, sweep=90.0, tuned=40.0, detail=None, bounda
 
 
 def board(records):
-    return boards(records, {})["digits"]
+    return boards(records)["digits"]
 
 
 def table(records, name="robustness"):
@@ -180,13 +180,13 @@ def test_the_tables_verify(tmp_path, ending):
     records = [attacked(m, c, role=r, sweep=80.0 + c) for m, r in (("a", "method"), ("g", "gold")) for c in range(3)]
     for record in [*records, fake_record("a", 4), fake_record("b", 4)]:
         store.append(record)
-    render(tmp_path / "results", tmp_path / "reports", {})
+    render(reading(tmp_path / "results"), tmp_path / "reports")
     for name in ("robustness", "relearning"):
         path = tmp_path / "reports" / "digits" / "tables" / f"{name}.{ending}"
-        verdict = verify(path, tmp_path / "results", {})
+        verdict = verify(path, reading(tmp_path / "results"))
         assert verdict.holds, verdict.lines
         path.write_text(path.read_text().replace("81.0", "91.0").replace("65.0", "95.0"))
-        assert not verify(path, tmp_path / "results", {}).holds
+        assert not verify(path, reading(tmp_path / "results")).holds
     page = (tmp_path / "reports" / "digits" / "report.md").read_text()
     assert "figures/robustness.png" in page and "figures/relearning.png" in page
 

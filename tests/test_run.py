@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlearnbench.report.tables.controls import DISTRUST
+from unlearnbench.run.benchmark import WEAK
 from unlearnbench.store.records import ResultStore
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -216,7 +216,7 @@ def test_a_folder_of_images_from_end_to_end(tmp_path, pets):
     assert "Original does not forget, but Forgotten (class emu, seed 0)" in output
     assert "or its base model is too weak to tell" in output
     alarm, method = output.index("- Original does not forget, but Forgotten"), output.index("salun (steps=1, batch=4)")
-    assert output.index(DISTRUST) < alarm < method  # said as soon as it is known
+    assert output.index(WEAK) < alarm < method  # said as soon as it is known
     assert "warning: FID cannot be measured where emu is forgotten: a covariance of 128 features takes" in output
     assert output.index("there are 80 real ones: add training images") < output.index("base model and judges")
     assert "warning: 1 of 150 image files cannot be read and are skipped, such as train/cat/0.png" in output

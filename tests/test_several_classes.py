@@ -253,7 +253,7 @@ class TestReport:
     def test_several_classes_have_boards_of_their_own(self):
         steps = parse_sequence("0,1,2", "0123456789")
         records = [self.record(target) for target in [*steps, Target((1,)), Target((0, 1))]]
-        found = boards(records, {})
+        found = boards(records)
         assert [t.label for t in found["digits"].targets] == ["0", "1"]
         assert [t.label for t in found["digits-at-once"].targets] == ["0+1"]
         assert [t.label for t in found["digits-sequence"].targets] == ["0", "1 after 0", "2 after 0, 1"]
@@ -262,19 +262,19 @@ class TestReport:
         steps = parse_sequence("0,1", "0123456789")
         others = [{"method": "beta"}, {"seed": 1}, {"settings": {"steps": 7}}, {"dataset": "other"}]
         records = [*[fake_record(forget_class=0, **changes) for changes in others], self.record(steps[1])]
-        assert "other-sequence" not in boards(records, {})
-        assert [t.label for t in boards(records, {})["digits-sequence"].targets] == ["1 after 0"]
+        assert "other-sequence" not in boards(records)
+        assert [t.label for t in boards(records)["digits-sequence"].targets] == ["1 after 0"]
 
     def test_a_metric_of_later_steps_has_no_gap_at_the_first(self):
         steps = parse_sequence("0,1,2", "0123456789")
         lost = {"lost": {"value": 80.0}}
         records = [self.record(step, more=lost if step.earlier else None) for step in steps]
-        found = boards(records, {})["digits-sequence"]
+        found = boards(records)["digits-sequence"]
         measures = {measure.key: measure for measure in found.metrics}
         mean = found.over_classes(found.variants[0], measures["lost"])
         assert (mean.number, mean.ok, mean.expected) == (80.0, 2, 2)
         assert found.over_classes(found.variants[0], measures["fake_ua"]).expected == 3
-        partly = boards([self.record(steps[0], more=lost), fake_record(forget_class=1)], {})["digits"]
+        partly = boards([self.record(steps[0], more=lost), fake_record(forget_class=1)])["digits"]
         (measure,) = [measure for measure in partly.metrics if measure.key == "lost"]
         assert partly.over_classes(partly.variants[0], measure).expected == 2
 
@@ -283,7 +283,7 @@ class TestReport:
         from unlearnbench.report.tables.published import Side
 
         records = [self.record(Target((0, 1)), method="safemax"), fake_record("safemax", 0)]
-        found = boards(records, {})
+        found = boards(records)
         source = load_source("spartalis2025")
         assert [Side(source, found[name]).has_records for name in ("digits", "digits-at-once")] == [True, False]
 

@@ -21,7 +21,7 @@ HOSTILE = "<b>a|b</b> \\input{x} \x1b[31m\x07 50% $&_#^~ `c` *d* é → שלום
 
 
 def board(records):
-    return boards(records, {})["digits"]
+    return boards(records)["digits"]
 
 
 def many(methods=12, extra=("Judge entropy", "Retained acc.", "Worst class acc."), title="Method {} of a long name"):
@@ -246,7 +246,7 @@ from unlearnbench.report.write.terminal import to_terminal
 from unlearnbench.store.records import ResultStore
 
 def shown(**_):
-    (board,) = boards(ResultStore(Path(sys.argv[1])).read().records, {}).values()
+    (board,) = boards(ResultStore(Path(sys.argv[1])).read().records).values()
     rendering = Rendering([Path("r/digits/report.md")], terminal=[to_terminal(board)], alarms={("d", "p"): ["wrong"]})
     console = make_console()
     show(rendering, console)

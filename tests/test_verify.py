@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conftest import fake_record, signed
+from tests.conftest import fake_record, reading, signed
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.render import render
@@ -15,6 +15,7 @@ from unlearnbench.report.tables.tables import all_tables, summary_table
 from unlearnbench.report.verify import verify
 from unlearnbench.report.write.latex import to_latex
 from unlearnbench.report.write.table import to_markdown
+from unlearnbench.run.stale import stale_ids
 from unlearnbench.store.records import ResultStore
 
 
@@ -47,17 +48,18 @@ def results(tmp_path, written):
 def tables(form):
     """Return {name: text} of every table in a form."""
     write = {"md": to_markdown, "tex": to_latex}[form]
-    return {table.name: write(table) for table in all_tables(boards(full(), {})["digits"])}
+    return {table.name: write(table) for table in all_tables(boards(full())["digits"])}
 
 
 @pytest.fixture
 def check(tmp_path, results):
     """Return a function that verifies a text."""
 
-    def run(text, form, hashes=None):
+    def run(text, form, sources=None):
         path = tmp_path / f"paper.{form}"
         path.write_text(text, encoding="utf-8")
-        return verify(path, results, hashes or {})
+        found = reading(results)
+        return verify(path, found, stale_ids(found.records, sources or {}))
 
     return run
 
@@ -70,7 +72,7 @@ def edit(text, *changes):
     return text
 
 
-BOARD = boards(full(), {})["digits"]
+BOARD = boards(full())["digits"]
 DIGEST, CELLS = BOARD.digest, sum(map(len, all_tables(BOARD)[0].values))
 NAMED = ("summary", "cost", "efficiency", "uncertainty")
 FORMS = pytest.mark.parametrize("form", ["md", "tex"])
@@ -96,8 +98,8 @@ def test_all_tables_in_one_text_hold_with_the_one_that_names_no_records(check, f
 
 def test_a_report_holds(tmp_path, results, monkeypatch):
     monkeypatch.setattr("unlearnbench.report.figures.drawing.FIGURES", {})  # they take seconds
-    page = render(results, tmp_path / "out", {}).pages[0]
-    verdict = verify(page, results, {})
+    page = render(reading(results), tmp_path / "out").pages[0]
+    verdict = verify(page, reading(results))
     assert verdict.holds, verdict.lines
     assert sum(": holds (" in line for line in verdict.lines) == 6
 
@@ -108,12 +110,12 @@ def test_a_comparison_holds(tmp_path, form):
     for c in range(2):
         for method in ("sa", "salun", "safemax"):
             ResultStore(folder).append(fake_record(method, c))
-    page = compare("spartalis2025", folder, tmp_path / "out", {}).pages[0].with_suffix(f".{form}")
-    verdict = verify(page, folder, {})
+    page = compare("spartalis2025", reading(folder), tmp_path / "out").pages[0].with_suffix(f".{form}")
+    verdict = verify(page, reading(folder))
     assert verdict.holds, verdict.lines
     assert any(line.startswith("Overview: holds") for line in verdict.lines)
     page.write_text(page.read_text().replace("not comparable", "agrees", 1))
-    assert not verify(page, folder, {}).holds
+    assert not verify(page, reading(folder)).holds
 
 
 def swap(text, first, second):
@@ -272,12 +274,12 @@ class TestRecordsThatChanged:
         assert "the table says 16.10" in verdict.lines[0]
 
     def test_a_table_that_shows_stale_ones_as_such_holds(self, check, form):
-        hashes = {"method:beta": "changed"}
+        sources = {"method:beta": "changed"}
         write = {"md": to_markdown, "tex": to_latex}[form]
-        for table in all_tables(boards(full(), hashes)["digits"]):
+        for table in all_tables(boards(full(), stale_ids(full(), sources))["digits"]):
             if table.name == "summary":
                 assert "stale" in write(table)
-                assert check(write(table), form, hashes).holds
+                assert check(write(table), form, sources).holds
 
 
 def wrapped(text):
@@ -409,18 +411,18 @@ class TestErrors:
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UsageError, match=message):
-            verify(tmp_path / name, results, {})
+            verify(tmp_path / name, reading(results))
         with pytest.raises(UsageError, match=message):  # which comes first
-            verify(tmp_path / name, tmp_path / "no results", {})
+            verify(tmp_path / name, reading(tmp_path / "no results"))
 
     def test_a_pipe_is_not_waited_for(self, tmp_path, results):
         os.mkfifo(tmp_path / "table.md")
         with pytest.raises(UsageError, match="is a pipe or device"):
-            verify(tmp_path / "table.md", results, {})
+            verify(tmp_path / "table.md", reading(results))
 
     def test_a_folder(self, tmp_path, results):
         with pytest.raises(UsageError, match="is a folder"):
-            verify(tmp_path, results, {})
+            verify(tmp_path, reading(results))
 
     @pytest.mark.parametrize(("make", "message"), [(False, "no results folder"), (True, "there is no record in")])
     def test_no_records(self, tmp_path, make, message):
@@ -428,7 +430,7 @@ class TestErrors:
         if make:
             (tmp_path / "empty").mkdir()
         with pytest.raises(UsageError, match=message):
-            verify(tmp_path / "table.md", tmp_path / "empty", {})
+            verify(tmp_path / "table.md", reading(tmp_path / "empty"))
 
     @pytest.mark.parametrize("form", ["md", "tex"])
     def test_a_torn_table_never_holds(self, check, form):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnbench.errors import NonFiniteError, PluginError, Unmeasurable, UsageError
 from unlearnbench.plugins.spec import NO_OBJECT, Score, method, metric
+from unlearnbench.version import __version__
 
 if TYPE_CHECKING:
     from unlearnbench.measure.attacks import attacked, relearning_curve
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from unlearnbench.unlearn.context import Context
     from unlearnbench.unlearn.terms import Term, backward
 
-__version__ = "0.1.0"
 
 _NEEDS_TORCH = {  # imported on first use, so that the command line starts fast and reports render without torch
     "Context": "unlearnbench.unlearn.context",

@@ -182,9 +182,10 @@ def _place_of(ax: "Axes") -> "SubFigure":
 def _board(results: Path, name: str) -> "Board":
     """Return the board of a dataset, by the name of its folder in a report; what is left out becomes warnings."""
     from unlearnbench.report.tables.tables import shown_boards
+    from unlearnbench.run.stale import stale_ids
 
     reading = ResultStore(results).read()
-    found, problems = shown_boards(reading.records, Registry().current_hashes(reading.records))
+    found, problems = shown_boards(reading.records, stale_ids(reading.records, Registry().source_hashes()))
     problems = [*reading.problems, *problems]
     if not found:
         why = f" that can be read ({'; '.join(problems[:3])})" if problems else ""

@@ -5,17 +5,18 @@ import io
 import math
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from unlearnbench import __version__
 from unlearnbench.cli import options
 from unlearnbench.errors import PluginError, UsageError, one_line, plural, printable, spell_error
+from unlearnbench.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import Console
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from unlearnbench.run.plan import Plan
     from unlearnbench.run.workers import Workers
     from unlearnbench.store.cell import Rerun
+    from unlearnbench.store.records import Reading, Record
 
 app = typer.Typer(
     add_completion=False,
@@ -184,7 +186,15 @@ def _benchmark(
     from unlearnbench.store.artifacts import default_cache
     from unlearnbench.store.records import ResultStore
 
-    return Benchmark(plan, workers, ResultStore(results), console, cache=default_cache(), **asked).run(rerun)
+    store = ResultStore(results)
+    return Benchmark(plan, workers, store, console, cache=default_cache(), check=_check_untouched, **asked).run(rerun)
+
+
+def _check_untouched(record: "Record") -> list[str]:
+    """Return what is wrong with a record of the untouched model; the report's modules load meanwhile."""
+    from unlearnbench.report.tables.controls import untouched_alarms
+
+    return untouched_alarms(record)
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
@@ -500,7 +510,6 @@ def compare(
     """
     from unlearnbench.cli.console import make_console, say_where, show
     from unlearnbench.cli.plotting import import_matplotlib
-    from unlearnbench.plugins.registry import Registry
 
     import_matplotlib()
     from unlearnbench.report.data.published import load_source
@@ -510,7 +519,8 @@ def compare(
     _check_results(results)
     _check_writable(out, "--out")
     console = make_console()
-    rendering = compare_with(source, results, out, Registry().current_hashes)
+    with _open(results) as (reading, stale):
+        rendering = compare_with(source, reading, out, stale)
     show(rendering, console)
     say_where(rendering, "Comparison", console)
 
@@ -523,12 +533,12 @@ def validate(results: options.Results = Path("results")) -> None:
     """
     from unlearnbench.cli.console import make_console, show
     from unlearnbench.cli.plotting import import_matplotlib
-    from unlearnbench.plugins.registry import Registry
     from unlearnbench.report.render import validation
 
     import_matplotlib()
     _check_results(results)
-    found = validation(results, Registry().current_hashes)
+    with _open(results) as (reading, stale):
+        found = validation(reading, stale)
     show(found, make_console())
     if found.alarms:
         raise typer.Exit(1)
@@ -544,16 +554,27 @@ def verify(
     Which records these are is in the table's caption.
     """
     from unlearnbench.cli.plotting import import_matplotlib
-    from unlearnbench.plugins.registry import Registry
 
     import_matplotlib()
     from unlearnbench.report.verify import verify as verify_table
 
-    verdict = verify_table(table, results, Registry().current_hashes)
+    with _open(results) as (reading, stale):
+        verdict = verify_table(table, reading, stale)
     for line in verdict.lines:
         _echo(line)
     if not verdict.holds:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _open(results: Path, registry: "Registry | None" = None) -> "Iterator[tuple[Reading, frozenset[str]]]":
+    """Read a folder of records; yield them and the ids of the cells whose records are stale."""
+    from unlearnbench.plugins.registry import Registry
+    from unlearnbench.run.stale import stale_ids
+    from unlearnbench.store.records import open_results
+
+    with open_results(results) as reading:
+        yield reading, stale_ids(reading.records, (registry or Registry()).source_hashes())
 
 
 def _check_results(results: Path) -> None:
@@ -636,7 +657,8 @@ def _finish(results: Path, out: Path, registry: "Registry", console: "Console") 
     from unlearnbench.report.render import render
 
     import_matplotlib()
-    rendering = render(results, out, registry.current_hashes)
+    with _open(results, registry) as (reading, stale):
+        rendering = render(reading, out, stale)
     show(rendering, console)
     return rendering
 

@@ -27,7 +27,7 @@ from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.store.cell import Cell, sample_seeds
 from unlearnbench.store.hashing import derive_seed
 from unlearnbench.store.provenance import device_key
-from unlearnbench.unlearn.context import HARNESS_DIGEST
+from unlearnbench.store.revisions import of_parts
 
 if TYPE_CHECKING:
     from unlearnbench.measure.attacks import Attacker
@@ -118,7 +118,7 @@ class Evidence:
                 "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
                 "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
                 "device": device_key(self.device_identity),  # the cost is charged again, so it must be this model's
-                "harness": HARNESS_DIGEST,
+                "harness": of_parts(("sampler", "measuring")),
             }, build)  # fmt: skip
         if found.reused:
             self.meter.charge("sample", Cost.earlier(found.facts["cost"]))

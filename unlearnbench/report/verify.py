@@ -9,7 +9,7 @@ import html
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from unlearnbench.report.data.board import Board, boards
 from unlearnbench.report.tables.tables import all_tables, showable
 from unlearnbench.report.write.latex import to_latex
 from unlearnbench.report.write.table import Table, to_markdown
-from unlearnbench.store.records import B4, Hashes, Record, ResultStore, hashes_of
+from unlearnbench.store.records import B4, Reading, Record
 
 __all__ = ["Verdict", "verify"]
 
@@ -75,13 +75,13 @@ class Match:
     added: bool  # the file's caption has further words before or after
 
 
-def verify(path: Path, results: Path, source_hashes: Hashes) -> Verdict:
+def verify(path: Path, reading: Reading, stale: Set[str] = frozenset()) -> Verdict:
     """Check every table of a file against the records its caption names.
 
     Args:
         path: a report, a table, or a text with pasted tables: .md or .tex.
-        results: folder of records.
-        source_hashes: of the plugins as they are, to tell stale records.
+        reading: of a results folder.
+        stale: ids of the cells whose records are.
 
     Raises:
         UsageError: the file cannot be read or has no table that names its records, or there are no records.
@@ -96,7 +96,7 @@ def verify(path: Path, results: Path, source_hashes: Hashes) -> Verdict:
             if grids
             else f"there is no table in {path}{hint}: name a .md or .tex file that holds one of a report"
         )
-    reference = _Reference(results, source_hashes, latex)
+    reference = _Reference(reading, stale, latex)
     named = list(dict.fromkeys(grid.digest for grid in grids if grid.digest))
     found = [reference.check(grid) if grid.digest else reference.check_unnamed(grid, named) for grid in grids]
     titles = Counter(title for title, _, _ in found)
@@ -146,33 +146,32 @@ def _mentions(text: str, grids: Iterable[Grid], latex: bool) -> list[str]:
 class _Reference:
     """What the records say: their tables, rendered and read back in the form of the file."""
 
-    results: Path
-    given: Hashes
+    reading: Reading
+    stale: Set[str]
     latex: bool
     notes: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)  # a sentence on each line without a sound record
 
     def __post_init__(self) -> None:
         records = self._records()
-        self.source_hashes = hashes_of(self.given, records)
-        self.now = boards(records, self.source_hashes)
-        self.recorded = boards(records, {})  # with the numbers of stale records too
+        self.now = boards(records, self.stale)
+        self.recorded = boards(records)  # with the numbers of stale records too
         self._cache: dict[int, list[tuple[str, Grid]]] = {}
 
     def _records(self) -> list[Record]:
         """Return the records that a report shows; the others become notes."""
-        if not self.results.is_dir():
+        if not self.reading.root.is_dir():
             raise UsageError(
-                f"there is no results folder {self.results}: run 'unlearnbench run' first or name one with --results"
+                f"there is no results folder {self.reading.root}: run 'unlearnbench run' first or name one with "
+                f"--results"
             )
-        reading = ResultStore(self.results).read()
-        self.unread += reading.problems
-        kept, problems = showable(reading.records)
+        self.unread += self.reading.problems
+        kept, problems = showable(self.reading.records)
         self.notes += problems
         if not kept:
             why = f" ({'; '.join(found[:3])})" if (found := [*self.unread, *self.notes]) else ""
             raise UsageError(
-                f"there is no record in {self.results} to check against{why}: name a folder with --results"
+                f"there is no record in {self.reading.root} to check against{why}: name a folder with --results"
             )
         return kept
 
@@ -190,7 +189,7 @@ class _Reference:
             return best.title, False, f"does not hold: {_spell(best.differences)}"
         if now is None or matches[0].differences:
             assert recorded is not None
-            stale = sum(record.is_stale(self.source_hashes) for record in recorded.records)
+            stale = sum(record.cell.id in self.stale for record in recorded.records)
             return best.title, False, (
                 f"does not hold: these are the numbers of records {grid.digest}, but {stale} of them are stale (their "
                 f"method, a metric or the dataset's recipe has changed since): run their cells again"
@@ -214,8 +213,8 @@ class _Reference:
     def _unknown(self, grid: Grid) -> tuple[str, bool, str]:
         """Return what to say of a table whose digest no board has."""
         text = (
-            f"does not hold: {self.results} has no board with records {grid.digest}: a record was changed, added or "
-            f"removed since, or they are in another folder (--results)"
+            f"does not hold: {self.reading.root} has no board with records {grid.digest}: a record was changed, added "
+            f"or removed since, or they are in another folder (--results)"
         )
         about = ABOUT.search(grid.caption)
         matches = [(self._match(grid, board), name, board.digest) for name, board in self.now.items()]

@@ -4,7 +4,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,14 +23,19 @@ from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, Task
 from unlearnbench.run.saving import settle, staging
 from unlearnbench.run.scheduling import Beside, Turns, device_lock
+from unlearnbench.run.stale import rests_on
 from unlearnbench.run.workers import STOPPING, Outcome, Workers
 from unlearnbench.store.cell import Cell, Controls, Rerun, Scalar
 from unlearnbench.store.provenance import software_provenance
 from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model
 from unlearnbench.store.scratch import remove
 
-WEAK = "If the base model is too weak: train it longer (--base-steps), use more images, or give one with --base."
+WEAK = (
+    "The untouched model fails the sanity checks. If the base model is too weak: train it longer (--base-steps), use "
+    "more images, or give one with --base."
+)
 STOP_HINT = " --stop-if-weak ends a run here."
+Check = Callable[[Record], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Benchmark:
         self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
         cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None, minutes: float | None = None,
         repeats: int = 1, jobs: int = 1, controls: Controls = "first", models: Path | None = None,
-        stop_if_weak: bool = False, devices: str = "",
+        stop_if_weak: bool = False, devices: str = "", check: Check | None = None,
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -110,6 +115,7 @@ class Benchmark:
             models: folder that takes the unlearned models, None for none.
             stop_if_weak: end the run when the base model turns out to be too weak.
             devices: several, as the user named them; then `device` counts for nothing, and `jobs` is 1.
+            check: returns what is wrong with a record of the untouched model, as the report will say it.
         """
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._plan, self._workers, self._store, self._console = plan, workers, store, console
@@ -121,7 +127,7 @@ class Benchmark:
         self._stop = threading.Event()
         self._stop_reason, self._interruption = "the run was stopped", Interruption()
         self._further: Mapping[str, list[str]] = {}  # cell id -> metrics that its last record has
-        self._stop_if_weak, self._weak = stop_if_weak, False
+        self._check, self._stop_if_weak, self._weak = check, stop_if_weak, False
 
     def run(self, rerun: Rerun) -> Summary:
         """Run what the rerun policy asks for and return how it went."""
@@ -277,14 +283,11 @@ class Benchmark:
 
     def _check_base(self, record: Record, display: Display) -> None:
         """Say so at once where a record of the untouched model fails the suite's checks, as the report will."""
-        if record.status != "ok" or record.method.get("role") != "reference":
+        if self._check is None or record.status != "ok" or record.method.get("role") != "reference":
             return
-        from unlearnbench.report.data.board import Board
-        from unlearnbench.report.tables.controls import DISTRUST, alarms
-
-        found = alarms(Board([record], {}))
+        found = self._check(record)
         if found and not self._weak:
-            display.say(f"{DISTRUST} {WEAK}{'' if self._stop_if_weak else STOP_HINT}")
+            display.say(f"{WEAK}{'' if self._stop_if_weak else STOP_HINT}")
         for alarm in found:
             display.say(f"- {alarm}")
         self._weak |= bool(found)
@@ -363,7 +366,7 @@ class Benchmark:
             protocol=dataset.protocol.to_json(),
             dataset=dataset.to_json(),
             provenance={**self._software, "device": found["identity"], "started_utc": started_utc},
-            **measured,
+            **{"revisions": rests_on(spec, self._plan.metrics_of(cell), dataset), **measured},
         )  # fmt: skip
 
 

@@ -35,11 +35,13 @@ from unlearnbench.protocols import Line, Progress, Turn
 from unlearnbench.run.devices import check_alike, named_devices
 from unlearnbench.run.global_state import REMEDY, GlobalState
 from unlearnbench.run.saving import stage
+from unlearnbench.run.stale import rests_on
 from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import digest
 from unlearnbench.store.provenance import available_cores, cpu_identity, device_identity, device_key
-from unlearnbench.unlearn.context import HARNESS_DIGEST, Context, Harness, Rehearsal, counted
+from unlearnbench.store.revisions import of_parts
+from unlearnbench.unlearn.context import Context, Harness, Rehearsal, counted
 from unlearnbench.unlearn.streams import Counts
 
 STRIP_IMAGES = 8  # images kept in a record, per strip
@@ -203,6 +205,7 @@ def run_cell(
         scores, losses = measure(evidence, metrics), losses_by_timestep(evidence)
     return {
         "metrics": scores,
+        "revisions": rests_on(method, [spec for spec, _ in metrics], dataset),
         "timestep_loss": losses,
         "flops": flops,
         "judge": prepared.worth,
@@ -353,7 +356,7 @@ def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
                 "settings": dict(cell.settings), "target": step, "seed": cell.seed, "dataset": harness.dataset.name,
                 "content": harness.dataset.content,
                 "sampler": harness.dataset.protocol.sampler, "device": device_key(harness.device_identity),
-                "software": dict(harness.software), "harness": HARNESS_DIGEST,
+                "software": dict(harness.software), "harness": of_parts(("unlearning", "sampler")),
             }, forget)  # fmt: skip
         base = frozen(copy.deepcopy(harness.base), found.tensors, harness.device)
         base._forward_hooks.clear()

@@ -64,6 +64,7 @@ def make_plan(
         UsageError: anything unknown, malformed or out of range.
     """
     dataset = load_dataset(source)
+    _check_weights(dataset)
     if not methods:
         raise UsageError("say what to run: --methods all, a group such as paper, or names with commas between")
     if every_class:
@@ -96,6 +97,14 @@ def make_plan(
     ordered = sorted([*cells, *checks], key=lambda cell: chosen_methods[cell.method].role != "reference")
     warnings = _few_samples(dataset, targets) if any(FRECHET in spec.title for spec in chosen_metrics) else []
     return Plan(dataset, chosen_methods, chosen_metrics, ordered, ids, overrides, hashes, known, warnings)
+
+
+def _check_weights(dataset: Dataset) -> None:
+    """Raise UsageError where the weights that a user gave for a judge do not fit it."""
+    if dataset.weights:
+        from unlearnbench.judges.weights import check_given  # imports torch
+
+        check_given(dataset)
 
 
 def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,20 +26,13 @@ from unlearnbench.models.training import antithetic_timesteps, drop_labels, glob
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors
 from unlearnbench.store.cell import Target
-from unlearnbench.store.hashing import derive_seed, digest, file_digest
+from unlearnbench.store.hashing import derive_seed
 from unlearnbench.store.provenance import device_key
+from unlearnbench.store.revisions import of_parts
 from unlearnbench.unlearn.streams import Counts, Stream
 from unlearnbench.unlearn.terms import Term
 
 METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
-_CODE = (
-    "unlearn/context.py",
-    "unlearn/streams.py",
-    "unlearn/terms.py",
-    "models/diffusion.py",
-    "models/training.py",
-)  # what a prior's bytes depend on besides its own file
-HARNESS_DIGEST = digest([file_digest(Path(__file__).parents[1] / name) for name in _CODE])
 FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
 LOG_POINTS = 50  # points kept per logged curve
 
@@ -335,7 +327,7 @@ class Context:
             "seed": harness.seed,
             "device": device_key(harness.device_identity),  # its cost is charged again, so it must be this model's
             "software": dict(harness.software),
-            "harness": HARNESS_DIGEST,
+            "harness": of_parts(("unlearning", "sampler")),
             **{name: value for name, value in self._computing.items() if value not in ("fp32", False)},
         }
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from unlearnbench import __version__
 from unlearnbench.errors import printable
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import spell_number
@@ -17,6 +16,7 @@ from unlearnbench.report.html.charts import MARGIN
 from unlearnbench.report.html.images import Album
 from unlearnbench.report.html.view import BoardView, view_of
 from unlearnbench.report.tables.controls import DISTRUST
+from unlearnbench.version import __version__
 
 __all__ = ["page"]
 

@@ -70,6 +70,11 @@ def checks(board: Board) -> Iterator[Check]:
                 yield Check(record, measure, float(entry["value"]), float(entry["boundary"]), known)
 
 
+def untouched_alarms(record: Record) -> list[str]:
+    """Return what is wrong with a record of the untouched model, by itself."""
+    return alarms(Board([record]))
+
+
 def alarms(board: Board) -> list[str]:
     """Return a sentence for each control on the wrong side; as long as there is one, no number is to be trusted."""
     return [check.sentence for check in checks(board) if check.found != check.known]

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from unlearnbench.report.write.files import publish
 from unlearnbench.report.write.latex import to_latex
 from unlearnbench.report.write.table import Table, escape_markdown, to_markdown
 from unlearnbench.store.cell import Target
-from unlearnbench.store.records import B4, Hashes, Record, ResultStore, hashes_of
+from unlearnbench.store.records import B4, Reading, Record
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
 VERDICTS: tuple[Verdict, ...] = ("agrees", "differs", "not comparable", "not measured")
@@ -111,30 +111,28 @@ class Side:
         return found
 
 
-def compare(source: str, results: Path, out: Path, source_hashes: Hashes) -> Rendering:
+def compare(source: str, reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Rendering:
     """Write what a paper printed beside what a results folder measured, one page per board.
 
     Args:
         source: name of the published numbers.
-        results: folder of records.
+        reading: of a results folder.
         out: folder for the pages, `out/BOARD/compare-SOURCE.md`, `.csv` and `.tex`.
-        source_hashes: of the plugins as they are, to mark stale records.
+        stale: ids of the cells whose records are.
 
     Raises:
         UsageError: no such source, no record of a published method, or the folder cannot be written.
     """
     published = load_source(source)
-    reading = ResultStore(results).read()
     rendering = Rendering(notes=list(reading.problems))
     records = _showable(reading.records, published, rendering.notes)
-    now = hashes_of(source_hashes, reading.records)
-    sides = {name: Side(published, board) for name, board in boards(records, now).items()}
+    sides = {name: Side(published, board) for name, board in boards(records, stale).items()}
     shown = {name: side for name, side in sides.items() if side.has_records}
     if not shown:
         why = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
         raise UsageError(
-            f"there is no record of {', '.join(published.methods)} in {results} to compare with {source}{why}: run "
-            f"'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
+            f"there is no record of {', '.join(published.methods)} in {reading.root} to compare with {source}{why}: "
+            f"run 'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
         )
     by_cell = {(side.cell.dataset, side.cell.protocol): side for side in shown.values()}
     files: dict[str, str | bytes] = {}
@@ -242,7 +240,7 @@ def _showable(records: Iterable[Record], source: Source, notes: list[str]) -> li
     kept = []
     for record in records:
         try:
-            Board([record], {}).caption()
+            Board([record]).caption()
             if record.cell.method in source.methods:
                 for facts in source.facts["metrics"].values():
                     _obstacles(record, source, facts)

@@ -1,6 +1,6 @@
 """What stands in which table of a report."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakKeyDictionary
@@ -21,20 +21,20 @@ MOST_MEASURES = 4  # of one table with a group of columns for each method
 _MADE: WeakKeyDictionary[Board, list[Table]] = WeakKeyDictionary()  # so that no table of a board is made twice
 
 
-def shown_boards(records: Sequence[Record], source_hashes: Mapping[str, str]) -> tuple[dict[str, Board], list[str]]:
+def shown_boards(records: Sequence[Record], stale: Set[str] = frozenset()) -> tuple[dict[str, Board], list[str]]:
     """Return the boards of the records that a report can show, and a sentence for each other one.
 
     Args:
         records: of any datasets.
-        source_hashes: of the plugins as they are, to mark stale records.
+        stale: ids of the cells whose records are.
     """
-    if not any(record.is_stale(source_hashes) for record in records):
+    if stale.isdisjoint(record.cell.id for record in records):
         with suppress(Exception):  # of whatever kind: the records at fault are looked for below
-            found = boards(records, source_hashes)
+            found = boards(records, stale)
             _show(found)
             return found, []
     kept, problems = showable(records)
-    return boards(kept, source_hashes), problems
+    return boards(kept, stale), problems
 
 
 def showable(
@@ -77,7 +77,7 @@ def _unshowable(
 
 
 def _show_tables(records: Sequence[Record]) -> None:
-    _show(boards(records, {}))
+    _show(boards(records))
 
 
 def _show(found: Mapping[str, Board]) -> None:
