@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnbench.errors import NonFiniteError, PluginError, Unmeasurable, UsageError
 from unlearnbench.plugins.spec import NO_OBJECT, Score, method, metric
-from unlearnbench.version import __version__
+from unlearnbench.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unlearnbench.measure.attacks import attacked, relearning_curve
