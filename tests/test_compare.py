@@ -13,13 +13,13 @@ import pytest
 from tests.conftest import fake_record, reading, signed
 from tests.test_report import check_latex
 from unlearnbench.errors import UsageError
+from unlearnbench.report.compare import compare
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.published import footnotes, load_source
 from unlearnbench.report.tables.published import (
     VERDICTS,
     Side,
     claims_table,
-    compare,
     compare_rows,
     overview_table,
     reference_table,

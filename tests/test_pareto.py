@@ -14,8 +14,9 @@ from unlearnbench.report.data.confusion import confusion_frame
 from unlearnbench.report.data.front import front
 from unlearnbench.report.data.statistics import mean_interval, wilson
 from unlearnbench.report.figures.figures import GREY, confusion, pareto
+from unlearnbench.report.showable import showable
 from unlearnbench.report.tables.pareto import pareto_tables
-from unlearnbench.report.tables.tables import paper_tables, showable, side_tables, summary_table
+from unlearnbench.report.tables.tables import paper_tables, side_tables, summary_table
 from unlearnbench.report.write.latex import to_latex
 from unlearnbench.report.write.table import to_csv, to_markdown
 

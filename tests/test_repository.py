@@ -9,10 +9,10 @@ import pytest
 from tests.conftest import reading
 from tests.readme import README, ROOT
 from unlearnbench.plugins.registry import Registry
+from unlearnbench.report.compare import compare
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.render import render
 from unlearnbench.report.tables.controls import alarms, checks
-from unlearnbench.report.tables.published import compare
 from unlearnbench.report.verify import verify
 from unlearnbench.run.stale import current_dataset, stale_ids
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.conftest import fake_record, reading, signed
 from unlearnbench.errors import UsageError
+from unlearnbench.report.compare import compare
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.render import render
-from unlearnbench.report.tables.published import compare
 from unlearnbench.report.tables.tables import all_tables, summary_table
 from unlearnbench.report.verify import verify
 from unlearnbench.report.write.latex import to_latex

@@ -181,7 +181,7 @@ def _place_of(ax: "Axes") -> "SubFigure":
 
 def _board(results: Path, name: str) -> "Board":
     """Return the board of a dataset, by the name of its folder in a report; what is left out becomes warnings."""
-    from unlearnbench.report.tables.tables import shown_boards
+    from unlearnbench.report.showable import shown_boards
     from unlearnbench.run.stale import stale_ids
 
     reading = ResultStore(results).read()

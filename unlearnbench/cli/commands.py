@@ -512,8 +512,8 @@ def compare(
     from unlearnbench.cli.plotting import import_matplotlib
 
     import_matplotlib()
+    from unlearnbench.report.compare import compare as compare_with
     from unlearnbench.report.data.published import load_source
-    from unlearnbench.report.tables.published import compare as compare_with
 
     load_source(source)  # what is wrong with the command comes before what is missing on the disk
     _check_results(results)

@@ -27,8 +27,8 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Render
     Raises:
         UsageError: there is no record, or the folder cannot be written.
     """
-    from unlearnbench.report.page import nothing
     from unlearnbench.report.write.files import publish
+    from unlearnbench.report.write.page import nothing
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numpy on odd numbers: no words but ours
@@ -52,7 +52,7 @@ def _shown(reading: Reading, stale: Set[str]) -> "tuple[dict[str, Board], Files,
     """
     from unlearnbench.report.data.board import boards
     from unlearnbench.report.figures.drawing import Drawing, Undrawn, draw
-    from unlearnbench.report.tables.tables import showable
+    from unlearnbench.report.showable import showable
 
     kept, problems = reading.records, list[str]()
     broken: set[str] = set()  # figures that some record breaks
@@ -93,8 +93,8 @@ def _files(
         rendering: with what there is to say of the records.
     """
     from unlearnbench.report.html import page
-    from unlearnbench.report.page import page_files, table_files
     from unlearnbench.report.tables.controls import alarms
+    from unlearnbench.report.write.page import page_files, table_files
     from unlearnbench.report.write.terminal import to_terminal
 
     files: Files = {}
@@ -119,8 +119,8 @@ def validation(reading: Reading, stale: Set[str] = frozenset()) -> Rendering:
     Raises:
         UsageError: there is no control among the records.
     """
+    from unlearnbench.report.showable import shown_boards
     from unlearnbench.report.tables.controls import alarms, check_tables
-    from unlearnbench.report.tables.tables import shown_boards
     from unlearnbench.report.write.table import to_markdown
 
     shown, problems = shown_boards(reading.records, stale)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from unlearnbench.report.data.board import Board
-from unlearnbench.report.write.table import Table, interval_text
+from unlearnbench.report.tables.table import Table, interval_text
 
 LONG = 24  # letters of a word that needs a broad column
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.statistics import auc, class_mean
 from unlearnbench.report.data.values import Measure, Value, target_name, variant_of
-from unlearnbench.report.write.table import Table
+from unlearnbench.report.tables.table import Table
 from unlearnbench.store.records import Record
 
 DISTRUST = "Sanity checks failed: do not use these numbers until the cause is known."

@@ -1,91 +1,20 @@
 """What stands in which table of a report."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
-from unlearnbench.errors import spell_error
-from unlearnbench.report.data.board import Board, boards
+from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.cost import LEAST_TOLERANCE, repeats_of
-from unlearnbench.report.data.frames import frames
 from unlearnbench.report.data.values import Measure, Value, Variant, target_name, variant_of
-from unlearnbench.report.tables.controls import alarms, check_tables
+from unlearnbench.report.tables.controls import check_tables
 from unlearnbench.report.tables.pareto import pareto_tables
 from unlearnbench.report.tables.robustness import robustness_tables
-from unlearnbench.report.write.table import Table, interval_text, to_markdown
+from unlearnbench.report.tables.table import Table, interval_text
 from unlearnbench.store.cell import Target
-from unlearnbench.store.records import Record
 
 MOST_MEASURES = 4  # of one table with a group of columns for each method
 _MADE: WeakKeyDictionary[Board, list[Table]] = WeakKeyDictionary()  # so that no table of a board is made twice
-
-
-def shown_boards(records: Sequence[Record], stale: Set[str] = frozenset()) -> tuple[dict[str, Board], list[str]]:
-    """Return the boards of the records that a report can show, and a sentence for each other one.
-
-    Args:
-        records: of any datasets.
-        stale: ids of the cells whose records are.
-    """
-    if stale.isdisjoint(record.cell.id for record in records):
-        with suppress(Exception):  # of whatever kind: the records at fault are looked for below
-            found = boards(records, stale)
-            _show(found)
-            return found, []
-    kept, problems = showable(records)
-    return boards(kept, stale), problems
-
-
-def showable(
-    records: Iterable[Record], attempt: Callable[[Sequence[Record]], None] | None = None
-) -> tuple[list[Record], list[str]]:
-    """Return the records that a report can show, and a sentence for each other one.
-
-    A record may be edited by hand, or of a plugin that put odd things into it. Whether it is stale makes no difference.
-
-    Args:
-        records: of any datasets.
-        attempt: shows records, or raises whatever one that cannot be shown raises; without it all tables are made.
-    """
-    attempt = attempt or _show_tables
-    kept, problems = [], []
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.cell.dataset, record.cell.protocol), []).append(record)
-    for group in groups.values():
-        odd = _unshowable(group, [], attempt)
-        problems += [f"{name} is left out, it cannot be shown: {why}" for name, why in odd.items()]
-        kept += [record for record in group if record.cell.id not in odd]
-    return kept, problems
-
-
-def _unshowable(
-    records: Sequence[Record], beside: Sequence[Record], attempt: Callable[[Sequence[Record]], None]
-) -> dict[str, str]:
-    """Return {cell id: why} of the records that cannot be shown beside others that can, found by halving."""
-    try:
-        attempt([*beside, *records])
-    except Exception as error:  # whatever it is, the others are shown
-        if len(records) == 1:
-            return {records[0].cell.id: spell_error(error)}
-    else:
-        return {}
-    first, second = records[: len(records) // 2], records[len(records) // 2 :]
-    odd = _unshowable(first, beside, attempt)
-    return odd | _unshowable(second, [*beside, *[record for record in first if record.cell.id not in odd]], attempt)
-
-
-def _show_tables(records: Sequence[Record]) -> None:
-    _show(boards(records))
-
-
-def _show(found: Mapping[str, Board]) -> None:
-    """Make every text of a report; raises whatever a record that cannot be shown raises."""
-    for board in found.values():
-        for table in all_tables(board):
-            to_markdown(table)
-        frames(board), alarms(board)
 
 
 def summary_table(board: Board) -> Table:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.environment import code_words, software_words
+from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.latex import (
     FIRST,
     HEAD,
@@ -18,7 +19,6 @@ from unlearnbench.report.write.latex import (
     cut,
     lay_out,
 )
-from unlearnbench.report.write.table import Table
 
 
 def paper(
