@@ -18,7 +18,7 @@ PAPERS = {  # what the paper's network has, and that of digits lacks
 }  # fmt: skip
 FEW = 300  # training images, of all classes
 # Functions that wait for a device by design: at a few points of a run with the clock stopped, or at a phase's edge.
-BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "cost.py:paused", "cost.py:_switch"}
+BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "meter.py:paused", "meter.py:_switch"}
 # Where a method itself asks for a wait in each of its steps.
 ASKED = {"erasediff": {"erasediff.py:draw_forget_term"}}  # puts the list of classes on the device
 

@@ -14,7 +14,7 @@ from unlearnbench.datasets import load_dataset
 from unlearnbench.models.networks import build_unet, unet_config
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.figures.drawing import FIGURES
-from unlearnbench.report.figures.figures import set_style
+from unlearnbench.report.figures.style import set_style
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell, Target
 from unlearnbench.store.hashing import canonical_json

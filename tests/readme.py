@@ -6,8 +6,8 @@ from pathlib import Path
 
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.board import boards
-from unlearnbench.report.tables.tables import all_tables
-from unlearnbench.report.write.table import to_markdown
+from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.write.markdown import to_markdown
 from unlearnbench.run.stale import stale_ids
 from unlearnbench.store.records import ResultStore
 

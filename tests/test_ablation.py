@@ -16,7 +16,8 @@ from tests.test_robustness import attacked
 from unlearnbench.report.data.curves import loss_curve, mean_curves
 from unlearnbench.report.data.sweeps import find_sweeps, spell
 from unlearnbench.report.figures.drawing import FIGURE_WORDS
-from unlearnbench.report.figures.figures import HIGHEST, PAGE, heatmaps
+from unlearnbench.report.figures.heatmaps import heatmaps
+from unlearnbench.report.figures.style import HIGHEST, PAGE
 from unlearnbench.report.figures.sweep import frame, sweep
 from unlearnbench.report.figures.timesteps import timesteps
 from unlearnbench.report.render import render

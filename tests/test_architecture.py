@@ -19,8 +19,13 @@ FLOORS = (  # from top to bottom; rooms of one floor do not know each other
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 REPORT = (  # within the report
-    ("render", "verify"), ("html",), ("write",), ("figures", "tables"), ("data",),
-)  # fmt: skip
+    ("render", "verify", "compare"),
+    ("showable",),
+    ("html",),
+    ("write",),
+    ("figures", "tables"),
+    ("data",),
+)
 PLUGINS = ("unlearnbench.methods", "unlearnbench.metrics", "unlearnbench.published")  # nobody imports them by path
 
 
@@ -62,6 +67,19 @@ def test_no_import_runs_upwards():
         for module, others in GRAPH.items()
         for other in others
         if room(module) != room(other) and FLOOR[room(other)] <= FLOOR[room(module)]
+    ]
+    assert not upwards
+
+
+def test_within_the_report_data_flows_one_way():
+    floor = {part: number for number, parts in enumerate(REPORT) for part in parts}
+    inside = {module: module.split(".")[2] for module in MODULES if module.startswith("unlearnbench.report.")}
+    assert set(inside.values()) == floor.keys()
+    upwards = [
+        f"{module} imports {other}"
+        for module, part in inside.items()
+        for other in GRAPH[module] & inside.keys()
+        if part != inside[other] and floor[inside[other]] <= floor[part]
     ]
     assert not upwards
 

@@ -13,7 +13,8 @@ from unlearnbench.errors import Unmeasurable, UsageError
 from unlearnbench.measure.attacks import RELEARNING_STEPS, Attacker, attacked, relearning_curve
 from unlearnbench.measure.evidence import Evidence, measure
 from unlearnbench.measure.prepared import prepare
-from unlearnbench.models.diffusion import Schedule, Start, sample
+from unlearnbench.models.diffusion import Schedule
+from unlearnbench.models.sampler import Start, sample
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NO_OBJECT, Score, metric
 from unlearnbench.store.artifacts import ArtifactStore

@@ -11,7 +11,8 @@ from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.render import render, validation
 from unlearnbench.report.tables.controls import alarms, check_tables
-from unlearnbench.report.tables.tables import all_tables, summary_table
+from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.tables.summary import summary_table
 from unlearnbench.store.cell import Target
 from unlearnbench.store.records import ResultStore
 

@@ -13,10 +13,10 @@ from PIL import Image
 from tests.conftest import draw_all, fake_record
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.values import target_name
-from unlearnbench.report.figures.figures import LONGEST, class_ticks
+from unlearnbench.report.figures.style import LONGEST, class_ticks
 from unlearnbench.report.html import page
 from unlearnbench.report.tables.controls import alarms
-from unlearnbench.report.tables.tables import all_tables
+from unlearnbench.report.tables.every import all_tables
 from unlearnbench.store.cell import Target
 
 PETS = ("cat", "dog", "bird")

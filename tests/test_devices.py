@@ -17,7 +17,7 @@ from rich.console import Console
 from tests.conftest import fake_record
 from tests.test_process import living_in
 from unlearnbench.cli import commands as cli
-from unlearnbench.cli.forecast import duration
+from unlearnbench.cli.dry_run import duration
 from unlearnbench.cost import nvml as monitor
 from unlearnbench.datasets import Source
 from unlearnbench.errors import UsageError

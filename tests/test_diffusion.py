@@ -4,17 +4,9 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnbench.models.diffusion import (
-    Schedule,
-    ddim_step,
-    eps_loss,
-    evaluating,
-    predict_noise,
-    sample,
-    to_float,
-    to_uint8,
-)
+from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, predict_noise, to_float, to_uint8
 from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.models.sampler import ddim_step, sample
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from tests.conftest import fake_record
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.environment import counted, protocol_facts, provenance_facts
 from unlearnbench.report.html.view import _facts
-from unlearnbench.report.tables.tables import all_tables
+from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.write.page import page_files
 from unlearnbench.report.write.paper import paper
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tests.conftest import cifar_weights, fake_record
 from unlearnbench import method
 from unlearnbench.cli import commands as cli
-from unlearnbench.cli.outlook import disk_bytes, lines, preparation_seconds, published, row_seconds, total_seconds
+from unlearnbench.cli.estimate import disk_bytes, lines, preparation_seconds, published, row_seconds, total_seconds
 from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import Source, imagefolder, load_dataset
 from unlearnbench.datasets.recipes import GivenJudge

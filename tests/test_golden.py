@@ -22,7 +22,8 @@ from unlearnbench.measure.attacks import Attacker
 from unlearnbench.measure.evidence import Evidence, losses_by_timestep
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.base import prepare_base
-from unlearnbench.models.diffusion import Schedule, sample
+from unlearnbench.models.diffusion import Schedule
+from unlearnbench.models.sampler import sample
 from unlearnbench.plugins.spec import NEEDS, NO_OBJECT
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell, Target

@@ -21,8 +21,9 @@ from unlearnbench.judges.judges import NetworkJudge, RejectingJudge, SvmJudge, b
 from unlearnbench.judges.negatives import KINDS, negatives
 from unlearnbench.judges.weights import check_given, read_weights
 from unlearnbench.measure.prepared import prepare
-from unlearnbench.models.diffusion import Schedule, sample, to_float, to_uint8
+from unlearnbench.models.diffusion import Schedule, to_float, to_uint8
 from unlearnbench.models.networks import CLASSIFIERS
+from unlearnbench.models.sampler import sample
 from unlearnbench.plugins.spec import NO_OBJECT
 from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore

@@ -14,8 +14,8 @@ from tests.test_report import HOSTILE, board, images
 from tests.test_robustness import attacked
 from unlearnbench.report.data.values import Value
 from unlearnbench.report.figures.drawing import FIGURE_WORDS
+from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.table import Table
-from unlearnbench.report.tables.tables import all_tables
 from unlearnbench.report.verify import latex_grids
 from unlearnbench.report.write.latex import HEAD, escape_latex, lay_out, short_caption, size_of, to_latex
 from unlearnbench.report.write.paper import paper

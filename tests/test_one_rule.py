@@ -6,20 +6,23 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection, QuadMesh
+from unlearnbench.report.figures.heatmaps import heatmaps
+from unlearnbench.report.figures.phases import phases
+from unlearnbench.report.figures.tradeoff import PAIRS, pareto, tradeoff
 
 from tests.conftest import fake_record
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.frames import long_frame
 from unlearnbench.report.data.front import axes_of, places
-from unlearnbench.report.figures import figures
 from unlearnbench.report.figures import sweep as ablation
 from unlearnbench.report.figures.robustness import relearning, robustness
 from unlearnbench.report.html.charts import scatter
 from unlearnbench.report.html.heatmaps import class_heat
 from unlearnbench.report.html.view import _bars
+from unlearnbench.report.tables.classes import paper_tables
 from unlearnbench.report.tables.controls import check_tables
 from unlearnbench.report.tables.pareto import pareto_tables
-from unlearnbench.report.tables.tables import paper_tables, summary_table
+from unlearnbench.report.tables.summary import summary_table
 from unlearnbench.report.write.terminal import to_terminal
 
 CURVE = {"steps": [0, 10], "steps_until_back": 10}
@@ -92,7 +95,7 @@ def test_the_table_is_the_mean_over_classes_that_have_a_number(table):
 
 
 def test_the_tradeoff(board, table):
-    axes = figures.tradeoff(board).axes[0]
+    axes = tradeoff(board).axes[0]
     means = {c.get_label(): c.get_offsets()[0] for c in axes.collections if not c.get_label().startswith("_")}
     assert means.keys() == table.keys()
     for label, (x, y) in means.items():
@@ -107,8 +110,8 @@ def test_the_fronts(records):
     whole = boards([r for r in records if r.cell.seed == 1 and r.cell.method != "noise"])["digits"]
     rows = {variant.label: values for variant, values in places(whole).items()}
     assert "Alpha" not in rows and len(rows) > 1  # it has a gap
-    figure = figures.pareto(whole)
-    for axes, (x, y) in zip(figure.axes, figures.PAIRS, strict=True):
+    figure = pareto(whole)
+    for axes, (x, y) in zip(figure.axes, PAIRS, strict=True):
         for bars in axes.containers:
             place = [float(data[0]) for data in bars.lines[0].get_data()]
             assert place == pytest.approx([rows[bars.get_label()][k].number for k in (x, y)])
@@ -121,7 +124,7 @@ def test_the_fronts(records):
 def test_heat_maps_here_and_on_the_page(board, table):
     efficiency = {t.name: t for t in paper_tables(board)}["efficiency"]
     fid = next(m for m in board.metrics if m.key == "fake_fid")
-    axes = next(a for a in figures.heatmaps(board).axes if a.get_title() == fid.header)
+    axes = next(a for a in heatmaps(board).axes if a.get_title() == fid.header)
     mesh = next(c for c in axes.collections if isinstance(c, QuadMesh))
     drawn = np.ma.filled(mesh.get_array(), np.nan).reshape(len(board.variants), len(board.targets))
     columns = [k for k, header in enumerate(efficiency.headers) if header == fid.header]
@@ -132,7 +135,7 @@ def test_heat_maps_here_and_on_the_page(board, table):
 
 
 def test_phases_here_and_on_the_page(board, table):
-    axes = figures.phases(board).axes[0]
+    axes = phases(board).axes[0]
     labels = [text.get_text() for text in axes.get_yticklabels()]
     drawn = {
         bars.get_label(): dict(zip(labels, [b.get_width() for b in bars], strict=True)) for bars in axes.containers

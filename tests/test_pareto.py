@@ -13,12 +13,15 @@ from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.confusion import confusion_frame
 from unlearnbench.report.data.front import front
 from unlearnbench.report.data.statistics import mean_interval, wilson
-from unlearnbench.report.figures.figures import GREY, confusion, pareto
+from unlearnbench.report.figures.heatmaps import confusion
+from unlearnbench.report.figures.tradeoff import GREY, pareto
 from unlearnbench.report.showable import showable
+from unlearnbench.report.tables.classes import paper_tables
 from unlearnbench.report.tables.pareto import pareto_tables
-from unlearnbench.report.tables.tables import paper_tables, side_tables, summary_table
+from unlearnbench.report.tables.summary import side_tables, summary_table
+from unlearnbench.report.write.csv import to_csv
 from unlearnbench.report.write.latex import to_latex
-from unlearnbench.report.write.table import to_csv, to_markdown
+from unlearnbench.report.write.markdown import to_markdown
 
 points = st.dictionaries(st.integers(0, 20), st.tuples(*[st.integers(0, 4)] * 3), max_size=8)
 

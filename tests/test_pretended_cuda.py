@@ -23,8 +23,9 @@ from unlearnbench.judges.judges import build_classifier
 from unlearnbench.measure import attacks
 from unlearnbench.models import base as base_models
 from unlearnbench.models import flops as arithmetic
-from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise, sample
+from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise
 from unlearnbench.models.networks import build_unet, frozen, placed, unet_config
+from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import DenoiserTraining
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run import cell as runner
@@ -118,7 +119,7 @@ def account(record, seen, device):
 
 def waits_in_the_loop(device):
     """Return how often the host waited while the method worked, by the innermost function; bookkeeping apart."""
-    waits = [wait.path for wait in device.waits if "runner.py:unlearn" in wait.path]
+    waits = [wait.path for wait in device.waits if "cell.py:unlearn" in wait.path]
     return Counter(path[0] for path in waits if not BOOKKEEPING & set(path))
 
 
@@ -390,7 +391,7 @@ def test_training_a_base_model_waits_for_nothing_and_its_adam_is_fused(pretended
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_sampler_waits_once_a_batch(pretended, bf16):
     (few, more), dtypes, images = pretended(sampler_job, bf16)
-    assert few == more == {"diffusion.py:sample": 2}, "two batches go back to the host, and no step waits"
+    assert few == more == {"sampler.py:sample": 2}, "two batches go back to the host, and no step waits"
     assert dtypes == {"torch.bfloat16" if bf16 else "torch.float32"}
     assert images == (True, (6, 1, 8, 8), "torch.uint8")
 

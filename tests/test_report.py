@@ -22,14 +22,19 @@ from unlearnbench.report.data.frames import long_frame, tidy_frame
 from unlearnbench.report.data.values import MARK, Value, variant_of
 from unlearnbench.report.figures import drawing
 from unlearnbench.report.figures.drawing import few_rows
-from unlearnbench.report.figures.figures import phases
+from unlearnbench.report.figures.phases import phases
 from unlearnbench.report.render import render
 from unlearnbench.report.showable import showable, shown_boards
+from unlearnbench.report.tables.classes import paper_tables
+from unlearnbench.report.tables.cost import cost_table
+from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.tables.settings import settings_tables
+from unlearnbench.report.tables.summary import summary_table
 from unlearnbench.report.tables.table import Table
-from unlearnbench.report.tables.tables import all_tables, cost_table, paper_tables, settings_tables, summary_table
+from unlearnbench.report.write.csv import frame_to_csv, to_csv
 from unlearnbench.report.write.latex import escape_latex, to_latex
+from unlearnbench.report.write.markdown import escape_markdown, to_markdown
 from unlearnbench.report.write.page import page_files
-from unlearnbench.report.write.table import escape_markdown, frame_to_csv, to_csv, to_markdown
 from unlearnbench.run.stale import stale_ids
 from unlearnbench.store.cell import Target
 from unlearnbench.store.records import SCHEMA, Record, ResultStore

@@ -10,11 +10,11 @@ from unlearnbench.report.data.values import Value
 from unlearnbench.report.figures.robustness import robustness
 from unlearnbench.report.render import render
 from unlearnbench.report.tables.controls import alarms, check_tables
+from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.robustness import robustness_tables
-from unlearnbench.report.tables.tables import all_tables
 from unlearnbench.report.verify import verify
 from unlearnbench.report.write.latex import to_latex
-from unlearnbench.report.write.table import to_markdown
+from unlearnbench.report.write.markdown import to_markdown
 from unlearnbench.store.records import ResultStore
 
 GOLD = {"forgetting": True, "retention": True}

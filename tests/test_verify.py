@@ -11,10 +11,11 @@ from unlearnbench.errors import UsageError
 from unlearnbench.report.compare import compare
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.render import render
-from unlearnbench.report.tables.tables import all_tables, summary_table
+from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.tables.summary import summary_table
 from unlearnbench.report.verify import verify
 from unlearnbench.report.write.latex import to_latex
-from unlearnbench.report.write.table import to_markdown
+from unlearnbench.report.write.markdown import to_markdown
 from unlearnbench.run.stale import stale_ids
 from unlearnbench.store.records import ResultStore
 

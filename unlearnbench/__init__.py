@@ -14,7 +14,8 @@ from unlearnbench.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unlearnbench.measure.attacks import attacked, relearning_curve
-    from unlearnbench.models.diffusion import Start, eps_loss, predict_noise
+    from unlearnbench.models.diffusion import eps_loss, predict_noise
+    from unlearnbench.models.sampler import Start
     from unlearnbench.models.training import Ema, fit_denoiser, reinitialise
     from unlearnbench.unlearn.context import Context
     from unlearnbench.unlearn.terms import Term, backward

@@ -151,7 +151,7 @@ def draw(
         UsageError: there is no such figure, dataset or record, nothing to draw, or the axes are in no grid.
     """
     from unlearnbench.report.figures.drawing import FIGURES
-    from unlearnbench.report.figures.figures import own_style
+    from unlearnbench.report.figures.style import own_style
 
     if name not in FIGURES:
         raise UsageError(f"there is no figure {name!r}{suggest(name, FIGURES)}: figures are {', '.join(FIGURES)}")

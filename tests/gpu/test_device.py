@@ -15,9 +15,10 @@ from unlearnbench.datasets import WEIGHTS, load_dataset
 from unlearnbench.judges.fit import fit_classifier
 from unlearnbench.judges.judges import NetworkJudge, build_classifier
 from unlearnbench.models import flops as arithmetic
-from unlearnbench.models.diffusion import Schedule, sample
+from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.flops import peak_flops
 from unlearnbench.models.networks import build_unet, frozen, unet_config
+from unlearnbench.models.sampler import sample
 from unlearnbench.run import cell as runner
 from unlearnbench.run.saving import staging
 from unlearnbench.run.workers import Workers
@@ -63,7 +64,7 @@ def loop_job(cache, method, line):
     for steps in (2, 4):
         with host_waits(torch.device(device["device"])) as waits:
             run_cell(cache, method, device, line, steps=steps)
-        inside = [path for path in waits if "runner.py:unlearn" in path and not BOOKKEEPING & set(path)]
+        inside = [path for path in waits if "cell.py:unlearn" in path and not BOOKKEEPING & set(path)]
         counted.append(Counter(path[0] for path in inside))
     return set(counted[1] - counted[0])
 

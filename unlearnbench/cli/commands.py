@@ -170,7 +170,7 @@ def _check_devices(device: str, devices: str, jobs: int) -> None:
 
 def _forecast(console: "Console", plan: "Plan", results: Path, rerun: "Rerun", asked: "Mapping[str, Any]") -> None:
     """Print what a run would do; `asked` are further arguments of `forecast`."""
-    from unlearnbench.cli.forecast import forecast
+    from unlearnbench.cli.dry_run import forecast
     from unlearnbench.store.artifacts import default_cache
     from unlearnbench.store.records import ResultStore
 
@@ -262,7 +262,7 @@ def _say_estimate(
     console: "Console", plan: "Plan", workers: "Workers", results: Path, asked: "Mapping[str, Any]"
 ) -> None:
     """Print what a run would take; `asked` are further arguments of `estimate`."""
-    from unlearnbench.cli.outlook import lines
+    from unlearnbench.cli.estimate import lines
     from unlearnbench.run.estimate import estimate as measure
     from unlearnbench.run.workers import ignore_stopping
     from unlearnbench.store.artifacts import default_cache

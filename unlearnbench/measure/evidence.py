@@ -18,8 +18,9 @@ from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
 from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
 from unlearnbench.judges.judges import Judge, through
 from unlearnbench.measure.prepared import Prepared
-from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, sample, to_float
+from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, to_float
 from unlearnbench.models.networks import is_plain
+from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import global_rng_kept
 from unlearnbench.plugins.spec import MetricSpec, Score
 from unlearnbench.protocols import Progress

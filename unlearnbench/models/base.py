@@ -1,4 +1,4 @@
-"""unlearnbench.models.base."""
+"""The base model: trained with checkpoints, or read from a given one; cached."""
 
 import hashlib
 import math

@@ -125,7 +125,8 @@ def draw(
     """
     import torch
 
-    from unlearnbench.models.diffusion import Schedule, sample
+    from unlearnbench.models.diffusion import Schedule
+    from unlearnbench.models.sampler import sample
     from unlearnbench.store.cell import sample_seeds
 
     changed = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}

@@ -1,4 +1,4 @@
-"""unlearnbench.report.compare."""
+"""Published numbers beside measured ones: the pages, tables and lines of `unlearnbench compare`."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ from unlearnbench.report.tables.published import (
 from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.files import publish
 from unlearnbench.report.write.latex import to_latex
-from unlearnbench.report.write.table import escape_markdown, to_markdown
+from unlearnbench.report.write.markdown import escape_markdown, to_markdown
 from unlearnbench.store.records import B4, Reading, Record
 
 

@@ -121,7 +121,7 @@ def validation(reading: Reading, stale: Set[str] = frozenset()) -> Rendering:
     """
     from unlearnbench.report.showable import shown_boards
     from unlearnbench.report.tables.controls import alarms, check_tables
-    from unlearnbench.report.write.table import to_markdown
+    from unlearnbench.report.write.markdown import to_markdown
 
     shown, problems = shown_boards(reading.records, stale)
     found = Rendering(notes=[*reading.problems, *problems])

@@ -1,4 +1,4 @@
-"""unlearnbench.report.showable."""
+"""Which records a report can show: one that breaks a table, edited or of an odd plugin, is left out by name."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -7,8 +7,8 @@ from unlearnbench.errors import spell_error
 from unlearnbench.report.data.board import Board, boards
 from unlearnbench.report.data.frames import frames
 from unlearnbench.report.tables.controls import alarms
-from unlearnbench.report.tables.tables import all_tables
-from unlearnbench.report.write.table import to_markdown
+from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.write.markdown import to_markdown
 from unlearnbench.store.records import Record
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from unlearnbench.errors import UsageError, one_line, plural, spell_error
 from unlearnbench.report.data.board import Board, boards
 from unlearnbench.report.showable import showable
+from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.table import Table
-from unlearnbench.report.tables.tables import all_tables
 from unlearnbench.report.write.latex import to_latex
-from unlearnbench.report.write.table import to_markdown
+from unlearnbench.report.write.markdown import to_markdown
 from unlearnbench.store.records import B4, Reading, Record
 
 __all__ = ["Verdict", "verify"]

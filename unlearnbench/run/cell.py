@@ -25,9 +25,10 @@ from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
 from unlearnbench.measure.prepared import Prepared, prepare
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import write_checkpoint
-from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, sample, to_float
+from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, to_float
 from unlearnbench.models.flops import known_flops
 from unlearnbench.models.networks import build_unet, frozen, is_plain
+from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import global_rng_kept, trainable_copy
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec

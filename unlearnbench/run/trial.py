@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from unlearnbench.datasets import Dataset
 from unlearnbench.measure.attacks import LABEL_DROPOUT, Attacker
-from unlearnbench.models.diffusion import Schedule, Start, sample, to_float
+from unlearnbench.models.diffusion import Schedule, to_float
+from unlearnbench.models.sampler import Start, sample
 from unlearnbench.run.at_hand import Look, Missing
 from unlearnbench.run.estimate import Rate
 from unlearnbench.store.artifacts import Artifact, Tensors

@@ -20,8 +20,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from unlearnbench.cost.meter import Cost, Meter
 from unlearnbench.datasets import Dataset, Split
 from unlearnbench.errors import NonFiniteError, PluginError
-from unlearnbench.models.diffusion import Schedule, predict_noise, sample, to_float
+from unlearnbench.models.diffusion import Schedule, predict_noise, to_float
 from unlearnbench.models.networks import compile_blocks
+from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import antithetic_timesteps, drop_labels, global_rng_kept, trainable_copy
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors

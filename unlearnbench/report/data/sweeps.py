@@ -1,4 +1,4 @@
-"""unlearnbench.report.data.sweeps."""
+"""Sweeps: the settings that vary over a board's rows, and the lines they make."""
 
 import json
 import math

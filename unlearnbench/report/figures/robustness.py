@@ -1,4 +1,4 @@
-"""unlearnbench.report.figures.robustness."""
+"""Figures of attacks: forgetting before and after each, and along relearning."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.curves import attack_curves, mean_curve
 from unlearnbench.report.data.styles import Look
 from unlearnbench.report.data.values import Measure, Value, Variant
-from unlearnbench.report.figures.figures import (
+from unlearnbench.report.figures.style import (
     LETTER,
     MOST_ROWS,
     PAGE,

@@ -14,7 +14,7 @@ from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.styles import COLOURS, SHAPES
 from unlearnbench.report.data.sweeps import Line, Sweep, find_sweeps, mean_over, spell
 from unlearnbench.report.data.values import Measure, Value, Variant, spell_number
-from unlearnbench.report.figures.figures import (
+from unlearnbench.report.figures.style import (
     COLUMN,
     HIGHEST_POWER,
     LINE,

@@ -1,4 +1,4 @@
-"""unlearnbench.report.figures.timesteps."""
+"""Figure of the unlearned model's denoising loss by timestep."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.curves import SIDES, LossCurve, mean_curves
 from unlearnbench.report.data.values import Value, Variant
-from unlearnbench.report.figures.figures import (
+from unlearnbench.report.figures.style import (
     FEW,
     PAGE,
     SMALL,

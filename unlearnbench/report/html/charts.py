@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.curves import Curve, attack_curves, mean_curve
 from unlearnbench.report.data.values import Measure, Value, Variant, spell_number
-from unlearnbench.report.figures.figures import HIGHEST_POWER, LEAST_POINTS, LOWEST_POWER, is_wide
+from unlearnbench.report.figures.style import HIGHEST_POWER, LEAST_POINTS, LOWEST_POWER, is_wide
 from unlearnbench.report.tables.table import interval_text
 
 MARGIN = (58, 14, 14, 44)  # left, top, right, bottom, in units of the drawing

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.confusion import NOTHING, confusion_sides
 from unlearnbench.report.data.values import Measure, Value, class_name, spell_number
-from unlearnbench.report.figures.figures import MOST_CONFUSIONS, is_wide
+from unlearnbench.report.figures.heatmaps import MOST_CONFUSIONS
+from unlearnbench.report.figures.style import is_wide
 from unlearnbench.report.tables.table import interval_text
 
 MOST_CLASSES = 20  # of a confusion matrix

@@ -7,7 +7,7 @@ from typing import Any
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import Variant
-from unlearnbench.report.figures.figures import read_strip, stream_name
+from unlearnbench.report.figures.images import read_strip, stream_name
 from unlearnbench.store.cell import Target
 from unlearnbench.store.records import Record
 

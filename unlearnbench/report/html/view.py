@@ -10,14 +10,14 @@ from unlearnbench.report.data.front import axes_of
 from unlearnbench.report.data.published import load_source, source_names
 from unlearnbench.report.data.values import Measure
 from unlearnbench.report.figures.drawing import FIGURE_WORDS, Drawn
-from unlearnbench.report.figures.figures import PAIRS
+from unlearnbench.report.figures.tradeoff import PAIRS
 from unlearnbench.report.html.charts import Chart, relearning, scatter
 from unlearnbench.report.html.grids import Grid, grid
 from unlearnbench.report.html.heatmaps import Heat, Verdicts, attack_heat, class_heat, verdicts
 from unlearnbench.report.html.images import Album, Pictures, Still, pictures
 from unlearnbench.report.tables.controls import alarms
+from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.published import Side, compare_rows, comparison_tables
-from unlearnbench.report.tables.tables import all_tables
 from unlearnbench.store.records import Record
 
 PLACES = {

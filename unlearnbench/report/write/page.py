@@ -8,10 +8,11 @@ from unlearnbench.report.data.environment import provenance_facts
 from unlearnbench.report.data.frames import frames
 from unlearnbench.report.figures.drawing import FIGURE_WORDS, MOST_DRAWN, Drawn
 from unlearnbench.report.tables.controls import DISTRUST, alarms
-from unlearnbench.report.tables.tables import all_tables
+from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.write.csv import frame_to_csv, to_csv
 from unlearnbench.report.write.latex import size_of, to_latex
+from unlearnbench.report.write.markdown import escape_markdown, to_markdown
 from unlearnbench.report.write.paper import paper
-from unlearnbench.report.write.table import escape_markdown, frame_to_csv, to_csv, to_markdown
 
 MOST_ALARMS = 10  # spelled out in the banner
 MOST_WORDS = (

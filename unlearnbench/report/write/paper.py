@@ -1,4 +1,4 @@
-"""unlearnbench.report.write.paper."""
+"""A LaTeX document of a board's main tables and figures, ready to compile."""
 
 from collections.abc import Mapping, Sequence, Set
 

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import torch
 
-from unlearnbench.cli.outlook import HEADERS, UNKNOWN, about, legend, table
+from unlearnbench.cli.estimate import HEADERS, UNKNOWN, about, legend, table
 from unlearnbench.errors import plural
 from unlearnbench.report.data.cost import Costs
 from unlearnbench.run.at_hand import Look, at_hand
