@@ -14,8 +14,8 @@ from matplotlib.legend import Legend
 
 from tests.conftest import fake_record
 from tests.readme import ROOT, block
-from tests.test_ablation import everything
-from tests.test_robustness import attacked
+from tests.report.test_robustness import attacked
+from tests.report.test_sweeps import everything
 from unlearnbench import api
 from unlearnbench.report.data.frames import COLUMNS
 from unlearnbench.report.figures.drawing import FIGURES

@@ -2,9 +2,9 @@
 
 import ast
 from graphlib import TopologicalSorter
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 FLOORS = (  # from top to bottom; rooms of one floor do not know each other
     ("__init__",),
     ("api", "cli"),

@@ -6,12 +6,12 @@ import statistics
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.conftest import fake_record, reading, signed
-from tests.test_report import check_latex
+from tests.report.test_report import check_latex
 from unlearnbench.errors import UsageError
 from unlearnbench.report.compare import compare
 from unlearnbench.report.data.board import boards
@@ -29,7 +29,7 @@ from unlearnbench.run.stale import stale_ids
 from unlearnbench.store.records import ResultStore
 
 SOURCE = "spartalis2025"
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
+PUBLISHED = ROOT / "results" / "published"
 REFERENCE = "the first 500 training images of each retained class"
 INCEPTION = "2048-d Inception features"
 

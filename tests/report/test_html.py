@@ -6,12 +6,12 @@ import re
 import shutil
 from contextlib import contextmanager
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.conftest import fake_record
-from tests.test_report import images
+from tests.report.test_report import images
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.values import Measure
 from unlearnbench.report.html import page
@@ -20,7 +20,6 @@ from unlearnbench.report.html.heatmaps import shares
 from unlearnbench.report.html.images import Album
 from unlearnbench.store.records import ResultStore
 
-ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = [
     "<script>window.hacked=1</script>", '"><img src=x onerror="window.hacked=1">', "{{ 7*7 }}{% raw %}",
     "</title></style>", "שלום עולם \u202eabc", "x" * 500, "a'b\"c`d", "]]>&lt;", "\\input{x} $&_#%",

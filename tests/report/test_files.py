@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import fake_record, reading
-from tests.test_report import full, images, store
+from tests.report.test_report import full, images, store
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.rendering import Rendering

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from unlearnbench import UsageError
 from unlearnbench.kit import trial
 from unlearnbench.kit.conformance import check
@@ -22,7 +23,6 @@ from unlearnbench.plugins.sources import source_digest
 from unlearnbench.store.hashing import file_digest
 from unlearnbench.store.records import ResultStore
 
-ROOT = Path(__file__).resolve().parent.parent
 THIRD_PARTY = ROOT / "tests" / "thirdparty"
 QUICK = ("--classes", "0", "--metrics", "ua", "--controls", "none", "--device", "cpu")
 

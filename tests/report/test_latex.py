@@ -9,9 +9,9 @@ import matplotlib.pyplot as plt
 import pytest
 
 from tests.conftest import draw_all, fake_record
-from tests.test_ablation import everything
-from tests.test_report import HOSTILE, board, images
-from tests.test_robustness import attacked
+from tests.report.test_report import HOSTILE, board, images
+from tests.report.test_robustness import attacked
+from tests.report.test_sweeps import everything
 from unlearnbench.report.data.values import Value
 from unlearnbench.report.figures.drawing import FIGURE_WORDS
 from unlearnbench.report.tables.every import all_tables

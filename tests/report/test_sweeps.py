@@ -11,8 +11,8 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from tests.conftest import draw_all, fake_record, reading
-from tests.test_report import board, images, store
-from tests.test_robustness import attacked
+from tests.report.test_report import board, images, store
+from tests.report.test_robustness import attacked
 from unlearnbench.report.data.curves import loss_curve, mean_curves
 from unlearnbench.report.data.sweeps import find_sweeps, spell
 from unlearnbench.report.figures.drawing import FIGURE_WORDS

@@ -143,7 +143,7 @@ def begin_and_sleep(folder, seconds, progress):
 
 
 def test_a_job_returns_its_value(workers):
-    assert workers.run("tests.test_process:double", 21).value == 42
+    assert workers.run("tests.run.test_workers:double", 21).value == 42
 
 
 def test_a_job_goes_on_when_it_is_its_turn(workers):
@@ -153,17 +153,17 @@ def test_a_job_goes_on_when_it_is_its_turn(workers):
         asked.append(kind)
         return len(asked)
 
-    assert workers.run("tests.test_process:ask_for_a_turn", on_turn=on_turn).value == (1, 2)
+    assert workers.run("tests.run.test_workers:ask_for_a_turn", on_turn=on_turn).value == (1, 2)
     assert asked == ["alone", "beside"]
 
 
 def test_waiting_for_a_turn_is_not_the_jobs_time(workers):
-    outcome = workers.run("tests.test_process:ask_for_a_turn", on_turn=lambda kind: time.sleep(1.5) or 1, timeout=2)
+    outcome = workers.run("tests.run.test_workers:ask_for_a_turn", on_turn=lambda kind: time.sleep(1.5) or 1, timeout=2)
     assert outcome.status == "ok"
 
 
 def test_a_worker_that_dies_within_a_message_is_a_failure(workers):
-    assert workers.run("tests.test_process:half_a_message", timeout=60).status == "failed"
+    assert workers.run("tests.run.test_workers:half_a_message", timeout=60).status == "failed"
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_a_worker_that_dies_within_a_message_is_a_failure(workers):
     ],
 )
 def test_a_lack_of_memory_is_oom_whoever_says_so(workers, words):
-    assert workers.run("tests.test_process:allocate_too_much", words).status == "oom"
+    assert workers.run("tests.run.test_workers:allocate_too_much", words).status == "oom"
 
 
 def test_a_usage_error_crosses_over(workers):
     with pytest.raises(UsageError, match="do otherwise"):
-        workers.run("tests.test_process:refuse")
+        workers.run("tests.run.test_workers:refuse")
 
 
 @pytest.mark.parametrize(("code", "words"), [(-9, "SIGKILL"), (-11, "SIGSEGV"), (-40, "signal 40"), (3, "status 3")])
@@ -192,7 +192,7 @@ def test_every_death_has_a_word(code, words):
 @pytest.mark.parametrize("what", LEAVE)
 @pytest.mark.parametrize("how", ["returns", "dies", "stays"])
 def test_what_a_job_started_is_gone_when_it_has_ended(workers, tmp_path, what, how):
-    outcome = workers.run("tests.test_process:leave", what, how, tmp_path, timeout=8 if how == "stays" else None)
+    outcome = workers.run("tests.run.test_workers:leave", what, how, tmp_path, timeout=8 if how == "stays" else None)
     assert outcome.status == {"returns": "ok", "dies": "failed", "stays": "timeout"}[how], outcome
     assert living_in(tmp_path) == []
     assert how != "dies" or outcome.reason.endswith("exit status 3")
@@ -209,7 +209,7 @@ Workers().run(sys.argv[1], *sys.argv[2:-1], Path(sys.argv[-1]))
 @pytest.mark.parametrize("whole_group", [False, True])
 @pytest.mark.parametrize("what", ["a child", "a daemon"])
 def test_a_job_that_holds_the_gil_dies_with_a_run_that_is_killed(tmp_path, what, whole_group):
-    command = [sys.executable, "-c", RUN, "tests.test_process:leave", what, "stays", str(tmp_path)]
+    command = [sys.executable, "-c", RUN, "tests.run.test_workers:leave", what, "stays", str(tmp_path)]
     run = subprocess.Popen(command, start_new_session=True)
     wait_for((tmp_path / "ready").exists)
     (os.killpg if whole_group else os.kill)(run.pid, signal.SIGKILL)
@@ -218,26 +218,26 @@ def test_a_job_that_holds_the_gil_dies_with_a_run_that_is_killed(tmp_path, what,
 
 
 def test_a_job_may_have_processes_of_its_own(workers):
-    assert workers.run("tests.test_process:load_in_workers").value == 8
+    assert workers.run("tests.run.test_workers:load_in_workers").value == 8
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def test_a_job_may_have_a_pool(workers, start):
-    assert workers.run("tests.test_process:pool", start).value == [1, 2, 3]
+    assert workers.run("tests.run.test_workers:pool", start).value == [1, 2, 3]
 
 
 def test_processes_start_within_a_job_as_they_do_outside(workers):
     here = subprocess.run([sys.executable, "-c", "import multiprocessing; print(multiprocessing.get_start_method())"],
                           capture_output=True, text=True, check=True)  # fmt: skip
-    assert workers.run("tests.test_process:start_of_processes").value == here.stdout.strip()
+    assert workers.run("tests.run.test_workers:start_of_processes").value == here.stdout.strip()
 
 
 def test_a_job_can_end_the_programs_that_it_started(workers):
-    assert workers.run("tests.test_process:end_a_program").value == -signal.SIGTERM
+    assert workers.run("tests.run.test_workers:end_a_program").value == -signal.SIGTERM
 
 
 def test_a_signal_that_stops_a_run_does_not_end_its_jobs(workers):
-    assert workers.run("tests.test_process:raise_all_signals").value == "alive"
+    assert workers.run("tests.run.test_workers:raise_all_signals").value == "alive"
 
 
 class Stopped(Exception):
@@ -255,12 +255,12 @@ def test_a_job_that_ends_a_moment_before_its_run_is_stopped_has_not_failed(worke
                 raise Stopped
 
     with pytest.raises(Stopped):
-        workers.run("tests.test_process:end_badly", tmp_path, how, on_tick=stop)
+        workers.run("tests.run.test_workers:end_badly", tmp_path, how, on_tick=stop)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_job_that_a_signal_ended_while_its_run_goes_on_has_failed(workers, tmp_path, number):
-    outcome = workers.run("tests.test_process:end_badly", tmp_path, number)
+    outcome = workers.run("tests.run.test_workers:end_badly", tmp_path, number)
     assert (outcome.status, outcome.reason) == ("failed", f"its process was killed by {number.name}")
 
 
@@ -274,7 +274,7 @@ def test_the_time_that_a_job_is_stopped_is_not_its_time(workers, tmp_path):
 
     thread = threading.Thread(target=stop)
     thread.start()
-    outcome = workers.run("tests.test_process:begin_and_sleep", tmp_path, 2, timeout=3.5)
+    outcome = workers.run("tests.run.test_workers:begin_and_sleep", tmp_path, 2, timeout=3.5)
     thread.join()
     assert outcome.status == "ok", outcome
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import fake_record
-from tests.test_process import living_in
+from tests.run.test_workers import living_in
 from unlearnbench.cli import commands as cli
 from unlearnbench.cli.dry_run import duration
 from unlearnbench.cost import nvml as monitor

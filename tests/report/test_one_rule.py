@@ -6,16 +6,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection, QuadMesh
-from unlearnbench.report.figures.heatmaps import heatmaps
-from unlearnbench.report.figures.phases import phases
-from unlearnbench.report.figures.tradeoff import PAIRS, pareto, tradeoff
 
 from tests.conftest import fake_record
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.frames import long_frame
 from unlearnbench.report.data.front import axes_of, places
 from unlearnbench.report.figures import sweep as ablation
+from unlearnbench.report.figures.heatmaps import heatmaps
+from unlearnbench.report.figures.phases import phases
 from unlearnbench.report.figures.robustness import relearning, robustness
+from unlearnbench.report.figures.tradeoff import PAIRS, pareto, tradeoff
 from unlearnbench.report.html.charts import scatter
 from unlearnbench.report.html.heatmaps import class_heat
 from unlearnbench.report.html.view import _bars

@@ -4,11 +4,11 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests import ROOT
 from tests.conftest import fake_record
 from unlearnbench import __version__
 from unlearnbench.cli import commands as cli
@@ -20,8 +20,6 @@ from unlearnbench.run.cell import identify
 from unlearnbench.run.plan import make_plan
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import ResultStore
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
