@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _NEEDS_TORCH = {  # imported on first use, so that the command line starts fast and reports render without torch
     "Context": "unlearnbench.unlearn.context",
     "Ema": "unlearnbench.models.training",
-    "Start": "unlearnbench.models.diffusion",
+    "Start": "unlearnbench.models.sampler",
     "Term": "unlearnbench.unlearn.terms",
     "attacked": "unlearnbench.measure.attacks",
     "backward": "unlearnbench.unlearn.terms",
