@@ -49,7 +49,7 @@ def tiny_dataset(*, flip=False, bf16=False, unet=None):
     )
 
 
-def run_cell(cache, method, found, line, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):
+def run_cell(cache, method, found, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):
     """Run a cell and return it with the measured fields of its record.
 
     Args:
@@ -68,4 +68,4 @@ def run_cell(cache, method, found, line, *, dataset=None, metrics=(), plugins=()
     chosen = {name: value for name, value in {**SMALL, **settings}.items() if name in spec.settings}
     cell = Cell(dataset.name, dataset.protocol.name, method, spec.resolve((), chosen), 3, 0)
     place = None if staged is None else staging(staged, cell)
-    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, found, 1, place, line)
+    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, found, 1, place, channel)

@@ -23,7 +23,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.models.checkpoints import SCHEDULE
 from unlearnbench.models.diffusion import evaluating, predict_noise, to_uint8
 from unlearnbench.models.networks import build_unet
-from unlearnbench.models.saved import CARD, FACTS, draw, grid, open_model
+from unlearnbench.models.saved import CARD, FACTS, draw, image_grid, open_model
 from unlearnbench.run.model_card import card
 from unlearnbench.run.saving import is_saved, settle, stage, staging
 from unlearnbench.run.stale import needs_run
@@ -229,11 +229,11 @@ class TestSampling:
         ("n", "size"), [(1, (64, 64)), (2, (130, 64)), (5, (196, 130)), (9, (196, 196))], ids=lambda value: str(value)
     )
     def test_one_class_fills_nearly_a_square(self, n, size):
-        assert grid(np.zeros((1, n, *SHAPE), dtype=np.uint8)).size == size
+        assert image_grid(np.zeros((1, n, *SHAPE), dtype=np.uint8)).size == size
 
     def test_classes_are_rows_and_pixels_are_enlarged_as_they_are(self):
         images = np.random.default_rng(0).integers(0, 256, (3, 4, 3, 32, 32), dtype=np.uint8)
-        pixels = np.asarray(grid(images))
+        pixels = np.asarray(image_grid(images))
         assert pixels.shape == (3 * 66 - 2, 4 * 66 - 2, 3)
         found = pixels[66 : 66 + 64 : 2, 132 : 132 + 64 : 2].transpose(2, 0, 1)
         assert np.array_equal(found, images[1, 2])

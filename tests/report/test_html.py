@@ -17,7 +17,7 @@ from unlearnbench.report.data.values import Measure
 from unlearnbench.report.html import page
 from unlearnbench.report.html.charts import Scale
 from unlearnbench.report.html.heatmaps import shares
-from unlearnbench.report.html.images import Album
+from unlearnbench.report.html.images import ImageBudget
 from unlearnbench.store.records import ResultStore
 
 HOSTILE = [
@@ -131,11 +131,11 @@ def test_one_cell_is_enough():
 
 
 def test_pictures_beyond_the_room_are_counted_not_dropped_silently():
-    album = Album(room=100)
+    album = ImageBudget(room=100)
     assert album.strip(images(0)["forget"], "x") is None
     broken = {"class": 0, "png": base64.b64encode(b"no picture").decode()}
-    assert Album().strip(broken, "x") is None
-    assert Album().strip(images(0)["forget"], "x").n == 8
+    assert ImageBudget().strip(broken, "x") is None
+    assert ImageBudget().strip(images(0)["forget"], "x").n == 8
 
 
 def test_a_scale_turns_round_where_lower_is_better_and_keeps_within_its_ends():

@@ -17,7 +17,7 @@ from unlearnbench.report.figures.phases import phases
 from unlearnbench.report.figures.robustness import relearning, robustness
 from unlearnbench.report.figures.tradeoff import PAIRS, pareto, tradeoff
 from unlearnbench.report.html.charts import scatter
-from unlearnbench.report.html.heatmaps import class_heat
+from unlearnbench.report.html.heatmaps import class_heatmap
 from unlearnbench.report.html.view import _bars
 from unlearnbench.report.tables.classes import paper_tables
 from unlearnbench.report.tables.controls import check_tables
@@ -130,7 +130,7 @@ def test_heat_maps_here_and_on_the_page(board, table):
     columns = [k for k, header in enumerate(efficiency.headers) if header == fid.header]
     shown = [[efficiency.values[c][k].number for c in range(len(board.targets))] for k in columns]
     np.testing.assert_array_equal(drawn, np.array(shown, dtype=float))
-    for label, shades in class_heat(board, fid).rows:
+    for label, shades in class_heatmap(board, fid).rows:
         assert shades[-1].text.split(" ")[0] == f"{table[label]['fake_fid']:.2f}"
 
 

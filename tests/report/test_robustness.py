@@ -151,7 +151,7 @@ def test_the_figures_show_every_attack_and_the_gold_standard():
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == ["Sweep", "Tune"]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["Gold", "Alpha"]
-    shapes = [look.shape for look in board(records).looks.values()]
+    shapes = [style.shape for style in board(records).styles.values()]
     dots = [line for line in panels[0].lines if line.get_marker() in shapes]
     assert sorted(float(line.get_xdata()[0]) for line in dots) == [90.0, 90.0, 95.0, 95.0]
     assert sum(line.get_markerfacecolor() == "white" for line in dots) == 2

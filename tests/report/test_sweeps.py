@@ -230,7 +230,7 @@ class TestTimesteps:
         assert list(forget.get_xdata()) == [50, 150, 250, 350, 450, 550, 650, 750, 850, 950]
         np.testing.assert_allclose(forget.get_ydata(), [0.6] * 9 + [0.3])  # ((0.2 + 0.4) / 2 + 0.9) / 2
         np.testing.assert_allclose(retain.get_ydata(), [0.35] * 10)
-        assert (forget.get_color(), forget.get_marker()) == (b.looks["Alpha"].colour, b.looks["Alpha"].shape)
+        assert (forget.get_color(), forget.get_marker()) == (b.styles["Alpha"].colour, b.styles["Alpha"].shape)
 
     def test_predicting_zero_is_a_grey_line_at_one(self):
         for axes in timesteps(board([lossy()])).axes:
@@ -372,10 +372,10 @@ def test_pictures_are_large_enough_to_see(drawn, name):
 
 
 def test_the_trade_off_marks_each_row_by_its_look(drawn):
-    looks = board(everything()).looks
+    styles = board(everything()).styles
     axes, figure = drawn["tradeoff"].axes[0], drawn["tradeoff"]
     marks = {dots.get_label(): to_hex(dots.get_facecolor()[0]) for dots in axes.collections if dots.get_offsets().size}
-    assert {label: look.colour for label, look in looks.items()}.items() <= marks.items()
+    assert {label: style.colour for label, style in styles.items()}.items() <= marks.items()
     assert [text.get_text().split()[0] for text in figure.legends[0].get_texts()[:3]] == ["Noise", "Original", "A$x^$B"]
 
 

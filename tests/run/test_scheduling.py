@@ -8,24 +8,24 @@ import time
 import pytest
 
 from unlearnbench.errors import UsageError
-from unlearnbench.run.scheduling import Turns, device_lock
+from unlearnbench.run.scheduling import Scheduler, device_lock
 
 
 class Cell(threading.Thread):
     """Takes the turns of one cell; notes when it got them, and goes on when told to."""
 
-    def __init__(self, turns, number, log):
+    def __init__(self, scheduler, number, log):
         super().__init__(daemon=True)
-        self._turns, self._number, self._log = turns, number, log
+        self._scheduler, self._number, self._log = scheduler, number, log
         self.go = {kind: threading.Event() for kind in ("load", "alone", "beside")}
         self.start()
 
     def run(self):
         for kind, done in self.go.items():
-            sharing = self._turns.take(self._number, kind)
+            sharing = self._scheduler.acquire(self._number, kind)
             self._log.append((self._number, kind, sharing))
             done.wait()
-        self._turns.leave(self._number)
+        self._scheduler.release(self._number)
 
 
 def until(condition):
@@ -44,13 +44,13 @@ def settled(log):
 
 
 def test_a_cell_on_its_own_never_waits():
-    turns = Turns()
-    assert [turns.take(0, kind) for kind in ("load", "alone", "beside")] == [1, 1, 1]
+    scheduler = Scheduler()
+    assert [scheduler.acquire(0, kind) for kind in ("load", "alone", "beside")] == [1, 1, 1]
 
 
 def test_cells_are_timed_alone_one_after_another_and_then_work_side_by_side():
-    turns, log = Turns(), []
-    first, second = Cell(turns, 1, log), Cell(turns, 2, log)
+    scheduler, log = Scheduler(), []
+    first, second = Cell(scheduler, 1, log), Cell(scheduler, 2, log)
     until(lambda: len(log) == 2)
     assert {entry[:2] for entry in log} == {(1, "load"), (2, "load")}
     first.go["load"].set()
@@ -69,32 +69,32 @@ def test_cells_are_timed_alone_one_after_another_and_then_work_side_by_side():
 
 
 def test_a_cell_that_is_timed_keeps_a_new_one_from_loading():
-    turns, log = Turns(), []
-    turns.take(0, "alone")
-    Cell(turns, 1, log)
+    scheduler, log = Scheduler(), []
+    scheduler.acquire(0, "alone")
+    Cell(scheduler, 1, log)
     assert settled(log) == []
-    turns.leave(0)
+    scheduler.release(0)
     until(lambda: log == [(1, "load", 1)])
 
 
 def test_a_cell_that_died_holds_nobody_up():
-    turns = Turns()
-    turns.take(0, "alone")
-    turns.leave(0)
-    assert turns.take(1, "alone") == 1
+    scheduler = Scheduler()
+    scheduler.acquire(0, "alone")
+    scheduler.release(0)
+    assert scheduler.acquire(1, "alone") == 1
 
 
 def test_what_the_tick_raises_ends_the_waiting_and_the_claim():
-    turns = Turns()
-    turns.take(0, "alone")
+    scheduler = Scheduler()
+    scheduler.acquire(0, "alone")
 
     def stop():
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        turns.take(1, "alone", stop)
-    turns.leave(0)
-    assert turns.take(2, "beside") == 1  # cell 1 is not waited for
+        scheduler.acquire(1, "alone", stop)
+    scheduler.release(0)
+    assert scheduler.acquire(2, "beside") == 1  # cell 1 is not waited for
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def half_a_message(progress):
 
 
 def ask_for_a_turn(progress):
-    return progress.turn("alone"), progress.turn("beside")
+    return progress.slot("alone"), progress.slot("beside")
 
 
 def allocate_too_much(words, progress):
@@ -149,16 +149,16 @@ def test_a_job_returns_its_value(workers):
 def test_a_job_goes_on_when_it_is_its_turn(workers):
     asked = []
 
-    def on_turn(kind):
+    def on_slot(kind):
         asked.append(kind)
         return len(asked)
 
-    assert workers.run("tests.run.test_workers:ask_for_a_turn", on_turn=on_turn).value == (1, 2)
+    assert workers.run("tests.run.test_workers:ask_for_a_turn", on_slot=on_slot).value == (1, 2)
     assert asked == ["alone", "beside"]
 
 
 def test_waiting_for_a_turn_is_not_the_jobs_time(workers):
-    outcome = workers.run("tests.run.test_workers:ask_for_a_turn", on_turn=lambda kind: time.sleep(1.5) or 1, timeout=2)
+    outcome = workers.run("tests.run.test_workers:ask_for_a_turn", on_slot=lambda kind: time.sleep(1.5) or 1, timeout=2)
     assert outcome.status == "ok"
 
 

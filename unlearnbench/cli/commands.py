@@ -354,7 +354,7 @@ def sample(
     console, _ = _start(start_workers=False)
     import torch
 
-    from unlearnbench.models.saved import draw, grid, open_model
+    from unlearnbench.models.saved import draw, image_grid, open_model
     from unlearnbench.run.arguments import parse_classes
     from unlearnbench.run.cell import identify
     from unlearnbench.run.progress import Display
@@ -364,7 +364,7 @@ def sample(
         chosen = parse_classes(classes, saved.class_names)
         images = draw(saved, chosen, n, seed=seed, steps=steps, guidance=guidance, progress=task.progress)
     out.parent.mkdir(parents=True, exist_ok=True)
-    grid(images).save(out, format="PNG")
+    image_grid(images).save(out, format="PNG")
     _say(console, f"{plural(images.shape[0] * n, 'image')}: {out}")
 
 

@@ -147,7 +147,7 @@ def draw(
     return found
 
 
-def grid(images: NDArray[np.uint8]) -> "Image":
+def image_grid(images: NDArray[np.uint8]) -> "Image":
     """Return images (classes, n, C, H, W) as one picture: a row for each class, or nearly a square of one class."""
     from PIL import Image as pillow
 

@@ -41,7 +41,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ParsedTable:
     """A table as a file has it, without its dress: texts with single spaces, no markup."""
 
     line: int  # where it begins, from 1
@@ -72,7 +72,7 @@ class Match:
     title: str
     likeness: float
     same_name: bool  # both have one title, or captions that begin alike
-    expected: Grid
+    expected: ParsedTable
     differences: tuple[str, ...]
     added: bool  # the file's caption has further words before or after
 
@@ -132,7 +132,7 @@ def _read(path: Path) -> tuple[str, bool]:
     return text.replace("\r\n", "\n"), ending == ".tex"
 
 
-def _mentions(text: str, grids: Iterable[Grid], latex: bool) -> list[str]:
+def _mentions(text: str, grids: Iterable[ParsedTable], latex: bool) -> list[str]:
     """Return a line for each digest that stands in no table that was read, so that none passes for checked."""
     lines = (_without_comments(text) if latex else text).split("\n")
     for grid in grids:
@@ -158,7 +158,7 @@ class _Reference:
         records = self._records()
         self.now = boards(records, self.stale)
         self.recorded = boards(records)  # with the numbers of stale records too
-        self._cache: dict[int, list[tuple[str, Grid]]] = {}
+        self._cache: dict[int, list[tuple[str, ParsedTable]]] = {}
 
     def _records(self) -> list[Record]:
         """Return the records that a report shows; the others become notes."""
@@ -177,7 +177,7 @@ class _Reference:
             )
         return kept
 
-    def check(self, grid: Grid) -> tuple[str, bool, str]:
+    def check(self, grid: ParsedTable) -> tuple[str, bool, str]:
         """Return a table's title, whether it holds, and what to say of it."""
         now = next((board for board in self.now.values() if board.digest == grid.digest), None)
         recorded = next((board for board in self.recorded.values() if board.digest == grid.digest), None)
@@ -199,7 +199,7 @@ class _Reference:
         words = "; the words added to its caption are not checked" if best.added else ""
         return best.title, True, f"holds (records {grid.digest}, {plural(grid.cells, 'cell')}{words})"
 
-    def check_unnamed(self, grid: Grid, digests: Sequence[str]) -> tuple[str, bool, str]:
+    def check_unnamed(self, grid: ParsedTable, digests: Sequence[str]) -> tuple[str, bool, str]:
         """Return the same for a table that names no records, by the records that others in its file name."""
         known = [board for side in (self.now, self.recorded) for board in side.values() if board.digest in digests]
         matches = [] if grid.trouble else [(self._match(grid, board), board) for board in known]
@@ -212,7 +212,7 @@ class _Reference:
         words = "; the words around it are not checked" if best.added else ""
         return best.title, True, f"holds (records {board.digest}, {plural(grid.cells, 'cell')}{words})"
 
-    def _unknown(self, grid: Grid) -> tuple[str, bool, str]:
+    def _unknown(self, grid: ParsedTable) -> tuple[str, bool, str]:
         """Return what to say of a table whose digest no board has."""
         text = (
             f"does not hold: {self.reading.root} has no board with records {grid.digest}: a record was changed, added "
@@ -228,7 +228,7 @@ class _Reference:
         best = max((match for match, _, _ in matches), key=lambda match: match.likeness)
         return grid.title or (best.title if best.same_name else ""), False, text
 
-    def _match(self, grid: Grid, board: Board) -> Match:
+    def _match(self, grid: ParsedTable, board: Board) -> Match:
         """Return the table of a board that is most like the file's."""
         matches = [_compare(grid, title, table) for title, table in self._tables(board)]
         best = max(matches, key=lambda match: match.likeness)
@@ -237,7 +237,7 @@ class _Reference:
             return Match(grid.title, 0, False, best.expected, (words,), False)
         return best
 
-    def _tables(self, board: Board) -> list[tuple[str, Grid]]:
+    def _tables(self, board: Board) -> list[tuple[str, ParsedTable]]:
         """Return (title, table) of every table of a board, those beside published numbers last."""
         if id(board) not in self._cache:
             write, read = (to_latex, latex_grids) if self.latex else (to_markdown, markdown_grids)
@@ -277,7 +277,7 @@ def _sources() -> list[str]:
     return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
 
-def _compare(found: Grid, title: str, expected: Grid) -> Match:
+def _compare(found: ParsedTable, title: str, expected: ParsedTable) -> Match:
     """Return how a table of the file differs from one of the records."""
     same_title = " ".join(title.split()) == found.title
     beginning = " ".join(expected.caption.split()[:5])
@@ -300,7 +300,7 @@ def _overlap(a: Iterable[str], b: Iterable[str]) -> float:
     return len(here & there) / max(len(here | there), 1)
 
 
-def _differences(found: Grid, expected: Grid) -> Iterator[str]:
+def _differences(found: ParsedTable, expected: ParsedTable) -> Iterator[str]:
     """Yield every difference: columns, rows, cells, caption."""
     columns = list(_list_differences("column", found.header[1:], expected.header[1:]))
     names = [[row[0] for row in grid.rows] for grid in (found, expected)]
@@ -354,7 +354,7 @@ def _spell(differences: Sequence[str]) -> str:
     return "; ".join(differences[:MOST]) + (f"; and {more} more" if more > 0 else "")
 
 
-def markdown_grids(text: str) -> list[Grid]:
+def markdown_grids(text: str) -> list[ParsedTable]:
     """Return the tables of a Markdown text, each with the heading above it and the paragraph below it."""
     lines = text.split("\n")
     grids, k = [], 0
@@ -365,7 +365,7 @@ def markdown_grids(text: str) -> list[Grid]:
         if end - k >= 2 and re.fullmatch(r"[\s|:-]*-[\s|:-]*", lines[k + 1]):
             last, caption = _paragraph(lines, end)
             header, *rows = [_markdown_row(line) for line in [lines[k], *lines[k + 2 : end]]]
-            grids.append(Grid(k + 1, last, _markdown_plain(caption), _heading(lines, k), header, tuple(rows)))
+            grids.append(ParsedTable(k + 1, last, _markdown_plain(caption), _heading(lines, k), header, tuple(rows)))
         k = max(end, k + 1)
     return grids
 
@@ -424,7 +424,7 @@ SIGNS |= dict.fromkeys(  # changes how a text looks, never what it says
 )  # fmt: skip
 
 
-def latex_grids(text: str) -> list[Grid]:
+def latex_grids(text: str) -> list[ParsedTable]:
     """Return the table environments of a LaTeX text."""
     text = _without_comments(text)
     grids = []
@@ -439,10 +439,10 @@ def latex_grids(text: str) -> list[Grid]:
         if parts and all(one.keys() == bodies_by_name[0].keys() for one in bodies_by_name):
             header = parts[0][0] + tuple(itertools.chain(*[head[1:] for head, _ in parts[1:]]))
             rows = tuple((key[0], *itertools.chain(*[one[key] for one in bodies_by_name])) for key in bodies_by_name[0])
-            grids.append(Grid(line, last, caption, header=header, rows=rows, note=_note(match[2])))
+            grids.append(ParsedTable(line, last, caption, header=header, rows=rows, note=_note(match[2])))
         else:
             trouble = f"its environment at line {line} holds {len(bodies)} tabulars of different rows"
-            grids.append(Grid(line, last, caption, trouble=trouble))
+            grids.append(ParsedTable(line, last, caption, trouble=trouble))
     return grids
 
 

@@ -18,11 +18,11 @@ from rich.console import Console
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import UsageError, plural, spell_error
 from unlearnbench.plugins.spec import MethodSpec
-from unlearnbench.protocols import Turn
+from unlearnbench.protocols import Slot
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, Task
 from unlearnbench.run.saving import settle, staging
-from unlearnbench.run.scheduling import Beside, Turns, device_lock
+from unlearnbench.run.scheduling import Beside, Scheduler, device_lock
 from unlearnbench.run.stale import rests_on
 from unlearnbench.run.workers import STOPPING, Outcome, Workers
 from unlearnbench.store.cell import Cell, Controls, Rerun, Scalar
@@ -78,11 +78,11 @@ class WeakBase(Exception):
 
 @dataclass(frozen=True)
 class Lane:
-    """A device of a run, and the turns of the cells on it."""
+    """A device of a run, and the slots of the cells on it."""
 
     number: int
     found: Mapping[str, Any]  # the device, as `runner.identify_all` returns it
-    turns: Turns = field(default_factory=Turns)
+    scheduler: Scheduler = field(default_factory=Scheduler)
 
 
 class Benchmark:
@@ -267,7 +267,7 @@ class Benchmark:
                 self._append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
                 raise
             finally:
-                lane.turns.leave(number)
+                lane.scheduler.release(number)
             seconds = time.monotonic() - started
             record = self._record(cell, outcome, found, started_utc, seconds)
             try:
@@ -315,8 +315,8 @@ class Benchmark:
             if self._stop.is_set():
                 raise Stopped
 
-        def take_turn(kind: Turn) -> int:
-            return lane.turns.take(number, kind, check_stop)
+        def take_slot(kind: Slot) -> int:
+            return lane.scheduler.acquire(number, kind, check_stop)
 
         def most_beside() -> int:
             return self._beside.most(lane.number)
@@ -330,7 +330,7 @@ class Benchmark:
                 return self._workers.run(
                     "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, self._plugin_files,
                     self._cache, lane.found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress,
-                    on_tick=check_stop, on_turn=take_turn, on_beside=most_beside, on_warning=display.warn,
+                    on_tick=check_stop, on_slot=take_slot, on_beside=most_beside, on_warning=display.warn,
                 )  # fmt: skip
         except UsageError:  # it ends the run
             if staged is not None:

@@ -15,7 +15,7 @@ from unlearnbench.errors import plural
 from unlearnbench.report.data.cost import CONTESTED, PHASES, Costs, disturbance_note, is_disturbed, ranks, repeated
 from unlearnbench.report.data.environment import counted, mixture_notes, protocol_words, software_words
 from unlearnbench.report.data.statistics import Interval, best_rows, mean_intervals, proportion_intervals
-from unlearnbench.report.data.styles import Look, looks_of
+from unlearnbench.report.data.styles import Style, styles_of
 from unlearnbench.report.data.values import Measure, Value, Variant, short, target_name, variant_of
 from unlearnbench.store.cell import Seeds, Target
 from unlearnbench.store.hashing import canonical_json
@@ -169,9 +169,9 @@ class Board:
         return part
 
     @cached_property
-    def looks(self) -> dict[str, Look]:
+    def styles(self) -> dict[str, Style]:
         """{label: colour and shape} of the rows; `boards` gives those of one folder one set."""
-        return looks_of(self.variants)
+        return styles_of(self.variants)
 
     @cached_property
     def _cells(self) -> dict[tuple[Variant, Target], list[Record]]:
@@ -215,7 +215,7 @@ class Board:
         if not records or not self.robustness:
             return None
         part = Board(records, self.stale)
-        part.digest, part.looks = self.digest, self.looks  # a table names the records of its report
+        part.digest, part.styles = self.digest, self.styles  # a table names the records of its report
         return part
 
     @property
@@ -614,9 +614,9 @@ def boards(records: Iterable[Record], stale: Set[str] = frozenset()) -> dict[str
         while folder in found or TAKEN.fullmatch(folder):  # by a name that is put together as this one is, say
             folder = f"_{folder}_"
         found[folder] = Board(group, stale)
-    shared = looks_of(variant for board in found.values() for variant in board.variants)
+    shared = styles_of(variant for board in found.values() for variant in board.variants)
     for board in found.values():
-        board.looks = shared
+        board.styles = shared
     return found
 
 

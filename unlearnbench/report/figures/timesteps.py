@@ -85,8 +85,8 @@ def _draw_losses(
     dashes = cycle(DASHES)
     for variant in variants:
         curve, count = curves[variant]
-        look = board.looks[variant.label]
-        style: dict[str, Any] = {"color": look.colour, "marker": look.shape, "markersize": 3}
+        style = board.styles[variant.label]
+        style: dict[str, Any] = {"color": style.colour, "marker": style.shape, "markersize": 3}
         if variant.role == "reference":
             style = {"color": "black", "linestyle": next(dashes), "zorder": 4}
         label = f"{variant.label}{Value(0.0, ok=count, expected=expected).gap}"

@@ -42,7 +42,7 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
     figure = canvas(parent, (width, 2.5 + legend_height(labels, width)))
     axes = figure.subplots()
     dots = [
-        (x, y, board.looks[variant.label].colour)
+        (x, y, board.styles[variant.label].colour)
         for variant in means for target in board.targets
         if (x := board.bare(variant, target, retention).number) is not None
         and (y := board.bare(variant, target, forgetting).number) is not None
@@ -53,8 +53,8 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
         axes.scatter(every_x, every_y, s=7, alpha=0.45, c=colours, linewidths=0)
     handles = []
     for variant, x, y, cost in zip(means, xs, ys, costs, strict=True):
-        look = board.looks[variant.label]
-        dress: dict[str, Any] = {"c": look.colour, "marker": look.shape, "edgecolors": "black", "linewidths": 0.6}
+        style = board.styles[variant.label]
+        dress: dict[str, Any] = {"c": style.colour, "marker": style.shape, "edgecolors": "black", "linewidths": 0.6}
         size = 26 + 120 * cost / max(*costs, 1e-9)
         axes.scatter([x], [y], s=size, zorder=3, label=variant.label, **dress)
         handles.append(axes.scatter([], [], s=26, **dress))
@@ -86,9 +86,9 @@ def pareto(board: Board, parent: Canvas | None = None) -> Canvas | None:
     for panel, (x, y) in zip(panels, PAIRS, strict=True):
         _draw_steps(panel, [(values[x], values[y]) for values in found.values()], measures[x], measures[y])
         for variant, values in found.items():
-            look = board.looks[variant.label]
-            colour = look.colour if variant in best else GREY
-            _draw_point(panel, values[x], values[y], colour, look.shape, variant.label)
+            style = board.styles[variant.label]
+            colour = style.colour if variant in best else GREY
+            _draw_point(panel, values[x], values[y], colour, style.shape, variant.label)
         for axis, k in ((panel.xaxis, x), (panel.yaxis, y)):
             set_scale(axis, [float(values[k].number or 0.0) for values in found.values()], measures[k])
             widen(axis, measures[k])

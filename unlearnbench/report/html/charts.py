@@ -39,7 +39,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A row's path along the horizontal axis, with the dots on it."""
 
     label: str
@@ -63,7 +63,7 @@ class Chart:
     x: Axis
     y: Axis
     dots: list[Dot]
-    lines: list[Line]
+    lines: list[ChartLine]
 
 
 class Scale:
@@ -153,7 +153,7 @@ def _relearning_chart(measure: Measure, rows: dict[Variant, dict[Any, Curve]]) -
     across = Scale([0, last], Measure("", "", "", "higher", "", ""), (left, width - right))
     up = Scale([0, 100], Measure("", "", "%", "higher", "", ""), (height - bottom, top))
     lines = [
-        Line(
+        ChartLine(
             variant.label,
             [
                 Dot(variant.label, across(step), up(share), f"{variant.label}, {step} steps: {share:.1f} %")
