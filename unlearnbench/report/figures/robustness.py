@@ -93,8 +93,8 @@ def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
         for variant, curves in rows.items():
             steps, mean = mean_curve(curves)
             style = board.styles[variant.label]
-            style = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": style.colour}
-            axes.plot(steps, mean, marker=style.shape, markersize=3, linewidth=1.0, label=variant.label, **style)
+            line = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": style.colour}
+            axes.plot(steps, mean, marker=style.shape, markersize=3, linewidth=1.0, label=variant.label, **line)
         axes.axhline(50, color="grey", linewidth=0.7, linestyle=":")
         axes.set(xlabel="steps", ylim=(-4, 104))
         axes.set_title(shorten(measure.title, int(PAGE / across / LETTER) - 4))

@@ -86,10 +86,10 @@ def _draw_losses(
     for variant in variants:
         curve, count = curves[variant]
         style = board.styles[variant.label]
-        style: dict[str, Any] = {"color": style.colour, "marker": style.shape, "markersize": 3}
+        line: dict[str, Any] = {"color": style.colour, "marker": style.shape, "markersize": 3}
         if variant.role == "reference":
-            style = {"color": "black", "linestyle": next(dashes), "zorder": 4}
+            line = {"color": "black", "linestyle": next(dashes), "zorder": 4}
         label = f"{variant.label}{Value(0.0, ok=count, expected=expected).gap}"
         centres = np.add(curve.edges[1:], curve.edges[:-1]) / 2
-        axes.plot(centres, getattr(curve, side), linewidth=1.0, label=label, **style)
+        axes.plot(centres, getattr(curve, side), linewidth=1.0, label=label, **line)
     axes.axhline(1.0, color="grey", linewidth=0.8)

@@ -53,7 +53,7 @@ def page(
         trim_blocks=True, lstrip_blocks=True, finalize=_plain,
     )  # fmt: skip
     here = Path(__file__).parent
-    script, style = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    script, css = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     styles = next(iter(boards.values())).styles
     album = ImageBudget()
     largest_first = sorted(boards.items(), key=lambda item: -len(item[1].records))
@@ -67,7 +67,7 @@ def page(
     }  # fmt: skip
     titles = list(dict.fromkeys(view.title for view in views))
     return environment.get_template("report.html").render(
-        boards=views, problems=problems, shapes=SHAPES, version=__version__, style=Markup(style),
+        boards=views, problems=problems, shapes=SHAPES, version=__version__, style=Markup(css),
         script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=f"unlearnbench: {', '.join(titles)}",
     )  # fmt: skip
