@@ -19,7 +19,8 @@ from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell, Target
 from unlearnbench.store.hashing import canonical_json
 from unlearnbench.store.records import Record, ResultStore
-from unlearnbench.unlearn.context import Context, Harness
+from unlearnbench.unlearn.context import Context
+from unlearnbench.unlearn.harness import Harness
 
 INFINITE = "a number that JSON can spell and no float can hold"
 

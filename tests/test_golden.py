@@ -28,7 +28,8 @@ from unlearnbench.plugins.spec import NEEDS, NO_OBJECT
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell, Target
 from unlearnbench.store.revisions import REVISIONS
-from unlearnbench.unlearn.context import Context, Harness
+from unlearnbench.unlearn.context import Context
+from unlearnbench.unlearn.harness import Harness
 
 CPU, DATASET = torch.device("cpu"), tiny_dataset()
 CELL = Cell("digits", DATASET.protocol.name, "golden", {}, 3, 0)

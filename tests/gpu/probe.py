@@ -40,7 +40,8 @@ from unlearnbench.plugins.spec import MethodSpec
 from unlearnbench.run.cell import identify
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Target
-from unlearnbench.unlearn.context import Context, Harness
+from unlearnbench.unlearn.context import Context
+from unlearnbench.unlearn.harness import Harness
 
 METHODS = ("safemax", "salun", "sa")
 CLASSES = 10

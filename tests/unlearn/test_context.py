@@ -6,6 +6,7 @@ import torch
 from unlearnbench import NonFiniteError, PluginError, predict_noise
 from unlearnbench.cost.meter import Meter
 from unlearnbench.unlearn.context import Context, counted
+from unlearnbench.unlearn.priors import _prior_key
 
 
 def test_a_stream_that_was_not_declared_raises(make_context):
@@ -175,7 +176,7 @@ class TestPriors:
     def test_another_device_of_its_model_reads_it(self, make_harness):
         gpu = {"type": "cuda", "name": "NVIDIA H100", "driver": "550", "uuid": "GPU-1"}
         keys = [
-            Context(make_harness(device_identity={**gpu, **other}))._prior_key("noise", True, {})
+            _prior_key(make_harness(device_identity={**gpu, **other}), "noise", {}, True)
             for other in ({}, {"uuid": "GPU-2"}, {"driver": "560"}, {"name": "NVIDIA A100"})
         ]
         assert keys[0] == keys[1]

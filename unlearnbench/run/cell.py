@@ -42,7 +42,8 @@ from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import digest
 from unlearnbench.store.provenance import available_cores, cpu_identity, device_identity, device_key
 from unlearnbench.store.revisions import of_parts
-from unlearnbench.unlearn.context import Context, Harness, Rehearsal, counted
+from unlearnbench.unlearn.context import Context, Rehearsal, counted
+from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
 STRIP_IMAGES = 8  # images kept in a record, per strip

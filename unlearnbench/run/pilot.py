@@ -48,7 +48,7 @@ from unlearnbench.run.trial import PLENTY_SECONDS, NotKnown, Trial, TrialAttacke
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import digest
-from unlearnbench.unlearn.context import Harness
+from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")

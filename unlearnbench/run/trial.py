@@ -22,7 +22,8 @@ from unlearnbench.run.at_hand import Look, Missing
 from unlearnbench.run.estimate import Rate
 from unlearnbench.store.artifacts import Artifact, Tensors
 from unlearnbench.store.hashing import digest
-from unlearnbench.unlearn.context import METHOD, Context, Harness
+from unlearnbench.unlearn.context import METHOD, Context
+from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Stream
 
 LEAST_PIECES = 4  # the first of which is not timed: first use costs more
