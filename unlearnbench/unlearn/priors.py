@@ -1,4 +1,4 @@
-"""Priors: what a method prepares before it can unlearn. Built once, cached, and charged to every cell at its first cost.
+"""Priors: what a method prepares before it can unlearn; built once, cached, charged to every cell at its first cost.
 
 A prior is reused where everything that its bytes depend on is the same: `_prior_key` names it.
 """
