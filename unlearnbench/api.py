@@ -74,19 +74,21 @@ def run_cell(
     from rich.console import Console
 
     from unlearnbench.run.benchmark import Benchmark
+    from unlearnbench.run.execution import Execution
     from unlearnbench.run.workers import Workers
     from unlearnbench.store.artifacts import default_cache
 
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("run_cell handles signals: call it from the main thread, and one cell after another")
-    plugins = [] if plugin is None else [Path(plugin).absolute()]
+    plugins = () if plugin is None else (Path(plugin).absolute(),)
     source = Source(dataset) if isinstance(dataset, str) else dataset
     plan = _plan_of_one(Registry(plugins), method, forget_class, source, metrics, seed, settings or {})
     store = ResultStore(Path(results))
-    summary = Benchmark(
-        plan, Workers(), store, Console(), cache=default_cache(), device=device, plugin_files=plugins, timeout=timeout,
-        repeats=repeats, controls="none", models=None if save_models is None else Path(save_models),
-    ).run(rerun)  # fmt: skip
+    execution = Execution(
+        default_cache(), device, plugin_files=plugins, rerun=rerun, repeats=repeats, controls="none", timeout=timeout,
+        models=None if save_models is None else Path(save_models).absolute(),
+    )  # fmt: skip
+    summary = Benchmark(plan, Workers(), store, Console(), execution).run()
     if summary.interrupted:
         raise KeyboardInterrupt
     return next(record for record in store.read().records if record.cell.id == plan.cells[0].id)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from unlearnbench.models.checkpoints import SCHEDULE
 from unlearnbench.models.diffusion import evaluating, predict_noise, to_uint8
 from unlearnbench.models.networks import build_unet
 from unlearnbench.models.saved import CARD, FACTS, draw, image_grid, open_model
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.model_card import card
 from unlearnbench.run.saving import is_saved, settle, stage, staging
 from unlearnbench.run.stale import needs_run
@@ -148,7 +150,8 @@ class TestTheFolder:
 class TestWhichCellsRun:
     def asked(self, record, models):
         dataset = load_dataset("digits")
-        return needs_run(record, "missing", {}, ["fake_ua"], DeviceModel("cpu", "A CPU"), dataset, models=models)
+        device, execution = DeviceModel("cpu", "A CPU"), Execution(Path("cache"), models=models)
+        return needs_run(record, execution, sources={}, metrics=["fake_ua"], device=device, dataset=dataset)
 
     def test_a_cell_without_its_folder_runs(self, saved, tmp_path):
         models, record = saved

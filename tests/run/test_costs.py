@@ -29,6 +29,7 @@ from unlearnbench.datasets import Source
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.cost import CLOCKED
 from unlearnbench.run.benchmark import Benchmark, Summary
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import make_plan
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.provenance import available_cores
@@ -214,10 +215,11 @@ def measure(cache, workers, tmp_path):
             plan = replace(plan, dataset=replace(plan.dataset, protocol=protocol))
         store = ResultStore(folder / "results")
         benchmark = Benchmark(
-            plan, workers, store, Console(file=io.StringIO()), cache=cache, device="cpu", plugin_files=files,
-            timeout=None, minutes=SECONDS / 60, repeats=repeats, jobs=jobs,
+            plan, workers, store, Console(file=io.StringIO()), Execution(
+                cache, "cpu", plugin_files=tuple(files), rerun=rerun, minutes=SECONDS / 60, repeats=repeats, jobs=jobs,
+            ),
         )  # fmt: skip
-        summary = benchmark.run(rerun)
+        summary = benchmark.run()
         assert not summary.interrupted, "it hangs"
         return Measured(summary, store.read().records)
 

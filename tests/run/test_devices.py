@@ -26,6 +26,7 @@ from unlearnbench.report.data.board import Board
 from unlearnbench.run.benchmark import Benchmark
 from unlearnbench.run.cell import identify_all
 from unlearnbench.run.devices import named_devices, spell_cores
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import make_plan
 from unlearnbench.run.scheduling import Beside, device_lock
 from unlearnbench.run.workers import Workers
@@ -282,10 +283,10 @@ def measure(cache, tmp_path_factory):
     def measure():
         said = io.StringIO()
         benchmark = Benchmark(
-            plan, workers, store, Console(file=said, width=200), cache=cache, device="auto", devices=LANES,
-            plugin_files=files, timeout=None, minutes=SECONDS / 60,
+            plan, workers, store, Console(file=said, width=200),
+            Execution(cache, devices=LANES, plugin_files=tuple(files), minutes=SECONDS / 60),
         )  # fmt: skip
-        summary = benchmark.run("missing")
+        summary = benchmark.run()
         assert not summary.interrupted, "it hangs"
         return SimpleNamespace(summary=summary, records=store.read().records, said=said.getvalue(), folder=folder)
 

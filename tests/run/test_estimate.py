@@ -43,6 +43,7 @@ from unlearnbench.run.estimate import (
     estimate,
     recorded,
 )
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import make_plan
 from unlearnbench.run.trial import NotKnown, Trial, TrialClock, TrialStore
 from unlearnbench.run.workers import Workers
@@ -444,8 +445,8 @@ def outlook_of(plan, costs, **changes):
     given = {
         "plan": plan, "found": {"device": "cpu", "identity": {"type": "cpu", "name": "A CPU", "uuid": "1"}},
         "rows": rows, "surroundings": Surroundings({"load": 1.0, "judge": 2.0, "attack": 8.0}, 0),
-        "preparation": Preparation(["images"], {}, 4000), "kept": 0, "repeats": 1, "saves_models": False,
-        "cache": Path("/nowhere/cache"),
+        "preparation": Preparation(["images"], {}, 4000), "kept": 0,
+        "execution": Execution(Path("/nowhere/cache")),
     }  # fmt: skip
     return Outlook(**{**given, **changes})
 
@@ -458,7 +459,7 @@ class TestSums:
         [row] = outlook.rows
         around = 1.0 + 2.0 + 8.0
         assert row_seconds(outlook, row, row.cost) == pytest.approx(2 * (around + 10 + 4) + 5 + 2 * 2)
-        again = replace(outlook, repeats=3)
+        again = replace(outlook, execution=replace(outlook.execution, repeats=3))
         assert row_seconds(again, row, row.cost) == pytest.approx(2 * (around + 30 + 4) + 5 + 2 * 2)
         assert disk_bytes(outlook) == 100 + 2 * 10
 
@@ -583,8 +584,8 @@ def test_from_end_to_end_nothing_is_written(tiny, tmp_path):
     plan = replace(plan, cells=cells, overrides={cell.id: {} for cell in cells})
     console = Console(file=io.StringIO())
     outlook = estimate(
-        plan, Workers(), ResultStore(tmp_path / "results"), console, cache=tmp_path / "cache", device="cpu"
-    )  # fmt: skip
+        plan, Workers(), ResultStore(tmp_path / "results"), console, Execution(tmp_path / "cache", "cpu")
+    )
     assert not list(tmp_path.iterdir())
     assert [(row.method, len(row.cells)) for row in outlook.rows] == [("original", 2), ("sa", 2)]
     costs = {row.method: row.cost for row in outlook.rows}
@@ -612,7 +613,7 @@ def test_a_method_that_breaks_harms_no_other(tiny, tmp_path):
     )  # fmt: skip
     outlook = estimate(
         replace(plan, dataset=tiny), Workers(), ResultStore(tmp_path / "results"), Console(file=io.StringIO()),
-        cache=tmp_path / "cache", device="cpu", plugin_files=files,
+        Execution(tmp_path / "cache", "cpu", plugin_files=tuple(files)),
     )  # fmt: skip
     original, broken = outlook.rows
     assert isinstance(original.cost, MethodCost)

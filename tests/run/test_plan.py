@@ -1,6 +1,7 @@
 """What a run is asked for: the order of its cells, what it keeps, and what it says before anything is trained."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from unlearnbench.datasets import FEATURES, INCEPTION_FEATURES, Source, load_dat
 from unlearnbench.datasets.profiles import colour_profiles
 from unlearnbench.models.networks import CLASSIFIERS
 from unlearnbench.run.arguments import parse_targets
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import _few_samples, make_plan, select
 from unlearnbench.store.records import DeviceModel, device_model
 
+CACHE = Path("cache")
 DEVICE = {"type": "cpu", "name": "A CPU", "uuid": "1"}
 
 
@@ -117,19 +120,21 @@ def test_a_selection_keeps_what_is_recorded(make):
     done, failed = cells["esd", 0], cells["esd", 1]
     records = [recorded(plan, done), recorded(plan, failed, status="failed", metrics={}, reason="it broke")]
     device = device_model(DEVICE)
-    found = select(plan, records, "missing", device)
+    found = select(plan, records, Execution(CACHE, rerun="missing"), device)
     assert [cell.id for cell in plan.cells if cell not in found.todo] == [done.id, failed.id]
     assert [record.cell.id for record in found.failed] == [failed.id]
-    assert failed in select(plan, records, "failed", device).todo
-    assert select(plan, records, "always", device).todo == list(plan.cells)
-    assert select(plan, records, "missing", DeviceModel("cpu", "Another CPU")).todo == list(plan.cells)
+    assert failed in select(plan, records, Execution(CACHE, rerun="failed"), device).todo
+    assert select(plan, records, Execution(CACHE, rerun="always"), device).todo == list(plan.cells)
+    assert select(plan, records, Execution(CACHE, rerun="missing"), DeviceModel("cpu", "Another CPU")).todo == list(
+        plan.cells
+    )
 
 
 def test_a_control_of_another_class_stands_for_the_first(make):
     plan, other = make("esd", "0"), make("esd", "1")
     records = [recorded(other, cell) for cell in other.cells if cell.id in other.controls]
-    found = select(plan, records, "missing", device_model(DEVICE))
+    found = select(plan, records, Execution(CACHE, rerun="missing"), device_model(DEVICE))
     assert [cell.method for cell in found.todo] == ["esd"]
     assert {record.cell.method for record in found.kept} == {cell.method for cell in other.cells} - {"esd"}
-    every = select(plan, records, "missing", device_model(DEVICE), controls="every")
+    every = select(plan, records, Execution(CACHE, controls="every"), device_model(DEVICE))
     assert len(every.todo) == len(plan.cells)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from unlearnbench.plugins.registry import Plugin, Registry
     from unlearnbench.report.data.rendering import Rendering
     from unlearnbench.run.benchmark import Summary
+    from unlearnbench.run.execution import Execution
     from unlearnbench.run.plan import Plan
     from unlearnbench.run.workers import Workers
-    from unlearnbench.store.cell import Rerun
     from unlearnbench.store.records import Reading, Record
 
 app = typer.Typer(
@@ -120,13 +120,22 @@ def run(
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
     _check_devices(device, devices, jobs)
-    asked = {"device": device, "devices": devices, "repeats": repeats, "controls": controls, "models": save_models}
+    execution = _execution(
+        device=device, devices=devices, plugin_files=_absolute(plugin), rerun=rerun, repeats=repeats,
+        controls=controls, models=save_models, jobs=jobs, timeout=timeout, minutes=minutes, stop_if_weak=stop_if_weak,
+    )  # fmt: skip
     if workers is None:
-        _forecast(console, plan, results, rerun, asked)
+        _dry_run(console, plan, results, execution)
         return
-    asked |= {"timeout": timeout, "minutes": minutes, "jobs": jobs, "stop_if_weak": stop_if_weak}
-    summary = _benchmark(console, plan, workers, results, rerun, {**asked, "plugin_files": _absolute(plugin)})
-    _conclude(summary, plan, results, out, registry)
+    _conclude(_benchmark(console, plan, workers, results, execution), plan, results, out, registry)
+
+
+def _execution(*, models: Path | None, **options: Any) -> "Execution":
+    """Return how a run is carried out; the models' folder is one of now, wherever the process goes."""
+    from unlearnbench.run.execution import Execution
+    from unlearnbench.store.artifacts import default_cache
+
+    return Execution(default_cache(), models=None if models is None else models.absolute(), **options)
 
 
 def _plan(plugin: "Sequence[Path] | None", source: "Sequence[Any]", **asked: Any) -> "tuple[Registry, Plan]":
@@ -145,8 +154,8 @@ def _plan(plugin: "Sequence[Path] | None", source: "Sequence[Any]", **asked: Any
     return registry, make_plan(registry, source=Source(*source), **asked)
 
 
-def _absolute(paths: "Sequence[Path] | None") -> list[Path]:
-    return [path.absolute() for path in paths or []]
+def _absolute(paths: "Sequence[Path] | None") -> tuple[Path, ...]:
+    return tuple(path.absolute() for path in paths or [])
 
 
 def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak: bool) -> None:
@@ -168,26 +177,23 @@ def _check_devices(device: str, devices: str, jobs: int) -> None:
         raise UsageError("--devices gives each device one cell at a time: leave --jobs out, or use one device")
 
 
-def _forecast(console: "Console", plan: "Plan", results: Path, rerun: "Rerun", asked: "Mapping[str, Any]") -> None:
-    """Print what a run would do; `asked` are further arguments of `forecast`."""
-    from unlearnbench.cli.dry_run import forecast
-    from unlearnbench.store.artifacts import default_cache
+def _dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execution") -> None:
+    """Print what a run would do."""
+    from unlearnbench.cli.dry_run import dry_run
     from unlearnbench.store.records import ResultStore
 
-    for line in forecast(plan, ResultStore(results), cache=default_cache(), rerun=rerun, **asked):
+    for line in dry_run(plan, ResultStore(results), execution):
         _say(console, line)
 
 
 def _benchmark(
-    console: "Console", plan: "Plan", workers: "Workers", results: Path, rerun: "Rerun", asked: "Mapping[str, Any]"
+    console: "Console", plan: "Plan", workers: "Workers", results: Path, execution: "Execution"
 ) -> "Summary":
-    """Run a plan and return how it went; `asked` are further arguments of `Benchmark`."""
+    """Run a plan and return how it went."""
     from unlearnbench.run.benchmark import Benchmark
-    from unlearnbench.store.artifacts import default_cache
     from unlearnbench.store.records import ResultStore
 
-    store = ResultStore(results)
-    return Benchmark(plan, workers, store, console, cache=default_cache(), check=_check_untouched, **asked).run(rerun)
+    return Benchmark(plan, workers, ResultStore(results), console, execution, _check_untouched).run()
 
 
 def _check_untouched(record: "Record") -> list[str]:
@@ -254,22 +260,22 @@ def estimate(
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
-    asked = {"device": device, "rerun": rerun, "repeats": repeats, "controls": controls, "models": save_models}
-    _say_estimate(console, plan, workers, results, {**asked, "plugin_files": _absolute(plugin)})
+    execution = _execution(
+        device=device, plugin_files=_absolute(plugin), rerun=rerun, repeats=repeats, controls=controls,
+        models=save_models,
+    )  # fmt: skip
+    _say_estimate(console, plan, workers, results, execution)
 
 
-def _say_estimate(
-    console: "Console", plan: "Plan", workers: "Workers", results: Path, asked: "Mapping[str, Any]"
-) -> None:
-    """Print what a run would take; `asked` are further arguments of `estimate`."""
+def _say_estimate(console: "Console", plan: "Plan", workers: "Workers", results: Path, execution: "Execution") -> None:
+    """Print what a run would take."""
     from unlearnbench.cli.estimate import lines
     from unlearnbench.run.estimate import estimate as measure
     from unlearnbench.run.workers import ignore_stopping
-    from unlearnbench.store.artifacts import default_cache
     from unlearnbench.store.records import ResultStore
 
     try:
-        outlook = measure(plan, workers, ResultStore(results), console, cache=default_cache(), **asked)
+        outlook = measure(plan, workers, ResultStore(results), console, execution)
     except KeyboardInterrupt:
         ignore_stopping()
         _say(console, "Stopped. Nothing was written.")

@@ -1,7 +1,6 @@
 """What a run would do, found out without doing it: what must be made or downloaded first, and how long it will take."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -12,29 +11,27 @@ from unlearnbench.report.data.cost import Costs
 from unlearnbench.run.at_hand import Look, at_hand
 from unlearnbench.run.cell import identify_all
 from unlearnbench.run.estimate import variants
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import Plan, select
 from unlearnbench.run.progress import spell
-from unlearnbench.store.cell import Cell, Controls, Rerun
+from unlearnbench.store.cell import Cell
 from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model
 
 MOST_NAMED = 5  # methods named in a line
 MEASURES = "'unlearnbench estimate' with the same options measures it"
 
 
-def forecast(
-    plan: Plan, store: ResultStore, cache: Path, device: str, rerun: Rerun, repeats: int = 1,
-    models: Path | None = None, controls: Controls = "first", devices: str = "",
-) -> Iterator[str]:  # fmt: skip
+def dry_run(plan: Plan, store: ResultStore, execution: Execution) -> Iterator[str]:
     """Yield what a run with these arguments, those of `Benchmark`, would do, line by line; nothing is written.
 
     Raises:
         UsageError: it could not run: there is no such device, or the base model or the images cannot be read.
     """
-    found = identify_all(device, devices)
+    found, rerun = identify_all(execution.device, execution.devices), execution.rerun
     plan.dataset.check_device(found[0]["identity"]["type"])
     reading = store.read()
     here = device_model(found[0]["identity"])
-    selection = select(plan, reading.records, rerun, here, repeats=repeats, models=models, controls=controls)
+    selection = select(plan, reading.records, execution, here)
     todo = {cell.id for cell in selection.todo}
     yield from (cell.id if cell.id in todo else f"{cell.id} (recorded)" for cell in plan.cells)
     yield from (f"warning: {warning}" for warning in plan.warnings)
@@ -47,8 +44,8 @@ def forecast(
     if selection.todo:
         needs = {need for spec in plan.metrics for need in spec.needs}
         seeds = sorted({cell.base_seed for cell in selection.todo})
-        there, lacking = at_hand(plan.dataset, Look(cache), torch.device(found[0]["device"]), needs, seeds)
-        yield f"in the cache {cache}: {', '.join(there) or 'nothing that is needed'}"
+        there, lacking = at_hand(plan.dataset, Look(execution.cache), torch.device(found[0]["device"]), needs, seeds)
+        yield f"in the cache {execution.cache}: {', '.join(there) or 'nothing that is needed'}"
         yield f"to be made first: {', '.join(lacking) or 'nothing'}"
         yield from by_records(plan, selection.todo, reading.records, here, len(found))
 

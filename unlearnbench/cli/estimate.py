@@ -110,7 +110,7 @@ def row_seconds(outlook: Outlook, row: Row, cost: MethodCost) -> float:
         around += cost.warmup
     return (
         len(row.cells) * around
-        + (len(row.cells) * outlook.repeats + again) * cost.rte
+        + (len(row.cells) * outlook.execution.repeats + again) * cost.rte
         + sum(prior.seconds * _builds(row, prior.shared, prior.cached) for prior in cost.priors.values())
         + cost.sample * _sampled(outlook, row, cost)
     )
@@ -148,7 +148,7 @@ def _spell_surroundings(outlook: Outlook) -> str:
 
 def _spell_preparation(outlook: Outlook) -> Iterator[str]:
     """Yield the lines on what belongs to the dataset."""
-    yield f"in the cache {outlook.cache}: {', '.join(outlook.preparation.there) or 'nothing that is needed'}"
+    yield f"in the cache {outlook.execution.cache}: {', '.join(outlook.preparation.there) or 'nothing that is needed'}"
     made = []
     for name, making in outlook.preparation.making.items():
         known = f" {about(making.seconds)}" if making.seconds is not None else ""
@@ -205,8 +205,12 @@ def disk_bytes(outlook: Outlook) -> float:
 def _spell_disk(outlook: Outlook) -> str:
     """Return the line on what the run leaves on the disk."""
     saved = outlook.preparation.base_size * sum(len(row.cells) for row in outlook.rows if row.unlearns)
-    models = f", and {EXTRAPOLATED}{_spell_bytes(saved)} of unlearned models" if outlook.saves_models else ""
-    there = next(folder for folder in (outlook.cache, *outlook.cache.absolute().parents) if folder.exists())
+    models = (
+        f", and {EXTRAPOLATED}{_spell_bytes(saved)} of unlearned models" if outlook.execution.models is not None else ""
+    )
+    there = next(
+        folder for folder in (outlook.execution.cache, *outlook.execution.cache.absolute().parents) if folder.exists()
+    )
     free = _spell_bytes(shutil.disk_usage(there).free)
     size = disk_bytes(outlook)
     more = f"{EXTRAPOLATED}{_spell_bytes(size)} more" if size else "nothing more"

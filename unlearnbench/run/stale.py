@@ -8,17 +8,16 @@ A record rests on three things, and is stale where one of them is another now:
 - parts of the harness, by their declared revisions (`store/revisions.py`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from unlearnbench.datasets import Dataset, Images, Source, module_of, resolve, without_guidance
 from unlearnbench.datasets.recipes import GivenJudge
 from unlearnbench.errors import UsageError
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.saving import is_saved
-from unlearnbench.store.cell import Rerun
 from unlearnbench.store.records import DeviceModel, Record
 from unlearnbench.store.revisions import REVISIONS, Part, of_parts
 
@@ -82,22 +81,16 @@ def stale_ids(records: Iterable[Record], sources: Mapping[str, str]) -> frozense
 
 
 def needs_run(
-    record: Record | None,
-    rerun: Rerun,
-    sources: Mapping[str, str],
-    metrics: Sequence[str],
-    device: DeviceModel,
-    dataset: Dataset,
-    repeats: int = 1,
-    models: Path | None = None,
-) -> bool:
+    record: Record | None, execution: Execution, *, sources: Mapping[str, str], metrics: Iterable[str],
+    device: DeviceModel, dataset: Dataset,
+) -> bool:  # fmt: skip
     """Decide whether a cell runs, given its last record. The one place of the rerun policy.
 
     `missing` runs what has no result: no record, an interrupted or stale one, one of another model of device or other
     images, with fewer metrics or fewer repeats, or without its model in the folder of `models`, where one is wanted.
     `failed` also runs what failed. `always` runs everything.
     """
-    if rerun == "always" or record is None or record.status == "interrupted":
+    if execution.rerun == "always" or record is None or record.status == "interrupted":
         return True
     if not record.device_model.matches(device) or record.dataset.get("content", "") != dataset.content:
         return True
@@ -105,10 +98,10 @@ def needs_run(
         return True
     if record.status == "ok":
         timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
-        if models is not None and not is_saved(models, record):
+        if execution.models is not None and not is_saved(execution.models, record):
             return True
-        return timed < repeats or not set(metrics) <= set(record.metrics)
-    return rerun == "failed"
+        return timed < execution.repeats or not set(metrics) <= set(record.metrics)
+    return execution.rerun == "failed"
 
 
 def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
