@@ -120,20 +120,18 @@ def test_a_selection_keeps_what_is_recorded(make):
     done, failed = cells["esd", 0], cells["esd", 1]
     records = [recorded(plan, done), recorded(plan, failed, status="failed", metrics={}, reason="it broke")]
     device = device_model(DEVICE)
-    found = select(plan, records, Execution(CACHE, rerun="missing"), device)
+    found = select(plan, records, Execution(CACHE), device)
     assert [cell.id for cell in plan.cells if cell not in found.todo] == [done.id, failed.id]
     assert [record.cell.id for record in found.failed] == [failed.id]
     assert failed in select(plan, records, Execution(CACHE, rerun="failed"), device).todo
     assert select(plan, records, Execution(CACHE, rerun="always"), device).todo == list(plan.cells)
-    assert select(plan, records, Execution(CACHE, rerun="missing"), DeviceModel("cpu", "Another CPU")).todo == list(
-        plan.cells
-    )
+    assert select(plan, records, Execution(CACHE), DeviceModel("cpu", "Another CPU")).todo == list(plan.cells)
 
 
 def test_a_control_of_another_class_stands_for_the_first(make):
     plan, other = make("esd", "0"), make("esd", "1")
     records = [recorded(other, cell) for cell in other.cells if cell.id in other.controls]
-    found = select(plan, records, Execution(CACHE, rerun="missing"), device_model(DEVICE))
+    found = select(plan, records, Execution(CACHE), device_model(DEVICE))
     assert [cell.method for cell in found.todo] == ["esd"]
     assert {record.cell.method for record in found.kept} == {cell.method for cell in other.cells} - {"esd"}
     every = select(plan, records, Execution(CACHE, controls="every"), device_model(DEVICE))

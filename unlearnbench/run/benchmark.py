@@ -317,7 +317,8 @@ class Benchmark:
                 return self._workers.run(
                     "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, execution.plugin_files,
                     execution.cache, lane.found, execution.repeats, staged, timeout=execution.timeout,
-                    on_progress=task.progress, on_tick=check_stop, on_slot=take_slot, on_beside=most_beside, on_warning=display.warn,
+                    on_progress=task.progress, on_tick=check_stop, on_slot=take_slot, on_beside=most_beside,
+                    on_warning=display.warn,
                 )  # fmt: skip
         except UsageError:  # it ends the run
             if staged is not None:
