@@ -244,17 +244,21 @@ class Context:
     def _prior_artifact(
         self, name: str, build: Callable[..., Tensors], shared: bool, inputs: Mapping[str, Any]
     ) -> Artifact:
-        """Return a prior from the cache, or let it be built with a context of its own."""
+        """Return a prior, from the cache or built."""
         if self._purpose != METHOD:
             method = self._harness.method
             raise PluginError(f"{method}: the prior {name} is asked for inside a prior; pass one to the other")
 
         def make() -> Tensors:
-            context = Context(replace(self._harness, curves={}), purpose=f"prior {name}", shared=shared)
-            context.model.eval()
-            return build(context, **inputs)
+            return self._build(name, build, shared, inputs)
 
         return prior_artifact(self._harness, name, make, inputs, shared=shared)
+
+    def _build(self, name: str, build: Callable[..., Tensors], shared: bool, inputs: Mapping[str, Any]) -> Tensors:
+        """Let a prior be built with a context of its own."""
+        context = Context(replace(self._harness, curves={}), purpose=f"prior {name}", shared=shared)
+        context.model.eval()
+        return build(context, **inputs)
 
 
 class _Enough(BaseException):
