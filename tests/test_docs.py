@@ -149,7 +149,7 @@ def test_what_is_left_to_the_gate_is_done_there():
 
 SERVER = """
 import os, sys
-from unlearnbench import cli
+from unlearnbench.cli import commands as cli
 from unlearnbench.report import page
 
 pipes, figures = sys.argv[1], page.FIGURES

@@ -421,7 +421,7 @@ def test_help_needs_no_heavy_import():
     code = """
 import sys
 sys.argv = ["unlearnbench", "--help"]
-from unlearnbench import cli
+from unlearnbench.cli import commands as cli
 try:
     cli.main()
 except SystemExit:

@@ -20,9 +20,8 @@ ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 
 @pytest.fixture
 def context(make_harness, monkeypatch):
     """A float64 context, and a twin that yields the same draws."""
-    from unlearnbench.unlearn import context as module
-
-    monkeypatch.setattr(module, "to_float", lambda images: images.double() / 127.5 - 1)
+    for module in ("context", "streams"):
+        monkeypatch.setattr(f"unlearnbench.unlearn.{module}.to_float", lambda images: images.double() / 127.5 - 1)
 
     def make(method, **changes):
         return Context(make_harness(method, dtype=torch.float64, **changes))

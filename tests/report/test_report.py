@@ -280,7 +280,7 @@ class Ban:
             raise ImportError(f'{{name}} must not be imported by a report')
 sys.meta_path.insert(0, Ban())
 sys.argv = ['unlearnbench', 'report', '--results', r'{tmp_path / "results"}', '--out', r'{tmp_path / "out"}']
-from unlearnbench import cli
+from unlearnbench.cli import commands as cli
 cli.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -238,7 +238,7 @@ def test_a_browser_that_stays_holds_nothing_up(page, monkeypatch, capsys):
 SHOW = """
 import sys
 from pathlib import Path
-from unlearnbench import cli
+from unlearnbench.cli import commands as cli
 from unlearnbench.cli.console import make_console, say_where, show
 from unlearnbench.report.data.rendering import Rendering
 from unlearnbench.report.data.board import boards
