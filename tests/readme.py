@@ -42,9 +42,7 @@ def excerpt(table: Table, caption: str, columns: Iterable[str] = ()) -> str:
     places = [headers.index(column) for column in columns or headers]
     groups, titles, formats = ([part[k] for k in places] for part in (table.groups, table.headers, table.formats))
     values = [[row[k] for k in places] for row in table.values]
-    short = replace(
-        table, groups=groups, headers=titles, formats=formats, values=values, narrow=True, caption=caption
-    )
+    short = replace(table, groups=groups, headers=titles, formats=formats, values=values, narrow=True, caption=caption)
     text = to_markdown(short).partition("\n\n")[2]  # without its title
     return re.sub(r" {2,}", " ", re.sub(r"-{3,}", "---", text))
 
