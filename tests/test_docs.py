@@ -164,17 +164,17 @@ def test_the_fast_tests_are_there():
 
 SERVER = """
 import os, sys
-from unlearnbench import cli
-from unlearnbench.report import page
+from unlearnbench.cli import commands
+from unlearnbench.report.figures import drawing
 
-pipes, figures = sys.argv[1], page.FIGURES
+pipes, figures = sys.argv[1], drawing.FIGURES
 while True:
     with open(f"{pipes}/request") as request:
         words = request.read().split("\\0")[:-1]
-    page.FIGURES = figures if "--open" in words else {}  # they take their time: once is enough
+    drawing.FIGURES = figures if "--open" in words else {}  # they take their time: once is enough
     sys.argv = ["unlearnbench", *words]
     try:
-        cli.main()
+        commands.main()
         status = 0
     except SystemExit as stop:
         status = stop.code or 0
