@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from unlearnbench.errors import plural
 from unlearnbench.plugins.cards import cards
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.board import boards
@@ -55,7 +56,8 @@ def generated():
     board = boards(records, registry.current_hashes(records))["digits"]
     tables = {table.name: table for table in all_tables(board)}
     summary = f"Means over the forget classes of {board.title}; {board.device_name}."
-    attacks = "Forgotten (%), means over forget classes 0, 3 and 8, one seed."
+    classes = ", ".join(target.label for target in board.attacked.targets)
+    attacks = f"Means over forget classes {classes}; {plural(len(board.attacked.replicates), 'seed')}."
     listed = {kind: cards(registry, kind).partition("\n")[2] for kind in ("method", "metric")}  # without the title
     return {
         "table:summary": excerpt(tables["summary"], summary, SUMMARY),
