@@ -1,46 +1,78 @@
-"""The README's examples, and those of its tables that come from records: `python -m tests.readme` writes them anew."""
+"""The READMEs: their examples, and their generated parts, which `python -m tests.readme` writes anew."""
 
 import re
+import subprocess
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
+from functools import cache
 
+from tests import ROOT
+from unlearnbench.errors import plural
+from unlearnbench.plugins.cards import cards
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.markdown import to_markdown
 from unlearnbench.run.stale import stale_ids
 from unlearnbench.store.records import ResultStore
 
-ROOT = Path(__file__).resolve().parent.parent
-PATH = ROOT / "README.md"
-README = PATH.read_text(encoding="utf-8")
+GENERATED = re.compile(r"<!-- ((?:table|cards):\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+# Columns of the top README's tables: the whole ones are in reports/.
+SUMMARY = ("Forgotten", "UA", "FID", "Worst retained", "RTE+prior", "Memory")
+ATTACKS = ("Before Forgotten", "After Embedding search", "After Relearn 1 image")
+
+
+@cache
+def pages():
+    """Return {name: text} of CONTRIBUTING.md and of every README, that of a folder before those below it."""
+    listed = ["git", "ls-files", "CONTRIBUTING.md", "*README.md"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return {name: (ROOT / name).read_text(encoding="utf-8") for name in names}
 
 
 def block(marker):
-    """Return the code below a marker, such as `example:method`."""
-    return re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)[1]
+    """Return the code below a marker of any page, such as `example:method`."""
+    found = (re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", text, re.DOTALL) for text in pages().values())
+    return next(match[1] for match in found if match)
 
 
+def excerpt(table: Table, caption: str, columns: Iterable[str] = ()) -> str:
+    """Return a table as unpadded Markdown: means without intervals, under another caption, of all or some columns."""
+    headers = [header.partition(" (")[0].rstrip(" ↑↓") for header in table.flat_headers()]
+    places = [headers.index(column) for column in columns or headers]
+    groups, titles, formats = ([part[k] for k in places] for part in (table.groups, table.headers, table.formats))
+    values = [[row[k] for k in places] for row in table.values]
+    short = replace(table, groups=groups, headers=titles, formats=formats, values=values, narrow=True, caption=caption)
+    text = to_markdown(short).partition("\n\n")[2]  # without its title
+    return re.sub(r" {2,}", " ", re.sub(r"-{3,}", "---", text))
+
+
+@cache
 def generated():
-    """Return {marker: text} of the tables between `<!-- MARKER -->` and `<!-- end -->`."""
+    """Return {marker: text} of what stands between `<!-- MARKER -->` and `<!-- end -->`."""
     records = ResultStore(ROOT / "results").read().records
-    board = boards(records, stale_ids(records, Registry().source_hashes()))["digits"]
+    registry = Registry()
+    board = boards(records, stale_ids(records, registry.source_hashes()))["digits"]
     tables = {table.name: table for table in all_tables(board)}
-    caption = f"Means over the forget classes of {board.title}; {board.device_name}."
-    short = to_markdown(replace(tables["summary"], narrow=True, caption=caption)).partition("\n\n")[2]
-    return {"table:summary": short, "table:robustness": to_markdown(tables["robustness"])}
+    summary = f"Means over the forget classes of {board.title}; {board.device_name}."
+    classes = ", ".join(target.label for target in board.attacked.targets)
+    attacks = f"Means over forget classes {classes}; {plural(len(board.attacked.replicates), 'seed')}."
+    listed = {kind: cards(registry, kind).partition("\n")[2] for kind in ("method", "metric")}  # without the title
+    return {
+        "table:summary": excerpt(tables["summary"], summary, SUMMARY),
+        "table:attacks": excerpt(tables["robustness"], attacks, ATTACKS),
+        "table:robustness": excerpt(tables["robustness"], attacks),
+        **{f"cards:{kind}s": page.replace("\n## ", "\n### ") for kind, page in listed.items()},
+    }
 
 
 def rendered(text):
-    """Return a README with the tables that the committed records give."""
-    for marker, table in generated().items():
-        begin, end = re.escape(f"<!-- {marker} -->"), re.escape("<!-- end -->")
-        text, found = re.subn(
-            rf"({begin}\n).*?({end})", lambda m, t=table: f"{m[1]}\n{t}\n{m[2]}", text, flags=re.DOTALL
-        )
-        assert found == 1, marker
-    return text
+    """Return a page with the generated parts as they would be now."""
+    return GENERATED.sub(lambda match: f"<!-- {match[1]} -->\n\n{generated()[match[1]].strip()}\n\n<!-- end -->", text)
 
 
 if __name__ == "__main__":
-    PATH.write_text(rendered(README), encoding="utf-8")
+    for name, text in pages().items():
+        (ROOT / name).write_text(rendered(text), encoding="utf-8")

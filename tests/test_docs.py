@@ -1,4 +1,4 @@
-"""The README: every command and example runs, every link leads somewhere, and what it counts is counted right."""
+"""READMEs and CONTRIBUTING.md: every command and example runs, every link leads somewhere, every count is right."""
 
 import csv
 import importlib.util
@@ -9,14 +9,14 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
-import torch
 import typer.main
 from PIL import Image
 
-from tests.readme import PATH, README, ROOT, block, rendered
+from tests.readme import GENERATED, ROOT, block, generated, pages, rendered
 from unlearnbench import datasets
 from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source, load_dataset, protocol_names, title_of
@@ -27,10 +27,10 @@ from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import ResultStore
 
+PAGES = pages()
+LARGEST = 12_000  # bytes of the top README: two screens
 SECONDS = 240
 FAST = "--set safemax.steps=2 --metrics ua --controls none"
-GATE = None  # `.ci/run` does it, in a clean checkout
-TABLE_ROW = re.compile(r"^\| `(unlearnbench .+?|\.\.\. .+?)` \|", re.MULTILINE)
 
 
 def short(more="", swap=()):
@@ -38,9 +38,22 @@ def short(more="", swap=()):
     return more, dict(swap)
 
 
-# Every command of the README's bash blocks, and its small form.
+# Commands of the pages' bash blocks that the gate, `.ci/run`, runs in a clean checkout.
+OF_THE_GATE = (
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest",
+    ".venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy",
+)
+# Those that other tests run in another form.
+ELSEWHERE = {
+    "python3 -m venv .venv && .venv/bin/pip install .": "the gate installs the wheel",
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'": "the gate installs it after .[test]",
+    ".venv/bin/python -m tests.readme": "TestGenerated",
+    "pip install .": "the test of a third party's package installs its wheel",
+    "unlearnbench check null_row": "the same test, in the environment that has the package",
+    "unlearnbench run --methods original,null_row --classes 0-9": "the same test",
+}
+# All others, and the small form of each.
 COMMANDS = {
-    "python3 -m venv .venv && .venv/bin/pip install .": GATE,
     ".venv/bin/unlearnbench run --methods all --classes 0-9 --results my-results --out my-reports": short(
         "--methods original --classes 0 --metrics ua --controls none", {".venv/bin/": ""}
     ),
@@ -51,7 +64,6 @@ COMMANDS = {
     "unlearnbench run --methods original,retrain,esd,restricted_gradient,salun --classes 0-2": short(
         "--methods original --classes 0 --metrics ua --controls none"
     ),
-    "unlearnbench list metrics --cards": short(),
     "unlearnbench validate": short(f"--results {ROOT}/results"),
     "unlearnbench report --results my-results --out my-reports --open": short(),
     "unlearnbench verify my-reports/digits/report.md --results my-results": short(),
@@ -100,10 +112,6 @@ COMMANDS = {
     'for file in task-*/*/*.jsonl; do\n    mkdir -p "$(dirname "all-results/${file#*/}")" && '
     'awk 1 "$file" >> "all-results/${file#*/}"\ndone': short(),
     "unlearnbench report --results all-results --out all-reports": short(),
-    "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest": GATE,
-    ".venv/bin/pip install -e '.[dev]'": GATE,
-    ".venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy": GATE,
-    "python -m tests.readme": GATE,  # TestTables does
 }
 
 
@@ -113,13 +121,19 @@ def commands(code):
     return re.findall(r"^for [\s\S]*?^done$|^[^#\s].*$", code, re.MULTILINE)
 
 
-BLOCKS = re.findall(r"(?:<!-- file:(\S+) -->\n)?```bash\n(.*?)```", README, re.DOTALL)
-GIVEN = [(file, command) for file, code in BLOCKS for command in commands(code)]
-RUN = [command for file, command in GIVEN if not file and COMMANDS.get(command) is not GATE]
+BLOCKS = [
+    (page, *found)
+    for page, text in PAGES.items()
+    for found in re.findall(r"(?:<!-- file:(\S+) -->\n)?```bash\n(.*?)```", text, re.DOTALL)
+]
+GIVEN = [command for _, _, code in BLOCKS for command in commands(code)]
+RUN = [(page, c) for page, file, code in BLOCKS for c in commands(code) if not file and c in COMMANDS]
+# The tests that CONTRIBUTING.md calls fast: their files are there, and no command of the tables.
+SUBSET = re.compile(r"\.venv/bin/pytest (.+)")
 
 
 def small(command):
-    """Return the small form of a command of the README."""
+    """Return the small form of a command."""
     more, swap = COMMANDS[command]
     for old, new in swap.items():
         assert old in command
@@ -127,39 +141,40 @@ def small(command):
     return f"{command} {more}".rstrip()
 
 
-def test_every_command_is_in_the_table_and_the_table_has_no_other():
-    given = [command for _, command in GIVEN]
-    assert [command for command in given if command not in COMMANDS] == []
-    assert [command for command in COMMANDS if command not in given] == []
-    assert max(Counter(given).values()) == 1
+def test_every_command_is_in_one_of_the_tables_and_these_have_no_other():
+    known = [*OF_THE_GATE, *ELSEWHERE, *COMMANDS]
+    given = [command for command in GIVEN if not SUBSET.fullmatch(command)]
+    assert sorted(given) == sorted(known)
+    assert max(Counter(known).values()) == 1
 
 
 def test_what_is_left_to_the_gate_is_done_there():
-    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace(" --quiet", "")
-    left = {part for command, small in COMMANDS.items() if small is GATE for part in command.split(" && ")}
-    assert "<!-- command:test -->" in gate  # it takes the command from here
-    left -= {*block("command:test").strip().split(" && ")}
-    left -= {
-        ".venv/bin/pip install .",
-        "python -m tests.readme",
-    }  # its wheel is installed there; TestTables writes them
-    assert len(left) == 4
-    assert [part for part in left if part not in gate] == []
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "<!-- command:test -->" in gate  # it takes the command from the top README
+    test, *others = OF_THE_GATE
+    assert block("command:test").strip() == test
+    assert [part for command in others for part in command.split(" && ") if part not in gate] == []
+    assert "pip wheel" in gate and "-e '.[dev]'" in gate
+
+
+def test_the_fast_tests_are_there():
+    (subset,) = filter(None, map(SUBSET.fullmatch, GIVEN))
+    assert [word for word in subset[1].split() if word.startswith("tests") and not (ROOT / word).exists()] == []
 
 
 SERVER = """
 import os, sys
-from unlearnbench.cli import commands as cli
-from unlearnbench.report import page
+from unlearnbench.cli import commands
+from unlearnbench.report.figures import drawing
 
-pipes, figures = sys.argv[1], page.FIGURES
+pipes, figures = sys.argv[1], drawing.FIGURES
 while True:
     with open(f"{pipes}/request") as request:
         words = request.read().split("\\0")[:-1]
-    page.FIGURES = figures if "--open" in words else {}  # they take their time: once is enough
+    drawing.FIGURES = figures if "--open" in words else {}  # they take their time: once is enough
     sys.argv = ["unlearnbench", *words]
     try:
-        cli.main()
+        commands.main()
         status = 0
     except SystemExit as stop:
         status = stop.code or 0
@@ -187,7 +202,7 @@ export BROWSER=true NO_COLOR=1
 
 
 def furnish(folder):
-    """Put into a folder what the README's reader has there."""
+    """Put into a folder what a reader has there."""
     (folder / "my_method.py").write_text(block("example:method"))
     (folder / "my_metric.py").write_text(block("example:metric"))
     few = block("example:folder").replace("zip(digits.images,", "zip(digits.images[:60],")
@@ -196,7 +211,7 @@ def furnish(folder):
         path = folder / "photos" / ("train", "train", "test")[k % 3] / ("cat", "dog", "fox")[k // 12] / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(k).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
-    for file, code in BLOCKS:
+    for _, file, code in BLOCKS:
         if file:
             kept = [line for line in code.splitlines() if line.startswith("#")]
             (folder / file).write_text("\n".join([*kept, *map(small, commands(code))]) + "\n")
@@ -204,7 +219,7 @@ def furnish(folder):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, cache):
-    """{command: (exit status, output)} of the README, in its order, in one folder; and the folder.
+    """{command: (exit status, output)} of all pages, in their order, in one folder; and the folder.
 
     bash reads the commands, and one process stays to serve all calls of `unlearnbench`, so that torch is imported once.
     """
@@ -219,7 +234,7 @@ def ran(tmp_path_factory, cache):
         )
         try:
             before = ""
-            for command in RUN:
+            for _, command in RUN:
                 if "task-" in command:
                     share(folder)
                 log.seek(0), log.truncate()
@@ -248,10 +263,10 @@ def share(folder):
 
 
 class TestCommands:
-    @pytest.mark.parametrize("command", RUN)
-    def test_it_runs(self, ran, command):
+    @pytest.mark.parametrize(("page", "command"), RUN)
+    def test_it_runs(self, ran, page, command):
         status, output = ran[0][command]
-        assert status == 0, output
+        assert status == 0, f"{page}: {output}"
 
     def test_what_is_said_of_them_holds(self, ran):
         found, folder = ran
@@ -290,48 +305,30 @@ def options(command):
 SUITE = typer.main.get_command(cli.app).commands
 
 
-class TestWords:
-    """Commands that the text names in passing, or in the table of the command line."""
+def prose(text):
+    """Return a page without its blocks of code."""
+    return re.sub(r"```\w*\n.*?```", "", text, flags=re.DOTALL)
 
-    def test_every_command_and_option_exists(self):
-        text = re.sub(r"```\w+\n.*?```", "", README, flags=re.DOTALL)
-        spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
-        named = [shlex.split(span.replace("\\|", "/")) for span in spans if span.startswith("unlearnbench ")]
-        assert len(named) > 10
-        for words in named:
+
+@pytest.mark.parametrize("page", PAGES)
+class TestWords:
+    """Commands that the text names in passing."""
+
+    def test_every_command_and_option_exists(self, page):
+        written = prose(GENERATED.sub("", PAGES[page]))  # cards name options of the papers' programs
+        spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", written)]
+        for words in [shlex.split(span) for span in spans if span.startswith("unlearnbench ")]:
             assert words[1] in SUITE, words
             assert {word for word in words[2:] if word.startswith("--")} <= options(SUITE[words[1]]), words
+        if page.startswith("tests/"):
+            return  # scripts there have options of their own
         loose = {word for span in spans if span.startswith("--") for word in span.split() if word.startswith("--")}
         known = {option for command in SUITE.values() for option in options(command)}
-        assert loose - known <= {"--time", "--version"}  # Slurm's, and that of no command
+        assert loose - known <= {"--time"}  # Slurm's
 
-    def test_the_table_of_the_command_line_names_every_command(self):
-        rows = TABLE_ROW.findall(README)
-        assert {row.split()[1] for row in rows if row.startswith("unlearnbench ")} == SUITE.keys()
-
-    @pytest.mark.parametrize("row", [row for row in TABLE_ROW.findall(README) if row.startswith("... ")])
-    def test_what_run_may_be_given(self, row, monkeypatch, tmp_path, capsys):
-        (tmp_path / "mine.py").write_text(block("example:method"))
-        monkeypatch.chdir(tmp_path)
-        option, *values = row.removeprefix("... ").split("\\|")  # a choice, or several options
-        parts = [f"{option.split()[0]} {value}" for value in values] + option.split("`, `")
-        for part in parts:
-            words = part.replace("FILE", "mine.py").split()
-            given = {"--methods": "paper", "--dataset": "cifar10" if "airplane" in part else "digits"}
-            given |= {} if "--sequence" in words else {"--classes": "0"}
-            line = ["run", *(word for pair in given.items() for word in pair), *words, "--dry-run"]
-            monkeypatch.setattr(sys, "argv", ["unlearnbench", *line])
-            with pytest.raises(SystemExit) as stop:
-                cli.main()
-            if part.count("cuda") > torch.cuda.device_count():
-                why = "torch cannot use the device" if torch.cuda.is_available() else "torch sees no CUDA device here"
-                assert stop.value.code == 2 and why in capsys.readouterr().err
-                continue
-            if "bf16" in part and not torch.cuda.is_available():
-                assert stop.value.code == 2 and "is for CUDA devices" in capsys.readouterr().err
-                continue
-            assert not stop.value.code, part
-            assert re.search(r"^[1-9]\d* cells", capsys.readouterr().out, re.MULTILINE), part
+    def test_every_script_exists(self, page):
+        for name in re.findall(r"python3? -m (tests(?:\.[a-z_]+)+)", PAGES[page]):
+            assert importlib.util.find_spec(name), name
 
 
 class TestExamples:
@@ -352,8 +349,9 @@ class TestExamples:
         assert [str(promise) for promise in promises if promise.kept is not True] == []
 
     def test_every_python_block_is_run_somewhere(self):
-        found = re.findall(r"(?:<!-- example:(\S+) -->\n)?```python", README)
-        assert found == ["method", "target", "metric", "folder", "dataset", "api-run", "api-load", "api-draw"]
+        found = [m for text in PAGES.values() for m in re.findall(r"(?:<!-- example:(\S+) -->\n)?```python", text)]
+        assert {*found} == {"method", "target", "metric", "folder", "dataset", "api-run", "api-load", "api-draw"}
+        assert len(found) == 8
 
     def test_a_data_set_of_ones_own(self, tmp_path, monkeypatch):
         """The file of the guide, where it would lie, reads what torchvision reads."""
@@ -384,43 +382,53 @@ def slug(heading):
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
+def targets(page):
+    """Return (path from the root, anchor) of every link and picture of a page that leads into the repository."""
+    found = re.findall(r"\]\((?!https?:)([^)]+)\)", prose(PAGES[page]))
+    for target in (" ".join(text.split()) for text in found):
+        name, _, anchor = target.partition("#")
+        path = os.path.normpath(PurePosixPath(page).parent / name) if name else page
+        yield path, anchor
+
+
 class TestLinks:
-    def test_every_picture_and_link_leads_somewhere(self):
-        text = re.sub(r"```\w*\n.*?```", "", README, flags=re.DOTALL)
-        targets = [" ".join(t.split()) for t in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
-        assert len(targets) > 40
-        for target in targets:
-            name, _, anchor = target.partition("#")
-            path = ROOT / name if name else PATH
-            assert path.exists(), target
+    @pytest.mark.parametrize("page", PAGES)
+    def test_every_picture_and_link_leads_somewhere(self, page):
+        for name, anchor in targets(page):
+            assert (ROOT / name).exists(), name
             if anchor:
-                headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-                assert anchor in map(slug, headings), target
+                text = prose((ROOT / name).read_text(encoding="utf-8"))
+                assert anchor in map(slug, re.findall(r"^#+ (.+)$", text, re.MULTILINE)), f"{name}#{anchor}"
 
-    def test_every_guide_is_in_the_table_of_questions(self):
-        docs = README[README.index("\n## Docs\n") :]
-        table = docs[: docs.index("\n### ")]
-        guides = [slug(heading) for heading in re.findall(r"^### (.+)$", docs, re.MULTILINE)]
-        named = re.findall(r"\]\(#([\w-]+)\)", table)
-        assert set(guides) - {"credit", "robustness-to-attack"} == set(named)
+    def test_every_page_is_found_from_the_top(self):
+        found, ahead = set(), ["README.md"]
+        while ahead:
+            found.add(page := ahead.pop())
+            ahead += [name for name, _ in targets(page) if name in PAGES and name not in found]
+        assert found == PAGES.keys()
 
-    def test_the_first_two_screens_come_first(self):
-        screens = README[: README.index("\n## Docs\n")].splitlines()
-        assert len([line for line in screens if not line.startswith("|")]) <= 100  # a table grows with the methods
-        for heading in ("Two commands", "The table you get", "Write a method", "What stands behind a number"):
-            assert f"## {heading}" in screens
+    def test_the_top_readme_takes_two_screens(self):
+        assert len((ROOT / "README.md").read_bytes()) <= LARGEST
 
 
-class TestTables:
-    def test_those_of_the_readme_come_from_the_committed_records(self):
-        assert rendered(README) == README, "python -m tests.readme writes them anew"
+class TestGenerated:
+    """Tables and cards that `python -m tests.readme` writes, and numbers that the text repeats."""
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_they_are_as_records_and_files_have_them(self, page):
+        assert rendered(PAGES[page]) == PAGES[page], "python -m tests.readme writes them anew"
+
+    def test_each_stands_in_one_place(self):
+        found = [marker for text in PAGES.values() for marker, _ in GENERATED.findall(text)]
+        assert sorted(found) == sorted(generated())
 
     def test_what_is_said_of_choosing_a_method_is_in_the_tables(self):
-        guide = README[README.index("### Choosing a method") : README.index("### Reading the metrics")]
-        rows = re.findall(r"^\| .+? \| \[(.+?)\]\((\S+)\.md\)(.*?) \| (.+) \|$", guide, re.MULTILINE)
+        rows = re.findall(
+            r"^\| .+? \| \[(.+?)\]\((\S+)\.md\)(.*?) \| (.+) \|$", PAGES["methods/README.md"], re.MULTILINE
+        )
         assert len(rows) == 7
         for title, table, _, claims in rows:
-            with (ROOT / f"{table}.csv").open(newline="", encoding="utf-8") as file:
+            with (ROOT / "methods" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
                 lines = {line["Method"]: line for line in csv.DictReader(file)}
             column = next(name for name in next(iter(lines.values())) if name.startswith((title, f"After {title}")))
             found = [lines[name][column] for name in lines if name not in ("Original", "Retrain")]
@@ -432,7 +440,7 @@ class TestTables:
                 assert float(number) == pytest.approx(numbers[place], abs=0.051), (title, name)
 
     def test_what_is_shown_of_the_controls_is_in_their_table(self):
-        shown = re.search(r"```text\n(\| Metric .*?)```", README, re.DOTALL)[1].splitlines()
+        shown = re.search(r"```text\n(\| Metric .*?)```", PAGES["metrics/README.md"], re.DOTALL)[1].splitlines()
         table = (ROOT / "reports" / "digits" / "tables" / "validation.md").read_text(encoding="utf-8").splitlines()
         assert len(shown) == 4
         assert set(shown) <= set(table)
@@ -444,7 +452,7 @@ class TestTables:
         base = recipe.steps * recipe.batch * (work["forward"] + work["backward"])
         images = rules.forget_samples + 9 * rules.retain_samples
         cell = 2 * images * rules.steps * work["forward"]
-        guide = " ".join(README[README.index("**What it costs**") :].split())
+        guide = " ".join(PAGES["results/README.md"].partition("**What it costs**")[2].split())
         assert f"is {work['forward'] / 1e9:.1f} GFLOP" in guide
         assert f"{base:.1e} operations".replace("e+", "e") in guide
         assert f"{images:,} images" in guide

@@ -2,12 +2,14 @@
 
 import ast
 import csv
+import os
 import re
 
 import pytest
 
 from tests.conftest import reading
-from tests.readme import README, ROOT
+from tests.readme import ROOT, pages
+from unlearnbench import __version__
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.compare import compare
 from unlearnbench.report.data.board import boards
@@ -36,7 +38,7 @@ def read(folder):
 
 @pytest.fixture(scope="module")
 def evidence():
-    """The records of the README's own run."""
+    """The records of the run that the README shows."""
     records = read("results")[0].records
     ours = [r for r in records if (r.cell.dataset, r.cell.protocol) == ("digits", "digits-ddim25")]
     return [r for r in ours if len(r.cell.target.gone) == 1]
@@ -107,7 +109,7 @@ def test_committed_comparisons_come_from_the_committed_records(tmp_path, part):
 
 @pytest.mark.parametrize(
     "file",
-    ["README.md", "reports/digits/report.md", "reports/digits/tables/summary.tex", "reports/digits/tables/cost.md"],
+    ["reports/digits/report.md", "reports/digits/tables/summary.tex", "reports/digits/tables/cost.md"],
 )
 def test_committed_tables_verify(file):
     verdict = verify(ROOT / file, *read("results"))
@@ -115,7 +117,7 @@ def test_committed_tables_verify(file):
 
 
 def picked(rows):
-    """The README's rule, on {name: value} rows of one method."""
+    """The rule of methods/README.md, on {name: value} rows of one method."""
     whole = [row for row in rows if row["cells"] == "3"]
     most = max(float(row["forgotten"]) for row in whole)
     forgets = [row for row in whole if float(row["forgotten"]) >= (90 if most >= 90 else most - 5)]
@@ -132,8 +134,8 @@ def test_tuned_values_are_those_that_the_rule_picks():
         assert len(of_method) == 6
         assert [row for row in of_method if row["chosen"] == "true"] == [picked(of_method)], name
         chosen = [pair.split("=") for pair in picked(of_method)["settings"].split()]
-        if name not in MEASURED:  # a variant of one that is: the README says how to run it
-            told = set(re.findall(r"--set salun\.(\w+)=", README))
+        if name not in MEASURED:  # a variant of one that is: its README says how to run it
+            told = set(re.findall(r"--set salun\.(\w+)=", pages()["methods/README.md"]))
             assert told
             assert told <= {setting for setting, _ in chosen}
             continue
@@ -186,6 +188,45 @@ class TestWhatTheRecordsMustShow:
         noisy = {r.cell.forget_class: r.metrics["judge_entropy"]["value"] for r in reached(evidence, method)}
         calm = {r.cell.forget_class: r.metrics["judge_entropy"]["value"] for r in reached(evidence, "salun")}
         assert sum(noisy.values()) > 1.5 * sum(calm.values())
+
+
+class TestFilesForTheNextPerson:
+    """Files that other programs read; yaml comes with diffusers' own requirements."""
+
+    @pytest.fixture
+    def read(self):
+        yaml = pytest.importorskip("yaml")
+        return lambda name: yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+    def test_the_workflow_runs_the_gate_on_every_python(self, read):
+        job = read(".github/workflows/ci.yml")["jobs"]["gate"]
+        assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+        assert job["container"] == "python:${{ matrix.python }}-bookworm"
+        gate = job["steps"][-1]["run"]
+        assert os.access(ROOT / gate, os.X_OK)
+
+    def test_hooks_run_what_the_gate_runs(self, read):
+        (local,) = read(".pre-commit-config.yaml")["repos"]
+        assert [hook["name"] for hook in local["hooks"]] == ["ruff check", "ruff format", "mypy"]
+        gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+        for hook in local["hooks"]:
+            assert hook["entry"].startswith(hook["name"])
+            assert hook["name"] in gate
+            assert hook["language"] == "system"
+
+    def test_the_citation_is_of_this_version_and_names_the_papers_authors(self, read):
+        cited = read("CITATION.cff")
+        assert {"cff-version", "message", "title", "authors"} <= cited.keys()  # what CFF 1.2.0 requires
+        assert (cited["cff-version"], cited["title"], cited["version"]) == ("1.2.0", "unlearnbench", __version__)
+        (paper,) = cited["references"]
+        assert {"authors", "title", "type"} <= paper.keys()
+        card = " ".join((ROOT / "methods" / "safemax.py").read_text(encoding="utf-8").split())
+        authors = ", ".join(f"{person['given-names']} {person['family-names']}" for person in paper["authors"])
+        assert f"{paper['title']}. {authors}. {paper['identifiers'][0]['value']}" in card
+
+    def test_the_changelog_has_what_is_not_released(self):
+        text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE)[0] == "Unreleased"
 
 
 def test_the_harness_names_no_plugin():
