@@ -101,7 +101,7 @@ class Plugin:
 
 
 class Registry:
-    """All plugins by kind and name, in natural order."""
+    """All plugins by kind and name."""
 
     def __init__(self, files: Sequence[Path] = ()) -> None:
         """Find built-in plugins, entry points, and the plugins in the given files.
