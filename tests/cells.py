@@ -18,7 +18,7 @@ PAPERS = {  # what the paper's network has, and that of digits lacks
 }  # fmt: skip
 FEW = 300  # training images, of all classes
 # Functions that wait for a device by design: at a few points of a run with the clock stopped, or at a phase's edge.
-BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "cost.py:paused", "cost.py:_switch"}
+BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "meter.py:paused", "meter.py:_switch"}
 # Where a method itself asks for a wait in each of its steps.
 ASKED = {"erasediff": {"erasediff.py:draw_forget_term"}}  # puts the list of classes on the device
 
@@ -49,7 +49,7 @@ def tiny_dataset(*, flip=False, bf16=False, unet=None):
     )
 
 
-def run_cell(cache, method, found, line, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):
+def run_cell(cache, method, found, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):
     """Run a cell and return it with the measured fields of its record.
 
     Args:
@@ -68,4 +68,4 @@ def run_cell(cache, method, found, line, *, dataset=None, metrics=(), plugins=()
     chosen = {name: value for name, value in {**SMALL, **settings}.items() if name in spec.settings}
     cell = Cell(dataset.name, dataset.protocol.name, method, spec.resolve((), chosen), 3, 0)
     place = None if staged is None else staging(staged, cell)
-    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, found, 1, place, line)
+    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, found, 1, place, channel)

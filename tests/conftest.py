@@ -14,12 +14,13 @@ from unlearnbench.datasets import load_dataset
 from unlearnbench.models.networks import build_unet, unet_config
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.figures.drawing import FIGURES
-from unlearnbench.report.figures.figures import set_style
+from unlearnbench.report.figures.style import set_style
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell, Target
 from unlearnbench.store.hashing import canonical_json
-from unlearnbench.store.records import Record
-from unlearnbench.unlearn.context import Context, Harness
+from unlearnbench.store.records import Record, ResultStore
+from unlearnbench.unlearn.context import Context
+from unlearnbench.unlearn.harness import Harness
 
 INFINITE = "a number that JSON can spell and no float can hold"
 
@@ -83,6 +84,11 @@ def make_harness(tiny, registry, tmp_path):
 @pytest.fixture
 def make_context(make_harness):
     return lambda *args, **kwargs: Context(make_harness(*args, **kwargs))
+
+
+def reading(folder):
+    """Read a folder of records."""
+    return ResultStore(folder).read()
 
 
 def fake_record(

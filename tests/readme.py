@@ -6,8 +6,9 @@ from pathlib import Path
 
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.board import boards
-from unlearnbench.report.tables.tables import all_tables
-from unlearnbench.report.write.table import to_markdown
+from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.write.markdown import to_markdown
+from unlearnbench.run.stale import stale_ids
 from unlearnbench.store.records import ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +24,7 @@ def block(marker):
 def generated():
     """Return {marker: text} of the tables between `<!-- MARKER -->` and `<!-- end -->`."""
     records = ResultStore(ROOT / "results").read().records
-    board = boards(records, Registry().current_hashes(records))["digits"]
+    board = boards(records, stale_ids(records, Registry().source_hashes()))["digits"]
     tables = {table.name: table for table in all_tables(board)}
     caption = f"Means over the forget classes of {board.title}; {board.device_name}."
     short = to_markdown(replace(tables["summary"], narrow=True, caption=caption)).partition("\n\n")[2]

@@ -14,10 +14,9 @@ from matplotlib.legend import Legend
 
 from tests.conftest import fake_record
 from tests.readme import ROOT, block
-from tests.test_ablation import everything
-from tests.test_robustness import attacked
+from tests.report.test_robustness import attacked
+from tests.report.test_sweeps import everything
 from unlearnbench import api
-from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.frames import COLUMNS
 from unlearnbench.report.figures.drawing import FIGURES
 from unlearnbench.store.records import ResultStore
@@ -65,7 +64,9 @@ class TestTheReadmesExamplesOnTheCommittedRecords:
     def clone(self, tmp_path, monkeypatch):
         (tmp_path / "results").symlink_to(ROOT / "results")
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(Registry, "current_hashes", lambda self, records: {})  # stale ones have no numbers
+        monkeypatch.setattr(
+            "unlearnbench.run.stale.stale_ids", lambda records, sources: frozenset()
+        )  # stale ones have no numbers
         return tmp_path
 
     def test_the_frame_has_the_numbers_of_the_tables(self, clone, capsys):
@@ -238,9 +239,8 @@ class TestDraw:
         assert dict(plt.rcParams) == before
 
     def test_importing_figures_chooses_no_backend(self):
-        code = (
-            "import matplotlib; matplotlib.use('svg'); import unlearnbench.report.page; print(matplotlib.get_backend())"
-        )
+        code = "import matplotlib; matplotlib.use('svg'); import unlearnbench.report.write.page as _; "
+        code += "print(matplotlib.get_backend())"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip().lower() == "svg"
 

@@ -23,8 +23,9 @@ from unlearnbench.judges.judges import build_classifier
 from unlearnbench.measure import attacks
 from unlearnbench.models import base as base_models
 from unlearnbench.models import flops as arithmetic
-from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise, sample
+from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise
 from unlearnbench.models.networks import build_unet, frozen, placed, unet_config
+from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import DenoiserTraining
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run import cell as runner
@@ -118,46 +119,46 @@ def account(record, seen, device):
 
 def waits_in_the_loop(device):
     """Return how often the host waited while the method worked, by the innermost function; bookkeeping apart."""
-    waits = [wait.path for wait in device.waits if "runner.py:unlearn" in wait.path]
+    waits = [wait.path for wait in device.waits if "cell.py:unlearn" in wait.path]
     return Counter(path[0] for path in waits if not BOOKKEEPING & set(path))
 
 
-def cell_job(cache, method, metrics, form, line):
+def cell_job(cache, method, metrics, form, channel):
     """Run a cell of a method and return what was seen of it."""
     with pretended_cuda() as device, observed() as seen:
-        _, record = run_cell(cache, method, found(), line, dataset=tiny_dataset(**form), metrics=metrics)
+        _, record = run_cell(cache, method, found(), channel, dataset=tiny_dataset(**form), metrics=metrics)
         return account(record, seen, device)
 
 
-def method_job(cache, method, line):
+def method_job(cache, method, channel):
     """Run a method with so many steps, measured, and with twice as many; return what was seen, and who waited more."""
     accounts, counted = [], []
     for steps, metrics in ((2, ["ua", "fid", "forgotten"]), (4, [])):
         with pretended_cuda() as device, observed() as seen:
-            _, record = run_cell(cache, method, found(), line, metrics=metrics, steps=steps)
+            _, record = run_cell(cache, method, found(), channel, metrics=metrics, steps=steps)
             accounts.append(account(record, seen, device))
             counted.append(waits_in_the_loop(device))
     return accounts[0], set(counted[1] - counted[0])
 
 
-def save_job(cache, folder, form, line):
+def save_job(cache, folder, form, channel):
     """Run a cell whose model is saved; return what the record says of it, and whether its weights are there."""
     with pretended_cuda(), observed():
-        cell, record = run_cell(cache, "safemax", found(), line, dataset=tiny_dataset(**form), staged=folder)
+        cell, record = run_cell(cache, "safemax", found(), channel, dataset=tiny_dataset(**form), staged=folder)
         return record["artifacts"]["model"], (staging(folder, cell) / WEIGHTS).is_file()
 
 
-def other_device_job(cache, plugin, line):
+def other_device_job(cache, plugin, channel):
     """Run a plugin on the second of two devices; return where its weights were, and what was current before."""
     with pretended_cuda(2), observed() as seen:
-        run_cell(cache, "own", found("cuda:1"), line, plugins=[plugin])
+        run_cell(cache, "own", found("cuda:1"), channel, plugins=[plugin])
         return seen.on, seen.watched_from
 
 
-def judge_job(cache, kind, line):
+def judge_job(cache, kind, channel):
     """Train a judge for one epoch and for two; return the waits of both, and the devices and layout of its weights."""
     dataset = tiny_dataset(flip=True)
-    images = dataset.load(ArtifactStore(cache), line)
+    images = dataset.load(ArtifactStore(cache), channel)
     waits = []
     for epochs in (1, 2):
         with pretended_cuda() as device:
@@ -170,7 +171,7 @@ def judge_job(cache, kind, line):
     return waits, devices
 
 
-def base_job(cache, bf16, line):
+def base_job(cache, bf16, channel):
     """Train a base model for so many steps and twice as many; return the waits of both, and whether Adam was fused."""
     waits, fused = [], set()
     base_models.FIRST_CHECKPOINT_SECONDS = 1e9  # a checkpoint is a wait
@@ -178,14 +179,14 @@ def base_job(cache, bf16, line):
     for steps in (2, 4):
         dataset = tiny_dataset(flip=True, bf16=bf16)
         dataset = replace(dataset, base=replace(dataset.base, steps=steps))
-        train = dataset.load(ArtifactStore(cache), line).train
+        train = dataset.load(ArtifactStore(cache), channel).train
         with pretended_cuda() as device:
-            base_models._train_base(dataset, train, cache / "workspace", torch.device("cuda"), line)
+            base_models._train_base(dataset, train, cache / "workspace", torch.device("cuda"), channel)
             waits.append(sorted(wait.path[0] for wait in device.waits))
     return waits, fused
 
 
-def sampler_job(cache, bf16, line):
+def sampler_job(cache, bf16, channel):
     """Sample in few and in more steps; return the waits of both, what a convolution made, and what came out."""
     dataset, seen, waits = tiny_dataset(unet=PAPERS), set(), []
     weights = build_unet(unet_config(dataset)).state_dict()
@@ -203,7 +204,7 @@ def sampler_job(cache, bf16, line):
     return waits, seen, (type(images) is torch.Tensor, tuple(images.shape), str(images.dtype))
 
 
-def bfloat16_job(cache, line):
+def bfloat16_job(cache, channel):
     """Predict twice within one context of bfloat16, with a step of Adam between; return type and change."""
     dataset = tiny_dataset()
     with pretended_cuda():
@@ -221,7 +222,7 @@ def bfloat16_job(cache, line):
         return kinds, (seen[0] - seen[1]).abs().max().item()
 
 
-def rules_job(cache, line):
+def rules_job(cache, channel):
     """Break each rule of the pretended device, and return what it says."""
     said = {}
 
@@ -390,7 +391,7 @@ def test_training_a_base_model_waits_for_nothing_and_its_adam_is_fused(pretended
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_sampler_waits_once_a_batch(pretended, bf16):
     (few, more), dtypes, images = pretended(sampler_job, bf16)
-    assert few == more == {"diffusion.py:sample": 2}, "two batches go back to the host, and no step waits"
+    assert few == more == {"sampler.py:sample": 2}, "two batches go back to the host, and no step waits"
     assert dtypes == {"torch.bfloat16" if bf16 else "torch.float32"}
     assert images == (True, (6, 1, 8, 8), "torch.uint8")
 

@@ -6,15 +6,15 @@ import re
 
 import pytest
 
+from tests.conftest import reading
 from tests.readme import README, ROOT
 from unlearnbench.plugins.registry import Registry
+from unlearnbench.report.compare import compare
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.render import render
 from unlearnbench.report.tables.controls import alarms, checks
-from unlearnbench.report.tables.published import compare
 from unlearnbench.report.verify import verify
-from unlearnbench.run.stale import current_digests
-from unlearnbench.store.records import ResultStore
+from unlearnbench.run.stale import current_dataset, stale_ids
 
 NAMES = {plugin.name for kind in ("method", "metric") for plugin in Registry().plugins(kind)}
 
@@ -28,28 +28,27 @@ FOLDERS = {f"results{part}": f"reports{part}" for part in PARTS}
 
 
 def read(folder):
-    """Return a folder's records and the hashes of what they rest on, as it is now."""
-    reading = ResultStore(ROOT / folder).read()
-    assert not reading.problems
-    recorded = [(record.dataset, record.cell.protocol) for record in reading.records]
-    return reading.records, Registry().source_hashes() | current_digests(recorded)
+    """Return what is read of a folder, and the ids of stale cells."""
+    found = reading(ROOT / folder)
+    assert not found.problems
+    return found, stale_ids(found.records, Registry().source_hashes())
 
 
 @pytest.fixture(scope="module")
 def evidence():
     """The records of the README's own run."""
-    records, _ = read("results")
+    records = read("results")[0].records
     ours = [r for r in records if (r.cell.dataset, r.cell.protocol) == ("digits", "digits-ddim25")]
     return [r for r in ours if len(r.cell.target.gone) == 1]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_committed_records_are_of_this_source(folder):
-    records, hashes = read(folder)
-    assert records
-    assert not [record.cell.id for record in records if record.is_stale(hashes)]
-    assert {record.status for record in records} == {"ok"}
-    assert {f"dataset:{record.dataset['digest']}" for record in records} <= hashes.keys()
+    found, stale = read(folder)
+    assert found.records and not stale
+    for record in found.records:
+        assert record.status == "ok" and record.revisions
+        assert current_dataset(record.dataset, record.cell.protocol) is not None
 
 
 def test_the_main_run_is_whole(evidence):
@@ -62,7 +61,7 @@ def test_the_main_run_is_whole(evidence):
 
 
 def test_replicates_have_three_seeds():
-    records, _ = read("results/replicates")
+    records = read("results/replicates")[0].records
     done = {(record.cell.method, record.cell.forget_class, record.cell.seeds) for record in records}
     names = {record.cell.method for record in records}
     assert names >= {"original", "safemax"}
@@ -70,7 +69,7 @@ def test_replicates_have_three_seeds():
 
 
 def test_several_classes_were_forgotten_at_once_and_in_sequence():
-    labels = {(record.cell.method, record.cell.target.label) for record in read("results")[0]}
+    labels = {(record.cell.method, record.cell.target.label) for record in read("results")[0].records}
     for spec in Registry().select_methods("paper"):
         assert {(spec.name, label) for label in ("0", "1 after 0", "2 after 0, 1", "0+1")} <= labels
 
@@ -84,8 +83,8 @@ def test_every_method_was_attacked(evidence):
 @pytest.mark.parametrize(("folder", "reports"), FOLDERS.items())
 def test_committed_tables_come_from_the_committed_records(tmp_path, monkeypatch, folder, reports):
     monkeypatch.setattr("unlearnbench.report.figures.drawing.FIGURES", {})  # figures are not compared
-    _, hashes = read(folder)
-    render(ROOT / folder, tmp_path, hashes)
+    found, stale = read(folder)
+    render(found, tmp_path, stale)
     fresh = {path.relative_to(tmp_path): path for path in tmp_path.glob("*/tables/*")}
     committed = {path.relative_to(ROOT / reports): path for path in (ROOT / reports).glob("*/tables/*")}
     assert fresh.keys() == committed.keys()
@@ -98,8 +97,8 @@ def test_committed_tables_come_from_the_committed_records(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("part", ["", "/reference-set"])
 def test_committed_comparisons_come_from_the_committed_records(tmp_path, part):
-    _, hashes = read(f"results{part}")
-    pages = compare("spartalis2025", ROOT / f"results{part}", tmp_path, hashes).pages
+    found, stale = read(f"results{part}")
+    pages = compare("spartalis2025", found, tmp_path, stale).pages
     assert pages
     for page in pages:
         committed = ROOT / f"reports{part}" / page.relative_to(tmp_path)
@@ -111,7 +110,7 @@ def test_committed_comparisons_come_from_the_committed_records(tmp_path, part):
     ["README.md", "reports/digits/report.md", "reports/digits/tables/summary.tex", "reports/digits/tables/cost.md"],
 )
 def test_committed_tables_verify(file):
-    verdict = verify(ROOT / file, ROOT / "results", read("results")[1])
+    verdict = verify(ROOT / file, *read("results"))
     assert verdict.holds, verdict.lines
 
 
@@ -163,7 +162,7 @@ class TestWhatTheRecordsMustShow:
         assert all(record.judge["test_accuracy"] >= 0.975 for record in original)
 
     def test_every_control_is_where_it_belongs(self, evidence):
-        found = boards(evidence, {})["digits"]
+        found = boards(evidence)["digits"]
         assert len(list(checks(found))) >= 2 * 5 * 10
         assert alarms(found) == []
         for record in (r for r in evidence if r.cell.method in ("sham_noise", "sham_constant")):

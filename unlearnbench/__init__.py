@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from unlearnbench.sdk import SDK
+from unlearnbench.version import __version__ as __version__
 
 if TYPE_CHECKING:  # a type checker does not read SDK
     from unlearnbench.errors import NonFiniteError as NonFiniteError
@@ -19,9 +20,9 @@ if TYPE_CHECKING:  # a type checker does not read SDK
     from unlearnbench.measure.arrays import check_features as check_features
     from unlearnbench.measure.attacks import attacked as attacked
     from unlearnbench.measure.attacks import relearning_curve as relearning_curve
-    from unlearnbench.models.diffusion import Start as Start
     from unlearnbench.models.diffusion import eps_loss as eps_loss
     from unlearnbench.models.diffusion import predict_noise as predict_noise
+    from unlearnbench.models.sampler import Start as Start
     from unlearnbench.models.training import Ema as Ema
     from unlearnbench.models.training import fit_denoiser as fit_denoiser
     from unlearnbench.models.training import reinitialise as reinitialise
@@ -33,7 +34,6 @@ if TYPE_CHECKING:  # a type checker does not read SDK
     from unlearnbench.unlearn.terms import Term as Term
     from unlearnbench.unlearn.terms import backward as backward
 
-__version__ = "0.1.0"
 __all__ = [*SDK]
 
 

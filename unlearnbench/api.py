@@ -74,19 +74,21 @@ def run_cell(
     from rich.console import Console
 
     from unlearnbench.run.benchmark import Benchmark
+    from unlearnbench.run.execution import Execution
     from unlearnbench.run.workers import Workers
     from unlearnbench.store.artifacts import default_cache
 
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("run_cell handles signals: call it from the main thread, and one cell after another")
-    plugins = [] if plugin is None else [Path(plugin).absolute()]
+    plugins = () if plugin is None else (Path(plugin).absolute(),)
     source = Source(dataset) if isinstance(dataset, str) else dataset
     plan = _plan_of_one(Registry(plugins), method, forget_class, source, metrics, seed, settings or {})
     store = ResultStore(Path(results))
-    summary = Benchmark(
-        plan, Workers(), store, Console(), cache=default_cache(), device=device, plugin_files=plugins, timeout=timeout,
-        repeats=repeats, controls="none", models=None if save_models is None else Path(save_models),
-    ).run(rerun)  # fmt: skip
+    execution = Execution(
+        default_cache(), device, plugin_files=plugins, rerun=rerun, repeats=repeats, controls="none", timeout=timeout,
+        models=None if save_models is None else Path(save_models).absolute(),
+    )  # fmt: skip
+    summary = Benchmark(plan, Workers(), store, Console(), execution).run()
     if summary.interrupted:
         raise KeyboardInterrupt
     return next(record for record in store.read().records if record.cell.id == plan.cells[0].id)
@@ -151,7 +153,7 @@ def draw(
         UsageError: there is no such figure, dataset or record, nothing to draw, or the axes are in no grid.
     """
     from unlearnbench.report.figures.drawing import FIGURES
-    from unlearnbench.report.figures.figures import own_style
+    from unlearnbench.report.figures.style import own_style
 
     if name not in FIGURES:
         raise UsageError(f"there is no figure {name!r}{suggest(name, FIGURES)}: figures are {', '.join(FIGURES)}")
@@ -181,10 +183,11 @@ def _place_of(ax: "Axes") -> "SubFigure":
 
 def _board(results: Path, name: str) -> "Board":
     """Return the board of a dataset, by the name of its folder in a report; what is left out becomes warnings."""
-    from unlearnbench.report.tables.tables import shown_boards
+    from unlearnbench.report.showable import shown_boards
+    from unlearnbench.run.stale import stale_ids
 
     reading = ResultStore(results).read()
-    found, problems = shown_boards(reading.records, Registry().current_hashes(reading.records))
+    found, problems = shown_boards(reading.records, stale_ids(reading.records, Registry().source_hashes()))
     problems = [*reading.problems, *problems]
     if not found:
         why = f" that can be read ({'; '.join(problems[:3])})" if problems else ""

@@ -6,16 +6,16 @@ from typing import Literal, Protocol
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all (0: nobody knows)
 
 
-Turn = Literal["load", "alone", "beside"]  # what a job wants to do next: get ready, be timed, or neither
+Slot = Literal["load", "alone", "beside"]  # what a job wants to do next: get ready, be timed, or neither
 
 
-class Line(Protocol):
+class JobChannel(Protocol):
     """What a job can say to the process that waits for it."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show progress."""
 
-    def turn(self, kind: Turn) -> int:
+    def slot(self, kind: Slot) -> int:
         """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
 
     def beside(self) -> int:

@@ -11,7 +11,7 @@ SDK: Mapping[str, str] = MappingProxyType(
         "NonFiniteError": "unlearnbench.errors",
         "PluginError": "unlearnbench.errors",
         "Score": "unlearnbench.plugins.spec",
-        "Start": "unlearnbench.models.diffusion",
+        "Start": "unlearnbench.models.sampler",
         "Term": "unlearnbench.unlearn.terms",
         "Unmeasurable": "unlearnbench.errors",
         "UsageError": "unlearnbench.errors",

@@ -10,7 +10,8 @@ seconds of both, measured in turn, and the ratio literal / ours (above 1: ours i
 import torch
 
 from tests.benchmarks.fisher import asked_for, header, network, side_by_side
-from unlearnbench.models.diffusion import Schedule, sample
+from unlearnbench.models.diffusion import Schedule
+from unlearnbench.models.sampler import sample
 
 GUIDANCE = 2.0
 

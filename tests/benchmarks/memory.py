@@ -30,7 +30,8 @@ def measure(name):
     from unlearnbench.models.networks import build_unet, unet_config
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.store.artifacts import ArtifactStore, software
-    from unlearnbench.unlearn.context import Context, Harness
+    from unlearnbench.unlearn.context import Context
+    from unlearnbench.unlearn.harness import Harness
 
     registry, dataset = Registry(), load_dataset(Source("cifar10", "fast"))
     dataset = replace(dataset, protocol=replace(dataset.protocol, steps=2, batch_size=BATCH))

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.monitor [ROUNDS]
 
-The monitor process is the real one, over the fake NVML of tests/test_monitor.py, which reads and writes files where a
+The monitor process is the real one, over the fake NVML of tests/cost/test_nvml.py, which reads and writes files where a
 driver would answer; the steps train the digits network on all cores, so that every poll takes a core from them. Prints
 the ratio with / without as median, min and max (the aim: 1.01 at most), and the CPU time of the monitor, which is what
 it can take at worst.
@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from tests.benchmarks.fisher import header, network, ratio
-from tests.test_monitor import FakeDevice
+from tests.cost.test_nvml import FakeDevice
 from unlearnbench.cost.nvml import PERIOD_SECONDS, NvmlMonitor
 from unlearnbench.models.diffusion import Schedule, eps_loss
 

@@ -13,7 +13,8 @@ import torch
 from unlearnbench.datasets import load_dataset
 from unlearnbench.judges.judges import through
 from unlearnbench.measure.prepared import prepare
-from unlearnbench.models.diffusion import Schedule, sample
+from unlearnbench.models.diffusion import Schedule
+from unlearnbench.models.sampler import sample
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NEEDS
 from unlearnbench.store.artifacts import ArtifactStore, default_cache

@@ -14,7 +14,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from tests.benchmarks.fisher import asked_for, header, in_turn, network, ratio
-from unlearnbench.models.diffusion import Schedule, sample, to_uint8
+from unlearnbench.models.diffusion import Schedule, to_uint8
+from unlearnbench.models.sampler import sample
 
 # network, images, steps, guidance, rounds
 SIZES = (

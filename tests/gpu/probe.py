@@ -30,16 +30,18 @@ from unlearnbench.cost.meter import Meter
 from unlearnbench.cost.nvml import NvmlMonitor
 from unlearnbench.datasets import Images, Source, Split, resolve
 from unlearnbench.errors import spell_error
-from unlearnbench.models.diffusion import Schedule, _guided_noise, ddim_step, half_precision, sample
+from unlearnbench.models.diffusion import Schedule, half_precision
 from unlearnbench.models.flops import PEAK_SIZE, peak_flops
 from unlearnbench.models.networks import build_unet, frozen, unet_config
+from unlearnbench.models.sampler import _guided_noise, ddim_step, sample
 from unlearnbench.models.training import DenoiserTraining
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
 from unlearnbench.run.cell import identify
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Target
-from unlearnbench.unlearn.context import Context, Harness
+from unlearnbench.unlearn.context import Context
+from unlearnbench.unlearn.harness import Harness
 
 METHODS = ("safemax", "salun", "sa")
 CLASSES = 10

@@ -15,9 +15,10 @@ from unlearnbench.datasets import WEIGHTS, load_dataset
 from unlearnbench.judges.fit import fit_classifier
 from unlearnbench.judges.judges import NetworkJudge, build_classifier
 from unlearnbench.models import flops as arithmetic
-from unlearnbench.models.diffusion import Schedule, sample
+from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.flops import peak_flops
 from unlearnbench.models.networks import build_unet, frozen, unet_config
+from unlearnbench.models.sampler import sample
 from unlearnbench.run import cell as runner
 from unlearnbench.run.saving import staging
 from unlearnbench.run.workers import Workers
@@ -49,29 +50,29 @@ def found():
     return runner.identify("cuda")
 
 
-def cell_job(cache, method, form, line):
+def cell_job(cache, method, form, channel):
     """Run a cell and return its metrics, its peaks of memory and what the probes lack."""
     dataset = tiny_dataset(**form)
-    _, record = run_cell(cache, method, found(), line, dataset=dataset, metrics=["ua", "fid", "forgotten"])
+    _, record = run_cell(cache, method, found(), channel, dataset=dataset, metrics=["ua", "fid", "forgotten"])
     values = {name: entry["value"] for name, entry in record["metrics"].items()}
     return values, record["cost"]["forget"]["memory_bytes"], record["probes"]
 
 
-def loop_job(cache, method, line):
+def loop_job(cache, method, channel):
     """Run a method with so many steps and twice as many, and return the functions in which the host waited more."""
     device, counted = found(), []
     for steps in (2, 4):
         with host_waits(torch.device(device["device"])) as waits:
-            run_cell(cache, method, device, line, steps=steps)
-        inside = [path for path in waits if "runner.py:unlearn" in path and not BOOKKEEPING & set(path)]
+            run_cell(cache, method, device, channel, steps=steps)
+        inside = [path for path in waits if "cell.py:unlearn" in path and not BOOKKEEPING & set(path)]
         counted.append(Counter(path[0] for path in inside))
     return set(counted[1] - counted[0])
 
 
-def save_job(cache, folder, line):
+def save_job(cache, folder, channel):
     """Run a cell whose model is saved; return what the record says of it, and whether its weights are there."""
     cell, record = run_cell(
-        cache, "safemax", found(), line, dataset=tiny_dataset(flip=True, bf16=True, unet=PAPERS), staged=folder
+        cache, "safemax", found(), channel, dataset=tiny_dataset(flip=True, bf16=True, unet=PAPERS), staged=folder
     )
     return record["artifacts"]["model"], (staging(folder, cell) / WEIGHTS).is_file()
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from unlearnbench.models.diffusion import Schedule, sample
+from unlearnbench.models.diffusion import Schedule
+from unlearnbench.models.sampler import sample
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.unlearn.context import Context
 

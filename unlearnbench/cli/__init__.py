@@ -1,1 +1,1 @@
-"""Cli."""
+"""The command line: commands, their options, what they print."""

@@ -5,26 +5,28 @@ import io
 import math
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from unlearnbench import __version__
 from unlearnbench.cli import options
 from unlearnbench.errors import PluginError, UsageError, one_line, plural, printable, spell_error
+from unlearnbench.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import Console
 
     from unlearnbench.plugins.registry import Plugin, Registry
     from unlearnbench.report.data.rendering import Rendering
     from unlearnbench.run.benchmark import Summary
+    from unlearnbench.run.execution import Execution
     from unlearnbench.run.plan import Plan
     from unlearnbench.run.workers import Workers
-    from unlearnbench.store.cell import Rerun
+    from unlearnbench.store.records import Reading, Record
 
 app = typer.Typer(
     add_completion=False,
@@ -118,13 +120,22 @@ def run(
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
     _check_devices(device, devices, jobs)
-    asked = {"device": device, "devices": devices, "repeats": repeats, "controls": controls, "models": save_models}
+    execution = _execution(
+        device=device, devices=devices, plugin_files=_absolute(plugin), rerun=rerun, repeats=repeats,
+        controls=controls, models=save_models, jobs=jobs, timeout=timeout, minutes=minutes, stop_if_weak=stop_if_weak,
+    )  # fmt: skip
     if workers is None:
-        _forecast(console, plan, results, rerun, asked)
+        _dry_run(console, plan, results, execution)
         return
-    asked |= {"timeout": timeout, "minutes": minutes, "jobs": jobs, "stop_if_weak": stop_if_weak}
-    summary = _benchmark(console, plan, workers, results, rerun, {**asked, "plugin_files": _absolute(plugin)})
-    _conclude(summary, plan, results, out, registry)
+    _conclude(_benchmark(console, plan, workers, results, execution), plan, results, out, registry)
+
+
+def _execution(*, models: Path | None, **options: Any) -> "Execution":
+    """Return how a run is carried out; the models' folder is one of now, wherever the process goes."""
+    from unlearnbench.run.execution import Execution
+    from unlearnbench.store.artifacts import default_cache
+
+    return Execution(default_cache(), models=None if models is None else models.absolute(), **options)
 
 
 def _plan(plugin: "Sequence[Path] | None", source: "Sequence[Any]", **asked: Any) -> "tuple[Registry, Plan]":
@@ -143,8 +154,8 @@ def _plan(plugin: "Sequence[Path] | None", source: "Sequence[Any]", **asked: Any
     return registry, make_plan(registry, source=Source(*source), **asked)
 
 
-def _absolute(paths: "Sequence[Path] | None") -> list[Path]:
-    return [path.absolute() for path in paths or []]
+def _absolute(paths: "Sequence[Path] | None") -> tuple[Path, ...]:
+    return tuple(path.absolute() for path in paths or [])
 
 
 def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak: bool) -> None:
@@ -166,25 +177,30 @@ def _check_devices(device: str, devices: str, jobs: int) -> None:
         raise UsageError("--devices gives each device one cell at a time: leave --jobs out, or use one device")
 
 
-def _forecast(console: "Console", plan: "Plan", results: Path, rerun: "Rerun", asked: "Mapping[str, Any]") -> None:
-    """Print what a run would do; `asked` are further arguments of `forecast`."""
-    from unlearnbench.cli.forecast import forecast
-    from unlearnbench.store.artifacts import default_cache
+def _dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execution") -> None:
+    """Print what a run would do."""
+    from unlearnbench.cli.dry_run import dry_run
     from unlearnbench.store.records import ResultStore
 
-    for line in forecast(plan, ResultStore(results), cache=default_cache(), rerun=rerun, **asked):
+    for line in dry_run(plan, ResultStore(results), execution):
         _say(console, line)
 
 
 def _benchmark(
-    console: "Console", plan: "Plan", workers: "Workers", results: Path, rerun: "Rerun", asked: "Mapping[str, Any]"
+    console: "Console", plan: "Plan", workers: "Workers", results: Path, execution: "Execution"
 ) -> "Summary":
-    """Run a plan and return how it went; `asked` are further arguments of `Benchmark`."""
+    """Run a plan and return how it went."""
     from unlearnbench.run.benchmark import Benchmark
-    from unlearnbench.store.artifacts import default_cache
     from unlearnbench.store.records import ResultStore
 
-    return Benchmark(plan, workers, ResultStore(results), console, cache=default_cache(), **asked).run(rerun)
+    return Benchmark(plan, workers, ResultStore(results), console, execution, _check_untouched).run()
+
+
+def _check_untouched(record: "Record") -> list[str]:
+    """Return what is wrong with a record of the untouched model; the report's modules load meanwhile."""
+    from unlearnbench.report.tables.controls import untouched_alarms
+
+    return untouched_alarms(record)
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
@@ -244,22 +260,22 @@ def estimate(
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
-    asked = {"device": device, "rerun": rerun, "repeats": repeats, "controls": controls, "models": save_models}
-    _say_estimate(console, plan, workers, results, {**asked, "plugin_files": _absolute(plugin)})
+    execution = _execution(
+        device=device, plugin_files=_absolute(plugin), rerun=rerun, repeats=repeats, controls=controls,
+        models=save_models,
+    )  # fmt: skip
+    _say_estimate(console, plan, workers, results, execution)
 
 
-def _say_estimate(
-    console: "Console", plan: "Plan", workers: "Workers", results: Path, asked: "Mapping[str, Any]"
-) -> None:
-    """Print what a run would take; `asked` are further arguments of `estimate`."""
-    from unlearnbench.cli.outlook import lines
+def _say_estimate(console: "Console", plan: "Plan", workers: "Workers", results: Path, execution: "Execution") -> None:
+    """Print what a run would take."""
+    from unlearnbench.cli.estimate import lines
     from unlearnbench.run.estimate import estimate as measure
     from unlearnbench.run.workers import ignore_stopping
-    from unlearnbench.store.artifacts import default_cache
     from unlearnbench.store.records import ResultStore
 
     try:
-        outlook = measure(plan, workers, ResultStore(results), console, cache=default_cache(), **asked)
+        outlook = measure(plan, workers, ResultStore(results), console, execution)
     except KeyboardInterrupt:
         ignore_stopping()
         _say(console, "Stopped. Nothing was written.")
@@ -344,7 +360,7 @@ def sample(
     console, _ = _start(start_workers=False)
     import torch
 
-    from unlearnbench.models.saved import draw, grid, open_model
+    from unlearnbench.models.saved import draw, image_grid, open_model
     from unlearnbench.run.arguments import parse_classes
     from unlearnbench.run.cell import identify
     from unlearnbench.run.progress import Display
@@ -354,7 +370,7 @@ def sample(
         chosen = parse_classes(classes, saved.class_names)
         images = draw(saved, chosen, n, seed=seed, steps=steps, guidance=guidance, progress=task.progress)
     out.parent.mkdir(parents=True, exist_ok=True)
-    grid(images).save(out, format="PNG")
+    image_grid(images).save(out, format="PNG")
     _say(console, f"{plural(images.shape[0] * n, 'image')}: {out}")
 
 
@@ -500,17 +516,17 @@ def compare(
     """
     from unlearnbench.cli.console import make_console, say_where, show
     from unlearnbench.cli.plotting import import_matplotlib
-    from unlearnbench.plugins.registry import Registry
 
     import_matplotlib()
+    from unlearnbench.report.compare import compare as compare_with
     from unlearnbench.report.data.published import load_source
-    from unlearnbench.report.tables.published import compare as compare_with
 
     load_source(source)  # what is wrong with the command comes before what is missing on the disk
     _check_results(results)
     _check_writable(out, "--out")
     console = make_console()
-    rendering = compare_with(source, results, out, Registry().current_hashes)
+    with _open(results) as (reading, stale):
+        rendering = compare_with(source, reading, out, stale)
     show(rendering, console)
     say_where(rendering, "Comparison", console)
 
@@ -523,12 +539,12 @@ def validate(results: options.Results = Path("results")) -> None:
     """
     from unlearnbench.cli.console import make_console, show
     from unlearnbench.cli.plotting import import_matplotlib
-    from unlearnbench.plugins.registry import Registry
     from unlearnbench.report.render import validation
 
     import_matplotlib()
     _check_results(results)
-    found = validation(results, Registry().current_hashes)
+    with _open(results) as (reading, stale):
+        found = validation(reading, stale)
     show(found, make_console())
     if found.alarms:
         raise typer.Exit(1)
@@ -544,16 +560,27 @@ def verify(
     Which records these are is in the table's caption.
     """
     from unlearnbench.cli.plotting import import_matplotlib
-    from unlearnbench.plugins.registry import Registry
 
     import_matplotlib()
     from unlearnbench.report.verify import verify as verify_table
 
-    verdict = verify_table(table, results, Registry().current_hashes)
+    with _open(results) as (reading, stale):
+        verdict = verify_table(table, reading, stale)
     for line in verdict.lines:
         _echo(line)
     if not verdict.holds:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _open(results: Path, registry: "Registry | None" = None) -> "Iterator[tuple[Reading, frozenset[str]]]":
+    """Read a folder of records; yield them and the ids of the cells whose records are stale."""
+    from unlearnbench.plugins.registry import Registry
+    from unlearnbench.run.stale import stale_ids
+    from unlearnbench.store.records import open_results
+
+    with open_results(results) as reading:
+        yield reading, stale_ids(reading.records, (registry or Registry()).source_hashes())
 
 
 def _check_results(results: Path) -> None:
@@ -636,7 +663,8 @@ def _finish(results: Path, out: Path, registry: "Registry", console: "Console") 
     from unlearnbench.report.render import render
 
     import_matplotlib()
-    rendering = render(results, out, registry.current_hashes)
+    with _open(results, registry) as (reading, stale):
+        rendering = render(reading, out, stale)
     show(rendering, console)
     return rendering
 

@@ -1,1 +1,1 @@
-"""Cost."""
+"""Cost: time and memory of the timed phases, by named probes."""

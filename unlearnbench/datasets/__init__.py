@@ -154,7 +154,7 @@ class Dataset:
         return digest([asdict(self.second), asdict(self.rejecting)])
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a record says of it; `current_digests` reads it back."""
+        """Return what a record says of it; `run/stale.py` reads it back."""
         return {
             "kind": self.kind, "title": self.title, "class_names": list(self.class_names),
             "image_shape": list(self.image_shape), "extractor": self.extractor_name, "choices": dict(self.choices),
@@ -165,18 +165,19 @@ class Dataset:
 DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagefolder")
 
 
-def _module(kind: str) -> ModuleType:
+def module_of(kind: str) -> ModuleType:
+    """Return the module of a dataset of this kind."""
     return importlib.import_module(f"unlearnbench.datasets.{kind}")
 
 
 def title_of(kind: str) -> str:
     """Return a dataset's title, without looking for its images."""
-    return str(_module(kind).TITLE)
+    return str(module_of(kind).TITLE)
 
 
 def protocol_names(kind: str) -> list[str]:
     """Return the names of a dataset's protocols, the default first."""
-    module = _module(kind)
+    module = module_of(kind)
     side = getattr(module, "SIDE", 32)  # pixels
     return list(module.profiles((3, side, side)))
 
@@ -197,7 +198,7 @@ def load_dataset(source: Source | str) -> Dataset:
         raise UsageError(f"--image-size is for --dataset imagefolder; the images of {source.dataset} have their size")
     if source.inception_weights is not None and not source.inception_weights.is_file():
         raise UsageError(f"--inception-weights {source.inception_weights}: there is no such file")
-    dataset: Dataset = _module(source.dataset).dataset(source)
+    dataset: Dataset = module_of(source.dataset).dataset(source)
     return dataset
 
 
@@ -209,14 +210,14 @@ def resolve(
     """Return a dataset from its images and what the user chose of its profiles.
 
     Raises:
-        UsageError: an unknown protocol, judge or extractor, choices that exclude each other, weights that do not fit.
+        UsageError: an unknown protocol, judge or extractor, choices that exclude each other, weights of no judge.
     """
-    profiles: Mapping[str, Profile] = _module(source.dataset).profiles(image_shape)
+    profiles: Mapping[str, Profile] = module_of(source.dataset).profiles(image_shape)
     profile = profiles[_pick(source.protocol, profiles, "protocol", source.dataset)]
     extractor = _pick(source.extractor, [profile.extractor, *get_args(ExtractorChoice)], "extractor", source.dataset)
     _check_one_base(source)
     names = tuple(class_names)
-    judges = _choose_judges(source, profile, len(names))
+    judges = _choose_judges(source, profile)
     features = INCEPTION_FEATURES if extractor == "inception" else FEATURES[profile.own.network]
     protocol = _fitted(profile.protocol, len(names), features, source.batch_size)
     unguided = _lacks_null_class(source.base, len(names))
@@ -239,7 +240,7 @@ def resolve(
         marks, notes = [*marks, "-compiled"], [*notes, ", compiled"]
     return Dataset(
         name=name + "".join(marks), kind=source.dataset, title=title + "".join(notes), class_names=names,
-        image_shape=image_shape, flip=flip, protocol=_unguided(protocol) if unguided else protocol,
+        image_shape=image_shape, flip=flip, protocol=without_guidance(protocol) if unguided else protocol,
         base=replace(profile.base, steps=source.base_steps or profile.base.steps, minutes=source.base_minutes),
         judge=judges.first,
         second=judges.second,
@@ -299,11 +300,11 @@ class _Judges(NamedTuple):
     weights: dict[str, Path]
 
 
-def _choose_judges(source: Source, profile: Profile, classes: int) -> _Judges:
-    """Return the judges that a user chose of a profile; weights from files are read and checked.
+def _choose_judges(source: Source, profile: Profile) -> _Judges:
+    """Return the judges that a user chose of a profile.
 
     Raises:
-        UsageError: an unknown judge, one judge twice, or weights that do not fit it.
+        UsageError: an unknown judge, one judge twice, or weights that it does not take or that cannot be read.
     """
     choices: dict[str, str] = {}
     weights: dict[str, Path] = {}
@@ -320,34 +321,31 @@ def _choose_judges(source: Source, profile: Profile, classes: int) -> _Judges:
     elif source.second_judge_weights is not None:
         raise UsageError("--second-judge-weights holds weights of a second judge: name it with --second-judge")
     if source.judge_weights is not None:
-        first = _read_judge("--judge", source.judge_weights, first, classes)
+        first = _read_judge("--judge", source.judge_weights, first)
         choices["judge_weights"], weights[first.sha256] = first.sha256, source.judge_weights
     if source.second_judge_weights is not None:
-        second = _read_judge("--second-judge", source.second_judge_weights, second, classes)
+        second = _read_judge("--second-judge", source.second_judge_weights, second)
         choices["second_judge_weights"], weights[second.sha256] = second.sha256, source.second_judge_weights
     return _Judges(first, second, choices, weights)
 
 
-def _read_judge(option: str, path: Path, judge: ClassifierRecipe | SvmRecipe | GivenJudge, classes: int) -> GivenJudge:
-    """Return a judge of the same network whose weights come from a file, after seeing that they fit.
-
-    Args:
-        option: that names the judge.
-        path: of the file.
-        judge: whose weights they are to be.
-        classes: their number.
+def _read_judge(option: str, path: Path, judge: ClassifierRecipe | SvmRecipe | GivenJudge) -> GivenJudge:
+    """Return a judge of the same network whose weights come from a file. `judges/weights.py` sees whether they fit.
 
     Raises:
-        UsageError: this judge takes no weights, or not these.
+        UsageError: this judge takes no weights, or the file cannot be read.
     """
-    from unlearnbench.judges.weights import read_weights  # imports torch, which a report does without
-
     if isinstance(judge, SvmRecipe) or judge.network not in FROM_FILES:
         raise UsageError(
             f"{option}-weights is for {' and '.join(FROM_FILES.values())}, judges of images of 32 pixels: name one of "
             f"them with {option}"
         )
-    return GivenJudge(judge.network, read_weights(f"{option}-weights {path}", path, judge.network, classes).sha256)
+    if not path.is_file():
+        raise UsageError(f"{option}-weights {path}: there is no such file")
+    try:
+        return GivenJudge(judge.network, file_digest(path))
+    except OSError as error:
+        raise UsageError(f"{option}-weights {path}: it cannot be read ({error.strerror or error})") from error
 
 
 def _pick(wanted: str, known: Iterable[str], what: str, dataset: str) -> str:
@@ -376,7 +374,8 @@ def _lacks_null_class(base: str, classes: int) -> bool:
         return False
 
 
-def _unguided(protocol: Protocol) -> Protocol:
+def without_guidance(protocol: Protocol) -> Protocol:
+    """Return a protocol whose samples are not guided."""
     return replace(protocol, guidance=0.0)
 
 

@@ -1,4 +1,4 @@
-"""unlearnbench.datasets.recipes."""
+"""Recipes, all of them data: how a dataset's base model and judges are trained, and its protocols."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

@@ -1,1 +1,1 @@
-"""Judges."""
+"""Judges and feature extractors: classifiers that look at generated images."""

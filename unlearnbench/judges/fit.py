@@ -1,4 +1,4 @@
-"""unlearnbench.judges.fit."""
+"""Training of a classifier on a dataset's images: judges and feature extractors."""
 
 from collections.abc import Callable
 

@@ -24,6 +24,7 @@ from unlearnbench.models.networks import CLASSIFIERS, Classifier, frozen
 from unlearnbench.plugins.spec import NO_OBJECT
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software
+from unlearnbench.store.revisions import later
 
 JUDGE_BATCH = 500  # images per forward pass of a judge or extractor
 
@@ -215,6 +216,7 @@ def classifier_key(
         "recipe": asdict(recipe),
         "device": device.type,
         "software": software(),
+        **later("judges"),
     }
     return kind.replace(" ", "-"), inputs
 

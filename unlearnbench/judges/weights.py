@@ -7,7 +7,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from unlearnbench.datasets import FROM_FILES
+from unlearnbench.datasets import FROM_FILES, Dataset
+from unlearnbench.datasets.recipes import GivenJudge
 from unlearnbench.errors import UsageError, one_line, spell_error
 from unlearnbench.models.networks import CLASSIFIERS
 from unlearnbench.store.artifacts import Tensors
@@ -53,6 +54,18 @@ def read_weights(what: str, path: Path, network: str, classes: int) -> Weights:
     if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise UsageError(f"{what}: its {odd[0]} holds NaN or infinite numbers: give weights that were trained")
     return Weights(sha256, {_inner(name): tensor for name, tensor in tensors.items()})
+
+
+def check_given(dataset: Dataset) -> None:
+    """Look into the files that a user gave for judges of a dataset.
+
+    Raises:
+        UsageError: one holds weights that do not fit its judge.
+    """
+    for option, judge in (("--judge-weights", dataset.judge), ("--second-judge-weights", dataset.second)):
+        if isinstance(judge, GivenJudge):
+            path = dataset.weights[judge.sha256]
+            read_weights(f"{option} {path}", path, judge.network, dataset.num_classes)
 
 
 def _check_shapes(what: str, judge: str, wanted: Tensors, found: Tensors) -> None:

@@ -1,1 +1,1 @@
-"""The plugin kit: write a method (`scaffold`) and see whether it keeps its promises (`conformance`)."""
+"""The kit of a plugin's author: template, and conformance tests of a method."""

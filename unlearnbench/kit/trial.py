@@ -34,7 +34,8 @@ from unlearnbench.plugins.registry import Plugin
 from unlearnbench.plugins.spec import STREAMS, MethodSpec
 from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.store.cell import Scalar, Target
-from unlearnbench.unlearn.context import Context, Harness, counted
+from unlearnbench.unlearn.context import Context, counted
+from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
 STEPS = 8  # of a setting called `steps`, in place of thousands

@@ -1,1 +1,1 @@
-"""Measure."""
+"""Measuring: what metrics are given, attacks, and what a dataset needs prepared."""

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import Unmeasurable
 from unlearnbench.measure.prepared import Prepared
-from unlearnbench.models.diffusion import Schedule, Start, eps_loss, sample, to_float
+from unlearnbench.models.diffusion import Schedule, eps_loss, to_float
+from unlearnbench.models.sampler import Start, sample
 from unlearnbench.models.training import antithetic_timesteps, drop_labels
 from unlearnbench.models.transfer import upload
 from unlearnbench.plugins.spec import Score

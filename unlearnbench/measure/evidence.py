@@ -18,8 +18,9 @@ from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
 from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
 from unlearnbench.judges.judges import Judge, through
 from unlearnbench.measure.prepared import Prepared
-from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, sample, to_float
+from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, to_float
 from unlearnbench.models.networks import is_plain
+from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import global_rng_kept
 from unlearnbench.plugins.spec import MetricSpec, Score
 from unlearnbench.protocols import Progress
@@ -27,7 +28,7 @@ from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.store.cell import Cell, sample_seeds
 from unlearnbench.store.hashing import derive_seed
 from unlearnbench.store.provenance import device_key
-from unlearnbench.unlearn.context import HARNESS_DIGEST
+from unlearnbench.store.revisions import of_parts
 
 if TYPE_CHECKING:
     from unlearnbench.measure.attacks import Attacker
@@ -118,7 +119,7 @@ class Evidence:
                 "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
                 "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
                 "device": device_key(self.device_identity),  # the cost is charged again, so it must be this model's
-                "harness": HARNESS_DIGEST,
+                "harness": of_parts(("sampler", "measuring")),
             }, build)  # fmt: skip
         if found.reused:
             self.meter.charge("sample", Cost.earlier(found.facts["cost"]))

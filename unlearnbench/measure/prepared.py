@@ -26,6 +26,7 @@ from unlearnbench.models.base import UNGUIDED, _base_inputs, base_artifact, base
 from unlearnbench.models.networks import Classifier, build_unet, frozen
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software
+from unlearnbench.store.revisions import later
 
 FEATURES = "compute features of the training images"
 OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., Found]]] = {  # name -> endings of needs, and its maker
@@ -200,4 +201,8 @@ def train_features(
 
 def _features_inputs(extractor: Mapping[str, str], sources: Mapping[str, str], device: torch.device) -> dict[str, Any]:
     """Return what features of the training images depend on."""
-    return {"extractor": dict(extractor), "images": sources["train"], "device": device.type, "software": software()}
+    images = sources["train"]
+    return {
+        "extractor": dict(extractor), "images": images, "device": device.type, "software": software(),
+        **later("judges"),
+    }  # fmt: skip

@@ -1,1 +1,1 @@
-"""Models."""
+"""Denoisers: networks, noise schedule, sampler, training, checkpoints."""

@@ -1,4 +1,4 @@
-"""unlearnbench.models.base."""
+"""The base model: trained with checkpoints, or read from a given one; cached."""
 
 import hashlib
 import math
@@ -23,6 +23,7 @@ from unlearnbench.models.networks import build_unet, placed, unet_config
 from unlearnbench.models.training import DenoiserTraining, Draw, flipped, global_rng_kept
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software, unwritable
+from unlearnbench.store.revisions import later
 from unlearnbench.store.scratch import beside, fsync, sweep
 
 FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
@@ -87,7 +88,7 @@ def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[st
         }  # fmt: skip
     return {
         "classes": dataset.num_classes, "images": source, "flip": dataset.flip, "recipe": dataset.base.to_json(),
-        "device": device.type, "software": software(),
+        "device": device.type, "software": software(), **later("base"),
     }  # fmt: skip
 
 

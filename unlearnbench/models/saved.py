@@ -125,7 +125,8 @@ def draw(
     """
     import torch
 
-    from unlearnbench.models.diffusion import Schedule, sample
+    from unlearnbench.models.diffusion import Schedule
+    from unlearnbench.models.sampler import sample
     from unlearnbench.store.cell import sample_seeds
 
     changed = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
@@ -146,7 +147,7 @@ def draw(
     return found
 
 
-def grid(images: NDArray[np.uint8]) -> "Image":
+def image_grid(images: NDArray[np.uint8]) -> "Image":
     """Return images (classes, n, C, H, W) as one picture: a row for each class, or nearly a square of one class."""
     from PIL import Image as pillow
 

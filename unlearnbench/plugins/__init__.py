@@ -1,1 +1,1 @@
-"""Plugins."""
+"""Plugins: what they declare, how they are found, their cards."""

@@ -12,7 +12,7 @@ import importlib.util
 import sys
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -27,7 +27,6 @@ from unlearnbench.plugins.guard import process_state_kept
 from unlearnbench.plugins.sources import module_file, read_source, source_digest
 from unlearnbench.plugins.spec import Kind, MethodSpec, MetricSpec
 from unlearnbench.store.hashing import file_digest
-from unlearnbench.store.records import Record
 
 Load = Callable[[], ModuleType]
 
@@ -215,13 +214,6 @@ class Registry:
             for (kind, name), plugin in self._plugins.items()
             if plugin.path is not None
         }
-
-    def current_hashes(self, records: Iterable[Record]) -> dict[str, str]:
-        """Return the hashes of everything records rest on, as it is now, to tell stale records."""
-        from unlearnbench.run.stale import current_digests
-
-        recorded = [(record.dataset, record.cell.protocol) for record in records]
-        return self.source_hashes() | current_digests(recorded)
 
     def source_hash(self, kind: Kind, name: str) -> str:
         """Return the SHA-256 of one plugin's source, importing it where that is the only way to find the file."""

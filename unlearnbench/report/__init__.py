@@ -1,4 +1,1 @@
-"""Reports: tables, figures and a page, from records alone. Never imports torch or a plugin.
-
-The same records give the same bytes.
-"""
+"""Reports: tables, figures and pages of the records of a results folder. Reads the store and nothing else."""

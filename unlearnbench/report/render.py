@@ -1,13 +1,13 @@
-"""unlearnbench.report.render.render."""
+"""A report: every file of it, from the records of a results folder and the set of those that are stale."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.rendering import Rendering
-from unlearnbench.store.records import Hashes, Reading, Record, hashes_of, open_results
+from unlearnbench.store.records import Reading, Record
 
 if TYPE_CHECKING:
     from unlearnbench.report.data.board import Board
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 Files = dict[str, str | bytes]  # by path within the report's folder
 
 
-def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
+def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Rendering:
     """Render every board of a results folder into `out/DATASET`.
 
     Args:
-        results: folder of records.
+        reading: of the folder.
         out: folder for the report; what is not a report's in it stays as it is.
-        source_hashes: {"method:NAME" or "metric:NAME": SHA-256} of the plugins as they are, to mark stale records, or
-            what returns it for records.
+        stale: ids of the cells whose records are.
 
     Raises:
         UsageError: there is no record, or the folder cannot be written.
     """
-    from unlearnbench.report.page import nothing
     from unlearnbench.report.write.files import publish
+    from unlearnbench.report.write.page import nothing
 
-    with open_results(results) as reading, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numpy on odd numbers: no words but ours
-        found, files, rendering = _shown(reading, hashes_of(source_hashes, reading.records))
+        found, files, rendering = _shown(reading, stale)
         if not found and not rendering.notes:
             raise UsageError(
-                f"there is no record in {results} to show: run 'unlearnbench run' first or name a folder with --results"
+                f"there is no record in {reading.root} to show: run 'unlearnbench run' first or name a folder with "
+                f"--results"
             )
         publish(files if found else {"report.md": nothing(rendering.notes)}, out, found)
     rendering.pages = [out / name / "report.md" for name in found] or [out / "report.md"]
@@ -44,7 +44,7 @@ def render(results: Path, out: Path, source_hashes: Hashes) -> Rendering:
     return rendering
 
 
-def _shown(reading: Reading, hashes: Mapping[str, str]) -> "tuple[dict[str, Board], Files, Rendering]":
+def _shown(reading: Reading, stale: Set[str]) -> "tuple[dict[str, Board], Files, Rendering]":
     """Return the boards of the records that can be shown, and all files and words of their report.
 
     Everything is made as if all records could be shown. Where that fails, of whatever kind the failure is, the records
@@ -52,15 +52,15 @@ def _shown(reading: Reading, hashes: Mapping[str, str]) -> "tuple[dict[str, Boar
     """
     from unlearnbench.report.data.board import boards
     from unlearnbench.report.figures.drawing import Drawing, Undrawn, draw
-    from unlearnbench.report.tables.tables import showable
+    from unlearnbench.report.showable import showable
 
     kept, problems = reading.records, list[str]()
     broken: set[str] = set()  # figures that some record breaks
-    suspected = any(record.is_stale(hashes) for record in kept)  # stale ones show little: look at what they hold
+    suspected = bool(stale)  # stale ones show little: look at what they hold
 
     def attempt(some: Sequence[Record]) -> None:
-        for known in ({}, hashes) if suspected else ({},):
-            found = boards(some, known)
+        for hidden in (frozenset(), stale) if suspected else (frozenset(),):
+            found = boards(some, hidden)
             _files(found, lambda name: {}, Rendering())
             for board in found.values():
                 for figure in broken:
@@ -71,7 +71,7 @@ def _shown(reading: Reading, hashes: Mapping[str, str]) -> "tuple[dict[str, Boar
         try:
             if suspected and not problems:
                 attempt(kept)
-            found = boards(kept, hashes)
+            found = boards(kept, stale)
             with Drawing(found) as drawing:
                 return found, _files(found, drawing.drawn, rendering), rendering
         except Exception as error:
@@ -93,8 +93,8 @@ def _files(
         rendering: with what there is to say of the records.
     """
     from unlearnbench.report.html import page
-    from unlearnbench.report.page import page_files, table_files
     from unlearnbench.report.tables.controls import alarms
+    from unlearnbench.report.write.page import page_files, table_files
     from unlearnbench.report.write.terminal import to_terminal
 
     files: Files = {}
@@ -113,18 +113,17 @@ def _files(
     return files
 
 
-def validation(results: Path, source_hashes: Hashes) -> Rendering:
+def validation(reading: Reading, stale: Set[str] = frozenset()) -> Rendering:
     """Return the tables of controls, and of how well metrics separate them, of every board of a results folder.
 
     Raises:
         UsageError: there is no control among the records.
     """
+    from unlearnbench.report.showable import shown_boards
     from unlearnbench.report.tables.controls import alarms, check_tables
-    from unlearnbench.report.tables.tables import shown_boards
-    from unlearnbench.report.write.table import to_markdown
+    from unlearnbench.report.write.markdown import to_markdown
 
-    with open_results(results) as reading:
-        shown, problems = shown_boards(reading.records, hashes_of(source_hashes, reading.records))
+    shown, problems = shown_boards(reading.records, stale)
     found = Rendering(notes=[*reading.problems, *problems])
     for board in shown.values():
         found.notes += board.notes
@@ -133,7 +132,7 @@ def validation(results: Path, source_hashes: Hashes) -> Rendering:
     if not found.terminal:
         why = f" ({'; '.join(found.notes[:3])})" if found.notes else ""
         raise UsageError(
-            f"no control in {results} has a number of a metric that controls are checked against{why}: run with "
+            f"no control in {reading.root} has a number of a metric that controls are checked against{why}: run with "
             f"--controls first or every"
         )
     return found

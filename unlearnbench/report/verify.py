@@ -9,16 +9,18 @@ import html
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from unlearnbench.errors import UsageError, one_line, plural, spell_error
 from unlearnbench.report.data.board import Board, boards
-from unlearnbench.report.tables.tables import all_tables, showable
+from unlearnbench.report.showable import showable
+from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.latex import to_latex
-from unlearnbench.report.write.table import Table, to_markdown
-from unlearnbench.store.records import B4, Hashes, Record, ResultStore, hashes_of
+from unlearnbench.report.write.markdown import to_markdown
+from unlearnbench.store.records import B4, Reading, Record
 
 __all__ = ["Verdict", "verify"]
 
@@ -39,7 +41,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ParsedTable:
     """A table as a file has it, without its dress: texts with single spaces, no markup."""
 
     line: int  # where it begins, from 1
@@ -70,18 +72,18 @@ class Match:
     title: str
     likeness: float
     same_name: bool  # both have one title, or captions that begin alike
-    expected: Grid
+    expected: ParsedTable
     differences: tuple[str, ...]
     added: bool  # the file's caption has further words before or after
 
 
-def verify(path: Path, results: Path, source_hashes: Hashes) -> Verdict:
+def verify(path: Path, reading: Reading, stale: Set[str] = frozenset()) -> Verdict:
     """Check every table of a file against the records its caption names.
 
     Args:
         path: a report, a table, or a text with pasted tables: .md or .tex.
-        results: folder of records.
-        source_hashes: of the plugins as they are, to tell stale records.
+        reading: of a results folder.
+        stale: ids of the cells whose records are.
 
     Raises:
         UsageError: the file cannot be read or has no table that names its records, or there are no records.
@@ -96,7 +98,7 @@ def verify(path: Path, results: Path, source_hashes: Hashes) -> Verdict:
             if grids
             else f"there is no table in {path}{hint}: name a .md or .tex file that holds one of a report"
         )
-    reference = _Reference(results, source_hashes, latex)
+    reference = _Reference(reading, stale, latex)
     named = list(dict.fromkeys(grid.digest for grid in grids if grid.digest))
     found = [reference.check(grid) if grid.digest else reference.check_unnamed(grid, named) for grid in grids]
     titles = Counter(title for title, _, _ in found)
@@ -130,7 +132,7 @@ def _read(path: Path) -> tuple[str, bool]:
     return text.replace("\r\n", "\n"), ending == ".tex"
 
 
-def _mentions(text: str, grids: Iterable[Grid], latex: bool) -> list[str]:
+def _mentions(text: str, grids: Iterable[ParsedTable], latex: bool) -> list[str]:
     """Return a line for each digest that stands in no table that was read, so that none passes for checked."""
     lines = (_without_comments(text) if latex else text).split("\n")
     for grid in grids:
@@ -146,37 +148,36 @@ def _mentions(text: str, grids: Iterable[Grid], latex: bool) -> list[str]:
 class _Reference:
     """What the records say: their tables, rendered and read back in the form of the file."""
 
-    results: Path
-    given: Hashes
+    reading: Reading
+    stale: Set[str]
     latex: bool
     notes: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)  # a sentence on each line without a sound record
 
     def __post_init__(self) -> None:
         records = self._records()
-        self.source_hashes = hashes_of(self.given, records)
-        self.now = boards(records, self.source_hashes)
-        self.recorded = boards(records, {})  # with the numbers of stale records too
-        self._cache: dict[int, list[tuple[str, Grid]]] = {}
+        self.now = boards(records, self.stale)
+        self.recorded = boards(records)  # with the numbers of stale records too
+        self._cache: dict[int, list[tuple[str, ParsedTable]]] = {}
 
     def _records(self) -> list[Record]:
         """Return the records that a report shows; the others become notes."""
-        if not self.results.is_dir():
+        if not self.reading.root.is_dir():
             raise UsageError(
-                f"there is no results folder {self.results}: run 'unlearnbench run' first or name one with --results"
+                f"there is no results folder {self.reading.root}: run 'unlearnbench run' first or name one with "
+                f"--results"
             )
-        reading = ResultStore(self.results).read()
-        self.unread += reading.problems
-        kept, problems = showable(reading.records)
+        self.unread += self.reading.problems
+        kept, problems = showable(self.reading.records)
         self.notes += problems
         if not kept:
             why = f" ({'; '.join(found[:3])})" if (found := [*self.unread, *self.notes]) else ""
             raise UsageError(
-                f"there is no record in {self.results} to check against{why}: name a folder with --results"
+                f"there is no record in {self.reading.root} to check against{why}: name a folder with --results"
             )
         return kept
 
-    def check(self, grid: Grid) -> tuple[str, bool, str]:
+    def check(self, grid: ParsedTable) -> tuple[str, bool, str]:
         """Return a table's title, whether it holds, and what to say of it."""
         now = next((board for board in self.now.values() if board.digest == grid.digest), None)
         recorded = next((board for board in self.recorded.values() if board.digest == grid.digest), None)
@@ -190,7 +191,7 @@ class _Reference:
             return best.title, False, f"does not hold: {_spell(best.differences)}"
         if now is None or matches[0].differences:
             assert recorded is not None
-            stale = sum(record.is_stale(self.source_hashes) for record in recorded.records)
+            stale = sum(record.cell.id in self.stale for record in recorded.records)
             return best.title, False, (
                 f"does not hold: these are the numbers of records {grid.digest}, but {stale} of them are stale (their "
                 f"method, a metric or the dataset's recipe has changed since): run their cells again"
@@ -198,7 +199,7 @@ class _Reference:
         words = "; the words added to its caption are not checked" if best.added else ""
         return best.title, True, f"holds (records {grid.digest}, {plural(grid.cells, 'cell')}{words})"
 
-    def check_unnamed(self, grid: Grid, digests: Sequence[str]) -> tuple[str, bool, str]:
+    def check_unnamed(self, grid: ParsedTable, digests: Sequence[str]) -> tuple[str, bool, str]:
         """Return the same for a table that names no records, by the records that others in its file name."""
         known = [board for side in (self.now, self.recorded) for board in side.values() if board.digest in digests]
         matches = [] if grid.trouble else [(self._match(grid, board), board) for board in known]
@@ -211,11 +212,11 @@ class _Reference:
         words = "; the words around it are not checked" if best.added else ""
         return best.title, True, f"holds (records {board.digest}, {plural(grid.cells, 'cell')}{words})"
 
-    def _unknown(self, grid: Grid) -> tuple[str, bool, str]:
+    def _unknown(self, grid: ParsedTable) -> tuple[str, bool, str]:
         """Return what to say of a table whose digest no board has."""
         text = (
-            f"does not hold: {self.results} has no board with records {grid.digest}: a record was changed, added or "
-            f"removed since, or they are in another folder (--results)"
+            f"does not hold: {self.reading.root} has no board with records {grid.digest}: a record was changed, added "
+            f"or removed since, or they are in another folder (--results)"
         )
         about = ABOUT.search(grid.caption)
         matches = [(self._match(grid, board), name, board.digest) for name, board in self.now.items()]
@@ -227,7 +228,7 @@ class _Reference:
         best = max((match for match, _, _ in matches), key=lambda match: match.likeness)
         return grid.title or (best.title if best.same_name else ""), False, text
 
-    def _match(self, grid: Grid, board: Board) -> Match:
+    def _match(self, grid: ParsedTable, board: Board) -> Match:
         """Return the table of a board that is most like the file's."""
         matches = [_compare(grid, title, table) for title, table in self._tables(board)]
         best = max(matches, key=lambda match: match.likeness)
@@ -236,7 +237,7 @@ class _Reference:
             return Match(grid.title, 0, False, best.expected, (words,), False)
         return best
 
-    def _tables(self, board: Board) -> list[tuple[str, Grid]]:
+    def _tables(self, board: Board) -> list[tuple[str, ParsedTable]]:
         """Return (title, table) of every table of a board, those beside published numbers last."""
         if id(board) not in self._cache:
             write, read = (to_latex, latex_grids) if self.latex else (to_markdown, markdown_grids)
@@ -276,7 +277,7 @@ def _sources() -> list[str]:
     return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
 
-def _compare(found: Grid, title: str, expected: Grid) -> Match:
+def _compare(found: ParsedTable, title: str, expected: ParsedTable) -> Match:
     """Return how a table of the file differs from one of the records."""
     same_title = " ".join(title.split()) == found.title
     beginning = " ".join(expected.caption.split()[:5])
@@ -299,7 +300,7 @@ def _overlap(a: Iterable[str], b: Iterable[str]) -> float:
     return len(here & there) / max(len(here | there), 1)
 
 
-def _differences(found: Grid, expected: Grid) -> Iterator[str]:
+def _differences(found: ParsedTable, expected: ParsedTable) -> Iterator[str]:
     """Yield every difference: columns, rows, cells, caption."""
     columns = list(_list_differences("column", found.header[1:], expected.header[1:]))
     names = [[row[0] for row in grid.rows] for grid in (found, expected)]
@@ -353,7 +354,7 @@ def _spell(differences: Sequence[str]) -> str:
     return "; ".join(differences[:MOST]) + (f"; and {more} more" if more > 0 else "")
 
 
-def markdown_grids(text: str) -> list[Grid]:
+def markdown_grids(text: str) -> list[ParsedTable]:
     """Return the tables of a Markdown text, each with the heading above it and the paragraph below it."""
     lines = text.split("\n")
     grids, k = [], 0
@@ -364,7 +365,7 @@ def markdown_grids(text: str) -> list[Grid]:
         if end - k >= 2 and re.fullmatch(r"[\s|:-]*-[\s|:-]*", lines[k + 1]):
             last, caption = _paragraph(lines, end)
             header, *rows = [_markdown_row(line) for line in [lines[k], *lines[k + 2 : end]]]
-            grids.append(Grid(k + 1, last, _markdown_plain(caption), _heading(lines, k), header, tuple(rows)))
+            grids.append(ParsedTable(k + 1, last, _markdown_plain(caption), _heading(lines, k), header, tuple(rows)))
         k = max(end, k + 1)
     return grids
 
@@ -423,7 +424,7 @@ SIGNS |= dict.fromkeys(  # changes how a text looks, never what it says
 )  # fmt: skip
 
 
-def latex_grids(text: str) -> list[Grid]:
+def latex_grids(text: str) -> list[ParsedTable]:
     """Return the table environments of a LaTeX text."""
     text = _without_comments(text)
     grids = []
@@ -438,10 +439,10 @@ def latex_grids(text: str) -> list[Grid]:
         if parts and all(one.keys() == bodies_by_name[0].keys() for one in bodies_by_name):
             header = parts[0][0] + tuple(itertools.chain(*[head[1:] for head, _ in parts[1:]]))
             rows = tuple((key[0], *itertools.chain(*[one[key] for one in bodies_by_name])) for key in bodies_by_name[0])
-            grids.append(Grid(line, last, caption, header=header, rows=rows, note=_note(match[2])))
+            grids.append(ParsedTable(line, last, caption, header=header, rows=rows, note=_note(match[2])))
         else:
             trouble = f"its environment at line {line} holds {len(bodies)} tabulars of different rows"
-            grids.append(Grid(line, last, caption, trouble=trouble))
+            grids.append(ParsedTable(line, last, caption, trouble=trouble))
     return grids
 
 

@@ -1,4 +1,4 @@
-"""unlearnbench.run.arguments."""
+"""Arguments of a run, parsed: classes, seeds, sweeps, sequences; and the cells they make."""
 
 import difflib
 import re

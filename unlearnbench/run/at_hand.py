@@ -1,4 +1,4 @@
-"""unlearnbench.run.at_hand."""
+"""What the cache and the disk lack of what a run needs, without making any of it."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping

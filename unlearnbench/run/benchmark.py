@@ -4,7 +4,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,19 +18,25 @@ from rich.console import Console
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import UsageError, plural, spell_error
 from unlearnbench.plugins.spec import MethodSpec
-from unlearnbench.protocols import Turn
+from unlearnbench.protocols import Slot
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, Task
 from unlearnbench.run.saving import settle, staging
-from unlearnbench.run.scheduling import Beside, Turns, device_lock
+from unlearnbench.run.scheduling import Beside, Scheduler, device_lock
+from unlearnbench.run.stale import rests_on
 from unlearnbench.run.workers import STOPPING, Outcome, Workers
-from unlearnbench.store.cell import Cell, Controls, Rerun, Scalar
+from unlearnbench.store.cell import Cell, Scalar
 from unlearnbench.store.provenance import software_provenance
 from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model
 from unlearnbench.store.scratch import remove
 
-WEAK = "If the base model is too weak: train it longer (--base-steps), use more images, or give one with --base."
+WEAK = (
+    "The untouched model fails the sanity checks. If the base model is too weak: train it longer (--base-steps), use "
+    "more images, or give one with --base."
+)
 STOP_HINT = " --stop-if-weak ends a run here."
+Check = Callable[[Record], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,11 @@ class WeakBase(Exception):
 
 @dataclass(frozen=True)
 class Lane:
-    """A device of a run, and the turns of the cells on it."""
+    """A device of a run, and the slots of the cells on it."""
 
     number: int
     found: Mapping[str, Any]  # the device, as `runner.identify_all` returns it
-    turns: Turns = field(default_factory=Turns)
+    scheduler: Scheduler = field(default_factory=Scheduler)
 
 
 class Benchmark:
@@ -87,10 +93,8 @@ class Benchmark:
     """
 
     def __init__(
-        self, plan: Plan, workers: Workers, store: ResultStore, console: Console, *,
-        cache: Path, device: str, plugin_files: Sequence[Path], timeout: float | None, minutes: float | None = None,
-        repeats: int = 1, jobs: int = 1, controls: Controls = "first", models: Path | None = None,
-        stop_if_weak: bool = False, devices: str = "",
+        self, plan: Plan, workers: Workers, store: ResultStore, console: Console, execution: Execution,
+        check: Check | None = None,
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -99,48 +103,40 @@ class Benchmark:
             workers: start the processes.
             store: takes the records.
             console: shows progress.
-            cache: folder of artifacts.
-            device: as the user named it.
-            plugin_files: files given with --plugin.
-            timeout: seconds a cell may take, None for no limit.
-            minutes: after which the run stops, None for no limit.
-            repeats: how often each cell's unlearning is timed.
-            jobs: cells at once on one device; only one of them is timed at a time, and then nothing else runs.
-            controls: as the plan has them; where only the first class is checked, records of another one will do.
-            models: folder that takes the unlearned models, None for none.
-            stop_if_weak: end the run when the base model turns out to be too weak.
-            devices: several, as the user named them; then `device` counts for nothing, and `jobs` is 1.
+            execution: how it is carried out.
+            check: returns what is wrong with a record of the untouched model, as the report will say it.
         """
+        minutes = execution.minutes
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._plan, self._workers, self._store, self._console = plan, workers, store, console
-        self._cache, self._plugin_files, self._timeout = cache, tuple(plugin_files), timeout
-        self._devices, self._beside = (device, devices), Beside()
-        self._repeats, self._jobs, self._controls = repeats, jobs, controls
-        self._models = None if models is None else models.absolute()
+        self._execution, self._check, self._beside = execution, check, Beside()
         self._software = software_provenance()
         self._stop = threading.Event()
         self._stop_reason, self._interruption = "the run was stopped", Interruption()
         self._further: Mapping[str, list[str]] = {}  # cell id -> metrics that its last record has
-        self._stop_if_weak, self._weak = stop_if_weak, False
+        self._weak = False
 
-    def run(self, rerun: Rerun) -> Summary:
+    def run(self) -> Summary:
         """Run what the rerun policy asks for and return how it went."""
+        execution = self._execution
         with _signals_as_interrupt(self._interruption), Display(self._console) as display:
             try:
-                found = _expect(self._workers.run("unlearnbench.run.cell:identify_all", *self._devices))
+                found = _expect(
+                    self._workers.run("unlearnbench.run.cell:identify_all", execution.device, execution.devices)
+                )
                 self._plan.dataset.check_device(found[0]["identity"]["type"])
                 lanes = [Lane(number, device) for number, device in enumerate(found)]
                 identities = [device["identity"] for device in found]
                 with device_lock(identities, lambda holder: self._wait_for_device(display, holder), display.warn):
-                    return self._run(rerun, lanes, display)
+                    return self._run(lanes, display)
             except KeyboardInterrupt as stop:  # before any cell began
                 return Summary(0, 0, [], interrupted=True, out_of_time=isinstance(stop, OutOfTime))
 
-    def _run(self, rerun: Rerun, lanes: Sequence[Lane], display: Display) -> Summary:
+    def _run(self, lanes: Sequence[Lane], display: Display) -> Summary:
         """Run the cells; the devices are ours, and of one model."""
         for warning in self._plan.warnings:
             display.warn(warning)
-        selection = self._select(rerun, device_model(lanes[0].found["identity"]), display)
+        selection = self._select(device_model(lanes[0].found["identity"]), display)
         todo, failed, self._further = selection.todo, selection.failed, selection.further
         kept = len(self._plan.cells) - len(todo)
         stop: BaseException | None = None
@@ -170,7 +166,7 @@ class Benchmark:
     def _run_cells(self, todo: Sequence[Cell], lanes: Sequence[Lane], display: Display, ran: list[Record]) -> None:
         """Run cells, on each device so many at once as there are jobs, and add the record of each to `ran`."""
         free: SimpleQueue[Lane] = SimpleQueue()
-        places = [lane for lane in lanes for _ in range(self._jobs)]
+        places = [lane for lane in lanes for _ in range(self._execution.jobs)]
         for lane in places:
             free.put(lane)
         with ThreadPoolExecutor(len(places)) as pool:
@@ -201,15 +197,12 @@ class Benchmark:
         display.wait("wait for the device", holder)
         self._check_time()
 
-    def _select(self, rerun: Rerun, device: DeviceModel, display: Display) -> Selection:
+    def _select(self, device: DeviceModel, display: Display) -> Selection:
         """Return the cells to run, after saying which records could not be read and how many are kept."""
         reading = self._store.read()
         for problem in reading.problems:
             display.warn(problem)
-        found = select(
-            self._plan, reading.records, rerun, device, repeats=self._repeats, models=self._models,
-            controls=self._controls,
-        )  # fmt: skip
+        found = select(self._plan, reading.records, self._execution, device)
         every = len(self._plan.cells)
         if kept := every - len(found.todo):
             display.say(
@@ -229,7 +222,7 @@ class Benchmark:
                 self._check_time()
 
             outcome = self._workers.run(
-                "unlearnbench.run.cell:prepare_dataset", self._plan.dataset, needs, base_seeds, self._cache,
+                "unlearnbench.run.cell:prepare_dataset", self._plan.dataset, needs, base_seeds, self._execution.cache,
                 found, on_progress=task.progress, on_warning=display.warn, on_tick=tick,
             )  # fmt: skip
         _expect(outcome)
@@ -261,7 +254,7 @@ class Benchmark:
                 self._append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
                 raise
             finally:
-                lane.turns.leave(number)
+                lane.scheduler.release(number)
             seconds = time.monotonic() - started
             record = self._record(cell, outcome, found, started_utc, seconds)
             try:
@@ -277,22 +270,19 @@ class Benchmark:
 
     def _check_base(self, record: Record, display: Display) -> None:
         """Say so at once where a record of the untouched model fails the suite's checks, as the report will."""
-        if record.status != "ok" or record.method.get("role") != "reference":
+        if self._check is None or record.status != "ok" or record.method.get("role") != "reference":
             return
-        from unlearnbench.report.data.board import Board
-        from unlearnbench.report.tables.controls import DISTRUST, alarms
-
-        found = alarms(Board([record], {}))
+        found = self._check(record)
         if found and not self._weak:
-            display.say(f"{DISTRUST} {WEAK}{'' if self._stop_if_weak else STOP_HINT}")
+            display.say(f"{WEAK}{'' if self._execution.stop_if_weak else STOP_HINT}")
         for alarm in found:
             display.say(f"- {alarm}")
         self._weak |= bool(found)
-        if self._weak and self._stop_if_weak:
+        if self._weak and self._execution.stop_if_weak:
             self._stop.set()
 
     def _end_if_weak(self) -> None:
-        if self._weak and self._stop_if_weak:
+        if self._weak and self._execution.stop_if_weak:
             raise WeakBase("the base model is too weak (--stop-if-weak)")
 
     def _append(self, record: Record) -> None:
@@ -303,7 +293,7 @@ class Benchmark:
 
     def _models_of(self, cell: Cell) -> Path | None:
         """Return the folder that a cell's model goes to: an untouched model or a sham is nothing to keep."""
-        return self._models if self._plan.unlearns(cell) else None
+        return self._execution.models if self._plan.unlearns(cell) else None
 
     def _measure(self, number: int, cell: Cell, lane: Lane, display: Display, task: Task) -> Outcome:
         """Run a cell in a process of its own."""
@@ -312,22 +302,23 @@ class Benchmark:
             if self._stop.is_set():
                 raise Stopped
 
-        def take_turn(kind: Turn) -> int:
-            return lane.turns.take(number, kind, check_stop)
+        def take_slot(kind: Slot) -> int:
+            return lane.scheduler.acquire(number, kind, check_stop)
 
         def most_beside() -> int:
             return self._beside.most(lane.number)
 
-        metrics = [spec.name for spec in self._plan.metrics_of(cell)]
+        execution, metrics = self._execution, [spec.name for spec in self._plan.metrics_of(cell)]
         metrics += [name for name in self._further.get(cell.id, ()) if name not in metrics]
         models = self._models_of(cell)
         staged = None if models is None else staging(models, cell)
         try:
             with self._beside.working(lane.number):
                 return self._workers.run(
-                    "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, self._plugin_files,
-                    self._cache, lane.found, self._repeats, staged, timeout=self._timeout, on_progress=task.progress,
-                    on_tick=check_stop, on_turn=take_turn, on_beside=most_beside, on_warning=display.warn,
+                    "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, execution.plugin_files,
+                    execution.cache, lane.found, execution.repeats, staged, timeout=execution.timeout,
+                    on_progress=task.progress, on_tick=check_stop, on_slot=take_slot, on_beside=most_beside,
+                    on_warning=display.warn,
                 )  # fmt: skip
         except UsageError:  # it ends the run
             if staged is not None:
@@ -363,7 +354,7 @@ class Benchmark:
             protocol=dataset.protocol.to_json(),
             dataset=dataset.to_json(),
             provenance={**self._software, "device": found["identity"], "started_utc": started_utc},
-            **measured,
+            **{"revisions": rests_on(spec, self._plan.metrics_of(cell), dataset), **measured},
         )  # fmt: skip
 
 

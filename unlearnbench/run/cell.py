@@ -25,21 +25,25 @@ from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
 from unlearnbench.measure.prepared import Prepared, prepare
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import write_checkpoint
-from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, sample, to_float
+from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, to_float
 from unlearnbench.models.flops import known_flops
 from unlearnbench.models.networks import build_unet, frozen, is_plain
+from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import global_rng_kept, trainable_copy
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
-from unlearnbench.protocols import Line, Progress, Turn
+from unlearnbench.protocols import JobChannel, Progress, Slot
 from unlearnbench.run.devices import check_alike, named_devices
 from unlearnbench.run.global_state import REMEDY, GlobalState
 from unlearnbench.run.saving import stage
+from unlearnbench.run.stale import rests_on
 from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import digest
 from unlearnbench.store.provenance import available_cores, cpu_identity, device_identity, device_key
-from unlearnbench.unlearn.context import HARNESS_DIGEST, Context, Harness, Rehearsal, counted
+from unlearnbench.store.revisions import of_parts
+from unlearnbench.unlearn.context import Context, Rehearsal, counted
+from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
 STRIP_IMAGES = 8  # images kept in a record, per strip
@@ -152,7 +156,7 @@ def train_base(dataset: Dataset, cache: Path, device: str, out: Path, progress: 
 
 def run_cell(
     cell: Cell, dataset: Dataset, metric_names: Sequence[str], plugin_files: Sequence[Path],
-    cache: Path, found: Mapping[str, Any], repeats: int, staged: Path | None, line: Line,
+    cache: Path, found: Mapping[str, Any], repeats: int, staged: Path | None, channel: JobChannel,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one cell and return the measured fields of its record.
 
@@ -165,11 +169,11 @@ def run_cell(
         found: the device, as `identify_all` returns it.
         repeats: how often unlearning is timed.
         staged: folder to write the unlearned model to, for the process that records the cell; None for none.
-        line: shows progress and gives turns.
+        channel: shows progress and gives slots.
     """
-    device, meter = _begin(found, line)
-    turns = _Turns(line, meter)
-    turns.take("load")
+    device, meter = _begin(found, channel)
+    slots = _Slots(channel, meter)
+    slots.acquire("load")
     with meter.phase("load"):
         before = GlobalState()
         registry = Registry(plugin_files)
@@ -177,14 +181,14 @@ def run_cell(
         metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in metric_names]
         needs = [need for spec, _ in metrics for need in spec.needs]
         dataset = dataset.with_base_seed(cell.base_seed)
-        prepared = prepare(dataset, ArtifactStore(cache), device, line, needs)
+        prepared = prepare(dataset, ArtifactStore(cache), device, channel, needs)
         flops = _flops(prepared, dataset, ArtifactStore(cache), found)
         harness = Harness(
             dataset, prepared.train, prepared.base, digest(prepared.artifacts["base"]), cell.method,
             registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device,
-            ArtifactStore(cache), meter, found["identity"], software(), line,
+            ArtifactStore(cache), meter, found["identity"], software(), channel,
         )  # fmt: skip
-    turns.take("alone")
+    slots.acquire("alone")
     with meter.phase("warmup"):
         warm_up(prepared, dataset, device)
     harness = after_earlier(method, harness, cell)
@@ -195,14 +199,15 @@ def run_cell(
     again = _time_again(method, harness, cell, repeats - 1)
     with meter.phase("load"):
         check_left_as_found(before, method)
-    turns.take("beside")
+    slots.acquire("beside")
     saved = {} if staged is None else {"model": _stage(staged, cell, context, dataset)}
-    evidence = Evidence(cell, context.model.eval(), dataset, prepared, harness.store, found["identity"], meter, line)
+    evidence = Evidence(cell, context.model.eval(), dataset, prepared, harness.store, found["identity"], meter, channel)
     _draw_needed_samples(evidence, needs)
     with meter.phase("judge"):
         scores, losses = measure(evidence, metrics), losses_by_timestep(evidence)
     return {
         "metrics": scores,
+        "revisions": rests_on(method, [spec for spec, _ in metrics], dataset),
         "timestep_loss": losses,
         "flops": flops,
         "judge": prepared.worth,
@@ -212,10 +217,10 @@ def run_cell(
     }
 
 
-def _begin(found: Mapping[str, Any], line: Line) -> tuple[torch.device, Meter]:
+def _begin(found: Mapping[str, Any], channel: JobChannel) -> tuple[torch.device, Meter]:
     """Return the device, and a meter that started before this process took anything there."""
     device = occupy(found)
-    meter = Meter.for_device(device, str(found["identity"]["uuid"]), line.beside if found["of"] > 1 else None)
+    meter = Meter.for_device(device, str(found["identity"]["uuid"]), channel.beside if found["of"] > 1 else None)
     make_current(device)
     return device, meter
 
@@ -250,16 +255,16 @@ def _account(harness: Harness, again: Sequence[float]) -> dict[str, Any]:
     }
 
 
-class _Turns:
-    """Takes turns with the cells that run side by side; work that is not timed shares the cores with them."""
+class _Slots:
+    """Waits for slots among the cells that run side by side; work that is not timed shares the cores with them."""
 
-    def __init__(self, line: Line, meter: Meter) -> None:
-        self._line, self._meter, self._threads = line, meter, torch.get_num_threads()
+    def __init__(self, channel: JobChannel, meter: Meter) -> None:
+        self._channel, self._meter, self._threads = channel, meter, torch.get_num_threads()
 
-    def take(self, kind: Turn) -> None:
-        """Wait for a turn, and use as many threads as it allows."""
+    def acquire(self, kind: Slot) -> None:
+        """Wait for a slot, and use as many threads as it allows."""
         with self._meter.phase("wait"):
-            sharing = self._line.turn(kind)
+            sharing = self._channel.slot(kind)
         torch.set_num_threads(max(1, self._threads // sharing))
         self._meter.side_by_side = sharing > 1
 
@@ -353,7 +358,7 @@ def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
                 "settings": dict(cell.settings), "target": step, "seed": cell.seed, "dataset": harness.dataset.name,
                 "content": harness.dataset.content,
                 "sampler": harness.dataset.protocol.sampler, "device": device_key(harness.device_identity),
-                "software": dict(harness.software), "harness": HARNESS_DIGEST,
+                "software": dict(harness.software), "harness": of_parts(("unlearning", "sampler")),
             }, forget)  # fmt: skip
         base = frozen(copy.deepcopy(harness.base), found.tensors, harness.device)
         base._forward_hooks.clear()

@@ -8,17 +8,17 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from unlearnbench.errors import UsageError
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, spell
 from unlearnbench.run.scheduling import device_lock
 from unlearnbench.run.workers import Outcome, Workers
-from unlearnbench.store.cell import Cell, Controls, Rerun
+from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import canonical_json
 from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model
 
@@ -123,37 +123,31 @@ class Outlook:
     surroundings: Surroundings
     preparation: Preparation
     kept: int  # cells that need not run
-    repeats: int
-    saves_models: bool
-    cache: Path
+    execution: Execution
 
 
-def estimate(
-    plan: Plan, workers: Workers, store: ResultStore, console: Console, *, cache: Path, device: str,
-    plugin_files: Sequence[Path] = (), rerun: Rerun = "missing", repeats: int = 1, controls: Controls = "first",
-    models: Path | None = None,
-) -> Outlook:  # fmt: skip
+def estimate(plan: Plan, workers: Workers, store: ResultStore, console: Console, execution: Execution) -> Outlook:
     """Measure what a run with these arguments, those of `Benchmark`, would take; cache and results stay as they are.
 
     Raises:
         UsageError: the run could not start.
     """
     with Display(console) as display:
-        found = _value(workers.run("unlearnbench.run.cell:identify", device))
+        found = _value(workers.run("unlearnbench.run.cell:identify", execution.device))
         plan.dataset.check_device(found["identity"]["type"])
         with device_lock([found["identity"]], lambda holder: display.wait("wait for the device", holder), display.warn):
             reading = store.read()
             for problem in (*plan.warnings, *reading.problems):
                 display.warn(problem)
             here = device_model(found["identity"])
-            selection = select(plan, reading.records, rerun, here, repeats=repeats, models=models, controls=controls)
-            pilot = _Pilot(plan, workers, display, tuple(plugin_files), cache, found)
+            selection = select(plan, reading.records, execution, here)
+            pilot = _Pilot(plan, workers, display, execution, found)
             preparation = pilot.preparation(selection)
             rows = [pilot.row(cells) for cells in variants(selection.todo)]
             surroundings = pilot.surroundings(selection, recorded(reading.records, plan, here))
             return Outlook(
-                plan, found, rows, surroundings, preparation, len(plan.cells) - len(selection.todo), repeats,
-                models is not None, cache,
+                plan, found, rows, surroundings, preparation, len(plan.cells) - len(selection.todo),
+                execution,
             )  # fmt: skip
 
 
@@ -219,11 +213,10 @@ class _Pilot:
     """Has things measured, each in a process of its own, one after another."""
 
     def __init__(
-        self, plan: Plan, workers: Workers, display: Display, plugin_files: tuple[Path, ...], cache: Path,
-        found: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+        self, plan: Plan, workers: Workers, display: Display, execution: Execution, found: Mapping[str, Any]
+    ) -> None:
         self._plan, self._workers, self._display = plan, workers, display
-        self._plugin_files, self._cache, self._found = plugin_files, cache, found
+        self._execution, self._found = execution, found
         self._starts: list[float] = []  # seconds from asking for a process until it works
 
     def _run(self, label: str, job: str, *arguments: Any) -> Outcome:
@@ -231,7 +224,7 @@ class _Pilot:
         began = time.monotonic()
         with self._display.task(label, announce=True) as task:
             outcome = self._workers.run(
-                f"unlearnbench.run.pilot:{job}", *arguments, self._cache, self._found, timeout=JOB_SECONDS,
+                f"unlearnbench.run.pilot:{job}", *arguments, self._execution.cache, self._found, timeout=JOB_SECONDS,
                 on_progress=task.progress, on_warning=self._display.warn, on_tick=self._display.tick,
             )  # fmt: skip
         if outcome.status != "ok":
@@ -265,7 +258,7 @@ class _Pilot:
         cell = cells[0]
         label, changed = self._plan.label(cell), self._plan.overrides[cell.id]
         labels = [c for c, n in draws(cell, self._plan) for _ in range(n)]
-        outcome = self._run(label, "measure_method", cell, self._plan.dataset, labels, self._plugin_files)
+        outcome = self._run(label, "measure_method", cell, self._plan.dataset, labels, self._execution.plugin_files)
         cost = outcome.value if outcome.status == "ok" else Unknown(_reason(outcome))
         return Row(cell.method, label, cells, self._plan.unlearns(cell), not changed, cost)
 
@@ -281,7 +274,9 @@ class _Pilot:
             means = {phase: statistics.fmean(records[phase]) for phase in wanted}
             return Surroundings(means, min(len(records[phase]) for phase in wanted))
         names = [spec.name for spec in metrics]
-        outcome = self._run("judging", "measure_surroundings", cell, self._plan.dataset, names, self._plugin_files)
+        outcome = self._run(
+            "judging", "measure_surroundings", cell, self._plan.dataset, names, self._execution.plugin_files
+        )
         start = {"start": statistics.fmean(self._starts)} if self._starts else {}
         if outcome.status != "ok":
             return Surroundings(start, 0, f"judging: {_reason(outcome)}")

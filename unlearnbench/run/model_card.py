@@ -1,4 +1,4 @@
-"""unlearnbench.run.model_card."""
+"""The model card of an unlearned model, from its record."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -40,7 +40,7 @@ from unlearnbench.models.checkpoints import read_checkpoint
 from unlearnbench.models.networks import Classifier, build_unet, is_plain, placed, unet_config
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
-from unlearnbench.protocols import Line, Progress
+from unlearnbench.protocols import JobChannel, Progress
 from unlearnbench.run.at_hand import DOWNLOAD, Look, Missing, at_hand, inception_is_here
 from unlearnbench.run.cell import make_current, unlearn, warm_up
 from unlearnbench.run.estimate import Making, MethodCost, Prior, Unknown
@@ -48,7 +48,7 @@ from unlearnbench.run.trial import PLENTY_SECONDS, NotKnown, Trial, TrialAttacke
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import digest
-from unlearnbench.unlearn.context import Harness
+from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")
@@ -145,7 +145,7 @@ def _begin(found: Mapping[str, Any]) -> tuple[torch.device, TrialClock, Meter]:
 
 def measure_method(
     cell: Cell, dataset: Dataset, labels: Sequence[int], plugin_files: Sequence[Path], cache: Path,
-    found: Mapping[str, Any], line: Line,
+    found: Mapping[str, Any], channel: JobChannel,
 ) -> tuple[MethodCost | Unknown, float]:  # fmt: skip
     """Return what a method takes for a cell, and the seconds that this job worked.
 
@@ -156,7 +156,7 @@ def measure_method(
         plugin_files: files that may hold the method.
         cache: folder of artifacts.
         found: the device, as `runner.identify` returns it.
-        line: shows progress.
+        channel: shows progress.
     """
     began = time.perf_counter()
     device, clock, meter = _begin(found)
@@ -165,7 +165,7 @@ def measure_method(
     harness = Harness(
         dataset, subject.train, subject.base, subject.base_digest, cell.method,
         registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device, store, meter,
-        found["identity"], software(), line,
+        found["identity"], software(), channel,
     )  # fmt: skip
     try:
         cost: MethodCost | Unknown = _method_cost(method, cell, harness, store, clock, labels)
@@ -229,13 +229,13 @@ class _Enough(BaseException):
 class _Watch:
     """Watches a training by the progress that it shows, and ends it when enough is known."""
 
-    def __init__(self, clock: TrialClock, line: Progress) -> None:
-        self._clock, self._line, self._calls, self._first = clock, line, 0, (0.0, 0)
+    def __init__(self, clock: TrialClock, channel: Progress) -> None:
+        self._clock, self._channel, self._calls, self._first = clock, channel, 0, (0.0, 0)
         self.seconds = 0.0  # of the whole training, once it was ended
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Time the steps from the second one on, until they are enough; the first alone where it is slow."""
-        self._line(what, done, total)
+        self._channel(what, done, total)
         if not total:
             return
         self._calls += 1
@@ -250,7 +250,7 @@ class _Watch:
 
 def look_around(
     dataset: Dataset, needs: Collection[str], base_seeds: Sequence[int], cache: Path, found: Mapping[str, Any],
-    line: Line,
+    channel: JobChannel,
 ) -> tuple[tuple[list[str], list[str], int], float]:  # fmt: skip
     """Return what of a dataset is cached, what is lacking, a base model's bytes, and the seconds that this job worked.
 
@@ -260,7 +260,7 @@ def look_around(
         base_seeds: of the base models.
         cache: folder of artifacts.
         found: the device, as `runner.identify` returns it.
-        line: shows progress.
+        channel: shows progress.
     """
     began, device = time.perf_counter(), torch.device(found["device"])
     there, lacking = at_hand(dataset, Look(cache), device, needs, base_seeds)
@@ -273,7 +273,7 @@ def _bytes(network: nn.Module) -> int:
 
 
 def measure_making(
-    dataset: Dataset, name: str, cache: Path, found: Mapping[str, Any], line: Line
+    dataset: Dataset, name: str, cache: Path, found: Mapping[str, Any], channel: JobChannel
 ) -> tuple[Making, float]:
     """Return what making a part of what belongs to a dataset takes, and the seconds that this job worked.
 
@@ -282,7 +282,7 @@ def measure_making(
         name: of the part, as `forecast.at_hand` has it.
         cache: folder of artifacts.
         found: the device, as `runner.identify` returns it.
-        line: shows progress.
+        channel: shows progress.
     """
     if name.endswith(DOWNLOAD):
         return Making(None, 0), 0.0
@@ -290,7 +290,7 @@ def measure_making(
     make_current(device)
     train, tests = _images(dataset, Look(cache))
     with tempfile.TemporaryDirectory() as folder:
-        maker = _Maker(dataset, train, tests, ArtifactStore(Path(folder)), device, TrialClock(device), line)
+        maker = _Maker(dataset, train, tests, ArtifactStore(Path(folder)), device, TrialClock(device), channel)
         making = maker.making(name)
     return making, time.perf_counter() - began
 
@@ -305,7 +305,7 @@ class _Maker:
     store: ArtifactStore
     device: torch.device
     clock: TrialClock
-    line: Progress
+    channel: Progress
 
     def making(self, name: str) -> Making:
         """Return what it takes to make a part, by its name."""
@@ -357,7 +357,7 @@ class _Maker:
 
     def _seconds(self, make: Callable[[Progress], object]) -> float:
         """Return what making takes that calls a progress at each of its steps."""
-        watch, began = _Watch(self.clock, self.line), self.clock.settled()
+        watch, began = _Watch(self.clock, self.channel), self.clock.settled()
         with suppress(_Enough):
             make(watch)
             return self.clock.settled() - began
@@ -366,7 +366,7 @@ class _Maker:
 
 def measure_surroundings(
     cell: Cell, dataset: Dataset, metric_names: Sequence[str], plugin_files: Sequence[Path], cache: Path,
-    found: Mapping[str, Any], line: Line,
+    found: Mapping[str, Any], channel: JobChannel,
 ) -> tuple[tuple[dict[str, float], str], float]:  # fmt: skip
     """Return what a cell takes besides method and samples, what of that is not known, and the seconds this job worked.
 
@@ -379,7 +379,7 @@ def measure_surroundings(
         plugin_files: files that may hold a metric.
         cache: folder of artifacts.
         found: the device, as `runner.identify` returns it.
-        line: shows progress.
+        channel: shows progress.
     """
     began = time.perf_counter()
     device, clock, meter = _begin(found)
@@ -391,7 +391,7 @@ def measure_surroundings(
         warm_up(prepared, dataset, device)
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore(Path(folder))
-        evidence = Evidence(cell, subject.base, dataset, prepared, store, found["identity"], meter, line)
+        evidence = Evidence(cell, subject.base, dataset, prepared, store, found["identity"], meter, channel)
         _fill(evidence, clock)
         with meter.phase("judge"):
             measure(evidence, metrics)

@@ -1,8 +1,7 @@
 """What a run is asked for, checked and resolved into cells; and which of them a record stands for already."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from unlearnbench.datasets import Dataset, Source, load_dataset
 from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
@@ -10,8 +9,9 @@ from unlearnbench.errors import UsageError, plural, suggest
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
 from unlearnbench.run.arguments import combinations, make_cells, parse_sequence, parse_sweeps, parse_targets, replicates
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.stale import needs_run
-from unlearnbench.store.cell import Cell, Controls, Rerun, Scalar, Seeds, Target
+from unlearnbench.store.cell import Cell, Controls, Scalar, Seeds, Target
 from unlearnbench.store.records import DeviceModel, Record
 
 MOST_CELLS = 100_000  # of one run
@@ -64,6 +64,7 @@ def make_plan(
         UsageError: anything unknown, malformed or out of range.
     """
     dataset = load_dataset(source)
+    _check_weights(dataset)
     if not methods:
         raise UsageError("say what to run: --methods all, a group such as paper, or names with commas between")
     if every_class:
@@ -96,6 +97,14 @@ def make_plan(
     ordered = sorted([*cells, *checks], key=lambda cell: chosen_methods[cell.method].role != "reference")
     warnings = _few_samples(dataset, targets) if any(FRECHET in spec.title for spec in chosen_metrics) else []
     return Plan(dataset, chosen_methods, chosen_metrics, ordered, ids, overrides, hashes, known, warnings)
+
+
+def _check_weights(dataset: Dataset) -> None:
+    """Raise UsageError where the weights that a user gave for a judge do not fit it."""
+    if dataset.weights:
+        from unlearnbench.judges.weights import check_given  # imports torch
+
+        check_given(dataset)
 
 
 def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target]:
@@ -190,33 +199,26 @@ class Selection:
         return [record for record in self.kept if record.status != "ok"]
 
 
-def select(
-    plan: Plan, records: Sequence[Record], rerun: Rerun, device: DeviceModel, *, repeats: int = 1,
-    models: Path | None = None, controls: Controls = "first",
-) -> Selection:  # fmt: skip
+def select(plan: Plan, records: Sequence[Record], execution: Execution, device: DeviceModel) -> Selection:
     """Return which cells of a plan are to be measured; `run` measures them, and its dry run shows them.
 
     Args:
         plan: the cells.
         records: the last one of each cell.
-        rerun: the policy.
+        execution: how the run is carried out.
         device: model of the one that measures.
-        repeats: how often each cell's unlearning is timed.
-        models: folder that takes the unlearned models, None for none.
-        controls: as the plan has them; where only the first class is checked, records of another one will do.
     """
     latest = {record.cell.id: record for record in records}
     further: dict[str, list[str]] = {}
-    if rerun != "always":
+    if execution.rerun != "always":
         measured = {cell: record.metrics for cell, record in latest.items() if record.status == "ok"}
         further = {cell: sorted(plan.known_metrics & names.keys()) for cell, names in measured.items()}
 
     def wanted(cell: Cell) -> bool:
-        metrics = [spec.name for spec in plan.metrics_of(cell)]
-        folder = models if plan.unlearns(cell) else None
-        return needs_run(latest.get(cell.id), rerun, plan.source_hashes, metrics, device, plan.dataset, repeats, folder)
+        chosen = execution if plan.unlearns(cell) else replace(execution, models=None)
+        return _needs_run(plan, cell, latest.get(cell.id), chosen, device)
 
-    standing = [] if controls == "every" else _checks_made(plan, records, rerun, device)
+    standing = [] if execution.controls == "every" else _checks_made(plan, records, execution, device)
     checked = {record.cell.method for record in standing}
     cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
     todo = [cell for cell in cells if wanted(cell)]
@@ -225,8 +227,16 @@ def select(
     return Selection(todo, list((kept | {record.cell.id: record for record in standing}).values()), further)
 
 
-def _checks_made(plan: Plan, records: Iterable[Record], rerun: Rerun, device: DeviceModel) -> list[Record]:
+def _needs_run(plan: Plan, cell: Cell, record: Record | None, execution: Execution, device: DeviceModel) -> bool:
+    metrics = [spec.name for spec in plan.metrics_of(cell)]
+    return needs_run(
+        record, execution, sources=plan.source_hashes, metrics=metrics, device=device, dataset=plan.dataset
+    )
+
+
+def _checks_made(plan: Plan, records: Iterable[Record], execution: Execution, device: DeviceModel) -> list[Record]:
     """Return the sound records of controls, of any class."""
+    once = replace(execution, repeats=1, models=None)
     settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
     alike = [
         r for r in records
@@ -234,8 +244,4 @@ def _checks_made(plan: Plan, records: Iterable[Record], rerun: Rerun, device: De
         and (r.cell.dataset, r.cell.protocol) == (plan.dataset.name, plan.dataset.protocol.name)
     ]  # fmt: skip
 
-    def sound(record: Record) -> bool:
-        metrics = [spec.name for spec in plan.metrics_of(record.cell)]
-        return not needs_run(record, rerun, plan.source_hashes, metrics, device, plan.dataset)
-
-    return [record for record in alike if sound(record)]
+    return [record for record in alike if not _needs_run(plan, record.cell, record, once, device)]

@@ -1,4 +1,4 @@
-"""unlearnbench.run.saving."""
+"""Folders of unlearned models: staged by a cell's process, published by the one that records the cell."""
 
 import json
 import shutil

@@ -20,7 +20,7 @@ import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
 from unlearnbench.errors import UsageError, one_line
-from unlearnbench.protocols import Turn
+from unlearnbench.protocols import Slot
 from unlearnbench.store.provenance import allowed_cores
 from unlearnbench.store.records import natural
 
@@ -29,8 +29,8 @@ MOST_READ, MOST_SHOWN = 1000, 160  # bytes and letters of what the holder of a l
 FIRST_WORDS = 3  # of the holder's command, which the note shows
 
 
-class Turns:
-    """Gives each cell of a device its turn.
+class Scheduler:
+    """Gives each cell of a device its slot.
 
     A cell that wants to be timed waits until nobody works and is then alone. Work that is not timed starts only when no
     cell is timed or on its way there: so all cells of a batch are timed one after another, and then sample together.
@@ -38,10 +38,10 @@ class Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._working: dict[int, Turn] = {}  # cell -> what it does
-        self._waiting: dict[int, Turn] = {}  # cell -> what it wants to do, oldest first
+        self._working: dict[int, Slot] = {}  # cell -> what it does
+        self._waiting: dict[int, Slot] = {}  # cell -> what it wants to do, oldest first
 
-    def take(self, cell: int, kind: Turn, tick: Callable[[], None] = lambda: None) -> int:
+    def acquire(self, cell: int, kind: Slot, tick: Callable[[], None] = lambda: None) -> int:
         """Give back what the cell does now, and wait until it may do this kind of work.
 
         Args:
@@ -67,13 +67,13 @@ class Turns:
                 del self._waiting[cell]
                 self._changed.notify_all()
 
-    def leave(self, cell: int) -> None:
+    def release(self, cell: int) -> None:
         """Note that a cell has ended, in whatever way."""
         with self._changed:
             self._working.pop(cell, None)
             self._changed.notify_all()
 
-    def _free(self, cell: int, kind: Turn) -> bool:
+    def _free(self, cell: int, kind: Slot) -> bool:
         """Say whether a waiting cell may go on. Loading goes before being timed, being timed before the rest."""
         others = [wish for other, wish in self._waiting.items() if other != cell]
         if kind == "alone":

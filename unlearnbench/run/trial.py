@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from unlearnbench.datasets import Dataset
 from unlearnbench.measure.attacks import LABEL_DROPOUT, Attacker
-from unlearnbench.models.diffusion import Schedule, Start, sample, to_float
+from unlearnbench.models.diffusion import Schedule, to_float
+from unlearnbench.models.sampler import Start, sample
 from unlearnbench.run.at_hand import Look, Missing
 from unlearnbench.run.estimate import Rate
 from unlearnbench.store.artifacts import Artifact, Tensors
 from unlearnbench.store.hashing import digest
-from unlearnbench.unlearn.context import METHOD, Context, Harness
+from unlearnbench.unlearn.context import METHOD, Context
+from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Stream
 
 LEAST_PIECES = 4  # the first of which is not timed: first use costs more

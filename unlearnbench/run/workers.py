@@ -27,7 +27,7 @@ import psutil
 
 from unlearnbench.cost.nvml import is_stopped
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
-from unlearnbench.protocols import Progress, Turn
+from unlearnbench.protocols import Progress, Slot
 from unlearnbench.store.records import Status
 
 # What a shell, a terminal or a scheduler ends a run with, often all of its processes at once. The run decides.
@@ -73,7 +73,7 @@ class Workers:
         on_progress: Progress = lambda what, done, total: None,
         on_warning: Callable[[str], None] = lambda text: None,
         on_tick: Callable[[], None] = lambda: None,
-        on_turn: Callable[[Turn], int] = lambda kind: 1,
+        on_slot: Callable[[Slot], int] = lambda kind: 1,
         on_beside: Callable[[], int] = lambda: 0,
         timeout: float | None = None,
     ) -> Outcome:
@@ -85,9 +85,9 @@ class Workers:
             on_progress: called with what is done, steps done, steps in all.
             on_warning: called with the text of each warning raised in the process.
             on_tick: called at least once a second; what it raises ends the job.
-            on_turn: called when the job asks for its turn; it goes on when this returns how many share the cores.
+            on_slot: called when the job asks for a slot; it goes on when this returns how many share the cores.
             on_beside: returns how many other devices of the run worked since the job asked last.
-            timeout: seconds after which the process is killed; while it waits for a turn, or is stopped (Ctrl-Z),
+            timeout: seconds after which the process is killed; while it waits for a slot, or is stopped (Ctrl-Z),
                 they do not pass.
 
         Raises:
@@ -103,8 +103,8 @@ class Workers:
                         on_progress(*content)
                     case ("warning", text):
                         on_warning(text)
-                    case ("turn", kind):
-                        child.answer(on_turn(kind))
+                    case ("slot", kind):
+                        child.answer(on_slot(kind))
                         allowance.skip()
                     case ("beside",):
                         child.answer(on_beside())
@@ -127,12 +127,12 @@ class _Child:
     def __init__(self, job: str, arguments: tuple[Any, ...]) -> None:
         """Start both."""
         self.pid: int | None = None  # of the job, as soon as it has said so
-        self._line, line = multiprocessing.Pipe()
+        self._channel, channel = multiprocessing.Pipe()
         self._leash, leash = multiprocessing.Pipe()
         ended_by = set(STOPPING) - {signal.SIGINT}  # to which programs that a job starts stay deaf: Ctrl-C is the run's
         heard = [number for number in ended_by if signal.getsignal(number) is not signal.SIG_IGN]
         self._guard = multiprocessing.get_context("forkserver").Process(
-            target=_guard, args=(leash, line, heard, job, arguments)
+            target=_guard, args=(leash, channel, heard, job, arguments)
         )
         try:
             with _START, _without_main():
@@ -142,17 +142,17 @@ class _Child:
                 "no process can be started, for the process server has ended: free memory, or raise the limits on "
                 "memory and open files (ulimit)"
             ) from error
-        line.close()
+        channel.close()
         leash.close()
 
     def hear(self, on_tick: Callable[[], None]) -> tuple[Any, ...]:
         """Wait a moment for the job's next message; return an empty one if there is none, and its end if it died."""
-        ready = wait([self._line, self._leash], timeout=TICK_SECONDS)
+        ready = wait([self._channel, self._leash], timeout=TICK_SECONDS)
         on_tick()
         message: tuple[Any, ...] = ()
         try:
-            if self._line in ready or (self._leash in ready and self._line.poll()):
-                message = self._line.recv()
+            if self._channel in ready or (self._leash in ready and self._channel.poll()):
+                message = self._channel.recv()
             elif ready:
                 raise EOFError
         except (EOFError, OSError):  # it died, perhaps within a message
@@ -164,7 +164,7 @@ class _Child:
     def answer(self, value: int) -> None:
         """Answer the job's question."""
         with suppress(OSError):  # if the job died meanwhile, the next message says so
-            self._line.send(value)
+            self._channel.send(value)
 
     def end(self) -> None:
         """Let the guard end whatever is left of the job, and wait for that."""
@@ -173,7 +173,7 @@ class _Child:
         self._leash.close()
         self._guard.join(END_SECONDS)
         self._guard.kill()
-        self._line.close()
+        self._channel.close()
 
     def _exit_code(self) -> int | None:
         """Return the job's exit code, as its guard tells it; the guard's own if that was killed."""
@@ -260,12 +260,12 @@ def _death(code: int | None) -> str:
     return f"its process ended without a result, exit status {code}"
 
 
-def _guard(leash: Connection, line: Connection, heard: Sequence[int], job: str, arguments: tuple[Any, ...]) -> None:
+def _guard(leash: Connection, channel: Connection, heard: Sequence[int], job: str, arguments: tuple[Any, ...]) -> None:
     """Run a job in a child, and end all that it started when it ends, or when the run says so or is gone.
 
     Args:
         leash: to the run: takes the job's exit code. A message on it, or its end, ends the job.
-        line: to the run, for the job.
+        channel: to the run, for the job.
         heard: signals that shall end what the job starts, although the server is deaf to them.
         job: as `Workers.run` takes it.
         arguments: of the job.
@@ -277,9 +277,9 @@ def _guard(leash: Connection, line: Connection, heard: Sequence[int], job: str, 
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == guard:  # else it died first, and there is nobody to work for
             leash.close()
-            _main(line, heard, job, arguments)
+            _main(channel, heard, job, arguments)
         return
-    line.close()
+    channel.close()
     os.setpgid(0, 0)  # a signal to the run's group, even SIGKILL, leaves the guard to tidy up
     threading.Thread(target=_end_when_told, args=(leash,), daemon=True).start()
     ended, status = os.waitpid(-1, 0)
@@ -318,11 +318,11 @@ def _main(connection: Connection, heard: Sequence[int], job: str, arguments: tup
         signal.signal(number, _leave_to_the_run)
     os.register_at_fork(after_in_child=_hear_again)
     multiprocessing.set_start_method(None, force=True)  # the system's own, as outside: the server forks only jobs
-    line = PipeLine(connection)
-    warnings.showwarning = lambda message, *_, **__: line.send("warning", str(message))
+    channel = PipeChannel(connection)
+    warnings.showwarning = lambda message, *_, **__: channel.send("warning", str(message))
     with suppress(BrokenPipeError, ConnectionResetError):  # the run has given the job up, and its guard will end it
-        line.send("begun", os.getpid())
-        line.send(*_outcome(job, arguments, line))
+        channel.send("begun", os.getpid())
+        channel.send(*_outcome(job, arguments, channel))
     connection.close()
 
 
@@ -337,7 +337,7 @@ def _hear_again() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-class PipeLine:
+class PipeChannel:
     """The job's end of the pipe."""
 
     def __init__(self, connection: Connection) -> None:
@@ -354,9 +354,9 @@ class PipeLine:
             self._last, self._what = time.monotonic(), what
             self.send("progress", what, done, total)
 
-    def turn(self, kind: Turn) -> int:
+    def slot(self, kind: Slot) -> int:
         """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
-        return self._ask("turn", kind)
+        return self._ask("slot", kind)
 
     def beside(self) -> int:
         """Return how many other devices of the run worked at once, at most, since this was asked last."""
@@ -367,12 +367,12 @@ class PipeLine:
         return int(self._connection.recv())
 
 
-def _outcome(job: str, arguments: tuple[Any, ...], line: PipeLine) -> tuple[Any, ...]:
+def _outcome(job: str, arguments: tuple[Any, ...], channel: PipeChannel) -> tuple[Any, ...]:
     import torch
 
     try:
         module, _, function = job.partition(":")
-        return "end", "ok", getattr(importlib.import_module(module), function)(*arguments, line)
+        return "end", "ok", getattr(importlib.import_module(module), function)(*arguments, channel)
     except UsageError as error:
         return "usage", str(error)
     except (MemoryError, torch.OutOfMemoryError) as error:

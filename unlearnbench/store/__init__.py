@@ -1,1 +1,1 @@
-"""Store."""
+"""The store: cells, records, artifacts, hashes, provenance."""

@@ -122,6 +122,7 @@ RECORD: Mapping[str, Any] = {
         "optimizer_steps?": COUNT, "forward_images?": COUNT, "backward_images?": COUNT, "drawn?": {"*": COUNT},
     },
     "flops?": {"forward?": AMOUNT, "backward?": AMOUNT, "peak?": {"*": POSITIVE}},
+    "revisions?": {"*": SIZE},
     "curves?": {"*": [POINT]},
     "timestep_loss?": {
         "edges?": [COUNT], "forget?": [_or_null(NUMBER)], "retain?": [_or_null(NUMBER)], "n?": COUNT,

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -64,6 +64,7 @@ class Record:
     artifacts: Mapping[str, Any] = field(default_factory=dict)
     images: Mapping[str, Any] = field(default_factory=dict)  # strips of samples as base64 PNG
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    revisions: Mapping[str, int] = field(default_factory=dict)  # of the parts of the harness that it rests on
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object but for its checksum; empty fields but `metrics` are left out.
@@ -108,29 +109,6 @@ class Record:
         """The model of the device: devices of one model share a table. One without a name stands for itself."""
         return device_model(self.provenance.get("device", {}))
 
-    def is_stale(self, source_hashes: Mapping[str, str]) -> bool:
-        """Say whether method, metric or dataset (recipes, judge, protocol) is another now than when this was measured.
-
-        Args:
-            source_hashes: {"method:NAME", "metric:NAME", "dataset:DIGEST" or "panel:DIGEST": hash as it is now}; what
-                it does not name is not judged.
-        """
-        measured = {f"method:{self.cell.method}": self.method.get("source_hash")}
-        digest = self.dataset.get("digest")
-        measured[f"dataset:{digest}"] = digest
-        if panel := self.dataset.get("panel"):  # records of before there were several judges rest on one alone
-            measured[f"panel:{panel}"] = panel
-        measured |= {f"metric:{name}": entry.get("source_hash") for name, entry in self.metrics.items()}
-        return any(key in source_hashes and source_hashes[key] != value for key, value in measured.items())
-
-
-Hashes = Mapping[str, str] | Callable[[Iterable[Record]], Mapping[str, str]]  # or what finds them for records
-
-
-def hashes_of(source_hashes: Hashes, records: Iterable[Record]) -> Mapping[str, str]:
-    """Return the hashes of what records rest on, as it is now."""
-    return source_hashes(records) if callable(source_hashes) else source_hashes
-
 
 class DeviceModel(NamedTuple):
     """What devices of one kind have in common."""
@@ -155,6 +133,7 @@ def device_model(identity: Mapping[str, Any]) -> DeviceModel:
 class Reading:
     """The last finished record of each cell (or its interruption), and what could not be read, one sentence each."""
 
+    root: Path  # the folder
     records: list[Record]
     problems: list[str]
 
@@ -210,7 +189,7 @@ class ResultStore:
                 _read_lines(path, content, latest, problems)
         if old := sum("digest" not in vars(record) for record in latest.values()):  # `read_line` found no checksum
             problems.append(f"records of an older version, without a checksum that would show an edit: {old}")
-        return Reading(list(latest.values()), problems)
+        return Reading(self.root, list(latest.values()), problems)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Unlearn."""
+"""What an unlearning method sees: its context, streams and loss terms."""

@@ -4,70 +4,32 @@ A method gets a `Context` and edits `ctx.model` in place. It sees no device, no 
 bar, no judge and no test image; the harness counts, times and checks around it.
 """
 
-import hashlib
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from unlearnbench.cost.meter import Cost, Meter
-from unlearnbench.datasets import Dataset, Split
 from unlearnbench.errors import NonFiniteError, PluginError
-from unlearnbench.models.diffusion import Schedule, predict_noise, sample, to_float
+from unlearnbench.models.diffusion import Schedule, predict_noise, to_float
 from unlearnbench.models.networks import compile_blocks
-from unlearnbench.models.training import antithetic_timesteps, drop_labels, global_rng_kept, trainable_copy
-from unlearnbench.protocols import Progress
-from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors
-from unlearnbench.store.cell import Target
-from unlearnbench.store.hashing import derive_seed, digest, file_digest
-from unlearnbench.store.provenance import device_key
-from unlearnbench.unlearn.streams import Counts, Stream
+from unlearnbench.models.sampler import sample
+from unlearnbench.models.training import antithetic_timesteps, drop_labels, trainable_copy
+from unlearnbench.store.artifacts import Artifact, Tensors
+from unlearnbench.store.hashing import derive_seed
+from unlearnbench.unlearn.harness import Harness
+from unlearnbench.unlearn.priors import charge_prior, prior_artifact
+from unlearnbench.unlearn.streams import Stream
 from unlearnbench.unlearn.terms import Term
 
 METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
-_CODE = (
-    "unlearn/context.py",
-    "unlearn/streams.py",
-    "unlearn/terms.py",
-    "models/diffusion.py",
-    "models/training.py",
-)  # what a prior's bytes depend on besides its own file
-HARNESS_DIGEST = digest([file_digest(Path(__file__).parents[1] / name) for name in _CODE])
 FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
 LOG_POINTS = 50  # points kept per logged curve
-
-
-@dataclass(frozen=True)
-class Harness:
-    """What the context stands on, out of a method's sight."""
-
-    dataset: Dataset
-    train: Split
-    base: nn.Module
-    base_digest: str
-    method: str
-    source_hash: str
-    streams: frozenset[str]
-    seed: int
-    target: Target
-    device: torch.device
-    store: ArtifactStore
-    meter: Meter
-    device_identity: Mapping[str, Any]
-    software: Mapping[str, str]
-    progress: Progress
-    counts: Counts = field(default_factory=Counts)
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    priors: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> what a record says of it
-    made: set[str] = field(default_factory=set)  # keys of the priors that this process built
 
 
 class Context:
@@ -273,76 +235,26 @@ class Context:
             shared: it does not depend on the forget class, so all classes use one; then it may not draw from a stream.
             **inputs: JSON values, tensors, or tensors of another prior; all of them are part of the cache key.
         """
-        harness, counts = self._harness, self._harness.counts
+        harness = self._harness
         with harness.meter.phase("load"):
             artifact = self._prior_artifact(name, build, shared, inputs)
-            reused = artifact.key not in harness.made
-            if reused:
-                harness.meter.charge("prior", Cost.earlier(artifact.facts["cost"]))
-            counts.add(Counts(**artifact.facts["counts"]))
-            harness.priors[name] = {
-                "seconds": artifact.facts["cost"]["seconds"], "shared": shared, "reused": reused, "key": artifact.key,
-            }  # fmt: skip
+            charge_prior(harness, name, artifact, shared=shared)
             return {tensor: value.to(harness.device) for tensor, value in artifact.tensors.items()}
 
     def _prior_artifact(
         self, name: str, build: Callable[..., Tensors], shared: bool, inputs: Mapping[str, Any]
     ) -> Artifact:
-        """Return a prior from the cache, or build it in phase `prior`; the counts of its work are its own.
-
-        Raises:
-            PluginError: it has no plain name, or is asked for inside a prior.
-        """
-        harness = self._harness
-        if not re.fullmatch(r"\w{1,50}", name):
-            raise PluginError(f"{harness.method}: name a prior by one plain word, not {name!r}")
+        """Return a prior from the cache, or let it be built with a context of its own."""
         if self._purpose != METHOD:
-            raise PluginError(f"{harness.method}: the prior {name} is asked for inside a prior; pass one to the other")
+            method = self._harness.method
+            raise PluginError(f"{method}: the prior {name} is asked for inside a prior; pass one to the other")
 
-        def make() -> tuple[Tensors, dict[str, Any]]:
-            before = harness.counts.copy()
-            with global_rng_kept(harness.device), harness.meter.phase("prior") as cost:
-                tensors = self._build(name, build, shared, inputs)
-            work = harness.counts.since(before)
-            harness.counts.add(work, sign=-1)  # whoever asked for the prior adds it
-            return tensors, {"cost": cost.to_json(), "counts": vars(work)}
+        def make() -> Tensors:
+            context = Context(replace(self._harness, curves={}), purpose=f"prior {name}", shared=shared)
+            context.model.eval()
+            return build(context, **inputs)
 
-        key = self._prior_key(name, shared, inputs)
-        artifact = harness.store.get(f"prior-{harness.method}-{name}", key, make)
-        if not artifact.reused:
-            harness.made.add(artifact.key)
-        return artifact
-
-    def _build(self, name: str, build: Callable[..., Tensors], shared: bool, inputs: Mapping[str, Any]) -> Tensors:
-        """Let a prior be built with a context of its own."""
-        context = Context(replace(self._harness, curves={}), purpose=f"prior {name}", shared=shared)
-        context.model.eval()
-        return build(context, **inputs)
-
-    def _prior_key(self, name: str, shared: bool, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return everything that a prior's bytes depend on."""
-        harness = self._harness
-        return {
-            "dataset": harness.dataset.name,
-            "content": harness.dataset.content,
-            "sampler": harness.dataset.protocol.sampler,
-            "base": harness.base_digest,
-            "method": harness.method,
-            "source": harness.source_hash,
-            "name": name,
-            "inputs": _describe(inputs),
-            "target": None if shared else harness.target,
-            "seed": harness.seed,
-            "device": device_key(harness.device_identity),  # its cost is charged again, so it must be this model's
-            "software": dict(harness.software),
-            "harness": HARNESS_DIGEST,
-            **{name: value for name, value in self._computing.items() if value not in ("fp32", False)},
-        }
-
-    @property
-    def _computing(self) -> dict[str, Any]:
-        """How the method computes, of which its priors depend."""
-        return {"precision": self._harness.dataset.precision, "compiled": self._harness.dataset.compiled}
+        return prior_artifact(self._harness, name, make, inputs, shared=shared)
 
 
 class _Enough(BaseException):
@@ -367,16 +279,6 @@ class Rehearsal(Context):
         """Let a method take its first step."""
         with suppress(_Enough):
             function(self, **settings)
-
-
-def _describe(value: Any) -> Any:
-    """Return JSON that stands for a value: tensors become the hash of their bytes."""
-    if isinstance(value, Tensor):
-        array = value.detach().cpu().numpy()
-        return {"dtype": str(array.dtype), "shape": array.shape, "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
-    if isinstance(value, Mapping):
-        return {key: _describe(item) for key, item in value.items()}
-    return value
 
 
 @contextmanager

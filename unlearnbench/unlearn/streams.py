@@ -1,4 +1,4 @@
-"""unlearnbench.unlearn.streams."""
+"""Streams of training images that methods draw from, and the counts of what a method does."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

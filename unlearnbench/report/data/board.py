@@ -3,7 +3,7 @@
 import copy
 import re
 import statistics
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from unlearnbench.errors import plural
 from unlearnbench.report.data.cost import CONTESTED, PHASES, Costs, disturbance_note, is_disturbed, ranks, repeated
 from unlearnbench.report.data.environment import counted, mixture_notes, protocol_words, software_words
 from unlearnbench.report.data.statistics import Interval, best_rows, mean_intervals, proportion_intervals
-from unlearnbench.report.data.styles import Look, looks_of
+from unlearnbench.report.data.styles import Style, styles_of
 from unlearnbench.report.data.values import Measure, Value, Variant, short, target_name, variant_of
 from unlearnbench.store.cell import Seeds, Target
 from unlearnbench.store.hashing import canonical_json
@@ -30,7 +30,7 @@ SEQUENCE, AT_ONCE = "-sequence", "-at-once"  # end the names of boards of severa
 class Board:
     """All comparable records of one dataset and protocol, on devices of one name."""
 
-    def __init__(self, records: Sequence[Record], source_hashes: Mapping[str, str]) -> None:
+    def __init__(self, records: Sequence[Record], stale: Set[str] = frozenset()) -> None:
         """Take the latest records of one dataset and protocol, oldest first.
 
         Records of another device, judge, extractor, base model, image size or classes than the newest's are left out,
@@ -38,9 +38,9 @@ class Board:
 
         Args:
             records: at least one.
-            source_hashes: of the plugins as they are now, to find stale records.
+            stale: ids of the cells whose records are.
         """
-        device, setup, self.source_hashes = records[-1].device_model, _setup(records[-1]), source_hashes
+        device, setup = records[-1].device_model, _setup(records[-1])
         here = [record for record in records if record.device_model.matches(device)]
         self.records = [record for record in here if _setup(record) == setup]
         self.left_out: list[str] = []  # a sentence on each kind of records that are
@@ -60,7 +60,7 @@ class Board:
                 f"{plural(other, 'record')} with another judge, extractor, base model, image size or classes than the "
                 "newest left out"
             )
-        self._stale = {record.cell.id for record in self.records if record.is_stale(source_hashes)}
+        self.stale = stale & {record.cell.id for record in self.records}  # ids of cells
         self._drop_superseded()
         self.notes = [*self.left_out]
         self.rows = [r for r in self.records if r.method.get("role") != "control"] or self.records
@@ -69,9 +69,9 @@ class Board:
                 f"these records rest on {len(self.devices)} devices of one name, {self.device_name}: compare costs "
                 f"with care"
             )
-        if self._stale:
+        if self.stale:
             self.notes.append(
-                f"{len(self._stale)} records are stale (their method or a metric has changed since) and show no "
+                f"{len(self.stale)} records are stale (their method or a metric has changed since) and show no "
                 f"numbers: run their cells again"
             )
         sound = [record for record in self.records if record.status == "ok"]
@@ -84,14 +84,14 @@ class Board:
     def _drop_superseded(self) -> None:
         """Leave out stale rows whose label a fresh row has taken over, as after a change of default settings."""
         rows = {record.cell.id: variant_of(record) for record in self.records}
-        fresh = {variant.label: variant for name, variant in rows.items() if name not in self._stale}
+        fresh = {variant.label: variant for name, variant in rows.items() if name not in self.stale}
         kept = [r for r in self.records if (own := rows[r.cell.id]) == fresh.get(own.label, own)]
         if dropped := len(self.records) - len(kept):
             self.left_out.append(
                 f"{plural(dropped, 'stale record')} of rows measured anew with other settings left out"
             )
             self.records = kept
-            self._stale &= {record.cell.id for record in kept}
+            self.stale &= {record.cell.id for record in kept}
 
     @property
     def key(self) -> tuple[str, str]:
@@ -169,9 +169,9 @@ class Board:
         return part
 
     @cached_property
-    def looks(self) -> dict[str, Look]:
+    def styles(self) -> dict[str, Style]:
         """{label: colour and shape} of the rows; `boards` gives those of one folder one set."""
-        return looks_of(self.variants)
+        return styles_of(self.variants)
 
     @cached_property
     def _cells(self) -> dict[tuple[Variant, Target], list[Record]]:
@@ -188,7 +188,7 @@ class Board:
     @cached_property
     def ok_records(self) -> list[Record]:
         """The records that carry numbers."""
-        return [record for record in self.records if record.status == "ok" and record.cell.id not in self._stale]
+        return [record for record in self.records if record.status == "ok" and record.cell.id not in self.stale]
 
     @cached_property
     def ok_ids(self) -> set[str]:
@@ -214,8 +214,8 @@ class Board:
         records = [r for r in self.records if any(e.get("shows") == "robustness" for e in r.metrics.values())]
         if not records or not self.robustness:
             return None
-        part = Board(records, self.source_hashes)
-        part.digest, part.looks = self.digest, self.looks  # a table names the records of its report
+        part = Board(records, self.stale)
+        part.digest, part.styles = self.digest, self.styles  # a table names the records of its report
         return part
 
     @property
@@ -331,7 +331,7 @@ class Board:
 
     def _why_none(self, place: tuple[Variant, Target]) -> str:
         """Return the word that stands for the number of a variant and target that have none."""
-        words = ["stale" if r.cell.id in self._stale else r.status for r in self._cells[place]]
+        words = ["stale" if r.cell.id in self.stale else r.status for r in self._cells[place]]
         return next((word for word in reversed(words) if word != "ok"), "n/a")
 
     @cached_property
@@ -585,7 +585,7 @@ def _worth(judge: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[str, Board]:
+def boards(records: Iterable[Record], stale: Set[str] = frozenset()) -> dict[str, Board]:
     """Return {folder name: board}, one per dataset and protocol; two are never mixed.
 
     The name is the dataset's, with the protocol's where there are several beside their compatibility forms. Cells that
@@ -613,10 +613,10 @@ def boards(records: Iterable[Record], source_hashes: Mapping[str, str]) -> dict[
         folder = name(*key)
         while folder in found or TAKEN.fullmatch(folder):  # by a name that is put together as this one is, say
             folder = f"_{folder}_"
-        found[folder] = Board(group, source_hashes)
-    shared = looks_of(variant for board in found.values() for variant in board.variants)
+        found[folder] = Board(group, stale)
+    shared = styles_of(variant for board in found.values() for variant in board.variants)
     for board in found.values():
-        board.looks = shared
+        board.styles = shared
     return found
 
 

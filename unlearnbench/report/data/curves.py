@@ -1,4 +1,4 @@
-"""unlearnbench.report.data.curves."""
+"""Curves inside records: forgetting along attacks, denoising loss by timestep; means over cells."""
 
 import math
 from collections.abc import Mapping, Sequence

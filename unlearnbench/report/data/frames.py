@@ -37,7 +37,7 @@ def _cell_columns(board: Board, record: Record) -> dict[str, Any]:
         "device": record.provenance.get("device", {}).get("name"), "method": cell.method, "title": variant.label,
         "role": variant.role, "settings": canonical_json(dict(cell.settings)), "forget_class": cell.forget_class,
         "target": cell.target.label, "seed": cell.seed, "base_seed": cell.base_seed,
-        "sampling_seed": cell.sampling_seed, "status": record.status, "stale": record.is_stale(board.source_hashes),
+        "sampling_seed": cell.sampling_seed, "status": record.status, "stale": cell.id in board.stale,
     }  # fmt: skip
 
 

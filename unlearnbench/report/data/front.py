@@ -1,4 +1,4 @@
-"""unlearnbench.report.data.front."""
+"""Pareto fronts: which rows no other one beats in forgetting, retention and cost."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar

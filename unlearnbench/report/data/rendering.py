@@ -1,4 +1,4 @@
-"""unlearnbench.report.data.rendering."""
+"""What a command of the report made, and what it has to say of it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -13,17 +13,17 @@ REFERENCES = {"reference": ("#767676", "X"), "gold": ("#3b3b3b", "P")}
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """A colour, and a shape for readers who cannot tell it from another one."""
 
     colour: str  # "#rrggbb"
     shape: str  # a matplotlib marker
 
 
-def looks_of(variants: Iterable[Variant]) -> dict[str, Look]:
+def styles_of(variants: Iterable[Variant]) -> dict[str, Style]:
     """Return {label: look}: greys for references and gold standards, colours for the others in the order of labels."""
     roles = {variant.label: variant.role for variant in variants}
-    found = {label: Look(*REFERENCES[role]) for label, role in roles.items() if role in REFERENCES}
+    found = {label: Style(*REFERENCES[role]) for label, role in roles.items() if role in REFERENCES}
     others = sorted(set(roles) - set(found), key=lambda label: natural(label.lower()))
-    coloured = {label: Look(COLOURS[k % len(COLOURS)], SHAPES[k % len(SHAPES)]) for k, label in enumerate(others)}
+    coloured = {label: Style(COLOURS[k % len(COLOURS)], SHAPES[k % len(SHAPES)]) for k, label in enumerate(others)}
     return found | coloured

@@ -1,4 +1,4 @@
-"""unlearnbench.report.data.sweeps."""
+"""Sweeps: the settings that vary over a board's rows, and the lines they make."""
 
 import json
 import math
@@ -16,7 +16,7 @@ Cells = frozenset[tuple[Target, Seeds]]  # (target, replicate)
 
 
 @dataclass(frozen=True)
-class Line:
+class SweepLine:
     """Variants of one method that differ in one numeric setting alone, in the order of its values."""
 
     label: str  # the other swept settings
@@ -30,7 +30,7 @@ class Sweep:
 
     title: str  # of the method
     setting: str
-    lines: tuple[Line, ...]
+    lines: tuple[SweepLine, ...]
     cells: Cells  # of any variant of the method: what each of them should have
 
     @property
@@ -68,7 +68,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def _lines(settings: Mapping[Variant, Mapping[str, Any]], name: str, others: Sequence[str]) -> Iterator[Line]:
+def _lines(settings: Mapping[Variant, Mapping[str, Any]], name: str, others: Sequence[str]) -> Iterator[SweepLine]:
     """Yield one line per combination of all settings but one."""
     groups: dict[str, list[Variant]] = {}
     for variant, chosen in settings.items():
@@ -78,7 +78,7 @@ def _lines(settings: Mapping[Variant, Mapping[str, Any]], name: str, others: Seq
     for rest in sorted(groups, key=lambda rest: ([_order(value) for value in chosen_first[rest]], rest)):
         joined = sorted(groups[rest], key=lambda variant: float(settings[variant][name]))
         label = ", ".join(f"{short(k)}={spell(value)}" for k, value in zip(others, chosen_first[rest], strict=True))
-        yield Line(label, tuple(float(settings[variant][name]) for variant in joined), tuple(joined))
+        yield SweepLine(label, tuple(float(settings[variant][name]) for variant in joined), tuple(joined))
 
 
 def _order(value: Any) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""unlearnbench.report.figures.drawing."""
+"""Every figure of a board as PNG and PDF, drawn in processes of their own where there are cores for them."""
 
 import io
 import multiprocessing
@@ -14,20 +14,20 @@ from matplotlib.figure import Figure
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.front import undominated
-from unlearnbench.report.figures import figures, robustness, sweep, timesteps
+from unlearnbench.report.figures.heatmaps import confusion, heatmaps
+from unlearnbench.report.figures.images import samples, samples_overview
+from unlearnbench.report.figures.phases import phases
+from unlearnbench.report.figures.robustness import relearning, robustness
+from unlearnbench.report.figures.style import DPI, Canvas, own_style
+from unlearnbench.report.figures.sweep import sweep
+from unlearnbench.report.figures.timesteps import timesteps
+from unlearnbench.report.figures.tradeoff import pareto, tradeoff
 
 Drawn = Mapping[str, bytes]  # a figure's files by ending
 
-
 MOST_PIXELS = 2400  # of a picture's longer side
-
-
 MOST_DRAWN = 40  # rows of a figure: no more looks can be told apart
-
-
 WHOLE = ("sweep",)  # figures that show every row all the same
-
-
 MOST_PROCESSES = 4  # that draw figures
 
 
@@ -61,18 +61,18 @@ FIGURE_WORDS = {
 }
 
 
-FIGURES: Mapping[str, Callable[[Board, figures.Canvas | None], figures.Canvas | None]] = {
-    "tradeoff": figures.tradeoff,
-    "pareto": figures.pareto,
-    "sweep": sweep.sweep,
-    "timesteps": timesteps.timesteps,
-    "robustness": robustness.robustness,
-    "relearning": robustness.relearning,
-    "heatmaps": figures.heatmaps,
-    "phases": figures.phases,
-    "confusion": figures.confusion,
-    "samples": figures.samples,
-    "samples-all": figures.samples_overview,
+FIGURES: Mapping[str, Callable[[Board, Canvas | None], Canvas | None]] = {
+    "tradeoff": tradeoff,
+    "pareto": pareto,
+    "sweep": sweep,
+    "timesteps": timesteps,
+    "robustness": robustness,
+    "relearning": relearning,
+    "heatmaps": heatmaps,
+    "phases": phases,
+    "confusion": confusion,
+    "samples": samples,
+    "samples-all": samples_overview,
 }
 
 
@@ -87,12 +87,12 @@ class Undrawn(Exception):
 
 def draw(board: Board, name: str) -> Drawn:
     """Return {ending: bytes} of a figure of a board, as .png and .pdf; empty if the board has nothing to draw."""
-    with figures.own_style():
+    with own_style():
         plt.switch_backend("Agg")  # which needs no screen
         figure = FIGURES[name](board if name in WHOLE else few_rows(board), None)
         if not isinstance(figure, Figure):
             return {}
-        dpi = min(figures.DPI, MOST_PIXELS / max(figure.get_size_inches()))
+        dpi = min(DPI, MOST_PIXELS / max(figure.get_size_inches()))
         if (engine := figure.get_layout_engine()) is not None:  # lay it out once: each save would do it again
             figure.set_dpi(dpi)
             engine.execute(figure)

@@ -1,4 +1,4 @@
-"""unlearnbench.report.figures.robustness."""
+"""Figures of attacks: forgetting before and after each, and along relearning."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.curves import attack_curves, mean_curve
-from unlearnbench.report.data.styles import Look
+from unlearnbench.report.data.styles import Style
 from unlearnbench.report.data.values import Measure, Value, Variant
-from unlearnbench.report.figures.figures import (
+from unlearnbench.report.figures.style import (
     LETTER,
     MOST_ROWS,
     PAGE,
@@ -55,10 +55,10 @@ def _draw_attack(
 ) -> None:
     """Draw one panel: two marks for each row, and the gold standard's number as a line in its interval."""
     for row, variant in enumerate(rows):
-        after, look = part.over_classes(variant, measure), board.looks[variant.label]
+        after, style = part.over_classes(variant, measure), board.styles[variant.label]
         if before is not None:
-            _draw_mark(axes, part.over_classes(variant, before), row - SHIFT, look, filled=False)
-        _draw_mark(axes, after, row + SHIFT, look, filled=True)
+            _draw_mark(axes, part.over_classes(variant, before), row - SHIFT, style, filled=False)
+        _draw_mark(axes, after, row + SHIFT, style, filled=True)
         if variant.role == "gold" and after.number is not None:
             axes.axvline(after.number, color="black", linewidth=0.9, linestyle="--", zorder=1)
             if after.interval is not None:
@@ -67,14 +67,14 @@ def _draw_attack(
     axes.grid(visible=False, axis="y")
 
 
-def _draw_mark(axes: Axes, value: Value, y: float, look: Look, *, filled: bool) -> None:
+def _draw_mark(axes: Axes, value: Value, y: float, style: Style, *, filled: bool) -> None:
     if value.number is None:
         return
     if value.interval is not None:
-        axes.plot(value.interval, [y, y], color=look.colour, linewidth=0.8, zorder=2)
+        axes.plot(value.interval, [y, y], color=style.colour, linewidth=0.8, zorder=2)
     axes.plot(
-        [value.number], [y], marker=look.shape, linestyle="none", color=look.colour, markersize=3.5,
-        markeredgewidth=0.8, markerfacecolor=look.colour if filled else "white", zorder=3,
+        [value.number], [y], marker=style.shape, linestyle="none", color=style.colour, markersize=3.5,
+        markeredgewidth=0.8, markerfacecolor=style.colour if filled else "white", zorder=3,
     )  # fmt: skip
 
 
@@ -92,9 +92,9 @@ def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
     for axes, (measure, rows) in zip(panels, found.items(), strict=False):
         for variant, curves in rows.items():
             steps, mean = mean_curve(curves)
-            look = board.looks[variant.label]
-            style = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": look.colour}
-            axes.plot(steps, mean, marker=look.shape, markersize=3, linewidth=1.0, label=variant.label, **style)
+            style = board.styles[variant.label]
+            line = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": style.colour}
+            axes.plot(steps, mean, marker=style.shape, markersize=3, linewidth=1.0, label=variant.label, **line)
         axes.axhline(50, color="grey", linewidth=0.7, linestyle=":")
         axes.set(xlabel="steps", ylim=(-4, 104))
         axes.set_title(shorten(measure.title, int(PAGE / across / LETTER) - 4))

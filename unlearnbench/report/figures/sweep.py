@@ -12,9 +12,9 @@ from matplotlib.patheffects import withStroke
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.styles import COLOURS, SHAPES
-from unlearnbench.report.data.sweeps import Line, Sweep, find_sweeps, mean_over, spell
+from unlearnbench.report.data.sweeps import Sweep, SweepLine, find_sweeps, mean_over, spell
 from unlearnbench.report.data.values import Measure, Value, Variant, spell_number
-from unlearnbench.report.figures.figures import (
+from unlearnbench.report.figures.style import (
     COLUMN,
     HIGHEST_POWER,
     LINE,
@@ -116,7 +116,7 @@ def frame(numbers: Sequence[float], others: Sequence[float], log: bool = False) 
 
 def _draw_trajectory(
     axes: Axes,
-    line: Line,
+    line: SweepLine,
     xs: Sequence[Value],
     ys: Sequence[Value],
     style: Mapping[str, Any],

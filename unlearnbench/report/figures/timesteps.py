@@ -1,4 +1,4 @@
-"""unlearnbench.report.figures.timesteps."""
+"""Figure of the unlearned model's denoising loss by timestep."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.curves import SIDES, LossCurve, mean_curves
 from unlearnbench.report.data.values import Value, Variant
-from unlearnbench.report.figures.figures import (
+from unlearnbench.report.figures.style import (
     FEW,
     PAGE,
     SMALL,
@@ -85,11 +85,11 @@ def _draw_losses(
     dashes = cycle(DASHES)
     for variant in variants:
         curve, count = curves[variant]
-        look = board.looks[variant.label]
-        style: dict[str, Any] = {"color": look.colour, "marker": look.shape, "markersize": 3}
+        style = board.styles[variant.label]
+        line: dict[str, Any] = {"color": style.colour, "marker": style.shape, "markersize": 3}
         if variant.role == "reference":
-            style = {"color": "black", "linestyle": next(dashes), "zorder": 4}
+            line = {"color": "black", "linestyle": next(dashes), "zorder": 4}
         label = f"{variant.label}{Value(0.0, ok=count, expected=expected).gap}"
         centres = np.add(curve.edges[1:], curve.edges[:-1]) / 2
-        axes.plot(centres, getattr(curve, side), linewidth=1.0, label=label, **style)
+        axes.plot(centres, getattr(curve, side), linewidth=1.0, label=label, **line)
     axes.axhline(1.0, color="grey", linewidth=0.8)

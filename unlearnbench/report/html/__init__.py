@@ -8,15 +8,15 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from unlearnbench import __version__
 from unlearnbench.errors import printable
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import spell_number
 from unlearnbench.report.figures.drawing import Drawn
 from unlearnbench.report.html.charts import MARGIN
-from unlearnbench.report.html.images import Album
+from unlearnbench.report.html.images import ImageBudget
 from unlearnbench.report.html.view import BoardView, view_of
 from unlearnbench.report.tables.controls import DISTRUST
+from unlearnbench.version import __version__
 
 __all__ = ["page"]
 
@@ -53,21 +53,21 @@ def page(
         trim_blocks=True, lstrip_blocks=True, finalize=_plain,
     )  # fmt: skip
     here = Path(__file__).parent
-    script, style = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
-    looks = next(iter(boards.values())).looks
-    album = Album()
+    script, css = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    styles = next(iter(boards.values())).styles
+    album = ImageBudget()
     largest_first = sorted(boards.items(), key=lambda item: -len(item[1].records))
     views = [view_of(name, board, album, (drawn or {}).get(name, {})) for name, board in largest_first]
     left, top, right, bottom = MARGIN
     environment.globals |= {
-        "looks": {label: (key, look) for key, (label, look) in enumerate(looks.items())},
-        "shape_of": {label: list(SHAPES).index(look.shape) for label, look in looks.items()},
+        "looks": {label: (key, style) for key, (label, style) in enumerate(styles.items())},
+        "shape_of": {label: list(SHAPES).index(style.shape) for label, style in styles.items()},
         "left": left, "top": top, "right": right, "bottom": bottom, "sections": sections,
         "spell_number": spell_number, "distrust": DISTRUST,
     }  # fmt: skip
     titles = list(dict.fromkeys(view.title for view in views))
     return environment.get_template("report.html").render(
-        boards=views, problems=problems, shapes=SHAPES, version=__version__, style=Markup(style),
+        boards=views, problems=problems, shapes=SHAPES, version=__version__, style=Markup(css),
         script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=f"unlearnbench: {', '.join(titles)}",
     )  # fmt: skip

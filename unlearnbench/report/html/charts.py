@@ -10,8 +10,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.curves import Curve, attack_curves, mean_curve
 from unlearnbench.report.data.values import Measure, Value, Variant, spell_number
-from unlearnbench.report.figures.figures import HIGHEST_POWER, LEAST_POINTS, LOWEST_POWER, is_wide
-from unlearnbench.report.write.table import interval_text
+from unlearnbench.report.figures.style import HIGHEST_POWER, LEAST_POINTS, LOWEST_POWER, is_wide
+from unlearnbench.report.tables.table import interval_text
 
 MARGIN = (58, 14, 14, 44)  # left, top, right, bottom, in units of the drawing
 MOST_DOTS = 2000  # of single classes in one chart
@@ -39,7 +39,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A row's path along the horizontal axis, with the dots on it."""
 
     label: str
@@ -63,7 +63,7 @@ class Chart:
     x: Axis
     y: Axis
     dots: list[Dot]
-    lines: list[Line]
+    lines: list[ChartLine]
 
 
 class Scale:
@@ -153,7 +153,7 @@ def _relearning_chart(measure: Measure, rows: dict[Variant, dict[Any, Curve]]) -
     across = Scale([0, last], Measure("", "", "", "higher", "", ""), (left, width - right))
     up = Scale([0, 100], Measure("", "", "%", "higher", "", ""), (height - bottom, top))
     lines = [
-        Line(
+        ChartLine(
             variant.label,
             [
                 Dot(variant.label, across(step), up(share), f"{variant.label}, {step} steps: {share:.1f} %")

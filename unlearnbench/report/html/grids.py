@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from unlearnbench.report.data.board import Board
-from unlearnbench.report.write.table import Table, interval_text
+from unlearnbench.report.tables.table import Table, interval_text
 
 LONG = 24  # letters of a word that needs a broad column
 
@@ -36,7 +36,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Grid:
+class HtmlTable:
     """A table with one or two lines of headers, and bodies that are sorted one by one."""
 
     name: str
@@ -48,11 +48,11 @@ class Grid:
     bodies: list[list[Row]]
 
 
-def grid(table: Table, board: Board) -> Grid:
+def grid(table: Table, board: Board) -> HtmlTable:
     """Return a table as the page lays it out."""
     groups = [(text, len(list(same))) for text, same in groupby(table.groups)] if any(table.groups) else []
     lines = [
-        Row(name, name if name in board.looks else "", [
+        Row(name, name if name in board.styles else "", [
             Cell(number, value.mark, value.gap, "" if table.narrow else interval_text(value, form).strip(),
                  value.best, value.number)
             for value, (number, _), form in zip(values, parts, table.formats, strict=True)
@@ -61,4 +61,4 @@ def grid(table: Table, board: Board) -> Grid:
     ]  # fmt: skip
     starts = [0, *table.rules, len(lines)]
     bodies = [lines[a:b] for a, b in pairwise(starts) if a < b]
-    return Grid(table.name, table.title, table.full_caption(), table.corner, groups, table.headers, bodies)
+    return HtmlTable(table.name, table.title, table.full_caption(), table.corner, groups, table.headers, bodies)

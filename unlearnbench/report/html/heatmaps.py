@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.confusion import NOTHING, confusion_sides
 from unlearnbench.report.data.values import Measure, Value, class_name, spell_number
-from unlearnbench.report.figures.figures import MOST_CONFUSIONS, is_wide
-from unlearnbench.report.write.table import interval_text
+from unlearnbench.report.figures.heatmaps import MOST_CONFUSIONS
+from unlearnbench.report.figures.style import is_wide
+from unlearnbench.report.tables.table import interval_text
 
 MOST_CLASSES = 20  # of a confusion matrix
 
 
 @dataclass(frozen=True)
-class Shade:
+class HeatmapCell:
     """One cell of a heat map."""
 
     text: str
@@ -23,12 +24,12 @@ class Shade:
 
 
 @dataclass(frozen=True)
-class Heat:
+class Heatmap:
     """A metric per row and forget class."""
 
     title: str
     columns: list[str]
-    rows: list[tuple[str, list[Shade]]]
+    rows: list[tuple[str, list[HeatmapCell]]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Verdicts:
     """What a judge sees in one row's samples: where the class asked for was forgotten, and where it was retained."""
 
     label: str
-    sides: list[Heat]
+    sides: list[Heatmap]
 
 
 def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | None]:
@@ -64,7 +65,7 @@ def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | No
     return [share(number) for number in numbers]
 
 
-def class_heat(board: Board, measure: Measure) -> Heat:
+def class_heatmap(board: Board, measure: Measure) -> Heatmap:
     """Return a measure per row and forget class, and its mean."""
     found = {
         variant: [
@@ -76,12 +77,12 @@ def class_heat(board: Board, measure: Measure) -> Heat:
     rows = [
         (variant.label, [_shade(value, measure, next(good)) for value in values]) for variant, values in found.items()
     ]
-    return Heat(
+    return Heatmap(
         f"{measure.header} per forget class", [*[board.name_of(target) for target in board.targets], "mean"], rows
     )
 
 
-def attack_heat(board: Board) -> Heat | None:
+def attack_heatmap(board: Board) -> Heatmap | None:
     """Return what is still forgotten after each attack, over the classes that were attacked."""
     part = board.attacked
     if part is None:
@@ -97,12 +98,12 @@ def attack_heat(board: Board) -> Heat | None:
             for value, measure in zip(values, measures, strict=True)
         ]
         rows.append((variant.label, shades))
-    return Heat("Forgotten (%) before and after each attack, mean over the classes attacked", names, rows)
+    return Heatmap("Forgotten (%) before and after each attack, mean over the classes attacked", names, rows)
 
 
-def _shade(value: Value, measure: Measure, good: float | None) -> Shade:
+def _shade(value: Value, measure: Measure, good: float | None) -> HeatmapCell:
     number = value.word if value.number is None else spell_number(value.number, measure.format)
-    return Shade(f"{number}{value.mark}{value.gap}", good, interval_text(value, measure.format).strip())
+    return HeatmapCell(f"{number}{value.mark}{value.gap}", good, interval_text(value, measure.format).strip())
 
 
 def verdicts(board: Board) -> list[Verdicts]:
@@ -116,7 +117,7 @@ def verdicts(board: Board) -> list[Verdicts]:
         columns = [*names, NOTHING]
         titles = ("asked for the class that was to be forgotten", "asked for classes that were to stay")
         matrices = [
-            Heat(title, columns, [(asked, [_share(float(percent)) for percent in row])
+            Heatmap(title, columns, [(asked, [_share(float(percent)) for percent in row])
                                   for asked, row in zip(names, side, strict=True)])
             for title, side in zip(titles, sides, strict=True)
         ]  # fmt: skip
@@ -124,6 +125,8 @@ def verdicts(board: Board) -> list[Verdicts]:
     return found
 
 
-def _share(percent: float) -> Shade:
+def _share(percent: float) -> HeatmapCell:
     known = percent == percent  # no sample was asked for where it is NaN
-    return Shade(f"{percent:.0f}" if known and percent >= 0.5 else "", round(percent / 100, 2) if known else None, "")
+    return HeatmapCell(
+        f"{percent:.0f}" if known and percent >= 0.5 else "", round(percent / 100, 2) if known else None, ""
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import Variant
-from unlearnbench.report.figures.figures import read_strip, stream_name
+from unlearnbench.report.figures.images import read_strip, stream_name
 from unlearnbench.store.cell import Target
 from unlearnbench.store.records import Record
 
@@ -33,26 +33,26 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Still:
+class FigureImage:
     """A figure that was drawn beside the page."""
 
     uri: str
     words: str
 
 
-class Album:
+class ImageBudget:
     """Decides which pictures the page has room for, over all its boards."""
 
     def __init__(self, room: int = MOST_PICTURE_BYTES) -> None:
         """Start with room for so many bytes of PNG."""
         self._room = room
 
-    def still(self, data: bytes, words: str) -> Still | None:
+    def still(self, data: bytes, words: str) -> FigureImage | None:
         """Return a figure, or None where there is no room left."""
         if len(data) > self._room:
             return None
         self._room -= len(data)
-        return Still(_data_uri(data), words)
+        return FigureImage(_data_uri(data), words)
 
     def strip(self, entry: Mapping[str, Any], words: str) -> Strip | None:
         """Return a picture of a record, or None where it cannot be read or there is no room left."""
@@ -69,7 +69,7 @@ def _data_uri(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def pictures(board: Board, album: Album) -> tuple[list[Pictures], int]:
+def pictures(board: Board, album: ImageBudget) -> tuple[list[Pictures], int]:
     """Return the samples per target, and how many rows of them found no room."""
     found, left_out = [], 0
     for target in board.targets:

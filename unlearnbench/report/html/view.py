@@ -10,14 +10,14 @@ from unlearnbench.report.data.front import axes_of
 from unlearnbench.report.data.published import load_source, source_names
 from unlearnbench.report.data.values import Measure
 from unlearnbench.report.figures.drawing import FIGURE_WORDS, Drawn
-from unlearnbench.report.figures.figures import PAIRS
+from unlearnbench.report.figures.tradeoff import PAIRS
 from unlearnbench.report.html.charts import Chart, relearning, scatter
-from unlearnbench.report.html.grids import Grid, grid
-from unlearnbench.report.html.heatmaps import Heat, Verdicts, attack_heat, class_heat, verdicts
-from unlearnbench.report.html.images import Album, Pictures, Still, pictures
+from unlearnbench.report.html.grids import HtmlTable, grid
+from unlearnbench.report.html.heatmaps import Heatmap, Verdicts, attack_heatmap, class_heatmap, verdicts
+from unlearnbench.report.html.images import FigureImage, ImageBudget, Pictures, pictures
 from unlearnbench.report.tables.controls import alarms
+from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.published import Side, compare_rows, comparison_tables
-from unlearnbench.report.tables.tables import all_tables
 from unlearnbench.store.records import Record
 
 PLACES = {
@@ -56,7 +56,7 @@ class Published:
 
     title: str
     arxiv: str
-    tables: list[Grid]
+    tables: list[HtmlTable]
     notes: list[str]
 
 
@@ -73,16 +73,16 @@ class BoardView:
     notes: list[str]
     tradeoff: Chart | None
     tradeoffs: list[Chart]
-    heats: list[Heat]
-    stills: list[Still]
+    heats: list[Heatmap]
+    stills: list[FigureImage]
     pictures: list[Pictures]
     pictures_left_out: int
     verdicts: list[Verdicts]
     phases: list[str]  # of the bars, in order
     bars: list[Bar]
-    attacks: Heat | None
+    attacks: Heatmap | None
     relearning: list[Chart]
-    tables: dict[str, list[Grid]]  # by section
+    tables: dict[str, list[HtmlTable]]  # by section
     published: list[Published]
     failed: int
     failures: list[Failure]
@@ -90,7 +90,7 @@ class BoardView:
     provenance: list[tuple[str, str]]
 
 
-def view_of(name: str, board: Board, album: Album, drawn: Mapping[str, Drawn]) -> BoardView:
+def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Drawn]) -> BoardView:
     """Return what the page shows of a board.
 
     Args:
@@ -99,7 +99,7 @@ def view_of(name: str, board: Board, album: Album, drawn: Mapping[str, Drawn]) -
         album: the pictures of the page so far.
         drawn: {figure: its bytes}; those in STILLS are shown.
     """
-    tables: dict[str, list[Grid]] = {}
+    tables: dict[str, list[HtmlTable]] = {}
     for table in (found for found in all_tables(board) if found.corner != IN_HEAT_MAPS):
         tables.setdefault(PLACES.get(table.name, "tables"), []).append(grid(table, board))
     measures = axes_of(board)
@@ -119,7 +119,7 @@ def view_of(name: str, board: Board, album: Album, drawn: Mapping[str, Drawn]) -
         tradeoff=charts[0] if charts else None,
         tradeoffs=[chart for chart in charts[1:] if chart is not None],
         heats=[
-            class_heat(board, measure) for measure in [*board.metrics, *(m for m in board.costs if board.ok_records)]
+            class_heatmap(board, measure) for measure in [*board.metrics, *(m for m in board.costs if board.ok_records)]
         ],
         stills=[
             still for key in STILLS if key in drawn and (still := album.still(drawn[key]["png"], FIGURE_WORDS[key]))
@@ -129,7 +129,7 @@ def view_of(name: str, board: Board, album: Album, drawn: Mapping[str, Drawn]) -
         verdicts=verdicts(board),
         phases=[phase for phase in SHOWN_PHASES if any(phase == part for bar in bars for part, *_ in bar.parts)],
         bars=bars,
-        attacks=attack_heat(board),
+        attacks=attack_heatmap(board),
         relearning=relearning(board),
         tables=tables,
         published=_published(board),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.statistics import auc, class_mean
 from unlearnbench.report.data.values import Measure, Value, target_name, variant_of
-from unlearnbench.report.write.table import Table
+from unlearnbench.report.tables.table import Table
 from unlearnbench.store.records import Record
 
 DISTRUST = "Sanity checks failed: do not use these numbers until the cause is known."
@@ -68,6 +68,11 @@ def checks(board: Board) -> Iterator[Check]:
             entry, known = record.metrics.get(measure.key, {}), _known(record, measure)
             if known is not None and entry.get("value") is not None and entry.get("boundary") is not None:
                 yield Check(record, measure, float(entry["value"]), float(entry["boundary"]), known)
+
+
+def untouched_alarms(record: Record) -> list[str]:
+    """Return what is wrong with a record of the untouched model, by itself."""
+    return alarms(Board([record]))
 
 
 def alarms(board: Board) -> list[str]:

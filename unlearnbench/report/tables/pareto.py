@@ -5,7 +5,7 @@ from dataclasses import replace
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.front import axes_of, places, undominated
 from unlearnbench.report.data.values import Value
-from unlearnbench.report.write.table import Table
+from unlearnbench.report.tables.table import Table
 
 
 def pareto_tables(board: Board) -> list[Table]:

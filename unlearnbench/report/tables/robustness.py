@@ -9,7 +9,7 @@ from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.curves import Curve, attack_curves
 from unlearnbench.report.data.statistics import class_mean, mean_interval
 from unlearnbench.report.data.values import Value
-from unlearnbench.report.write.table import Table
+from unlearnbench.report.tables.table import Table
 
 NO_EVIDENCE = "an attack that succeeds there is no evidence of residual knowledge"
 NO_GOLD = (

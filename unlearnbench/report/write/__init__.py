@@ -1,1 +1,1 @@
-"""Write."""
+"""Writers of a report: Markdown, LaTeX, CSV, the terminal, files."""

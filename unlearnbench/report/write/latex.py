@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from unlearnbench.errors import printable
 from unlearnbench.report.data.values import MARK
-from unlearnbench.report.write.table import Table
+from unlearnbench.report.tables.table import Table
 
 TEXT, COLUMN = 488.0, 240.0  # points: widths of a page's text and of one column of it, a little less than they are
 HIGH, LINE = 640.0, 9.6  # points: height of a page's text, of a line of a table

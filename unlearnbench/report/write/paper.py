@@ -1,9 +1,10 @@
-"""unlearnbench.report.write.paper."""
+"""A LaTeX document of a board's main tables and figures, ready to compile."""
 
 from collections.abc import Mapping, Sequence, Set
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.environment import code_words, software_words
+from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.latex import (
     FIRST,
     HEAD,
@@ -18,7 +19,6 @@ from unlearnbench.report.write.latex import (
     cut,
     lay_out,
 )
-from unlearnbench.report.write.table import Table
 
 
 def paper(

@@ -12,7 +12,7 @@ from rich.text import Text
 from unlearnbench.errors import printable
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import MARK, Measure, Variant, spell_number
-from unlearnbench.report.write.table import interval_text
+from unlearnbench.report.tables.table import interval_text
 
 WIDTH = 80  # where nothing says how wide the terminal is
 LEAST_WIDTH = 20  # of a table: in a narrower window the terminal itself wraps its lines

@@ -1,0 +1,229 @@
+"""`unlearnbench new`, one file per method, and a third party's package: built, installed, found by its entry point."""
+
+import ast
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+from unlearnbench import UsageError
+from unlearnbench.kit import trial
+from unlearnbench.kit.conformance import check
+from unlearnbench.kit.scaffold import TEMPLATES, new_method
+from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.sources import source_digest
+from unlearnbench.store.hashing import file_digest
+from unlearnbench.store.records import ResultStore
+
+THIRD_PARTY = ROOT / "tests" / "thirdparty"
+QUICK = ("--classes", "0", "--metrics", "ua", "--controls", "none", "--device", "cpu")
+
+
+def unlearnbench(folder, *arguments, python=sys.executable, **environment):
+    """Run the command line in a folder and return its output; it must end well."""
+    command = [str(python), "-m", "unlearnbench.cli", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def pip(*arguments, python=sys.executable):
+    command = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_new_file_keeps_every_promise_and_is_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "STEPS", 4)
+    (path,) = new_method("mine", tmp_path).files
+    assert path == tmp_path / "mine.py"
+    assert len(path.read_text().splitlines()) <= 42
+    assert [str(promise) for promise in check(str(path))["mine"] if promise.kept is not True] == []
+    assert Registry([path]).method("mine").title == "Mine"
+
+
+def test_the_package_names_its_method_everywhere(tmp_path):
+    files = new_method("my_idea", tmp_path / "new", package=True).files
+    assert sorted(str(path.relative_to(tmp_path / "new" / "my_idea")) for path in files) == [
+        "README.md", "pyproject.toml", "src/my_idea.py", "tests/test_my_idea.py",
+    ]  # fmt: skip
+    project = tomllib.loads(files[0].read_text())
+    assert project["project"]["name"] == "unlearnbench-my-idea"
+    assert project["project"]["entry-points"]["unlearnbench.methods"] == {"my_idea": "my_idea:my_idea"}
+    for path in files:
+        assert not re.search("my.method", path.read_text(), re.IGNORECASE), path
+
+
+def test_every_template_is_used_and_shipped(tmp_path):
+    names = {path.name for path in TEMPLATES.iterdir()}
+    files = new_method("mine", tmp_path, package=True).files
+    assert len(files) == len(names)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    shipped = project["tool"]["setuptools"]["package-data"]["unlearnbench.kit"]
+    assert all(any(Path("templates", name).match(pattern) for pattern in shipped) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("My-Method", "a Python name in lower case"),
+        ("1st", "a Python name in lower case"),
+        ("lambda", "a Python name in lower case"),
+        ("../up", "a Python name in lower case"),
+        ("x" * 51, "a Python name in lower case"),
+        ("safemax", "there is a method safemax already, in"),
+        ("random", "an installed module's name"),
+        ("torch", "an installed module's name"),
+    ],
+)
+@pytest.mark.parametrize("package", [False, True])
+def test_a_name_that_cannot_be_is_refused(tmp_path, name, words, package):
+    with pytest.raises(UsageError, match=words):
+        new_method(name, tmp_path / "new", package=package)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", [False, True])
+def test_nothing_is_overwritten(tmp_path, package):
+    (first, *_) = new_method("mine", tmp_path, package=package).files
+    first.write_text("my work")
+    with pytest.raises(UsageError, match="is there already"):
+        new_method("mine", tmp_path, package=package)
+    assert first.read_text() == "my work"
+
+
+def test_the_commands_that_are_printed_run(tmp_path, cache):
+    folder = tmp_path / "a folder"
+    printed = unlearnbench(tmp_path, "new", "method", "mine", "--out", str(folder))
+    first, second = [shlex.split(line) for line in printed.split("Next:\n")[1].splitlines()]
+    assert "13 of 13 promises kept" in unlearnbench(tmp_path, *first[1:])
+    assert "digits-mine-c0-" in unlearnbench(tmp_path, *second[1:], "--dry-run")  # test_docs runs such a command
+
+
+def test_a_broken_method_ends_with_status_1(tmp_path):
+    (path,) = new_method("mine", tmp_path).files
+    path.write_text(path.read_text().replace('streams=("forget", "retain")', 'streams=("forget",)'))
+    command = [sys.executable, "-m", "unlearnbench.cli", "check", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "FAIL  declared streams" in done.stdout
+    assert "add 'retain' to @method(streams=...)" in done.stdout
+    assert "12 of 13 promises kept" in done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the suite's sources in which the two plugin folders are part of the package, as installed."""
+    folder = tmp_path / "checkout"
+    skip = shutil.ignore_patterns("__pycache__")
+    for part in ("unlearnbench", "methods", "metrics", "results/published"):
+        shutil.copytree(ROOT / part, folder / part, ignore=skip)
+    for part in ("methods", "metrics", "results/published"):
+        (folder / "unlearnbench" / Path(part).name).symlink_to(folder / part)
+    return folder
+
+
+def test_a_method_is_one_file_and_nothing_else(checkout, cache):
+    def digests():
+        return {path: file_digest(path) for path in checkout.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+    def there(*arguments):  # the cells' processes, too, import this copy
+        return unlearnbench(checkout, *arguments, PYTHONPATH=str(checkout))
+
+    before = digests()
+    there("new", "method", "mine", "--out", "methods")
+    assert digests().keys() - before.keys() == {checkout / "methods" / "mine.py"}
+    assert before.items() <= digests().items()
+    assert re.search(r"^  mine +Mine", there("list", "methods"), re.MULTILINE)
+    folders = ("--results", "../r", "--out", "../o")
+    there("run", "--methods", "mine", "--set", "mine.steps=2", *QUICK, *folders)
+    (record,) = ResultStore(checkout.parent / "r").read().records
+    assert record.method["source_hash"] == source_digest(checkout / "methods" / "mine.py")
+    assert "Mine" in there("report", *folders)
+    assert "Mine" in (checkout.parent / "o" / "digits" / "tables" / "summary.tex").read_text()
+    assert before.items() <= digests().items()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """The Python of a fresh environment into which two packages of methods are installed as wheels."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    new_method("my_idea", folder, package=True)
+    source = shutil.copytree(THIRD_PARTY, folder / "thirdparty")  # a build leaves its traces beside the sources
+    pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder, source, folder / "my_idea")
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    where = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # torch and the suite itself come from the environment of the tests
+    (Path(where.stdout.strip()) / "suite.pth").write_text(
+        f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    )
+    pip("install", "--no-deps", "--no-index", *sorted(folder.glob("*.whl")), python=python)
+    return python
+
+
+class TestAThirdPartysPackage:
+    def test_it_imports_the_sdk_alone(self):
+        trees = [ast.parse(path.read_text()) for path in (THIRD_PARTY / "src").glob("*.py")]
+        imports = [node.module for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert set(imports) == {"unlearnbench"}
+
+    def test_it_is_no_built_in(self):
+        assert "null_row" not in [plugin.name for plugin in Registry().plugins("method")]
+
+    def test_it_is_found_by_its_entry_point(self, elsewhere, tmp_path):
+        listed = unlearnbench(tmp_path, "list", "methods", python=elsewhere)
+        assert re.search(r"^  null_row +Null row$", listed, re.MULTILINE), listed
+        assert re.search(r"^  my_idea +My idea$", listed, re.MULTILINE), listed
+        assert re.search(r"^  safemax ", listed, re.MULTILINE), listed
+
+    def test_its_file_of_two_columns_is_found_too(self, elsewhere, tmp_path):
+        listed = unlearnbench(tmp_path, "list", "metrics", python=elsewhere)
+        assert re.search(r"^  doubt +Doubt +\[%\] +description$", listed, re.MULTILINE), listed
+        assert re.search(r"^  doubt_retained +Doubt retained ", listed, re.MULTILINE), listed
+        cards = unlearnbench(tmp_path, "list", "metrics", "--cards", python=elsewhere)
+        assert cards.count("how often the judge is unsure of what it sees") == 1
+
+    def test_it_runs_and_its_record_knows_its_source(self, elsewhere, tmp_path, cache):
+        arguments = (
+            "run",
+            "--methods",
+            "null_row",
+            "--set",
+            "null_row.steps=2",
+            *QUICK,
+            "--metrics",
+            "ua,doubt_retained",
+        )
+        assert "Null row" in unlearnbench(tmp_path, *arguments, python=elsewhere)
+        (record,) = ResultStore(tmp_path / "results").read().records
+        assert (record.status, record.counts["optimizer_steps"]) == ("ok", 2)
+        assert record.counts["drawn"] == {"retain": 96}
+        assert record.method["source_hash"] == source_digest(THIRD_PARTY / "src" / "null_row.py")
+        assert set(record.metrics) == {"ua", "doubt_retained"}
+        assert record.metrics["doubt_retained"]["source_hash"] == source_digest(THIRD_PARTY / "src" / "doubt.py")
+
+    def test_it_keeps_its_promises(self, elsewhere, tmp_path):
+        assert "13 of 13 promises kept" in unlearnbench(tmp_path, "check", "null_row", python=elsewhere)
+
+    def test_the_new_packages_own_test_passes(self, elsewhere):
+        package = elsewhere.parents[2] / "my_idea"
+        done = subprocess.run(
+            [elsewhere, "-m", "pytest", "-q", package], cwd=package, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "1 passed" in done.stdout

@@ -1,0 +1,171 @@
+"""Published numbers beside measured ones: the pages, tables and lines of `unlearnbench compare`."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence, Set
+from pathlib import Path
+
+from tabulate import tabulate
+
+from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.report.data.board import Board, boards
+from unlearnbench.report.data.published import Source, load_source
+from unlearnbench.report.data.rendering import Rendering
+from unlearnbench.report.tables.published import (
+    VERDICTS,
+    Comparison,
+    Side,
+    claims_table,
+    compare_rows,
+    comparison_tables,
+    obstacles_of,
+    overview_table,
+)
+from unlearnbench.report.tables.table import Table
+from unlearnbench.report.write.files import publish
+from unlearnbench.report.write.latex import to_latex
+from unlearnbench.report.write.markdown import escape_markdown, to_markdown
+from unlearnbench.store.records import B4, Reading, Record
+
+
+def compare(source: str, reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Rendering:
+    """Write what a paper printed beside what a results folder measured, one page per board.
+
+    Args:
+        source: name of the published numbers.
+        reading: of a results folder.
+        out: folder for the pages, `out/BOARD/compare-SOURCE.md`, `.csv` and `.tex`.
+        stale: ids of the cells whose records are.
+
+    Raises:
+        UsageError: no such source, no record of a published method, or the folder cannot be written.
+    """
+    published = load_source(source)
+    rendering = Rendering(notes=list(reading.problems))
+    records = _showable(reading.records, published, rendering.notes)
+    sides = {name: Side(published, board) for name, board in boards(records, stale).items()}
+    shown = {name: side for name, side in sides.items() if side.has_records}
+    if not shown:
+        why = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
+        raise UsageError(
+            f"there is no record of {', '.join(published.methods)} in {reading.root} to compare with {source}{why}: "
+            f"run 'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
+        )
+    by_cell = {(side.cell.dataset, side.cell.protocol): side for side in shown.values()}
+    files: dict[str, str | bytes] = {}
+    for name, side in shown.items():
+        twin = by_cell.get((side.cell.dataset, side.cell.protocol + B4))
+        files |= {f"{name}/compare-{source}.{ending}": text for ending, text in _texts(side, twin).items()}
+        rendering.pages.append(out / name / f"compare-{source}.md")
+        rendering.terminal.append(_terminal(side))
+        rendering.notes += side.board.notes
+    publish(files, out)
+    return rendering
+
+
+def _showable(records: Iterable[Record], source: Source, notes: list[str]) -> list[Record]:
+    """Return the records that can be shown; the others, edited by hand or of an odd plugin, become notes."""
+    kept = []
+    for record in records:
+        try:
+            Board([record]).caption()
+            if record.cell.method in source.methods:
+                for facts in source.facts["metrics"].values():
+                    obstacles_of(record, source, facts)
+        except Exception as error:
+            notes.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
+        else:
+            kept.append(record)
+    return kept
+
+
+def _texts(side: Side, twin: Side | None) -> dict[str, str]:
+    """Return page, tidy CSV and LaTeX of one board, by ending."""
+    rows = compare_rows(side)
+    tables = comparison_tables(side, twin, rows)
+    return {
+        "md": _page(side, tables, rows),
+        "csv": _tidy(side, rows),
+        "tex": "\n".join(to_latex(table) for table in tables),
+    }
+
+
+def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> str:
+    facts = side.source.facts
+    arxiv = facts["arxiv"]
+    lines = [
+        f"# Published beside measured: {facts['title']}",
+        f"What [arXiv:{arxiv}](https://arxiv.org/abs/{arxiv}) printed beside what these records hold. A number agrees "
+        f"or differs by the tolerance below; where dataset, protocol, features, reference set, device or settings are "
+        f"not the paper's, it is shown and not judged.",
+        *[to_markdown(table).rstrip() for table in tables],
+        "### What the claims depend on",
+        "\n".join(f"- {c['label']} ({' and '.join(c['depends_on'])}): {c['why']}." for c in facts["claims"]),
+        "### Why numbers are not comparable",
+        "\n".join(f"- {reason}: {escape_markdown(detail)}." for reason, detail in _legend(side, rows)) or "- all are.",
+        "### When a number agrees",
+        "\n".join(_tolerances(side.source)),
+        "### Notes on the printed numbers",
+        "\n".join(f"- [{number}] {note.text}" for number, note in enumerate(side.notes, start=1)),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _legend(side: Side, rows: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """Return (reason, details) pairs, reasons in the order they appear, each detail once."""
+    found: dict[tuple[str, str], None] = {}
+    for row in rows:
+        if row.verdict == "not comparable":
+            found |= dict.fromkeys(side.obstacles(row.row.method, row.row.metric, int(row.row.forget_class)).items())
+    order = list(dict.fromkeys(reason for reason, _ in found))
+    return sorted(found, key=lambda pair: (order.index(pair[0]), pair[1]))
+
+
+def _tolerances(source: Source) -> list[str]:
+    lines = []
+    for facts in source.facts["metrics"].values():
+        if tolerance := facts.get("tolerance"):
+            what = f"within {tolerance['absolute']:g}; " if "absolute" in tolerance else ""
+            lines.append(f"- {facts['title']}: {what}{tolerance['reason']}.")
+        if "factor" in facts:
+            lines.append(f"- {facts['title']}, as a ratio: within a factor of {facts['factor']}; "
+                         f"{facts['factor_reason']}.")  # fmt: skip
+    return lines
+
+
+def _tidy(side: Side, rows: Sequence[Comparison]) -> str:
+    """Return CSV, one line per method, class and metric; numbers in full, in the source's unit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["source", "dataset", "protocol", "method", "forget_class", "metric", "unit", "published", "measured",
+         "seeds", "difference", "verdict", "reasons", "notes"]
+    )  # fmt: skip
+    for item in rows:
+        row, seeds = item.row, item.measured.ok if item.measured.number is not None else 0
+        writer.writerow(
+            [side.source.name, side.cell.dataset, side.cell.protocol, row.method, row.forget_class, row.metric,
+             row.unit, row.text, item.measured.number, seeds, item.difference.number, item.verdict,
+             "; ".join(item.reasons), " ".join(map(str, item.notes))]
+        )  # fmt: skip
+    return text.getvalue()
+
+
+def _terminal(side: Side) -> str:
+    """Return claims and overview as plain text of at most 80 columns."""
+    claims, overview = claims_table(side), overview_table(side, compare_rows(side))
+    texts = [
+        tabulate(
+            [[label, *cells] for label, cells in zip(table.rows, body, strict=True)],
+            [table.corner.lower(), "published", "measured", last],
+            tablefmt="plain",
+            disable_numparse=True,
+        )
+        for table, last, body in (
+            (claims, "verdict", [[row[1], row[3], row[5]] for row in claims.texts()]),
+            (overview, "verdicts", [[row[1], row[2], "/".join(row[3:7])] for row in overview.texts()]),
+        )
+    ]
+    what = f"{side.source.name} beside {side.board.title}, {side.cell.protocol}"
+    lines = "\n\n".join([what, *texts, f"verdicts: {'/'.join(VERDICTS)} of classes"]).splitlines()
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,166 @@
+"""Figures of matrices: metrics by forget class, and verdicts by class asked for."""
+
+import math
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LogNorm
+
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.confusion import Matrix, confusion_sides
+from unlearnbench.report.data.values import Measure, Value, Variant, class_name, spell_number
+from unlearnbench.report.figures.style import (
+    HIGHEST,
+    LETTER,
+    LONGEST,
+    MOST_ROWS,
+    PAGE,
+    PITCH,
+    SMALL,
+    Canvas,
+    ClassTicks,
+    canvas,
+    class_ticks,
+    fold,
+    is_wide,
+    names_of,
+)
+
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R BT.709)
+
+
+PANELS_ACROSS = 7  # of confusions
+
+
+MOST_CONFUSIONS = 21  # rows with confusions in one figure
+
+
+HEATMAPS_ACROSS = 2  # panels side by side
+
+
+MOST_WRITTEN = 14  # forget classes whose numbers are written into a heat map
+
+
+def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
+    """One panel per headline metric: methods down, forget classes across; words where there is no number.
+
+    As many as a page holds; the HTML page has one of every metric.
+    """
+    rows = board.variants[:MOST_ROWS]
+    across = HEATMAPS_ACROSS if len(board.targets) <= MOST_WRITTEN else 1
+    names, left = names_of(variant.label for variant in rows)
+    ticks = class_ticks([board.name_of(target) for target in board.targets], (PAGE - left) / across - 0.1)
+    line = 0.135 if len(rows) <= MOST_WRITTEN and not any("\n" in name for name in names) else 0.2
+    height = min(line * len(rows), HIGHEST - 0.7 - ticks.room) + 0.5 + ticks.room
+    measures = board.headlines[: across * int(max(1, (HIGHEST - 0.1) // height))]
+    if not measures:
+        return None
+    lines = -(-len(measures) // across)
+    figure = canvas(parent, (PAGE, lines * height + 0.1))
+    grid = figure.subplots(lines, across, squeeze=False, sharey=True)
+    for axes, measure in zip(grid.flat, measures, strict=False):
+        _draw_heatmap(axes, board, rows, measure, ticks)
+    for axes in list(grid.flat)[len(measures) :]:
+        axes.set_visible(False)
+    grid[0][0].set_yticks(np.arange(len(rows)) + 0.5, names)
+    return figure
+
+
+def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Measure, ticks: ClassTicks) -> None:
+    values = [[board.value(variant, t, measure) for t in board.targets] for variant in rows]
+    numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
+    written = len(board.targets) <= MOST_WRITTEN and len(rows) <= MOST_ROWS // 2
+    texts = [[_short(value, measure) for value in row] for row in values] if written else []
+    limits: dict[str, Any] = {}
+    if measure.unit == "%" and not np.any((numbers < 0) | (numbers > 100)):
+        limits = {"vmin": 0, "vmax": 100}  # a point of accuracy is no rainbow
+    elif is_wide(numbers[np.isfinite(numbers)]):
+        limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
+    mesh = _draw_matrix(
+        axes, numbers, texts, size=SMALL - 0.5 if len(board.targets) > 8 else SMALL,
+        cmap="viridis" if measure.better == "higher" else "viridis_r", **limits,
+    )  # fmt: skip
+    if not texts:
+        axes.figure.colorbar(mesh, ax=axes, fraction=0.03, pad=0.01)
+    axes.set_xticks(*ticks.places(len(board.targets)), rotation=90 if ticks.upright else 0)
+    axes.set_title(measure.header, pad=3)
+    axes.tick_params(axis="x", labelsize=SMALL, pad=1)
+
+
+def _short(value: Value, measure: Measure) -> str:
+    """Return a number in five letters or so, and below it of how many cells, or the word that stands for it."""
+    if value.number is None:
+        return value.word
+    text = spell_number(value.number, measure.format)
+    return f"{text if len(text) <= 5 else f'{value.number:.3g}'}{value.gap.replace(' ', chr(10))}"
+
+
+def _draw_matrix(
+    axes: Axes, numbers: Matrix, texts: Sequence[Sequence[str]], *, size: float, **colouring: Any
+) -> QuadMesh:
+    """Draw numbers as coloured cells with words in them; seaborn's heatmap would draw the whole figure for each panel.
+
+    Args:
+        axes: to draw on.
+        numbers: (rows, columns); NaN stays white.
+        texts: the words, likewise; empty for none.
+        size: of the words, in points.
+        **colouring: of `Axes.pcolormesh`.
+    """
+    height, width = numbers.shape
+    edge: dict[str, Any] = {"edgecolors": "white", "linewidth": 0.4} if texts else {}
+    mesh = axes.pcolormesh(np.ma.masked_invalid(numbers), **edge, **colouring)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.grid(visible=False)
+    shades = mesh.to_rgba(np.ma.masked_invalid(numbers))[..., :3] @ LUMINANCE
+    for row, words in enumerate(texts):
+        for column, word in enumerate(words):
+            dark = np.isfinite(numbers[row, column]) and shades[row, column] < 0.45
+            ink = "white" if dark else "black"
+            if word:
+                text = axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=size, color=ink)
+                text.set_in_layout(False)  # a thousand of them would take the layout seconds
+    return mesh
+
+
+def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
+    """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
+    rows = ((variant, confusion_sides(board, variant)) for variant in board.variants)
+    found = dict(islice(((variant, sides) for variant, sides in rows if sides is not None), MOST_CONFUSIONS))
+    if not found:
+        return None
+    classes = next(iter(found.values()))[0].shape[0]
+    columns = min(len(found), PANELS_ACROSS)
+    names = [class_name(number, board.class_names) for number in range(classes)]
+    longest = LETTER * SMALL / 7 * min(max(map(len, names)), LONGEST)
+    side = min((PAGE - 0.9 - longest) / columns, 2.2)
+    across, down = class_ticks([*names, "x"], side), max(1, math.ceil(PITCH * classes / side))
+    blocks = -(-len(found) // columns)
+    figure = canvas(parent, (columns * side + 0.9 + longest, blocks * (2 * side + 0.35) + 0.3 + across.room))
+    grid = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid[-2:, len(found) - columns * (blocks - 1) :].flat:
+        axes.set_visible(False)
+    words = side / (classes + 1) > 0.17  # inches: less holds no number
+    mesh = None
+    for place, (variant, matrices) in enumerate(found.items()):
+        pair = grid[2 * (place // columns) :, place % columns][:2]
+        for axes, matrix in zip(pair, matrices, strict=True):
+            texts = [["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix] if words else []
+            mesh = _draw_matrix(axes, matrix, texts, size=SMALL, cmap="Blues", vmin=0, vmax=100)
+            axes.set_aspect("equal")
+            axes.tick_params(labelsize=SMALL, pad=0)
+        pair[0].set_title(fold(variant.label, max(8, int(side / LETTER))), fontsize=SMALL + 1, pad=2)
+    places, shown = across.places(classes)
+    for axes in grid.flat:
+        axes.set_xticks([*places, classes + 0.5], [*shown, "x"], rotation=90 if across.upright else 0)
+    grid[0][0].set_yticks([k + 0.5 for k in range(0, classes, down)], across.names[:classes:down])
+    for k, axes in enumerate(grid[:, 0]):
+        axes.set_ylabel("others asked for" if k % 2 else "forgotten, asked for", fontsize=SMALL + 1)
+    figure.supxlabel("verdict (x: no object)", fontsize=SMALL + 1)
+    if mesh is not None and not words:
+        figure.colorbar(mesh, ax=grid, fraction=0.02, pad=0.01, aspect=40, label="%")
+    return figure

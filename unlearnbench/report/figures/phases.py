@@ -1,0 +1,52 @@
+"""Figure of where the time of a cell goes."""
+
+import numpy as np
+import pandas as pd
+
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.cost import PHASES
+from unlearnbench.report.data.styles import COLOURS
+from unlearnbench.report.figures.style import (
+    COLUMN,
+    MOST_LETTERS,
+    MOST_ROWS,
+    PAGE,
+    Canvas,
+    canvas,
+    legend_below,
+    legend_height,
+    names_of,
+)
+
+PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # one colour each, whichever there are
+
+
+def phases(board: Board, parent: Canvas | None = None) -> Canvas | None:
+    """Mean seconds per cell in each phase, stacked; reused priors at their original cost."""
+    frame = _phase_frame(board)[:MOST_ROWS]
+    if frame.empty:
+        return None
+    width = COLUMN if max(len(label) for label in frame.index) <= MOST_LETTERS // 3 else PAGE
+    names, _ = names_of(map(str, frame.index))
+    line = 0.25 if any("\n" in name for name in names) else 0.145
+    legend = legend_height(list(frame.columns), width)
+    figure = canvas(parent, (width, max(line * len(frame), 0.5) + 0.4 + legend))
+    axes = figure.subplots()
+    colour = dict(zip(PHASE_COLOURS, COLOURS, strict=False))
+    left = np.zeros(len(frame))
+    bars = []
+    for phase in frame.columns:
+        bars.append(axes.barh(range(len(frame)), frame[phase], left=left, height=0.7, color=colour[phase], label=phase))
+        left += frame[phase].to_numpy()
+    axes.set_yticks(range(len(frame)), names)
+    axes.set_ylim(len(frame) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("seconds per cell, mean over forget classes")
+    legend_below(figure, bars, list(frame.columns), width, "phase")
+    return figure
+
+
+def _phase_frame(board: Board) -> pd.DataFrame:
+    """Return a row per variant and a column per phase that any cell has."""
+    frame = pd.DataFrame.from_dict(board.phase_seconds, orient="index")
+    return frame[[phase for phase in PHASES if phase in frame]].fillna(0.0)

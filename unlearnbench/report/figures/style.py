@@ -1,0 +1,183 @@
+"""What all figures share: style, sizes, axes, ticks and legends."""
+
+import math
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from unlearnbench.report.data.values import Measure
+
+Canvas = Figure | SubFigure  # where a figure is drawn
+
+DPI = 190
+STYLE = {
+    "font.family": "DejaVu Sans",  # which matplotlib brings along: the same letters everywhere
+    "pdf.fonttype": 42,  # embedded TrueType, which publishers ask for
+    "figure.dpi": 100,
+    "savefig.dpi": DPI,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "axes.labelpad": 2,
+    "xtick.major.pad": 1,
+    "ytick.major.pad": 1,
+    "axes.linewidth": 0.8,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.1,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a dollar in a title is a dollar
+}
+COLUMN, PAGE, HIGHEST = 3.4, 7.0, 9.0  # inches: width of a paper's column and of its text, height of its text
+LETTER, LINE = 0.058, 0.135  # inches: a letter's mean width and a line's height at 7 points
+SMALL = 6  # points of the smallest words
+SHORTEST, LONGEST = 8, 18  # letters that names of classes are cut to at the least, and at the most
+PITCH = 0.085  # inches between lines of the smallest words
+MOST_LETTERS = 64  # of a row's name
+MOST_ROWS, MOST_LINES = 60, 34  # of a figure: more would be thinner than a line of text; of a legend
+FEW = 14  # lines that one panel holds
+LOWEST_POWER, HIGHEST_POWER = -307, 308  # of ten, that a number can hold
+LEAST_POINTS = 10.0  # that an axis of percentages spans
+
+
+def set_style() -> None:
+    """Make the look of all figures matplotlib's own: letters of 6 to 9 points at the size a paper prints them."""
+    import seaborn as sns  # takes a second, and only what draws needs it
+
+    sns.set_theme(context="paper", style="whitegrid", rc=STYLE)
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Draw in the look of the reports within, whatever the user set for figures of their own, which stays as it is."""
+    with plt.style.context("default"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks, say, which a box stands for
+        set_style()
+        yield
+
+
+def canvas(parent: Canvas | None, size: tuple[float, float], layout: str | None = "constrained") -> Canvas:
+    """Return where to draw: the parent as it is, or without one a figure of its own.
+
+    Args:
+        parent: a part of somebody's figure, whose size and layout are theirs.
+        size: width and height in inches of a figure of its own; it never grows higher than a page.
+        layout: its layout engine; None for none.
+    """
+    return plt.figure(figsize=(size[0], min(size[1], HIGHEST)), layout=layout) if parent is None else parent
+
+
+def shorten(label: str, most: int = MOST_LETTERS) -> str:
+    """Return a label of at most so many letters; both ends stay, as swept settings differ in the last ones."""
+    return label if len(label) <= most else f"{label[: most - most // 2 - 1]}…{label[len(label) - most // 2 :]}"
+
+
+def fold(label: str, letters: int) -> str:
+    """Return a label in two lines at most, each of about so many letters."""
+    lines = textwrap.wrap(shorten(label, 2 * letters - 4), letters)
+    return "\n".join(lines[:2] if len(lines) < 3 else [shorten(label, letters)])
+
+
+def names_of(labels: Iterable[str]) -> tuple[list[str], float]:
+    """Return rows' names for an axis of a page's width, folded where they are long, and the inches they take."""
+    names = [fold(label, MOST_LETTERS // 2) for label in labels]
+    return names, LETTER * max(len(line) for name in names for line in name.split("\n")) + 0.15
+
+
+@dataclass(frozen=True)
+class ClassTicks:
+    """Names of classes along an axis: which ones there is room for, level or upright."""
+
+    step: int
+    names: list[str]
+    upright: bool
+    room: float  # inches that upright names take
+
+    def places(self, count: int) -> tuple[list[float], list[str]]:
+        """Return where names stand, in the middle of their classes, and the names."""
+        return [k + 0.5 for k in range(0, count, self.step)], self.names[: count : self.step]
+
+
+def class_ticks(names: Sequence[str], inches: float) -> ClassTicks:
+    """Return how to write names of classes along so many inches: level where all fit, otherwise upright.
+
+    Numbers stay level, and fewer of them are written.
+    """
+    shown = [shorten(name, LONGEST) for name in names]
+    letters = max(map(len, shown), default=1)
+    wide = LETTER * SMALL / 7 * (letters + 1)
+    if letters <= len(str(len(names))) or wide * len(names) <= inches:
+        return ClassTicks(max(1, math.ceil(wide * len(names) / inches)), shown, False, 0.0)
+    return ClassTicks(max(1, math.ceil(PITCH * len(names) / inches)), shown, True, wide)
+
+
+def legend_below(figure: Canvas, handles: Sequence[Any], labels: Sequence[str], width: float, title: str = "") -> None:
+    """Put a legend below all panels, in as many columns as the width holds."""
+    shown, columns = _legend(labels, width)
+    if len(shown) < len(labels):
+        handles = [*handles[: len(shown) - 1], Line2D([], [], linestyle="none")]
+    figure.legend(
+        handles, shown, loc="outside lower center", ncols=columns, title=title or None, columnspacing=1.2,
+        handletextpad=0.4, labelspacing=0.3, borderaxespad=0.2,
+    )  # fmt: skip
+
+
+def _legend(labels: Sequence[str], width: float) -> tuple[list[str], int]:
+    """Return what a legend shows, of at most MOST_LINES lines, and its number of columns."""
+    shown = [shorten(label, int((width - 0.38) / LETTER)) for label in labels]
+    columns = max(1, min(len(labels), int(width / (LETTER * max(map(len, shown), default=1) + 0.35))))
+    if (more := len(shown) - MOST_LINES * columns) > 0:
+        shown = [*shown[: -more - 1], f"{more + 1} more are in the tables"]
+    return shown, columns
+
+
+def legend_height(labels: Sequence[str], width: float) -> float:
+    """Return the height in inches of a legend below the panels, with its title."""
+    shown, columns = _legend(labels, width)
+    return LINE * (-(-len(shown) // columns) + 1) + 0.1
+
+
+def is_wide(numbers: Iterable[float]) -> bool:
+    """Say whether positive numbers span more than a decade, so that one far row would press the others together."""
+    known = list(numbers)
+    return bool(known) and min(known) > 0 and max(known) > 10 * min(known)
+
+
+def set_log(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def set_scale(axis: Axis, numbers: Iterable[float], measure: Measure) -> None:
+    """Make an axis logarithmic where its numbers need it; percentages never do."""
+    if measure.unit != "%" and is_wide(numbers):
+        set_log(axis)
+
+
+def widen(axis: Axis, measure: Measure) -> None:
+    """Let an axis of percentages span ten points at least, so that a tenth of one is no gulf."""
+    low, high = axis.get_view_interval()
+    if measure.unit == "%" and high - low < LEAST_POINTS and high < 106:
+        high = min(max((low + high + LEAST_POINTS) / 2, high), 100.5)
+        axis.set_view_interval(high - LEAST_POINTS, high, ignore=True)
+
+
+def point_to_better(axis: Axis, measure: Measure) -> None:
+    """Turn an axis round when lower is better: better is always up and to the right."""
+    if measure.better == "lower":
+        axis.set_inverted(True)

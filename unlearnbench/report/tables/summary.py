@@ -1,0 +1,42 @@
+"""The main table, and a table of all metrics of each side of unlearning."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.values import Measure, Value
+from unlearnbench.report.tables.table import Table
+
+
+def summary_table(board: Board) -> Table:
+    """Return the main table: one row per variant, the headline metrics and the costs."""
+    return _overview(board, "summary", "Summary", [*board.headlines, *board.costs])
+
+
+def _overview(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:
+    """Return a table of means over forget classes with their intervals, one row per variant."""
+    counts = [Value(None, board.completeness(variant)) for variant in board.variants]
+    return Table(
+        name=name,
+        title=title,
+        caption=f"Mean over forget classes [95 % interval]. {board.caption(measures)}.",
+        corner="Method",
+        rows=[variant.label for variant in board.variants],
+        groups=[""] * (1 + len(measures)),
+        headers=["Cells", *[measure.header for measure in measures]],
+        formats=["", *[measure.format for measure in measures]],
+        values=[
+            [count, *[replace(board.over_classes(variant, measure), spread=None) for measure in measures]]
+            for variant, count in zip(board.variants, counts, strict=True)
+        ],
+    )
+
+
+def side_tables(board: Board) -> list[Table]:
+    """Return a table of all metrics of each side, where that is more than the main table has."""
+    titles = {"forgetting": "Forgetting", "retention": "Retained classes", "judging": "Judges"}
+    sides = {shows: [measure for measure in board.metrics if measure.shows == shows] for shows in titles}
+    return [
+        _overview(board, shows, titles[shows], measures)
+        for shows, measures in sides.items() if any(not measure.headline for measure in measures)
+    ]  # fmt: skip

@@ -1,0 +1,80 @@
+"""One board's files: tables (.md, .tex, .csv), figures (.png, .pdf), and the page that shows them."""
+
+from collections.abc import Mapping, Sequence
+
+from unlearnbench.errors import one_line
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.environment import provenance_facts
+from unlearnbench.report.data.frames import frames
+from unlearnbench.report.figures.drawing import FIGURE_WORDS, MOST_DRAWN, Drawn
+from unlearnbench.report.tables.controls import DISTRUST, alarms
+from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.write.csv import frame_to_csv, to_csv
+from unlearnbench.report.write.latex import size_of, to_latex
+from unlearnbench.report.write.markdown import escape_markdown, to_markdown
+from unlearnbench.report.write.paper import paper
+
+MOST_ALARMS = 10  # spelled out in the banner
+MOST_WORDS = (
+    f"Figures show {MOST_DRAWN} of {{}} rows: references, those that no other one beats in forgetting, retention and "
+    f"cost, then the first of the table; those of swept settings show all.\n"
+)
+
+
+def table_files(board: Board) -> dict[str, str]:
+    """Return {file: text} of the tables of a board: .md, .tex and .csv each, every cell and confusion as .csv."""
+    writers = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
+    files = {f"{table.name}.{end}": write(table) for table in all_tables(board) for end, write in writers.items()}
+    return files | {f"{name}.csv": frame_to_csv(frame) for name, frame in frames(board).items() if not frame.empty}
+
+
+def page_files(board: Board, drawn: Mapping[str, Drawn]) -> dict[str, str]:
+    """Return {file: text} of the page that shows tables and figures of a board, and of the paper that does."""
+    main, *tables = all_tables(board)
+    parts = [
+        f"# {escape_markdown(board.title)}\n",
+        *_banner(board),
+        *[f"> {escape_markdown(note)}\n" for note in board.notes],
+        to_markdown(main),
+        *([MOST_WORDS.format(len(board.variants))] if len(board.variants) > MOST_DRAWN else []),
+        *[f"![{FIGURE_WORDS[name]}](figures/{name}.png)\n\n{FIGURE_WORDS[name]}\n" for name in drawn],
+        *[to_markdown(table) for table in tables],
+        *_failures(board),
+        *_origin(board),
+    ]
+    sizes = {name: size for name, files in drawn.items() if (size := size_of(files["pdf"])) is not None}
+    words = {name: FIGURE_WORDS[name] for name in drawn}
+    return {"report.md": "\n".join(parts), "paper/main.tex": paper(board, [main, *tables], sizes, words)}
+
+
+def nothing(problems: Sequence[str]) -> str:
+    """Return the page of a results folder in which nothing can be shown: why."""
+    lines = [f"- {escape_markdown(problem)}" for problem in problems]
+    words = "No record can be shown. There are some, but:"
+    return "\n".join(["# No numbers\n", f"{words}\n", *lines, ""])
+
+
+def _banner(board: Board) -> list[str]:
+    """Return a red warning where a control is on the wrong side."""
+    found = alarms(board)
+    if not found:
+        return []
+    lines = ["[!CAUTION]", f"**{DISTRUST}**"]
+    shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in found[:MOST_ALARMS]]]
+    more = [f"- and {len(found) - MOST_ALARMS} more"] if len(found) > MOST_ALARMS else []
+    return ["\n".join(f"> {line}" for line in [*shown, *more]) + "\n"]
+
+
+def _origin(board: Board) -> list[str]:
+    """Return what the records say of where they come from; where they differ, with numbers of cells."""
+    facts = provenance_facts(board.records, board.digest)
+    lines = [f"- {escape_markdown(name)}: {escape_markdown(one_line(words))}" for name, words in facts]
+    return ["### Where the numbers come from\n\n" + "\n".join(lines) + "\n"]
+
+
+def _failures(board: Board) -> list[str]:
+    lines = [
+        f"- `{record.cell.id}`: {record.status}, {escape_markdown(one_line(str(record.reason)))}"
+        for record in board.failures()
+    ]
+    return ["### Cells without numbers\n\n" + "\n".join(lines) + "\n"] if lines else []

@@ -1,0 +1,40 @@
+"""What a method's context stands on: device, seed, images, cache, meter; out of the method's sight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from unlearnbench.cost.meter import Meter
+from unlearnbench.datasets import Dataset, Split
+from unlearnbench.protocols import Progress
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cell import Target
+from unlearnbench.unlearn.streams import Counts
+
+
+@dataclass(frozen=True)
+class Harness:
+    """What the context stands on, out of a method's sight."""
+
+    dataset: Dataset
+    train: Split
+    base: nn.Module
+    base_digest: str
+    method: str
+    source_hash: str
+    streams: frozenset[str]
+    seed: int
+    target: Target
+    device: torch.device
+    store: ArtifactStore
+    meter: Meter
+    device_identity: Mapping[str, Any]
+    software: Mapping[str, str]
+    progress: Progress
+    counts: Counts = field(default_factory=Counts)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    priors: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> what a record says of it
+    made: set[str] = field(default_factory=set)  # keys of the priors that this process built
