@@ -62,21 +62,21 @@ def check(generated, real, names=("generated images", "reference images")):
     check_features(generated, names[0])
 
 
-@metric(title="Density", better="higher", shows="retention", range=(0, None), **COMMON)
+@metric(title="Density", better="higher", aspect="retention", range=(0, None), **COMMON)
 def density(retain_features, reference_features):
     check(retain_features, reference_features)
     generated = at_most(retain_features)
     return Score(density_of(generated, at_most(reference_features)), len(generated))
 
 
-@metric(title="Coverage", better="higher", shows="retention", range=(0, 1), **COMMON)
+@metric(title="Coverage", better="higher", aspect="retention", range=(0, 1), **COMMON)
 def coverage(retain_features, reference_features):
     check(retain_features, reference_features)
     real = at_most(reference_features)
     return Score(coverage_of(at_most(retain_features), real), len(real))
 
 
-@metric(title="Forget density", better="lower", shows="forgetting", range=(0, None), **COMMON)
+@metric(title="Forget density", better="lower", aspect="forgetting", range=(0, None), **COMMON)
 def forget_density(forget_features, forget_reference_features):
     names = ("generated images of the forget class", "real images of the forget class")
     check(forget_features, forget_reference_features, names)

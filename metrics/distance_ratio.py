@@ -34,7 +34,7 @@ def ratios(samples, forget, retained):
     return result
 
 
-@metric(title="Distance ratio", unit="", better="higher", shows="forgetting", format=".2f", range=(0, None))
+@metric(title="Distance ratio", unit="", better="higher", aspect="forgetting", format=".2f", range=(0, None))
 def distance_ratio(forget_features, forget_reference_features, reference_features):
     check_features(forget_features, "generated images")
     check_features(forget_reference_features, "real images of the forget class")

@@ -24,7 +24,7 @@ COMMON = {
     "unit": "",
     "range": (-0.01, None),  # 0 at the least, but for rounding
     "better": "lower",
-    "shows": "retention",
+    "aspect": "retention",
     "format": ".2f",
     "source": "arXiv:1706.08500, torch-fidelity",
 }

@@ -44,7 +44,7 @@ def intercept(sizes, values):
     title="FID inf",
     unit="",
     better="lower",
-    shows="retention",
+    aspect="retention",
     format=".2f",
     source="arXiv:1911.07023, torch-fidelity",
     optional=True,

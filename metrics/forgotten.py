@@ -27,7 +27,7 @@ import numpy as np
 
 from unlearnbench import NO_OBJECT, Score, metric
 
-COMMON = {"unit": "%", "shows": "forgetting", "format": ".1f"}
+COMMON = {"unit": "%", "aspect": "forgetting", "format": ".1f"}
 
 
 def percent(hits):
@@ -35,7 +35,7 @@ def percent(hits):
     return 100 * float(np.mean(hits))
 
 
-@metric(title="Forgotten", better="higher", headline=True, boundary=50.0, **COMMON)
+@metric(title="Forgotten", better="higher", headline=True, threshold=50.0, **COMMON)
 def forgotten(forget_verdicts, cell):
     return Score(percent(forget_verdicts != cell.forget_class), len(forget_verdicts))
 

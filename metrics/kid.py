@@ -36,7 +36,7 @@ def mean_kernel(a, b, same=False):
     title="KID",
     unit="",
     better="lower",
-    shows="retention",
+    aspect="retention",
     format=".4f",
     source="arXiv:1801.01401, torch-fidelity",
 )

@@ -22,7 +22,7 @@ COMMON = {
     "unit": "",
     "range": (0, 1),
     "better": "higher",
-    "shows": "retention",
+    "aspect": "retention",
     "format": ".3f",
     "source": "arXiv:1904.06991, torch-fidelity",
 }

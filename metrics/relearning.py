@@ -28,7 +28,7 @@ from unlearnbench import metric, relearning_curve
 COMMON = {
     "unit": "%",
     "better": "higher",
-    "shows": "robustness",
+    "aspect": "robustness",
     "format": ".1f",
     "optional": True,
     "groups": ("attacks",),
@@ -50,6 +50,6 @@ def relearn_16(attacker):
     return relearning_curve(attacker, images=16)
 
 
-@metric(title="Relearn retained", source="cf. arXiv:2410.08074", boundary=50.0, **COMMON)
+@metric(title="Relearn retained", source="cf. arXiv:2410.08074", threshold=50.0, **COMMON)
 def relearn_retained(attacker):
     return relearning_curve(attacker, images=0)

@@ -17,7 +17,7 @@ import numpy as np
 
 from unlearnbench import NO_OBJECT, Score, metric
 
-COMMON = {"unit": "%", "better": "higher", "shows": "retention", "format": ".1f"}
+COMMON = {"unit": "%", "better": "higher", "aspect": "retention", "format": ".1f"}
 
 
 def confusion(asked, verdicts, num_classes):
@@ -27,7 +27,7 @@ def confusion(asked, verdicts, num_classes):
     return np.bincount(cells, minlength=num_classes * (num_classes + 1)).reshape(num_classes, num_classes + 1)
 
 
-@metric(title="Retained", boundary=50.0, **COMMON)
+@metric(title="Retained", threshold=50.0, **COMMON)
 def retained(forget_verdicts, retain_verdicts, retain_labels, cell, num_classes):
     asked = np.concatenate([np.full(len(forget_verdicts), cell.forget_class, dtype=np.int64), retain_labels])
     counts = confusion(asked, np.concatenate([forget_verdicts, retain_verdicts]), num_classes)

@@ -14,7 +14,7 @@ import numpy as np
 
 from unlearnbench import Score, metric
 
-COMMON = {"unit": "%", "better": "higher", "shows": "forgetting", "format": ".1f"}
+COMMON = {"unit": "%", "better": "higher", "aspect": "forgetting", "format": ".1f"}
 
 
 def unlearning_accuracy(named, forget_class):

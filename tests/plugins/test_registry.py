@@ -62,13 +62,13 @@ def test_only_a_control_says_what_is_known_of_it(tmp_path, declared, words):
 @pytest.mark.parametrize(
     ("declared", "words"),
     [
-        ("better='neither', shows='forgetting', boundary=1.0", "has a boundary, so it must be"),
-        ("better='lower', shows='judging', boundary=1.0", "has a boundary, so it must be"),
-        ("better='best', shows='forgetting'", "write one of 'lower', 'higher', 'neither'"),
-        ("better='lower', shows='cost'", "write one of 'forgetting', 'retention', 'judging'"),
+        ("better='neither', aspect='forgetting', threshold=1.0", "has a threshold, so it must be"),
+        ("better='lower', aspect='judging', threshold=1.0", "has a threshold, so it must be"),
+        ("better='best', aspect='forgetting'", "write one of 'lower', 'higher', 'neither'"),
+        ("better='lower', aspect='cost'", "write one of 'forgetting', 'retention', 'judging'"),
     ],
 )
-def test_a_metrics_direction_side_and_boundary_must_fit(tmp_path, declared, words):
+def test_a_metrics_direction_side_and_threshold_must_fit(tmp_path, declared, words):
     head = f"from unlearnbench import metric\n@metric(title='T', unit='', {declared})\n"
     (tmp_path / "odd.py").write_text(f"{head}def odd(cell): ...\n")
     with pytest.raises(UsageError, match=words):
@@ -83,7 +83,7 @@ FAMILY = '''
 
     from unlearnbench import Score, metric
 
-    COMMON = {"unit": "%", "better": "higher", "shows": "forgetting"}
+    COMMON = {"unit": "%", "better": "higher", "aspect": "forgetting"}
 
     @metric(title="Near", **COMMON)
     def near(forget_probs):
@@ -188,7 +188,7 @@ class TestAFileOfSeveralColumns:
 
 def test_a_built_in_whose_text_tells_nothing_is_known_by_its_files_name(builtins):
     text = (
-        "import unlearnbench\nmark = unlearnbench.metric\n@mark(title='H', unit='', better='lower', shows='judging')\n"
+        "import unlearnbench\nmark = unlearnbench.metric\n@mark(title='H', unit='', better='lower', aspect='judging')\n"
     )
     write_plugin(builtins, text + "def hidden(cell): ...", "hidden.py")
     (builtins / "gone.py").symlink_to(builtins / "nowhere.py")
@@ -257,7 +257,7 @@ def test_source_hash_follows_the_file(tmp_path):
 def test_a_metric_with_an_unknown_need_is_refused():
     with pytest.raises(PluginError, match=r"asks for 'forget_prob'.*did you mean forget_probs"):
 
-        @metric(title="Bad", unit="", better="lower", shows="forgetting")
+        @metric(title="Bad", unit="", better="lower", aspect="forgetting")
         def bad(forget_prob):
             return Score(0, 1)
 
@@ -273,12 +273,12 @@ def test_needs_are_documented_and_computed_by_the_evidence():
     ("change", "message"),
     [
         ({"better": "bigger"}, "lower"),
-        ({"shows": "speed"}, "retention"),
+        ({"aspect": "speed"}, "retention"),
         ({"format": "nonsense"}, "cannot format"),
     ],
 )
 def test_bad_metric_declarations(change, message):
-    options = {"title": "T", "unit": "", "better": "lower", "shows": "forgetting", **change}
+    options = {"title": "T", "unit": "", "better": "lower", "aspect": "forgetting", **change}
     with pytest.raises(PluginError, match=message):
         metric(**options)(lambda forget_probs: Score(0, 1))
 
@@ -419,7 +419,7 @@ def test_a_tuned_integer_fits_a_float():
 
 @pytest.mark.parametrize("texts", [{"title": 5}, {"format": 5}, {"unit": None}, {"title": "two\nlines"}])
 def test_metric_texts_are_texts(texts):
-    options = {"title": "T", "unit": "", "better": "lower", "shows": "forgetting", **texts}
+    options = {"title": "T", "unit": "", "better": "lower", "aspect": "forgetting", **texts}
     with pytest.raises(PluginError, match="one line of text"):
         metric(**options)(lambda forget_probs: Score(0, 1))
 

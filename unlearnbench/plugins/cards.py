@@ -34,9 +34,9 @@ def _heading(first: Plugin, specs: Sequence[MethodSpec | MetricSpec], text: str)
 
 def _facts(spec: MetricSpec) -> str:
     """Return a sentence of what the metric's declaration says."""
-    words = [f"Shows {spec.shows}", BETTER[spec.better]]
+    words = [f"Shows {spec.aspect}", BETTER[spec.better]]
     words += [f"in {spec.unit}"] if spec.unit else []
-    words += [f"controls are checked against {spec.boundary:g}"] if spec.boundary is not None else []
+    words += [f"controls are checked against {spec.threshold:g}"] if spec.threshold is not None else []
     words += ["only when named"] if spec.optional else []
     words += [f"source: {spec.source}"] if spec.source else []
     return f"*{', '.join(words)}.*"

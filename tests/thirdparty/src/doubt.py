@@ -11,7 +11,7 @@ import numpy as np
 
 from unlearnbench import Score, metric
 
-COMMON = {"unit": "%", "better": "neither", "shows": "judging", "format": ".1f"}
+COMMON = {"unit": "%", "better": "neither", "aspect": "judging", "format": ".1f"}
 
 
 def share_unsure(probs):
