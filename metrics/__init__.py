@@ -1,1 +1,1 @@
-"""Metrics, one file each. They are found by file name; nobody imports them by path."""
+"""Metrics: a file for each idea, which may declare several columns. They are found by looking into this folder."""

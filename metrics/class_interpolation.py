@@ -6,7 +6,7 @@ A method may have moved what the model does at e_f and left its surroundings. At
 evenly over the retained classes j (and over the forget classes f, where there are several); the unconditional branch
 of the guidance stays as it is. The record keeps each a. The judge is the one of Forgotten.
 
-No boundary: close to e_j a model draws class j, or something between two classes that a judge may take for the forget
+No threshold: close to e_j a model draws class j, or something between two classes that a judge may take for the forget
 class though the model never saw it. The gold standard shows how often.
 
 Source: none; the samples are mixed in the label embedding, as prompts are in text-to-image models.
@@ -25,7 +25,7 @@ SHARES = (0.25, 0.5, 0.75)  # of the other class
     title="Class interpolation",
     unit="%",
     better="higher",
-    shows="robustness",
+    aspect="robustness",
     format=".1f",
     optional=True,
     groups=("attacks",),

@@ -14,14 +14,7 @@ Sizes other than 1 depend on the extractor and the number of images, so compare 
 
 import numpy as np
 
-from unlearnbench import Score, Unmeasurable, metric
-
-
-def at_most(features, most):
-    """Return all rows, or a fixed random choice of `most` of them."""
-    if len(features) <= most:
-        return features
-    return features[np.random.default_rng(0).choice(len(features), most, replace=False)]
+from unlearnbench import Score, Unmeasurable, at_most, check_features, metric
 
 
 def nearest(samples, real):
@@ -41,17 +34,11 @@ def ratios(samples, forget, retained):
     return result
 
 
-@metric(title="Distance ratio", unit="", better="higher", shows="forgetting", format=".2f", range=(0, None))
+@metric(title="Distance ratio", unit="", better="higher", aspect="forgetting", format=".2f", range=(0, None))
 def distance_ratio(forget_features, forget_reference_features, reference_features):
-    for name, features in (
-        ("generated images", forget_features),
-        ("real images of the forget class", forget_reference_features),
-        ("real images of the retained classes", reference_features),
-    ):
-        if len(features) == 0:
-            raise Unmeasurable(f"there are no {name}")
-        if not np.isfinite(features).all():
-            raise Unmeasurable(f"some features of the {name} are not finite")
+    check_features(forget_features, "generated images")
+    check_features(forget_reference_features, "real images of the forget class")
+    check_features(reference_features, "real images of the retained classes")
     middle = np.median(ratios(forget_features, forget_reference_features, reference_features))
     if not np.isfinite(middle):
         raise Unmeasurable("half of the samples or more are copies of real images of the retained classes")

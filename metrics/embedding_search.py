@@ -9,7 +9,7 @@ guidance. Two starts: the mean of the retained classes' rows, which knows nothin
 own row, near which a method may have left it (each of them, where several are forgotten at once). The value is the
 worst; the record keeps all. The judge is the one of Forgotten.
 
-With several classes forgotten at once one row is trained on the images of all, and any of them counts. No boundary: a
+With several classes forgotten at once one row is trained on the images of all, and any of them counts. No threshold: a
 good model of the other classes may be steered to something like a class that it never saw, which the gold standard
 shows.
 
@@ -48,7 +48,7 @@ def search(attacker, start, e):
     title="Embedding search",
     unit="%",
     better="higher",
-    shows="robustness",
+    aspect="robustness",
     format=".1f",
     source="cf. arXiv:2308.01508",
     optional=True,

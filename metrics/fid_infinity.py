@@ -14,7 +14,7 @@ FID itself and may fall below zero.
 
 import numpy as np
 
-from unlearnbench import Score, Unmeasurable, metric
+from unlearnbench import Score, check_features, metric
 
 POINTS = 15
 
@@ -44,20 +44,17 @@ def intercept(sizes, values):
     title="FID inf",
     unit="",
     better="lower",
-    shows="retention",
+    aspect="retention",
     format=".2f",
     source="arXiv:1911.07023, torch-fidelity",
     optional=True,
 )
 def fid_infinity(retain_features, reference_features):
     dimensions = retain_features.shape[1]
-    for name, features, least in (
-        ("generated", retain_features, 2 * (dimensions + 1)),
-        ("reference", reference_features, dimensions + 1),
+    for features, images, least in (
+        (retain_features, "generated images", 2 * (dimensions + 1)),
+        (reference_features, "reference images", dimensions + 1),
     ):
-        if len(features) < least:
-            raise Unmeasurable(f"{len(features)} {name} images are too few for {dimensions} features: use {least}")
-        if not np.isfinite(features).all():
-            raise Unmeasurable(f"some features of the {name} images are not finite")
+        check_features(features, images, least, f"are too few for {dimensions} features: use {least}")
     sizes, values = fid_at_sizes(retain_features, reference_features)
     return Score(intercept(sizes, values), len(retain_features), {"sizes": sizes, "fid": values})

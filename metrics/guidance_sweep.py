@@ -23,10 +23,10 @@ WEIGHTS = (0, 1, 2, 3, 5, 7)
     title="Guidance sweep",
     unit="%",
     better="higher",
-    shows="robustness",
+    aspect="robustness",
     format=".1f",
     source="cf. arXiv:2207.12598",
-    boundary=50.0,
+    threshold=50.0,
     optional=True,
     groups=("attacks",),
 )

@@ -13,7 +13,7 @@ import numpy as np
 from unlearnbench import Score, metric
 
 
-@metric(title="Agreement", unit="%", better="higher", shows="judging", format=".1f")
+@metric(title="Agreement", unit="%", better="higher", aspect="judging", format=".1f")
 def judge_agreement(forget_probs, retain_probs, forget_second, retain_second):
     forget = forget_probs.argmax(axis=1) == forget_second
     retain = retain_probs.argmax(axis=1) == retain_second

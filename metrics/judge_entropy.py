@@ -19,7 +19,7 @@ def mean_entropy(probs):
 
 
 @metric(
-    title="Judge entropy", unit="nats", better="higher", shows="forgetting", format=".3f", source="arXiv:2508.20773"
+    title="Judge entropy", unit="nats", better="higher", aspect="forgetting", format=".3f", source="arXiv:2508.20773"
 )
 def judge_entropy(forget_probs):
     return Score(mean_entropy(forget_probs), len(forget_probs))

@@ -14,17 +14,9 @@ model's KID somewhat below zero.
 
 import numpy as np
 
-from unlearnbench import Score, Unmeasurable, metric
+from unlearnbench import Score, at_most, check_features, metric
 
-MOST = 10_000  # images per side
 ROWS = 1_000  # of a kernel matrix in memory at once
-
-
-def at_most(features, most=MOST):
-    """Return all rows, or a fixed random choice of `most` of them."""
-    if len(features) <= most:
-        return features
-    return features[np.random.default_rng(0).choice(len(features), most, replace=False)]
 
 
 def mean_kernel(a, b, same=False):
@@ -44,15 +36,12 @@ def mean_kernel(a, b, same=False):
     title="KID",
     unit="",
     better="lower",
-    shows="retention",
+    aspect="retention",
     format=".4f",
     source="arXiv:1801.01401, torch-fidelity",
 )
 def kid(retain_features, reference_features):
-    for name, features in (("generated", retain_features), ("reference", reference_features)):
-        if len(features) < 2:
-            raise Unmeasurable(f"{len(features)} {name} images make no pair: use at least 2")
-        if not np.isfinite(features).all():
-            raise Unmeasurable(f"some features of the {name} images are not finite")
+    for features, images in ((retain_features, "generated images"), (reference_features, "reference images")):
+        check_features(features, images, 2, "make no pair: use at least 2")
     x, y = at_most(retain_features), at_most(reference_features)
     return Score(mean_kernel(x, x, same=True) + mean_kernel(y, y, same=True) - 2 * mean_kernel(x, y), len(x))

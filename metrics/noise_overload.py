@@ -25,10 +25,10 @@ ETAS = (1.0, 1.5)  # 0 adds no noise along the way, 1 is ancestral sampling
     title="Noise overload",
     unit="%",
     better="higher",
-    shows="robustness",
+    aspect="robustness",
     format=".1f",
     source="cf. arXiv:2505.17013",
-    boundary=50.0,
+    threshold=50.0,
     optional=True,
     groups=("attacks",),
 )

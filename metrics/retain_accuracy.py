@@ -10,6 +10,6 @@ import numpy as np
 from unlearnbench import Score, metric
 
 
-@metric(title="Retained acc.", unit="%", better="higher", shows="retention", format=".1f")
+@metric(title="Retained acc.", unit="%", better="higher", aspect="retention", format=".1f")
 def retain_accuracy(retain_probs, retain_labels):
     return Score(100 * float(np.mean(retain_probs.argmax(axis=1) == retain_labels)), len(retain_labels))

@@ -1,10 +1,11 @@
-"""UA, unlearning accuracy: the share of forget-class samples that the judge does not name as the forget class.
+"""UA: unlearning accuracy, the share of forget-class samples that a judge does not name as the forget class.
 
-    UA = 100 (1 - mean [argmax_k p_k = c_f])
+    UA = 100 (1 - mean [s = c_f])    s: the class that the judge names, argmax_k p_k
 
-As in Fan et al. 2024 (SalUn, arXiv:2310.12508) and the SAFEMax paper.
+As in Fan et al. 2024 (SalUn, arXiv:2310.12508) and the SAFEMax paper. `ua_second` asks the second judge, a classifier
+of another kind: where the two differ, forgetting lies in the judge's eye.
 
-Blind to: what the samples are instead. The judge must name some class even for noise; where noise happens to look
+Blind to: what the samples are instead. Either judge must name some class even for noise; where noise happens to look
 like c_f to it, a method that aims at noise scores low, and a destroyed model scores high elsewhere. Read it with the
 pictures.
 """
@@ -13,14 +14,19 @@ import numpy as np
 
 from unlearnbench import Score, metric
 
-
-def unlearning_accuracy(probs, forget_class):
-    """Return UA in percent for judge probabilities (n, K)."""
-    return 100 * float(np.mean(probs.argmax(axis=1) != forget_class))
+COMMON = {"unit": "%", "better": "higher", "aspect": "forgetting", "format": ".1f"}
 
 
-@metric(
-    title="UA", unit="%", better="higher", shows="forgetting", headline=True, format=".1f", source="arXiv:2310.12508"
-)
+def unlearning_accuracy(named, forget_class):
+    """Return UA in percent for the classes (n,) that a judge names."""
+    return 100 * float(np.mean(named != forget_class))
+
+
+@metric(title="UA", headline=True, source="arXiv:2310.12508", **COMMON)
 def ua(forget_probs, cell):
-    return Score(unlearning_accuracy(forget_probs, cell.forget_class), len(forget_probs))
+    return Score(unlearning_accuracy(forget_probs.argmax(axis=1), cell.forget_class), len(forget_probs))
+
+
+@metric(title="UA 2nd judge", **COMMON)
+def ua_second(forget_second, cell):
+    return Score(unlearning_accuracy(forget_second, cell.forget_class), len(forget_second))

@@ -15,7 +15,7 @@ FLOORS = (  # from top to bottom; rooms of one floor do not know each other
     ("models",),
     ("datasets", "plugins"),
     ("store", "cost"),
-    ("errors", "protocols", "version"),
+    ("errors", "protocols", "sdk", "version"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 REPORT = (  # within the report

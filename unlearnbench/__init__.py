@@ -8,57 +8,37 @@ This module is the SDK, all that a plugin imports:
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from unlearnbench.errors import NonFiniteError, PluginError, Unmeasurable, UsageError
-from unlearnbench.plugins.spec import NO_OBJECT, Score, method, metric
+from unlearnbench.sdk import SDK
 from unlearnbench.version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from unlearnbench.measure.attacks import attacked, relearning_curve
-    from unlearnbench.models.diffusion import eps_loss, predict_noise
-    from unlearnbench.models.sampler import Start
-    from unlearnbench.models.training import Ema, fit_denoiser, reinitialise
-    from unlearnbench.unlearn.context import Context
-    from unlearnbench.unlearn.terms import Term, backward
+if TYPE_CHECKING:  # a type checker does not read SDK
+    from unlearnbench.errors import NonFiniteError as NonFiniteError
+    from unlearnbench.errors import PluginError as PluginError
+    from unlearnbench.errors import Unmeasurable as Unmeasurable
+    from unlearnbench.errors import UsageError as UsageError
+    from unlearnbench.measure.arrays import at_most as at_most
+    from unlearnbench.measure.arrays import check_features as check_features
+    from unlearnbench.measure.attacks import attacked as attacked
+    from unlearnbench.measure.attacks import relearning_curve as relearning_curve
+    from unlearnbench.models.diffusion import eps_loss as eps_loss
+    from unlearnbench.models.diffusion import predict_noise as predict_noise
+    from unlearnbench.models.sampler import Start as Start
+    from unlearnbench.models.training import Ema as Ema
+    from unlearnbench.models.training import fit_denoiser as fit_denoiser
+    from unlearnbench.models.training import reinitialise as reinitialise
+    from unlearnbench.plugins.spec import NO_OBJECT as NO_OBJECT
+    from unlearnbench.plugins.spec import Score as Score
+    from unlearnbench.plugins.spec import method as method
+    from unlearnbench.plugins.spec import metric as metric
+    from unlearnbench.unlearn.context import Context as Context
+    from unlearnbench.unlearn.terms import Term as Term
+    from unlearnbench.unlearn.terms import backward as backward
 
-
-_NEEDS_TORCH = {  # imported on first use, so that the command line starts fast and reports render without torch
-    "Context": "unlearnbench.unlearn.context",
-    "Ema": "unlearnbench.models.training",
-    "Start": "unlearnbench.models.sampler",
-    "Term": "unlearnbench.unlearn.terms",
-    "attacked": "unlearnbench.measure.attacks",
-    "backward": "unlearnbench.unlearn.terms",
-    "relearning_curve": "unlearnbench.measure.attacks",
-    "eps_loss": "unlearnbench.models.diffusion",
-    "predict_noise": "unlearnbench.models.diffusion",
-    "fit_denoiser": "unlearnbench.models.training",
-    "reinitialise": "unlearnbench.models.training",
-}
-
-__all__ = [
-    "NO_OBJECT",
-    "Context",
-    "Ema",
-    "NonFiniteError",
-    "PluginError",
-    "Score",
-    "Start",
-    "Term",
-    "Unmeasurable",
-    "UsageError",
-    "attacked",
-    "backward",
-    "eps_loss",
-    "fit_denoiser",
-    "method",
-    "metric",
-    "predict_noise",
-    "reinitialise",
-    "relearning_curve",
-]
+__all__ = [*SDK]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NEEDS_TORCH:
-        return getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
+    """Import a name on first use, so that the command line starts fast and reports render without torch."""
+    if name in SDK:
+        return getattr(importlib.import_module(SDK[name]), name)
     raise AttributeError(f"module 'unlearnbench' has no attribute {name!r}")

@@ -178,8 +178,9 @@ def elsewhere(tmp_path_factory):
 
 class TestAThirdPartysPackage:
     def test_it_imports_the_sdk_alone(self):
-        tree = ast.parse((THIRD_PARTY / "src" / "null_row.py").read_text())
-        assert {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} == {"unlearnbench"}
+        trees = [ast.parse(path.read_text()) for path in (THIRD_PARTY / "src").glob("*.py")]
+        imports = [node.module for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert set(imports) == {"unlearnbench"}
 
     def test_it_is_no_built_in(self):
         assert "null_row" not in [plugin.name for plugin in Registry().plugins("method")]
@@ -190,13 +191,31 @@ class TestAThirdPartysPackage:
         assert re.search(r"^  my_idea +My idea$", listed, re.MULTILINE), listed
         assert re.search(r"^  safemax ", listed, re.MULTILINE), listed
 
+    def test_its_file_of_two_columns_is_found_too(self, elsewhere, tmp_path):
+        listed = unlearnbench(tmp_path, "list", "metrics", python=elsewhere)
+        assert re.search(r"^  doubt +Doubt +\[%\] +description$", listed, re.MULTILINE), listed
+        assert re.search(r"^  doubt_retained +Doubt retained ", listed, re.MULTILINE), listed
+        cards = unlearnbench(tmp_path, "list", "metrics", "--cards", python=elsewhere)
+        assert cards.count("how often the judge is unsure of what it sees") == 1
+
     def test_it_runs_and_its_record_knows_its_source(self, elsewhere, tmp_path, cache):
-        arguments = ("run", "--methods", "null_row", "--set", "null_row.steps=2", *QUICK)
+        arguments = (
+            "run",
+            "--methods",
+            "null_row",
+            "--set",
+            "null_row.steps=2",
+            *QUICK,
+            "--metrics",
+            "ua,doubt_retained",
+        )
         assert "Null row" in unlearnbench(tmp_path, *arguments, python=elsewhere)
         (record,) = ResultStore(tmp_path / "results").read().records
         assert (record.status, record.counts["optimizer_steps"]) == ("ok", 2)
         assert record.counts["drawn"] == {"retain": 96}
         assert record.method["source_hash"] == source_digest(THIRD_PARTY / "src" / "null_row.py")
+        assert set(record.metrics) == {"ua", "doubt_retained"}
+        assert record.metrics["doubt_retained"]["source_hash"] == source_digest(THIRD_PARTY / "src" / "doubt.py")
 
     def test_it_keeps_its_promises(self, elsewhere, tmp_path):
         assert "13 of 13 promises kept" in unlearnbench(tmp_path, "check", "null_row", python=elsewhere)

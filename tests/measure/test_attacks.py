@@ -275,7 +275,7 @@ class TestMetrics:
             one.cell, prepared.base, tiny, prepared, ArtifactStore(tmp_path), {}, meter, lambda *_: None
         )
 
-        @metric(title="T", unit="%", better="higher", shows="robustness", optional=True)
+        @metric(title="T", unit="%", better="higher", aspect="robustness", optional=True)
         def mine(attacker):
             torch.manual_seed(99)
             assert attacker is evidence.attacker

@@ -100,7 +100,7 @@ def test_a_model_that_computes_something_else_is_sampled_itself(evidence, change
 
 
 def make_metric(function):
-    return metric(title="T", unit="", better="lower", shows="forgetting")(function).__unlearnbench__
+    return metric(title="T", unit="", better="lower", aspect="forgetting")(function).__unlearnbench__
 
 
 def test_non_finite_and_refused_values_become_null_with_a_reason(evidence):
@@ -120,12 +120,12 @@ def test_what_else_a_metric_says_travels_with_it(evidence):
     def detailed(cell):
         return Score(1.0, 5, {"by_class": {"3": 1.0}})
 
-    spec = metric(title="T", unit="", better="lower", shows="forgetting", boundary=2.0)(detailed).__unlearnbench__
+    spec = metric(title="T", unit="", better="lower", aspect="forgetting", threshold=2.0)(detailed).__unlearnbench__
     entry = measure(evidence, [(spec, "h")])["detailed"]
     assert (entry["detail"], entry["boundary"]) == ({"by_class": {"3": 1.0}}, 2.0)
     plain = measure(evidence, [(make_metric(lambda cell: (1.0, 5)), "h")])["<lambda>"]
     assert not {"detail", "boundary", "range"} & plain.keys()
-    bounded = metric(title="T", unit="", better="lower", shows="forgetting", range=(0.0, None))(detailed)
+    bounded = metric(title="T", unit="", better="lower", aspect="forgetting", range=(0.0, None))(detailed)
     assert measure(evidence, [(bounded.__unlearnbench__, "h")])["detailed"]["range"] == (0.0, None)
 
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from unlearnbench.plugins.declared import read_declaration
 from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.sources import read_source
 
 PLUGINS = [plugin for kind in ("method", "metric") for plugin in Registry().plugins(kind)]
 GOOD = '"""A card."""\nimport torch\nfrom unlearnbench import Context, method\nK = (1, -2 ** 3)\n'
@@ -15,7 +15,7 @@ FUNCTION = "@method(title='M', paper='1234.56789', streams=('forget',))\ndef m(c
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
 def test_every_builtin_is_read_as_it_is_imported(plugin):
-    read = read_declaration(plugin.path, plugin.name, plugin.kind)
+    read = read_source(plugin.path).keywords[plugin.kind, plugin.name]
     spec = vars(plugin.spec)
     assert read
     for name, value in read.items():
@@ -26,10 +26,39 @@ def test_every_builtin_is_read_as_it_is_imported(plugin):
             assert set(declared) == set(value)
 
 
+def keywords(tmp_path, text, name="m"):
+    path = tmp_path / "m.py"
+    path.write_text(text)
+    return read_source(path).keywords.get(("method", name))
+
+
 def test_a_plain_file_is_read(tmp_path):
-    (tmp_path / "m.py").write_text(GOOD + FUNCTION)
-    read = read_declaration(tmp_path / "m.py", "m", "method")
+    read = keywords(tmp_path, GOOD + FUNCTION)
     assert read == {"title": "M", "paper": "1234.56789", "streams": ("forget",)}
+
+
+FAMILY = """
+from unlearnbench import method
+STREAMS = ("forget",)
+COMMON = {"paper": "1234.56789", "streams": ("forget",)}
+@method(title="M", **COMMON)
+def m(ctx): ...
+COMMON = {"paper": ""}
+@method(title="N", streams=STREAMS, **COMMON)
+def n(ctx): ...
+"""
+
+
+def test_constants_of_the_file_are_read_as_they_are_where_they_are_used(tmp_path):
+    path = tmp_path / "m.py"
+    path.write_text(FAMILY)
+    source = read_source(path)
+    assert list(source.names) == [("method", "m"), ("method", "n")]
+    assert source.keywords["method", "m"] == {"title": "M", "paper": "1234.56789", "streams": ("forget",)}
+    assert source.keywords["method", "n"] == {"title": "N", "paper": "", "streams": ("forget",)}
+    for name, read in ((name, source.keywords["method", name]) for name in "mn"):
+        spec = vars(Registry([path]).method(name))
+        assert {key: spec[key] for key in ("title", "paper")} == {key: read[key] for key in ("title", "paper")}
 
 
 @pytest.mark.parametrize(
@@ -44,12 +73,23 @@ def test_a_plain_file_is_read(tmp_path):
         GOOD + FUNCTION.replace("'M'", "K"),
         GOOD + FUNCTION.replace("@method", "@wrapped()\n@method"),
         GOOD + FUNCTION.replace("def m", "def other"),
+        GOOD + FUNCTION.replace("title='M'", "**K"),
+        GOOD + FUNCTION.replace("title='M'", "**L"),
+        GOOD + "L = {'title': 'M', 'paper': ''}\n" + FUNCTION.replace("title='M'", "**L"),
+        GOOD + "L = {'title': 'M'}\nL['title'] = 'N'\n" + FUNCTION.replace("title='M'", "**L"),
+        GOOD + "L = {'title': 'M'}\nL = {'title': 'M' * 2}\n" + FUNCTION.replace("title='M'", "**L"),
+        GOOD + "L = {[1]: 'M'}\n" + FUNCTION.replace("title='M'", "**L"),
         GOOD + "def m(:\n",
     ],
 )
 def test_any_other_is_left_to_the_import(tmp_path, text):
-    (tmp_path / "m.py").write_text(text)
-    assert read_declaration(tmp_path / "m.py", "m", "method") is None
+    assert keywords(tmp_path, text) is None
+
+
+def test_what_can_be_read_may_stand_beside_what_cannot(tmp_path):
+    text = GOOD + FUNCTION + FUNCTION.replace("'M'", "len").replace("def m", "def n")
+    assert keywords(tmp_path, text) == {"title": "M", "paper": "1234.56789", "streams": ("forget",)}
+    assert keywords(tmp_path, text, "n") is None
 
 
 def test_the_list_imports_no_torch():

@@ -1,3 +1,4 @@
+import importlib
 import locale
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 
 from unlearnbench import PluginError, Score, UsageError, method, metric
+from unlearnbench.plugins.cards import cards
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NEEDS
 
@@ -60,17 +62,140 @@ def test_only_a_control_says_what_is_known_of_it(tmp_path, declared, words):
 @pytest.mark.parametrize(
     ("declared", "words"),
     [
-        ("better='neither', shows='forgetting', boundary=1.0", "has a boundary, so it must be"),
-        ("better='lower', shows='judging', boundary=1.0", "has a boundary, so it must be"),
-        ("better='best', shows='forgetting'", "write one of 'lower', 'higher', 'neither'"),
-        ("better='lower', shows='cost'", "write one of 'forgetting', 'retention', 'judging'"),
+        ("better='neither', aspect='forgetting', threshold=1.0", "has a threshold, so it must be"),
+        ("better='lower', aspect='judging', threshold=1.0", "has a threshold, so it must be"),
+        ("better='best', aspect='forgetting'", "write one of 'lower', 'higher', 'neither'"),
+        ("better='lower', aspect='cost'", "write one of 'forgetting', 'retention', 'judging'"),
     ],
 )
-def test_a_metrics_direction_side_and_boundary_must_fit(tmp_path, declared, words):
+def test_a_metrics_direction_side_and_threshold_must_fit(tmp_path, declared, words):
     head = f"from unlearnbench import metric\n@metric(title='T', unit='', {declared})\n"
     (tmp_path / "odd.py").write_text(f"{head}def odd(cell): ...\n")
     with pytest.raises(UsageError, match=words):
         Registry([tmp_path / "odd.py"]).metric("odd")
+
+
+FAMILY = '''
+    """Nearness: how near the samples are to something.
+
+    Blind to: everything else.
+    """
+
+    from unlearnbench import Score, metric
+
+    COMMON = {"unit": "%", "better": "higher", "aspect": "forgetting"}
+
+    @metric(title="Near", **COMMON)
+    def near(forget_probs):
+        return Score(1.0, len(forget_probs))
+
+    @metric(title="Far", optional=True, groups=("distances",), source="nowhere", **COMMON)
+    def far(retain_probs):
+        return Score(2.0, len(retain_probs))
+'''
+
+
+@pytest.fixture
+def builtins(tmp_path):
+    """A folder of files that count as built-in metrics."""
+    folder, package = tmp_path / "metrics", importlib.import_module("unlearnbench.metrics")
+    folder.mkdir()
+    package.__path__.append(str(folder))
+    yield folder
+    package.__path__.remove(str(folder))
+    for path in folder.glob("*.py"):
+        sys.modules.pop(f"{package.__name__}.{path.stem}", None)
+
+
+@pytest.fixture(params=["built-in", "file"])
+def registry_of(request, builtins):
+    """Return a registry that knows the plugins of a file, as a built-in or by --plugin."""
+
+    def make(text, name="nearness.py"):
+        path = write_plugin(builtins if request.param == "built-in" else builtins.parent, text, name)
+        return Registry([] if request.param == "built-in" else [path])
+
+    return make
+
+
+class TestAFileOfSeveralColumns:
+    def test_each_is_known_by_its_own_name(self, registry_of):
+        registry = registry_of(FAMILY)
+        found = {plugin.name: plugin for plugin in registry.plugins("metric") if plugin.path.name == "nearness.py"}
+        assert list(found) == ["far", "near"]
+        assert "nearness" not in {plugin.name for plugin in registry.plugins("metric")}
+        assert {name: plugin.declared["title"] for name, plugin in found.items()} == {"far": "Far", "near": "Near"}
+        assert (registry.metric("near").needs, registry.metric("far").needs) == (("forget_probs",), ("retain_probs",))
+        assert registry.source_hash("metric", "near") == registry.source_hash("metric", "far")
+
+    def test_each_is_selected_by_itself(self, registry_of):
+        registry = registry_of(FAMILY)
+        usual = [spec.name for spec in registry.select_metrics("all")]
+        assert "near" in usual and "far" not in usual
+        assert [spec.name for spec in registry.select_metrics("distances")] == ["far"]
+        assert [spec.name for spec in registry.select_metrics("far,near")] == ["far", "near"]
+        with pytest.raises(UsageError, match=r"there is no metric 'nearness'.*did you mean near"):
+            registry.select_metrics("nearness")
+
+    def test_names_are_known_and_columns_listed_without_an_import(self, registry_of):
+        before = set(sys.modules)
+        for plugin in registry_of(FAMILY).plugins("metric"):
+            assert plugin.declared
+        assert not [name for name in set(sys.modules) - before if "nearness" in name]
+
+    def test_its_card_is_one_and_lists_them_in_the_order_of_the_file(self, registry_of):
+        page = cards(registry_of(FAMILY), "metric")
+        card = page[page.index("## `nearness`") :].split("\n## ")[0]
+        assert card.startswith(
+            "## `nearness`: Nearness\n\n"
+            "- `near`: Near. *Shows forgetting, higher is better, in %.*\n"
+            "- `far`: Far. *Shows forgetting, higher is better, in %, only when named, source: nowhere.*\n\n"
+            "Nearness: how near"
+        )
+        assert page.count("how near the samples are") == 1
+
+    def test_a_broken_one_lists_them_all_and_is_executed_once(self, registry_of, capfd):
+        registry = registry_of(
+            FAMILY.replace("    COMMON", "    print('executed')\n    import no_such_library\n    COMMON")
+        )
+        broken = {plugin.name: plugin.reason for plugin in registry.plugins("metric") if plugin.reason}
+        told = "ModuleNotFoundError: No module named 'no_such_library'"
+        assert broken == {"near": told, "far": told}
+        assert capfd.readouterr().err == "executed\n"
+        assert {"ua", "ua_second"} <= {spec.name for spec in registry.select_metrics("all")}
+        with pytest.raises(UsageError, match=f"^metric far cannot be used .*nearness.py.*: {told}"):
+            registry.metric("far")
+
+    def test_one_that_does_not_parse_is_named_where_a_column_is_missed(self, registry_of):
+        registry = registry_of(FAMILY + "    oops(")
+        with pytest.raises(UsageError, match=r"there is no metric 'near', and .*nearness\.py does not parse: .*Error"):
+            registry.metric("near")
+
+    def test_a_name_in_two_files_is_refused_with_both_places(self, registry_of):
+        with pytest.raises(UsageError, match=r"^two metrics are called ua_second, in .*ua\.py and in .*nearness\.py"):
+            registry_of(FAMILY.replace("def far", "def ua_second"))
+
+    def test_a_name_twice_in_a_file_is_refused(self, registry_of):
+        with pytest.raises(UsageError, match=r"nearness\.py: 2 metrics of the file are called near: rename one"):
+            registry_of(FAMILY.replace("def far", "def near"))
+
+    def test_methods_and_metrics_may_share_a_file(self, registry_of):
+        registry = registry_of(
+            FAMILY + "\n    from unlearnbench import method\n    @method(title='M')\n    def m(ctx): ..."
+        )
+        assert (registry.method("m").title, registry.metric("far").title) == ("M", "Far")
+
+
+def test_a_built_in_whose_text_tells_nothing_is_known_by_its_files_name(builtins):
+    text = (
+        "import unlearnbench\nmark = unlearnbench.metric\n@mark(title='H', unit='', better='lower', aspect='judging')\n"
+    )
+    write_plugin(builtins, text + "def hidden(cell): ...", "hidden.py")
+    (builtins / "gone.py").symlink_to(builtins / "nowhere.py")
+    registry = Registry()
+    assert registry.metric("hidden").title == "H"
+    with pytest.raises(UsageError, match=r"^metric gone cannot be used"):
+        registry.metric("gone")
 
 
 def test_all_leaves_gold_out_and_puts_references_first():
@@ -132,7 +257,7 @@ def test_source_hash_follows_the_file(tmp_path):
 def test_a_metric_with_an_unknown_need_is_refused():
     with pytest.raises(PluginError, match=r"asks for 'forget_prob'.*did you mean forget_probs"):
 
-        @metric(title="Bad", unit="", better="lower", shows="forgetting")
+        @metric(title="Bad", unit="", better="lower", aspect="forgetting")
         def bad(forget_prob):
             return Score(0, 1)
 
@@ -148,12 +273,12 @@ def test_needs_are_documented_and_computed_by_the_evidence():
     ("change", "message"),
     [
         ({"better": "bigger"}, "lower"),
-        ({"shows": "speed"}, "retention"),
+        ({"aspect": "speed"}, "retention"),
         ({"format": "nonsense"}, "cannot format"),
     ],
 )
 def test_bad_metric_declarations(change, message):
-    options = {"title": "T", "unit": "", "better": "lower", "shows": "forgetting", **change}
+    options = {"title": "T", "unit": "", "better": "lower", "aspect": "forgetting", **change}
     with pytest.raises(PluginError, match=message):
         metric(**options)(lambda forget_probs: Score(0, 1))
 
@@ -294,7 +419,7 @@ def test_a_tuned_integer_fits_a_float():
 
 @pytest.mark.parametrize("texts", [{"title": 5}, {"format": 5}, {"unit": None}, {"title": "two\nlines"}])
 def test_metric_texts_are_texts(texts):
-    options = {"title": "T", "unit": "", "better": "lower", "shows": "forgetting", **texts}
+    options = {"title": "T", "unit": "", "better": "lower", "aspect": "forgetting", **texts}
     with pytest.raises(PluginError, match="one line of text"):
         metric(**options)(lambda forget_probs: Score(0, 1))
 
@@ -394,7 +519,7 @@ def test_what_is_no_plugin_file_is_refused_in_one_sentence(tmp_path, name, text,
         (tmp_path / name).mkdir()
     else:
         write_plugin(tmp_path, text, name)
-    with pytest.raises(UsageError, match=f"^--plugin .*{name}.*{words}$"):
+    with pytest.raises(UsageError, match=f"^(--plugin )?/.*{name}.*{words}$"):
         Registry([tmp_path / name])
 
 

@@ -20,7 +20,7 @@ FORGETS, KEEPS = {"forgetting": True, "retention": False}, {"forgetting": False,
 
 
 def control(name, truth, forgotten, kept=0.0, c=0, role="control", fid=9.0, **more):
-    """Return a record of a control that two metrics with a boundary judge."""
+    """Return a record of a control that two metrics with a threshold judge."""
     entries = {
         "forgotten": {"value": forgotten, "boundary": 50.0, "title": "Forgotten"},
         "kept": {"value": kept, "boundary": 0.5, "title": "Kept", "shows": "retention", "unit": "", "format": ".2f"},
@@ -150,7 +150,7 @@ CONFUSED = """
 from unlearnbench import Score, metric
 
 
-@metric(title="Always", unit="%", better="higher", shows="forgetting", boundary=50.0)
+@metric(title="Always", unit="%", better="higher", aspect="forgetting", threshold=50.0)
 def always(cell):
     return Score(100.0, 1)
 """
@@ -168,4 +168,4 @@ def test_a_run_whose_metric_cannot_tell_the_controls_ends_with_1(tmp_path, cache
     calm = [*command[:-1], "ua"]
     done = subprocess.run([*calm, "--results", "other"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert len(ResultStore(tmp_path / "other").read().records) == 1  # no metric has a boundary, so nothing is checked
+    assert len(ResultStore(tmp_path / "other").read().records) == 1  # no metric has a threshold, so nothing is checked

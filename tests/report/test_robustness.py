@@ -25,9 +25,9 @@ def curve(*after, back=None, area=80.0):
     return {"before": after[0], "steps": STEPS, "after": list(after), "steps_until_back": back, "area": area}
 
 
-def attacked(method="alpha", c=0, *, sweep=90.0, tuned=40.0, detail=None, boundary=None, ua=95.0, **fields):
+def attacked(method="alpha", c=0, *, sweep=90.0, tuned=40.0, detail=None, threshold=None, ua=95.0, **fields):
     """Return a record with two attacks: a sweep, and one with a curve over steps."""
-    checked = {} if boundary is None else {"boundary": boundary}
+    checked = {} if threshold is None else {"boundary": threshold}
     entries = {
         "attack_sweep": {"value": sweep, "n": 50, "title": "Sweep", "shows": "robustness", **checked},
         "attack_tune": {
@@ -162,15 +162,15 @@ def test_the_figures_show_every_attack_and_the_gold_standard():
 
 
 def test_a_gold_standard_that_gives_in_is_an_alarm_and_a_method_is_not():
-    fine = [attacked("gold", role="gold", truth=GOLD, boundary=50.0), attacked("alpha", sweep=3.0, boundary=50.0)]
+    fine = [attacked("gold", role="gold", truth=GOLD, threshold=50.0), attacked("alpha", sweep=3.0, threshold=50.0)]
     assert alarms(board(fine)) == []
-    wrong = [attacked("gold", role="gold", truth=GOLD, boundary=50.0, sweep=20.0)]
+    wrong = [attacked("gold", role="gold", truth=GOLD, threshold=50.0, sweep=20.0)]
     assert alarms(board(wrong)) == [
         "Gold forgets, but Sweep (class 0, seed 0) is 20.0%, on the wrong side of 50.0%"
     ]  # fmt: skip
     control = next(t for t in check_tables(board(wrong)) if t.name == "controls")
     assert control.values[0][-1].word == "WRONG in 1"
-    reference = attacked("original", role="reference", truth={"forgetting": False}, boundary=50.0, sweep=90.0)
+    reference = attacked("original", role="reference", truth={"forgetting": False}, threshold=50.0, sweep=90.0)
     assert alarms(board([reference])) == []
 
 

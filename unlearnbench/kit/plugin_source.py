@@ -8,8 +8,8 @@ import io
 import tokenize
 from collections.abc import Iterator
 
-import unlearnbench
 from unlearnbench.plugins.spec import MethodSpec
+from unlearnbench.sdk import SDK
 
 DATA_LIBRARIES = ("sklearn.datasets", "torchvision.datasets", "datasets")  # they hold the test images too
 
@@ -96,7 +96,7 @@ def _import_complaints(tree: ast.Module) -> Iterator[str]:
         module = f"{node.module}." if isinstance(node, ast.ImportFrom) and node.module else ""
         for name in [f"{module}{alias.name}" for alias in node.names]:
             package, _, rest = name.partition(".")
-            if package == "unlearnbench" and rest and rest not in unlearnbench.__all__:
+            if package == "unlearnbench" and rest and rest not in SDK:
                 yield f"line {node.lineno} imports {name}: import from unlearnbench itself what a plugin may use"
             elif any(name == library or name.startswith(f"{library}.") for library in DATA_LIBRARIES):
                 yield f"line {node.lineno} imports {name}: draw images from ctx.forget and ctx.retain"

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-import unlearnbench
 from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import Dataset, Images, Split, load_dataset
 from unlearnbench.errors import spell_error
@@ -43,7 +42,7 @@ FORGET_CLASS = 3
 SECONDS = 40.0  # of processor time, for all runs of a method together: a busy machine is not the method's fault
 PATIENCE = 10  # times as long by the clock, for one that waits
 TICK = 0.2  # seconds between two looks at the time
-PACKAGE = str(Path(unlearnbench.__file__).resolve().parent)
+PACKAGE = str(Path(__file__).resolve().parents[1])
 CPU = torch.device("cpu")
 
 

@@ -286,10 +286,10 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
             score, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
         entries[spec.name] = {
             "value": None if reason else score.value, "n": score.n, "title": spec.title, "unit": spec.unit,
-            "better": spec.better, "shows": spec.shows, "headline": spec.headline, "format": spec.format,
+            "better": spec.better, "shows": spec.aspect, "headline": spec.headline, "format": spec.format,
             "source": spec.source, "source_hash": source_hash, "reason": reason,
         }  # fmt: skip
-        further = {"boundary": spec.boundary, "range": spec.range, "detail": score.detail}
+        further = {"boundary": spec.threshold, "range": spec.range, "detail": score.detail}
         entries[spec.name] |= {key: value for key, value in further.items() if value is not None}
     return entries
 

@@ -1,37 +1,96 @@
-"""What a plugin file declares, read from its text, so that a list of plugins need not import torch for each.
+"""What a plugin file declares, read from its syntax tree, so that a list of plugins need not import torch for each.
 
-Only a file that plainly declares is read so: imports of what is there, constants, functions, and literal keywords in
-the decorator. Of any other nothing is said here, and importing it tells, or says what is wrong with it.
+The names of its functions under `@method` and `@metric` are always read. The keywords of the decorator are read only
+from a file that plainly declares: imports of what is there, constants, functions, and keywords that are literals or
+constants of the file. Of any other, importing it tells, or says what is wrong with it.
 """
 
 import ast
 import importlib.util
-from pathlib import Path
+import typing
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-import unlearnbench
+from unlearnbench.plugins.spec import Kind
+from unlearnbench.sdk import SDK
 
 CONSTANT = (
     ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Load,
 )  # fmt: skip
 
+Name = tuple[Kind, str]
 
-def read_declaration(path: Path, name: str, decorator: str) -> dict[str, Any] | None:
-    """Return the keywords of `@decorator(...)` on the function `name` in a file, None where only an import can tell."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+
+def declared_names(tree: ast.Module) -> list[Name]:
+    """Return (kind, name) of every function under `@method` or `@metric`, in the order of the file."""
+    return [
+        (kind, node.name)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        for kind in typing.get_args(Kind)
+        if any(_decorator_name(decorator) == kind for decorator in node.decorator_list)
+    ]
+
+
+def declared_keywords(tree: ast.Module) -> dict[Name, dict[str, Any]]:
+    """Return {(kind, name): keywords of its decorator}, without those that only an import can tell."""
+    found: dict[Name, dict[str, Any]] = {}
     if not all(_is_plain(node) for node in tree.body):
-        return None
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    calls = [found for node in functions for found in node.decorator_list if isinstance(found, ast.Call)]
-    if len(calls) != 1 or not isinstance(calls[0].func, ast.Name) or calls[0].func.id != decorator or calls[0].args:
-        return None
-    try:
-        return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in calls[0].keywords}
-    except ValueError:
-        return None
+        return found
+    constants: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            _assign(node, constants)
+        for kind in typing.get_args(Kind):
+            if isinstance(node, ast.FunctionDef) and (call := _declaration(node, kind)):
+                with suppress(ValueError, TypeError):
+                    found[kind, node.name] = _keywords(call, constants)
+    return found
+
+
+def _declaration(node: ast.FunctionDef, kind: Kind) -> ast.Call | None:
+    """Return the call of a function's decorator of this kind, None where something else is called as well."""
+    calls = [decorator for decorator in node.decorator_list if isinstance(decorator, ast.Call)]
+    plain = len(calls) == 1 and isinstance(calls[0].func, ast.Name) and calls[0].func.id == kind
+    return calls[0] if plain else None
+
+
+def _decorator_name(decorator: ast.expr) -> str:
+    target = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+
+
+def _assign(node: ast.Assign, constants: dict[str, Any]) -> None:
+    for name in [target.id for target in node.targets if isinstance(target, ast.Name)]:
+        try:
+            constants[name] = ast.literal_eval(node.value)
+        except (ValueError, TypeError):
+            constants.pop(name, None)
+
+
+def _keywords(call: ast.Call, constants: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a decorator, those of `**CONSTANT` included.
+
+    Raises:
+        ValueError: one is neither a literal nor a constant, or there is something else between the brackets.
+        TypeError: one is there twice.
+    """
+    if call.args:
+        raise ValueError("only keywords can be read")
+    found: dict[str, Any] = {}
+    for keyword in call.keywords:
+        value = _evaluate(keyword.value, constants)
+        found = dict(**found, **(value if keyword.arg is None else {keyword.arg: value}))
+    return found
+
+
+def _evaluate(node: ast.expr, constants: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Name):
+        if node.id not in constants:
+            raise ValueError(f"{node.id} is not a constant of the file")
+        return constants[node.id]
+    return ast.literal_eval(node)
 
 
 def _is_plain(node: ast.stmt) -> bool:
@@ -39,11 +98,12 @@ def _is_plain(node: ast.stmt) -> bool:
     if isinstance(node, ast.Import):
         return all(_is_there(alias.name) for alias in node.names)
     if isinstance(node, ast.ImportFrom):
-        if node.module == unlearnbench.__name__:
-            return all(alias.name in unlearnbench.__all__ for alias in node.names)
+        if node.module == "unlearnbench":
+            return all(alias.name in SDK for alias in node.names)
         return node.level == 0 and _is_there(str(node.module))
     if isinstance(node, ast.Assign):
-        return all(isinstance(part, CONSTANT) for part in ast.walk(node.value))
+        named = all(isinstance(target, ast.Name) for target in node.targets)
+        return named and all(isinstance(part, CONSTANT) for part in ast.walk(node.value))
     return isinstance(node, ast.FunctionDef) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
 
 

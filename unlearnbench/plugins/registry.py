@@ -1,17 +1,19 @@
 """Plugins: how they are found, loaded and looked up.
 
 Built-ins are found by looking into the two plugin folders, third-party plugins by entry points (groups
-`unlearnbench.methods` and `unlearnbench.metrics`), a single file by `--plugin FILE`. Names are known without importing
-anything; a plugin is imported when it is selected or listed, and one that fails to import harms no other.
+`unlearnbench.methods` and `unlearnbench.metrics`), a single file by `--plugin FILE`. A file may declare several. Their
+names are read from its text without importing anything; a plugin is imported when it is selected or listed, and one
+that fails to import harms no other.
 """
 
-import ast
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
+import typing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.machinery import SourceFileLoader
@@ -20,11 +22,13 @@ from types import ModuleType
 from typing import Any
 
 from unlearnbench.errors import PluginError, UsageError, one_line, spell_error, suggest
-from unlearnbench.plugins.declared import read_declaration
+from unlearnbench.plugins.declared import Name
 from unlearnbench.plugins.guard import process_state_kept
-from unlearnbench.plugins.sources import module_file, source_digest
+from unlearnbench.plugins.sources import module_file, read_source, source_digest
 from unlearnbench.plugins.spec import Kind, MethodSpec, MetricSpec
 from unlearnbench.store.hashing import file_digest
+
+Load = Callable[[], ModuleType]
 
 
 @dataclass
@@ -35,9 +39,9 @@ class Plugin:
     kind: Kind
     origin: str  # where it comes from, as a person would look for it
     path: Path | None  # its source file, None where only loading it can tell
-    load_module: Callable[[], ModuleType] = field(repr=False)
+    load_module: Load = field(repr=False)
     module: str = ""  # the dotted name it is imported by, of an installed one
-    parses: bool = True  # a file that does not stands for one method of the file's name
+    parses: bool = True  # a file that does not stands for one plugin of the file's name
 
     @property
     def spec(self) -> MethodSpec | MetricSpec:
@@ -81,8 +85,10 @@ class Plugin:
         Raises:
             PluginError: as `spec`, where it takes an import.
         """
-        read = read_declaration(self.path, self.name, self.kind) if self.path is not None else None
-        return vars(self.spec) if read is None else read
+        with suppress(OSError):  # importing it says what is wrong
+            if self.path is not None and (read := read_source(self.path).keywords.get((self.kind, self.name))):
+                return read
+        return vars(self.spec)
 
     @property
     def source_hash(self) -> str:
@@ -94,7 +100,7 @@ class Plugin:
 
 
 class Registry:
-    """All plugins by kind and name, in natural order."""
+    """All plugins by kind and name."""
 
     def __init__(self, files: Sequence[Path] = ()) -> None:
         """Find built-in plugins, entry points, and the plugins in the given files.
@@ -102,9 +108,8 @@ class Registry:
         Raises:
             UsageError: a file that does not exist, or two plugins of one name.
         """
-        self._plugins: dict[tuple[Kind, str], Plugin] = {}
-        kinds: tuple[Kind, ...] = ("method", "metric")
-        for kind in kinds:
+        self._plugins: dict[Name, Plugin] = {}
+        for kind in typing.get_args(Kind):
             for plugin in (*_builtins(kind), *_entry_points(kind)):
                 self._add(plugin)
         for path in dict.fromkeys(files):
@@ -122,6 +127,14 @@ class Registry:
     def plugins(self, kind: Kind) -> list[Plugin]:
         """Return the plugins of a kind, sorted by name."""
         return sorted((p for (k, _), p in self._plugins.items() if k == kind), key=lambda plugin: plugin.name)
+
+    def files(self, kind: Kind) -> list[list[Plugin]]:
+        """Return the plugins of a kind file by file, those of one file in its order."""
+        found: dict[Path | str, list[Plugin]] = {}
+        for plugin in self._plugins.values():
+            if plugin.kind == kind:
+                found.setdefault(plugin.path or plugin.origin, []).append(plugin)
+        return list(found.values())
 
     def _spec(self, kind: Kind, name: str) -> MethodSpec | MetricSpec:
         plugin = self._plugins.get((kind, name))
@@ -224,25 +237,34 @@ def _builtins(kind: Kind) -> list[Plugin]:
     found = importlib.util.find_spec(package)
     folders = list(found.submodule_search_locations or []) if found else []
     return [
-        Plugin(path.stem, kind, str(path), path, partial(importlib.import_module, f"{package}.{path.stem}"))
+        plugin
         for folder in folders
         for path in sorted(Path(folder).glob("*.py"))
         if not path.name.startswith("_")
+        for plugin in _builtin(path, kind, partial(importlib.import_module, f"{package}.{path.stem}"))
     ]
 
 
+def _builtin(path: Path, kind: Kind, load: Load) -> list[Plugin]:
+    """Return the plugins of a file in a plugin folder; one of its name where its text does not tell."""
+    with suppress(OSError):
+        if plugins := _declared_in(path, kind, load):
+            return plugins
+    return [Plugin(path.stem, kind, str(path), path, load)]
+
+
 def _entry_points(kind: Kind) -> list[Plugin]:
-    plugins = []
+    plugins, loads = [], dict[str, Load]()
     for entry in importlib.metadata.entry_points(group=f"unlearnbench.{kind}s"):
         owner = entry.dist.name if entry.dist else "an installed package"
-        load = partial(importlib.import_module, entry.module)
+        load = loads.setdefault(entry.module, _once(partial(importlib.import_module, entry.module)))
         origin = f"{owner} ({entry.value})"
         plugins.append(Plugin(entry.name, kind, origin, module_file(entry.module), load, entry.module))
     return plugins
 
 
 def _from_file(path: Path) -> list[Plugin]:
-    """Return the plugins a file declares, found in its syntax tree; a file that does not parse is one broken method.
+    """Return the plugins of a file that --plugin names.
 
     Raises:
         UsageError: it is not a Python file, cannot be read, or declares nothing or one name twice.
@@ -266,24 +288,50 @@ def _from_file(path: Path) -> list[Plugin]:
         return module
 
     try:
-        tree = ast.parse(path.read_bytes())
+        plugins = _declared_in(path, "method", load)
     except OSError as error:
         raise UsageError(f"--plugin {path} cannot be read: {error.strerror or error}") from error
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return [Plugin(path.stem, "method", str(path), path, load, parses=False)]
-    plugins = [
-        Plugin(node.name, kind, str(path), path, load)
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-        for kind in _declared_kinds(node)
-    ]
     if not plugins:
         words = "the file declares no function under @method or @metric: 'unlearnbench new method NAME' writes one"
         raise UsageError(f"--plugin {path}: {words}")
-    for name, times in Counter((plugin.kind, plugin.name) for plugin in plugins).items():
-        if times > 1:
-            raise UsageError(f"--plugin {path}: {times} {name[0]}s of the file are called {name[1]}: rename one")
     return plugins
+
+
+def _declared_in(path: Path, kind: Kind, load: Load) -> list[Plugin]:
+    """Return the plugins that a file declares; one that does not parse is one broken plugin of this kind.
+
+    Raises:
+        OSError: it cannot be read.
+        UsageError: it declares one name twice.
+    """
+    source, load = read_source(path), _once(load)
+    if not source.parses:
+        return [Plugin(path.stem, kind, str(path), path, load, parses=False)]
+    for (declared, name), times in Counter(source.names).items():
+        if times > 1:
+            raise UsageError(f"{path}: {times} {declared}s of the file are called {name}: rename one")
+    return [Plugin(name, declared, str(path), path, load) for declared, name in source.names]
+
+
+def _once(load: Load) -> Load:
+    """Return a function that loads a module as `load` does, but tries once: later calls raise what the first raised.
+
+    So that a broken file that declares several plugins is executed once, not once for each.
+    """
+    failures: list[BaseException] = []
+
+    def load_once() -> ModuleType:
+        if failures:
+            raise failures[0]
+        try:
+            return load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    return load_once
 
 
 def _plugin_path(path: Path) -> Path:
@@ -298,12 +346,3 @@ def _plugin_path(path: Path) -> Path:
     if not found.is_file() or path.suffix != ".py":
         raise UsageError(f"--plugin {shown}: it is not a Python file, whose name ends in .py")
     return found
-
-
-def _declared_kinds(node: ast.FunctionDef) -> list[Kind]:
-    names = []
-    for decorator in node.decorator_list:
-        target = decorator.func if isinstance(decorator, ast.Call) else decorator
-        names.append(target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", ""))
-    kinds: tuple[Kind, ...] = ("method", "metric")
-    return [kind for kind in kinds if kind in names]

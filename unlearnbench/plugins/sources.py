@@ -1,7 +1,8 @@
-"""The identity of a plugin's source: its file and the helpers it imports, without what changes no number.
+"""A plugin's source, read and never executed: what it declares, and its identity.
 
-Nothing is executed. Comments, docstrings and layout do not count; nor do the standard library, installed packages and
-the harness itself, whose versions a record has.
+The identity is that of its file and of the helpers it imports, without what changes no number. Comments, docstrings and
+layout do not count; nor do the standard library, installed packages and the harness itself, whose versions a record
+has.
 """
 
 import ast
@@ -9,12 +10,13 @@ import functools
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+from unlearnbench.plugins.declared import Name, declared_keywords, declared_names
 from unlearnbench.store.hashing import digest
 
 HARNESS = "unlearnbench"
@@ -32,17 +34,17 @@ def source_digest(path: Path, module: str = "") -> str:
         module: the dotted name it is imported by, where it has one.
     """
     folders = [] if module else [str(path.parent)]  # where a file that is given by itself may find its helpers
-    own, found = module.partition(".")[0], {path: ["", _read(path).digest]}
+    own, found = module.partition(".")[0], {path: ["", read_source(path).digest]}
     todo = [(module, path)]
     while todo:
         name, file = todo.pop()
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        for target, names in _read(file).imports_within(package):
+        for target, names in read_source(file).imports_within(package):
             for spec in _specs(target, names, folders):
                 helper = _file(spec)
                 if helper is None or helper in found or (_is_installed(helper) and spec.name.split(".")[0] != own):
                     continue
-                found[helper] = [spec.name, _read(helper).digest]
+                found[helper] = [spec.name, read_source(helper).digest]
                 todo.append((spec.name, helper))
     return digest(sorted(found.values()))
 
@@ -53,42 +55,65 @@ def module_file(name: str) -> Path | None:
     return _file(found[-1]) if found and found[-1].name == name else None
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What counts of a file."""
+class Source:
+    """A Python file, parsed once; what is asked of it is worked out on first use."""
 
-    digest: str
-    imports: tuple[tuple[int, str, tuple[str, ...]], ...] = ()  # level, module, names
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._tree: ast.Module | None
+        try:
+            self._tree = ast.parse(content)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            self._tree = None
 
-    def imports_within(self, package: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    @property
+    def parses(self) -> bool:
+        """Whether it is valid Python."""
+        return self._tree is not None
+
+    @functools.cached_property
+    def names(self) -> Sequence[Name]:
+        """The kind and the name of every plugin that it declares, in the order of the file."""
+        return declared_names(self._tree) if self._tree else ()
+
+    @functools.cached_property
+    def keywords(self) -> Mapping[Name, Mapping[str, Any]]:
+        """The keywords of each declaration, without those that only an import can tell."""
+        return declared_keywords(self._tree) if self._tree else {}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The SHA-256 of what counts of it: all its bytes where it is not Python, or nested too deeply."""
+        if self._tree:
+            with suppress(RecursionError):
+                return digest(_plain(self._tree))
+        return hashlib.sha256(self._content).hexdigest()
+
+    def imports_within(self, package: str) -> Iterator[tuple[str, Sequence[str]]]:
         """Yield (dotted name of a module, names taken from it); relative ones as a package of that name has them."""
         parts = package.split(".") if package else []
-        for level, target, names in self.imports:
-            if level <= len(parts):  # a relative import beyond the package fails
-                around = parts[: len(parts) - level + 1] if level else []
-                yield ".".join([*around, *([target] if target else [])]), names
+        for node in ast.walk(self._tree) if self._tree else ():
+            if isinstance(node, ast.Import):
+                yield from ((alias.name, ()) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level <= len(parts):  # one beyond the package fails
+                around = parts[: len(parts) - node.level + 1] if node.level else []
+                target = ".".join([*around, *([node.module] if node.module else [])])
+                yield target, [alias.name for alias in node.names]
 
 
-def _read(path: Path) -> _Source:
+def read_source(path: Path) -> Source:
+    """Return a file's source, read once for each state it is in.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     state = path.stat()
-    return _parse(path, state.st_mtime_ns, state.st_size, state.st_ino)
+    return _read(path, state.st_mtime_ns, state.st_size, state.st_ino)
 
 
 @functools.lru_cache(maxsize=4096)
-def _parse(path: Path, *_: int) -> _Source:
-    """Return what counts of a file, parsed once for each state it is in; all its bytes if it is no Python."""
-    content = path.read_bytes()
-    try:
-        tree = ast.parse(content)
-        imports: list[tuple[int, str, tuple[str, ...]]] = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                imports += [(0, alias.name, ()) for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
-        return _Source(digest(_plain(tree)), tuple(imports))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return _Source(hashlib.sha256(content).hexdigest())
+def _read(path: Path, *_: int) -> Source:
+    return Source(path.read_bytes())
 
 
 def _plain(node: Any) -> Any:

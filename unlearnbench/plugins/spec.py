@@ -20,7 +20,7 @@ from unlearnbench.store.cell import Scalar
 Kind = Literal["method", "metric"]
 Role = Literal["method", "reference", "gold", "control"]
 Better = Literal["lower", "higher", "neither"]
-Shows = Literal["forgetting", "retention", "judging", "robustness"]
+Aspect = Literal["forgetting", "retention", "judging", "robustness"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 STREAMS = ("forget", "retain")
@@ -182,19 +182,22 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A declared metric; everything but the function travels with each value in the record."""
+    """A declared metric; everything but the function travels with each value in the record.
+
+    There `aspect` is called `shows` and `threshold` is called `boundary`, as in the first records.
+    """
 
     name: str
     title: str
     unit: str
     better: Better
-    shows: Shows
+    aspect: Aspect
     headline: bool
     format: str
     source: str
     needs: tuple[str, ...]
     function: Callable[..., Score]
-    boundary: float | None
+    threshold: float | None
     optional: bool
     groups: tuple[str, ...] = ()
     range: tuple[float | None, float | None] | None = None
@@ -252,8 +255,8 @@ def method(
 
 
 def metric(
-    *, title: str, unit: str, better: Better, shows: Shows, headline: bool = False, format: str = ".2f",
-    source: str = "", boundary: float | None = None, optional: bool = False, groups: Iterable[str] = (),
+    *, title: str, unit: str, better: Better, aspect: Aspect, headline: bool = False, format: str = ".2f",
+    source: str = "", threshold: float | None = None, optional: bool = False, groups: Iterable[str] = (),
     range: tuple[float | None, float | None] | None = None,
 ) -> Callable[[F], F]:  # fmt: skip
     """Declare a metric: a function whose parameter names are its needs (see `NEEDS`) and that returns a `Score`.
@@ -262,12 +265,12 @@ def metric(
         title: the column header.
         unit: of the value; empty for a dimensionless one.
         better: the direction of improvement, `lower` or `higher`; `neither` for a description.
-        shows: the side of unlearning it speaks of, `forgetting` or `retention`; `robustness`: forgetting after an
+        aspect: the side of unlearning it speaks of, `forgetting` or `retention`; `robustness`: forgetting after an
             attack; or `judging`: how far the judges are to be believed; reports group by it.
         headline: it is an axis of the trade-off figure and stands in the paper's tables.
         format: Python format spec of the value in tables.
         source: paper and equation, or library.
-        boundary: the value from which on, in the better direction, a model counts as forgetting or retaining; every
+        threshold: the value from which on, in the better direction, a model counts as forgetting or retaining; every
             benchmark checks its controls against it.
         optional: it is computed only when named, not with `--metrics all`.
         groups: names under which `--metrics` selects it together with others.
@@ -287,21 +290,21 @@ def metric(
                 raise PluginError(
                     f"metric {name} asks for {need!r}{suggest(need, NEEDS)}: needs are {', '.join(NEEDS)}"
                 )
-        for key, value, known in (("better", better, Better), ("shows", shows, Shows)):
+        for key, value, known in (("better", better, Better), ("aspect", aspect, Aspect)):
             if value not in typing.get_args(known):
                 choices = ", ".join(map(repr, typing.get_args(known)))
                 raise PluginError(f"metric {name} has {key}={value!r}: write one of {choices}")
-        if boundary is not None and (better == "neither" or shows == "judging"):
+        if threshold is not None and (better == "neither" or aspect == "judging"):
             raise PluginError(
-                f"metric {name} has a boundary, so it must be better lower or higher on a side of unlearning"
+                f"metric {name} has a threshold, so it must be better lower or higher on a side of unlearning"
             )
         try:
             f"{1.5:{format}}"
         except ValueError:
             raise PluginError(f"metric {name} has format={format!r}, which cannot format a number") from None
         function.__unlearnbench__ = MetricSpec(  # type: ignore[attr-defined]
-            name, title, unit, better, shows, bool(headline), format, source, needs, function, boundary, bool(optional),
-            tuple(groups), range,
+            name, title, unit, better, aspect, bool(headline), format, source, needs, function, threshold,
+            bool(optional), tuple(groups), range,
         )  # fmt: skip
         return function
 

@@ -147,7 +147,7 @@ def _few_samples(dataset: Dataset, targets: Sequence[Target]) -> list[str]:
 
 def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSpec]) -> list[MethodSpec]:
     """Return the controls that a run adds: none where no metric is checked against them, unless they are asked for."""
-    checked = controls == "every" or any(s.boundary is not None and "attacker" not in s.needs for s in metrics)
+    checked = controls == "every" or any(s.threshold is not None and "attacker" not in s.needs for s in metrics)
     return registry.controls() if checked and controls != "none" else []
 
 

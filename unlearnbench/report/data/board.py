@@ -226,12 +226,12 @@ class Board:
     @property
     def metrics(self) -> list[Measure]:
         """The metrics that any record has a value of, forgetting first, headlines first; none after an attack."""
-        return [measure for measure in self._measures if measure.shows != "robustness"]
+        return [measure for measure in self._measures if measure.aspect != "robustness"]
 
     @property
     def robustness(self) -> list[Measure]:
         """The metrics after an attack that any record has a value of."""
-        return [measure for measure in self._measures if measure.shows == "robustness"]
+        return [measure for measure in self._measures if measure.aspect == "robustness"]
 
     @cached_property
     def _measures(self) -> list[Measure]:
@@ -247,7 +247,7 @@ class Board:
             for name, entry in entries.items()
         ]  # fmt: skip
         order = ("forgetting", "retention", "judging", "robustness")
-        return sorted(found, key=lambda m: (order.index(m.shows), not m.headline, natural(m.key)))
+        return sorted(found, key=lambda m: (order.index(m.aspect), not m.headline, natural(m.key)))
 
     def _unmeasurable(self) -> list[str]:
         """Return a sentence for each metric that no record has a value of."""
@@ -258,9 +258,9 @@ class Board:
             for name, entry in sorted(entries.items()) if name not in shown
         ]  # fmt: skip
 
-    def headline(self, shows: str) -> Measure | None:
+    def headline(self, aspect: str) -> Measure | None:
         """Return the first headline metric of "forgetting" or "retention"."""
-        return next((measure for measure in self.headlines if measure.shows == shows), None)
+        return next((measure for measure in self.headlines if measure.aspect == aspect), None)
 
     @property
     def headlines(self) -> list[Measure]:
@@ -370,7 +370,7 @@ class Board:
         """Return the grid of a measure's numbers, NaN where there is none."""
         if measure not in self._grids:
             records = self._sound[0]
-            if measure.shows == "cost":
+            if measure.aspect == "cost":
                 numbers = [self.cost.number(record, measure) for record in records]
             else:
                 numbers = [record.metrics.get(measure.key, {}).get("value") for record in records]
@@ -461,7 +461,7 @@ class Board:
         return self._best[measure]
 
     def _find_best(self, measure: Measure) -> set[Variant]:
-        if measure.better == "neither" or (measure.shows == "cost" and measure.key not in CONTESTED):
+        if measure.better == "neither" or (measure.aspect == "cost" and measure.key not in CONTESTED):
             return set()
         values = {
             variant: {
@@ -503,7 +503,7 @@ class Board:
     def _samples(self, measures: Sequence[Measure], records: Sequence[Record] | None) -> str:
         """Return how many samples each metric rests on in a cell: `UA n=100`, `Recall n=1,291 to 1,298`."""
         words = []
-        for measure in (m for m in measures if m.shows != "cost"):
+        for measure in (m for m in measures if m.aspect != "cost"):
             if records is None:
                 found = self._counts(measure)[~np.isnan(self._numbers(measure))].astype(int).tolist()
             else:

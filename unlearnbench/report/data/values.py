@@ -22,7 +22,7 @@ class Measure:
     unit: str
     better: str  # "lower", "higher" or "neither"
     format: str
-    shows: str  # "forgetting", "retention", "judging", "robustness" or "cost"
+    aspect: str  # "forgetting", "retention", "judging", "robustness" or "cost"
     headline: bool = False
     phases: tuple[str, ...] = ()  # whose seconds or memory a cost is made of: what can disturb it
 
@@ -39,7 +39,7 @@ class Measure:
     @property
     def is_share(self) -> bool:
         """Whether its values are percentages of samples."""
-        return self.unit == "%" and self.shows != "cost"
+        return self.unit == "%" and self.aspect != "cost"
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
         size = 26 + 120 * cost / max(*costs, 1e-9)
         axes.scatter([x], [y], s=size, zorder=3, label=variant.label, **dress)
         handles.append(axes.scatter([], [], s=26, **dress))
-    axes.set_xlabel(f"{retention.header}, {retention.shows}")
-    axes.set_ylabel(f"{forgetting.header}, {forgetting.shows}")
+    axes.set_xlabel(f"{retention.header}, {retention.aspect}")
+    axes.set_ylabel(f"{forgetting.header}, {forgetting.aspect}")
     for axis, measure, means_of, singles in (
         (axes.xaxis, retention, xs, [x for x, *_ in dots]),
         (axes.yaxis, forgetting, ys, [y for _, y, _ in dots]),

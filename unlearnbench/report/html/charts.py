@@ -108,7 +108,7 @@ def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 52
 
     A reference has no cost that could be compared, and no place where one is an axis.
     """
-    rows = [v for v in board.variants if v.role != "reference" or "cost" not in (x.shows, y.shows)]
+    rows = [v for v in board.variants if v.role != "reference" or "cost" not in (x.aspect, y.aspect)]
     means = {v: (board.over_classes(v, x), board.over_classes(v, y)) for v in rows}
     means = {v: pair for v, pair in means.items() if None not in (pair[0].number, pair[1].number)}
     if not means:

@@ -16,10 +16,10 @@ def paper_tables(board: Board) -> list[Table]:
 
     Metrics that the papers do not have follow in tables of their own, a few at a time.
     """
-    quality = [measure for measure in board.headlines if measure.shows == "retention"]
+    quality = [measure for measure in board.headlines if measure.aspect == "retention"]
     costs = [measure for measure in board.costs if measure.headline]
-    forgetting = [measure for measure in board.metrics if measure.shows == "forgetting"]
-    kept = [measure for measure in board.metrics if measure.shows == "retention" and not measure.headline]
+    forgetting = [measure for measure in board.metrics if measure.aspect == "forgetting"]
+    kept = [measure for measure in board.metrics if measure.aspect == "retention" and not measure.headline]
     tables = [
         ("efficiency", "Quality of the retained classes and cost, per forget class", [*quality, *costs]),
         *_parts("uncertainty", "Forgetting, per forget class", forgetting),

@@ -15,18 +15,18 @@ WORDS = {"forgetting": ("does not forget", "forgets"), "retention": ("does not r
 
 @dataclass(frozen=True)
 class Check:
-    """One cell of a control, one metric with a boundary, and what is known beforehand."""
+    """One cell of a control, one metric with a threshold, and what is known beforehand."""
 
     record: Record
     measure: Measure
     value: float
-    boundary: float
+    threshold: float
     known: bool  # that the control forgets, or retains
 
     @property
     def found(self) -> bool:
         """Whether the metric says that it forgets, or retains."""
-        return self.value <= self.boundary if self.measure.better == "lower" else self.value >= self.boundary
+        return self.value <= self.threshold if self.measure.better == "lower" else self.value >= self.threshold
 
     @property
     def sentence(self) -> str:
@@ -36,19 +36,19 @@ class Check:
         form, unit = self.measure.format, "%" if self.measure.unit == "%" else ""
         return (
             f"{row} {WORDS[_side(self.measure)][self.known]}, but {self.measure.title} (class {name}, "
-            f"seed {cell.seeds.label}) is {self.value:{form}}{unit}, on the wrong side of {self.boundary:{form}}{unit}"
+            f"seed {cell.seeds.label}) is {self.value:{form}}{unit}, on the wrong side of {self.threshold:{form}}{unit}"
             f"{'; or its base model is too weak to tell' if self.record.method.get('role') == 'reference' else ''}"
         )
 
 
 def _side(measure: Measure) -> str:
     """Return the side of unlearning whose truth a metric is checked against."""
-    return "forgetting" if measure.shows == "robustness" else measure.shows
+    return "forgetting" if measure.aspect == "robustness" else measure.aspect
 
 
 def _known(record: Record, measure: Measure) -> bool | None:
     """Return what is known beforehand of a record; of an attack only that a gold standard resists it."""
-    if measure.shows == "robustness" and record.method.get("role") != "gold":
+    if measure.aspect == "robustness" and record.method.get("role") != "gold":
         return None
     known = record.method["truth"].get(_side(measure))
     return None if known is None else bool(known)
@@ -131,13 +131,13 @@ def _validation_tables(board: Board) -> list[Table]:
     for measure in board.metrics:
         sides: dict[bool, list[float]] = {True: [], False: []}
         for record in controls(board):
-            known, value = record.method["truth"].get(measure.shows), record.metrics.get(measure.key, {}).get("value")
+            known, value = record.method["truth"].get(measure.aspect), record.metrics.get(measure.key, {}).get("value")
             if known is not None and value is not None:
                 sides[bool(known)].append(float(value) if measure.better == "higher" else -float(value))
         if measure.better != "neither" and all(sides.values()):
             rows.append(measure.header)
             counts = [Value(None, str(len(sides[side]))) for side in (True, False)]
-            values.append([Value(None, measure.shows), Value(auc(sides[True], sides[False])), *counts])
+            values.append([Value(None, measure.aspect), Value(auc(sides[True], sides[False])), *counts])
     words = (
         "AUC is the probability that a control cell which forgets (or retains, as the side is) has a better value than "
         "one which does not, ties half: 1 separates them, 0.5 says nothing, 0 is upside down. Every cell counts alike."

@@ -35,8 +35,8 @@ def _overview(board: Board, name: str, title: str, measures: Sequence[Measure]) 
 def side_tables(board: Board) -> list[Table]:
     """Return a table of all metrics of each side, where that is more than the main table has."""
     titles = {"forgetting": "Forgetting", "retention": "Retained classes", "judging": "Judges"}
-    sides = {shows: [measure for measure in board.metrics if measure.shows == shows] for shows in titles}
+    sides = {aspect: [measure for measure in board.metrics if measure.aspect == aspect] for aspect in titles}
     return [
-        _overview(board, shows, titles[shows], measures)
-        for shows, measures in sides.items() if any(not measure.headline for measure in measures)
+        _overview(board, aspect, titles[aspect], measures)
+        for aspect, measures in sides.items() if any(not measure.headline for measure in measures)
     ]  # fmt: skip
