@@ -68,7 +68,7 @@ def store(folder, records):
 
 
 def board(records, sources=None):
-    return boards(records, stale_ids(records, sources or {})).popitem()[1]
+    return boards(records, stale_ids(records, sources) if sources else frozenset()).popitem()[1]
 
 
 def test_mean_and_sample_deviation_over_classes():

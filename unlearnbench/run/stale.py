@@ -10,6 +10,7 @@ A record rests on three things, and is stale where one of them is another now:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from unlearnbench.datasets import Dataset, Images, Source, module_of, resolve, without_guidance
@@ -17,7 +18,6 @@ from unlearnbench.datasets.recipes import GivenJudge
 from unlearnbench.errors import UsageError
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
 from unlearnbench.run.execution import Execution
-from unlearnbench.run.saving import is_saved
 from unlearnbench.store.records import DeviceModel, Record
 from unlearnbench.store.revisions import REVISIONS, Part, of_parts
 
@@ -98,10 +98,16 @@ def needs_run(
         return True
     if record.status == "ok":
         timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
-        if execution.models is not None and not is_saved(execution.models, record):
+        if execution.models is not None and not _is_saved(execution.models, record):
             return True
         return timed < execution.repeats or not set(metrics) <= set(record.metrics)
     return execution.rerun == "failed"
+
+
+def _is_saved(models: Path, record: Record) -> bool:
+    from unlearnbench.run.saving import is_saved  # imports torch, which a report does without
+
+    return is_saved(models, record)
 
 
 def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
