@@ -479,6 +479,7 @@ class TestFiles:
         store(tmp_path / "r", [record()])
         code = (
             "import sys; from pathlib import Path; from unlearnbench.report.compare import compare; "
+            "from unlearnbench.store.records import ResultStore; "
             f"compare({SOURCE!r}, ResultStore(Path(r'{tmp_path / 'r'}')).read(), Path(r'{tmp_path / 'out'}')); "
             "sys.exit('torch' in sys.modules)"
         )
