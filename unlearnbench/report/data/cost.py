@@ -302,16 +302,12 @@ def ranks(rows: Mapping[Row, Repeats]) -> dict[Row, int]:
     return found
 
 
-def is_slower(slow: Repeats, fast: Repeats) -> bool:
+def _is_slower(slow: Spans, fast: Spans) -> bool:
     """Say whether a row is slower than another by more than their repeats scatter, over the cells both have.
 
     The median ratio of their run times must exceed 1 by more than 5 %, and by more than the median over these cells of
     both relative ranges (greatest minus least repeat, by their median) added.
     """
-    return _is_slower(_spans(slow), _spans(fast))
-
-
-def _is_slower(slow: Spans, fast: Spans) -> bool:
     cells = slow.keys() & fast.keys()
     if not cells:
         return False

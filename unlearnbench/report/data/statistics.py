@@ -48,17 +48,6 @@ def class_mean(cells: Mapping[tuple[Group, Replicate], float]) -> float:
     return fmean(fmean(values) for values in by_class.values())
 
 
-def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval for a proportion, as shares 0..1; neither count need be an integer.
-
-    Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
-    """
-    if n <= 0:
-        return 0.0, 1.0
-    low, high = _score_intervals(*map(np.asarray, (successes / n, n, stdtrit(math.inf, (1 + level) / 2))))
-    return float(low), float(high)
-
-
 def proportion_interval(cells: Mapping[tuple[Group, Replicate], tuple[float, int]], level: float = 0.95) -> Interval:
     """Return an interval for a mean share from {(class, replicate): (share 0..1, samples)}.
 
