@@ -187,31 +187,31 @@ def _board(results: Path, name: str) -> "Board":
     from unlearnbench.run.stale import stale_ids
 
     reading = ResultStore(results).read()
-    found, problems = shown_boards(reading.records, stale_ids(reading.records, Registry().source_hashes()))
+    shown, problems = shown_boards(reading.records, stale_ids(reading.records, Registry().source_hashes()))
     problems = [*reading.problems, *problems]
-    if not found:
+    if not shown:
         why = f" that can be read ({'; '.join(problems[:3])})" if problems else ""
         raise UsageError(f"there is no record in {results}{why}: run a cell first or name another folder")
-    if not name and len(found) > 1:
-        raise UsageError(f"{results} holds {_kinds(found.values())}: give dataset as one of {', '.join(found)}")
-    name = name or next(iter(found))
-    if name not in found:
+    if not name and len(shown) > 1:
+        raise UsageError(f"{results} holds {_kinds(shown.values())}: give dataset as one of {', '.join(shown)}")
+    name = name or next(iter(shown))
+    if name not in shown:
         raise UsageError(
-            f"there are no records of {name!r}{suggest(name, found)}: give dataset as one of {', '.join(found)}"
+            f"there are no records of {name!r}{suggest(name, shown)}: give dataset as one of {', '.join(shown)}"
         )
-    for text in (*problems, *found[name].left_out):
+    for text in (*problems, *shown[name].left_out):
         warnings.warn(text, stacklevel=3)
-    return found[name]
+    return shown[name]
 
 
-def _kinds(found: "Collection[Board]") -> str:
+def _kinds(boards: "Collection[Board]") -> str:
     """Return what several boards differ in."""
-    datasets = {board.key[0] for board in found}
-    cells = [[record.cell for record in board.records] for board in found]
+    datasets = {board.key[0] for board in boards}
+    cells = [[record.cell for record in board.records] for board in boards]
     ways = {(any(cell.further for cell in some), any(cell.earlier for cell in some)) for some in cells}
     kinds = {
         "several datasets": len(datasets) > 1,
-        "several protocols": len({board.key for board in found}) > len(datasets),
+        "several protocols": len({board.key for board in boards}) > len(datasets),
         "several ways to forget (single classes, some at once, one after another)": len(ways) > 1,
     }
     return " and ".join(kind for kind, there in kinds.items() if there)

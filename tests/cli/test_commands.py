@@ -15,7 +15,7 @@ from unlearnbench.datasets import Source
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run.at_hand import Look, at_hand
-from unlearnbench.run.cell import identify
+from unlearnbench.run.cell import resolve_device
 from unlearnbench.run.plan import make_plan
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import ResultStore
@@ -197,7 +197,7 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
         Registry(), methods="original,esd", classes="0", source=Source("digits"), metrics="all", sweeps=[],
         controls="none",
     )  # fmt: skip
-    identity = identify("cpu")["identity"]
+    identity = resolve_device("cpu")["identity"]
     store = ResultStore(tmp_path / "results")
     for c, seconds in ((1, 100), (2, 140)):
         record = fake_record("esd", c)
@@ -223,7 +223,7 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
     assert "; not known for original ('unlearnbench estimate' with the same options measures it)" in out
     assert sorted(tmp_path.rglob("*")) == before
     own = replace(record.cell, forget_class=0, protocol=plan.dataset.protocol.name, settings=plan.cells[1].settings)
-    made = {"digest": plan.dataset.digest, "panel": plan.dataset.panel}
+    made = {"digest": plan.dataset.digest, "panel": plan.dataset.judges_digest}
     method = {**record.method, "source_hash": plan.source_hashes["method:esd"]}
     entries = {
         spec.name: {**record.metrics["fake_ua"], "source_hash": plan.source_hashes[f"metric:{spec.name}"]}

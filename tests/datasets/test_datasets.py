@@ -21,7 +21,7 @@ from unlearnbench.datasets import DATASETS, Source, load_dataset, protocol_names
 from unlearnbench.datasets.cifar10 import open_part
 from unlearnbench.datasets.recipes import RETAINED, WITHOUT_CLASS_0
 from unlearnbench.errors import UsageError
-from unlearnbench.measure.evidence import reference_images
+from unlearnbench.measure.inputs import reference_images
 from unlearnbench.models.networks import build_unet, unet_config
 from unlearnbench.plugins.spec import method
 from unlearnbench.report.data.board import boards
@@ -597,7 +597,7 @@ class TestChoices:
     def test_a_records_digest_can_be_computed_again(self, source):
         dataset = load_dataset(source)
         now = current_dataset(dataset.to_json(), dataset.protocol.name)
-        assert (now.digest, now.panel) == (dataset.digest, dataset.panel)
+        assert (now.digest, now.judges_digest) == (dataset.digest, dataset.judges_digest)
 
     def test_a_time_box_is_a_choice_and_stands_for_the_steps(self):
         timed = load_dataset(Source("cifar10", base_minutes=10.0))
@@ -615,7 +615,7 @@ class TestChoices:
         monkeypatch.setattr(digits, "_PROFILE", replace(profile, base=replace(profile.base, steps=7)))
         now = current_dataset(facts, "digits-ddim25")
         assert now.digest != facts["digest"]
-        assert now.panel == facts["panel"]
+        assert now.judges_digest == facts["panel"]
 
     def test_another_judge_beside_the_first_shows_in_records_that_rest_on_it_alone(self, monkeypatch):
         from unlearnbench.datasets import digits

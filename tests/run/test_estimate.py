@@ -443,7 +443,7 @@ def outlook_of(plan, costs, **changes):
         if (cells := [cell for cell in plan.cells if cell.method == name])
     ]
     given = {
-        "plan": plan, "found": {"device": "cpu", "identity": {"type": "cpu", "name": "A CPU", "uuid": "1"}},
+        "plan": plan, "device_info": {"device": "cpu", "identity": {"type": "cpu", "name": "A CPU", "uuid": "1"}},
         "rows": rows, "surroundings": Surroundings({"load": 1.0, "judge": 2.0, "attack": 8.0}, 0),
         "preparation": Preparation(["images"], {}, 4000), "kept": 0,
         "execution": Execution(Path("/nowhere/cache")),
@@ -563,7 +563,7 @@ class TestRecorded:
         plan = plan_of()
         identity = {"type": "cpu", "name": "A CPU", "uuid": "device-1"}
         record = fake_record("safemax", outside={"start": 0.1, "load": 0.4, "rest": 0.2, "wait": 9.0})
-        own = {**record.dataset, "digest": plan.dataset.digest, "panel": plan.dataset.panel}
+        own = {**record.dataset, "digest": plan.dataset.digest, "panel": plan.dataset.judges_digest}
         entries = {spec.name: {**record.metrics["fake_ua"]} for spec in plan.metrics}
         cell = replace(record.cell, protocol=plan.dataset.protocol.name)
         record = replace(record, cell=cell, dataset=own, metrics=entries)

@@ -362,11 +362,11 @@ def sample(
 
     from unlearnbench.models.saved import draw, image_grid, open_model
     from unlearnbench.run.arguments import parse_classes
-    from unlearnbench.run.cell import identify
+    from unlearnbench.run.cell import resolve_device
     from unlearnbench.run.progress import Display
 
     with Display(console) as display, display.task(f"sample {model}") as task:
-        saved = open_model(model, torch.device(identify(device, task.progress)["device"]))
+        saved = open_model(model, torch.device(resolve_device(device, task.progress)["device"]))
         chosen = parse_classes(classes, saved.class_names)
         images = draw(saved, chosen, n, seed=seed, steps=steps, guidance=guidance, progress=task.progress)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -409,24 +409,24 @@ def list_(
         if what not in (None, kind):
             continue
         _echo(f"{kind}:")
-        for found in registry.plugins("method" if kind == "methods" else "metric"):
+        for entry in registry.plugins("method" if kind == "methods" else "metric"):
             try:
-                _echo(_listed(found))
+                _echo(_listed(entry))
             except PluginError as error:
-                _echo(f"  {found.name:22} BROKEN ({one_line(found.origin)}): {one_line(str(error))}")
+                _echo(f"  {entry.name:22} BROKEN ({one_line(entry.origin)}): {one_line(str(error))}")
     if what in (None, "datasets"):
         _echo("datasets:")
         for name in DATASETS:
             _echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
 
 
-def _listed(found: "Plugin") -> str:
+def _listed(plugin: "Plugin") -> str:
     """Return a plugin's line of the list; raises PluginError where it cannot be used."""
     declared = {
-        name: one_line(text) if isinstance(text, str) else text for name, text in found.declared.items()
+        name: one_line(text) if isinstance(text, str) else text for name, text in plugin.declared.items()
     }  # a title may hold anything until it is imported
-    begin = f"  {found.name:22} {declared['title']:20}"
-    if found.kind == "method":
+    begin = f"  {plugin.name:22} {declared['title']:20}"
+    if plugin.kind == "method":
         paper = f"arXiv:{declared['paper']}" if declared.get("paper") else ""
         notes = {"gold": "runs only when named", "reference": "reference row", "control": "checks the suite"}
         return f"{begin} {paper:18} {notes.get(declared.get('role', ''), '')}".rstrip()
@@ -544,9 +544,9 @@ def validate(results: options.Results = Path("results")) -> None:
     import_matplotlib()
     _check_results(results)
     with _open(results) as (reading, stale):
-        found = validation(reading, stale)
-    show(found, make_console())
-    if found.alarms:
+        checked = validation(reading, stale)
+    show(checked, make_console())
+    if checked.alarms:
         raise typer.Exit(1)
 
 

@@ -9,7 +9,7 @@ from unlearnbench.cli.estimate import HEADERS, UNKNOWN, about, legend, table
 from unlearnbench.errors import plural
 from unlearnbench.report.data.cost import Costs
 from unlearnbench.run.at_hand import Look, at_hand
-from unlearnbench.run.cell import identify_all
+from unlearnbench.run.cell import resolve_devices
 from unlearnbench.run.estimate import variants
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import Plan, select
@@ -27,10 +27,10 @@ def dry_run(plan: Plan, store: ResultStore, execution: Execution) -> Iterator[st
     Raises:
         UsageError: it could not run: there is no such device, or the base model or the images cannot be read.
     """
-    found, rerun = identify_all(execution.device, execution.devices), execution.rerun
-    plan.dataset.check_device(found[0]["identity"]["type"])
+    infos, rerun = resolve_devices(execution.device, execution.devices), execution.rerun
+    plan.dataset.check_device(infos[0]["identity"]["type"])
     reading = store.read()
-    here = device_model(found[0]["identity"])
+    here = device_model(infos[0]["identity"])
     selection = select(plan, reading.records, execution, here)
     todo = {cell.id for cell in selection.todo}
     yield from (cell.id if cell.id in todo else f"{cell.id} (recorded)" for cell in plan.cells)
@@ -39,15 +39,15 @@ def dry_run(plan: Plan, store: ResultStore, execution: Execution) -> Iterator[st
     checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
     yield f"{plural(len(plan.cells), 'cell')}{checks}"
     yield f"to measure: {len(todo)}; recorded in {store.root} already: {len(plan.cells) - len(todo)} (--rerun {rerun})"
-    names = ", ".join(each["name"] for each in found)
-    yield f"device{'s' * (len(found) > 1)}: {names} ({found[0]['identity']['name']})"
+    names = ", ".join(each["name"] for each in infos)
+    yield f"device{'s' * (len(infos) > 1)}: {names} ({infos[0]['identity']['name']})"
     if selection.todo:
         needs = {need for spec in plan.metrics for need in spec.needs}
         seeds = sorted({cell.base_seed for cell in selection.todo})
-        there, lacking = at_hand(plan.dataset, Look(execution.cache), torch.device(found[0]["device"]), needs, seeds)
+        there, lacking = at_hand(plan.dataset, Look(execution.cache), torch.device(infos[0]["device"]), needs, seeds)
         yield f"in the cache {execution.cache}: {', '.join(there) or 'nothing that is needed'}"
         yield f"to be made first: {', '.join(lacking) or 'nothing'}"
-        yield from by_records(plan, selection.todo, reading.records, here, len(found))
+        yield from by_records(plan, selection.todo, reading.records, here, len(infos))
 
 
 def by_records(

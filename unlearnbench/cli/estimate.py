@@ -23,8 +23,8 @@ Here = Mapping[tuple[str, str], float]  # (method, metric) -> estimate in a sour
 
 def lines(outlook: Outlook) -> Iterator[str]:
     """Yield what an estimate says, line by line."""
-    dataset, identity = outlook.plan.dataset, outlook.found["identity"]
-    yield f"{dataset.title}, protocol {dataset.protocol.name}, on {identity['name']} ({outlook.found['device']})"
+    dataset, identity = outlook.plan.dataset, outlook.device_info["identity"]
+    yield f"{dataset.title}, protocol {dataset.protocol.name}, on {identity['name']} ({outlook.device_info['device']})"
     if not outlook.rows:
         yield "every cell is recorded already: nothing would run (--rerun always estimates it all the same)"
         return

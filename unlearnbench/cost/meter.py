@@ -16,7 +16,7 @@ import torch
 from unlearnbench.cost.probes import Instruments
 
 Phase = Literal["warmup", "prior", "forget", "sample", "judge", "attack"]
-Outside = Literal["load", "wait", "repeat", "earlier"]
+Untimed = Literal["load", "wait", "repeat", "earlier"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 FOREIGN_SHARE = 0.1  # of all cores: more than this, taken by others, is a disturbance
 SHORTEST_STRETCH = 0.5  # seconds; the kernel counts CPU time in hundredths, too coarse for less
@@ -92,14 +92,14 @@ class Meter:
         """
         self.instruments = instruments if instruments is not None else Instruments()
         self._synchronize, self._release, self._clock = synchronize, release, clock
-        self._account: Phase | Outside | None = None
+        self._account: Phase | Untimed | None = None
         self._started = self._since = clock()
         self._open: list[Cost] = []
         self._held: Mapping[str, int] = {}  # probe name -> what was held when the running stretch began
         self._stopped = 0.0  # seconds that this process was stopped (Ctrl-Z, a scheduler): no phase's
         self.clock_went_back = False
         self.side_by_side = False  # whether other cells of the run may work now
-        self.costs: dict[Phase | Outside, Cost] = {}
+        self.costs: dict[Phase | Untimed, Cost] = {}
 
     @classmethod
     def for_device(
@@ -117,7 +117,7 @@ class Meter:
         return cls(instruments, lambda: torch.accelerator.synchronize(device), release, clock)
 
     @contextmanager
-    def phase(self, account: Phase | Outside) -> Iterator[Cost]:
+    def phase(self, account: Phase | Untimed) -> Iterator[Cost]:
         """Attribute the time inside to a phase, or to a name outside all phases; yield the cost of this stretch."""
         outer, cost = self._account, Cost()
         self._switch(account)
@@ -139,7 +139,7 @@ class Meter:
             self._synchronize()
             self._since += self._clock() - began
 
-    def another(self) -> "Meter":
+    def fresh(self) -> "Meter":
         """Return a meter with the same instruments, to time something once more."""
         return Meter(self.instruments, self._synchronize, self._release, self._clock)
 
@@ -151,9 +151,9 @@ class Meter:
         """Return {phase: cost as JSON}, in the order of PHASES."""
         return {phase: self.costs[phase].to_json() for phase in PHASES if phase in self.costs}
 
-    def outside(self) -> dict[str, float]:
+    def untimed(self) -> dict[str, float]:
         """Return the seconds since the start that belong to no phase, by name; `rest` is what has no name."""
-        named = {name: self.costs[name].seconds for name in get_args(Outside) if name in self.costs}
+        named = {name: self.costs[name].seconds for name in get_args(Untimed) if name in self.costs}
         own = sum(cost.seconds - cost.reused_seconds for cost in self.costs.values())
         stopped = {"stopped": self._stopped} if self._stopped else {}
         return {**named, **stopped, "rest": max(self.elapsed() - own - self._stopped, 0.0)}
@@ -162,7 +162,7 @@ class Meter:
         """Return the seconds since the start."""
         return self._clock() - self._started
 
-    def _switch(self, account: Phase | Outside | None) -> None:
+    def _switch(self, account: Phase | Untimed | None) -> None:
         """Close the running stretch and open the next; what happens in here belongs to no phase."""
         self._synchronize()
         seconds = self._clock() - self._since

@@ -149,7 +149,7 @@ class Dataset:
         return replace(self, base=replace(self.base, seed=self.base.seed + seed))
 
     @property
-    def panel(self) -> str:
+    def judges_digest(self) -> str:
         """Hash of the recipes of the judges beside the first one; not every record rests on them."""
         return digest([asdict(self.second), asdict(self.rejecting)])
 
@@ -158,7 +158,7 @@ class Dataset:
         return {
             "kind": self.kind, "title": self.title, "class_names": list(self.class_names),
             "image_shape": list(self.image_shape), "extractor": self.extractor_name, "choices": dict(self.choices),
-            "content": self.content, "digest": self.digest, "panel": self.panel,
+            "content": self.content, "digest": self.digest, "panel": self.judges_digest,
         }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class NetworkJudge:
 
     def names(self, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
         """Return a class for each image (n, C, H, W): (n,)."""
-        named: NDArray[np.int64] = through(self.network, images, device).argmax(dim=1).numpy()
+        named: NDArray[np.int64] = forward_batches(self.network, images, device).argmax(dim=1).numpy()
         return named
 
 
@@ -57,7 +57,7 @@ class RejectingJudge:
 
     def names(self, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
         """Return a class or NO_OBJECT for each image (n, C, H, W): (n,)."""
-        probs = through(self.network, images, device).double().softmax(dim=1)
+        probs = forward_batches(self.network, images, device).double().softmax(dim=1)
         named = probs[:, :-1].argmax(dim=1)
         named[probs[:, -1] > self.threshold] = NO_OBJECT
         result: NDArray[np.int64] = named.numpy()
@@ -106,9 +106,9 @@ def second_judge(
     if not isinstance(recipe, SvmRecipe):
         made = classifier(dataset, "second judge", recipe, images, sources, store, device, progress)
         network = NetworkJudge(frozen(build_classifier(dataset, recipe), made.tensors, torch.device("cpu")))
-        return Found(network, worth(made.facts), made.reference)
+        return Found(network, test_performance(made.facts), made.reference)
     judge = SvmJudge.fitted(recipe, images.train.images, images.train.labels)
-    return Found(judge, worth(_test(judge, images, device)), {"key": "svm", "sha256": sources["train"]})
+    return Found(judge, test_performance(_test(judge, images, device)), {"key": "svm", "sha256": sources["train"]})
 
 
 def rejecting_judge(
@@ -119,10 +119,10 @@ def rejecting_judge(
     recipe = dataset.rejecting
     made = classifier(dataset, "rejecting judge", recipe, images, sources, store, device, progress)
     network = frozen(build_classifier(dataset, recipe), made.tensors, torch.device("cpu"))
-    return Found(RejectingJudge(network, recipe.threshold), worth(made.facts), made.reference)
+    return Found(RejectingJudge(network, recipe.threshold), test_performance(made.facts), made.reference)
 
 
-def worth(facts: Mapping[str, Any]) -> dict[str, Any]:
+def test_performance(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a record says of a judge: the shares of n test images that it names correctly and that it rejects."""
     shares = {name: facts[name] for name in ("test_accuracy", "test_rejected") if name in facts}
     return {**shares, "n": int(facts["test_n"])}
@@ -221,7 +221,7 @@ def classifier_key(
     return kind.replace(" ", "-"), inputs
 
 
-def through(network: nn.Module, images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def forward_batches(network: nn.Module, images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Return a network's output for images, (n, D) on the CPU, computed batch by batch in eval mode."""
     home = next(
         (weights.device for weights in network.parameters()), device

@@ -16,11 +16,11 @@ from unlearnbench.judges.judges import (
     build_classifier,
     classifier,
     classifier_key,
+    forward_batches,
     making,
     rejecting_judge,
     second_judge,
-    through,
-    worth,
+    test_performance,
 )
 from unlearnbench.models.base import UNGUIDED, _base_inputs, base_artifact, base_reference, image_digests
 from unlearnbench.models.networks import Classifier, build_unet, frozen
@@ -52,7 +52,9 @@ class Prepared:
     train_features: Tensor | None  # (N, D) float32 of the training images, likewise
     second: Judge | None  # one of another kind, None where no metric asks for it
     rejecting: Judge | None  # one that may reject, likewise
-    worth: Mapping[str, Any]  # of the judge on test images: test_accuracy, n, and the other judges' by their names
+    test_performance: Mapping[
+        str, Any
+    ]  # of the judge on test images: test_accuracy, n, and the other judges' by their names
     artifacts: dict[str, dict[str, Any]]
 
 
@@ -102,7 +104,7 @@ def prepare(
         train_features=features_artifact.tensors["features"] if features_artifact is not None else None,
         second=others["second"].judge if "second" in others else None,
         rejecting=others["rejecting"].judge if "rejecting" in others else None,
-        worth={**worth(judge.facts), **{name: found.facts for name, found in others.items()}},
+        test_performance={**test_performance(judge.facts), **{name: found.facts for name, found in others.items()}},
         artifacts=artifacts,
     )
 
@@ -194,7 +196,7 @@ def train_features(
 
     def build() -> tuple[Tensors, dict[str, Any]]:
         progress(FEATURES, 0, 0)
-        return {"features": through(extractor, images.train.images, device).float()}, {}
+        return {"features": forward_batches(extractor, images.train.images, device).float()}, {}
 
     return store.get("features", _features_inputs(reference, sources, device), build)
 

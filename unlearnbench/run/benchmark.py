@@ -22,7 +22,7 @@ from unlearnbench.protocols import Slot
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, Task
-from unlearnbench.run.saving import settle, staging
+from unlearnbench.run.saving import publish, staging
 from unlearnbench.run.scheduling import Beside, Scheduler, device_lock
 from unlearnbench.run.stale import rests_on
 from unlearnbench.run.workers import STOPPING, Outcome, Workers
@@ -82,7 +82,7 @@ class Lane:
     """A device of a run, and the slots of the cells on it."""
 
     number: int
-    found: Mapping[str, Any]  # the device, as `runner.identify_all` returns it
+    device_info: Mapping[str, Any]  # the device, as `run.cell.resolve_devices` returns it
     scheduler: Scheduler = field(default_factory=Scheduler)
 
 
@@ -121,12 +121,12 @@ class Benchmark:
         execution = self._execution
         with _signals_as_interrupt(self._interruption), Display(self._console) as display:
             try:
-                found = _expect(
-                    self._workers.run("unlearnbench.run.cell:identify_all", execution.device, execution.devices)
+                infos = _expect(
+                    self._workers.run("unlearnbench.run.cell:resolve_devices", execution.device, execution.devices)
                 )
-                self._plan.dataset.check_device(found[0]["identity"]["type"])
-                lanes = [Lane(number, device) for number, device in enumerate(found)]
-                identities = [device["identity"] for device in found]
+                self._plan.dataset.check_device(infos[0]["identity"]["type"])
+                lanes = [Lane(number, device) for number, device in enumerate(infos)]
+                identities = [device["identity"] for device in infos]
                 with device_lock(identities, lambda holder: self._wait_for_device(display, holder), display.warn):
                     return self._run(lanes, display)
             except KeyboardInterrupt as stop:  # before any cell began
@@ -136,7 +136,7 @@ class Benchmark:
         """Run the cells; the devices are ours, and of one model."""
         for warning in self._plan.warnings:
             display.warn(warning)
-        selection = self._select(device_model(lanes[0].found["identity"]), display)
+        selection = self._select(device_model(lanes[0].device_info["identity"]), display)
         todo, failed, self._further = selection.todo, selection.failed, selection.further
         kept = len(self._plan.cells) - len(todo)
         stop: BaseException | None = None
@@ -146,7 +146,7 @@ class Benchmark:
                 self._check_base(record, display)
             self._end_if_weak()
             if todo:
-                self._prepare(todo, display, lanes[0].found)
+                self._prepare(todo, display, lanes[0].device_info)
             display.expect([cell.method for cell in todo])
             self._run_cells(todo, lanes, display, ran)
         except (KeyboardInterrupt, WeakBase) as error:
@@ -202,16 +202,16 @@ class Benchmark:
         reading = self._store.read()
         for problem in reading.problems:
             display.warn(problem)
-        found = select(self._plan, reading.records, self._execution, device)
+        selection = select(self._plan, reading.records, self._execution, device)
         every = len(self._plan.cells)
-        if kept := every - len(found.todo):
+        if kept := every - len(selection.todo):
             display.say(
                 f"{kept} of {plural(every, 'cell')} {'is' if every == 1 else 'are'} recorded in {self._store.root} "
                 f"already (--rerun always measures them again)"
             )
-        return found
+        return selection
 
-    def _prepare(self, todo: Sequence[Cell], display: Display, found: Mapping[str, Any]) -> None:
+    def _prepare(self, todo: Sequence[Cell], display: Display, device_info: Mapping[str, Any]) -> None:
         """Make base model and judges in a process of their own, so that no cell pays for them."""
         needs = [need for spec in self._plan.metrics for need in spec.needs]
         base_seeds = sorted({cell.base_seed for cell in todo})
@@ -223,7 +223,7 @@ class Benchmark:
 
             outcome = self._workers.run(
                 "unlearnbench.run.cell:prepare_dataset", self._plan.dataset, needs, base_seeds, self._execution.cache,
-                found, on_progress=task.progress, on_warning=display.warn, on_tick=tick,
+                device_info, on_progress=task.progress, on_warning=display.warn, on_tick=tick,
             )  # fmt: skip
         _expect(outcome)
 
@@ -243,25 +243,25 @@ class Benchmark:
         """
         if self._stop.is_set():
             raise Stopped
-        found = lane.found
+        device_info = lane.device_info
         started_utc, started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
-        where = f" on {found['name']}" if found["of"] > 1 else ""
+        where = f" on {device_info['name']}" if device_info["of"] > 1 else ""
         with display.task(f"{self._label(cell)}{where}") as task:
             try:
                 outcome = self._measure(number, cell, lane, display, task)
             except Stopped:
                 outcome = Outcome("interrupted", reason=self._stop_reason)
-                self._append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
+                self._append(self._record(cell, outcome, device_info, started_utc, time.monotonic() - started))
                 raise
             finally:
                 lane.scheduler.release(number)
             seconds = time.monotonic() - started
-            record = self._record(cell, outcome, found, started_utc, seconds)
+            record = self._record(cell, outcome, device_info, started_utc, seconds)
             try:
                 self._append(record)
             except (ValueError, TypeError, RecursionError, OverflowError) as error:  # a plugin put something odd in it
                 outcome = Outcome("failed", reason=f"what it measured cannot be recorded: {spell_error(error)}")
-                record = self._record(cell, outcome, found, started_utc, seconds)
+                record = self._record(cell, outcome, device_info, started_utc, seconds)
                 self._append(record)
             verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
             display.finish(task, cell.method, seconds, verdict)
@@ -272,12 +272,12 @@ class Benchmark:
         """Say so at once where a record of the untouched model fails the suite's checks, as the report will."""
         if self._check is None or record.status != "ok" or record.method.get("role") != "reference":
             return
-        found = self._check(record)
-        if found and not self._weak:
+        alarms = self._check(record)
+        if alarms and not self._weak:
             display.say(f"{WEAK}{'' if self._execution.stop_if_weak else STOP_HINT}")
-        for alarm in found:
+        for alarm in alarms:
             display.say(f"- {alarm}")
-        self._weak |= bool(found)
+        self._weak |= bool(alarms)
         if self._weak and self._execution.stop_if_weak:
             self._stop.set()
 
@@ -289,7 +289,7 @@ class Benchmark:
         """Record a cell, then put its model to its place."""
         self._store.append(record)
         if (models := self._models_of(record.cell)) is not None:
-            settle(models, record)
+            publish(models, record)
 
     def _models_of(self, cell: Cell) -> Path | None:
         """Return the folder that a cell's model goes to: an untouched model or a sham is nothing to keep."""
@@ -316,7 +316,7 @@ class Benchmark:
             with self._beside.working(lane.number):
                 return self._workers.run(
                     "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, execution.plugin_files,
-                    execution.cache, lane.found, execution.repeats, staged, timeout=execution.timeout,
+                    execution.cache, lane.device_info, execution.repeats, staged, timeout=execution.timeout,
                     on_progress=task.progress, on_tick=check_stop, on_slot=take_slot, on_beside=most_beside,
                     on_warning=display.warn,
                 )  # fmt: skip
@@ -333,7 +333,7 @@ class Benchmark:
         return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.target.label}{named}{seed}"
 
     def _record(
-        self, cell: Cell, outcome: Outcome, found: Mapping[str, Any], started_utc: str, seconds: float
+        self, cell: Cell, outcome: Outcome, device_info: Mapping[str, Any], started_utc: str, seconds: float
     ) -> Record:
         spec, dataset = self._plan.methods[cell.method], self._plan.dataset
         measured = dict(outcome.value or {})
@@ -353,7 +353,7 @@ class Benchmark:
             wall_seconds=seconds,
             protocol=dataset.protocol.to_json(),
             dataset=dataset.to_json(),
-            provenance={**self._software, "device": found["identity"], "started_utc": started_utc},
+            provenance={**self._software, "device": device_info["identity"], "started_utc": started_utc},
             **{"revisions": rests_on(spec, self._plan.metrics_of(cell), dataset), **measured},
         )  # fmt: skip
 
@@ -368,13 +368,13 @@ def train_base(
     """
     with _signals_as_interrupt(Interruption()), Display(console) as display:
         try:
-            found = _expect(workers.run("unlearnbench.run.cell:identify", device))
+            device_info = _expect(workers.run("unlearnbench.run.cell:resolve_device", device))
             with (
-                device_lock([found["identity"]], partial(display.wait, "wait for the device"), display.warn),
+                device_lock([device_info["identity"]], partial(display.wait, "wait for the device"), display.warn),
                 display.task(f"{dataset.name}: base model", announce=True) as task,
             ):
                 outcome = workers.run(
-                    "unlearnbench.run.cell:train_base", dataset, cache, found["device"], out,
+                    "unlearnbench.run.cell:train_base", dataset, cache, device_info["device"], out,
                     on_progress=task.progress, on_warning=display.warn, on_tick=display.tick,
                 )  # fmt: skip
         except KeyboardInterrupt:

@@ -75,13 +75,13 @@ def spell_cores(cores: Sequence[int]) -> str:
     return "+".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
 
 
-def check_alike(found: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UsageError unless devices, as `runner.identify_all` returns them, are of one model and driver.
+def check_alike(infos: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UsageError unless devices, as `run.cell.resolve_devices` returns them, are of one model and driver.
 
     The cells of a run are compared with each other, and its priors are charged to all of them.
     """
-    first = found[0]
-    for other in found[1:]:
+    first = infos[0]
+    for other in infos[1:]:
         if device_key(first["identity"]) != device_key(other["identity"]):
             raise UsageError(
                 f"--devices names devices that are not alike, {_words(first)} and {_words(other)}: name those of one "
@@ -89,6 +89,6 @@ def check_alike(found: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _words(found: Mapping[str, Any]) -> str:
-    facts = [str(found["identity"][fact]) for fact in ("name", "driver") if fact in found["identity"]]
-    return f"{found['name']} ({', driver '.join(facts)})"
+def _words(device_info: Mapping[str, Any]) -> str:
+    facts = [str(device_info["identity"][fact]) for fact in ("name", "driver") if fact in device_info["identity"]]
+    return f"{device_info['name']} ({', driver '.join(facts)})"

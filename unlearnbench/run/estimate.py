@@ -118,7 +118,7 @@ class Outlook:
     """All that is known of a run that has not been."""
 
     plan: Plan
-    found: Mapping[str, Any]  # the device, as `runner.identify` returns it
+    device_info: Mapping[str, Any]  # the device, as `run.cell.resolve_device` returns it
     rows: Sequence[Row]
     surroundings: Surroundings
     preparation: Preparation
@@ -133,20 +133,21 @@ def estimate(plan: Plan, workers: Workers, store: ResultStore, console: Console,
         UsageError: the run could not start.
     """
     with Display(console) as display:
-        found = _value(workers.run("unlearnbench.run.cell:identify", execution.device))
-        plan.dataset.check_device(found["identity"]["type"])
-        with device_lock([found["identity"]], lambda holder: display.wait("wait for the device", holder), display.warn):
+        device_info = _value(workers.run("unlearnbench.run.cell:resolve_device", execution.device))
+        plan.dataset.check_device(device_info["identity"]["type"])
+        identity = device_info["identity"]
+        with device_lock([identity], lambda holder: display.wait("wait for the device", holder), display.warn):
             reading = store.read()
             for problem in (*plan.warnings, *reading.problems):
                 display.warn(problem)
-            here = device_model(found["identity"])
+            here = device_model(device_info["identity"])
             selection = select(plan, reading.records, execution, here)
-            pilot = _Pilot(plan, workers, display, execution, found)
+            pilot = _Pilot(plan, workers, display, execution, device_info)
             preparation = pilot.preparation(selection)
             rows = [pilot.row(cells) for cells in variants(selection.todo)]
             surroundings = pilot.surroundings(selection, recorded(reading.records, plan, here))
             return Outlook(
-                plan, found, rows, surroundings, preparation, len(plan.cells) - len(selection.todo),
+                plan, device_info, rows, surroundings, preparation, len(plan.cells) - len(selection.todo),
                 execution,
             )  # fmt: skip
 
@@ -180,7 +181,7 @@ def recorded(records: Iterable[Record], plan: Plan, here: DeviceModel) -> dict[s
     dataset = plan.dataset
     found: dict[str, list[float]] = {}
     for record in records:
-        alike = (record.dataset.get("digest"), record.dataset.get("panel")) == (dataset.digest, dataset.panel)
+        alike = (record.dataset.get("digest"), record.dataset.get("panel")) == (dataset.digest, dataset.judges_digest)
         place = (record.cell.dataset, record.cell.protocol)
         known = record.cell.method in plan.methods and place == (dataset.name, dataset.protocol.name)
         if record.status != "ok" or not (alike and known and record.device_model.matches(here)):
@@ -213,10 +214,10 @@ class _Pilot:
     """Has things measured, each in a process of its own, one after another."""
 
     def __init__(
-        self, plan: Plan, workers: Workers, display: Display, execution: Execution, found: Mapping[str, Any]
+        self, plan: Plan, workers: Workers, display: Display, execution: Execution, device_info: Mapping[str, Any]
     ) -> None:
         self._plan, self._workers, self._display = plan, workers, display
-        self._execution, self._found = execution, found
+        self._execution, self._device_info = execution, device_info
         self._starts: list[float] = []  # seconds from asking for a process until it works
 
     def _run(self, label: str, job: str, *arguments: Any) -> Outcome:
@@ -224,7 +225,7 @@ class _Pilot:
         began = time.monotonic()
         with self._display.task(label, announce=True) as task:
             outcome = self._workers.run(
-                f"unlearnbench.run.pilot:{job}", *arguments, self._execution.cache, self._found, timeout=JOB_SECONDS,
+                f"unlearnbench.run.pilot:{job}", *arguments, self._execution.cache, self._device_info, timeout=JOB_SECONDS,
                 on_progress=task.progress, on_warning=self._display.warn, on_tick=self._display.tick,
             )  # fmt: skip
         if outcome.status != "ok":

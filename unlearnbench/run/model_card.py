@@ -106,8 +106,8 @@ unlearnbench sample . --class {c} --n 64 --out grid.png
 
 
 def _limits(record: Record) -> str:
-    worth = record.judge
-    judge = f" (test accuracy {100 * worth['test_accuracy']:.1f} %, n = {worth['n']})" if worth else ""
+    tested = record.judge
+    judge = f" (test accuracy {100 * tested['test_accuracy']:.1f} %, n = {tested['n']})" if tested else ""
     return (
         "## Limits\n\n"
         f"- The metrics say what judges{judge} and features make of samples of this one model, as many as n; they "

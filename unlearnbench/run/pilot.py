@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearnbench.cost.meter import Cost, Meter, Outside, Phase
+from unlearnbench.cost.meter import Cost, Meter, Phase, Untimed
 from unlearnbench.datasets import Dataset, Images, Split
 from unlearnbench.datasets.recipes import ClassifierRecipe, GivenJudge, SvmRecipe
 from unlearnbench.errors import UsageError
@@ -31,9 +31,9 @@ from unlearnbench.judges.judges import (
     SvmJudge,
     build_classifier,
     classifier,
-    through,
+    forward_batches,
 )
-from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
+from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep, measure
 from unlearnbench.measure.prepared import Prepared
 from unlearnbench.models.base import base_artifact, base_reference, image_digests
 from unlearnbench.models.checkpoints import read_checkpoint
@@ -52,7 +52,7 @@ from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")
-AROUND_PHASES: tuple[Phase | Outside, ...] = ("load", "warmup", "judge", "attack")
+AROUND_PHASES: tuple[Phase | Untimed, ...] = ("load", "warmup", "judge", "attack")
 TRAIN_SECONDS = 2.0  # of timed training steps
 TEST_SHARE = 5  # training images per test image, where these are not here
 NO_INCEPTION = "judging: FID's Inception weights are not here, so what its features take is not known"
@@ -134,18 +134,18 @@ def _quiet(what: str, done: int, total: int) -> None:
     """Show no progress."""
 
 
-def _begin(found: Mapping[str, Any]) -> tuple[torch.device, TrialClock, Meter]:
+def _begin(device_info: Mapping[str, Any]) -> tuple[torch.device, TrialClock, Meter]:
     """Return the device, a clock that goes on for work left out, and a meter that goes by it."""
-    device = torch.device(found["device"])
+    device = torch.device(device_info["device"])
     clock = TrialClock(device)
-    meter = Meter.for_device(device, str(found["identity"]["uuid"]), clock=clock)
+    meter = Meter.for_device(device, str(device_info["identity"]["uuid"]), clock=clock)
     make_current(device)
     return device, clock, meter
 
 
 def measure_method(
     cell: Cell, dataset: Dataset, labels: Sequence[int], plugin_files: Sequence[Path], cache: Path,
-    found: Mapping[str, Any], channel: JobChannel,
+    device_info: Mapping[str, Any], channel: JobChannel,
 ) -> tuple[MethodCost | Unknown, float]:  # fmt: skip
     """Return what a method takes for a cell, and the seconds that this job worked.
 
@@ -155,17 +155,17 @@ def measure_method(
         labels: of the images that the cell samples.
         plugin_files: files that may hold the method.
         cache: folder of artifacts.
-        found: the device, as `runner.identify` returns it.
+        device_info: the device, as `run.cell.resolve_device` returns it.
         channel: shows progress.
     """
     began = time.perf_counter()
-    device, clock, meter = _begin(found)
+    device, clock, meter = _begin(device_info)
     registry, store, dataset = Registry(plugin_files), TrialStore(cache), dataset.with_base_seed(cell.base_seed)
     method, subject = registry.method(cell.method), subject_of(dataset, cache, device)
     harness = Harness(
         dataset, subject.train, subject.base, subject.base_digest, cell.method,
         registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device, store, meter,
-        found["identity"], software(), channel,
+        device_info["identity"], software(), channel,
     )  # fmt: skip
     try:
         cost: MethodCost | Unknown = _method_cost(method, cell, harness, store, clock, labels)
@@ -185,7 +185,7 @@ def _method_cost(
     clock.reckoned, clock.rate = False, None
     first: tuple[Phase, ...] = ("warmup", "forget") if harness.device.type == "cuda" else ("warmup",)
     warmup = sum(harness.meter.costs[phase].seconds for phase in first if phase in harness.meter.costs)
-    meter = harness.meter.another()
+    meter = harness.meter.fresh()
     timed = replace(harness, meter=meter, counts=Counts(), curves={}, priors={}, made=set())
     context = unlearn(method, timed, cell, partial(Trial, clock=clock))
     reckoned |= {"rte"} if clock.reckoned else set()
@@ -249,7 +249,7 @@ class _Watch:
 
 
 def look_around(
-    dataset: Dataset, needs: Collection[str], base_seeds: Sequence[int], cache: Path, found: Mapping[str, Any],
+    dataset: Dataset, needs: Collection[str], base_seeds: Sequence[int], cache: Path, device_info: Mapping[str, Any],
     channel: JobChannel,
 ) -> tuple[tuple[list[str], list[str], int], float]:  # fmt: skip
     """Return what of a dataset is cached, what is lacking, a base model's bytes, and the seconds that this job worked.
@@ -259,10 +259,10 @@ def look_around(
         needs: of the metrics to come.
         base_seeds: of the base models.
         cache: folder of artifacts.
-        found: the device, as `runner.identify` returns it.
+        device_info: the device, as `run.cell.resolve_device` returns it.
         channel: shows progress.
     """
-    began, device = time.perf_counter(), torch.device(found["device"])
+    began, device = time.perf_counter(), torch.device(device_info["device"])
     there, lacking = at_hand(dataset, Look(cache), device, needs, base_seeds)
     base = subject_of(dataset, cache, torch.device("cpu")).base
     return (there, lacking, _bytes(base)), time.perf_counter() - began
@@ -273,7 +273,7 @@ def _bytes(network: nn.Module) -> int:
 
 
 def measure_making(
-    dataset: Dataset, name: str, cache: Path, found: Mapping[str, Any], channel: JobChannel
+    dataset: Dataset, name: str, cache: Path, device_info: Mapping[str, Any], channel: JobChannel
 ) -> tuple[Making, float]:
     """Return what making a part of what belongs to a dataset takes, and the seconds that this job worked.
 
@@ -281,12 +281,12 @@ def measure_making(
         dataset: whose part it is.
         name: of the part, as `forecast.at_hand` has it.
         cache: folder of artifacts.
-        found: the device, as `runner.identify` returns it.
+        device_info: the device, as `run.cell.resolve_device` returns it.
         channel: shows progress.
     """
     if name.endswith(DOWNLOAD):
         return Making(None, 0), 0.0
-    began, device = time.perf_counter(), torch.device(found["device"])
+    began, device = time.perf_counter(), torch.device(device_info["device"])
     make_current(device)
     train, tests = _images(dataset, Look(cache))
     with tempfile.TemporaryDirectory() as folder:
@@ -340,9 +340,9 @@ class _Maker:
     def _looking_seconds(self, network: nn.Module, n: int) -> float:
         """Return what it takes to send n images through a network."""
         some = self.train.images[:JUDGE_BATCH]
-        through(network, some, self.device)  # first use
+        forward_batches(network, some, self.device)  # first use
         began = self.clock.settled()
-        through(network, some, self.device)
+        forward_batches(network, some, self.device)
         return (self.clock.settled() - began) * n / len(some)
 
     def _base(self) -> Making:
@@ -366,7 +366,7 @@ class _Maker:
 
 def measure_surroundings(
     cell: Cell, dataset: Dataset, metric_names: Sequence[str], plugin_files: Sequence[Path], cache: Path,
-    found: Mapping[str, Any], channel: JobChannel,
+    device_info: Mapping[str, Any], channel: JobChannel,
 ) -> tuple[tuple[dict[str, float], str], float]:  # fmt: skip
     """Return what a cell takes besides method and samples, what of that is not known, and the seconds this job worked.
 
@@ -378,11 +378,11 @@ def measure_surroundings(
         metric_names: of the metrics to compute.
         plugin_files: files that may hold a metric.
         cache: folder of artifacts.
-        found: the device, as `runner.identify` returns it.
+        device_info: the device, as `run.cell.resolve_device` returns it.
         channel: shows progress.
     """
     began = time.perf_counter()
-    device, clock, meter = _begin(found)
+    device, clock, meter = _begin(device_info)
     with meter.phase("load"):
         metrics, unknown = _metrics(dataset, metric_names, Registry(plugin_files))
         subject = subject_of(dataset.with_base_seed(cell.base_seed), cache, device)
@@ -391,11 +391,11 @@ def measure_surroundings(
         warm_up(prepared, dataset, device)
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore(Path(folder))
-        evidence = Evidence(cell, subject.base, dataset, prepared, store, found["identity"], meter, channel)
-        _fill(evidence, clock)
+        inputs = EvaluationInputs(cell, subject.base, dataset, prepared, store, device_info["identity"], meter, channel)
+        _fill(inputs, clock)
         with meter.phase("judge"):
-            measure(evidence, metrics)
-            losses_by_timestep(evidence)
+            measure(inputs, metrics)
+            losses_by_timestep(inputs)
     meter.instruments.close()
     seconds: dict[str, float] = {p: meter.costs[p].seconds for p in AROUND_PHASES if p in meter.costs}
     return (seconds, unknown), time.perf_counter() - began
@@ -428,7 +428,7 @@ def _stand_ins(dataset: Dataset, subject: Subject, needs: Collection[str]) -> Pr
         train_features=torch.rand(len(subject.train.images), dataset.features) if featured else None,
         second=_second(dataset, subject.train) if any(need.endswith("_second") for need in needs) else None,
         rejecting=RejectingJudge(_untrained(dataset, dataset.rejecting), dataset.rejecting.threshold),
-        worth={},
+        test_performance={},
         artifacts={"base": {}},
     )
 
@@ -443,13 +443,13 @@ def _second(dataset: Dataset, train: Split) -> Judge:
     return NetworkJudge(_untrained(dataset, dataset.second))
 
 
-def _fill(evidence: Evidence, clock: TrialClock) -> None:
+def _fill(inputs: EvaluationInputs, clock: TrialClock) -> None:
     """Give evidence images of noise in place of samples, and an attacker that works in brief."""
-    cell, dataset = evidence.cell, evidence.dataset
+    cell, dataset = inputs.cell, inputs.dataset
     forget = dataset.protocol.forget_samples * len(cell.forget_classes)
-    vars(evidence).update(
+    vars(inputs).update(
         forget_samples=_noise(forget, dataset),
-        retain_samples=_noise(len(evidence.retain_labels), dataset),
-        earlier_samples=_noise(len(evidence.earlier_labels), dataset),
-        attacker=TrialAttacker(cell, evidence.model, dataset, evidence.prepared, evidence.progress, clock=clock),
+        retain_samples=_noise(len(inputs.retain_labels), dataset),
+        earlier_samples=_noise(len(inputs.earlier_labels), dataset),
+        attacker=TrialAttacker(cell, inputs.model, dataset, inputs.prepared, inputs.progress, clock=clock),
     )

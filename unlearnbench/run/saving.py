@@ -36,7 +36,7 @@ def staging(models: Path, cell: Cell) -> Path:
 
 
 def stage(folder: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[int]) -> dict[str, str]:
-    """Write a cell's unlearned model to where `settle` finds it.
+    """Write a cell's unlearned model to where `publish` finds it.
 
     Args:
         folder: what `staging` returned in the process that records the cell.
@@ -96,7 +96,7 @@ def _predict_alike(model: "nn.Module", other: Any, cell: Cell, image_shape: Sequ
     return torch.equal(ours, theirs) if device.type == "cpu" else torch.allclose(ours, theirs, TOLERANCE, TOLERANCE)
 
 
-def settle(models: Path, record: Record) -> None:
+def publish(models: Path, record: Record) -> None:
     """Put a sound record's staged model to its place, with card and facts; drop that of any other record.
 
     Raises:
@@ -117,7 +117,7 @@ def settle(models: Path, record: Record) -> None:
 
 
 def is_saved(models: Path, record: Record) -> bool:
-    """Say whether the model of a record is where `settle` puts it; so is what no folder can hold."""
+    """Say whether the model of a record is where `publish` puts it; so is what no folder can hold."""
     if "reason" in record.artifacts.get("model", {}):
         return True
     folder = models / record.cell.id

@@ -4,7 +4,7 @@ A record rests on three things, and is stale where one of them is another now:
 
 - the source of its method and of its metrics: the syntax tree of a plugin's file and of the helpers it imports from
   its folder, without docstrings and comments (`plugins/sources.py`);
-- the recipes of its dataset: base model, judges, feature extractor, protocol (`Dataset.digest`, `Dataset.panel`);
+- the recipes of its dataset: base model, judges, feature extractor, protocol (`Dataset.digest`, `Dataset.judges_digest`);
 - parts of the harness, by their declared revisions (`store/revisions.py`).
 """
 
@@ -74,7 +74,7 @@ def stale_ids(records: Iterable[Record], sources: Mapping[str, str]) -> frozense
         key = (facts.get("digest"), facts.get("panel"), protocol)
         if key not in now:
             dataset = current_dataset(facts, protocol)
-            now[key] = None if dataset is None else (dataset.digest, dataset.panel)
+            now[key] = None if dataset is None else (dataset.digest, dataset.judges_digest)
         if is_stale(record, sources, now[key]):
             found.add(record.cell.id)
     return frozenset(found)
@@ -94,7 +94,7 @@ def needs_run(
         return True
     if not record.device_model.matches(device) or record.dataset.get("content", "") != dataset.content:
         return True
-    if is_stale(record, sources, (dataset.digest, dataset.panel)):
+    if is_stale(record, sources, (dataset.digest, dataset.judges_digest)):
         return True
     if record.status == "ok":
         timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1

@@ -16,7 +16,7 @@ from unlearnbench.cost.meter import Cost, Meter
 from unlearnbench.datasets import Dataset
 from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
 from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
-from unlearnbench.judges.judges import Judge, through
+from unlearnbench.judges.judges import Judge, forward_batches
 from unlearnbench.measure.prepared import Prepared
 from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, to_float
 from unlearnbench.models.networks import is_plain
@@ -53,7 +53,7 @@ def reference_images(labels: NDArray[np.int64], gone: Collection[int], reference
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvaluationInputs:
     """One cell's evidence; the cached properties are the needs of `plugin.NEEDS`, shapes and dtypes as said there.
 
     Classes that are forgotten at once count as one: judges name each of them as the first, so that no metric has to
@@ -153,7 +153,7 @@ class Evidence:
         return self._sample(self.retain_labels.tolist())
 
     def _probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        logits = through(self.prepared.judge, images, self.device).double()
+        logits = forward_batches(self.prepared.judge, images, self.device).double()
         probs: NDArray[np.float64] = logits.softmax(dim=1).numpy()
         first, further = self.cell.forget_class, self.cell.further
         rows = np.flatnonzero(np.isin(probs.argmax(axis=1), further))
@@ -184,7 +184,7 @@ class Evidence:
 
     def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         assert self.prepared.extractor is not None
-        features: NDArray[np.float64] = through(self.prepared.extractor, images, self.device).double().numpy()
+        features: NDArray[np.float64] = forward_batches(self.prepared.extractor, images, self.device).double().numpy()
         return features
 
     @cached_property
@@ -237,17 +237,17 @@ class Evidence:
         return Attacker(self.cell, self.model, self.dataset, self.prepared, self.progress)
 
 
-def losses_by_timestep(evidence: Evidence) -> dict[str, Any]:
+def losses_by_timestep(inputs: EvaluationInputs) -> dict[str, Any]:
     """Return the denoising loss of the unlearned model by timestep bin, for forget and retained training images.
 
     mean (eps - eps_theta(x_t, t, c))^2 per pixel over `n` images per bin, each with one t and one noise that are the
     same for every method: what unlearning did where. Predicting zero gives 1; None stands for no finite loss.
     """
-    train, cell, device = evidence.prepared.train, evidence.cell, evidence.device
+    train, cell, device = inputs.prepared.train, inputs.cell, inputs.device
     schedule = Schedule.linear(device=device)
     width = schedule.timesteps // TIMESTEP_BINS
     sides: dict[str, list[float | None]] = {"forget": [], "retain": []}
-    with evaluating(evidence.model):
+    with evaluating(inputs.model):
         for side, losses in sides.items():
             inside = np.isin(train.labels, cell.forget_classes)
             kept = ~np.isin(train.labels, cell.target.gone)
@@ -262,13 +262,13 @@ def losses_by_timestep(evidence: Evidence) -> dict[str, Any]:
                 eps = torch.randn(x0.shape, generator=random)
                 y = torch.from_numpy(train.labels)[chosen]
                 batch = [part.to(device) for part in (x0, y, t, eps)]
-                loss = eps_loss(evidence.model, schedule, *batch).mean() / x0[0].numel()
+                loss = eps_loss(inputs.model, schedule, *batch).mean() / x0[0].numel()
                 losses.append(float(loss) if torch.isfinite(loss) else None)
     edges = [k * width for k in range(TIMESTEP_BINS + 1)]
     return {"edges": edges, **sides, "n": LOSS_IMAGES}
 
 
-def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> dict[str, dict[str, Any]]:
+def measure(inputs: EvaluationInputs, metrics: Sequence[tuple[MetricSpec, str]]) -> dict[str, dict[str, Any]]:
     """Return the record's entry for each metric: its value, n, and all that a report needs to show it.
 
     Args:
@@ -281,9 +281,9 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
     for spec, source_hash in metrics:
         with ExitStack() as apart:
             if "attacker" in spec.needs:
-                apart.enter_context(evidence.meter.phase("attack"))
-                apart.enter_context(global_rng_kept(evidence.device))
-            score, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
+                apart.enter_context(inputs.meter.phase("attack"))
+                apart.enter_context(global_rng_kept(inputs.device))
+            score, reason = _score(spec, {need: getattr(inputs, need) for need in spec.needs})
         entries[spec.name] = {
             "value": None if reason else score.value, "n": score.n, "title": spec.title, "unit": spec.unit,
             "better": spec.better, "shows": spec.aspect, "headline": spec.headline, "format": spec.format,
