@@ -272,7 +272,7 @@ def measure(inputs: EvaluationInputs, metrics: Sequence[tuple[MetricSpec, str]])
     """Return the record's entry for each metric: its value, n, and all that a report needs to show it.
 
     Args:
-        evidence: of the cell.
+        inputs: what the metrics ask for, of one cell.
         metrics: each with the hash of its source file.
 
     A value that is not finite, or a metric that declares itself unmeasurable, becomes null with a reason.

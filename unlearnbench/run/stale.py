@@ -4,7 +4,8 @@ A record rests on three things, and is stale where one of them is another now:
 
 - the source of its method and of its metrics: the syntax tree of a plugin's file and of the helpers it imports from
   its folder, without docstrings and comments (`plugins/sources.py`);
-- the recipes of its dataset: base model, judges, feature extractor, protocol (`Dataset.digest`, `Dataset.judges_digest`);
+- the recipes of its dataset: base model, judges, feature extractor, protocol (`Dataset.digest` and
+  `Dataset.judges_digest`);
 - parts of the harness, by their declared revisions (`store/revisions.py`).
 """
 
