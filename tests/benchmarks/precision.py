@@ -1,4 +1,4 @@
-"""What sampling in bfloat16 does to FID: the same noise forward_batches the digits base model in fp32 and in bf16 autocast.
+"""What sampling in bfloat16 does to FID: the same noise through the digits base model in fp32 and in bf16 autocast.
 
     python -m tests.benchmarks.precision
 

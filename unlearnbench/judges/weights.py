@@ -14,8 +14,8 @@ from unlearnbench.models.networks import CLASSIFIERS
 from unlearnbench.store.artifacts import Tensors
 from unlearnbench.store.hashing import file_digest
 
-HEAD = "linear."  # begins the names of the last layer's tensors in a file; all others are the body's
-COUNTER = "num_batches_tracked"  # ends the names of counters that no prediction depends on; a file may leave them out
+HEAD = "linear."  # prefix of the last layer's tensors in a file; all others belong to the body
+COUNTER = "num_batches_tracked"  # suffix of counters that no prediction depends on; a file may leave them out
 CHANNELS = 3
 
 
@@ -33,7 +33,7 @@ def read_weights(what: str, path: Path, network: str, classes: int) -> Weights:
         what: begins the error messages.
         path: of the file.
         network: a name in `FROM_FILES`.
-        classes: that the classifier must tell apart.
+        classes: number of classes of the classifier.
 
     Raises:
         UsageError: the file cannot be read, or holds something else.
@@ -57,7 +57,7 @@ def read_weights(what: str, path: Path, network: str, classes: int) -> Weights:
 
 
 def check_given(dataset: Dataset) -> None:
-    """Look into the files that a user gave for judges of a dataset.
+    """Check the weight files that a user gave for judges of a dataset.
 
     Raises:
         UsageError: one holds weights that do not fit its judge.
@@ -73,14 +73,14 @@ def _check_shapes(what: str, judge: str, wanted: Tensors, found: Tensors) -> Non
 
     Args:
         what: begins the error messages.
-        judge: that the weights are to be of.
+        judge: name of the expected network.
         wanted: tensors as the file should name them, of which only the shapes count.
         found: those in the file.
     """
     advice = f"give weights of {judge} for these classes"
     head = found.get(f"{HEAD}weight")
     if head is not None and head.ndim == 2 and len(head) != (classes := len(wanted[f"{HEAD}weight"])):
-        raise UsageError(f"{what}: its network tells {len(head)} classes apart, but there are {classes} here: {advice}")
+        raise UsageError(f"{what}: its network has {len(head)} classes, the dataset has {classes}: {advice}")
     for name, tensor in wanted.items():
         if name.endswith(COUNTER):
             continue
@@ -94,10 +94,10 @@ def _check_shapes(what: str, judge: str, wanted: Tensors, found: Tensors) -> Non
 
 
 def _inner(name: str) -> str:
-    """Return what a classifier calls a tensor of a file."""
+    """Return the classifier's name for a tensor of a file."""
     return f"head.{name.removeprefix(HEAD)}" if name.startswith(HEAD) else f"body.{name}"
 
 
 def _outer(name: str) -> str:
-    """Return what a file calls a tensor of a classifier."""
+    """Return the file's name for a tensor of a classifier."""
     return HEAD + name.removeprefix("head.") if name.startswith("head.") else name.removeprefix("body.")

@@ -11,8 +11,8 @@ from unlearnbench.datasets import Dataset, Images, Split
 from unlearnbench.datasets.recipes import SvmRecipe
 from unlearnbench.judges.features import extractor_for, inception
 from unlearnbench.judges.judges import (
-    Found,
     Judge,
+    ReadyJudge,
     build_classifier,
     classifier,
     classifier_key,
@@ -29,7 +29,9 @@ from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, softw
 from unlearnbench.store.revisions import later
 
 FEATURES = "compute features of the training images"
-OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., Found]]] = {  # name -> endings of needs, and its maker
+OTHER_JUDGES: Mapping[
+    str, tuple[tuple[str, ...], Callable[..., ReadyJudge]]
+] = {  # name -> suffixes of needs, maker
     "second": (("_second",), second_judge),
     "rejecting": (("_verdicts", "attacker"), rejecting_judge),
 }
@@ -52,9 +54,7 @@ class Prepared:
     train_features: Tensor | None  # (N, D) float32 of the training images, likewise
     second: Judge | None  # one of another kind, None where no metric asks for it
     rejecting: Judge | None  # one that may reject, likewise
-    test_performance: Mapping[
-        str, Any
-    ]  # of the judge on test images: test_accuracy, n, and the other judges' by their names
+    test_performance: Mapping[str, Any]  # of the judge: test_accuracy, n; of the other judges by name
     artifacts: dict[str, dict[str, Any]]
 
 
@@ -169,7 +169,7 @@ def _other_judge_names(needs: Collection[str]) -> list[str]:
 def _other_judges(
     needs: Collection[str], dataset: Dataset, images: Images, sources: Mapping[str, str], store: ArtifactStore,
     device: torch.device, progress: Progress,
-) -> dict[str, Found]:  # fmt: skip
+) -> dict[str, ReadyJudge]:  # fmt: skip
     """Return the judges that metrics ask for beside the first one, by name."""
     return {
         name: OTHER_JUDGES[name][1](dataset, images, sources, store, device, progress)

@@ -226,7 +226,8 @@ class _Pilot:
         with self._display.task(label, announce=True) as task:
             outcome = self._workers.run(
                 f"unlearnbench.run.pilot:{job}", *arguments, self._execution.cache, self._device_info,
-                timeout=JOB_SECONDS, on_progress=task.progress, on_warning=self._display.warn, on_tick=self._display.tick,
+                timeout=JOB_SECONDS, on_progress=task.progress, on_warning=self._display.warn,
+                on_tick=self._display.tick,
             )  # fmt: skip
         if outcome.status != "ok":
             return outcome

@@ -1,4 +1,4 @@
-"""Geometry of the page's charts: where dots, lines and ticks go. The templates draw them, as SVG."""
+"""Geometry of the page's charts: positions of dots, lines and ticks, which the templates draw as SVG."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ MOST_DOTS = 2000  # of single classes in one chart
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its words, and the positions of its ticks."""
+    """One axis: its label, and the positions of its ticks."""
 
     label: str
     ticks: list[tuple[float, str]]
@@ -27,7 +27,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Dot:
-    """A mark of one row, and what it says when it is pointed at."""
+    """A mark of one row, and its tooltip."""
 
     label: str  # of the row
     x: float
@@ -57,7 +57,7 @@ class Chart:
     """A drawing of `width` x `height` units with two axes."""
 
     title: str
-    words: str  # what a reader who cannot see it should know
+    words: str  # text alternative for screen readers
     width: int
     height: int
     x: Axis
@@ -106,7 +106,7 @@ class Scale:
 def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 520, height: int = 470) -> Chart | None:
     """Return two measures of every row against each other: the mean with its intervals, and a dot per forget class.
 
-    A reference has no cost that could be compared, and no place where one is an axis.
+    References have no comparable cost, so they are left out where an axis is one.
     """
     rows = [v for v in board.variants if v.role != "reference" or "cost" not in (x.aspect, y.aspect)]
     means = {v: (board.over_classes(v, x), board.over_classes(v, y)) for v in rows}
@@ -173,7 +173,7 @@ def _number(value: Value) -> float:
 
 
 def _reach(values: Sequence[Value]) -> list[float]:
-    """Return numbers and the ends of their intervals, but for ends that a logarithm does not know and numbers do."""
+    """Return numbers and interval ends; ends that are not positive are left out where all numbers are."""
     numbers = [_number(value) for value in values]
     ends = [end for value in values for end in value.interval or ()]
     return numbers + [end for end in ends if end > 0 or min(numbers) <= 0]

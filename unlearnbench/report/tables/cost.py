@@ -10,7 +10,7 @@ from unlearnbench.report.tables.table import Table
 
 
 def cost_table(board: Board) -> Table:
-    """Return what each variant cost: means over forget classes, without the columns that no row has a number for."""
+    """Return what each variant cost: means over forget classes, without columns that are empty in every row."""
     variants, found = board.variants, {}
     for measure in board.cost.detailed:
         column = [replace(board.over_classes(variant, measure), spread=None) for variant in variants]
@@ -35,7 +35,7 @@ def cost_table(board: Board) -> Table:
 
 
 def _rank(board: Board, variant: Variant) -> Value:
-    """Return a variant's rank by run time, marked like the run time it rests on."""
+    """Return a variant's rank by run time, with the marks of its run time."""
     if variant not in board.ranks:
         return Value(None)
     rte = board.over_classes(variant, board.costs[0])

@@ -1,4 +1,4 @@
-"""Forgetting against retention against cost: which methods no other one beats in all three. No composite score."""
+"""Forgetting against retention against cost: the non-dominated methods. There is no composite score."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from unlearnbench.report.tables.table import Table
 
 
 def pareto_tables(board: Board) -> list[Table]:
-    """Return the table of the three axes and of who is dominated; none with fewer than two complete methods."""
+    """Return the table of the three axes and of dominated methods; none with fewer than two complete methods."""
     found, best = places(board), undominated(board)
     if len(found) < 2:
         return []
