@@ -234,7 +234,7 @@ class TestWeights:
             ),
             (lambda w: w.update({"linear.weight": torch.zeros(64)}), r"its linear.weight has the shape \(64,\)"),
             (lambda w: w.update(cifar_weights(9)), "which cifar-resnet20 does not have"),
-            (lambda w: w.update(cifar_weights(classes=100)), "tells 100 classes apart, but there are 10 here"),
+            (lambda w: w.update(cifar_weights(classes=100)), "its network has 100 classes, the dataset has 10"),
             (lambda w: w["linear.bias"].fill_(math.nan), "its linear.bias holds NaN"),
         ],
     )

@@ -131,7 +131,7 @@ def test_one_cell_is_enough():
 
 
 def test_pictures_beyond_the_room_are_counted_not_dropped_silently():
-    album = ImageBudget(room=100)
+    album = ImageBudget(limit=100)
     assert album.strip(images(0)["forget"], "x") is None
     broken = {"class": 0, "png": base64.b64encode(b"no picture").decode()}
     assert ImageBudget().strip(broken, "x") is None

@@ -94,8 +94,8 @@ def inception(weights: Path | None) -> tuple[nn.Module, dict[str, str]]:
         problem = f"--inception-weights {weights} cannot be used" if weights else "its weights cannot be downloaded"
         raise UsageError(
             f"FID's Inception network is not available: {problem} ({spell_error(error)}): name torch-fidelity's "
-            f"weights file with --inception-weights, or give --extractor own for the dataset's own features, whose FIDs "
-            f"are not comparable to published ones"
+            f"weights file with --inception-weights, or give --extractor own for the dataset's own features, with FIDs "
+            f"that are not comparable to published ones"
         ) from error
     return _ThreeChannels(network), reference
 

@@ -29,9 +29,7 @@ from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, softw
 from unlearnbench.store.revisions import later
 
 FEATURES = "compute features of the training images"
-OTHER_JUDGES: Mapping[
-    str, tuple[tuple[str, ...], Callable[..., ReadyJudge]]
-] = {  # name -> suffixes of needs, maker
+OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., ReadyJudge]]] = {  # name -> suffixes of needs, maker
     "second": (("_second",), second_judge),
     "rejecting": (("_verdicts", "attacker"), rejecting_judge),
 }

@@ -1,4 +1,4 @@
-"""A report: every file of it, from the records of a results folder and the set of those that are stale."""
+"""All files of a report, from the records of a results folder and the ids of stale cells."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -21,8 +21,8 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Render
 
     Args:
         reading: of the folder.
-        out: folder for the report; what is not a report's in it stays as it is.
-        stale: ids of the cells whose records are.
+        out: folder for the report; other files in it stay unchanged.
+        stale: ids of cells with stale records.
 
     Raises:
         UsageError: there is no record, or the folder cannot be written.
@@ -31,7 +31,7 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Render
     from unlearnbench.report.write.page import nothing
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numpy on odd numbers: no words but ours
+        warnings.simplefilter("ignore")  # numpy's on odd numbers, which the report explains itself
         found, files, rendering = _shown(reading, stale)
         if not found and not rendering.notes:
             raise UsageError(
@@ -45,18 +45,18 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Render
 
 
 def _shown(reading: Reading, stale: Set[str]) -> "tuple[dict[str, Board], Files, Rendering]":
-    """Return the boards of the records that can be shown, and all files and words of their report.
+    """Return the boards of the records that can be shown, and all files and messages of their report.
 
-    Everything is made as if all records could be shown. Where that fails, of whatever kind the failure is, the records
-    at fault are looked for and become notes, and the others are shown.
+    All records are rendered first. Where that fails in any way, the records at fault are searched for and become notes,
+    and the others are shown.
     """
     from unlearnbench.report.data.board import boards
     from unlearnbench.report.figures.drawing import Drawing, Undrawn, draw
     from unlearnbench.report.showable import showable
 
     kept, problems = reading.records, list[str]()
-    broken: set[str] = set()  # figures that some record breaks
-    suspected = bool(stale)  # stale ones show little: look at what they hold
+    broken: set[str] = set()  # figures that a record breaks
+    suspected = bool(stale)  # a stale record shows little, so render it as if it were not
 
     def attempt(some: Sequence[Record]) -> None:
         for hidden in (frozenset(), stale) if suspected else (frozenset(),):
@@ -77,7 +77,7 @@ def _shown(reading: Reading, stale: Set[str]) -> "tuple[dict[str, Board], Files,
         except Exception as error:
             broken |= {error.figure} if isinstance(error, Undrawn) else set()
             kept, odd = showable(kept, attempt)
-            if not odd:  # no record's
+            if not odd:  # caused by no record
                 raise
             problems += odd
 
@@ -85,12 +85,12 @@ def _shown(reading: Reading, stale: Set[str]) -> "tuple[dict[str, Board], Files,
 def _files(
     found: "Mapping[str, Board]", drawn: "Callable[[str], Mapping[str, Drawn]]", rendering: Rendering
 ) -> "Files":
-    """Return all files of a report, and add to the rendering what boards have to say.
+    """Return all files of a report, and add the messages of boards to the rendering.
 
     Args:
         found: {name: board}.
         drawn: returns the figures of a board by its name; asked once all tables are made.
-        rendering: with what there is to say of the records.
+        rendering: takes messages about the records.
     """
     from unlearnbench.report.html import page
     from unlearnbench.report.tables.controls import alarms

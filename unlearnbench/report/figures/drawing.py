@@ -1,4 +1,4 @@
-"""Every figure of a board as PNG and PDF, drawn in processes of their own where there are cores for them."""
+"""Every figure of a board as PNG and PDF, drawn in parallel processes where there are several cores."""
 
 import io
 import multiprocessing
@@ -26,8 +26,8 @@ from unlearnbench.report.figures.tradeoff import pareto, tradeoff
 Drawn = Mapping[str, bytes]  # a figure's files by ending
 
 MOST_PIXELS = 2400  # of a picture's longer side
-MOST_DRAWN = 40  # rows of a figure: no more looks can be told apart
-WHOLE = ("sweep",)  # figures that show every row all the same
+MOST_DRAWN = 40  # rows of a figure: more styles cannot be distinguished
+WHOLE = ("sweep",)  # figures that always show every row
 MOST_PROCESSES = 4  # that draw figures
 
 
@@ -77,7 +77,7 @@ FIGURES: Mapping[str, Callable[[Board, Canvas | None], Canvas | None]] = {
 
 
 class Undrawn(Exception):
-    """A figure could not be drawn, for what its cause says."""
+    """A figure could not be drawn; `__cause__` has the reason."""
 
     def __init__(self, figure: str) -> None:
         """Keep the figure's name."""
@@ -106,10 +106,10 @@ def draw(board: Board, name: str) -> Drawn:
 
 
 def few_rows(board: Board) -> Board:
-    """Return a board with MOST_DRAWN rows at most, as more could not be told apart.
+    """Return a board with MOST_DRAWN rows at most, as more styles cannot be distinguished.
 
-    References come first, then what no other row beats in forgetting, retention and cost, so that a row which is drawn
-    as dominated has one that dominates it beside it.
+    References come first, then rows that are not dominated in forgetting, retention and cost, so that every row drawn
+    as dominated appears with a row that dominates it.
     """
     if len(board.variants) <= MOST_DRAWN:
         return board
@@ -119,10 +119,10 @@ def few_rows(board: Board) -> Board:
 
 
 class Drawing:
-    """The figures of boards, drawn by processes of their own where there are cores for them; the bytes are the same.
+    """The figures of boards, drawn in parallel processes where there are several cores; the bytes are the same.
 
-    The processes are forked, so that each has all boards without a copy being made. Figures are drawn as `drawn` asks
-    for them where that cannot be done.
+    The processes are forked, so that they share all boards without a copy. Where forking is not possible, `drawn` draws
+    the figures itself.
     """
 
     def __init__(self, found: Mapping[str, Board]) -> None:
@@ -131,7 +131,7 @@ class Drawing:
         self._pool = _start_pool(found)
         self._begun: dict[tuple[str, str], Future[Drawn]] = {}
         if self._pool is not None:
-            for figure in FIGURES:  # the same one of every board in turn, since some take long
+            for figure in FIGURES:  # figure by figure, since some take long
                 for name in found:
                     self._begun[name, figure] = self._pool.submit(_draw_inherited, name, figure)
 
@@ -146,7 +146,7 @@ class Drawing:
     def _wait(self, name: str, figure: str) -> Drawn:
         try:
             if (name, figure) in self._begun:
-                with suppress(BrokenProcessPool):  # killed from outside, for want of memory say: draw it here
+                with suppress(BrokenProcessPool):  # a process was killed, for lack of memory perhaps: draw it here
                     return self._begun[name, figure].result()
             return draw(self._boards[name], figure)
         except Exception as error:
@@ -157,16 +157,16 @@ class Drawing:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop: figures that nobody waits for any more are not begun."""
+        """Cancel the figures that were not begun."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
 
-_inherited: Mapping[str, Board] = {}  # what a forked process draws
+_inherited: Mapping[str, Board] = {}  # the boards of a forked process
 
 
 def _start_pool(found: Mapping[str, Board]) -> ProcessPoolExecutor | None:
-    """Return a forked process for each core, MOST_PROCESSES at most; None with a single core, or where none forks."""
+    """Return a forked process per core, MOST_PROCESSES at most; None with a single core, or where forking fails."""
     count = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST_PROCESSES)
     if count < 2 or not found or multiprocessing.current_process().daemon:
         return None
@@ -175,7 +175,7 @@ def _start_pool(found: Mapping[str, Board]) -> ProcessPoolExecutor | None:
 
 
 def _inherit(found: Mapping[str, Board]) -> None:
-    """Keep what the parent process handed over by forking."""
+    """Keep the boards of the parent process."""
     global _inherited
     _inherited = found
 

@@ -77,7 +77,7 @@ def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Me
     texts = [[_short(value, measure) for value in row] for row in values] if written else []
     limits: dict[str, Any] = {}
     if measure.unit == "%" and not np.any((numbers < 0) | (numbers > 100)):
-        limits = {"vmin": 0, "vmax": 100}  # a point of accuracy is no rainbow
+        limits = {"vmin": 0, "vmax": 100}  # the full range, so that one point of accuracy is a small step
     elif is_wide(numbers[np.isfinite(numbers)]):
         limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
     mesh = _draw_matrix(
@@ -92,7 +92,7 @@ def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Me
 
 
 def _short(value: Value, measure: Measure) -> str:
-    """Return a number in five letters or so, and below it of how many cells, or the word that stands for it."""
+    """Return a number in about five characters and its gap below, or the word in its place."""
     if value.number is None:
         return value.word
     text = spell_number(value.number, measure.format)
@@ -102,7 +102,7 @@ def _short(value: Value, measure: Measure) -> str:
 def _draw_matrix(
     axes: Axes, numbers: Matrix, texts: Sequence[Sequence[str]], *, size: float, **colouring: Any
 ) -> QuadMesh:
-    """Draw numbers as coloured cells with words in them; seaborn's heatmap would draw the whole figure for each panel.
+    """Draw numbers as coloured cells with words in them; seaborn's heatmap redraws the whole figure for each panel.
 
     Args:
         axes: to draw on.
@@ -144,7 +144,7 @@ def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
     grid = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid[-2:, len(found) - columns * (blocks - 1) :].flat:
         axes.set_visible(False)
-    words = side / (classes + 1) > 0.17  # inches: less holds no number
+    words = side / (classes + 1) > 0.17  # inches: a number does not fit into less
     mesh = None
     for place, (variant, matrices) in enumerate(found.items()):
         pair = grid[2 * (place // columns) :, place % columns][:2]

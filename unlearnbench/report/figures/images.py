@@ -59,7 +59,7 @@ def _strip(picture: Image.Image, most: int | None = None) -> NDArray[np.uint8]:
 
 
 def _pictured(board: Board, variant: Variant, target: Target) -> tuple[Record, dict[str, Image.Image]] | None:
-    """Return the first record that holds pictures, forgotten ones among them, which all can be read."""
+    """Return the first record with readable pictures, including those of the forget class."""
     for record in board.cell_records(variant, target):
         if record.cell.id in board.ok_ids and "forget" in record.images:
             strips = {stream: read_strip(entry) for stream, entry in record.images.items()}
@@ -101,7 +101,7 @@ def samples_overview(board: Board, parent: Canvas | None = None) -> Canvas | Non
 
 
 def stream_name(board: Board, stream: str, entry: Mapping[str, object]) -> str:
-    """Return what pictures of a record show: the forget class or a retained one, by name."""
+    """Return the title of a record's pictures: the forget class or a retained one, by name."""
     number = entry.get("class", "")
     name = class_name(number, board.class_names) if isinstance(number, int) else str(number)
     return f"{'forget class' if stream == 'forget' else 'retained class'} {name}".strip()
@@ -113,8 +113,8 @@ def _strip_grid(
 ) -> Canvas:  # fmt: skip
     """Return a figure of labelled rows of strips under headers; None leaves a place empty.
 
-    Images are as large as width and height of a page allow, within IMAGE_INCHES, and no row stands below the page. A
-    column is one picture: axes of their own for each strip would take seconds.
+    Images are as large as width and height of a page allow, within IMAGE_INCHES; all rows fit the page. A column is one
+    picture, since separate axes for each strip would take seconds.
     """
     shapes = [strip.shape for row in strips for strip in row if strip is not None]
     side, wide = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)

@@ -23,7 +23,7 @@ from unlearnbench.report.figures.style import (
 COLUMNS, MOST_CURVES = 3, 4  # panels beside each other: of attacks, of curves
 
 
-SHIFT = 0.17  # of the marks before and after, in rows
+SHIFT = 0.17  # offset of the marks before and after, in rows
 
 
 def robustness(board: Board, parent: Canvas | None = None) -> Canvas | None:

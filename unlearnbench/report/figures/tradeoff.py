@@ -24,7 +24,11 @@ from unlearnbench.report.figures.style import (
 GREY = (0.72, 0.72, 0.72)
 
 
-PAIRS = ((1, 0), (2, 0), (2, 1))  # panels of the fronts: retention and forgetting, cost and both
+PAIRS = (
+    (1, 0),
+    (2, 0),
+    (2, 1),
+)  # (x, y) of the panels, as indices of (forgetting, retention, cost)
 
 
 def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
@@ -71,7 +75,7 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
 
 
 def _tradeoff_label(variant: Variant, values: Sequence[Value], total: Measure) -> str:
-    """Return a row's name with its cost, and over how few cells the least complete of its numbers is."""
+    """Return a row's name with its cost, and the gap of its least complete number."""
     least = min(values, key=lambda value: value.ok / max(value.expected, 1))
     return f"{variant.label} ({spell_number(values[2].number or 0.0, '.1f')} {total.unit}){least.gap}"
 
@@ -112,7 +116,7 @@ def _draw_point(panel: Axes, x: Value, y: Value, colour: Any, shape: str, label:
 
 
 def _draw_steps(panel: Axes, points: Sequence[tuple[Value, Value]], x: Measure, y: Measure) -> None:
-    """Draw the front of two axes as the border of what its methods reach."""
+    """Draw the front of two axes as the border of the dominated region."""
     signs = [-1 if measure.better == "lower" else 1 for measure in (x, y)]
     places = {
         k: (signs[0] * float(a.number or 0.0), signs[1] * float(b.number or 0.0)) for k, (a, b) in enumerate(points)
