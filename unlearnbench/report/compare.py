@@ -96,8 +96,8 @@ def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> st
     lines = [
         f"# Published beside measured: {facts['title']}",
         f"Numbers printed in [arXiv:{arxiv}](https://arxiv.org/abs/{arxiv}) beside those of these records. A number "
-        f"agrees or differs by the tolerance below; where dataset, protocol, features, reference set, device or settings are "
-        f"not the paper's, it is shown and not judged.",
+        f"agrees or differs by the tolerance below; where dataset, protocol, features, reference set, device or "
+        f"settings are not the paper's, it is shown and not judged.",
         *[to_markdown(table).rstrip() for table in tables],
         "### What the claims depend on",
         "\n".join(f"- {c['label']} ({' and '.join(c['depends_on'])}): {c['why']}." for c in facts["claims"]),

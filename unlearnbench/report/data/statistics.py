@@ -145,7 +145,7 @@ def mean_intervals(values: Numbers, level: float = 0.95) -> list[Interval]:
 
 
 def _alike(values: Numbers) -> Iterator[tuple[list[int], tuple[NDArray[Any], ...], NDArray[np.bool_]]]:
-    """Yield groups of arrays with the same cells: their indices, the `np.ix_` of used rows and columns, the cells there.
+    """Yield groups of arrays with the same cells: their indices, `np.ix_` of used rows and columns, the mask of cells.
 
     Classes and replicates without any cell are left out, and so are arrays without any.
     """

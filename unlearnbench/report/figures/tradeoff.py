@@ -24,11 +24,7 @@ from unlearnbench.report.figures.style import (
 GREY = (0.72, 0.72, 0.72)
 
 
-PAIRS = (
-    (1, 0),
-    (2, 0),
-    (2, 1),
-)  # (x, y) of the panels, as indices of (forgetting, retention, cost)
+PAIRS = ((1, 0), (2, 0), (2, 1))  # (x, y) of the panels: indices of (forgetting, retention, cost)
 
 
 def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
