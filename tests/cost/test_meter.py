@@ -413,7 +413,7 @@ class TestInstruments:
         instruments = Instruments.of(torch.device("cpu"), "")
         names = {name for probe in instruments.probes for name in probe.edge()}
         assert names <= {"rss_peak", "rss_polled"} and len(names) == 1
-        assert instruments.reasons()["nvml_process"] == "the device is no CUDA device"
+        assert instruments.reasons()["nvml_process"] == "the device is not a CUDA device"
 
     def test_a_kernel_without_a_peak_counter_is_polled_and_it_is_said(self, monkeypatch):
         def refuse(self):

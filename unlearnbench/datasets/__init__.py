@@ -183,7 +183,7 @@ def protocol_names(kind: str) -> list[str]:
 
 
 def load_dataset(source: Source | str) -> Dataset:
-    """Return the dataset a user asked for, or the default form of the one with this name. Loads no image.
+    """Return the dataset of a user's choice, or of a name with its defaults, without loading images.
 
     Raises:
         UsageError: an unknown name, protocol, judge or extractor, an option the dataset does not take, or a folder

@@ -54,7 +54,7 @@ class Watched(Context):
         self.given = self.model
         self.counts, self.prepared = harness.counts, Counts()
         self.early: Counts | None = None  # what was done before the first step, priors apart
-        self.budget = self.taken = self.stepped = 0  # steps asked for and taken; optimiser steps inside them
+        self.budget = self.taken = self.stepped = 0  # steps requested and taken; optimiser steps inside them
 
     @property
     def own(self) -> Counts:

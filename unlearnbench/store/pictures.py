@@ -29,11 +29,7 @@ TURNS = {
 }  # fmt: skip
 TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 262, 339
 GREY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
-GREY_STEPS = {
-    "1": 255,
-    "L;2": 85,
-    "L;4": 17,
-}  # scale of low-bit grey in PNGs to 8 bits, for its transparent value
+GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}  # scale of low-bit grey in PNGs to 8 bits, for its transparent value
 UNKNOWN_RANGE = "so that its black and white are unknown: save it with 8 or 16 bits"
 
 

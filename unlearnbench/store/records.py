@@ -38,8 +38,8 @@ class Record:
     """The results of one cell.
 
     `metrics` maps a metric's name to value, n, unit, direction, format and source hash; `cost` maps a phase to
-    `cost.meter.Cost` as JSON. A failed cell has a `reason` and no metrics. `wall_seconds` are the seconds of `cost` that were
-    not reused (of `forget`, the first of its repeats), and those of `outside`.
+    `cost.meter.Cost` as JSON. A failed cell has a `reason` and no metrics. `wall_seconds` are the seconds of `cost`
+    without reused ones (of `forget`, the first of its repeats), plus those of `outside`.
     """
 
     cell: Cell

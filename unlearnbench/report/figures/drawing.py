@@ -35,11 +35,11 @@ FIGURE_WORDS = {
     "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
     "pareto": (
         "Forgetting, retention and cost in pairs, with 95 % intervals: the dotted line is the front of a pair; a "
-        "method is grey where another one is at least as good in all three and better in one."
+        "method is grey where another is at least as good in all three and better in one."
     ),
     "confusion": (
-        "What the rejecting judge sees: in samples asked for the class that was to be forgotten, and in samples asked "
-        "for the classes that were to stay; rows are the classes asked for, in percent."
+        "Verdicts of the rejecting judge in percent, on samples requested for the class to forget, and on samples "
+        "requested for the retained classes; rows are the requested classes."
     ),
     "sweep": (
         "Metrics along swept settings: points are joined in the order of the value written to them, bars are one "
@@ -50,12 +50,12 @@ FIGURE_WORDS = {
         "classes; at 1 the model does as well as if it predicted zero."
     ),
     "robustness": (
-        "Forgetting before and after each attack, over the cells that were attacked; the broken line and the band are "
-        "the gold standard after it, which cannot be blamed for what it never saw."
+        "Forgetting before and after each attack, over the attacked cells; the broken line and the band are "
+        "the gold standard after it, which never saw the class."
     ),
     "relearning": "Forgetting along fine-tuning on few images of the forget class, or on retained images only.",
     "heatmaps": "Headline metrics per forget class.",
-    "phases": "Where the time of a cell goes; a reused prior is charged at its original cost, a warm-up is in no RTE.",
+    "phases": "The time of a cell by phase; reused priors are charged at their original cost, RTE excludes the warm-up.",
     "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
     "samples-all": "The first samples of each forget class, ten classes at most.",
 }

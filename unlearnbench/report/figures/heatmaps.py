@@ -1,4 +1,4 @@
-"""Figures of matrices: metrics by forget class, and verdicts by class asked for."""
+"""Figures of matrices: metrics by forget class, and verdicts by requested class."""
 
 import math
 from collections.abc import Sequence
@@ -159,7 +159,7 @@ def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
         axes.set_xticks([*places, classes + 0.5], [*shown, "x"], rotation=90 if across.upright else 0)
     grid[0][0].set_yticks([k + 0.5 for k in range(0, classes, down)], across.names[:classes:down])
     for k, axes in enumerate(grid[:, 0]):
-        axes.set_ylabel("others asked for" if k % 2 else "forgotten, asked for", fontsize=SMALL + 1)
+        axes.set_ylabel("others, requested" if k % 2 else "forgotten, requested", fontsize=SMALL + 1)
     figure.supxlabel("verdict (x: no object)", fontsize=SMALL + 1)
     if mesh is not None and not words:
         figure.colorbar(mesh, ax=grid, fraction=0.02, pad=0.01, aspect=40, label="%")
