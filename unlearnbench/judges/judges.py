@@ -196,12 +196,12 @@ def _read_given(dataset: Dataset, recipe: GivenJudge) -> Classifier:
         UsageError: the file is missing or was changed.
     """
     path = dataset.weights[recipe.sha256]
-    found = read_weights(f"the judge's weights {path}", path, recipe.network, dataset.num_classes)
-    if found.sha256 != recipe.sha256:
+    weights = read_weights(f"the judge's weights {path}", path, recipe.network, dataset.num_classes)
+    if weights.sha256 != recipe.sha256:
         raise UsageError(f"the judge's weights {path} changed after the run began: start it again")
     with torch.random.fork_rng(devices=[]):  # its first weights are random
         model = build_classifier(dataset, recipe)
-    model.load_state_dict(found.tensors)
+    model.load_state_dict(weights.tensors)
     return model
 
 

@@ -41,16 +41,16 @@ def read_weights(what: str, path: Path, network: str, classes: int) -> Weights:
     if not path.is_file():
         raise UsageError(f"{what}: there is no such file")
     try:
-        sha256, found = file_digest(path), load_file(path)
+        sha256, given = file_digest(path), load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(
             f"{what}: it cannot be read as safetensors ({spell_error(error)}): give a file of {FROM_FILES[network]}"
         ) from error
     with torch.device("meta"):  # shapes alone
         wanted = {_outer(name): tensor for name, tensor in CLASSIFIERS[network](CHANNELS, classes).state_dict().items()}
-    _check_shapes(what, FROM_FILES[network], wanted, found)
+    _check_shapes(what, FROM_FILES[network], wanted, given)
     counters = {name: torch.tensor(0) for name in wanted if name.endswith(COUNTER)}
-    tensors = {name: tensor.float() for name, tensor in found.items()} | counters
+    tensors = {name: tensor.float() for name, tensor in given.items()} | counters
     if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise UsageError(f"{what}: its {odd[0]} holds NaN or infinite numbers: give weights that were trained")
     return Weights(sha256, {_inner(name): tensor for name, tensor in tensors.items()})
@@ -68,28 +68,28 @@ def check_given(dataset: Dataset) -> None:
             read_weights(f"{option} {path}", path, judge.network, dataset.num_classes)
 
 
-def _check_shapes(what: str, judge: str, wanted: Tensors, found: Tensors) -> None:
+def _check_shapes(what: str, judge: str, wanted: Tensors, given: Tensors) -> None:
     """Raise UsageError unless a file has all tensors of a network, in its shapes, and no other.
 
     Args:
         what: begins the error messages.
         judge: name of the expected network.
         wanted: tensors as the file should name them, of which only the shapes count.
-        found: those in the file.
+        given: those in the file.
     """
     advice = f"give weights of {judge} for these classes"
-    head = found.get(f"{HEAD}weight")
+    head = given.get(f"{HEAD}weight")
     if head is not None and head.ndim == 2 and len(head) != (classes := len(wanted[f"{HEAD}weight"])):
         raise UsageError(f"{what}: its network has {len(head)} classes, the dataset has {classes}: {advice}")
     for name, tensor in wanted.items():
         if name.endswith(COUNTER):
             continue
-        if name not in found:
+        if name not in given:
             raise UsageError(f"{what}: it lacks {name}: {advice}")
-        if found[name].shape != tensor.shape:
-            shapes = f"{tuple(found[name].shape)}, but {judge} has it as {tuple(tensor.shape)}"
+        if given[name].shape != tensor.shape:
+            shapes = f"{tuple(given[name].shape)}, but {judge} has it as {tuple(tensor.shape)}"
             raise UsageError(f"{what}: its {name} has the shape {shapes}: {advice}")
-    if more := [name for name in found if name not in wanted]:
+    if more := [name for name in given if name not in wanted]:
         raise UsageError(f"{what}: it holds {one_line(more[0], 60)}, which {judge} does not have: {advice}")
 
 

@@ -103,10 +103,10 @@ class Attacker:
 
     @staticmethod
     def _embedding(model: nn.Module) -> nn.Embedding:
-        found = getattr(model, "class_embedding", None)
-        if not isinstance(found, nn.Embedding):
+        embedding = getattr(model, "class_embedding", None)
+        if not isinstance(embedding, nn.Embedding):
             raise Unmeasurable("the model has no table of label embeddings to attack")
-        return found
+        return embedding
 
     def _seed(self, name: str) -> int:
         cell = self.cell

@@ -115,15 +115,15 @@ class EvaluationInputs:
             return {"images": images}, {"cost": cost.to_json()}
 
         with self.meter.phase("load"):  # or waiting for another cell that draws them
-            found = self.store.get("samples", {
+            artifact = self.store.get("samples", {
                 "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
                 "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
                 "device": device_key(self.device_identity),  # the cost is charged again, so it must match
                 "harness": of_parts(("sampler", "measuring")),
             }, build)  # fmt: skip
-        if found.reused:
-            self.meter.charge("sample", Cost.earlier(found.facts["cost"]))
-        return found.tensors["images"]
+        if artifact.reused:
+            self.meter.charge("sample", Cost.earlier(artifact.facts["cost"]))
+        return artifact.tensors["images"]
 
     @cached_property
     def forget_samples(self) -> NDArray[np.uint8]:

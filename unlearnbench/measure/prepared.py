@@ -91,7 +91,7 @@ def prepare(
         features_artifact = train_features(extractor, artifacts["extractor"], *made[1:])
     base = base_artifact(dataset, images.train, sources["train"], store, device, progress)
     artifacts |= {"base": base_reference(dataset, base), "judge": judge.reference}
-    artifacts |= {name: found.reference for name, found in others.items()}
+    artifacts |= {name: ready.reference for name, ready in others.items()}
     return Prepared(
         train=images.train,
         notes=(*images.notes, *([UNGUIDED] if dataset.unguided else [])),
@@ -102,7 +102,7 @@ def prepare(
         train_features=features_artifact.tensors["features"] if features_artifact is not None else None,
         second=others["second"].judge if "second" in others else None,
         rejecting=others["rejecting"].judge if "rejecting" in others else None,
-        test_performance={**test_performance(judge.facts), **{name: found.facts for name, found in others.items()}},
+        test_performance={**test_performance(judge.facts), **{name: ready.facts for name, ready in others.items()}},
         artifacts=artifacts,
     )
 
@@ -181,9 +181,9 @@ def _own_extractor(
 ) -> tuple[nn.Module, dict[str, str]]:  # fmt: skip
     """Return the dataset's own extractor behind torch-fidelity's interface, and the reference of its weights."""
     assert dataset.extractor is not None
-    found = classifier(dataset, "extractor", dataset.extractor, images, sources, store, device, progress)
-    network = frozen(build_classifier(dataset, dataset.extractor), found.tensors, torch.device("cpu"))
-    return extractor_for(f"unlearnbench-{dataset.name}", network), found.reference
+    artifact = classifier(dataset, "extractor", dataset.extractor, images, sources, store, device, progress)
+    network = frozen(build_classifier(dataset, dataset.extractor), artifact.tensors, torch.device("cpu"))
+    return extractor_for(f"unlearnbench-{dataset.name}", network), artifact.reference
 
 
 def train_features(

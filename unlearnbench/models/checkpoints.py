@@ -113,11 +113,11 @@ def read_folder(what: str, folder: Path) -> "tuple[dict[str, Any], Tensors, Mapp
             raise UsageError(f"{what}: it lacks {path.relative_to(folder)} of a diffusers UNet2DModel")
     path = config
     try:
-        found = read_object(config)
+        arguments = read_object(config)
         path = scheduler
         schedule = read_object(scheduler) if scheduler.is_file() else None
         path = weights
-        return found, load_file(weights), schedule
+        return arguments, load_file(weights), schedule
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"{what}: its {path.relative_to(folder)} cannot be read ({spell_error(error)})") from error
 

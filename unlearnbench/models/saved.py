@@ -143,8 +143,8 @@ def draw(
         null_class=saved.null_class, **sampler,
         progress=lambda done: progress("sample", done, len(labels) * sampler["steps"]),
     )  # fmt: skip
-    found: NDArray[np.uint8] = images.numpy().reshape(len(classes), n, *saved.image_shape)
-    return found
+    pictures: NDArray[np.uint8] = images.numpy().reshape(len(classes), n, *saved.image_shape)
+    return pictures
 
 
 def image_grid(images: NDArray[np.uint8]) -> "Image":

@@ -21,9 +21,9 @@ def shown_boards(records: Sequence[Record], stale: Set[str] = frozenset()) -> tu
     """
     if stale.isdisjoint(record.cell.id for record in records):
         with suppress(Exception):  # of any kind: the records at fault are searched for below
-            found = boards(records, stale)
-            _show(found)
-            return found, []
+            shown = boards(records, stale)
+            _show(shown)
+            return shown, []
     kept, problems = showable(records)
     return boards(kept, stale), problems
 
@@ -54,7 +54,7 @@ def showable(
 def _unshowable(
     records: Sequence[Record], beside: Sequence[Record], attempt: Callable[[Sequence[Record]], None]
 ) -> dict[str, str]:
-    """Return {cell id: reason} of the records that cannot be shown together with `beside`, found by bisection."""
+    """Return {cell id: reason} of the records that cannot be shown together with `beside`, shown by bisection."""
     try:
         attempt([*beside, *records])
     except Exception as error:  # of any kind: the other records are shown
@@ -71,9 +71,9 @@ def _show_tables(records: Sequence[Record]) -> None:
     _show(boards(records))
 
 
-def _show(found: Mapping[str, Board]) -> None:
+def _show(shown: Mapping[str, Board]) -> None:
     """Render every text of a report; a record that cannot be shown may raise anything."""
-    for board in found.values():
+    for board in shown.values():
         for table in all_tables(board):
             to_markdown(table)
         frames(board), alarms(board)

@@ -85,10 +85,10 @@ def make_plan(
     cells = make_cells(dataset.name, dataset.protocol.name, resolved, targets, chosen_seeds)
     for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
         overrides[cell.id] = values
-    shams = {spec.name: spec for spec in _controls(registry, controls, chosen_metrics)}
-    checks = _control_cells(shams.values(), dataset, targets, chosen_seeds, controls)
+    added = {spec.name: spec for spec in _controls(registry, controls, chosen_metrics)}
+    checks = _control_cells(added.values(), dataset, targets, chosen_seeds, controls)
     checks = [cell for cell in checks if cell.id not in overrides]
-    chosen_methods = shams | chosen_methods
+    chosen_methods = added | chosen_methods
     hashes = {f"method:{name}": registry.source_hash("method", name) for name in chosen_methods}
     hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
     overrides |= {cell.id: {} for cell in checks}

@@ -70,15 +70,15 @@ class State:
     def fit(self, width: int, ellipsis: str = "…") -> str:
         """Return a line of at most `width` columns: parts that do not fit are cut or left out, from the end."""
         line = _cut(self.position, width, ellipsis)
-        room = width - cell_len(line) - 1
+        space = width - cell_len(line) - 1
         forms = [f"about {self.left} left"] * (width >= NARROW) + [f"{self.left} left", self.left]
-        lefts = [text for text in forms if cell_len(text) <= room]
+        lefts = [text for text in forms if cell_len(text) <= space]
         for part in [*(lefts[:1] if self.left else []), *map(one_line, self.parts)]:
             separator = "" if not line else " " if line == self.position else " | "
-            room = width - cell_len(line) - len(separator)
-            if line and cell_len(part) > room and room < LEAST_PART:
+            space = width - cell_len(line) - len(separator)
+            if line and cell_len(part) > space and space < LEAST_PART:
                 break
-            line += separator + _cut(part, room, ellipsis)
+            line += separator + _cut(part, space, ellipsis)
         return line
 
     def __str__(self) -> str:

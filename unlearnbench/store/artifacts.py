@@ -95,9 +95,9 @@ class ArtifactStore:
             lock.acquire()
         try:
             with self._writable():
-                found = self._read(kind, key, folder)
-            if found is not None:
-                return found
+                artifact = self._read(kind, key, folder)
+            if artifact is not None:
+                return artifact
             tensors, facts = build()  # its errors pass through
             with self._writable():
                 artifact = self._write(kind, key, folder, inputs, tensors, facts)
@@ -172,8 +172,8 @@ class ArtifactStore:
                 if moved(scratch, folder):
                     fsync(folder.parent)
                     return Artifact(kind, key, checksum, tensors, facts, reused=False)
-                if (found := self._read(kind, key, folder)) is not None:  # by another builder, without working locks
-                    return replace(found, reused=False)
+                if (artifact := self._read(kind, key, folder)) is not None:  # by another builder, without working locks
+                    return replace(artifact, reused=False)
             raise FileExistsError(errno.EEXIST, "the existing entry cannot be removed", str(folder))
         finally:
             remove(scratch)

@@ -55,7 +55,7 @@ FIGURE_WORDS = {
     ),
     "relearning": "Forgetting along fine-tuning on few images of the forget class, or on retained images only.",
     "heatmaps": "Headline metrics per forget class.",
-    "phases": "The time of a cell by phase; reused priors are charged at their original cost, RTE excludes the warm-up.",
+    "phases": "Time of a cell by phase; reused priors are charged at their original cost, RTE excludes the warm-up.",
     "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
     "samples-all": "The first samples of each forget class, ten classes at most.",
 }
@@ -125,14 +125,14 @@ class Drawing:
     the figures itself.
     """
 
-    def __init__(self, found: Mapping[str, Board]) -> None:
+    def __init__(self, boards: Mapping[str, Board]) -> None:
         """Begin to draw every figure of {name: board}."""
-        self._boards = found
-        self._pool = _start_pool(found)
+        self._boards = boards
+        self._pool = _start_pool(boards)
         self._begun: dict[tuple[str, str], Future[Drawn]] = {}
         if self._pool is not None:
             for figure in FIGURES:  # figure by figure, since some take long
-                for name in found:
+                for name in boards:
                     self._begun[name, figure] = self._pool.submit(_draw_inherited, name, figure)
 
     def drawn(self, name: str) -> dict[str, Drawn]:
@@ -165,19 +165,19 @@ class Drawing:
 _inherited: Mapping[str, Board] = {}  # the boards of a forked process
 
 
-def _start_pool(found: Mapping[str, Board]) -> ProcessPoolExecutor | None:
+def _start_pool(boards: Mapping[str, Board]) -> ProcessPoolExecutor | None:
     """Return a forked process per core, MOST_PROCESSES at most; None with a single core, or where forking fails."""
     count = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST_PROCESSES)
-    if count < 2 or not found or multiprocessing.current_process().daemon:
+    if count < 2 or not boards or multiprocessing.current_process().daemon:
         return None
     fork = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(count, mp_context=fork, initializer=_inherit, initargs=(found,))
+    return ProcessPoolExecutor(count, mp_context=fork, initializer=_inherit, initargs=(boards,))
 
 
-def _inherit(found: Mapping[str, Board]) -> None:
+def _inherit(boards: Mapping[str, Board]) -> None:
     """Keep the boards of the parent process."""
     global _inherited
-    _inherited = found
+    _inherited = boards
 
 
 def _draw_inherited(name: str, figure: str) -> Drawn:

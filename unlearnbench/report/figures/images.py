@@ -72,27 +72,27 @@ def _pictured(board: Board, variant: Variant, target: Target) -> tuple[Record, d
 def samples(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Samples of one forget class and of one retained class, methods down; a column is one initial noise."""
     for target in board.targets:
-        found = [(v, *pair) for v in board.variants if (pair := _pictured(board, v, target)) is not None]
-        if found:
+        pictured = [(v, *pair) for v in board.variants if (pair := _pictured(board, v, target)) is not None]
+        if pictured:
             break
     else:
         return None
-    streams = [name for name in ("forget", "retain") if all(name in pictures for *_, pictures in found)]
-    strips = [[_strip(pictures[stream]) for stream in streams] for *_, pictures in found]
-    entries = [(stream, found[0][1].images[stream]) for stream in streams]
+    streams = [name for name in ("forget", "retain") if all(name in pictures for *_, pictures in pictured)]
+    strips = [[_strip(pictures[stream]) for stream in streams] for *_, pictures in pictured]
+    entries = [(stream, pictured[0][1].images[stream]) for stream in streams]
     headers = [shorten(stream_name(board, stream, entry), MOST_LETTERS // 2) for stream, entry in entries]
-    return _strip_grid([variant.label for variant, *_ in found], strips, headers, parent)
+    return _strip_grid([variant.label for variant, *_ in pictured], strips, headers, parent)
 
 
 def samples_overview(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """The first samples of the first forget classes, methods down, forget classes across."""
-    found = {(v, t): pair for v in board.variants for t in board.targets if (pair := _pictured(board, v, t))}
-    if not found:
+    pictured = {(v, t): pair for v in board.variants for t in board.targets if (pair := _pictured(board, v, t))}
+    if not pictured:
         return None
-    variants = [v for v in board.variants if any(key[0] == v for key in found)]
-    targets = [t for t in board.targets if any(key[1] == t for key in found)][:MOST_CLASSES_PICTURED]
+    variants = [v for v in board.variants if any(key[0] == v for key in pictured)]
+    targets = [t for t in board.targets if any(key[1] == t for key in pictured)][:MOST_CLASSES_PICTURED]
     strips = [
-        [_strip(found[v, t][1]["forget"], SAMPLES_PER_CLASS) if (v, t) in found else None for t in targets]
+        [_strip(pictured[v, t][1]["forget"], SAMPLES_PER_CLASS) if (v, t) in pictured else None for t in targets]
         for v in variants
     ]
     most = max(SHORTEST, int((PAGE - names_of(v.label for v in variants)[1]) / len(targets) / LETTER))

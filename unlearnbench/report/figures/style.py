@@ -103,7 +103,7 @@ class ClassTicks:
     step: int
     names: list[str]
     upright: bool
-    room: float  # inches that vertical names take
+    space: float  # inches that vertical names take
 
     def places(self, count: int) -> tuple[list[float], list[str]]:
         """Return the positions of names, in the middle of their classes, and the names."""

@@ -37,16 +37,16 @@ OFFSETS = ((5, 4, "left"), (-5, -9, "right"), (5, -9, "left"), (-5, 4, "right"))
 def sweep(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Per swept setting: forgetting against retention along its values, and each of the two against the value."""
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
-    found = find_sweeps(board)
-    if forgetting is None or retention is None or not found:
+    sweeps = find_sweeps(board)
+    if forgetting is None or retention is None or not sweeps:
         return None
-    found = found[:MOST_SWEEPS]
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
-    legend = max(len(one.lines) for one in found) + 2
+    sweeps = sweeps[:MOST_SWEEPS]
+    columns = min(2, len(sweeps))
+    rows = -(-len(sweeps) // columns)
+    legend = max(len(one.lines) for one in sweeps) + 2
     figure = canvas(parent, (PAGE if columns == 2 else COLUMN, (3.6 + LINE * legend) * rows))
     blocks = figure.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.03)
-    for block, one in zip(blocks.flat, found, strict=False):
+    for block, one in zip(blocks.flat, sweeps, strict=False):
         _draw_sweep(block, board, one, forgetting, retention)
     return figure
 

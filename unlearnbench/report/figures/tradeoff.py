@@ -78,19 +78,19 @@ def _tradeoff_label(variant: Variant, values: Sequence[Value], total: Measure) -
 
 def pareto(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Draw the three pairs of axes with intervals, the front of each pair as steps, dominated methods grey."""
-    found, best, measures = places(board), undominated(board), axes_of(board)
-    if len(found) < 2:
+    placed, best, measures = places(board), undominated(board), axes_of(board)
+    if len(placed) < 2:
         return None
-    figure = canvas(parent, (PAGE, 2.2 + legend_height([variant.label for variant in found], PAGE)))
+    figure = canvas(parent, (PAGE, 2.2 + legend_height([variant.label for variant in placed], PAGE)))
     panels = figure.subplots(1, len(PAIRS))
     for panel, (x, y) in zip(panels, PAIRS, strict=True):
-        _draw_steps(panel, [(values[x], values[y]) for values in found.values()], measures[x], measures[y])
-        for variant, values in found.items():
+        _draw_steps(panel, [(values[x], values[y]) for values in placed.values()], measures[x], measures[y])
+        for variant, values in placed.items():
             style = board.styles[variant.label]
             colour = style.colour if variant in best else GREY
             _draw_point(panel, values[x], values[y], colour, style.shape, variant.label)
         for axis, k in ((panel.xaxis, x), (panel.yaxis, y)):
-            set_scale(axis, [float(values[k].number or 0.0) for values in found.values()], measures[k])
+            set_scale(axis, [float(values[k].number or 0.0) for values in placed.values()], measures[k])
             widen(axis, measures[k])
             point_to_better(axis, measures[k])
             axis.set_label_text(measures[k].header)

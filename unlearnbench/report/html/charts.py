@@ -76,8 +76,8 @@ class Scale:
         self.is_log = measure.unit != "%" and is_wide(known)
         if self.is_log:
             low, high = math.log10(low), math.log10(high)
-        room = 0.04 * (high - low) or max(0.5, 1e-6 * abs(high))
-        low, high = low - room, high + room
+        margin = 0.04 * (high - low) or max(0.5, 1e-6 * abs(high))
+        low, high = low - margin, high + margin
         if measure.unit == "%":
             high = min(max(high, low + LEAST_POINTS), 102.0) if high <= 106 else high
             low = min(low, high - LEAST_POINTS)
@@ -99,8 +99,8 @@ class Scale:
             ends = 10.0 ** max(low, LOWEST_POWER), 10.0 ** min(high, HIGHEST_POWER)
             steps = [math.log10(v) for v in LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(*ends) if v > 0]
             return [(self(10**step), f"{10**step:g}") for step in steps if low <= step <= high]
-        found = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        return [(self(float(tick)), f"{tick:g}") for tick in found if low <= tick <= high]
+        ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        return [(self(float(tick)), f"{tick:g}") for tick in ticks if low <= tick <= high]
 
 
 def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 520, height: int = 470) -> Chart | None:
@@ -141,8 +141,8 @@ def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 52
 def relearning(board: Board) -> list[Chart]:
     """Return a chart per attack that has steps: what is forgotten along them, a line per row."""
     part = board.attacked
-    found = {} if part is None else attack_curves(part)
-    return [_relearning_chart(measure, rows) for measure, rows in found.items()]
+    curves = {} if part is None else attack_curves(part)
+    return [_relearning_chart(measure, rows) for measure, rows in curves.items()]
 
 
 def _relearning_chart(measure: Measure, rows: dict[Variant, dict[Any, Curve]]) -> Chart:

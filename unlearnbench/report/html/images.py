@@ -55,11 +55,11 @@ class ImageBudget:
         return FigureImage(_data_uri(data), words)
 
     def strip(self, entry: Mapping[str, Any], words: str) -> Strip | None:
-        """Return a picture of a record, or None where it cannot be read or there is no room left."""
-        found = read_strip(entry)
-        if found is None or len(found[0]) > self._left:
+        """Return a picture of a record, or None where it cannot be read or exceeds the limit."""
+        strip = read_strip(entry)
+        if strip is None or len(strip[0]) > self._left:
             return None
-        data, picture = found
+        data, picture = strip
         self._left -= len(data)
         n = picture.width // picture.height
         return Strip(_data_uri(data), n, f"{n} {words}")
@@ -71,7 +71,7 @@ def _data_uri(data: bytes) -> str:
 
 def pictures(board: Board, album: ImageBudget) -> tuple[list[Pictures], int]:
     """Return the samples per target, and the number of rows left out for size."""
-    found, left_out = [], 0
+    pages, left_out = [], 0
     for target in board.targets:
         rows: list[tuple[str, list[Strip]]] = []
         headers: list[str] = []
@@ -90,8 +90,8 @@ def pictures(board: Board, album: ImageBudget) -> tuple[list[Pictures], int]:
             else:
                 left_out += 1
         if rows:
-            found.append(Pictures(board.name_of(target), headers, rows))
-    return found, left_out
+            pages.append(Pictures(board.name_of(target), headers, rows))
+    return pages, left_out
 
 
 def _pictured(board: Board, variant: Variant, target: Target) -> Record | None:

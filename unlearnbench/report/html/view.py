@@ -100,7 +100,7 @@ def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Dra
         drawn: {figure: its bytes}; those in STILLS are shown.
     """
     tables: dict[str, list[HtmlTable]] = {}
-    for table in (found for found in all_tables(board) if found.corner != IN_HEAT_MAPS):
+    for table in (table for table in all_tables(board) if table.corner != IN_HEAT_MAPS):
         tables.setdefault(PLACES.get(table.name, "tables"), []).append(grid(table, board))
     measures = axes_of(board)
     charts = [

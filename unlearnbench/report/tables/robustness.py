@@ -59,13 +59,13 @@ def _overview(part: Board) -> Table:
 
 def _relearning_tables(part: Board) -> list[Table]:
     """Return the table of steps until the class is back, and of the area under the curve."""
-    found = attack_curves(part)
-    if not found:
+    attacks = attack_curves(part)
+    if not attacks:
         return []
     expected = len(part.targets) * len(part.replicates)
     values = []
     for variant in part.variants:
-        rows = [_relearned(curves.get(variant, {}), expected) for curves in found.values()]
+        rows = [_relearned(curves.get(variant, {}), expected) for curves in attacks.values()]
         values.append([value for pair in rows for value in pair])
     return [
         Table(
@@ -73,12 +73,12 @@ def _relearning_tables(part: Board) -> list[Table]:
             title="Relearning",
             caption="Steps: the first evaluated step at which less than 50 % is forgotten, median over cells, never "
             "counting as later than all. Area: under the curve of forgetting over steps, 100 % if nothing comes back, "
-            f"mean over forget classes [95 % interval]. {_words(part)} {part.caption(list(found))}.",
+            f"mean over forget classes [95 % interval]. {_words(part)} {part.caption(list(attacks))}.",
             corner="Method",
             rows=[variant.label for variant in part.variants],
-            groups=[measure.title for measure in found for _ in range(2)],
-            headers=["steps until back ↑", "area (%) ↑"] * len(found),
-            formats=["g", ".1f"] * len(found),
+            groups=[measure.title for measure in attacks for _ in range(2)],
+            headers=["steps until back ↑", "area (%) ↑"] * len(attacks),
+            formats=["g", ".1f"] * len(attacks),
             values=values,
         )
     ]

@@ -140,7 +140,7 @@ class Layout(NamedTuple):
         """The total height of its floats."""
         sheet = self.sheet
         lines = sum(sheet.high + sum(map(sheet.lines, rows)) for parts in self.floats for rows, _ in parts)
-        return ((lines - _room(self.caption, self.note, self.spans)) * LINE + HIGH) / 72
+        return ((lines - _lines_per_page(self.caption, self.note, self.spans)) * LINE + HIGH) / 72
 
 
 def lay_out(table: Table) -> Layout:
@@ -149,7 +149,7 @@ def lay_out(table: Table) -> Layout:
     blocks = _blocks(sheet)
     caption, note = short_caption(table.full_caption())
     spans = len(blocks) > 1 or sheet.stub + 2 * SEP + sum(sheet.widths[k] + 2 * SEP for k in blocks[0]) > COLUMN
-    floats = list(_floats(sheet, blocks, _room(caption, note, spans)))
+    floats = list(_floats(sheet, blocks, _lines_per_page(caption, note, spans)))
     return Layout(sheet, caption, note, spans, len(blocks) > 1, floats)
 
 
@@ -179,7 +179,7 @@ def to_latex(table: Table) -> str:
     return "\n".join([NOTE, *floats]) + "\n"
 
 
-def _room(caption: str, note: str, spans: bool) -> float:
+def _lines_per_page(caption: str, note: str, spans: bool) -> float:
     """Return how many lines of tabulars fit a page with caption and note."""
     letters = 100 if spans else 46  # in a line of the caption; of the note half as many more
     beside = 12.0 * (len(caption) / letters + 1) + (8.5 * (len(note) / letters / 1.5 + 1) if note else 0.0) + 20.0
@@ -277,37 +277,37 @@ def _longest(column: Sequence[Place]) -> str:
 def _blocks(sheet: Sheet) -> list[list[int]]:
     """Return the columns of each tabular: groups stay together, tabulars are about equally wide."""
     widths = [width + 2 * SEP for width in sheet.widths]
-    room = TEXT - sheet.stub - 2 * SEP
+    space = TEXT - sheet.stub - 2 * SEP
     units: list[list[int]] = []
     for unit in _runs(sheet.groups):
-        units += [unit] if sum(widths[k] for k in unit) <= room else [[k] for k in unit]
-    most = len(_filled(units, widths, room))
+        units += [unit] if sum(widths[k] for k in unit) <= space else [[k] for k in unit]
+    most = len(_filled(units, widths, space))
     limit = sum(widths) / max(most, 1)
-    while len(found := _filled(units, widths, min(limit, room))) > most:
+    while len(found := _filled(units, widths, min(limit, space))) > most:
         limit *= 1.04
     return found or [[]]
 
 
-def _filled(units: Sequence[Sequence[int]], widths: Sequence[float], room: float) -> list[list[int]]:
+def _filled(units: Sequence[Sequence[int]], widths: Sequence[float], space: float) -> list[list[int]]:
     blocks: list[list[int]] = []
     left = 0.0
     for unit in units:
         need = sum(widths[k] for k in unit)
         if not blocks or need > left:
             blocks.append([])
-            left = room
+            left = space
         blocks[-1] += unit
         left -= need
     return blocks
 
 
-def _floats(sheet: Sheet, blocks: Sequence[Sequence[int]], room: float) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """Yield the (rows, columns) of the tabulars of each float, each of at most `room` lines."""
+def _floats(sheet: Sheet, blocks: Sequence[Sequence[int]], space: float) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """Yield the (rows, columns) of the tabulars of each float, each of at most `space` lines."""
     chunks: list[list[int]] = [[]]
     lines = sheet.high
     for row in range(len(sheet.names)):
         lines += sheet.lines(row)
-        if lines > room and chunks[-1]:
+        if lines > space and chunks[-1]:
             chunks.append([])
             lines = sheet.high + sheet.lines(row)
         chunks[-1].append(row)
@@ -315,7 +315,7 @@ def _floats(sheet: Sheet, blocks: Sequence[Sequence[int]], room: float) -> Itera
     used = 0.0
     for chunk, block in itertools.product(chunks, blocks):
         need = sum(sheet.lines(row) for row in chunk) + sheet.high
-        if parts and (used + need > room or parts[-1][0] != chunk):
+        if parts and (used + need > space or parts[-1][0] != chunk):
             yield parts
             parts, used = [], 0.0
         parts.append((chunk, list(block)))

@@ -56,12 +56,12 @@ def nothing(problems: Sequence[str]) -> str:
 
 def _banner(board: Board) -> list[str]:
     """Return a red warning where a control is on the wrong side."""
-    found = alarms(board)
-    if not found:
+    wrong = alarms(board)
+    if not wrong:
         return []
     lines = ["[!CAUTION]", f"**{DISTRUST}**"]
-    shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in found[:MOST_ALARMS]]]
-    more = [f"- and {len(found) - MOST_ALARMS} more"] if len(found) > MOST_ALARMS else []
+    shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in wrong[:MOST_ALARMS]]]
+    more = [f"- and {len(wrong) - MOST_ALARMS} more"] if len(wrong) > MOST_ALARMS else []
     return ["\n".join(f"> {line}" for line in [*shown, *more]) + "\n"]
 
 

@@ -35,8 +35,8 @@ def paper(
     column = [n for n in ("tradeoff", "phases") if n in sizes and sizes[n][0] < 3.6]
     below = 4.0 if column else WORDS_HIGH
     teaser = next((n for n in FIRST if n in sizes and n not in column and sizes[n][1] < LETTER - TITLE - below), None)
-    room = LETTER - TITLE - (sizes[teaser][1] + 0.5 if teaser else 0.0)
-    column = [n for n, most in zip(column, (room, room - WORDS_HIGH), strict=False) if sizes[n][1] + 0.5 < most]
+    space = LETTER - TITLE - (sizes[teaser][1] + 0.5 if teaser else 0.0)
+    column = [n for n, most in zip(column, (space, space - WORDS_HIGH), strict=False) if sizes[n][1] + 0.5 < most]
     spanning = _second_page(tables, sizes, words, {teaser, *column})
     few = [lay_out(table) for table in tables if table.name == TABLES[0]]
     alone = not spanning or not few[0].spans  # tables of one column's width, which need text to float in
