@@ -250,8 +250,8 @@ class TestLayouts:
     @pytest.mark.parametrize(
         ("parts", "message"),
         [
-            (("train", "Train", "test"), "Train and train, of which either may be meant"),
-            (("train", "val", "validation"), "val and validation, of which"),
+            (("train", "Train", "test"), "Train and train, which is ambiguous"),
+            (("train", "val", "validation"), "val and validation, which is"),
             (("train", "other"), "only train does"),
             (("test", "val"), "only test, val does"),
         ],
@@ -315,7 +315,7 @@ class TestLayouts:
         (tmp_path / "a" / "test" / "cat" / "0.png").unlink()
         os.link(tmp_path / "a" / "train" / "cat" / "0.png", tmp_path / "a" / "test" / "cat" / "0.png")
         (note,) = read_folder(tmp_path / "a", tmp_path).notes
-        assert note == "1 of 8 images are further links to a file that is an image already"
+        assert note == "1 of 8 images are additional links to the same file"
 
     @pytest.mark.parametrize("kind", ["jp2", "jfif", "pbm", "tif", "avif"])
     def test_endings_that_pillow_opens(self, tmp_path, kind):
@@ -360,7 +360,7 @@ class TestNames:
 
     def test_classes_that_would_look_alike_are_refused(self, tmp_path):
         paint_classes(tmp_path / "a", classes=("a b", "a\tb"))
-        with pytest.raises(UsageError, match="'a b' has a name like another's"):
+        with pytest.raises(UsageError, match="'a b' has another's printable name"):
             open_folder(tmp_path / "a")
 
     def test_a_long_name_still_names_records(self, tmp_path):
@@ -562,9 +562,12 @@ class TestChoices:
             (Source("cifar10", judge="resnet"), "has no judge 'resnet'"),
             (Source("cifar10", extractor="clip"), "has no extractor 'clip': choose from inception, own"),
             (Source("cifar10", base="x", base_steps=5), "give one of them"),
-            (Source("cifar10", base="x", base_minutes=5.0), "--base and --base-minutes each say .*give one of them"),
-            (Source("cifar10", base_steps=5, base_minutes=5.0), "--base-steps and --base-minutes each say"),
-            (Source("digits", data_root=".."), "not for digits"),
+            (
+                Source("cifar10", base="x", base_minutes=5.0),
+                "--base and --base-minutes exclude each other",
+            ),
+            (Source("cifar10", base_steps=5, base_minutes=5.0), "--base-steps and --base-minutes exclude each other"),
+            (Source("digits", data_root=".."), "does not apply to digits"),
             (Source("cifar"), "did you mean cifar10"),
         ],
     )

@@ -323,7 +323,7 @@ class TestWeights:
         judge = GivenJudge("cifar_resnet20", file_digest(path))
         save(path, cifar_weights(seed=1))
         dataset = replace(tiny, judge=judge, weights={judge.sha256: path})
-        with pytest.raises(UsageError, match="were changed after the run began"):
+        with pytest.raises(UsageError, match="changed after the run began"):
             prepare(dataset, ArtifactStore(tmp_path / "cache"), CPU, lambda *_: None, [])
 
     def test_without_a_file_the_network_is_trained(self):

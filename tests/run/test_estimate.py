@@ -512,12 +512,12 @@ class TestText:
             surroundings=Surroundings({"load": 1.0}, 0, "judging: it took too long"),
         )  # fmt: skip
         text = list(lines(outlook))
-        assert "SAFEMax: not known (it is a riddle)" in text
+        assert "SAFEMax: unknown (it is a riddle)" in text
         assert next(line for line in text if line.startswith("SAFEMax ")).split()[2:] == ["?"] * 7
         total = next(line for line in text if line.startswith("the whole run"))
         assert "at least ~" in total and "(SAFEMax, judge, a part of judging)" in total
-        assert "to be made first: judge (not known: it is slow)" in text
-        assert any("not known: judging: it took too long" in line for line in text)
+        assert "to be made first: judge (unknown: it is slow)" in text
+        assert any("unknown: judging: it took too long" in line for line in text)
 
     def test_nothing_to_run(self):
         assert "nothing would run" in list(lines(outlook_of(plan_of(), {})))[-1]

@@ -38,7 +38,7 @@ def lines(outlook: Outlook) -> Iterator[str]:
     yield legend(probe_of(outlook))
     for row in outlook.rows:
         if isinstance(row.cost, Unknown):
-            yield f"{row.label}: not known ({row.cost.reason})"
+            yield f"{row.label}: unknown ({row.cost.reason})"
     yield _spell_surroundings(outlook)
     yield from _spell_preparation(outlook)
     yield _spell_total(outlook)
@@ -152,7 +152,7 @@ def _spell_preparation(outlook: Outlook) -> Iterator[str]:
     made = []
     for name, making in outlook.preparation.making.items():
         known = f" {about(making.seconds)}" if making.seconds is not None else ""
-        made.append(f"{name}{known}{f' (not known: {making.reason})' if making.reason else ''}")
+        made.append(f"{name}{known}{f' (unknown: {making.reason})' if making.reason else ''}")
     yield f"to be made first: {', '.join(made) or 'nothing'}"
 
 

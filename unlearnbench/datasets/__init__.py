@@ -288,7 +288,7 @@ def _check_one_base(source: Source) -> None:
     ways = {"--base": source.base, "--base-steps": source.base_steps, "--base-minutes": source.base_minutes}
     given = [option for option, value in ways.items() if value]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} each choose a base model: give one of them")
+        raise UsageError(f"{' and '.join(given)} exclude each other: give one of them")
 
 
 class _Judges(NamedTuple):
