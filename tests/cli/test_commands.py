@@ -15,7 +15,7 @@ from unlearnbench.datasets import Source
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run.at_hand import Look, at_hand
-from unlearnbench.run.cell import identify
+from unlearnbench.run.cell import resolve_device
 from unlearnbench.run.plan import make_plan
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import ResultStore
@@ -84,7 +84,7 @@ BAD = {
     "folder without data root": (run_with(dataset="imagefolder"), "needs --data-root DIR"),
     "absent data root": (run_with(dataset="imagefolder", **{"data-root": "absent"}), "there is no such folder"),
     "data root without classes": (run_with(dataset="imagefolder", **{"data-root": "empty"}), "lay it out as"),
-    "data root of digits": (run_with(**{"data-root": "empty"}), "not for digits"),
+    "data root of digits": (run_with(**{"data-root": "empty"}), "does not apply to digits"),
     "image size of cifar10": (run_with(dataset="cifar10", **{"image-size": "64"}), "is for --dataset imagefolder"),
     "absent base": (run_with(base="absent"), "there is no such folder"),
     "base and base steps": (run_with(base="empty", **{"base-steps": "3"}), "give one of them"),
@@ -182,7 +182,7 @@ SWEEP = (*run_with(methods="original,paper", classes="0-2"), "--dry-run", "--set
 
 def test_dry_run_prints_the_cells_and_writes_nothing(command, tmp_path):
     status, out, _ = command(*SWEEP)
-    assert (status, "20 cells, 5 of them to check the suite" in out) == (0, True)
+    assert (status, "20 cells, 5 of them controls" in out) == (0, True)
     assert len([line for line in out.splitlines() if line.startswith("digits-")]) == 20
     assert len([line for line in out.splitlines() if "-sham_" in line and "-c0-s0-" in line]) == 5
     for controls, cells in (("none", 15), ("every", 30)):
@@ -197,7 +197,7 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
         Registry(), methods="original,esd", classes="0", source=Source("digits"), metrics="all", sweeps=[],
         controls="none",
     )  # fmt: skip
-    identity = identify("cpu")["identity"]
+    identity = resolve_device("cpu")["identity"]
     store = ResultStore(tmp_path / "results")
     for c, seconds in ((1, 100), (2, 140)):
         record = fake_record("esd", c)
@@ -220,10 +220,10 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
     assert lines[head + 1].split() == ["Original", "1", *"???????"]
     assert lines[head + 2].split() == ["ESD", "1", "0.2", "1s", "2s", "3s", "3s", "1.00", "2m00s"]
     assert "\nabout 2m00s for 1 of 2 cells, one after another, by 2 records of the same device, dataset and" in out
-    assert "; not known for original ('unlearnbench estimate' with the same options measures it)" in out
+    assert "; unknown for original ('unlearnbench estimate' with the same options measures it)" in out
     assert sorted(tmp_path.rglob("*")) == before
     own = replace(record.cell, forget_class=0, protocol=plan.dataset.protocol.name, settings=plan.cells[1].settings)
-    made = {"digest": plan.dataset.digest, "panel": plan.dataset.panel}
+    made = {"digest": plan.dataset.digest, "panel": plan.dataset.judges_digest}
     method = {**record.method, "source_hash": plan.source_hashes["method:esd"]}
     entries = {
         spec.name: {**record.metrics["fake_ua"], "source_hash": plan.source_hashes[f"metric:{spec.name}"]}
@@ -375,7 +375,7 @@ def test_report_opens_the_page(command, tmp_path, monkeypatch):
     monkeypatch.setenv("CI", "true")
     status, out, _ = command("report", "--open")
     assert (status, out.splitlines()[-2].startswith("Report: ")) == (0, True)
-    assert out.splitlines()[-1].startswith("There is no browser to open it in here: open ")
+    assert out.splitlines()[-1].startswith("No browser is available here: open ")
 
 
 def test_an_alarm_of_two_boards_is_said_once(command, tmp_path):

@@ -24,7 +24,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.board import Board
 from unlearnbench.run.benchmark import Benchmark
-from unlearnbench.run.cell import identify_all
+from unlearnbench.run.cell import resolve_devices
 from unlearnbench.run.devices import named_devices, spell_cores
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import make_plan
@@ -163,14 +163,14 @@ class TestIdentity:
             for number in range(3)
         }
 
-        def identify(name):
+        def resolve_device(name):
             return {"name": name, "device": name, "identity": found[int(name[-1])], "of": 1}
 
-        monkeypatch.setattr("unlearnbench.run.cell.identify", identify)
+        monkeypatch.setattr("unlearnbench.run.cell.resolve_device", resolve_device)
         return found
 
     def test_devices_of_one_model_are_a_run(self, gpus):
-        found = identify_all("auto", "0,2")
+        found = resolve_devices("auto", "0,2")
         assert [(each["name"], each["identity"]["uuid"]) for each in found] == [("cuda:0", "u0"), ("cuda:2", "u2")]
         assert {each["of"] for each in found} == {2}
 
@@ -181,20 +181,20 @@ class TestIdentity:
     def test_a_mixed_pair_is_refused(self, gpus, fact, value, words):
         gpus[2][fact] = value
         with pytest.raises(UsageError) as refused:
-            identify_all("auto", "0,1,2")
+            resolve_devices("auto", "0,1,2")
         assert f"not alike, cuda:0 (H100, driver 575) and {words}: name those of one model" in str(refused.value)
 
     def test_a_gpu_and_cores_are_no_pair(self, gpus):
         with pytest.raises(UsageError, match=r"not alike, cuda:0 \(H100, driver 575\) and cpu:"):
-            identify_all("auto", f"0,cpu:{allowed_cores()[0]}")
+            resolve_devices("auto", f"0,cpu:{allowed_cores()[0]}")
 
     def test_a_set_of_cores_is_a_device_of_its_own(self):
         core = allowed_cores()[0]
-        (found,) = identify_all("auto", f"cpu:{core}")
+        (found,) = resolve_devices("auto", f"cpu:{core}")
         assert (found["name"], found["device"], found["of"]) == (f"cpu:{core}", "cpu", 1)
         assert found["identity"]["cores"] == [core]
         assert found["identity"]["name"].endswith(", 1 cores")
-        (whole,) = identify_all("cpu", "")
+        (whole,) = resolve_devices("cpu", "")
         assert "cores" not in whole["identity"]
         assert whole["of"] == 1
 
