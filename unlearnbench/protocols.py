@@ -1,12 +1,9 @@
 """Protocols between a job and the process that waits for it."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 Progress = Callable[[str, int, int], None]  # name of the step, steps done, total steps (0: unknown)
-
-
-Slot = Literal["load", "alone", "beside"]  # kinds of work: preparation, timed, neither
 
 
 class JobChannel(Protocol):
@@ -14,9 +11,6 @@ class JobChannel(Protocol):
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show progress."""
-
-    def slot(self, kind: Slot) -> int:
-        """Wait for a slot of this kind; return the number of jobs that share the cores."""
 
     def beside(self) -> int:
         """Return the largest number of other devices at work at once since the last call."""

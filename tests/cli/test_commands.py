@@ -142,7 +142,6 @@ BAD = {
     "unknown devices": (run_with(devices="0,warp"), "'warp', which is neither a GPU nor a set of cores"),
     "a device twice": (run_with(devices="0,0"), "names cuda:0 twice"),
     "one device and several": (run_with(device="cpu", devices="0,1"), "give one of them"),
-    "devices and jobs": (run_with(devices="0,1", jobs="2"), "leave --jobs out"),
     "estimate of no method": (["estimate", "--classes", "0"], "say what to run: --methods all"),
     "estimate of classes and a sequence": (
         ["estimate", "--methods", "original", "--classes", "0", "--sequence", "1,2"],

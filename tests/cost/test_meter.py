@@ -245,7 +245,7 @@ def test_a_charge_is_flagged_as_reused_and_keeps_what_disturbed_it(parts):
     assert meter.phases()["prior"] == {
         "seconds": 9.0, "memory_bytes": {"fake": 77}, "memory_growth_bytes": {"fake": 7}, "reused_seconds": 9.0,
         "reused": True,
-        "load": {"foreign_cpu_seconds": 8.0}, "side_by_side": False,
+        "load": {"foreign_cpu_seconds": 8.0},
     }  # fmt: skip
     assert [found["phase"] for found in meter.disturbances(cores=2)] == ["prior"]
 
@@ -320,16 +320,6 @@ class TestDisturbances:
                 clock.now += 0.3
                 watch.amounts = {"foreign_cpu_seconds": 0.2, "foreign_processes": 1}
         assert meter.costs["sample"].load == {"foreign_cpu_seconds": pytest.approx(0.8), "foreign_processes": 1}
-
-    def test_cells_side_by_side_are_no_strangers(self, parts):
-        clock, _, meter = parts
-        watch = FakeWatch()
-        meter.instruments.watches, meter.side_by_side = [watch], True
-        with meter.phase("sample"):
-            clock.now += 10
-            watch.amounts["foreign_cpu_seconds"] = 10
-        assert meter.disturbances(cores=2) == []
-        assert meter.phases()["sample"]["side_by_side"]
 
     def test_processes_on_the_device_and_a_sleeping_machine(self, parts):
         _, _, meter = parts

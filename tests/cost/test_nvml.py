@@ -435,4 +435,4 @@ class TestWhoElseUsesTheDevice:
         assert answer["peaks"].keys() == seen
         assert answer["peaks"]["nvml_process"] == 5
         assert answer["foreign"] == 0
-        assert ("--jobs" in answer["problems"].get("nvml_device", "")) == (len(pids) > 1)
+        assert ("another process of this run" in answer["problems"].get("nvml_device", "")) == (len(pids) > 1)

@@ -27,8 +27,8 @@ from unlearnbench.run.benchmark import Benchmark
 from unlearnbench.run.cell import resolve_devices
 from unlearnbench.run.devices import named_devices, spell_cores
 from unlearnbench.run.execution import Execution
+from unlearnbench.run.locks import Beside, device_lock
 from unlearnbench.run.plan import make_plan
-from unlearnbench.run.scheduling import Beside, device_lock
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.provenance import allowed_cores
 from unlearnbench.store.records import ResultStore
@@ -200,14 +200,14 @@ class TestIdentity:
 
 
 def test_the_locks_of_several_devices_are_taken_in_one_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("unlearnbench.run.scheduling._lock_folders", lambda: [tmp_path])
+    monkeypatch.setattr("unlearnbench.run.locks._lock_folders", lambda: [tmp_path])
     taken = []
 
     def first_that_works(name):
         taken.append(name)
         return SimpleNamespace(lock_file=str(tmp_path / name), is_locked=True, release=lambda: None), []
 
-    monkeypatch.setattr("unlearnbench.run.scheduling._first_that_works", first_that_works)
+    monkeypatch.setattr("unlearnbench.run.locks._first_that_works", first_that_works)
     gpus = [{"type": "cuda", "uuid": name} for name in ("b", "a")]
     sets = [{"type": "cpu", "cores": cores} for cores in ([10, 2], [1, 12])]
     with device_lock([*gpus, *sets], pytest.fail):
@@ -331,7 +331,6 @@ class TestTwoDevices:
             # the other one burns all of its core, which would come on top of what strangers take of this one
             assert forget["load"]["foreign_cpu_seconds"] < 0.9 * forget["seconds"]
             assert forget["load"]["devices_beside"] in (0, 1)
-            assert not forget["side_by_side"]
         firsts = [record for record in ran.records if record.cell.forget_class < 2]  # which begin together
         assert [record.cost["forget"]["load"]["devices_beside"] for record in firsts] == [1, 1]
         assert "timed while up to 1 other device of the run worked" in Board(ran.records).caption()

@@ -99,7 +99,6 @@ def run(
     batch_size: options.BatchSize = None,
     precision: options.Precision = "fp32",
     compile_: options.Compile = False,
-    jobs: options.Jobs = 1,
     repeats: options.Repeats = 1,
     rerun: options.Rerun = "missing",
     timeout: options.Timeout = None,
@@ -119,10 +118,10 @@ def run(
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
-    _check_devices(device, devices, jobs)
+    _check_devices(device, devices)
     execution = _execution(
         device=device, devices=devices, plugin_files=_absolute(plugin), rerun=rerun, repeats=repeats,
-        controls=controls, models=save_models, jobs=jobs, timeout=timeout, minutes=minutes, stop_if_weak=stop_if_weak,
+        controls=controls, models=save_models, timeout=timeout, minutes=minutes, stop_if_weak=stop_if_weak,
     )  # fmt: skip
     if workers is None:
         _dry_run(console, plan, results, execution)
@@ -169,12 +168,10 @@ def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak:
             _check_writable(folder, option)
 
 
-def _check_devices(device: str, devices: str, jobs: int) -> None:
+def _check_devices(device: str, devices: str) -> None:
     """Raise UsageError for options on devices that contradict each other."""
     if devices and device != "auto":
         raise UsageError("--device names one device and --devices several: give one of them")
-    if devices and jobs > 1:
-        raise UsageError("--devices gives each device one cell at a time: leave --jobs out, or use one device")
 
 
 def _dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execution") -> None:

@@ -170,9 +170,6 @@ Precision = Annotated[
     _words(MANNER, "Precision of all methods' forward passes (bf16: CUDA only); weights stay in fp32.", grid.Precision),
 ]
 Compile = Annotated[bool, _option(MANNER, "Compile the networks of all methods (torch.compile).", "--compile")]
-Jobs = Annotated[
-    int, _option(MANNER, "Cells run at once; unlearning is still timed alone.", min=1, max=64, metavar="N")
-]
 Repeats = Annotated[int, _option(MANNER, "Timing repeats per cell; tables report the median.", min=1, metavar="N")]
 Rerun = Annotated[grid.Rerun, _words(MANNER, "Which recorded cells to measure again.", grid.Rerun)]
 Timeout = Annotated[

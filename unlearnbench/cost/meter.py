@@ -15,7 +15,7 @@ import torch
 from unlearnbench.cost.probes import Instruments
 
 Phase = Literal["warmup", "prior", "forget", "sample", "judge", "attack"]
-Untimed = Literal["load", "wait", "repeat", "earlier"]
+Untimed = Literal["load", "repeat", "earlier"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 FOREIGN_SHARE = 0.1  # of all cores: a disturbance if other processes take more
 SHORTEST_STRETCH = 0.5  # seconds; the kernel counts CPU time in hundredths, too coarse for less
@@ -30,7 +30,6 @@ class Cost:
     memory_growth_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak minus initial use
     reused_seconds: float = 0.0  # part of `seconds` spent earlier, on building a cached artifact
     load: dict[str, float] = field(default_factory=dict)  # disturbances: seconds add up, of counts the maximum counts
-    side_by_side: bool = False  # other cells of the run shared the cores
     repeats: list[float] = field(default_factory=list)  # seconds of each run, where `seconds` is their median
 
     @property
@@ -51,7 +50,6 @@ class Cost:
         for name, amount in other.load.items():
             before = self.load.get(name, 0.0)
             self.load[name] = before + amount if name.endswith("_seconds") else max(before, amount)
-        self.side_by_side |= other.side_by_side
 
     def to_json(self) -> dict[str, Any]:
         """Return the cost as a JSON object."""
@@ -62,7 +60,7 @@ class Cost:
         """Return a cost read from JSON, all of it spent earlier."""
         return cls(
             value["seconds"], dict(value["memory_bytes"]), dict(value.get("memory_growth_bytes", {})),
-            reused_seconds=value["seconds"], load=dict(value["load"]), side_by_side=value["side_by_side"],
+            reused_seconds=value["seconds"], load=dict(value["load"]),
         )  # fmt: skip
 
 
@@ -97,7 +95,6 @@ class Meter:
         self._held: Mapping[str, int] = {}  # probe name -> use at the start of the current stretch
         self._stopped = 0.0  # seconds that this process was stopped (Ctrl-Z, a scheduler), in no phase
         self.clock_went_back = False
-        self.side_by_side = False  # whether other cells of the run may work now
         self.costs: dict[Phase | Untimed, Cost] = {}
 
     @classmethod
@@ -171,7 +168,7 @@ class Meter:
         stopped = min(load.get("stopped_seconds", 0.0), seconds)
         self._stopped, seconds = self._stopped + stopped, seconds - stopped
         growth = {name: max(0, peak - self._held[name]) for name, peak in peaks.items() if name in self._held}
-        stretch = Cost(seconds, peaks, growth, load=load, side_by_side=self.side_by_side)
+        stretch = Cost(seconds, peaks, growth, load=load)
         if self._account is not None:
             self.costs.setdefault(self._account, Cost()).add(stretch)
             if self._open:
@@ -200,8 +197,7 @@ class Meter:
             foreign = cost.load.get("foreign_cpu_seconds", 0.0)
             stopped = cost.load.get("stopped_seconds", 0.0)
             watched = cost.seconds + stopped
-            tellable = watched >= SHORTEST_STRETCH and not cost.side_by_side
-            if tellable and foreign > FOREIGN_SHARE * cores * watched:
+            if watched >= SHORTEST_STRETCH and foreign > FOREIGN_SHARE * cores * watched:
                 found.append((phase, f"other processes used {foreign / watched:.1f} of {cores} cores"))
             if processes := round(cost.load.get("foreign_processes", 0)):
                 found.append((phase, f"{processes} other process{'es' * (processes > 1)} on the device"))

@@ -287,7 +287,7 @@ class Sampler:
         try:
             use = self._device_use()
             if beside:
-                problems["nvml_device"] = "other cells of this run hold memory on the device (--jobs)"
+                problems["nvml_device"] = "another process of this run holds memory on the device"
             elif self._start is None:
                 problems["nvml_device"] = "NVML did not report the device's memory when the monitor started"
             else:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,12 +18,11 @@ from rich.console import Console
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import UsageError, plural, spell_error
 from unlearnbench.plugins.spec import MethodSpec
-from unlearnbench.protocols import Slot
 from unlearnbench.run.execution import Execution
+from unlearnbench.run.locks import Beside, device_lock
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, Task
 from unlearnbench.run.saving import publish, staging
-from unlearnbench.run.scheduling import Beside, Scheduler, device_lock
 from unlearnbench.run.stale import rests_on
 from unlearnbench.run.workers import STOPPING, Outcome, Workers
 from unlearnbench.store.cell import Cell, Scalar
@@ -79,11 +78,10 @@ class WeakBase(Exception):
 
 @dataclass(frozen=True)
 class Lane:
-    """A device of a run, and the slots of the cells on it."""
+    """A device of a run, which runs one cell at a time."""
 
     number: int
     device_info: Mapping[str, Any]  # the device, as `run.cell.resolve_devices` returns it
-    scheduler: Scheduler = field(default_factory=Scheduler)
 
 
 class Benchmark:
@@ -164,16 +162,15 @@ class Benchmark:
         return [record.cell.id for record in records if record.cell.id not in there]
 
     def _run_cells(self, todo: Sequence[Cell], lanes: Sequence[Lane], display: Display, ran: list[Record]) -> None:
-        """Run cells, `jobs` at once per device, and append their records to `ran`."""
+        """Run cells, one at a time per device, and append their records to `ran`."""
         free: SimpleQueue[Lane] = SimpleQueue()
-        places = [lane for lane in lanes for _ in range(self._execution.jobs)]
-        for lane in places:
+        for lane in lanes:
             free.put(lane)
-        with ThreadPoolExecutor(len(places)) as pool:
+        with ThreadPoolExecutor(len(lanes)) as pool:
             futures: set[Future[Record]] = set()
             try:
-                for number, cell in enumerate(todo):
-                    futures.add(pool.submit(self._run_next, number, cell, free, display))
+                for cell in todo:
+                    futures.add(pool.submit(self._run_next, cell, free, display))
                 while futures:
                     done, futures = wait(futures, timeout=0.2, return_when="FIRST_COMPLETED")
                     ran += [future.result() for future in done if not isinstance(future.exception(), Stopped)]
@@ -227,15 +224,15 @@ class Benchmark:
             )  # fmt: skip
         _expect(outcome)
 
-    def _run_next(self, number: int, cell: Cell, free: SimpleQueue[Lane], display: Display) -> Record:
+    def _run_next(self, cell: Cell, free: SimpleQueue[Lane], display: Display) -> Record:
         """Run a cell on a free device, in one of the pool's threads."""
         lane = free.get()
         try:
-            return self._run_cell(number, cell, lane, display)
+            return self._run_cell(cell, lane, display)
         finally:
             free.put(lane)
 
-    def _run_cell(self, number: int, cell: Cell, lane: Lane, display: Display) -> Record:
+    def _run_cell(self, cell: Cell, lane: Lane, display: Display) -> Record:
         """Run a cell and record its outcome.
 
         Raises:
@@ -248,13 +245,11 @@ class Benchmark:
         where = f" on {device_info['name']}" if device_info["of"] > 1 else ""
         with display.task(f"{self._label(cell)}{where}") as task:
             try:
-                outcome = self._measure(number, cell, lane, display, task)
+                outcome = self._measure(cell, lane, display, task)
             except Stopped:
                 outcome = Outcome("interrupted", reason=self._stop_reason)
                 self._append(self._record(cell, outcome, device_info, started_utc, time.monotonic() - started))
                 raise
-            finally:
-                lane.scheduler.release(number)
             seconds = time.monotonic() - started
             record = self._record(cell, outcome, device_info, started_utc, seconds)
             try:
@@ -295,15 +290,12 @@ class Benchmark:
         """Return the folder for a cell's model; None for references and controls, which are not saved."""
         return self._execution.models if self._plan.unlearns(cell) else None
 
-    def _measure(self, number: int, cell: Cell, lane: Lane, display: Display, task: Task) -> Outcome:
+    def _measure(self, cell: Cell, lane: Lane, display: Display, task: Task) -> Outcome:
         """Run a cell in a separate process."""
 
         def check_stop() -> None:
             if self._stop.is_set():
                 raise Stopped
-
-        def take_slot(kind: Slot) -> int:
-            return lane.scheduler.acquire(number, kind, check_stop)
 
         def most_beside() -> int:
             return self._beside.most(lane.number)
@@ -317,8 +309,7 @@ class Benchmark:
                 return self._workers.run(
                     "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, execution.plugin_files,
                     execution.cache, lane.device_info, execution.repeats, staged, timeout=execution.timeout,
-                    on_progress=task.progress, on_tick=check_stop, on_slot=take_slot, on_beside=most_beside,
-                    on_warning=display.warn,
+                    on_progress=task.progress, on_tick=check_stop, on_beside=most_beside, on_warning=display.warn,
                 )  # fmt: skip
         except UsageError:  # it ends the run
             if staged is not None:

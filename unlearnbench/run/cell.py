@@ -32,7 +32,7 @@ from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import global_rng_kept, trainable_copy
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
-from unlearnbench.protocols import JobChannel, Progress, Slot
+from unlearnbench.protocols import JobChannel, Progress
 from unlearnbench.run.devices import check_alike, named_devices
 from unlearnbench.run.global_state import REMEDY, GlobalState
 from unlearnbench.run.saving import stage
@@ -171,11 +171,9 @@ def run_cell(
         device_info: the device, as `resolve_devices` returns it.
         repeats: timing repeats of unlearning.
         staged: folder to write the unlearned model to, for the process that records the cell; None for none.
-        channel: shows progress and gives slots.
+        channel: shows progress.
     """
     device, meter = _begin(device_info, channel)
-    slots = _Slots(channel, meter)
-    slots.acquire("load")
     with meter.phase("load"):
         before = GlobalState()
         registry = Registry(plugin_files)
@@ -190,7 +188,6 @@ def run_cell(
             registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device,
             ArtifactStore(cache), meter, device_info["identity"], software(), channel,
         )  # fmt: skip
-    slots.acquire("alone")
     with meter.phase("warmup"):
         warm_up(prepared, dataset, device)
     harness = after_earlier(method, harness, cell)
@@ -201,7 +198,6 @@ def run_cell(
     again = _time_again(method, harness, cell, repeats - 1)
     with meter.phase("load"):
         check_left_as_found(before, method)
-    slots.acquire("beside")
     saved = {} if staged is None else {"model": _stage(staged, cell, context, dataset)}
     inputs = EvaluationInputs(
         cell, context.model.eval(), dataset, prepared, harness.store, device_info["identity"], meter, channel
@@ -258,20 +254,6 @@ def _account(harness: Harness, again: Sequence[float]) -> dict[str, Any]:
         "counts": vars(harness.counts),
         "curves": harness.curves,
     }
-
-
-class _Slots:
-    """Acquires slots among concurrent cells, and shares the cores with them during untimed work."""
-
-    def __init__(self, channel: JobChannel, meter: Meter) -> None:
-        self._channel, self._meter, self._threads = channel, meter, torch.get_num_threads()
-
-    def acquire(self, kind: Slot) -> None:
-        """Wait for a slot, and set the number of threads accordingly."""
-        with self._meter.phase("wait"):
-            sharing = self._channel.slot(kind)
-        torch.set_num_threads(max(1, self._threads // sharing))
-        self._meter.side_by_side = sharing > 1
 
 
 def warm_up(prepared: Prepared, dataset: Dataset, device: torch.device) -> None:

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from unlearnbench.errors import UsageError
 from unlearnbench.run.execution import Execution
+from unlearnbench.run.locks import device_lock
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, spell
-from unlearnbench.run.scheduling import device_lock
 from unlearnbench.run.workers import Outcome, Workers
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import canonical_json

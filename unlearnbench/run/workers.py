@@ -27,7 +27,7 @@ import psutil
 
 from unlearnbench.cost.nvml import is_stopped
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
-from unlearnbench.protocols import Progress, Slot
+from unlearnbench.protocols import Progress
 from unlearnbench.store.records import Status
 
 # Signals of shells, terminals and schedulers, often sent to all processes of a run. The run handles them.
@@ -73,7 +73,6 @@ class Workers:
         on_progress: Progress = lambda what, done, total: None,
         on_warning: Callable[[str], None] = lambda text: None,
         on_tick: Callable[[], None] = lambda: None,
-        on_slot: Callable[[Slot], int] = lambda kind: 1,
         on_beside: Callable[[], int] = lambda: 0,
         timeout: float | None = None,
     ) -> Outcome:
@@ -85,9 +84,8 @@ class Workers:
             on_progress: called with the name of the step, steps done, total steps.
             on_warning: called with the text of each warning raised in the process.
             on_tick: called at least once a second; an exception from it ends the job.
-            on_slot: called when the job requests a slot; returns the number of cells that share the cores.
             on_beside: returns the largest number of other devices at work since the job's last request.
-            timeout: seconds after which the process is killed, not counting waits for a slot and stops (Ctrl-Z).
+            timeout: seconds after which the process is killed, not counting stops (Ctrl-Z).
 
         Raises:
             UsageError: the job raised one.
@@ -102,9 +100,6 @@ class Workers:
                         on_progress(*content)
                     case ("warning", text):
                         on_warning(text)
-                    case ("slot", kind):
-                        child.answer(on_slot(kind))
-                        allowance.skip()
                     case ("beside",):
                         child.answer(on_beside())
                     case ("usage", text):
@@ -187,10 +182,6 @@ class _Allowance:
 
     def __init__(self, seconds: float | None) -> None:
         self._left, self._seen = seconds, time.monotonic()
-
-    def skip(self) -> None:
-        """Do not count the time since the last check."""
-        self._seen = time.monotonic()
 
     def is_spent(self, pid: int | None) -> bool:
         """Count the time since the last check, unless the job or this process was stopped; say whether it is up."""
@@ -353,16 +344,9 @@ class PipeChannel:
             self._last, self._what = time.monotonic(), what
             self.send("progress", what, done, total)
 
-    def slot(self, kind: Slot) -> int:
-        """Wait for a slot of this kind; return the number of jobs that share the cores."""
-        return self._ask("slot", kind)
-
     def beside(self) -> int:
         """Return the largest number of other devices at work at once since the last call."""
-        return self._ask("beside")
-
-    def _ask(self, *question: Any) -> int:
-        self.send(*question)
+        self.send("beside")
         return int(self._connection.recv())
 
 

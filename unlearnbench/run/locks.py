@@ -1,7 +1,4 @@
-"""Scheduling of concurrent cells: per device, one runs alone while it is timed; untimed work runs together.
-
-Also the locks between runs on one machine, and the count of a run's devices at work.
-"""
+"""Locks that keep the runs on one machine off each other's devices, and the count of a run's devices at work."""
 
 import errno
 import os
@@ -20,70 +17,11 @@ import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
 from unlearnbench.errors import UsageError, one_line
-from unlearnbench.protocols import Slot
 from unlearnbench.store.provenance import allowed_cores
 from unlearnbench.store.records import natural
 
-WAIT_SECONDS = 0.5  # between checks whether the run was stopped
 MOST_READ, MOST_SHOWN = 1000, 160  # bytes and characters of a lock holder's note
 FIRST_WORDS = 3  # words of the holder's command in the note
-
-
-class Scheduler:
-    """Gives each cell of a device its slot.
-
-    A cell to be timed waits until no other works, and then runs alone. Untimed work starts only when no cell is timed
-    or waiting for it, so that all cells of a batch are timed in turn and then sample together.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._working: dict[int, Slot] = {}  # cell -> its work
-        self._waiting: dict[int, Slot] = {}  # cell -> requested work, oldest first
-
-    def acquire(self, cell: int, kind: Slot, tick: Callable[[], None] = lambda: None) -> int:
-        """Release the cell's present slot, and wait for one of this kind.
-
-        Args:
-            cell: a unique number.
-            kind: of work.
-            tick: called twice a second; an exception from it ends the waiting.
-
-        Returns:
-            The number of cells that share the cores: those at work, and those about to start.
-        """
-        with self._changed:
-            self._working.pop(cell, None)
-            self._waiting[cell] = kind
-            self._changed.notify_all()
-            try:
-                while not self._free(cell, kind):
-                    self._changed.wait(WAIT_SECONDS)
-                    tick()
-                self._working[cell] = kind
-                joining = [wish for wish in self._waiting.values() if wish == kind != "alone"]
-                return len(self._working) - 1 + len(joining) if kind != "alone" else 1
-            finally:
-                del self._waiting[cell]
-                self._changed.notify_all()
-
-    def release(self, cell: int) -> None:
-        """Release the slots of a cell that has ended."""
-        with self._changed:
-            self._working.pop(cell, None)
-            self._changed.notify_all()
-
-    def _free(self, cell: int, kind: Slot) -> bool:
-        """Say whether a waiting cell may proceed. Loading precedes timed work, which precedes the rest."""
-        others = [wish for other, wish in self._waiting.items() if other != cell]
-        if kind == "alone":
-            oldest = next(other for other, wish in self._waiting.items() if wish == "alone")
-            return not self._working and oldest == cell
-        if "alone" in self._working.values():
-            return False
-        if kind == "load":
-            return "alone" not in others
-        return "load" not in self._working.values() and "alone" not in others and "load" not in others
 
 
 class Beside:
