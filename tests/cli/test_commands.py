@@ -137,7 +137,7 @@ BAD = {
     "too many cells": (run_with(methods="all", classes="0-9", seeds="0-9999"), "split the run"),
     "name too long": (run_with(results="a" * 300), "name too long"),
     "plugin name too long": (run_with(plugin="a" * 300), "no such file"),
-    "plugin is a folder": (run_with(plugin="empty"), "it is not a file"),
+    "plugin is a folder": (run_with(plugin="empty"), "it is a folder"),
     "unknown device": (run_with(device="warp"), "try --device cpu"),
     "unknown devices": (run_with(devices="0,warp"), "'warp', which is neither a GPU nor a set of cores"),
     "a device twice": (run_with(devices="0,0"), "names cuda:0 twice"),
@@ -409,7 +409,7 @@ def test_help_of_run_has_every_option_in_its_section(command, monkeypatch):
     _, out, _ = command("run", "--help")
     sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.MULTILINE))
     found = {name: re.findall(r"^  (?:-h, )?(--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
-    assert [len(options) for options in found.values()] == [10, 13, 12, 3, 1]
+    assert [len(options) for options in found.values()] == [10, 13, 11, 3, 1]
     assert found["Where"] == ["--results", "--out", "--save-models"]
     assert found["Other"] == ["--help"]
 
