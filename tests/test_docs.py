@@ -163,7 +163,9 @@ def test_the_fast_tests_are_there():
 
 
 SERVER = """
-import os, sys
+import os, runpy, sys
+
+runpy.run_path(sys.argv[2])["shrink_digits"]()
 from unlearnbench.cli import commands
 from unlearnbench.report.figures import drawing
 
@@ -230,13 +232,15 @@ def ran(tmp_path_factory, cache):
     environment = {**os.environ, "PIPES": str(pipes), "TMPDIR": str(pipes), "PYTHONUNBUFFERED": "1"}
     with (pipes / "log").open("w+") as log:
         server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, pipes], cwd=folder, stdout=log, stderr=log, env=environment
-        )
+            [sys.executable, "-c", SERVER, pipes, ROOT / "tests" / "cells.py"], cwd=folder, stdout=log, stderr=log,
+            env=environment,
+        )  # fmt: skip
         try:
             before = ""
             for _, command in RUN:
                 if "task-" in command:
                     share(folder)
+                assert server.poll() is None, (pipes / "log").read_text()
                 log.seek(0), log.truncate()
                 text = f"{SHELL}\n{before}\n{small(command)}"
                 done = subprocess.run(

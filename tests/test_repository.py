@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import functools
 import os
 import re
 
@@ -29,6 +30,7 @@ PARTS = ("", "/ablation", "/reference-set", "/replicates")
 FOLDERS = {f"results{part}": f"reports{part}" for part in PARTS}
 
 
+@functools.cache
 def read(folder):
     """Return what is read of a folder, and the ids of stale cells."""
     found = reading(ROOT / folder)
