@@ -32,6 +32,7 @@ from unlearnbench.run import cell as runner
 from unlearnbench.run.saving import staging
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.unlearn.context import Context
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real CUDA device is there: see tests/gpu")
 
@@ -58,13 +59,13 @@ def pretended(tmp_path_factory):
 
 
 @contextmanager
-def observed():
+def observed(device):
     """Shorten what is measured once or long, and note what a cell does while its method works."""
     arithmetic.PEAK_SIZE, arithmetic.PEAK_SECONDS = {"cuda": 32, "cpu": 32}, 0.0
     attacks.RELEARNING_STEPS = (1, 2)
     importlib.import_module("unlearnbench.metrics.embedding_search").STEPS = 2
     nothing = {"edge": dict, "held": dict, "close": lambda: None, "problems": {}, "foreign": None}
-    seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set(), watched_from=None)
+    seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set(), watched_from=None, waits=[])
 
     def start_monitor(uuid, *, alone):
         seen.watched_from = torch.cuda.current_device()
@@ -72,7 +73,14 @@ def observed():
 
     probes.NvmlMonitor = start_monitor
     prepared = []
-    prepare, unlearn = runner.prepare, runner.unlearn
+    prepare, unlearn, steps = runner.prepare, runner.unlearn, Context.steps
+
+    def noting_steps(context, n):
+        marks = []
+        for step in steps(context, n):
+            marks.append(len(device.waits))
+            yield step
+        seen.waits += device.waits[marks[1] :] if n > 1 else []  # the first step may prepare something
 
     def noting_prepare(*arguments):
         prepared.append(prepare(*arguments))
@@ -92,13 +100,13 @@ def observed():
             if any(n > 1 and a != b for n, a, b in zip(x.shape, x.stride(), x.grad.stride(), strict=True)):
                 seen.misplaced.add(tuple(x.shape))
 
-    runner.prepare, runner.unlearn = noting_prepare, noting_unlearn
+    runner.prepare, runner.unlearn, Context.steps = noting_prepare, noting_unlearn, noting_steps
     handle = register_optimizer_step_pre_hook(look)
     try:
         yield seen
     finally:
         handle.remove()
-        runner.prepare, runner.unlearn = prepare, unlearn
+        runner.prepare, runner.unlearn, Context.steps = prepare, unlearn, steps
 
 
 def found(device="cuda:0"):
@@ -117,40 +125,31 @@ def account(record, seen, device):
     }
 
 
-def waits_in_the_loop(device):
-    """Return how often the host waited while the method worked, by the innermost function; bookkeeping apart."""
-    waits = [wait.path for wait in device.waits if "cell.py:unlearn" in wait.path]
-    return Counter(path[0] for path in waits if not BOOKKEEPING & set(path))
-
-
 def cell_job(cache, method, metrics, form, channel):
     """Run a cell of a method and return what was seen of it."""
-    with pretended_cuda() as device, observed() as seen:
+    with pretended_cuda() as device, observed(device) as seen:
         _, record = run_cell(cache, method, found(), channel, dataset=tiny_dataset(**form), metrics=metrics)
         return account(record, seen, device)
 
 
 def method_job(cache, method, channel):
-    """Run a method with so many steps, measured, and with twice as many; return what was seen, and who waited more."""
-    accounts, counted = [], []
-    for steps, metrics in ((2, ["ua", "fid", "forgotten"]), (4, [])):
-        with pretended_cuda() as device, observed() as seen:
-            _, record = run_cell(cache, method, found(), channel, metrics=metrics, steps=steps)
-            accounts.append(account(record, seen, device))
-            counted.append(waits_in_the_loop(device))
-    return accounts[0], set(counted[1] - counted[0])
+    """Run a method; return what was seen, and which functions made the host wait in a step after the first."""
+    with pretended_cuda() as device, observed(device) as seen:
+        _, record = run_cell(cache, method, found(), channel, metrics=["ua", "fid", "forgotten"], steps=4)
+        waits = [wait.path for wait in seen.waits if "cell.py:unlearn" in wait.path]
+        return account(record, seen, device), {path[0] for path in waits if not BOOKKEEPING & set(path)}
 
 
 def save_job(cache, folder, form, channel):
     """Run a cell whose model is saved; return what the record says of it, and whether its weights are there."""
-    with pretended_cuda(), observed():
+    with pretended_cuda() as device, observed(device):
         cell, record = run_cell(cache, "safemax", found(), channel, dataset=tiny_dataset(**form), staged=folder)
         return record["artifacts"]["model"], (staging(folder, cell) / WEIGHTS).is_file()
 
 
 def other_device_job(cache, plugin, channel):
     """Run a plugin on the second of two devices; return where its weights were, and what was current before."""
-    with pretended_cuda(2), observed() as seen:
+    with pretended_cuda(2) as device, observed(device) as seen:
         run_cell(cache, "own", found("cuda:1"), channel, plugins=[plugin])
         return seen.on, seen.watched_from
 
