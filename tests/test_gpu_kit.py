@@ -25,10 +25,27 @@ LANES = (  # what is taken side by side, each with half of the cores: calls, and
     [("first", "probe,estimate,digits")],
     [("first", "base,tests"), ("second", None)],
 )
+MAIN = "from unlearnbench.cli.commands import main; main()"  # of the steps that run the command line
 QUICK = Step("quick", 30, [sys.executable, "-c", "print('done')"])
 
 
-def kit(*arguments, code="from tests.gpu.evidence import main; import sys; sys.exit(main())"):
+# The kit; in its steps digits is tiny, and reports are without figures.
+KIT = f"""
+import sys
+from dataclasses import replace
+from tests import TINY_MAIN
+from tests.gpu import evidence
+
+def small(step):
+    return replace(step, command=[TINY_MAIN if word == {MAIN!r} else word for word in step.command])
+
+steps = evidence.Call.steps
+evidence.Call.steps = lambda call: [small(step) for step in steps(call)]
+sys.exit(evidence.main())
+"""
+
+
+def kit(*arguments, code=KIT):
     """Start the kit as a user does."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -69,7 +86,9 @@ class TestTheDryRun:
             steps = json.loads(packed(out, call)[f"evidence/steps-{call}.json"])["steps"]
             assert {step["said"] for step in steps} == {"ok"}, output
             taken += [step["step"] for step in steps]
-        every = [step.name for call in CALLS for step in Call(call, PROFILES["tiny"], ROOT, ROOT).steps()]
+        steps = [step for call in CALLS for step in Call(call, PROFILES["tiny"], ROOT, ROOT).steps()]
+        every = [step.name for step in steps]
+        assert sum(MAIN in step.command for step in steps) == 4
         assert sorted(taken) == sorted(every)
 
     @pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="other tests share the cores")

@@ -32,6 +32,7 @@ from unlearnbench.run import cell as runner
 from unlearnbench.run.saving import staging
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.unlearn.context import Context
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real CUDA device is there: see tests/gpu")
 
@@ -58,13 +59,13 @@ def pretended(tmp_path_factory):
 
 
 @contextmanager
-def observed():
+def observed(device):
     """Shorten what is measured once or long, and note what a cell does while its method works."""
     arithmetic.PEAK_SIZE, arithmetic.PEAK_SECONDS = {"cuda": 32, "cpu": 32}, 0.0
     attacks.RELEARNING_STEPS = (1, 2)
     importlib.import_module("unlearnbench.metrics.embedding_search").STEPS = 2
     nothing = {"edge": dict, "held": dict, "close": lambda: None, "problems": {}, "foreign": None}
-    seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set(), watched_from=None)
+    seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set(), watched_from=None, waits=[])
 
     def start_monitor(uuid, *, alone):
         seen.watched_from = torch.cuda.current_device()
@@ -72,7 +73,14 @@ def observed():
 
     probes.NvmlMonitor = start_monitor
     prepared = []
-    prepare, unlearn = runner.prepare, runner.unlearn
+    prepare, unlearn, steps = runner.prepare, runner.unlearn, Context.steps
+
+    def noting_steps(context, n):
+        marks = []
+        for step in steps(context, n):
+            marks.append(len(device.waits))
+            yield step
+        seen.waits += device.waits[marks[1] :] if n > 1 else []  # the first step may prepare something
 
     def noting_prepare(*arguments):
         prepared.append(prepare(*arguments))
@@ -92,13 +100,13 @@ def observed():
             if any(n > 1 and a != b for n, a, b in zip(x.shape, x.stride(), x.grad.stride(), strict=True)):
                 seen.misplaced.add(tuple(x.shape))
 
-    runner.prepare, runner.unlearn = noting_prepare, noting_unlearn
+    runner.prepare, runner.unlearn, Context.steps = noting_prepare, noting_unlearn, noting_steps
     handle = register_optimizer_step_pre_hook(look)
     try:
         yield seen
     finally:
         handle.remove()
-        runner.prepare, runner.unlearn = prepare, unlearn
+        runner.prepare, runner.unlearn, Context.steps = prepare, unlearn, steps
 
 
 def found(device="cuda:0"):
@@ -106,9 +114,11 @@ def found(device="cuda:0"):
     return {"name": device, "device": device, "identity": IDENTITY, "of": 1}
 
 
-def account(record, seen, device):
+def account(cell, record, models, seen, device):
     """Return what tests ask of a cell, in plain values."""
     return {
+        "model": record["artifacts"].get("model"),
+        "weights are saved": (staging(models, cell) / WEIGHTS).is_file(),
         "values": {name: entry["value"] for name, entry in record["metrics"].items()},
         "reasons": {name: entry["reason"] for name, entry in record["metrics"].items()},
         "phases": set(record["cost"]),
@@ -117,40 +127,27 @@ def account(record, seen, device):
     }
 
 
-def waits_in_the_loop(device):
-    """Return how often the host waited while the method worked, by the innermost function; bookkeeping apart."""
-    waits = [wait.path for wait in device.waits if "cell.py:unlearn" in wait.path]
-    return Counter(path[0] for path in waits if not BOOKKEEPING & set(path))
-
-
-def cell_job(cache, method, metrics, form, channel):
+def cell_job(cache, models, method, metrics, form, channel):
     """Run a cell of a method and return what was seen of it."""
-    with pretended_cuda() as device, observed() as seen:
-        _, record = run_cell(cache, method, found(), channel, dataset=tiny_dataset(**form), metrics=metrics)
-        return account(record, seen, device)
+    dataset = tiny_dataset(**form)
+    with pretended_cuda() as device, observed(device) as seen:
+        cell, record = run_cell(cache, method, found(), channel, dataset=dataset, metrics=metrics, staged=models)
+        return account(cell, record, models, seen, device)
 
 
-def method_job(cache, method, channel):
-    """Run a method with so many steps, measured, and with twice as many; return what was seen, and who waited more."""
-    accounts, counted = [], []
-    for steps, metrics in ((2, ["ua", "fid", "forgotten"]), (4, [])):
-        with pretended_cuda() as device, observed() as seen:
-            _, record = run_cell(cache, method, found(), channel, metrics=metrics, steps=steps)
-            accounts.append(account(record, seen, device))
-            counted.append(waits_in_the_loop(device))
-    return accounts[0], set(counted[1] - counted[0])
-
-
-def save_job(cache, folder, form, channel):
-    """Run a cell whose model is saved; return what the record says of it, and whether its weights are there."""
-    with pretended_cuda(), observed():
-        cell, record = run_cell(cache, "safemax", found(), channel, dataset=tiny_dataset(**form), staged=folder)
-        return record["artifacts"]["model"], (staging(folder, cell) / WEIGHTS).is_file()
+def method_job(cache, models, method, channel):
+    """Run a method; return what was seen, and which functions made the host wait in a step after the first."""
+    metrics = ["ua", "fid", "forgotten"]
+    with pretended_cuda() as device, observed(device) as seen:
+        cell, record = run_cell(cache, method, found(), channel, metrics=metrics, staged=models, steps=3)
+        waits = [wait.path for wait in seen.waits if "cell.py:unlearn" in wait.path]
+        seen = account(cell, record, models, seen, device)
+        return seen, {path[0] for path in waits if not BOOKKEEPING & set(path)}
 
 
 def other_device_job(cache, plugin, channel):
     """Run a plugin on the second of two devices; return where its weights were, and what was current before."""
-    with pretended_cuda(2), observed() as seen:
+    with pretended_cuda(2) as device, observed(device) as seen:
         run_cell(cache, "own", found("cuda:1"), channel, plugins=[plugin])
         return seen.on, seen.watched_from
 
@@ -287,9 +284,9 @@ def test_the_pretended_device_keeps_its_rules(pretended):
 
 
 @pytest.fixture(scope="module")
-def of_method(pretended):
+def of_method(pretended, tmp_path_factory):
     """Return a function that gives what was seen of a method, which runs once for all tests."""
-    return functools.cache(lambda method: pretended(method_job, method))
+    return functools.cache(lambda method: pretended(method_job, tmp_path_factory.mktemp("models"), method))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -309,18 +306,19 @@ def test_no_step_makes_the_host_wait_but_where_the_method_asks(of_method, method
     assert waiting == ASKED.get(method, set())
 
 
-def test_flips_attention_dropout_and_bfloat16(pretended):
-    seen = pretended(cell_job, "safemax", METRICS, {"flip": True, "bf16": True, "unet": PAPERS})
+def test_flips_attention_dropout_and_bfloat16(pretended, tmp_path):
+    seen = pretended(cell_job, tmp_path, "safemax", METRICS, {"flip": True, "bf16": True, "unet": PAPERS})
     assert seen["values"].keys() == set(METRICS)
     assert seen["values"]["fid"] is not None
     assert seen["uploads"] > 0, "flips are drawn on the host and sent without a wait"
     assert seen["channels_last"]
     assert not seen["misplaced"]
+    assert_saved(seen)
 
 
 @pytest.mark.parametrize("method", ["safemax", "salun", "sa", "restricted_gradient"])
-def test_methods_run_in_bfloat16(pretended, method):
-    seen = pretended(cell_job, method, ["ua"], {"bf16": True})
+def test_methods_run_in_bfloat16(pretended, tmp_path, method):
+    seen = pretended(cell_job, tmp_path, method, ["ua"], {"bf16": True})
     assert not any(seen["reasons"].values())
     assert not seen["misplaced"]
 
@@ -331,19 +329,21 @@ def test_weights_that_move_within_bfloat16_are_seen(pretended):
     assert change > 0.01, "the second forward pass takes the rounded weights of the first"
 
 
-def test_every_attack_runs(pretended):
-    seen = pretended(cell_job, "esd", ATTACKS, {"flip": True})
+def test_every_attack_runs(pretended, tmp_path):
+    seen = pretended(cell_job, tmp_path, "esd", ATTACKS, {"flip": True})
     assert seen["values"].keys() == set(ATTACKS)
     assert not any(seen["reasons"].values())
     assert "attack" in seen["phases"]
     assert not seen["misplaced"]
 
 
-@pytest.mark.parametrize("form", [{}, {"flip": True, "bf16": True, "unet": PAPERS}], ids=["plain", "paper's"])
-def test_a_model_is_saved_and_read_back(pretended, tmp_path, form):
-    said, is_there = pretended(save_job, tmp_path, form)
-    assert said.keys() == {"sha256"}
-    assert is_there
+def assert_saved(seen):
+    assert seen["model"].keys() == {"sha256"}
+    assert seen["weights are saved"]
+
+
+def test_a_model_is_saved_and_read_back(of_method):
+    assert_saved(of_method("safemax")[0])
 
 
 PLUGIN = '''

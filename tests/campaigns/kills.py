@@ -23,6 +23,8 @@ RUN = [
     "run", "--methods", "original,safemax,esd", "--classes", "0-1", "--set", "safemax.steps=3", "--set", "esd.steps=3",
     "--metrics", "ua", "--controls", "none", "--device", "cpu",
 ]  # fmt: skip
+COMMAND = [sys.executable, "-m", "unlearnbench.cli", *RUN]
+LATEST = 20.0  # seconds after which a run is disturbed, at most
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 TARGETS = ("run", "group", "cell")
 TIMED = {"cost", "wall_seconds", "outside", "priors", "probes", "disturbances", "provenance", "flops", "curves"}
@@ -31,9 +33,8 @@ SECONDS = 300  # for a run that nobody disturbs
 
 def start(folder):
     """Start the run in a folder, in a process group of its own."""
-    command = [sys.executable, "-m", "unlearnbench.cli", *RUN]
     with Path(folder, "log").open("a") as log:
-        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(COMMAND, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def family(folder):
@@ -75,7 +76,7 @@ def disturbed(folder, random, counts):
     problems, words, target = [], "nothing", ""
     for _ in range(20):
         process, folder = start(folder), Path(folder).resolve()
-        time.sleep(random.uniform(0.5, 20))
+        time.sleep(random.uniform(0.5, LATEST))
         if random.random() < 0.8 and process.poll() is None:
             words, target = kill(process, folder, random)
             counts[words] += 1
@@ -100,7 +101,7 @@ def disturbed(folder, random, counts):
             return problems
         if "failed" in statuses:  # a cell alone was killed, which is that cell's failure
             process = subprocess.run(
-                [sys.executable, "-m", "unlearnbench.cli", *RUN, "--rerun", "failed"],
+                [*COMMAND, "--rerun", "failed"],
                 cwd=folder,
                 check=False,
                 capture_output=True,

@@ -1,6 +1,7 @@
 """`unlearnbench new`, one file per method, and a third party's package: built, installed, found by its entry point."""
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
+from tests.campaigns import call
 from unlearnbench import UsageError
 from unlearnbench.kit import trial
 from unlearnbench.kit.conformance import check
@@ -27,14 +29,35 @@ THIRD_PARTY = ROOT / "tests" / "thirdparty"
 QUICK = ("--classes", "0", "--metrics", "ua", "--controls", "none", "--device", "cpu")
 
 
-def unlearnbench(folder, *arguments, python=sys.executable, **environment):
-    """Run the command line in a folder and return its output; it must end well."""
-    command = [str(python), "-m", "unlearnbench.cli", *arguments]
+SESSION = """
+import contextlib, io, json, runpy, sys
+
+runpy.run_path(sys.argv[1])["shrink_digits"]()  # the environment has no folder of tests
+from unlearnbench.cli import commands
+from unlearnbench.report.figures import drawing
+
+drawing.FIGURES, answers = {}, []
+for line in json.loads(sys.argv[2]):
+    sys.argv, said = ["unlearnbench", *line], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            commands.main()
+    except SystemExit as stop:
+        if stop.code:
+            sys.exit(said.getvalue())
+    answers.append(said.getvalue())
+print(json.dumps(answers))
+"""
+
+
+def session(folder, *lines, python=sys.executable, **environment):
+    """Run command lines in a folder, in one process of a Python, and return the output of each; all must end well."""
+    command = [str(python), "-c", SESSION, str(ROOT / "tests" / "cells.py"), json.dumps(lines)]
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def pip(*arguments, python=sys.executable):
@@ -102,23 +125,26 @@ def test_nothing_is_overwritten(tmp_path, package):
     assert first.read_text() == "my work"
 
 
-def test_the_commands_that_are_printed_run(tmp_path, cache):
-    folder = tmp_path / "a folder"
-    printed = unlearnbench(tmp_path, "new", "method", "mine", "--out", str(folder))
-    first, second = [shlex.split(line) for line in printed.split("Next:\n")[1].splitlines()]
-    assert "13 of 13 promises kept" in unlearnbench(tmp_path, *first[1:])
-    assert "digits-mine-c0-" in unlearnbench(tmp_path, *second[1:], "--dry-run")  # test_docs runs such a command
+def test_the_commands_that_are_printed_run(tmp_path, monkeypatch, cache):
+    monkeypatch.setattr(trial, "STEPS", 4)
+    monkeypatch.chdir(tmp_path)
+    printed = call("new", "method", "mine", "--out", str(tmp_path / "a folder"))
+    first, second = [shlex.split(line) for line in printed.output.split("Next:\n")[1].splitlines()]
+    checked, planned = call(*first[1:]), call(*second[1:], "--dry-run")  # test_docs runs such a command
+    assert (checked.status, planned.status) == (0, 0), checked.output + planned.output
+    assert "13 of 13 promises kept" in checked.output
+    assert "digits-mine-c0-" in planned.output
 
 
-def test_a_broken_method_ends_with_status_1(tmp_path):
+def test_a_broken_method_ends_with_status_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "STEPS", 4)
     (path,) = new_method("mine", tmp_path).files
     path.write_text(path.read_text().replace('streams=("forget", "retain")', 'streams=("forget",)'))
-    command = [sys.executable, "-m", "unlearnbench.cli", "check", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "FAIL  declared streams" in done.stdout
-    assert "add 'retain' to @method(streams=...)" in done.stdout
-    assert "12 of 13 promises kept" in done.stdout
+    done = call("check", str(path))
+    assert done.status == 1
+    assert "FAIL  declared streams" in done.output
+    assert "add 'retain' to @method(streams=...)" in done.output
+    assert "12 of 13 promises kept" in done.output
 
 
 @pytest.fixture
@@ -137,19 +163,23 @@ def test_a_method_is_one_file_and_nothing_else(checkout, cache):
     def digests():
         return {path: file_digest(path) for path in checkout.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
-    def there(*arguments):  # the cells' processes, too, import this copy
-        return unlearnbench(checkout, *arguments, PYTHONPATH=str(checkout))
+    def there(*lines):  # the cells' processes, too, import this copy
+        return session(checkout, *lines, PYTHONPATH=str(checkout))
 
     before = digests()
-    there("new", "method", "mine", "--out", "methods")
+    there(("new", "method", "mine", "--out", "methods"))
     assert digests().keys() - before.keys() == {checkout / "methods" / "mine.py"}
     assert before.items() <= digests().items()
-    assert re.search(r"^  mine +Mine", there("list", "methods"), re.MULTILINE)
     folders = ("--results", "../r", "--out", "../o")
-    there("run", "--methods", "mine", "--set", "mine.steps=2", *QUICK, *folders)
+    listed, _, reported = there(
+        ("list", "methods"),
+        ("run", "--methods", "mine", "--set", "mine.steps=2", *QUICK, *folders),
+        ("report", *folders),
+    )
+    assert re.search(r"^  mine +Mine", listed, re.MULTILINE)
     (record,) = ResultStore(checkout.parent / "r").read().records
     assert record.method["source_hash"] == source_digest(checkout / "methods" / "mine.py")
-    assert "Mine" in there("report", *folders)
+    assert "Mine" in reported
     assert "Mine" in (checkout.parent / "o" / "digits" / "tables" / "summary.tex").read_text()
     assert before.items() <= digests().items()
 
@@ -176,6 +206,21 @@ def elsewhere(tmp_path_factory):
     return python
 
 
+@pytest.fixture(scope="module")
+def there(elsewhere, tmp_path_factory, cache):
+    """The folder, and {words of a command line: its output}, all in one process of that environment."""
+    lines = {
+        "list methods": (),
+        "list metrics": (),
+        "list metrics --cards": (),
+        "run --methods null_row": ("--set", "null_row.steps=2", *QUICK, "--metrics", "ua,doubt_retained"),
+        "check null_row": (),
+    }
+    folder = tmp_path_factory.mktemp("there")
+    found = session(folder, *[[*words.split(), *more] for words, more in lines.items()], python=elsewhere)
+    return folder, dict(zip(lines, found, strict=True))
+
+
 class TestAThirdPartysPackage:
     def test_it_imports_the_sdk_alone(self):
         trees = [ast.parse(path.read_text()) for path in (THIRD_PARTY / "src").glob("*.py")]
@@ -185,40 +230,30 @@ class TestAThirdPartysPackage:
     def test_it_is_no_built_in(self):
         assert "null_row" not in [plugin.name for plugin in Registry().plugins("method")]
 
-    def test_it_is_found_by_its_entry_point(self, elsewhere, tmp_path):
-        listed = unlearnbench(tmp_path, "list", "methods", python=elsewhere)
+    def test_it_is_found_by_its_entry_point(self, there):
+        listed = there[1]["list methods"]
         assert re.search(r"^  null_row +Null row$", listed, re.MULTILINE), listed
         assert re.search(r"^  my_idea +My idea$", listed, re.MULTILINE), listed
         assert re.search(r"^  safemax ", listed, re.MULTILINE), listed
 
-    def test_its_file_of_two_columns_is_found_too(self, elsewhere, tmp_path):
-        listed = unlearnbench(tmp_path, "list", "metrics", python=elsewhere)
+    def test_its_file_of_two_columns_is_found_too(self, there):
+        listed = there[1]["list metrics"]
         assert re.search(r"^  doubt +Doubt +\[%\] +description$", listed, re.MULTILINE), listed
         assert re.search(r"^  doubt_retained +Doubt retained ", listed, re.MULTILINE), listed
-        cards = unlearnbench(tmp_path, "list", "metrics", "--cards", python=elsewhere)
-        assert cards.count("how often the judge is unsure of what it sees") == 1
+        assert there[1]["list metrics --cards"].count("how often the judge is unsure of what it sees") == 1
 
-    def test_it_runs_and_its_record_knows_its_source(self, elsewhere, tmp_path, cache):
-        arguments = (
-            "run",
-            "--methods",
-            "null_row",
-            "--set",
-            "null_row.steps=2",
-            *QUICK,
-            "--metrics",
-            "ua,doubt_retained",
-        )
-        assert "Null row" in unlearnbench(tmp_path, *arguments, python=elsewhere)
-        (record,) = ResultStore(tmp_path / "results").read().records
+    def test_it_runs_and_its_record_knows_its_source(self, there):
+        folder, said = there
+        assert "Null row" in said["run --methods null_row"]
+        (record,) = ResultStore(folder / "results").read().records
         assert (record.status, record.counts["optimizer_steps"]) == ("ok", 2)
         assert record.counts["drawn"] == {"retain": 96}
         assert record.method["source_hash"] == source_digest(THIRD_PARTY / "src" / "null_row.py")
         assert set(record.metrics) == {"ua", "doubt_retained"}
         assert record.metrics["doubt_retained"]["source_hash"] == source_digest(THIRD_PARTY / "src" / "doubt.py")
 
-    def test_it_keeps_its_promises(self, elsewhere, tmp_path):
-        assert "13 of 13 promises kept" in unlearnbench(tmp_path, "check", "null_row", python=elsewhere)
+    def test_it_keeps_its_promises(self, there):
+        assert "13 of 13 promises kept" in there[1]["check null_row"]
 
     def test_the_new_packages_own_test_passes(self, elsewhere):
         package = elsewhere.parents[2] / "my_idea"

@@ -17,6 +17,7 @@ from diffusers import UNet2DModel
 from PIL import Image
 from safetensors import SafetensorError
 
+from tests import TINY_MAIN
 from tests.conftest import fake_record
 from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import WEIGHTS, load_dataset
@@ -336,17 +337,9 @@ def test_an_unwritable_folder_stops_a_run_before_it_begins(tmp_path, monkeypatch
 
 
 def run(folder, *more):
-    command = [
-        sys.executable,
-        "-m",
-        "unlearnbench.cli",
-        "run",
-        "--methods",
-        "original,safemax,sham_noise",
-        "--classes",
-        "3",
-    ]
-    command += ["--set", "safemax.steps=2", "--metrics", "ua", "--device", "cpu", "--save-models", "models", *more]
+    command = [sys.executable, "-c", TINY_MAIN, "run", "--methods", "original,safemax,sham_noise", "--classes", "3"]
+    command += ["--set", "safemax.steps=2", "--metrics", "ua", "--device", "cpu", "--controls", "none"]
+    command += ["--save-models", "models", *more]
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
     return done.returncode, done.stdout + done.stderr

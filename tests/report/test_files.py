@@ -221,12 +221,14 @@ def test_numbers_of_any_size_are_shown(cells, unit, name):
 
 SURROUNDINGS = {
     "plain": {},
-    "backend of a notebook": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
     "settings": {
         "MATPLOTLIBRC": "{folder}", "MPLCONFIGDIR": "{folder}", "MPLBACKEND": "qtagg", "TZ": "Asia/Kathmandu",
         "PYTHONOPTIMIZE": "2", "PYTHONHASHSEED": "7", "LC_ALL": "de_DE.UTF-8", "SOURCE_DATE_EPOCH": "1",
     },
-    "no folder": {"MPLCONFIGDIR": "/dev/null", "LC_ALL": "C", "PYTHONWARNINGS": "error", "COLUMNS": "20"},
+    "a notebook without a folder": {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline", "MPLCONFIGDIR": "/dev/null", "LC_ALL": "C",
+        "PYTHONWARNINGS": "error", "COLUMNS": "20",
+    },
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """LaTeX: every table and the example paper compile, whatever stands in the records, and nothing sticks out."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -92,8 +93,9 @@ def written(request, tmp_path_factory):
     return folder
 
 
+@functools.cache
 def compiled(folder, name):
-    """Run pdflatex on a file of the folder `paper`; return its log."""
+    """Run pdflatex on a file of the folder `paper`, once for all tests; return its log."""
     command = ["pdflatex", "-no-shell-escape", "-halt-on-error", "-interaction=nonstopmode", f"{name}.tex"]
     done = subprocess.run(command, cwd=folder / "paper", capture_output=True, check=False)
     log = (folder / "paper" / f"{name}.log").read_text(errors="replace")

@@ -157,7 +157,7 @@ class _Reference:
     def __post_init__(self) -> None:
         records = self._records()
         self.now = boards(records, self.stale)
-        self.recorded = boards(records)  # with the numbers of stale records too
+        self.recorded = boards(records) if self.stale else self.now  # with the numbers of stale records too
         self._cache: dict[int, list[tuple[str, ParsedTable]]] = {}
 
     def _records(self) -> list[Record]:
