@@ -12,6 +12,7 @@ import atexit
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import select
@@ -29,7 +30,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 240  # no command takes longer
 MAIN = "from unlearnbench.cli.commands import main\nmain()\n"
-TINY = "from tests.cells import shrink_digits\nshrink_digits()\n"
+TINY = "from tests.cells import shrink\nshrink()\n"
 NO_FIGURES = "from unlearnbench.report.figures import drawing\ndrawing.FIGURES = {}\n"  # they take their time
 IMPORTS = (
     "unlearnbench.cli.commands", "unlearnbench.cli.console", "unlearnbench.run.benchmark", "unlearnbench.run.cell",
@@ -60,7 +61,7 @@ class Command:
         Args:
             folder: it starts in.
             *arguments: of the command line.
-            tiny: whether digits is tiny in it (`cells.shrink_digits`).
+            tiny: whether digits is tiny in it, see `cells.shrink`.
             figures: whether its report has figures.
             code: Python to run; the command line, unless told otherwise.
             output: descriptor to write to in place of the pipe `stdout`.
@@ -68,13 +69,13 @@ class Command:
         """
         reading, writing = os.pipe()
         self._line, line = socket.socketpair()
-        self.returncode, self.stdout = None, open(reading, encoding="utf-8", closefd=True)
+        self.returncode, self.stdout = None, os.fdopen(reading, encoding="utf-8")
         request = {
             "arguments": list(map(str, arguments)), "folder": str(folder), "environment": environment(**more),
             "code": (TINY if tiny else "") + ("" if figures else NO_FIGURES) + code,
             "cores": sorted(os.sched_getaffinity(0)),
         }  # fmt: skip
-        with line, open(os.devnull) as nothing:
+        with line, Path(os.devnull).open() as nothing:
             shown = writing if output is None else output
             sent = array.array("i", [line.fileno(), nothing.fileno(), shown, shown])
             _server().sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sent)])
@@ -170,8 +171,9 @@ def attend(request, line, *standard):
         return become(request, standard)
     for descriptor in standard:
         os.close(descriptor)
-    for number in (pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])):
-        os.write(line, number.to_bytes(8, "little", signed=True))
+    os.write(line, pid.to_bytes(8, "little", signed=True))
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.write(line, status.to_bytes(8, "little", signed=True))
     os._exit(0)
 
 
@@ -185,10 +187,10 @@ def become(request, standard):
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)
-        stream.reconfigure(line_buffering=name == "stderr", write_through=at_once)
+        buffered = name == "stdin" or not os.environ.get("PYTHONUNBUFFERED")
+        stream = os.fdopen(number, "wb" if number else "rb", -1 if buffered else 0, closefd=False)
+        stream = io.TextIOWrapper(stream, "utf-8", line_buffering=name == "stderr", write_through=not buffered)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     sys.argv = ["unlearnbench", *request["arguments"]]

@@ -24,6 +24,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from tests.server import SECONDS, Command
 from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source
 from unlearnbench.plugins.registry import Registry
@@ -35,7 +36,6 @@ from unlearnbench.run.workers import Workers
 from unlearnbench.store.provenance import available_cores
 from unlearnbench.store.records import Record, ResultStore
 
-SECONDS = 240  # no wait is longer
 NAP = 1.5  # seconds; longer than any phase of these small cells takes by itself
 MEGABYTES = 300
 SESSION = uuid.uuid4()
@@ -381,7 +381,7 @@ def cpu_seconds():
     return sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
 
 
-def test_the_cpu_that_others_use_is_a_disturbance_and_ones_own_is_none(measure, tmp_path):
+def test_the_cpu_that_others_use_is_a_disturbance_and_ones_own_is_none(alone, measure, tmp_path):
     cores = available_cores()
     with busy_cores():
         began, before = time.monotonic(), cpu_seconds()
@@ -455,23 +455,13 @@ def test_waiting_for_samples_that_another_cell_draws_has_a_name(measure):
 
 @pytest.fixture(scope="module")
 def start(cache):
-    """Return a function that starts `unlearnbench run` in a folder, as a user would, with the plugin."""
+    """Return a function that starts `unlearnbench run` in a folder with the plugin."""
     started = []
 
     def start(folder, *arguments):
-        command = [
-            sys.executable,
-            "-m",
-            "unlearnbench.cli",
-            "run",
-            "--plugin",
-            str(write_plugin(folder)),
-            *arguments,
-        ]
-        environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
-        process = subprocess.Popen(
-            [*command, "--metrics", "ua", "--device", "cpu"], cwd=folder, env=environment, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        process = Command(
+            folder, "run", "--plugin", write_plugin(folder), *arguments, "--metrics", "ua", "--device", "cpu",
+            PYTHONUNBUFFERED="1",
         )  # fmt: skip
         started.append(process)
         return process
