@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from unlearnbench.datasets import Split, load_dataset
+from unlearnbench.datasets import Split, load_dataset, profiles
 from unlearnbench.datasets import digits as recipe
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run import cell as runner
@@ -50,9 +50,12 @@ def tiny_dataset(*, flip=False, bf16=False, unet=None):
     )
 
 
-def shrink_digits():
-    """Make digits tiny in this process and the cells that it starts: for runs where the numbers do not matter."""
-    real = recipe._PROFILE
+def shrink():
+    """Make digits tiny in this process and the cells that it starts, and of the smoke protocol the sampler's steps few.
+
+    For runs where the numbers do not matter.
+    """
+    real, smoke = recipe._PROFILE, profiles._smoke()
     unet = {**real.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4}
     recipe._PROFILE = replace(
         real,
@@ -62,6 +65,7 @@ def shrink_digits():
         rejecting=replace(real.rejecting, epochs=1),
         own=replace(real.own, epochs=1),
     )
+    profiles._smoke = lambda: replace(smoke, protocol=replace(smoke.protocol, steps=2))
 
 
 def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import sharing
 from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import load_dataset
 from unlearnbench.models.networks import build_unet, unet_config
@@ -28,13 +29,37 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # small tensors run no faster on two
+if sharing.WORKER:
+    sharing.pin(sharing.OWN)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Two workers for the whole suite, or folders of it; none for single files, which would wait for their imports."""
+    if any(not Path(argument.split("::")[0]).is_dir() for argument in config.args):
+        return 0
+    os.environ["OMP_NUM_THREADS"] = "1"
+    return min(2, len(sharing.CORES))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with sharing.turn():
+        return (yield)
+
+
+@pytest.fixture
+def alone():
+    """The test has all cores, and no other one runs meanwhile."""
+    with sharing.alone():
+        yield
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     """The artifact cache of end-to-end tests; the base model in it is trained once per session."""
     chosen = os.environ.get("UNLEARNBENCH_CACHE")
-    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    folder = Path(chosen) if chosen else (base.parent if sharing.WORKER else base) / "cache"
     os.environ["UNLEARNBENCH_CACHE"] = str(folder)
     return folder
 

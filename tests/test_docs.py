@@ -172,7 +172,7 @@ from unlearnbench.report.figures import drawing
 
 trial.STEPS = 4  # of a method that is checked
 pipes, figures, real = sys.argv[1], drawing.FIGURES, digits._PROFILE
-runpy.run_path(sys.argv[2])["shrink_digits"]()
+runpy.run_path(sys.argv[2])["shrink"]()
 tiny = digits._PROFILE
 while True:
     with open(f"{pipes}/request") as request:

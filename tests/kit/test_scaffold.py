@@ -32,7 +32,7 @@ QUICK = ("--classes", "0", "--metrics", "ua", "--controls", "none", "--device", 
 SESSION = """
 import contextlib, io, json, runpy, sys
 
-runpy.run_path(sys.argv[1])["shrink_digits"]()  # the environment has no folder of tests
+runpy.run_path(sys.argv[1])["shrink"]()  # the environment has no folder of tests
 from unlearnbench.cli import commands
 from unlearnbench.report.figures import drawing
 

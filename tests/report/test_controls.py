@@ -1,12 +1,11 @@
 """The suite checks itself: controls, what metrics make of them, and what a report says when one is wrong."""
 
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
 from tests.conftest import fake_record, reading
+from tests.server import run_command
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.render import render, validation
@@ -158,14 +157,12 @@ def always(cell):
 
 def test_a_run_whose_metric_cannot_tell_the_controls_ends_with_1(tmp_path, cache):
     (tmp_path / "always.py").write_text(textwrap.dedent(CONFUSED))
-    command = [sys.executable, "-m", "unlearnbench.cli", "run", "--methods", "original", "--classes", "4"]
-    command += ["--plugin", "always.py", "--metrics", "always"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Sanity checks failed" in done.stdout
-    assert "Original does not forget, but Always (class 4, seed 0) is 100" in done.stdout
+    command = ("run", "--methods", "original", "--classes", "4", "--plugin", "always.py", "--metrics")
+    status, output = run_command(tmp_path, *command, "always")
+    assert status == 1, output
+    assert "Sanity checks failed" in output
+    assert "Original does not forget, but Always (class 4, seed 0) is 100" in output
     assert "[!CAUTION]" in (tmp_path / "reports" / "digits" / "report.md").read_text()
-    calm = [*command[:-1], "ua"]
-    done = subprocess.run([*calm, "--results", "other"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    status, output = run_command(tmp_path, *command, "ua", "--results", "other")
+    assert status == 0, output
     assert len(ResultStore(tmp_path / "other").read().records) == 1  # no metric has a threshold, so nothing is checked

@@ -23,6 +23,8 @@ import psutil
 import pytest
 from rich.console import Console
 
+from tests import sharing
+from tests.server import SECONDS, Command
 from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source
 from unlearnbench.plugins.registry import Registry
@@ -31,11 +33,10 @@ from unlearnbench.run.benchmark import Benchmark, Summary
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import make_plan
 from unlearnbench.run.workers import Workers
-from unlearnbench.store.provenance import allowed_cores, available_cores
+from unlearnbench.store.provenance import available_cores
 from unlearnbench.store.records import Record, ResultStore
 
-SECONDS = 240  # no wait is longer
-CORES = allowed_cores()[:2]
+CORES = sharing.CORES[:2]
 LANES = ",".join(f"cpu:{core}" for core in CORES)
 NAP = 1.5  # seconds; longer than any phase of these small cells takes by itself
 MEGABYTES = 300
@@ -358,7 +359,7 @@ def cpu_seconds():
     return sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
 
 
-def test_the_cpu_that_others_use_is_a_disturbance_and_ones_own_is_none(measure, tmp_path):
+def test_the_cpu_that_others_use_is_a_disturbance_and_ones_own_is_none(alone, measure, tmp_path):
     cores = available_cores()
     with busy_cores():
         began, before = time.monotonic(), cpu_seconds()
@@ -375,7 +376,7 @@ def test_the_cpu_that_others_use_is_a_disturbance_and_ones_own_is_none(measure, 
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="two devices take two cores")
-def test_waiting_for_samples_that_another_cell_draws_has_a_name(measure):
+def test_waiting_for_samples_that_another_cell_draws_has_a_name(alone, measure):
     fresh = str(SESSION.int % 10**9)  # of this noise the cache has no samples; both cells want eight classes
     found = measure("original", "0,1", sampling_seeds=fresh, metrics="retain_accuracy", devices=LANES).records
     assert any(record.cost["sample"]["reused"] for record in found)
@@ -387,23 +388,13 @@ def test_waiting_for_samples_that_another_cell_draws_has_a_name(measure):
 
 @pytest.fixture(scope="module")
 def start(cache):
-    """Return a function that starts `unlearnbench run` in a folder, as a user would, with the plugin."""
+    """Return a function that starts `unlearnbench run` in a folder with the plugin."""
     started = []
 
     def start(folder, *arguments):
-        command = [
-            sys.executable,
-            "-m",
-            "unlearnbench.cli",
-            "run",
-            "--plugin",
-            str(write_plugin(folder)),
-            *arguments,
-        ]
-        environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
-        process = subprocess.Popen(
-            [*command, "--metrics", "ua", "--device", "cpu"], cwd=folder, env=environment, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        process = Command(
+            folder, "run", "--plugin", write_plugin(folder), *arguments, "--metrics", "ua", "--device", "cpu",
+            PYTHONUNBUFFERED="1",
         )  # fmt: skip
         started.append(process)
         return process

@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -14,8 +13,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from tests import sharing
 from tests.conftest import fake_record
 from tests.run.test_workers import living_in
+from tests.server import SECONDS, Command
 from unlearnbench.cli import commands as cli
 from unlearnbench.cli.dry_run import duration
 from unlearnbench.cost import nvml as monitor
@@ -33,9 +34,8 @@ from unlearnbench.run.workers import Workers
 from unlearnbench.store.provenance import allowed_cores
 from unlearnbench.store.records import ResultStore
 
-SECONDS = 240  # no wait is longer
 NAP, BURN = 4.0, 2.0  # seconds that a shared prior sleeps, and that unlearning keeps its core busy
-CORES = allowed_cores()[:2]
+CORES = sharing.CORES[:2]
 NAMES = [f"cpu:{core}" for core in CORES]
 LANES = ",".join(NAMES)
 two_cores = pytest.mark.skipif(
@@ -255,7 +255,7 @@ def test_time_is_forecast_for_devices_at_once():
 
 
 @two_cores
-def test_a_dry_run_names_the_devices(monkeypatch, tmp_path, capsys):
+def test_a_dry_run_names_the_devices(alone, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     command = ["run", "--methods", "original", "--classes", "0", "--devices", LANES, "--dry-run"]
     monkeypatch.setattr(sys, "argv", ["unlearnbench", *command])
@@ -286,7 +286,8 @@ def measure(cache, tmp_path_factory):
             plan, workers, store, Console(file=said, width=200),
             Execution(cache, devices=LANES, plugin_files=tuple(files), minutes=SECONDS / 60),
         )  # fmt: skip
-        summary = benchmark.run()
+        with sharing.alone():
+            summary = benchmark.run()
         assert not summary.interrupted, "it hangs"
         return SimpleNamespace(summary=summary, records=store.read().records, said=said.getvalue(), folder=folder)
 
@@ -345,14 +346,12 @@ class TestTwoDevices:
 def stopped(cache, tmp_path_factory):
     """A run that found one of its devices held, began when it was free, and was stopped by Ctrl-C with both at work."""
     folder = tmp_path_factory.mktemp("stopped")
-    command = [sys.executable, "-m", "unlearnbench.cli", "run", "--methods", "waits", "--classes", "0-2"]
-    command += ["--plugin", str(write_plugin(folder)), "--metrics", "ua", "--controls", "none", "--devices", LANES]
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
     heard = [""]
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    ) as process:  # fmt: skip
+    with sharing.alone():
+        process = Command(
+            folder, "run", "--methods", "waits", "--classes", "0-2", "--plugin", write_plugin(folder), "--devices",
+            LANES, "--metrics", "ua", "--controls", "none", PYTHONUNBUFFERED="1",
+        )  # fmt: skip
         try:
             with device_lock([{"type": "cpu", "cores": CORES[1:]}], lambda holder: None):
                 while "wait for the device" not in heard[-1]:
@@ -366,7 +365,7 @@ def stopped(cache, tmp_path_factory):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             os.killpg(process.pid, signal.SIGINT)
-            output, _ = process.communicate(timeout=SECONDS)
+            output, _ = process.communicate()
         finally:
             if process.poll() is None:  # else the tests to come would wait for its devices
                 os.killpg(process.pid, signal.SIGKILL)

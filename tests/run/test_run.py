@@ -1,11 +1,9 @@
-"""The main job end to end, in processes of its own, on the real digits dataset."""
+"""The main job end to end, in processes of its own: where the numbers matter on the real digits, else on tiny ones."""
 
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from contextlib import suppress
@@ -15,28 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.server import SECONDS, Command, fresh_command, run_command
 from unlearnbench.run.benchmark import WEAK
 from unlearnbench.store.records import ResultStore
 
 pytestmark = pytest.mark.usefixtures("cache")
-SECONDS = 240
+QUICK = ("--metrics", "ua,judge_entropy", "--device", "cpu")
 
 
-def start(folder, *arguments):
-    """Start `unlearnbench run` in a folder, as a user would."""
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "unlearnbench.cli", "run", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+def start(folder, *arguments, **options):
+    """Start `unlearnbench run`."""
+    return Command(folder, "run", *arguments, **options)
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, **options):
     """Run to the end and return (exit status, output)."""
-    process = start(folder, *arguments)
-    output, _ = process.communicate(timeout=SECONDS)
-    return process.returncode, output
+    return run_command(folder, "run", *arguments, **options)
 
 
 def records(folder):
@@ -47,15 +39,12 @@ def lines(folder):
     return [line for path in (folder / "results").rglob("*.jsonl") for line in path.read_text().splitlines()]
 
 
-QUICK = ("--metrics", "ua,judge_entropy", "--device", "cpu")
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, cache):
-    """A run of two methods, one of them swept, on one class."""
+    """A run of two methods, one of them swept, on one class of the real digits."""
     folder = tmp_path_factory.mktemp("run")
     arguments = ("--methods", "original,safemax", "--classes", "3", "--set", "safemax.steps=2,3", *QUICK)
-    return (folder, arguments, *run(folder, *arguments))
+    return (folder, arguments, *run(folder, *arguments, tiny=False))
 
 
 class TestOneRun:
@@ -98,7 +87,7 @@ class TestOneRun:
     def test_the_same_command_again_runs_nothing(self, finished):
         folder, arguments, *_ = finished
         before = lines(folder)
-        status, output = run(folder, *arguments)
+        status, output = run(folder, *arguments, tiny=False)
         assert status == 0
         assert "3 of 3 cells are recorded" in output
         assert lines(folder) == before
@@ -106,7 +95,7 @@ class TestOneRun:
     def test_further_metrics_run_the_cells_again_with_those_they_had(self, finished):
         folder, arguments, *_ = finished
         chosen = [*arguments[:1], "original", *arguments[2:4], "--metrics", "retain_accuracy", "--device", "cpu"]
-        status, output = run(folder, *chosen)
+        status, output = run(folder, *chosen, tiny=False)
         assert status == 0, output
         original = next(record for record in records(folder).values() if record.cell.method == "original")
         assert set(original.metrics) == {"ua", "judge_entropy", "retain_accuracy"}  # those it had are not lost
@@ -129,7 +118,7 @@ def test_the_same_cell_twice_is_identical_bit_for_bit(tmp_path):
     )
     results = []
     for rerun in ("missing", "always"):  # the second time the mask comes from the cache
-        status, output = run(tmp_path, *arguments, "--rerun", rerun)
+        status, output = run(tmp_path, *arguments, "--rerun", rerun, tiny=False)
         assert status == 0, output
         results.append(next(iter(records(tmp_path).values())))
     first, second = results
@@ -258,7 +247,7 @@ def test_a_weak_base_model_ends_a_run_where_that_is_asked_for(tmp_path):
 def test_a_run_stops_when_its_minutes_are_up_and_goes_on(tmp_path):
     arguments = ("--methods", "safemax", "--classes", "0-1", "--set", "safemax.steps=5", *QUICK)
     endless = ("--methods", "safemax", "--classes", "2", "--set", "safemax.steps=100000", *QUICK)
-    status, output = run(tmp_path, *endless, "--minutes", "0.25")
+    status, output = run(tmp_path, *endless, "--minutes", "0.1")
     assert status == 130, output
     assert "the same command goes on from there" in output
     assert {record.status for record in records(tmp_path).values()} <= {"interrupted"}
@@ -267,11 +256,9 @@ def test_a_run_stops_when_its_minutes_are_up_and_goes_on(tmp_path):
 
 
 def test_training_alone_writes_a_base_that_a_run_takes(tmp_path):
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "unlearnbench.cli", "train", "--steps", "2", "--out", "base"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 steps, training loss" in done.stdout
+    status, output = run_command(tmp_path, "train", "--steps", "2", "--out", "base")
+    assert status == 0, output
+    assert "2 steps, training loss" in output
     assert (tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
     status, output = run(tmp_path, "--methods", "original", "--classes", "0", "--base", "base", *QUICK)
     assert status == 0, output
@@ -282,13 +269,10 @@ def test_training_alone_writes_a_base_that_a_run_takes(tmp_path):
 
 
 def test_a_training_in_a_time_box_ends_with_a_model(tmp_path):
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "unlearnbench.cli", "train", "--minutes", "0.02", "--out", "base"]
-    command += ["--device", "cpu"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = run_command(tmp_path, "train", "--minutes", "0.02", "--out", "base", "--device", "cpu")
+    assert status == 0, output
     assert (tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
-    steps = int(re.search(r"(\d+) steps?, training loss", done.stdout)[1])
+    steps = int(re.search(r"(\d+) steps?, training loss", output)[1])
     assert steps >= 1
     arguments = ("--methods", "original", "--classes", "0", "--base-minutes", "0.02", "--controls", "none", *QUICK)
     run(tmp_path, *arguments)
@@ -305,7 +289,7 @@ def test_failures_are_records_and_the_others_go_on(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('at import')")
     names = "killed,left,raising,diverged,greedy,peeking,slow,quitting,unrecordable,sound"
-    arguments = ("--methods", names, "--classes", "0", "--plugin", str(plugin), "--timeout", "10", *QUICK)
+    arguments = ("--methods", names, "--classes", "0", "--plugin", str(plugin), "--timeout", "8", *QUICK)
     status, output = run(tmp_path, *arguments)
     assert status == 1
     found = {record.cell.method: record for record in records(tmp_path).values()}
@@ -414,9 +398,7 @@ def test_a_signal_to_all_processes_of_a_run_interrupts_its_cell_and_a_second_one
     if signal.getsignal(number) is signal.SIG_IGN:
         pytest.skip(f"these tests were started deaf to {number.name} (nohup), and so is a run")
     (tmp_path / "helped.py").write_text(textwrap.dedent(HELPED))
-    process = start(
-        tmp_path, "--methods", "helped", "--classes", "0", "--plugin", "helped.py", "--controls", "none", *QUICK
-    )
+    process = start(tmp_path, *WITH_HELP)
     deadline = time.monotonic() + SECONDS
     while not (tmp_path / "began").exists():
         assert time.monotonic() < deadline
@@ -436,9 +418,7 @@ def test_a_run_that_was_started_with_nohup_survives_a_hangup(tmp_path):
     (tmp_path / "helped.py").write_text(textwrap.dedent(HELPED).replace("600", "2").replace("    raise", "    #"))
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        process = start(
-            tmp_path, "--methods", "helped", "--classes", "0", "--plugin", "helped.py", "--controls", "none", *QUICK
-        )
+        process = fresh_command(tmp_path, "run", *WITH_HELP)
     finally:
         signal.signal(signal.SIGHUP, ignored)
     wait_for(tmp_path, lambda _: (tmp_path / "began").exists(), process)
@@ -449,7 +429,7 @@ def test_a_run_that_was_started_with_nohup_survives_a_hangup(tmp_path):
 
 
 def test_an_interrupt_before_the_first_cell_writes_nothing(tmp_path):
-    process = start(tmp_path, *LONG)
+    process = fresh_command(tmp_path, "run", *LONG)
     process.stdout.readline()
     time.sleep(4)  # the process server is still importing, or the first cell has just begun
     os.killpg(process.pid, signal.SIGINT)
@@ -472,7 +452,9 @@ def test_children_end_with_their_parent(tmp_path):
             time.sleep(600)
     """)
     )
-    process = start(tmp_path, "--methods", "sleeper", "--classes", "0", "--plugin", str(plugin), *QUICK)
+    process = fresh_command(
+        tmp_path, "run", "--methods", "sleeper", "--classes", "0", "--plugin", str(plugin), "--controls", "none", *QUICK
+    )
     deadline = time.monotonic() + SECONDS
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         assert time.monotonic() < deadline
