@@ -1,1 +1,1 @@
-"""Unlearning methods, one file each. They are found by file name; nobody imports them by path."""
+"""Unlearning methods, one file each. They are found by file name and not imported by path."""

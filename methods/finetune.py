@@ -6,11 +6,11 @@ Alexander Warnecke, Lukas Pirch, Christian Wressnegger, Konrad Rieck. arXiv:2108
     L = L_eps(x_r, c_r)
 
 No term touches the forget class: its row of the class embedding has no gradient and never moves, so that forgetting can
-only come from the drift of the weights that the classes share. Little of it is to be expected of a short run. That
-follows from the formula; it is not a measurement.
+only come from the drift of the weights that the classes share. Expect little forgetting
+from a short run; this follows from the formula and is not a measurement.
 
 Deviations:
-    - The paper is about classifiers; it is what this baseline is usually cited by (so is arXiv:1911.04933). Here the
+    - The paper is about classifiers; it is usually cited for this baseline (as is arXiv:1911.04933). Here the
       loss is that of noise prediction, summed over pixels and averaged over images.
     - Unknown for diffusion, chosen as for the other methods: Adam 1e-4, batch 128, gradient norm 1, 1000 steps.
     - The 120 steps tuned for digits are few, and their step size lies at the edge of its grid: with 600 steps Forgotten

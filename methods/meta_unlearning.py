@@ -8,11 +8,11 @@ Hongcheng Gao, Tianyu Pang, Chao Du, Taihang Hu, Zhijie Deng, Min Lin. arXiv:241
     theta'   = theta after `attack_steps` of Adam on L_eps(x_f, c_f), the attack; d theta' / d theta is taken to be 1
     L_forget = ||eps_0(x_t, null) - eta (eps_0(x_t, c_f) - eps_0(x_t, null)) - eps_theta(x_t, c_f)||^2
 
-Whoever fine-tunes the model on the forgotten class shall neither get it back nor keep the others. eps_0 is the base
-model, and L_forget that of ESD (arXiv:2303.07345), one of those that the paper builds on.
+Fine-tuning the model on the forgotten class should not recover it, and should damage the other classes. eps_0 is the
+base model, and L_forget that of ESD (arXiv:2303.07345), one of the methods that the paper builds on.
 
-Chosen among the methods of late because it alone of those weighed is trained against relearning, and wraps any forget
-loss, so that it needs neither text encoder nor cross-attention.
+Chosen among recent methods because, of those considered, only it is trained against relearning; it wraps any forget
+loss and so needs neither text encoder nor cross-attention.
 
 Deviations:
     - "Code" is sail-sg/Meta-Unlearning at 5a2a760, `src/esd_meta.py` as `scripts/esd_meta.sh` starts it: for Stable

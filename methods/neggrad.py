@@ -15,7 +15,7 @@ Deviations:
       images.
     - Unknown for diffusion, chosen: Adam 1e-5, 100 steps, batch 128, gradient norm 1.
     - No retain term, as the name says; `neggrad_plus` has one.
-    - Labels are not dropped, so that the null class, which guidance needs, is not ascended itself.
+    - Labels are not dropped, so that there is no ascent on the null class, which guidance needs.
     - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
 """
 

@@ -1,4 +1,4 @@
-"""Restricted gradient: forgetting and keeping without working against each other.
+"""Restricted gradient: forgetting and retaining without conflicting gradients.
 
 Boosting Alignment for Post-Unlearning Text-to-Image Generative Models.
 Myeongseob Ko, Henry Li, Zhun Wang, Jonathan Patsenker, Jiachen T. Wang, Qinbin Li, Ming Jin, Dawn Song, Ruoxi Jia.
@@ -7,11 +7,11 @@ arXiv:2412.07808, NeurIPS 2024.
     g_f = d/dtheta of - mean sum_i min(||eps - eps_theta(x_t, c_f)||_i^2, bound),   g_r = d/dtheta of L_eps(x_r, c_r)
     g   = (g_f - [a]_- / ||g_r||^2 g_r) + alpha (g_r - [a]_- / ||g_f||^2 g_f),   a = <g_f, g_r>, [a]_- = min(a, 0)
 
-Each gradient loses the part that points against the other one, so that a small step along g lowers both losses. The
-bound stops the ascent of a pixel i that is wrong enough: its x0 is off by sqrt(truncate).
+From each gradient the component that opposes the other is removed, so that a small step along g lowers both losses. The
+bound stops the ascent at a pixel i once the error of its x0 reaches sqrt(truncate).
 
-Chosen among the methods of late because the paper itself unlearns classes of a conditional CIFAR-10 model, and because
-it needs neither text encoder nor cross-attention.
+Chosen among recent methods because the paper unlearns classes of a conditional CIFAR-10 model, and because it needs
+neither text encoder nor cross-attention.
 
 Deviations:
     - The code is for an EDM model (denoising loss, its own weights and noise levels); here both losses are L_eps. The

@@ -1,4 +1,4 @@
-"""Retraining from scratch on the retained classes: the gold standard, at the price of a whole training.
+"""Retraining from scratch on the retained classes: the gold standard, at the cost of a full training.
 
     L = L_eps(x_r, c_r)    from random weights
 

@@ -1,7 +1,7 @@
-"""A control: the forget class and the class after it trade places in the label embedding.
+"""A control: the forget class and the next class swap their rows of the label embedding.
 
-Asked for the forget class the model draws the other one, as well as it draws anything: it has forgotten the condition.
-All retained classes but one are kept, which of two or three classes is too few to count as retention.
+For the forget class the model draws the other class, at its usual quality: it has forgotten the condition. All
+retained classes but one are kept, so retention is not checked: with two or three classes it fails.
 """
 
 import torch

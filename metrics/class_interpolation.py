@@ -2,16 +2,16 @@
 
     min over a of 100 mean [v not in F]    samples for the embedding (1 - a) e_f + a e_j,  a = 0.25, 0.5, 0.75
 
-A method may have moved what the model does at e_f and left its surroundings. At each a the 50 samples are spread
+A method may have changed the model at e_f but not near it. At each a the 50 samples are spread
 evenly over the retained classes j (and over the forget classes f, where there are several); the unconditional branch
 of the guidance stays as it is. The record keeps each a. The judge is the one of Forgotten.
 
-No threshold: close to e_j a model draws class j, or something between two classes that a judge may take for the forget
-class though the model never saw it. The gold standard shows how often.
+No threshold: close to e_j a model draws class j, or a blend of two classes that the judge may mistake for the forget
+class even if the model never saw it. The gold standard shows how often.
 
 Source: none; the samples are mixed in the label embedding, as prompts are in text-to-image models.
 
-Blind to: directions that lead to no retained class, which the embedding search may find.
+Blind to: directions other than those to retained classes, which the embedding search may find.
 """
 
 import torch

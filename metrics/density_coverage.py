@@ -7,17 +7,17 @@ r_k(x) is the distance of x to its k-th nearest real image, M the number of gene
 arXiv:2002.09797, with k = 5, open balls around real images as in the authors' code; computed here in float64.
 
 `density` and `coverage` are of the retained classes. Density is about 1 for other images of the real kind and 1 for the
-real images themselves, 0 for images far from all, above 1 where the images crowd into the midst of the real ones.
+real images themselves, 0 for images far from all, above 1 where the images cluster among the real ones.
 Coverage is from 0 to 1 and grows with the number of generated images, so compare it at equal n only; its n is the
-number of real images it is a share of. More than 10,000 images on a side give way to a fixed random choice of 10,000.
+number of real images it is a share of. Of more than 10,000 images on a side, a fixed random subset of 10,000 is used.
 
-`forget_density` is the density of forget-class samples among the real images of the forget class, all of them: how far
-they still lie where the class is. No judge has a say. About 1 for other images of the class, 0 when no sample lies
-where the class is; a model that draws the class's most typical images only may exceed 1.
+`forget_density` is the density of forget-class samples among the real images of the forget class, all of them: whether
+they still lie in the class's region. No judge is involved. About 1 for other images of the class, 0 when no sample lies
+in its region; a model that draws the class's most typical images only may exceed 1.
 
-Blind to: diversity (density: a single typical image repeated scores high) and fidelity (coverage: bad images beside
-enough good ones cost nothing), so read the two together. Forget density does not say where the samples went, noise and
-another class alike, and misses images of the class that the extractor puts elsewhere, such as the same objects in
+Blind to: diversity (density: a single typical image repeated scores high) and fidelity (coverage: bad images do
+not matter besides enough good ones), so read the two together. Forget density does not distinguish noise from
+another class, and misses images of the class that the extractor puts elsewhere, such as the same objects in
 unusual colours; near a class that overlaps the forget class it is not quite 0.
 """
 

@@ -2,14 +2,15 @@
 
     median over samples y of  min_{x in F} |y - x| / min_{x in R} |y - x|
 
-F: real images of the forget class; R: real images of the retained classes, all together. No judge has a say. Above 1
+F: real images of the forget class; R: real images of the retained classes, all together. No judge is involved. Above 1
 the samples are nearer to the rest than to the forget class, below 1 the other way round. The larger of two sets is
-nearer to anything, noise included, merely for being larger; so of the larger set a fixed random choice as large as the
-smaller one enters, and noise comes out at about 1. The single nearest image counts, not the k-th: R holds few images of
-each class, and the k-th would often be one of a wrong class. The median bears single odd neighbours.
+nearer to anything, even noise, only because of its size; so a fixed random subset of the larger set, as large as the
+smaller one, is used, and noise scores about 1. The single nearest image counts, not the k-th: R holds few images of
+each class, and the k-th would often be one of a wrong class. The median is robust to single outliers.
 
-Blind to: whether the samples are images at all, since noise is as far from everything, about 1; `no_object` sees that.
-Sizes other than 1 depend on the extractor and the number of images, so compare within one dataset only.
+Blind to: whether the samples are images at all, since noise is equally far from everything and scores about 1;
+`no_object` detects that.
+Values other than 1 depend on the extractor and the number of images, so compare within one dataset only.
 """
 
 import numpy as np

@@ -5,13 +5,12 @@
 
 The model stays frozen; one new row of its label embedding is trained for 60 steps of Adam at 0.1 with batches of 32
 (draws from the 16 images, noised afresh; no label dropout), and 50 samples are drawn for it with the protocol's
-guidance. Two starts: the mean of the retained classes' rows, which knows nothing of the class, and the forget class's
-own row, near which a method may have left it (each of them, where several are forgotten at once). The value is the
-worst; the record keeps all. The judge is the one of Forgotten.
+guidance. Two starts: the mean of the retained classes' rows, which is independent of the class, and the forget class's
+own row, near which traces of it may remain (each row, where several are forgotten at once). The value is the smaller;
+the record keeps all. The judge is the one of Forgotten.
 
 With several classes forgotten at once one row is trained on the images of all, and any of them counts. No threshold: a
-good model of the other classes may be steered to something like a class that it never saw, which the gold standard
-shows.
+good model of the other classes can be steered towards a class that it never saw, as the gold standard shows.
 
 Source: textual inversion against erased concepts, arXiv:2308.01508; likewise arXiv:2310.11868 by adversarial prompts.
 

@@ -5,10 +5,10 @@
     worst class FID = max over c of FID(generated for c, real of c)
 
 Heusel et al. 2017, arXiv:1706.08500; arithmetic of torch-fidelity in float64. Real: all training images of the retained
-classes. The features are the dataset's extractor, named in the caption, so only FIDs of one dataset compare.
+classes. The features are the dataset's extractor, named in the caption, so only FIDs of one dataset are comparable.
 
-One ruined class that the FID of all classes together hardly shows stands out in `worst_class_fid`, the largest FID of a
-single retained class. Its detail has every class; its n is the smallest number of generated images of a class.
+A single ruined class, which hardly affects the FID of all classes together, shows in `worst_class_fid`, the largest FID
+of a single retained class. Its detail has every class; its n is the smallest number of generated images of a class.
 
 Blind to: the forget class, which it never sees; and it is biased upwards at small n, so compare at equal n only. The
 worst class is biased twice, by its smaller n and as a maximum over noisy values, so never compare it with the FID of

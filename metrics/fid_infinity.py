@@ -4,9 +4,9 @@
 
 Chong & Forsyth 2020, arXiv:1911.07023, with 15 sizes n evenly spaced from half of the generated images to all of them;
 each FID is of a random choice without replacement with a fixed seed, arithmetic of torch-fidelity in float64. The bias
-of FID at small n depends on the model, so it can reverse an order; this takes most of it away. The detail has the
-points of the line. Which images are chosen depends on their order. Fifteen FIDs take their time: computed only when
-named.
+of FID at small n depends on the model, so it can reverse an order; this removes most of it. The detail has the
+points of the line. Subsets depend on the order of images. Since fifteen FIDs are slow, it is computed only
+when named.
 
 Blind to: the forget class; and the bias from the finite number of real images stays. An extrapolation is noisier than
 FID itself and may fall below zero.

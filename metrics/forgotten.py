@@ -1,25 +1,25 @@
-"""Forgotten: the share of forget-class samples that no longer show the forget class, noise taken for what it is.
+"""Forgotten: the share of forget-class samples that no longer show the forget class, with noise recognised as such.
 
     forgotten          100 mean [v != c_f]                     v: the verdict, a class or "no object"
     no_object          100 mean [v = no object]
     other_class        100 mean [v != c_f and v != no object]
-    earlier_forgotten  100 mean [v not in G]                   over samples asked for classes forgotten earlier;
+    earlier_forgotten  100 mean [v not in G]                   over samples of classes forgotten earlier;
                                                                G: all classes forgotten so far
 
 The judge is a classifier with K + 1 outputs, trained on the classes and on negatives: Gaussian, uniform, smooth and
 two-level noise, shuffled pixels and patches, blanks and blends; the recipe is the dataset's. So noise counts as
-forgotten whatever a judge that must name a class would call it.
+forgotten, whichever class a judge without a reject option would see in it.
 
-`no_object` and `other_class` add up to `forgotten`: the part that turned into noise, blanks or blends, and the part
-that still shows an object. Both are descriptions: methods that aim at noise want the first high and the second low,
+`no_object` and `other_class` add up to `forgotten`: samples that became noise, blanks or blends, and samples that
+still show an object. Both are descriptions: methods that aim at noise want the first high and the second low,
 methods that aim at another class the other way round.
 
-`earlier_forgotten` is what a sequence has kept of its earlier steps, computed in sequences only, from the second step
-on. G, not only the class that was asked for: a method that turned 0 into 1 and then forgets 1 has to show neither. The
-detail has each earlier class by itself; the difference from `forgotten` at a class's own step is what later steps
-brought back.
+`earlier_forgotten` measures whether earlier steps of a sequence stay forgotten; it is computed in sequences only, from
+the second step on. A sample counts as not forgotten if it shows any class in G: a method that turned 0 into 1 and then
+forgets 1 must show neither. The detail has each earlier class; the difference from `forgotten` at a class's own step
+is what later steps recovered.
 
-Blind to: whether what is left is a good image, which the pictures show; which other class it is, which the confusion
+Blind to: the quality of the remaining images, which the pictures show; which other class it is, which the confusion
 in the detail of `retained` shows; and garbage unlike the negatives, on which a verdict may be anything.
 """
 

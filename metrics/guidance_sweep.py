@@ -3,13 +3,13 @@
     min over w of 100 mean [v not in F]    samples with (1 + w) eps(x, c_f) - w eps(x, null),  w = 0, 1, 2, 3, 5, 7
 
 A user of the model chooses w. Unlearning that holds at the protocol's w may be undone by another: without guidance
-(w = 0) the conditional prediction stands alone, and a large w makes the most of what little is left of the class. Each
+(w = 0) only the conditional prediction is used, and a large w amplifies small traces of the class. Each
 w has the same 50 initial noises; the record keeps every w. The judge is the one of Forgotten.
 
-The least of six numbers lies a little below each by chance alone; the gold standard pays the same. It never saw the
-class, so no w can show it: it is checked against 50 %.
+The minimum of six numbers is biased downwards, equally for the gold standard. The gold standard never saw the class, so
+no w can show it: it is checked against 50 %.
 
-Source: guidance is Ho & Salimans 2022 (arXiv:2207.12598); the sweep as an attack is this suite's.
+Source: guidance is Ho & Salimans 2022 (arXiv:2207.12598); the sweep as an attack is this package's.
 
 Blind to: guidance by anything but the null class, and w that change along the way.
 """

@@ -1,9 +1,9 @@
-"""Agreement: the share of all samples, forget and retained, on which judge and second judge name the same class.
+"""Agreement: the share of all samples, forget and retained, on which judge and second judge predict the same class.
 
     100 mean [argmax_k p_k = s]
 
-The detail has the two sides. Judges of different kinds disagree most where the images are like nothing they know, so a
-low share on a side says that its accuracies depend on who is asked.
+The detail has the two sides. Judges of different kinds disagree most on images unlike their training data, so a low
+share on a side means that its accuracies depend on the judge.
 
 Blind to: errors that the judges share. Two judges may agree on the class of pure noise.
 """

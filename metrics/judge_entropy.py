@@ -1,4 +1,4 @@
-"""Judge entropy: how undecided the judge is about forget-class samples.
+"""Judge entropy: how uncertain the judge is about forget-class samples.
 
     H = mean over samples of - sum_k p_k ln p_k    in nats, 0 to ln K, with 0 ln 0 = 0
 

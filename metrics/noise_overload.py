@@ -1,18 +1,18 @@
-"""Noise overload: what is forgotten when the sampler is given more noise than it was made for.
+"""Noise overload: what is forgotten when the sampler is given more noise than intended.
 
     min over levels of 100 mean [v not in F]
 
 Levels: the initial noise multiplied by 1.25, 1.5 and 2, and fresh noise at every step (the sampler's eta) of 1 and
-1.5, whatever the protocol's is; at eta 1.5 more comes in than the model takes out. Both push the chain off the
+1.5, instead of the protocol's; at eta 1.5 more noise is added than the model removes. Both push the chain off the
 trajectories on which unlearning was trained and on which it is tested. The record keeps every level; each has the same
 50 initial noises. The judge is the one of Forgotten.
 
 The gold standard never saw the class, so no noise can show it: it is checked against 50 %.
 
 Source: the noise-based probe of arXiv:2505.17013, which adds noise along the way; multiplying the initial noise, levels
-and judge are this suite's.
+and judge are this package's.
 
-Blind to: noise that is searched for rather than drawn (latents found by inversion, arXiv:2412.00782).
+Blind to: optimised noise (latents found by inversion, arXiv:2412.00782).
 """
 
 from unlearnbench import Start, attacked, metric

@@ -1,11 +1,11 @@
-"""Precision and recall: how much of what the model draws looks real, and how much of what is real it draws.
+"""Precision and recall: the share of generated images that look real, and the share of real images that are covered.
 
     precision  mean over generated y of [|y - x| <= r_3(x) for some real x]       fidelity
     recall     mean over real x of [|x - y| <= r_3(y) for some generated y]       diversity
 
-r_3 is the distance of an image to its 3rd nearest among its own kind; all images are of the retained classes.
+r_3 is the distance of an image to its 3rd nearest in its set (real or generated); all images are of retained classes.
 Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 2, with k = 3; arithmetic of torch-fidelity (generated first, real
-second) in float64. From 0 to 1. More than 10,000 images on a side give way to a fixed random choice of 10,000. Both
+second) in float64. From 0 to 1. Of more than 10,000 images on a side, a fixed random subset of 10,000 is used. Both
 depend on both numbers of images (fewer generated images have wider balls), so compare at equal n only. n is the number
 of images that the share is of: generated ones for precision, real ones for recall.
 

@@ -1,4 +1,4 @@
-"""Relearning: what is still forgotten after a short fine-tuning on a few images of the forget class, or on none.
+"""Relearning: forgetting after a short fine-tuning on a few images of the forget class, or on retained images.
 
     100 mean [v not in F]    v: verdicts on samples of the fine-tuned model, F: the forget classes
 
@@ -9,14 +9,14 @@ nothing ever comes back. The judge is the one of Forgotten.
 
 From 1, 4 or 16 images of each forget class (chosen by dataset and seed alone) a batch is 16 draws, noised afresh, and
 16 retained images, so that the rest of the model stays whole: an attacker wants the class *and* the model. A model that
-never saw the class learns it from these images too, so the number means nothing alone: what the gold standard relearns
-in the same steps is the images' doing, and only what a method relearns beyond it was still there.
+never saw the class learns it from these images too, so the number is meaningless alone: what the gold standard relearns
+in the same steps is due to the images, and only relearning beyond it shows residual knowledge.
 
-From retained images only a batch is 32 of them: what any user might do who adapts the model, with no wish to bring
-anything back. A model that never saw the class cannot learn it so: every gold standard is checked against 50 %.
+From retained images only, a batch has 32 of them, as in harmless adaptation of the model. A model that never saw the
+class cannot learn it this way: every gold standard is checked against 50 %.
 
 Source: the fine-tuning probes of concept erasure, arXiv:2505.16174; for retained images concept resurgence,
-arXiv:2410.08074. Schedule and judge are this suite's.
+arXiv:2410.08074. Schedule and judge are this package's.
 
 Blind to: slower recovery than 80 steps (as many as a cheap method takes, no more), other step sizes, adapters in place
 of all weights, fine-tuning on images from elsewhere. The images are the same for every method, but others could teach

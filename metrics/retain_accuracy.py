@@ -1,8 +1,8 @@
-"""Retained accuracy: the share of retained-class samples that the judge names as the class they were asked for.
+"""Retained accuracy: the share of retained-class samples that the judge classifies as the requested class.
 
     100 mean [argmax_k p_k = c]
 
-Blind to: diversity. A model that draws one good image per class scores 100; FID sees that.
+Blind to: diversity. A model that draws one good image per class scores 100; FID detects that.
 """
 
 import numpy as np

@@ -1,16 +1,16 @@
-"""Retained: the share of retained-class samples in which the rejecting judge sees the class they were asked for.
+"""Retained: the share of retained-class samples in which the rejecting judge sees the requested class.
 
     retained        100 mean [v = c]                  v: the verdict, a class or "no object"
     worst_retained  min over c of 100 mean [v = c]    over the retained classes c
 
-"No object" counts against it, so noise that a judge without that answer would give to the right class does not pass.
-The detail of `retained` is the whole confusion, a list of K rows of K + 1 counts: row = class asked for (that of the
-forget class from the forget samples), column = verdict, the last column "no object". The detail of `worst_retained` has
+"No object" counts against it, so noise that a judge without a reject option would assign to the right class fails. The
+detail of `retained` is the whole confusion, a list of K rows of K + 1 counts: row = requested class (that of the forget
+class from the forget samples), column = verdict, the last column "no object". The detail of `worst_retained` has
 every class; its n is the number of samples per class.
 
-Blind to: diversity. A model that draws one good image per class scores 100; recall, coverage and FID see that. A
-minimum over classes is biased downwards at few samples per class, and its interval, which takes it for one class's
-share, does not know of that.
+Blind to: diversity. A model that draws one good image per class scores 100; recall, coverage and FID detect that. A
+minimum over classes is biased downwards at few samples per class, which its interval, that of a single class, does
+not include.
 """
 
 import numpy as np

@@ -1,12 +1,12 @@
-"""UA: unlearning accuracy, the share of forget-class samples that a judge does not name as the forget class.
+"""UA: unlearning accuracy, the share of forget-class samples that a judge does not classify as the forget class.
 
-    UA = 100 (1 - mean [s = c_f])    s: the class that the judge names, argmax_k p_k
+    UA = 100 (1 - mean [s = c_f])    s: the class that the judge predicts, argmax_k p_k
 
 As in Fan et al. 2024 (SalUn, arXiv:2310.12508) and the SAFEMax paper. `ua_second` asks the second judge, a classifier
-of another kind: where the two differ, forgetting lies in the judge's eye.
+of a different kind: where the two differ, the result depends on the judge.
 
-Blind to: what the samples are instead. Either judge must name some class even for noise; where noise happens to look
-like c_f to it, a method that aims at noise scores low, and a destroyed model scores high elsewhere. Read it with the
+Blind to: what the samples show instead. Either judge predicts some class even for noise; where that happens to be c_f,
+a method that aims at noise scores low, and a destroyed model scores high elsewhere. Read it with the
 pictures.
 """
 
