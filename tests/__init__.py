@@ -1,4 +1,4 @@
-"""Tests: a folder for each room of the package, and what concerns them all here."""
+"""Tests: a folder for each package, and shared helpers here."""
 
 from pathlib import Path
 

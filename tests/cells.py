@@ -64,13 +64,13 @@ def shrink_digits():
     )
 
 
-def run_cell(cache, method, found, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):
+def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):
     """Run a cell and return it with the measured fields of its record.
 
     Args:
         cache: folder of artifacts.
         method: its name.
-        found: the device, as `runner.identify` returns it.
+        device_info: the device, as `run.cell.resolve_device` returns it.
         line: to the process that waits for the cell.
         dataset: tiny_dataset(), unless another one is given.
         metrics: names.
@@ -83,4 +83,4 @@ def run_cell(cache, method, found, channel, *, dataset=None, metrics=(), plugins
     chosen = {name: value for name, value in {**SMALL, **settings}.items() if name in spec.settings}
     cell = Cell(dataset.name, dataset.protocol.name, method, spec.resolve((), chosen), 3, 0)
     place = None if staged is None else staging(staged, cell)
-    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, found, 1, place, channel)
+    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, device_info, 1, place, channel)

@@ -1,11 +1,11 @@
-"""The rooms of the package: no import runs upwards or in a circle, and each room is where its README says it is."""
+"""The packages' layers: no import runs upwards or in a circle, and each package is where the README says."""
 
 import ast
 from graphlib import TopologicalSorter
 
 from tests import ROOT
 
-FLOORS = (  # from top to bottom; rooms of one floor do not know each other
+LAYERS = (  # from top to bottom; packages of one layer do not import each other
     ("__init__",),
     ("api", "cli"),
     ("report", "kit"),
@@ -17,7 +17,7 @@ FLOORS = (  # from top to bottom; rooms of one floor do not know each other
     ("store", "cost"),
     ("errors", "protocols", "sdk", "version"),
 )
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 REPORT = (  # within the report
     ("render", "verify", "compare"),
     ("showable",),
@@ -53,12 +53,12 @@ def imports(path):
 GRAPH = {name: set(imports(path)) for name, path in MODULES.items()}
 
 
-def room(module):
+def package(module):
     return module.split(".")[1] if "." in module else "__init__"
 
 
-def test_every_room_has_its_floor():
-    assert {room(module) for module in MODULES} == FLOOR.keys()
+def test_every_package_has_its_layer():
+    assert {package(module) for module in MODULES} == LAYER.keys()
 
 
 def test_no_import_runs_upwards():
@@ -66,20 +66,20 @@ def test_no_import_runs_upwards():
         f"{module} imports {other}"
         for module, others in GRAPH.items()
         for other in others
-        if room(module) != room(other) and FLOOR[room(other)] <= FLOOR[room(module)]
+        if package(module) != package(other) and LAYER[package(other)] <= LAYER[package(module)]
     ]
     assert not upwards
 
 
 def test_within_the_report_data_flows_one_way():
-    floor = {part: number for number, parts in enumerate(REPORT) for part in parts}
+    layer = {part: number for number, parts in enumerate(REPORT) for part in parts}
     inside = {module: module.split(".")[2] for module in MODULES if module.startswith("unlearnbench.report.")}
-    assert set(inside.values()) == floor.keys()
+    assert set(inside.values()) == layer.keys()
     upwards = [
         f"{module} imports {other}"
         for module, part in inside.items()
         for other in GRAPH[module] & inside.keys()
-        if part != inside[other] and floor[inside[other]] <= floor[part]
+        if part != inside[other] and layer[inside[other]] <= layer[part]
     ]
     assert not upwards
 
@@ -93,5 +93,5 @@ def test_nobody_imports_a_plugin():
 
 
 def test_the_report_reads_the_store_alone():
-    known = {room(other) for module, others in GRAPH.items() if room(module) == "report" for other in others}
+    known = {package(other) for module, others in GRAPH.items() if package(module) == "report" for other in others}
     assert known == {"report", "store", "errors", "version"}

@@ -17,9 +17,9 @@ import torch
 from tests.cells import tiny_dataset
 from unlearnbench import Term, backward, fit_denoiser, predict_noise, reinitialise, relearning_curve
 from unlearnbench.cost.meter import Meter
-from unlearnbench.judges.judges import through
+from unlearnbench.judges.judges import forward_batches
 from unlearnbench.measure.attacks import Attacker
-from unlearnbench.measure.evidence import Evidence, losses_by_timestep
+from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.diffusion import Schedule
@@ -54,9 +54,9 @@ def measure_judges(prepared, store):
     images = DATASET.load(None, lambda *_: None).test.images[:20]
     rejecting = prepared.rejecting
     return {
-        "judge": marks(through(prepared.judge, images, CPU)),
+        "judge": marks(forward_batches(prepared.judge, images, CPU)),
         "second": marks(prepared.second.svm.decision_function(images.reshape(20, -1) / 255)),
-        "rejecting": marks(through(rejecting.network, images, CPU).softmax(dim=1)),
+        "rejecting": marks(forward_batches(rejecting.network, images, CPU).softmax(dim=1)),
         "features": marks(prepared.train_features),
     }
 
@@ -105,11 +105,11 @@ def measure_sampler(prepared, store):
 
 
 def measure_measuring(prepared, store):
-    evidence = Evidence(CELL, prepared.base, DATASET, prepared, store, {"uuid": "1"}, Meter(), lambda *_: None)
-    losses = losses_by_timestep(evidence)
+    inputs = EvaluationInputs(CELL, prepared.base, DATASET, prepared, store, {"uuid": "1"}, Meter(), lambda *_: None)
+    losses = losses_by_timestep(inputs)
     return {
-        "forget": marks(evidence.forget_samples), "retain": marks(evidence.retain_samples),
-        "probs": marks(evidence.forget_probs), "reference": marks(evidence.reference_features),
+        "forget": marks(inputs.forget_samples), "retain": marks(inputs.retain_samples),
+        "probs": marks(inputs.forget_probs), "reference": marks(inputs.reference_features),
         "losses": marks([*losses["forget"], *losses["retain"]]),
     }  # fmt: skip
 

@@ -110,7 +110,7 @@ def observed(device):
 
 
 def found(device="cuda:0"):
-    """Return a pretended device as `runner.identify` would."""
+    """Return a pretended device as `run.cell.resolve_device` would."""
     return {"name": device, "device": device, "identity": IDENTITY, "of": 1}
 
 

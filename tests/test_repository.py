@@ -1,4 +1,4 @@
-"""What the repository promises beyond its code: committed reports come from committed records, rooms stay apart."""
+"""What the repository promises beyond its code: committed reports come from committed records, packages stay apart."""
 
 import ast
 import csv

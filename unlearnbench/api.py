@@ -2,7 +2,7 @@
 
     from unlearnbench import api
 
-Bad input raises `UsageError`, whose text says what to do instead. Heavy imports wait for the first call.
+Bad input raises `UsageError`, which says what to do instead. Heavy imports wait for the first call.
 """
 
 import threading
@@ -44,32 +44,32 @@ def run_cell(
     timeout: float | None = None,
     rerun: Rerun = "missing",
 ) -> Record:
-    """Run one cell in a process of its own, as `unlearnbench run` does, and return its record.
+    """Run one cell in a separate process, as `unlearnbench run` does, and return its record.
 
-    Base model and judges are made before, where they are missing; a cell that is recorded already is not run again,
-    unless `rerun` says so. The arguments are the options of `unlearnbench run`.
+    Base model and judges are trained first, where they are missing; a recorded cell is not run again, unless `rerun`
+    says so. The arguments are the options of `unlearnbench run`.
 
     Args:
         method: its name.
         forget_class: number or name of a class; `"0+1"` for several at once.
         dataset: its name, or a `Source` with protocol, data root, base model and so on.
         seed: of base model, unlearning and sampling.
-        settings: of the method, where not its defaults.
-        metrics: `all`, or names with commas between.
-        plugin: a file with a method or metric of your own.
+        settings: of the method, where they differ from the defaults.
+        metrics: `all`, or names separated by commas.
+        plugin: a file with your method or metric.
         results: folder that takes the record.
         save_models: folder that takes the unlearned model.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        repeats: how often unlearning is timed.
-        timeout: seconds it may take.
+        repeats: timing repeats of unlearning.
+        timeout: seconds after which the cell is stopped.
         rerun: `missing`, `failed` or `always`.
 
     Returns:
         The record; where its status is not `ok` it has a reason and no metrics.
 
     Raises:
-        UsageError: anything unknown, malformed or out of range, or more than one cell.
-        KeyboardInterrupt: it was interrupted; the record says so too.
+        UsageError: an argument is unknown, malformed or out of range, or gives more than one cell.
+        KeyboardInterrupt: it was interrupted; that is recorded too.
     """
     from rich.console import Console
 
@@ -100,7 +100,7 @@ def _plan_of_one(
 ) -> "Plan":  # fmt: skip
     from unlearnbench.run.plan import make_plan
 
-    classes = f"@{forget_class}" if isinstance(forget_class, int) else forget_class  # a number, whatever the names are
+    classes = f"@{forget_class}" if isinstance(forget_class, int) else forget_class  # its number, whatever the names
     plan = make_plan(
         registry, methods=method, classes=classes, source=source, metrics=metrics, seeds=str(seed),
         sweeps=[f"{method}.{name}={value}" for name, value in settings.items()], controls="none",
@@ -111,20 +111,20 @@ def _plan_of_one(
 
 
 def load(results: str | Path = "results", dataset: str = "") -> "pd.DataFrame":
-    """Return what a report shows of one dataset as a tidy frame: one row per cell and metric or cost.
+    """Return the numbers of one dataset's report as a tidy frame: one row per cell and metric or cost.
 
     Columns: dataset, protocol, device, method, title (with the settings that were changed), role, settings (JSON),
     forget_class, target (`3`, or `0+1` for several at once), the seeds, status, stale, metric, name, shows, value,
     unit, better, n. A cell without numbers, because it failed or is stale, has one row with neither metric nor value.
-    What the report leaves out is left out here too, and a warning says so.
+    Records that the report leaves out are left out with a warning.
 
     Args:
         results: folder of records.
-        dataset: name of the report's folder, as for `draw`; may be left out where there is one. Datasets and protocols,
-            single classes, several at once and sequences are never in one frame.
+        dataset: name of the report's folder, as for `draw`; optional if there is only one. Datasets, protocols, single
+            classes, several at once and sequences have separate frames.
 
     Raises:
-        UsageError: there is no such folder or dataset, no record, or there are several datasets and none is named.
+        UsageError: there is no such folder, dataset or record, or `dataset` is missing and there are several.
     """
     from unlearnbench.report.data.frames import long_frame
 
@@ -136,21 +136,21 @@ def draw(
 ) -> "Figure | SubFigure":
     """Draw a figure of a report.
 
-    That is one of tradeoff, pareto, robustness, relearning, sweep, timesteps, heatmaps, phases, confusion, samples and
+    One of tradeoff, pareto, robustness, relearning, sweep, timesteps, heatmaps, phases, confusion, samples and
     samples-all.
 
-    Many are of several panels, so one takes the place of the axes that it is given: they are removed, and what is
-    drawn is a `SubFigure` there. A figure of yours without a layout engine gets the constrained one.
+    Many have several panels, so the figure replaces the given axes by a `SubFigure`. Your figure gets the constrained
+    layout engine if it has none.
 
     Args:
         name: of the figure.
         results: folder of records.
-        dataset: name of the report's folder: the dataset's, with the protocol's where there are several; may be left
-            out where there is one.
-        ax: axes of `plt.subplots` or `Figure.subplots` to take the place of; None for a figure of its own.
+        dataset: name of the report's folder: the dataset's, with the protocol's where there are several; optional
+            if there is only one.
+        ax: axes of `plt.subplots` or `Figure.subplots` to replace; None for a new figure.
 
     Raises:
-        UsageError: there is no such figure, dataset or record, nothing to draw, or the axes are in no grid.
+        UsageError: there is no such figure, dataset or record, nothing to draw, or the axes are not in a grid.
     """
     from unlearnbench.report.figures.drawing import FIGURES
     from unlearnbench.report.figures.style import own_style
@@ -171,10 +171,10 @@ def draw(
 
 
 def _place_of(ax: "Axes") -> "SubFigure":
-    """Return a new part of the axes' figure where they are."""
+    """Return a new subfigure in place of the axes."""
     spec, figure = ax.get_subplotspec(), ax.figure
     if figure is None or spec is None or spec.get_topmost_subplotspec() is not spec:
-        raise UsageError("the axes stand in no grid of their figure: give axes of plt.subplots or Figure.subplots")
+        raise UsageError("the axes are not in a grid of their figure: give axes of plt.subplots or Figure.subplots")
     whole = figure.figure  # of a part of a figure, too
     if whole.get_layout_engine() is None:
         whole.set_layout_engine("constrained")
@@ -182,36 +182,36 @@ def _place_of(ax: "Axes") -> "SubFigure":
 
 
 def _board(results: Path, name: str) -> "Board":
-    """Return the board of a dataset, by the name of its folder in a report; what is left out becomes warnings."""
+    """Return the board of a dataset, by the name of its folder in a report; omissions become warnings."""
     from unlearnbench.report.showable import shown_boards
     from unlearnbench.run.stale import stale_ids
 
     reading = ResultStore(results).read()
-    found, problems = shown_boards(reading.records, stale_ids(reading.records, Registry().source_hashes()))
+    shown, problems = shown_boards(reading.records, stale_ids(reading.records, Registry().source_hashes()))
     problems = [*reading.problems, *problems]
-    if not found:
+    if not shown:
         why = f" that can be read ({'; '.join(problems[:3])})" if problems else ""
         raise UsageError(f"there is no record in {results}{why}: run a cell first or name another folder")
-    if not name and len(found) > 1:
-        raise UsageError(f"{results} holds {_kinds(found.values())}: give dataset as one of {', '.join(found)}")
-    name = name or next(iter(found))
-    if name not in found:
+    if not name and len(shown) > 1:
+        raise UsageError(f"{results} holds {_kinds(shown.values())}: give dataset as one of {', '.join(shown)}")
+    name = name or next(iter(shown))
+    if name not in shown:
         raise UsageError(
-            f"there are no records of {name!r}{suggest(name, found)}: give dataset as one of {', '.join(found)}"
+            f"there are no records of {name!r}{suggest(name, shown)}: give dataset as one of {', '.join(shown)}"
         )
-    for text in (*problems, *found[name].left_out):
+    for text in (*problems, *shown[name].left_out):
         warnings.warn(text, stacklevel=3)
-    return found[name]
+    return shown[name]
 
 
-def _kinds(found: "Collection[Board]") -> str:
-    """Return what several boards differ in."""
-    datasets = {board.key[0] for board in found}
-    cells = [[record.cell for record in board.records] for board in found]
+def _kinds(boards: "Collection[Board]") -> str:
+    """Return in words how boards differ."""
+    datasets = {board.key[0] for board in boards}
+    cells = [[record.cell for record in board.records] for board in boards]
     ways = {(any(cell.further for cell in some), any(cell.earlier for cell in some)) for some in cells}
     kinds = {
         "several datasets": len(datasets) > 1,
-        "several protocols": len({board.key for board in found}) > len(datasets),
+        "several protocols": len({board.key for board in boards}) > len(datasets),
         "several ways to forget (single classes, some at once, one after another)": len(ways) > 1,
     }
     return " and ".join(kind for kind, there in kinds.items() if there)

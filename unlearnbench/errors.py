@@ -1,11 +1,11 @@
-"""The exceptions that cross module borders."""
+"""Exceptions shared between modules, and text that is safe to print."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    """Return text that moves no cursor, turns no letters round and can be encoded; its line breaks stay."""
+    """Return text without control characters, bidirectional overrides and lone surrogates; line breaks stay."""
     if text.isprintable():
         return text
     encoded = text.encode("utf-8", "replace").decode()  # a lone surrogate becomes a question mark
@@ -13,18 +13,18 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, most: int = 500) -> str:
-    """Return text without line breaks, control characters or lone surrogates, cut to a length fit for a table."""
+    """Return text without line breaks, control characters or lone surrogates, cut to `most` characters."""
     flat = " ".join(printable(text).split())
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
 def plural(number: int, noun: str) -> str:
-    """Return a number and what it counts: `1 cell`, `2 cells`."""
+    """Return a number with its noun: `1 cell`, `2 cells`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def spell_error(error: BaseException) -> str:
-    """Return an exception's type and text in one line, even when its text cannot be had."""
+    """Return an exception's type and text in one line, even where `str(error)` fails."""
     try:
         return one_line(f"{type(error).__name__}: {error}")
     except Exception:
@@ -32,7 +32,7 @@ def spell_error(error: BaseException) -> str:
 
 
 class UsageError(Exception):
-    """The user asked for something that cannot be done; its text is one sentence that says what to do instead.
+    """A request that cannot be fulfilled; its text is one sentence that says what to do instead.
 
     The command line prints it without a traceback and exits with status 2.
     """

@@ -1,3 +1,3 @@
-"""The version, below everything that says it."""
+"""The version, importable without other modules."""
 
 __version__ = "0.1.0"

@@ -16,7 +16,7 @@ import time
 import numpy as np
 from scipy.special import expit, ndtr, ndtri, stdtrit
 
-from unlearnbench.report.data.statistics import _means, mean_interval, proportion_interval, wilson
+from unlearnbench.report.data.statistics import _means, _score_intervals, mean_interval, proportion_interval
 
 BENCHMARKS, DRAWS, SAMPLES = 2000, 1000, 100
 # classes, replicates, a, b, skewed, share of cells missing
@@ -32,6 +32,14 @@ SHARES = (
     (10, 3, 2, 1, 0), (10, 3, 4, 1, 0), (10, 3, 2, 0.5, 0.2), (10, 3, 2, 1, 1), (10, 3, 2, 0, 0),
     (5, 1, 2, 1, 0), (5, 3, 2, 0.5, 0.2),
 )  # fmt: skip
+
+
+def wilson(successes, n, level=0.95):
+    """Return Wilson's score interval for a proportion, as shares 0..1; neither count need be an integer."""
+    if n <= 0:
+        return 0.0, 1.0
+    low, high = _score_intervals(*map(np.asarray, (successes / n, n, stdtrit(math.inf, (1 + level) / 2))))
+    return float(low), float(high)
 
 
 def scatter(rng, size, skewed):

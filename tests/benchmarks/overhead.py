@@ -50,7 +50,7 @@ def seconds_of(record):
     own = {phase: cost["seconds"] - cost["reused_seconds"] for phase, cost in record.cost.items()}
     own["forget"] = record.cost["forget"].get("repeats", [own["forget"]])[0]  # the others are in `outside`
     parts = {name: record.outside[name] for name in OVERHEAD} | {"warmup": own.pop("warmup"), "work": sum(own.values())}
-    return {"wall": record.wall_seconds - record.outside["wait"] - record.outside.get("repeat", 0.0), **parts}
+    return {"wall": record.wall_seconds - record.outside.get("repeat", 0.0), **parts}
 
 
 def show(title, records):

@@ -11,7 +11,7 @@ import time
 import torch
 
 from unlearnbench.datasets import load_dataset
-from unlearnbench.judges.judges import through
+from unlearnbench.judges.judges import forward_batches
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.sampler import sample
@@ -36,7 +36,7 @@ def main():
                 prepared.base, Schedule.linear(device=device), labels, range(len(labels)), dataset.image_shape,
                 null_class=10, **dataset.protocol.sampler,
             )  # fmt: skip
-        features[name] = through(prepared.extractor, images[name].numpy(), device).double().numpy()
+        features[name] = forward_batches(prepared.extractor, images[name].numpy(), device).double().numpy()
         print(f"{name}: FID {fid(features[name], features['train']):.3f}, {time.perf_counter() - started:.1f} s")
     off = (images["fp32"].int() - images["bf16"].int()).abs() > 8
     print(f"FID between the two {fid(features['fp32'], features['bf16']):.3f} (n={len(labels)} each), {device.type}")

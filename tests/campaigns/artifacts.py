@@ -37,7 +37,7 @@ def numbers(store):
     """Return everything that is made, as plain numbers and digests."""
     made = prepare(small(), store, torch.device("cpu"), lambda what, done, total: None, NEEDS)
     weights = [tensor.clone() for tensor in made.base.state_dict().values()]
-    return [*weights, made.train_features, torch.tensor(made.worth["test_accuracy"])], made.artifacts
+    return [*weights, made.train_features, torch.tensor(made.test_performance["test_accuracy"])], made.artifacts
 
 
 def damage(path, random):

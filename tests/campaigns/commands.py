@@ -95,7 +95,7 @@ OPTIONS = {
         "--methods --classes --sequence --metrics --set --seeds --base-seeds --sampling-seeds --controls --plugin "
         "--dataset --protocol --data-root --image-size --base --base-steps --base-minutes --judge --judge-weights "
         "--second-judge --second-judge-weights --extractor --inception-weights "
-        "--device --devices --batch-size --precision --compile --jobs --repeats --rerun --timeout --minutes --results "
+        "--device --devices --batch-size --precision --compile --repeats --rerun --timeout --minutes --results "
         "--out --save-models --stop-if-weak --nonsense"
     ),
     "train": "--dataset --protocol --steps --data-root --image-size --device --minutes --nonsense",

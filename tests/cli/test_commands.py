@@ -15,7 +15,7 @@ from unlearnbench.datasets import Source
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run.at_hand import Look, at_hand
-from unlearnbench.run.cell import identify
+from unlearnbench.run.cell import resolve_device
 from unlearnbench.run.plan import make_plan
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import ResultStore
@@ -84,7 +84,7 @@ BAD = {
     "folder without data root": (run_with(dataset="imagefolder"), "needs --data-root DIR"),
     "absent data root": (run_with(dataset="imagefolder", **{"data-root": "absent"}), "there is no such folder"),
     "data root without classes": (run_with(dataset="imagefolder", **{"data-root": "empty"}), "lay it out as"),
-    "data root of digits": (run_with(**{"data-root": "empty"}), "not for digits"),
+    "data root of digits": (run_with(**{"data-root": "empty"}), "does not apply to digits"),
     "image size of cifar10": (run_with(dataset="cifar10", **{"image-size": "64"}), "is for --dataset imagefolder"),
     "absent base": (run_with(base="absent"), "there is no such folder"),
     "base and base steps": (run_with(base="empty", **{"base-steps": "3"}), "give one of them"),
@@ -137,12 +137,11 @@ BAD = {
     "too many cells": (run_with(methods="all", classes="0-9", seeds="0-9999"), "split the run"),
     "name too long": (run_with(results="a" * 300), "name too long"),
     "plugin name too long": (run_with(plugin="a" * 300), "no such file"),
-    "plugin is a folder": (run_with(plugin="empty"), "it is not a file"),
+    "plugin is a folder": (run_with(plugin="empty"), "it is a folder"),
     "unknown device": (run_with(device="warp"), "try --device cpu"),
     "unknown devices": (run_with(devices="0,warp"), "'warp', which is neither a GPU nor a set of cores"),
     "a device twice": (run_with(devices="0,0"), "names cuda:0 twice"),
     "one device and several": (run_with(device="cpu", devices="0,1"), "give one of them"),
-    "devices and jobs": (run_with(devices="0,1", jobs="2"), "leave --jobs out"),
     "estimate of no method": (["estimate", "--classes", "0"], "say what to run: --methods all"),
     "estimate of classes and a sequence": (
         ["estimate", "--methods", "original", "--classes", "0", "--sequence", "1,2"],
@@ -182,7 +181,7 @@ SWEEP = (*run_with(methods="original,paper", classes="0-2"), "--dry-run", "--set
 
 def test_dry_run_prints_the_cells_and_writes_nothing(command, tmp_path):
     status, out, _ = command(*SWEEP)
-    assert (status, "20 cells, 5 of them to check the suite" in out) == (0, True)
+    assert (status, "20 cells, 5 of them controls" in out) == (0, True)
     assert len([line for line in out.splitlines() if line.startswith("digits-")]) == 20
     assert len([line for line in out.splitlines() if "-sham_" in line and "-c0-s0-" in line]) == 5
     for controls, cells in (("none", 15), ("every", 30)):
@@ -197,7 +196,7 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
         Registry(), methods="original,esd", classes="0", source=Source("digits"), metrics="all", sweeps=[],
         controls="none",
     )  # fmt: skip
-    identity = identify("cpu")["identity"]
+    identity = resolve_device("cpu")["identity"]
     store = ResultStore(tmp_path / "results")
     for c, seconds in ((1, 100), (2, 140)):
         record = fake_record("esd", c)
@@ -220,10 +219,10 @@ def test_dry_run_says_what_is_recorded_what_is_to_be_made_and_for_how_long(comma
     assert lines[head + 1].split() == ["Original", "1", *"???????"]
     assert lines[head + 2].split() == ["ESD", "1", "0.2", "1s", "2s", "3s", "3s", "1.00", "2m00s"]
     assert "\nabout 2m00s for 1 of 2 cells, one after another, by 2 records of the same device, dataset and" in out
-    assert "; not known for original ('unlearnbench estimate' with the same options measures it)" in out
+    assert "; unknown for original ('unlearnbench estimate' with the same options measures it)" in out
     assert sorted(tmp_path.rglob("*")) == before
     own = replace(record.cell, forget_class=0, protocol=plan.dataset.protocol.name, settings=plan.cells[1].settings)
-    made = {"digest": plan.dataset.digest, "panel": plan.dataset.panel}
+    made = {"digest": plan.dataset.digest, "panel": plan.dataset.judges_digest}
     method = {**record.method, "source_hash": plan.source_hashes["method:esd"]}
     entries = {
         spec.name: {**record.metrics["fake_ua"], "source_hash": plan.source_hashes[f"metric:{spec.name}"]}
@@ -375,7 +374,7 @@ def test_report_opens_the_page(command, tmp_path, monkeypatch):
     monkeypatch.setenv("CI", "true")
     status, out, _ = command("report", "--open")
     assert (status, out.splitlines()[-2].startswith("Report: ")) == (0, True)
-    assert out.splitlines()[-1].startswith("There is no browser to open it in here: open ")
+    assert out.splitlines()[-1].startswith("No browser is available here: open ")
 
 
 def test_an_alarm_of_two_boards_is_said_once(command, tmp_path):
@@ -410,7 +409,7 @@ def test_help_of_run_has_every_option_in_its_section(command, monkeypatch):
     _, out, _ = command("run", "--help")
     sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.MULTILINE))
     found = {name: re.findall(r"^  (?:-h, )?(--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
-    assert [len(options) for options in found.values()] == [10, 13, 12, 3, 1]
+    assert [len(options) for options in found.values()] == [10, 13, 11, 3, 1]
     assert found["Where"] == ["--results", "--out", "--save-models"]
     assert found["Other"] == ["--help"]
 

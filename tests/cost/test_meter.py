@@ -90,9 +90,9 @@ def test_time_outside_phases_is_named_and_all_of_it_adds_up(parts):
             clock.now += 1
     clock.now += 4
     meter.charge("prior", Cost(50.0, reused_seconds=50.0))
-    assert meter.outside() == {"load": 8, "rest": 4}
+    assert meter.untimed() == {"load": 8, "rest": 4}
     own = sum(cost["seconds"] - cost["reused_seconds"] for cost in meter.phases().values())
-    assert own + sum(meter.outside().values()) == meter.elapsed() == 14
+    assert own + sum(meter.untimed().values()) == meter.elapsed() == 14
 
 
 def test_a_pause_is_not_timed_and_takes_no_peak_away(parts):
@@ -106,7 +106,7 @@ def test_a_pause_is_not_timed_and_takes_no_peak_away(parts):
         clock.now += 1
     assert meter.costs["forget"].seconds == 3
     assert meter.costs["forget"].memory_bytes == {"fake": 500}
-    assert meter.outside()["rest"] == 30
+    assert meter.untimed()["rest"] == 30
 
 
 def test_a_pause_waits_for_what_was_launched_before_it():
@@ -245,7 +245,7 @@ def test_a_charge_is_flagged_as_reused_and_keeps_what_disturbed_it(parts):
     assert meter.phases()["prior"] == {
         "seconds": 9.0, "memory_bytes": {"fake": 77}, "memory_growth_bytes": {"fake": 7}, "reused_seconds": 9.0,
         "reused": True,
-        "load": {"foreign_cpu_seconds": 8.0}, "side_by_side": False,
+        "load": {"foreign_cpu_seconds": 8.0},
     }  # fmt: skip
     assert [found["phase"] for found in meter.disturbances(cores=2)] == ["prior"]
 
@@ -276,7 +276,7 @@ def test_a_clock_that_goes_back_gives_no_negative_time_and_is_reported(parts):
     with meter.phase("forget"):
         clock.now -= 100
     assert seconds(meter) == {"forget": 0}
-    assert meter.outside()["rest"] == 0
+    assert meter.untimed()["rest"] == 0
     assert "went back" in meter.disturbances(cores=2)[0]["what"]
 
 
@@ -285,12 +285,12 @@ def test_another_meter_times_again_and_leaves_the_first_one_alone(parts):
     with meter.phase("forget"):
         clock.now += 5
     with meter.phase("repeat"):
-        again = meter.another()
+        again = meter.fresh()
         with again.phase("forget"):
             clock.now += 6
     assert again.costs["forget"].seconds == 6
     assert seconds(meter) == {"forget": 5}
-    assert meter.outside() == {"repeat": 6, "rest": 0}
+    assert meter.untimed() == {"repeat": 6, "rest": 0}
 
 
 class TestDisturbances:
@@ -321,16 +321,6 @@ class TestDisturbances:
                 watch.amounts = {"foreign_cpu_seconds": 0.2, "foreign_processes": 1}
         assert meter.costs["sample"].load == {"foreign_cpu_seconds": pytest.approx(0.8), "foreign_processes": 1}
 
-    def test_cells_side_by_side_are_no_strangers(self, parts):
-        clock, _, meter = parts
-        watch = FakeWatch()
-        meter.instruments.watches, meter.side_by_side = [watch], True
-        with meter.phase("sample"):
-            clock.now += 10
-            watch.amounts["foreign_cpu_seconds"] = 10
-        assert meter.disturbances(cores=2) == []
-        assert meter.phases()["sample"]["side_by_side"]
-
     def test_processes_on_the_device_and_a_sleeping_machine(self, parts):
         _, _, meter = parts
         watch = FakeWatch()
@@ -354,7 +344,7 @@ def test_time_that_the_process_is_stopped_is_not_run_time(parts):
         clock.now += 10
         watch.amounts = {"stopped_seconds": 6.0, "foreign_cpu_seconds": 1.5}
     assert seconds(meter) == {"forget": 4.0}
-    assert meter.outside() == {"stopped": 6.0, "rest": 0.0}
+    assert meter.untimed() == {"stopped": 6.0, "rest": 0.0}
     what = "the process was stopped for 6 s, which are not counted"
     assert meter.disturbances(2) == [{"phase": "forget", "what": what}]
 
@@ -413,7 +403,7 @@ class TestInstruments:
         instruments = Instruments.of(torch.device("cpu"), "")
         names = {name for probe in instruments.probes for name in probe.edge()}
         assert names <= {"rss_peak", "rss_polled"} and len(names) == 1
-        assert instruments.reasons()["nvml_process"] == "the device is no CUDA device"
+        assert instruments.reasons()["nvml_process"] == "the device is not a CUDA device"
 
     def test_a_kernel_without_a_peak_counter_is_polled_and_it_is_said(self, monkeypatch):
         def refuse(self):

@@ -196,7 +196,7 @@ def test_a_driver_may_not_tell_the_memory_of_a_process(device, start, told):
     device.set(processes=[(ME, told), (1, 10)])
     monitor = start()
     assert monitor.edge() == {"nvml_device": 0}
-    assert monitor.problems == {"nvml_process": "the driver does not tell the memory of a process"}
+    assert monitor.problems == {"nvml_process": "the driver does not report memory per process"}
     assert monitor.foreign == 1
 
 
@@ -435,4 +435,4 @@ class TestWhoElseUsesTheDevice:
         assert answer["peaks"].keys() == seen
         assert answer["peaks"]["nvml_process"] == 5
         assert answer["foreign"] == 0
-        assert ("--jobs" in answer["problems"].get("nvml_device", "")) == (len(pids) > 1)
+        assert ("another process of this run" in answer["problems"].get("nvml_device", "")) == (len(pids) > 1)

@@ -21,7 +21,7 @@ from unlearnbench.datasets import DATASETS, Source, load_dataset, protocol_names
 from unlearnbench.datasets.cifar10 import open_part
 from unlearnbench.datasets.recipes import RETAINED, WITHOUT_CLASS_0
 from unlearnbench.errors import UsageError
-from unlearnbench.measure.evidence import reference_images
+from unlearnbench.measure.inputs import reference_images
 from unlearnbench.models.networks import build_unet, unet_config
 from unlearnbench.plugins.spec import method
 from unlearnbench.report.data.board import boards
@@ -250,8 +250,8 @@ class TestLayouts:
     @pytest.mark.parametrize(
         ("parts", "message"),
         [
-            (("train", "Train", "test"), "Train and train, of which either may be meant"),
-            (("train", "val", "validation"), "val and validation, of which"),
+            (("train", "Train", "test"), "Train and train, which is ambiguous"),
+            (("train", "val", "validation"), "val and validation, which is"),
             (("train", "other"), "only train does"),
             (("test", "val"), "only test, val does"),
         ],
@@ -315,7 +315,7 @@ class TestLayouts:
         (tmp_path / "a" / "test" / "cat" / "0.png").unlink()
         os.link(tmp_path / "a" / "train" / "cat" / "0.png", tmp_path / "a" / "test" / "cat" / "0.png")
         (note,) = read_folder(tmp_path / "a", tmp_path).notes
-        assert note == "1 of 8 images are further links to a file that is an image already"
+        assert note == "1 of 8 images are additional links to the same file"
 
     @pytest.mark.parametrize("kind", ["jp2", "jfif", "pbm", "tif", "avif"])
     def test_endings_that_pillow_opens(self, tmp_path, kind):
@@ -360,7 +360,7 @@ class TestNames:
 
     def test_classes_that_would_look_alike_are_refused(self, tmp_path):
         paint_classes(tmp_path / "a", classes=("a b", "a\tb"))
-        with pytest.raises(UsageError, match="'a b' has a name like another's"):
+        with pytest.raises(UsageError, match="'a b' has another's printable name"):
             open_folder(tmp_path / "a")
 
     def test_a_long_name_still_names_records(self, tmp_path):
@@ -562,9 +562,12 @@ class TestChoices:
             (Source("cifar10", judge="resnet"), "has no judge 'resnet'"),
             (Source("cifar10", extractor="clip"), "has no extractor 'clip': choose from inception, own"),
             (Source("cifar10", base="x", base_steps=5), "give one of them"),
-            (Source("cifar10", base="x", base_minutes=5.0), "--base and --base-minutes each say .*give one of them"),
-            (Source("cifar10", base_steps=5, base_minutes=5.0), "--base-steps and --base-minutes each say"),
-            (Source("digits", data_root=".."), "not for digits"),
+            (
+                Source("cifar10", base="x", base_minutes=5.0),
+                "--base and --base-minutes exclude each other",
+            ),
+            (Source("cifar10", base_steps=5, base_minutes=5.0), "--base-steps and --base-minutes exclude each other"),
+            (Source("digits", data_root=".."), "does not apply to digits"),
             (Source("cifar"), "did you mean cifar10"),
         ],
     )
@@ -597,7 +600,7 @@ class TestChoices:
     def test_a_records_digest_can_be_computed_again(self, source):
         dataset = load_dataset(source)
         now = current_dataset(dataset.to_json(), dataset.protocol.name)
-        assert (now.digest, now.panel) == (dataset.digest, dataset.panel)
+        assert (now.digest, now.judges_digest) == (dataset.digest, dataset.judges_digest)
 
     def test_a_time_box_is_a_choice_and_stands_for_the_steps(self):
         timed = load_dataset(Source("cifar10", base_minutes=10.0))
@@ -615,7 +618,7 @@ class TestChoices:
         monkeypatch.setattr(digits, "_PROFILE", replace(profile, base=replace(profile.base, steps=7)))
         now = current_dataset(facts, "digits-ddim25")
         assert now.digest != facts["digest"]
-        assert now.panel == facts["panel"]
+        assert now.judges_digest == facts["panel"]
 
     def test_another_judge_beside_the_first_shows_in_records_that_rest_on_it_alone(self, monkeypatch):
         from unlearnbench.datasets import digits

@@ -37,7 +37,7 @@ from unlearnbench.models.sampler import _guided_noise, ddim_step, sample
 from unlearnbench.models.training import DenoiserTraining
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
-from unlearnbench.run.cell import identify
+from unlearnbench.run.cell import resolve_device
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Target
 from unlearnbench.unlearn.context import Context
@@ -323,13 +323,17 @@ def main() -> None:
     if device.type == "cuda":  # the monitor counts from before anything is allocated
         monitor = NvmlMonitor(str(torch.cuda.get_device_properties(device).uuid))
     with monitor as watching, tempfile.TemporaryDirectory() as folder:
-        found = identify(asked.device)
+        device_info = resolve_device(asked.device)
         facts = {
-            "device": found["identity"], "software": software(), "python": platform.python_version(),
+            "device": device_info["identity"], "software": software(), "python": platform.python_version(),
             "started_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "size": vars(SIZES[asked.size]),
         }  # fmt: skip
         probe = Probe(
-            torch.device(found["device"]), found["identity"], SIZES[asked.size], ArtifactStore(Path(folder)), watching
+            torch.device(device_info["device"]),
+            device_info["identity"],
+            SIZES[asked.size],
+            ArtifactStore(Path(folder)),
+            watching,
         )
         measure(probe, facts, asked.out, until)
 

@@ -47,7 +47,7 @@ def on_device(tmp_path_factory):
 def found():
     """Return the device; its peak is not measured here, which takes seconds."""
     arithmetic.PEAK_SIZE, arithmetic.PEAK_SECONDS = {"cuda": 1024}, 0.0
-    return runner.identify("cuda")
+    return runner.resolve_device("cuda")
 
 
 def cell_job(cache, method, form, channel):

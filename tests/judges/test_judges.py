@@ -17,7 +17,7 @@ from unlearnbench.datasets import Source, Split, load_dataset
 from unlearnbench.datasets.recipes import GivenJudge, SvmRecipe
 from unlearnbench.errors import UsageError
 from unlearnbench.judges.fit import fit_classifier
-from unlearnbench.judges.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier, through
+from unlearnbench.judges.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier, forward_batches
 from unlearnbench.judges.negatives import KINDS, negatives
 from unlearnbench.judges.weights import check_given, read_weights
 from unlearnbench.measure.prepared import prepare
@@ -55,7 +55,7 @@ def test_a_network_goes_back_to_where_it_was(monkeypatch, fails):
     images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     monkeypatch.setattr(network, "forward", None if fails else lambda batch: batch.flatten(1).float())
     with pytest.raises(TypeError) if fails else nullcontext():
-        through(network, images.numpy(), torch.device("cpu:0"))
+        forward_batches(network, images.numpy(), torch.device("cpu:0"))
     assert moves == ["cpu:0", "cpu"]
 
 
@@ -234,7 +234,7 @@ class TestWeights:
             ),
             (lambda w: w.update({"linear.weight": torch.zeros(64)}), r"its linear.weight has the shape \(64,\)"),
             (lambda w: w.update(cifar_weights(9)), "which cifar-resnet20 does not have"),
-            (lambda w: w.update(cifar_weights(classes=100)), "tells 100 classes apart, but there are 10 here"),
+            (lambda w: w.update(cifar_weights(classes=100)), "its network has 100 classes, the dataset has 10"),
             (lambda w: w["linear.bias"].fill_(math.nan), "its linear.bias holds NaN"),
         ],
     )
@@ -284,12 +284,12 @@ class TestWeights:
         }  # fmt: skip
         digests = {load_dataset(replace(source, judge_weights=path)).digest for path in (None, first, other)}
         assert len(digests) == 3
-        panels = {load_dataset(replace(source, second_judge_weights=path)).panel for path in (None, second)}
-        assert len(panels | {load_dataset(Source("cifar10", "fast")).panel}) == 3
+        panels = {load_dataset(replace(source, second_judge_weights=path)).judges_digest for path in (None, second)}
+        assert len(panels | {load_dataset(Source("cifar10", "fast")).judges_digest}) == 3
         for path in (first, other, second):
             path.unlink()  # whoever reads a record has no such files
         now = current_dataset(given.to_json(), "fast")
-        assert (now.digest, now.panel, now.choices) == (given.digest, given.panel, given.choices)
+        assert (now.digest, now.judges_digest, now.choices) == (given.digest, given.judges_digest, given.choices)
         assert str(tmp_path) not in json.dumps(given.to_json())
 
     def test_judges_from_files_are_tested_like_any_other(self, tiny, tmp_path):
@@ -309,21 +309,21 @@ class TestWeights:
         assert list(steps)[1:3] == ["read the judge (1 of 3)", "read the second judge (2 of 3)"]
         test = tiny.load(None, None).test
         rgb = torch.from_numpy(test.images).expand(-1, 3, -1, -1)
-        for k, worth in enumerate((found.worth, found.worth["second"])):
+        for k, test_performance in enumerate((found.test_performance, found.test_performance["second"])):
             named = resnet_by_hand(weights[k], rgb, 3).argmax(dim=1).numpy()
-            assert worth["test_accuracy"] == pytest.approx(np.mean(named == test.labels), abs=1 / 360)
-            assert worth["n"] == 360
+            assert test_performance["test_accuracy"] == pytest.approx(np.mean(named == test.labels), abs=1 / 360)
+            assert test_performance["n"] == 360
         for path in files:
             path.unlink()
         again = made()  # by the cache
-        assert (again.worth, again.artifacts) == (found.worth, found.artifacts)
+        assert (again.test_performance, again.artifacts) == (found.test_performance, found.artifacts)
 
     def test_a_file_that_is_another_one_by_now_is_refused(self, tiny, tmp_path):
         path = save(tmp_path / "w.safetensors", cifar_weights())
         judge = GivenJudge("cifar_resnet20", file_digest(path))
         save(path, cifar_weights(seed=1))
         dataset = replace(tiny, judge=judge, weights={judge.sha256: path})
-        with pytest.raises(UsageError, match="were changed after the run began"):
+        with pytest.raises(UsageError, match="changed after the run began"):
             prepare(dataset, ArtifactStore(tmp_path / "cache"), CPU, lambda *_: None, [])
 
     def test_without_a_file_the_network_is_trained(self):
@@ -353,10 +353,10 @@ class TestDigits:
         return float(np.mean(prepared.rejecting.names(images, CPU) == NO_OBJECT))
 
     def test_the_record_says_what_the_judges_are_worth(self, prepared):
-        worth = prepared[1].worth
-        assert worth["test_accuracy"] >= 0.975
-        assert worth["rejecting"]["test_accuracy"] >= 0.975
-        assert worth["rejecting"]["n"] == worth["n"] == 360
+        test_performance = prepared[1].test_performance
+        assert test_performance["test_accuracy"] >= 0.975
+        assert test_performance["rejecting"]["test_accuracy"] >= 0.975
+        assert test_performance["rejecting"]["n"] == test_performance["n"] == 360
 
     @pytest.mark.parametrize("kind", ["gaussian", "uniform", "two_level", "shuffled_pixels", "blank"])
     def test_noise_shuffled_pixels_and_blanks_are_no_object(self, prepared, kind):
@@ -391,4 +391,4 @@ def test_a_judge_nobody_asks_for_is_not_trained(tiny, tmp_path):
     assert found.rejecting is found.second is found.extractor is None
     assert not (tmp_path / "rejecting-judge").exists()
     other = replace(tiny, rejecting=replace(tiny.rejecting, threshold=0.5))
-    assert (other.digest, other.panel != tiny.panel) == (tiny.digest, True)
+    assert (other.digest, other.judges_digest != tiny.judges_digest) == (tiny.digest, True)

@@ -301,7 +301,7 @@ def spec_of(path):
     ("changes", "words"),
     [
         ({"card": ""}, "open the file with a docstring"),
-        ({"card": CARD.replace("Somebody, some day.\n", "")}, "who proposed it"),
+        ({"card": CARD.replace("Somebody, some day.\n", "")}, "authors or source"),
         ({"card": CARD.replace("    L = - L_eps(x_f, c_f)", "")}, "indented formula"),
         ({"card": CARD.replace("Deviations:", "Differences:")}, "end the docstring with 'Deviations:'"),
         ({"declared": "title='Mine', paper='1234.56789'"}, "name arXiv:1234.56789"),

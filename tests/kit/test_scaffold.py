@@ -120,7 +120,7 @@ def test_a_name_that_cannot_be_is_refused(tmp_path, name, words, package):
 def test_nothing_is_overwritten(tmp_path, package):
     (first, *_) = new_method("mine", tmp_path, package=package).files
     first.write_text("my work")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         new_method("mine", tmp_path, package=package)
     assert first.read_text() == "my work"
 

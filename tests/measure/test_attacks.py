@@ -11,7 +11,7 @@ import torch
 from unlearnbench.cost.meter import Meter
 from unlearnbench.errors import Unmeasurable, UsageError
 from unlearnbench.measure.attacks import RELEARNING_STEPS, Attacker, attacked, relearning_curve
-from unlearnbench.measure.evidence import Evidence, measure
+from unlearnbench.measure.inputs import EvaluationInputs, measure
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.sampler import Start, sample
@@ -98,7 +98,9 @@ class TestTheAttacker:
         judge = Says(NO_OBJECT)
         one = make(judge=judge)
         assert one.before == 100.0
-        cell = Evidence(one.cell, prepared.base, tiny, prepared, ArtifactStore(tmp_path), {}, Meter(), lambda *_: None)
+        cell = EvaluationInputs(
+            one.cell, prepared.base, tiny, prepared, ArtifactStore(tmp_path), {}, Meter(), lambda *_: None
+        )
         np.testing.assert_array_equal(judge.seen[0], cell.forget_samples)
 
     def test_a_victim_is_a_fresh_trainable_copy(self, make, prepared):
@@ -271,19 +273,19 @@ class TestMetrics:
 
     def test_they_are_timed_apart_and_leave_the_random_state_alone(self, make, tiny, prepared, tmp_path):
         one, meter = make(), Meter()
-        evidence = Evidence(
+        inputs = EvaluationInputs(
             one.cell, prepared.base, tiny, prepared, ArtifactStore(tmp_path), {}, meter, lambda *_: None
         )
 
         @metric(title="T", unit="%", better="higher", aspect="robustness", optional=True)
         def mine(attacker):
             torch.manual_seed(99)
-            assert attacker is evidence.attacker
+            assert attacker is inputs.attacker
             return Score(attacker.before, attacker.samples)
 
         state = torch.get_rng_state()
         with meter.phase("judge"):
-            entry = measure(evidence, [(mine.__unlearnbench__, "hash")])["mine"]
+            entry = measure(inputs, [(mine.__unlearnbench__, "hash")])["mine"]
         assert torch.equal(torch.get_rng_state(), state)
         assert (entry["n"], entry["shows"]) == (50, "robustness")
         assert meter.costs["attack"].seconds > 0

@@ -1,4 +1,4 @@
-"""The shams do what their cards say."""
+"""The controls do what their cards say."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from unlearnbench.models.sampler import sample
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.unlearn.context import Context
 
-SHAMS = ["sham_constant", "sham_noise", "sham_random", "sham_swap", "sham_update"]
+CONTROLS = ["sham_constant", "sham_noise", "sham_random", "sham_swap", "sham_update"]
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def draw(context, label=3, n=40, **changes):
 
 def test_every_control_is_known_by_its_role():
     registry = Registry()
-    assert sorted(spec.name for spec in registry.controls()) == ["original", *SHAMS]
+    assert sorted(spec.name for spec in registry.controls()) == ["original", *CONTROLS]
     assert {name: dict(registry.method(name).truth) for name in ("original", "retrain", "safemax")} == {
         "original": {"forgetting": False, "retention": True},
         "retrain": {"forgetting": True, "retention": True},
         "safemax": {},
     }
-    assert not {spec.name for spec in registry.select_methods("all")} & set(SHAMS)
+    assert not {spec.name for spec in registry.select_methods("all")} & set(CONTROLS)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

@@ -28,7 +28,7 @@ from unlearnbench.models.networks import build_unet
 from unlearnbench.models.saved import CARD, FACTS, draw, image_grid, open_model
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.model_card import card
-from unlearnbench.run.saving import is_saved, settle, stage, staging
+from unlearnbench.run.saving import is_saved, publish, stage, staging
 from unlearnbench.run.stale import needs_run
 from unlearnbench.store.cell import sample_seeds
 from unlearnbench.store.records import DeviceModel, ResultStore, records_digest
@@ -63,7 +63,7 @@ def unlearned(make_context):
 def saved(tmp_path, unlearned):
     """The folder of models, and the record of the one in it."""
     record = record_of(stage(staging(tmp_path, record_of().cell), record_of().cell, unlearned, SHAPE))
-    settle(tmp_path, record)
+    publish(tmp_path, record)
     return tmp_path, record
 
 
@@ -88,7 +88,7 @@ class TestTheFolder:
         cell = record_of().cell
         stage(staging(tmp_path, cell), cell, unlearned, SHAPE)
         assert not (tmp_path / cell.id).exists()
-        settle(tmp_path, record_of(status="failed"))
+        publish(tmp_path, record_of(status="failed"))
         assert not [path for path in tmp_path.iterdir() if cell.id in path.name]
 
     def test_saving_again_replaces_it(self, saved, unlearned):
@@ -96,7 +96,7 @@ class TestTheFolder:
         (models / record.cell.id / "stray").write_text("")
         with torch.no_grad():
             unlearned.class_embedding.weight.zero_()
-        settle(models, record_of(stage(staging(models, record.cell), record.cell, unlearned, SHAPE)))
+        publish(models, record_of(stage(staging(models, record.cell), record.cell, unlearned, SHAPE)))
         assert not (models / record.cell.id / "stray").exists()
         assert torch.equal(predicted(UNet2DModel.from_pretrained(models / record.cell.id)), predicted(unlearned))
 
@@ -143,7 +143,7 @@ class TestTheFolder:
         others = tmp_path / staging(tmp_path, cell).name.replace(str(os.getpid()), str(os.getppid()))
         for staged in (staging(tmp_path, cell), others):
             record = record_of(stage(staged, cell, unlearned, SHAPE))
-        settle(tmp_path, record)
+        publish(tmp_path, record)
         assert others.is_dir()  # its owner is at work
         assert is_saved(tmp_path, record)
 

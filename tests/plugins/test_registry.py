@@ -263,10 +263,10 @@ def test_a_metric_with_an_unknown_need_is_refused():
 
 
 def test_needs_are_documented_and_computed_by_the_evidence():
-    from unlearnbench.measure.evidence import Evidence
+    from unlearnbench.measure.inputs import EvaluationInputs
 
     for need in NEEDS:
-        assert hasattr(Evidence, need) or need in Evidence.__dataclass_fields__
+        assert hasattr(EvaluationInputs, need) or need in EvaluationInputs.__dataclass_fields__
 
 
 @pytest.mark.parametrize(

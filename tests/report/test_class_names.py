@@ -105,7 +105,7 @@ def test_numbers_stay_level_and_names_are_upright_where_they_find_no_room():
     )
     assert not class_ticks(PETS, 2).upright
     long = class_ticks(MANY, 5)
-    assert long.upright and long.room > 0.5 and 5 / (len(MANY) / long.step) >= 0.08
+    assert long.upright and long.space > 0.5 and 5 / (len(MANY) / long.step) >= 0.08
 
 
 def test_page_tables_and_alarms_have_names():

@@ -64,7 +64,9 @@ def record(
 
 
 def side(*records, sources=None):
-    return Side(load_source(SOURCE), boards(records, stale_ids(records, sources or {})).popitem()[1])
+    return Side(
+        load_source(SOURCE), boards(records, stale_ids(records, sources) if sources else frozenset()).popitem()[1]
+    )
 
 
 def one(metric, *records, forget_class="0", method="safemax", **how):
@@ -476,7 +478,8 @@ class TestFiles:
     def test_it_needs_no_torch(self, tmp_path):
         store(tmp_path / "r", [record()])
         code = (
-            "import sys; from pathlib import Path; from unlearnbench.report.tables.published import compare; "
+            "import sys; from pathlib import Path; from unlearnbench.report.compare import compare; "
+            "from unlearnbench.store.records import ResultStore; "
             f"compare({SOURCE!r}, ResultStore(Path(r'{tmp_path / 'r'}')).read(), Path(r'{tmp_path / 'out'}')); "
             "sys.exit('torch' in sys.modules)"
         )

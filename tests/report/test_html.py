@@ -80,7 +80,7 @@ def test_everything_can_be_read_without_the_script():
     assert not [attrs for tag, attrs in outline.tags if "hidden" in attrs and tag != "div"]
     pictures = [attrs for attrs in outline.all("span") if attrs.get("class") == "strip"]
     assert len(pictures) == 2 * 3 * 8  # streams, classes, rows
-    assert all("samples asked for" in attrs["aria-label"] for attrs in pictures)
+    assert all("samples of the" in attrs["aria-label"] for attrs in pictures)
 
 
 def test_nothing_in_it_comes_from_elsewhere():
@@ -131,7 +131,7 @@ def test_one_cell_is_enough():
 
 
 def test_pictures_beyond_the_room_are_counted_not_dropped_silently():
-    album = ImageBudget(room=100)
+    album = ImageBudget(limit=100)
     assert album.strip(images(0)["forget"], "x") is None
     broken = {"class": 0, "png": base64.b64encode(b"no picture").decode()}
     assert ImageBudget().strip(broken, "x") is None

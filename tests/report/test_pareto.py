@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.benchmarks.coverage import wilson
 from tests.conftest import fake_record
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.confusion import confusion_frame
 from unlearnbench.report.data.front import front
-from unlearnbench.report.data.statistics import mean_interval, wilson
+from unlearnbench.report.data.statistics import mean_interval
 from unlearnbench.report.figures.heatmaps import confusion
 from unlearnbench.report.figures.tradeoff import GREY, pareto
 from unlearnbench.report.showable import showable

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.conftest import fake_record, reading
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
-from unlearnbench.report.data.cost import is_slower, ranks
+from unlearnbench.report.data.cost import _is_slower, _spans, ranks
 from unlearnbench.report.data.frames import long_frame, tidy_frame
 from unlearnbench.report.data.values import MARK, Value, variant_of
 from unlearnbench.report.figures import drawing
@@ -68,7 +68,7 @@ def store(folder, records):
 
 
 def board(records, sources=None):
-    return boards(records, stale_ids(records, sources or {})).popitem()[1]
+    return boards(records, stale_ids(records, sources) if sources else frozenset()).popitem()[1]
 
 
 def test_mean_and_sample_deviation_over_classes():
@@ -779,6 +779,10 @@ def noisy(generator, seconds=2.0, cells=10, repeats=3, scatter=0.03):
         middle = seconds * (1 + 0.1 * c) * generator.normal(1.0, scatter)
         found[c, 0] = [float(t) for t in middle * generator.normal(1.0, scatter, repeats)]
     return found
+
+
+def is_slower(slow, fast):
+    return _is_slower(_spans(slow), _spans(fast))
 
 
 class TestRanks:

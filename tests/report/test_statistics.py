@@ -8,9 +8,17 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test, t
 from sklearn.metrics import roc_auc_score
 
-from tests.benchmarks.coverage import coverage, our_mean, share_candidates, simulate_shares, simulate_values, true_share
+from tests.benchmarks.coverage import (
+    coverage,
+    our_mean,
+    share_candidates,
+    simulate_shares,
+    simulate_values,
+    true_share,
+    wilson,
+)
 from tests.benchmarks.marks import measure, ours
-from unlearnbench.report.data.statistics import auc, best_rows, mean_interval, proportion_interval, wilson
+from unlearnbench.report.data.statistics import auc, best_rows, mean_interval, proportion_interval
 
 numbers = st.floats(-1e3, 1e3)
 grids = st.dictionaries(st.tuples(st.integers(0, 9), st.integers(0, 2)), numbers, min_size=1, max_size=30)

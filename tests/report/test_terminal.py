@@ -225,7 +225,7 @@ def test_open_opens_the_page(page, monkeypatch, capsys):
 )
 def test_without_a_browser_one_sentence_says_so(page, monkeypatch, capsys, settings):
     said = opened(page, monkeypatch, capsys, **settings)
-    assert said == f"There is no browser to open it in here: open {page} where there is one.\n"
+    assert said == f"No browser is available here: open {page} elsewhere.\n"
 
 
 def test_a_browser_that_stays_holds_nothing_up(page, monkeypatch, capsys):

@@ -60,7 +60,7 @@ def check(tmp_path, results):
         path = tmp_path / f"paper.{form}"
         path.write_text(text, encoding="utf-8")
         found = reading(results)
-        return verify(path, found, stale_ids(found.records, sources or {}))
+        return verify(path, found, stale_ids(found.records, sources) if sources else frozenset())
 
     return run
 

@@ -24,11 +24,11 @@ from unlearnbench.errors import UsageError
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.board import Board
 from unlearnbench.run.benchmark import Benchmark
-from unlearnbench.run.cell import identify_all
+from unlearnbench.run.cell import resolve_devices
 from unlearnbench.run.devices import named_devices, spell_cores
 from unlearnbench.run.execution import Execution
+from unlearnbench.run.locks import Beside, device_lock
 from unlearnbench.run.plan import make_plan
-from unlearnbench.run.scheduling import Beside, device_lock
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.provenance import allowed_cores
 from unlearnbench.store.records import ResultStore
@@ -163,14 +163,14 @@ class TestIdentity:
             for number in range(3)
         }
 
-        def identify(name):
+        def resolve_device(name):
             return {"name": name, "device": name, "identity": found[int(name[-1])], "of": 1}
 
-        monkeypatch.setattr("unlearnbench.run.cell.identify", identify)
+        monkeypatch.setattr("unlearnbench.run.cell.resolve_device", resolve_device)
         return found
 
     def test_devices_of_one_model_are_a_run(self, gpus):
-        found = identify_all("auto", "0,2")
+        found = resolve_devices("auto", "0,2")
         assert [(each["name"], each["identity"]["uuid"]) for each in found] == [("cuda:0", "u0"), ("cuda:2", "u2")]
         assert {each["of"] for each in found} == {2}
 
@@ -181,33 +181,33 @@ class TestIdentity:
     def test_a_mixed_pair_is_refused(self, gpus, fact, value, words):
         gpus[2][fact] = value
         with pytest.raises(UsageError) as refused:
-            identify_all("auto", "0,1,2")
+            resolve_devices("auto", "0,1,2")
         assert f"not alike, cuda:0 (H100, driver 575) and {words}: name those of one model" in str(refused.value)
 
     def test_a_gpu_and_cores_are_no_pair(self, gpus):
         with pytest.raises(UsageError, match=r"not alike, cuda:0 \(H100, driver 575\) and cpu:"):
-            identify_all("auto", f"0,cpu:{allowed_cores()[0]}")
+            resolve_devices("auto", f"0,cpu:{allowed_cores()[0]}")
 
     def test_a_set_of_cores_is_a_device_of_its_own(self):
         core = allowed_cores()[0]
-        (found,) = identify_all("auto", f"cpu:{core}")
+        (found,) = resolve_devices("auto", f"cpu:{core}")
         assert (found["name"], found["device"], found["of"]) == (f"cpu:{core}", "cpu", 1)
         assert found["identity"]["cores"] == [core]
         assert found["identity"]["name"].endswith(", 1 cores")
-        (whole,) = identify_all("cpu", "")
+        (whole,) = resolve_devices("cpu", "")
         assert "cores" not in whole["identity"]
         assert whole["of"] == 1
 
 
 def test_the_locks_of_several_devices_are_taken_in_one_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("unlearnbench.run.scheduling._lock_folders", lambda: [tmp_path])
+    monkeypatch.setattr("unlearnbench.run.locks._lock_folders", lambda: [tmp_path])
     taken = []
 
     def first_that_works(name):
         taken.append(name)
         return SimpleNamespace(lock_file=str(tmp_path / name), is_locked=True, release=lambda: None), []
 
-    monkeypatch.setattr("unlearnbench.run.scheduling._first_that_works", first_that_works)
+    monkeypatch.setattr("unlearnbench.run.locks._first_that_works", first_that_works)
     gpus = [{"type": "cuda", "uuid": name} for name in ("b", "a")]
     sets = [{"type": "cpu", "cores": cores} for cores in ([10, 2], [1, 12])]
     with device_lock([*gpus, *sets], pytest.fail):
@@ -331,7 +331,6 @@ class TestTwoDevices:
             # the other one burns all of its core, which would come on top of what strangers take of this one
             assert forget["load"]["foreign_cpu_seconds"] < 0.9 * forget["seconds"]
             assert forget["load"]["devices_beside"] in (0, 1)
-            assert not forget["side_by_side"]
         firsts = [record for record in ran.records if record.cell.forget_class < 2]  # which begin together
         assert [record.cost["forget"]["load"]["devices_beside"] for record in firsts] == [1, 1]
         assert "timed while up to 1 other device of the run worked" in Board(ran.records).caption()

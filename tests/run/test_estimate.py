@@ -443,7 +443,7 @@ def outlook_of(plan, costs, **changes):
         if (cells := [cell for cell in plan.cells if cell.method == name])
     ]
     given = {
-        "plan": plan, "found": {"device": "cpu", "identity": {"type": "cpu", "name": "A CPU", "uuid": "1"}},
+        "plan": plan, "device_info": {"device": "cpu", "identity": {"type": "cpu", "name": "A CPU", "uuid": "1"}},
         "rows": rows, "surroundings": Surroundings({"load": 1.0, "judge": 2.0, "attack": 8.0}, 0),
         "preparation": Preparation(["images"], {}, 4000), "kept": 0,
         "execution": Execution(Path("/nowhere/cache")),
@@ -512,12 +512,12 @@ class TestText:
             surroundings=Surroundings({"load": 1.0}, 0, "judging: it took too long"),
         )  # fmt: skip
         text = list(lines(outlook))
-        assert "SAFEMax: not known (it is a riddle)" in text
+        assert "SAFEMax: unknown (it is a riddle)" in text
         assert next(line for line in text if line.startswith("SAFEMax ")).split()[2:] == ["?"] * 7
         total = next(line for line in text if line.startswith("the whole run"))
         assert "at least ~" in total and "(SAFEMax, judge, a part of judging)" in total
-        assert "to be made first: judge (not known: it is slow)" in text
-        assert any("not known: judging: it took too long" in line for line in text)
+        assert "to be made first: judge (unknown: it is slow)" in text
+        assert any("unknown: judging: it took too long" in line for line in text)
 
     def test_nothing_to_run(self):
         assert "nothing would run" in list(lines(outlook_of(plan_of(), {})))[-1]
@@ -563,7 +563,7 @@ class TestRecorded:
         plan = plan_of()
         identity = {"type": "cpu", "name": "A CPU", "uuid": "device-1"}
         record = fake_record("safemax", outside={"start": 0.1, "load": 0.4, "rest": 0.2, "wait": 9.0})
-        own = {**record.dataset, "digest": plan.dataset.digest, "panel": plan.dataset.panel}
+        own = {**record.dataset, "digest": plan.dataset.digest, "panel": plan.dataset.judges_digest}
         entries = {spec.name: {**record.metrics["fake_ua"]} for spec in plan.metrics}
         cell = replace(record.cell, protocol=plan.dataset.protocol.name)
         record = replace(record, cell=cell, dataset=own, metrics=entries)
@@ -624,7 +624,7 @@ def test_it_takes_the_options_of_a_run():
     commands = typer.main.get_command(cli.app).commands
     run, ours = ({name for p in commands[name].params for name in p.opts} for name in ("run", "estimate"))
     assert ours <= run
-    assert run - ours == {"--devices", "--jobs", "--timeout", "--minutes", "--stop-if-weak", "--dry-run", "--out"}
+    assert run - ours == {"--devices", "--timeout", "--minutes", "--stop-if-weak", "--dry-run", "--out"}
 
 
 def test_every_class_where_none_is_named():

@@ -64,7 +64,9 @@ LEFT_BEHIND = {
     "torch.nn.functional.softmax": set_flag(torch.nn.functional, "softmax", lambda x, *_: x),
     "torch.Tensor.__format__": set_flag(torch.Tensor, "__format__", lambda *_: "1"),
     "torch.nn.modules.conv.Conv2d.__call__": set_flag(torch.nn.Conv2d, "__call__", lambda self, x: x),
-    "unlearnbench.judges.judges.through": set_flag(judges.through, "__code__", (lambda *_: None).__code__),
+    "unlearnbench.judges.judges.forward_batches": set_flag(
+        judges.forward_batches, "__code__", (lambda *_: None).__code__
+    ),
     "unlearnbench.models.diffusion.sum": lambda patch: patch.setattr(diffusion, "sum", lambda *_: 0, raising=False),
     "json.dumps": set_flag(json, "dumps", lambda *_, **__: "{}"),
 }  # fmt: skip

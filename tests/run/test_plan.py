@@ -109,7 +109,7 @@ def recorded(plan, cell, **changes):
     fields = {
         "cell": cell, "method": {**made.method, "source_hash": plan.source_hashes[f"method:{cell.method}"]},
         "metrics": entries, "provenance": {**made.provenance, "device": DEVICE},
-        "dataset": {**made.dataset, "digest": plan.dataset.digest, "panel": plan.dataset.panel, "content": ""},
+        "dataset": {**made.dataset, "digest": plan.dataset.digest, "panel": plan.dataset.judges_digest, "content": ""},
     }  # fmt: skip
     return replace(made, **{**fields, **changes})
 

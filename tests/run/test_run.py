@@ -87,7 +87,7 @@ class TestOneRun:
         for record in records(finished[0]).values():
             spent = sum(cost["seconds"] - cost["reused_seconds"] for cost in record.cost.values())
             assert spent + sum(record.outside.values()) == pytest.approx(record.wall_seconds, rel=0.02)
-            assert set(record.outside) == {"start", "load", "wait", "rest"}
+            assert set(record.outside) == {"start", "load", "rest"}
 
     def test_metrics_that_look_at_one_side_sample_one_side(self, finished):
         assert all(set(record.images) == {"forget"} for record in records(finished[0]).values())

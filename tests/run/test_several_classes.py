@@ -12,7 +12,7 @@ from tests.conftest import fake_record
 from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import Source
 from unlearnbench.errors import PluginError, UsageError
-from unlearnbench.measure.evidence import Evidence, losses_by_timestep, reference_images
+from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep, reference_images
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NEEDS, NO_OBJECT
@@ -172,7 +172,7 @@ class TestSequence:
         assert harness.counts.optimizer_steps == 0
         assert set(harness.meter.costs) == {"earlier"}
         assert not harness.meter.phases()
-        assert harness.meter.outside()["earlier"] > 0
+        assert harness.meter.untimed()["earlier"] > 0
 
         def made():
             return sorted(path for path in (harness.store.root / "unlearned").iterdir() if path.is_dir())
@@ -205,12 +205,14 @@ def prepared(tiny, tmp_path_factory):
 
 
 class TestEvidence:
-    def evidence(self, tiny, prepared, tmp_path, **changes):
+    def inputs(self, tiny, prepared, tmp_path, **changes):
         cell = Cell("digits", tiny.protocol.name, "safemax", {}, 3, 0, **changes)
-        return Evidence(cell, prepared.base, tiny, prepared, ArtifactStore(tmp_path), {"uuid": "1"}, Meter(), print)
+        return EvaluationInputs(
+            cell, prepared.base, tiny, prepared, ArtifactStore(tmp_path), {"uuid": "1"}, Meter(), print
+        )
 
     def test_samples_are_of_what_is_gone_and_of_what_stays(self, tiny, prepared, tmp_path):
-        found = self.evidence(tiny, prepared, tmp_path, further=(6,), earlier=((0,), (8, 1)))
+        found = self.inputs(tiny, prepared, tmp_path, further=(6,), earlier=((0,), (8, 1)))
         assert len(found.forget_samples) == 2 * 6
         assert set(found.retain_labels.tolist()) == {2, 4, 5, 7, 9}
         assert found.earlier_labels.tolist() == [c for c in (0, 1, 8) for _ in range(6)]
@@ -222,10 +224,10 @@ class TestEvidence:
 
     def test_classes_forgotten_at_once_count_as_one(self, tiny, prepared, tmp_path, monkeypatch):
         named = np.array([3, 6, 4, NO_OBJECT, 9])
-        found = self.evidence(tiny, prepared, tmp_path, further=(6, 9))
+        found = self.inputs(tiny, prepared, tmp_path, further=(6, 9))
         monkeypatch.setattr(type(prepared.rejecting), "names", lambda self, images, device: named)
         assert found._named_by(prepared.rejecting, np.zeros(5)).tolist() == [3, 3, 4, NO_OBJECT, 3]
-        single = self.evidence(tiny, prepared, tmp_path)
+        single = self.inputs(tiny, prepared, tmp_path)
         plain, merged = single._probs(single.retain_samples), found._probs(single.retain_samples)
         np.testing.assert_array_equal(np.sort(plain, axis=1), np.sort(merged, axis=1))
         before, after = plain.argmax(axis=1), merged.argmax(axis=1)

@@ -41,8 +41,8 @@ def test_a_changed_source(sources, found):
 
 def test_a_changed_recipe():
     record, dataset = of_digits(), load_dataset("digits")
-    assert not is_stale(record, {}, (dataset.digest, dataset.panel))
-    assert is_stale(record, {}, ("other", dataset.panel))
+    assert not is_stale(record, {}, (dataset.digest, dataset.judges_digest))
+    assert is_stale(record, {}, ("other", dataset.judges_digest))
     assert is_stale(record, {}, (dataset.digest, "other"))
     assert not stale_ids([record], {})
 

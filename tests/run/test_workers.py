@@ -27,10 +27,6 @@ def half_a_message(progress):
     os._exit(9)
 
 
-def ask_for_a_turn(progress):
-    return progress.slot("alone"), progress.slot("beside")
-
-
 def allocate_too_much(words, progress):
     raise RuntimeError(words)
 
@@ -144,22 +140,6 @@ def begin_and_sleep(folder, seconds, progress):
 
 def test_a_job_returns_its_value(workers):
     assert workers.run("tests.run.test_workers:double", 21).value == 42
-
-
-def test_a_job_goes_on_when_it_is_its_turn(workers):
-    asked = []
-
-    def on_slot(kind):
-        asked.append(kind)
-        return len(asked)
-
-    assert workers.run("tests.run.test_workers:ask_for_a_turn", on_slot=on_slot).value == (1, 2)
-    assert asked == ["alone", "beside"]
-
-
-def test_waiting_for_a_turn_is_not_the_jobs_time(workers):
-    outcome = workers.run("tests.run.test_workers:ask_for_a_turn", on_slot=lambda kind: time.sleep(1.5) or 1, timeout=2)
-    assert outcome.status == "ok"
 
 
 def test_a_worker_that_dies_within_a_message_is_a_failure(workers):

@@ -49,7 +49,7 @@ def test_a_poisoned_payload_is_noticed_and_rebuilt(tmp_path):
     data = bytearray(payload.read_bytes())
     data[-1] ^= 1  # one bit of the last weight: still a valid file
     payload.write_bytes(data)
-    with pytest.warns(UserWarning, match="checksum fails"):
+    with pytest.warns(UserWarning, match="checksum does not match"):
         again = store.get("base", {}, build)
     assert build.calls == 2
     assert again.tensors["w"].tolist() == [1.0, 1.0, 1.0]
@@ -183,7 +183,7 @@ class TestWithoutLocks:
             next(tmp_path.glob("base/*/payload.safetensors")).write_bytes(b"damaged")
             return Builder(3.0)()
 
-        with pytest.warns(UserWarning, match="checksum fails"):
+        with pytest.warns(UserWarning, match="checksum does not match"):
             assert store.get("base", {}, build).tensors["w"][0] == 3.0
         assert store.get("base", {}, Builder()).tensors["w"][0] == 3.0
 
@@ -220,7 +220,7 @@ def test_edited_facts_are_noticed(tmp_path):
     store.get("judge", {}, build)
     note = next(tmp_path.glob("judge/*/artifact.json"))
     note.write_text(note.read_text().replace('"cost": 1', '"cost": 0'))
-    with pytest.warns(UserWarning, match="note was changed"):
+    with pytest.warns(UserWarning, match="artifact.json was changed"):
         assert store.get("judge", {}, build).facts == {"cost": 2}
 
 

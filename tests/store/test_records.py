@@ -278,7 +278,7 @@ class TestChecksum:
         assert [(r.cell.forget_class, r.digest) for r in reading.records] == [
             (c, fake_record(forget_class=c).digest) for c in (0, 1)
         ]
-        assert reading.problems == ["records of an older version, without a checksum that would show an edit: 1"]
+        assert reading.problems == ["records of an older version, without a checksum to detect edits: 1"]
 
 
 def test_a_line_that_is_too_long_is_refused():

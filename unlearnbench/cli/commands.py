@@ -51,8 +51,8 @@ Examples:
 Listing = Literal["methods", "metrics", "datasets"]
 Kinds = Literal["method"]  # what `new` writes
 
-LONGEST = 4000  # letters of an error
-# what stands for a sign that a terminal or log cannot show: as wide as the sign, so that tables stay whole
+LONGEST = 4000  # characters of an error
+# replacements for characters that an output cannot show, of the same width, so that tables stay aligned
 SPELLED = {"↓": "v", "↑": "^", "†": "!", "±": "~", "→": ">", "…": "."}
 
 
@@ -61,7 +61,7 @@ def unlearnbench(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Show the version, or what there is where no command is named."""
+    """Show the version, or the help where no command is named."""
     if version:
         typer.echo(f"unlearnbench {__version__}")
         raise typer.Exit
@@ -99,7 +99,6 @@ def run(
     batch_size: options.BatchSize = None,
     precision: options.Precision = "fp32",
     compile_: options.Compile = False,
-    jobs: options.Jobs = 1,
     repeats: options.Repeats = 1,
     rerun: options.Rerun = "missing",
     timeout: options.Timeout = None,
@@ -119,10 +118,10 @@ def run(
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
-    _check_devices(device, devices, jobs)
+    _check_devices(device, devices)
     execution = _execution(
         device=device, devices=devices, plugin_files=_absolute(plugin), rerun=rerun, repeats=repeats,
-        controls=controls, models=save_models, jobs=jobs, timeout=timeout, minutes=minutes, stop_if_weak=stop_if_weak,
+        controls=controls, models=save_models, timeout=timeout, minutes=minutes, stop_if_weak=stop_if_weak,
     )  # fmt: skip
     if workers is None:
         _dry_run(console, plan, results, execution)
@@ -131,7 +130,7 @@ def run(
 
 
 def _execution(*, models: Path | None, **options: Any) -> "Execution":
-    """Return how a run is carried out; the models' folder is one of now, wherever the process goes."""
+    """Return the execution options of a run; the models' folder becomes an absolute path."""
     from unlearnbench.run.execution import Execution
     from unlearnbench.store.artifacts import default_cache
 
@@ -139,7 +138,7 @@ def _execution(*, models: Path | None, **options: Any) -> "Execution":
 
 
 def _plan(plugin: "Sequence[Path] | None", source: "Sequence[Any]", **asked: Any) -> "tuple[Registry, Plan]":
-    """Return the plugins there are, and what a run is asked for.
+    """Return the plugins and the plan of a run.
 
     Args:
         plugin: files of plugins.
@@ -159,22 +158,20 @@ def _absolute(paths: "Sequence[Path] | None") -> tuple[Path, ...]:
 
 
 def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak: bool) -> None:
-    """Raise UsageError for what would stop a run later: a folder that cannot be written, nothing to look at."""
+    """Raise UsageError for problems that would stop a run later, such as a folder that cannot be written."""
     from unlearnbench.store.artifacts import default_cache
 
     if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
-        raise UsageError("--stop-if-weak looks at the untouched model: add original to --methods")
+        raise UsageError("--stop-if-weak checks the untouched model: add original to --methods")
     for option, folder in {**folders, "UNLEARNBENCH_CACHE": default_cache()}.items():
         if folder is not None:
             _check_writable(folder, option)
 
 
-def _check_devices(device: str, devices: str, jobs: int) -> None:
+def _check_devices(device: str, devices: str) -> None:
     """Raise UsageError for options on devices that contradict each other."""
     if devices and device != "auto":
         raise UsageError("--device names one device and --devices several: give one of them")
-    if devices and jobs > 1:
-        raise UsageError("--devices gives each device one cell at a time: leave --jobs out, or use one device")
 
 
 def _dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execution") -> None:
@@ -197,14 +194,14 @@ def _benchmark(
 
 
 def _check_untouched(record: "Record") -> list[str]:
-    """Return what is wrong with a record of the untouched model; the report's modules load meanwhile."""
+    """Return the failed checks of a record of the untouched model."""
     from unlearnbench.report.tables.controls import untouched_alarms
 
     return untouched_alarms(record)
 
 
 def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
-    """Greet, and start the process server, whose imports run while ours do."""
+    """Print the version, and start the process server, which imports in parallel."""
     from unlearnbench.cli.console import make_console
     from unlearnbench.run.workers import Workers
 
@@ -247,9 +244,9 @@ def estimate(
     results: options.Results = Path("results"),
     save_models: options.SaveModels = None,
 ) -> None:
-    """Measure what a run with these options would take here.
+    """Measure the time a run with these options would take here.
 
-    It takes a minute or two, and writes nothing. Without --classes it is a run over all classes.
+    It takes a minute or two and writes nothing. Without --classes, all classes count.
     """
     console, workers = _start()
     assert workers is not None
@@ -297,10 +294,10 @@ def train(
 ) -> None:
     """Train a base model and write it as a diffusers folder.
 
-    A training that was stopped goes on where it was.
+    Run the same command again to resume.
     """
     if steps is not None and minutes is not None:
-        raise UsageError("--steps and --minutes both say how long to train: give one of them")
+        raise UsageError("--steps and --minutes both set the length of training: give one of them")
     console, workers = _start()
     assert workers is not None
     from unlearnbench.datasets import Source, load_dataset
@@ -313,7 +310,7 @@ def train(
     losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out)
     if losses is None:
         ignore_stopping()
-        _say(console, "Stopped. The same command goes on from the last checkpoint.")
+        _say(console, "Stopped. Run the same command again to resume from the last checkpoint.")
         raise typer.Exit(130)
     if losses:
         step, loss = losses[-1]
@@ -328,13 +325,13 @@ def sample(
         typer.Argument(help="A folder of --save-models, or any UNet2DModel with class labels.", metavar="MODEL"),
     ],
     classes: Annotated[
-        str, typer.Option("--class", help="Class by number or name; several, 0-9, make a row each.", metavar="CLASSES")
+        str, typer.Option("--class", help="Class by number or name; several (0-9) give a row each.", metavar="CLASSES")
     ],
     out: Annotated[Path, typer.Option("--out", help="The picture to write.", metavar="FILE.png")],
     n: Annotated[int, typer.Option("--n", help="Images of each class.", min=1, max=10_000, metavar="N")] = 16,
     seed: Annotated[
         int | None,
-        typer.Option(help="Of the noise; otherwise that of the model's evaluation, or 0.", min=0, metavar="N"),
+        typer.Option(help="Seed of the noise; default: that of the model's evaluation, or 0.", min=0, metavar="N"),
     ] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance w, if not the protocol's.", metavar="W")] = None,
     steps: Annotated[
@@ -344,7 +341,7 @@ def sample(
 ) -> None:
     """Sample a saved model into a picture, a grid of images.
 
-    By default these are the first of the very images that the model's record judged.
+    By default these are the first images of the model's evaluation.
     """
     if not model.is_dir():
         raise UsageError(f"there is no model folder {model}: 'unlearnbench run --save-models DIR' writes them")
@@ -362,11 +359,11 @@ def sample(
 
     from unlearnbench.models.saved import draw, image_grid, open_model
     from unlearnbench.run.arguments import parse_classes
-    from unlearnbench.run.cell import identify
+    from unlearnbench.run.cell import resolve_device
     from unlearnbench.run.progress import Display
 
     with Display(console) as display, display.task(f"sample {model}") as task:
-        saved = open_model(model, torch.device(identify(device, task.progress)["device"]))
+        saved = open_model(model, torch.device(resolve_device(device, task.progress)["device"]))
         chosen = parse_classes(classes, saved.class_names)
         images = draw(saved, chosen, n, seed=seed, steps=steps, guidance=guidance, progress=task.progress)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -386,11 +383,9 @@ def list_(
         typer.Argument(help="Show only methods, metrics or datasets.", metavar="WHAT", parser=_listing),
     ] = None,
     plugin: options.Plugin = None,
-    cards: Annotated[
-        bool, typer.Option("--cards", help="What the files of methods or of metrics say, in full.")
-    ] = False,
+    cards: Annotated[bool, typer.Option("--cards", help="Print the cards of methods or metrics in full.")] = False,
 ) -> None:
-    """Show what there is: methods, metrics and datasets.
+    """List methods, metrics and datasets.
 
     Methods have the ids of their papers, broken plugins the reason.
     """
@@ -409,26 +404,26 @@ def list_(
         if what not in (None, kind):
             continue
         _echo(f"{kind}:")
-        for found in registry.plugins("method" if kind == "methods" else "metric"):
+        for entry in registry.plugins("method" if kind == "methods" else "metric"):
             try:
-                _echo(_listed(found))
+                _echo(_listed(entry))
             except PluginError as error:
-                _echo(f"  {found.name:22} BROKEN ({one_line(found.origin)}): {one_line(str(error))}")
+                _echo(f"  {entry.name:22} BROKEN ({one_line(entry.origin)}): {one_line(str(error))}")
     if what in (None, "datasets"):
         _echo("datasets:")
         for name in DATASETS:
             _echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
 
 
-def _listed(found: "Plugin") -> str:
+def _listed(plugin: "Plugin") -> str:
     """Return a plugin's line of the list; raises PluginError where it cannot be used."""
     declared = {
-        name: one_line(text) if isinstance(text, str) else text for name, text in found.declared.items()
+        name: one_line(text) if isinstance(text, str) else text for name, text in plugin.declared.items()
     }  # a title may hold anything until it is imported
-    begin = f"  {found.name:22} {declared['title']:20}"
-    if found.kind == "method":
+    begin = f"  {plugin.name:22} {declared['title']:20}"
+    if plugin.kind == "method":
         paper = f"arXiv:{declared['paper']}" if declared.get("paper") else ""
-        notes = {"gold": "runs only when named", "reference": "reference row", "control": "checks the suite"}
+        notes = {"gold": "runs only when named", "reference": "reference row", "control": "control"}
         return f"{begin} {paper:18} {notes.get(declared.get('role', ''), '')}".rstrip()
     unit = f"[{declared['unit']}]" if declared["unit"] else ""
     better = "description" if declared["better"] == "neither" else f"{declared['better']} is better"
@@ -438,10 +433,12 @@ def _listed(found: "Plugin") -> str:
 
 @app.command(cls=options.Command)
 def new(
-    kind: Annotated[Kinds, typer.Argument(help="method.", metavar="KIND", parser=options.one_of(Kinds))],
-    name: Annotated[str, typer.Argument(help="Its name: a Python name in lower case.", metavar="NAME")],
+    kind: Annotated[
+        Kinds, typer.Argument(help="What to create: method.", metavar="KIND", parser=options.one_of(Kinds))
+    ],
+    name: Annotated[str, typer.Argument(help="A Python name in lower case.", metavar="NAME")],
     package: Annotated[
-        bool, typer.Option("--package", help="As a package to install, with entry point, test and README.")
+        bool, typer.Option("--package", help="Write an installable package with entry point, test and README.")
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder to write into.", metavar="DIR")] = Path(),
 ) -> None:
@@ -510,9 +507,9 @@ def compare(
     results: options.Results = Path("results"),
     out: options.Out = Path("reports"),
 ) -> None:
-    """Set published numbers beside the measured ones.
+    """Compare published numbers with measured ones.
 
-    The pages say what may be compared and what may not.
+    The pages say which numbers are comparable, and why others are not.
     """
     from unlearnbench.cli.console import make_console, say_where, show
     from unlearnbench.cli.plotting import import_matplotlib
@@ -521,7 +518,7 @@ def compare(
     from unlearnbench.report.compare import compare as compare_with
     from unlearnbench.report.data.published import load_source
 
-    load_source(source)  # what is wrong with the command comes before what is missing on the disk
+    load_source(source)  # errors of the command come before missing files
     _check_results(results)
     _check_writable(out, "--out")
     console = make_console()
@@ -533,9 +530,9 @@ def compare(
 
 @app.command(cls=options.Command)
 def validate(results: options.Results = Path("results")) -> None:
-    """Show the controls, and how well each metric tells them apart.
+    """Show the controls, and how well each metric separates them.
 
-    Controls are shams whose outcome is known: those that forget, and those that do not.
+    Controls are methods with a known outcome: some forget, some do not.
     """
     from unlearnbench.cli.console import make_console, show
     from unlearnbench.cli.plotting import import_matplotlib
@@ -544,9 +541,9 @@ def validate(results: options.Results = Path("results")) -> None:
     import_matplotlib()
     _check_results(results)
     with _open(results) as (reading, stale):
-        found = validation(reading, stale)
-    show(found, make_console())
-    if found.alarms:
+        checked = validation(reading, stale)
+    show(checked, make_console())
+    if checked.alarms:
         raise typer.Exit(1)
 
 
@@ -557,7 +554,7 @@ def verify(
 ) -> None:
     """Check that a table's numbers follow from its records.
 
-    Which records these are is in the table's caption.
+    The table's caption names the records.
     """
     from unlearnbench.cli.plotting import import_matplotlib
 
@@ -574,7 +571,7 @@ def verify(
 
 @contextmanager
 def _open(results: Path, registry: "Registry | None" = None) -> "Iterator[tuple[Reading, frozenset[str]]]":
-    """Read a folder of records; yield them and the ids of the cells whose records are stale."""
+    """Read a folder of records; yield them and the ids of cells with stale records."""
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.run.stale import stale_ids
     from unlearnbench.store.records import open_results
@@ -584,7 +581,7 @@ def _open(results: Path, registry: "Registry | None" = None) -> "Iterator[tuple[
 
 
 def _check_results(results: Path) -> None:
-    """Raise UsageError unless there is a folder of records."""
+    """Raise UsageError unless the folder of records exists."""
     if results.exists() and not results.is_dir():
         raise UsageError(f"--results {results} is a file: give the folder that holds the records")
     if not results.is_dir():
@@ -594,7 +591,7 @@ def _check_results(results: Path) -> None:
 
 
 def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path, registry: "Registry") -> None:
-    """Say how the run of a plan ended, render its report, and exit with its status."""
+    """Print how the run of a plan ended, render its report, and exit with its status."""
     from unlearnbench.cli.console import make_console, say_where
     from unlearnbench.run.workers import ignore_stopping
 
@@ -607,8 +604,8 @@ def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path, regist
         there = max(summary.ran - len(lost), 0)
         _say(
             console,
-            f"Stopped. {plural(there, 'cell')} of this run {'is' if there == 1 else 'are'} recorded in {results}; the "
-            "same command goes on from there.",
+            f"Stopped. {plural(there, 'cell')} of this run {'is' if there == 1 else 'are'} recorded in {results}: run "
+            "the same command again to resume.",
         )
         if summary.out_of_time and summary.ran:
             say_where(_finish(results, out, registry, console), "Report", console)
@@ -628,7 +625,7 @@ def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path, regist
     if summary.weak:
         _say(
             console,
-            "Stopped, for the untouched model fails its checks (--stop-if-weak): train it longer (--base-steps), use "
+            "Stopped: the untouched model fails its checks (--stop-if-weak). Train it longer (--base-steps), use "
             "more images, or give a trained one with --base.",
         )
     say_where(rendering, "Report", console)
@@ -637,22 +634,22 @@ def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path, regist
 
 
 def _spell_lost(cells: "Sequence[str]", results: Path) -> str:
-    """Return the sentence on records that somebody took away while the run went on."""
+    """Return the sentence on records that were removed during the run."""
     named = ", ".join(cells[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
     records = "1 record" if len(cells) == 1 else f"{len(cells)} records"
     return (
-        f"{records} of this run can no longer be read in {results}, for something was removed there while it ran "
-        f"({named}): the same command measures what is missing."
+        f"{records} of this run can no longer be read in {results}, since files were removed there during the run "
+        f"({named}): run the same command again to measure them."
     )
 
 
 def _say(console: "Console", text: str) -> None:
-    """Print a line as it is: no markup, no colours, and no line ends but the terminal's own."""
+    """Print a line without markup, colours or wrapping."""
     console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print lines that may hold words of files, folders or plugins: none of them acts on the terminal."""
+    """Print lines that may hold text of files, folders or plugins, without control characters."""
     typer.echo(printable(text), err=err, nl=nl)
 
 
@@ -670,11 +667,11 @@ def _finish(results: Path, out: Path, registry: "Registry", console: "Console") 
 
 
 def _check_writable(folder: Path, option: str) -> None:
-    """Raise UsageError unless a folder is there, or can be made, to write in. Makes nothing."""
+    """Raise UsageError unless a folder can be written or made. Makes nothing."""
     try:
         path = folder.absolute()
     except FileNotFoundError as error:
-        raise UsageError("the folder you are in no longer exists: change to another one") from error
+        raise UsageError("the current folder no longer exists: change to another one") from error
     existing = next(parent for parent in [path, *path.parents] if parent.exists())
     if not existing.is_dir():
         raise UsageError(f"{option} {folder}: {existing} is a file, give a folder")
@@ -683,7 +680,7 @@ def _check_writable(folder: Path, option: str) -> None:
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Replace the letters that an output cannot show."""
+    """Replace the characters that an output cannot encode."""
     assert isinstance(error, UnicodeEncodeError)
     return "".join(SPELLED.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
@@ -693,15 +690,15 @@ def main() -> None:
     codecs.register_error("spell", _spell)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            plain = stream.isatty() and os.environ.get("LC_ALL") in ("C", "POSIX")  # which Python takes for UTF-8
+            plain = stream.isatty() and os.environ.get("LC_ALL") in ("C", "POSIX")  # which Python treats as UTF-8
             stream.reconfigure(encoding="ascii" if plain else None, errors="spell")
     try:
         app(prog_name="unlearnbench")
     except UsageError as error:
         _echo(one_line(f"unlearnbench: {error}", LONGEST), err=True)
         sys.exit(2)
-    except (OSError, MemoryError, ImportError) as error:  # a name too long, a full disk; no room to load torch
-        _echo(f"unlearnbench: the system refused: {spell_error(error)}", err=True)
+    except (OSError, MemoryError, ImportError) as error:  # a name too long, a full disk; no memory to load torch
+        _echo(f"unlearnbench: the operating system refused: {spell_error(error)}", err=True)
         sys.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""What commands print of a rendering, in a terminal or a log, and the browser that opens it."""
+"""Printing of a rendering, to a terminal or a log, and opening it in a browser."""
 
 import os
 import subprocess
@@ -14,13 +14,13 @@ from unlearnbench.report.data.rendering import Rendering
 from unlearnbench.report.tables.controls import DISTRUST
 from unlearnbench.report.write.terminal import styled
 
-PATIENCE = 6.0  # seconds for a browser to come up
-LONGEST = 2000  # letters of a note
+PATIENCE = 6.0  # seconds for a browser to start
+LONGEST = 2000  # characters of a note
 OPEN = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
 
 
 def make_console() -> Console:
-    """Return a console for the standard output; NO_COLOR takes bold type and links with the colours."""
+    """Return a console for the standard output; NO_COLOR turns off bold type and links as well."""
     return Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False)
 
 
@@ -37,7 +37,7 @@ def show(rendering: Rendering, console: Console) -> None:
 
 
 def say_where(rendering: Rendering, what: str, console: Console) -> None:
-    """Print in one line where a rendering is: its page of all boards and their folders, or its pages."""
+    """Print the location of a rendering in one line: its page of all boards and their folders, or its pages."""
     folders = [page.parent for page in rendering.pages]
     common = Path(os.path.commonpath(folders))
     one = len(folders) == 1
@@ -49,13 +49,13 @@ def say_where(rendering: Rendering, what: str, console: Console) -> None:
 
 
 def open_page(page: Path, console: Console) -> None:
-    """Open a page in the user's browser, or say that there is none; never waits for it to be closed."""
+    """Open a page in the user's browser, or say that there is none; does not wait for it to be closed."""
     if not (_has_screen() and _opened(page.resolve().as_uri())):
-        _print(console, Text(printable(f"There is no browser to open it in here: open {page} where there is one.")))
+        _print(console, Text(printable(f"No browser is available here: open {page} elsewhere.")))
 
 
 def _has_screen() -> bool:
-    """Say whether a browser would be seen: a text browser in this terminal, or one on a far screen, is no use."""
+    """Say whether there is a local screen: a text browser in this terminal, or a remote one, does not help."""
     if os.environ.get("BROWSER"):
         return True
     if os.environ.get("CI"):
@@ -66,7 +66,7 @@ def _has_screen() -> bool:
 
 
 def _opened(address: str) -> bool:
-    """Open an address in a process of its own, since some browsers return only when they are closed."""
+    """Open an address in a separate process, since some browsers return only when they are closed."""
     process = subprocess.Popen(
         [sys.executable, "-c", OPEN, address], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
@@ -78,15 +78,15 @@ def _opened(address: str) -> bool:
 
 
 def _link(path: Path, text: str | None = None) -> Text:
-    """Return a path that a terminal which knows links makes one of; an address has no letter that could end it."""
+    """Return a path as a terminal hyperlink, percent-encoded."""
     return Text(printable(text or str(path)), style=Style(link=path.resolve().as_uri()))
 
 
 def _say(console: Console, sentence: Text) -> None:
-    """Print a sentence: folded at its blanks in a terminal, one line in a log."""
+    """Print a sentence, wrapped in a terminal, on one line in a log."""
     console.print(sentence, soft_wrap=not console.is_terminal)
 
 
 def _print(console: Console, text: Text) -> None:
-    """Print lines as they are: a table fits already, and a path is to be copied whole."""
+    """Print lines without wrapping: tables fit already, and paths must stay copyable."""
     console.print(text, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a run would do, found out without doing it: what must be made or downloaded first, and how long it will take."""
+"""A dry run: what must be trained or downloaded first, and how long the run will take."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
@@ -9,7 +9,7 @@ from unlearnbench.cli.estimate import HEADERS, UNKNOWN, about, legend, table
 from unlearnbench.errors import plural
 from unlearnbench.report.data.cost import Costs
 from unlearnbench.run.at_hand import Look, at_hand
-from unlearnbench.run.cell import identify_all
+from unlearnbench.run.cell import resolve_devices
 from unlearnbench.run.estimate import variants
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import Plan, select
@@ -22,45 +22,45 @@ MEASURES = "'unlearnbench estimate' with the same options measures it"
 
 
 def dry_run(plan: Plan, store: ResultStore, execution: Execution) -> Iterator[str]:
-    """Yield what a run with these arguments, those of `Benchmark`, would do, line by line; nothing is written.
+    """Yield a description of a run with the arguments of `Benchmark`, line by line; nothing is written.
 
     Raises:
-        UsageError: it could not run: there is no such device, or the base model or the images cannot be read.
+        UsageError: the run could not start: no such device, or unreadable base model or images.
     """
-    found, rerun = identify_all(execution.device, execution.devices), execution.rerun
-    plan.dataset.check_device(found[0]["identity"]["type"])
+    infos, rerun = resolve_devices(execution.device, execution.devices), execution.rerun
+    plan.dataset.check_device(infos[0]["identity"]["type"])
     reading = store.read()
-    here = device_model(found[0]["identity"])
+    here = device_model(infos[0]["identity"])
     selection = select(plan, reading.records, execution, here)
     todo = {cell.id for cell in selection.todo}
     yield from (cell.id if cell.id in todo else f"{cell.id} (recorded)" for cell in plan.cells)
     yield from (f"warning: {warning}" for warning in plan.warnings)
     yield from (f"warning: {problem}" for problem in reading.problems)
-    checks = f", {len(plan.controls)} of them to check the suite (--controls)" if plan.controls else ""
+    checks = f", {len(plan.controls)} of them controls (--controls)" if plan.controls else ""
     yield f"{plural(len(plan.cells), 'cell')}{checks}"
     yield f"to measure: {len(todo)}; recorded in {store.root} already: {len(plan.cells) - len(todo)} (--rerun {rerun})"
-    names = ", ".join(each["name"] for each in found)
-    yield f"device{'s' * (len(found) > 1)}: {names} ({found[0]['identity']['name']})"
+    names = ", ".join(each["name"] for each in infos)
+    yield f"device{'s' * (len(infos) > 1)}: {names} ({infos[0]['identity']['name']})"
     if selection.todo:
         needs = {need for spec in plan.metrics for need in spec.needs}
         seeds = sorted({cell.base_seed for cell in selection.todo})
-        there, lacking = at_hand(plan.dataset, Look(execution.cache), torch.device(found[0]["device"]), needs, seeds)
-        yield f"in the cache {execution.cache}: {', '.join(there) or 'nothing that is needed'}"
+        there, lacking = at_hand(plan.dataset, Look(execution.cache), torch.device(infos[0]["device"]), needs, seeds)
+        yield f"in the cache {execution.cache}: {', '.join(there) or 'nothing of what is needed'}"
         yield f"to be made first: {', '.join(lacking) or 'nothing'}"
-        yield from by_records(plan, selection.todo, reading.records, here, len(found))
+        yield from by_records(plan, selection.todo, reading.records, here, len(infos))
 
 
 def by_records(
     plan: Plan, cells: Sequence[Cell], records: Iterable[Record], device: DeviceModel, devices: int = 1
 ) -> Iterator[str]:
-    """Yield what cells will take, as a table of methods and in all, by the records of the same device and settings.
+    """Yield the expected times of cells, per method and in total, from records of the same device and settings.
 
     Args:
         plan: holds the cells.
         cells: to be measured.
         records: of earlier ones.
         device: model of the device.
-        devices: how many of that model take a cell each, all the time.
+        devices: number of such devices, each running one cell at a time.
     """
     known = [record for record in records if record.status == "ok" and record.device_model.matches(device)]
     rows = [(alike, [record for record in known if _alike(record.cell, alike[0])]) for alike in variants(cells)]
@@ -104,13 +104,13 @@ def _row(plan: Plan, cells: Sequence[Cell], records: Sequence[Record], costs: Co
 
 
 def duration(rows: Sequence[tuple[Sequence[Cell], Sequence[Record]]], devices: int = 1) -> str:
-    """Return how long cells will take one after another, given those of each method with the records that tell."""
+    """Return the expected time of all cells in words, given each method's cells and comparable records."""
     known = [(cells, records) for cells, records in rows if records]
     unknown = list(dict.fromkeys(cells[0].method for cells, records in rows if not records))
     named = ", ".join(unknown[:MOST_NAMED]) + (f" and {len(unknown) - MOST_NAMED} more" * (len(unknown) > MOST_NAMED))
     if not known:
         return (
-            f"how long it will take is not known: there is no record of {named} with these settings on this device and "
+            f"the time is unknown: there is no record of {named} with these settings on this device and "
             f"dataset yet; {MEASURES}"
         )
     seconds = sum(len(cells) * fmean(record.wall_seconds or 0.0 for record in records) for cells, records in known)
@@ -118,8 +118,8 @@ def duration(rows: Sequence[tuple[Sequence[Cell], Sequence[Record]]], devices: i
     behind = sum(len(records) for _, records in known)
     some, every = (sum(len(cells) for cells, _ in part) for part in (known, rows))
     which = f"{some} of {plural(every, 'cell')}" if unknown else plural(every, "cell")
-    rest = f"; not known for {named} ({MEASURES})" if unknown else ""
+    rest = f"; unknown for {named} ({MEASURES})" if unknown else ""
     return (
         f"about {spell(seconds / devices)} for {which}, {how}, by {plural(behind, 'record')} of the same device, "
-        f"dataset and settings{rest}; what must be made first comes on top"
+        f"dataset and settings{rest}; excluding what must be trained first"
     )

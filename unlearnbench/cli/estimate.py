@@ -1,4 +1,4 @@
-"""What an estimate adds up to, and how it is spelled: lines for the terminal, each extrapolated number behind a `~`."""
+"""Output of an estimate: totals, and lines for the terminal with `~` before each extrapolated number."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ Here = Mapping[tuple[str, str], float]  # (method, metric) -> estimate in a sour
 
 
 def lines(outlook: Outlook) -> Iterator[str]:
-    """Yield what an estimate says, line by line."""
-    dataset, identity = outlook.plan.dataset, outlook.found["identity"]
-    yield f"{dataset.title}, protocol {dataset.protocol.name}, on {identity['name']} ({outlook.found['device']})"
+    """Yield the lines of an estimate."""
+    dataset, identity = outlook.plan.dataset, outlook.device_info["identity"]
+    yield f"{dataset.title}, protocol {dataset.protocol.name}, on {identity['name']} ({outlook.device_info['device']})"
     if not outlook.rows:
         yield "every cell is recorded already: nothing would run (--rerun always estimates it all the same)"
         return
@@ -38,7 +38,7 @@ def lines(outlook: Outlook) -> Iterator[str]:
     yield legend(probe_of(outlook))
     for row in outlook.rows:
         if isinstance(row.cost, Unknown):
-            yield f"{row.label}: not known ({row.cost.reason})"
+            yield f"{row.label}: unknown ({row.cost.reason})"
     yield _spell_surroundings(outlook)
     yield from _spell_preparation(outlook)
     yield _spell_total(outlook)
@@ -50,7 +50,7 @@ def lines(outlook: Outlook) -> Iterator[str]:
 
 
 def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> list[str]:
-    """Return the lines of a table whose numbers stand below each other."""
+    """Return the lines of a table with right-aligned numbers."""
     every = [headers, *rows]
     widths = [max(cell_len(line[column]) for line in every) for column in range(len(headers))]
     padding = [[" " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)] for line in every]
@@ -61,7 +61,7 @@ def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> li
 
 
 def legend(probe: str | None) -> str:
-    """Return what the columns of HEADERS hold."""
+    """Return the legend of the columns of HEADERS."""
     memory = f"GB: peak {MEMORY_PROBES[probe]} ({probe}), over prior and unlearning" if probe else "GB: no memory probe"
     return f"times are of one cell; s/step: seconds per optimiser step, at the method's own batch size; {memory}"
 
@@ -86,7 +86,7 @@ def _cells(outlook: Outlook, row: Row) -> list[str]:
 
 
 def about(seconds: float, extrapolated: bool = True) -> str:
-    """Return seconds as people read them, marked where they were extrapolated."""
+    """Return seconds as a readable duration, marked where extrapolated."""
     text = f"{round(seconds, 2):.3g}s" if seconds < 59.95 else spell(seconds)
     return f"{EXTRAPOLATED}{text}" if extrapolated else text
 
@@ -98,15 +98,15 @@ def probe_of(outlook: Outlook) -> str | None:
 
 
 def row_seconds(outlook: Outlook, row: Row, cost: MethodCost) -> float:
-    """Return what all cells of a row take, one after another: each in a process of its own, priors once each.
+    """Return the seconds of all cells of a row in turn: each in a separate process, with each prior built once.
 
-    A cell of a sequence unlearns the step before once more; what lies further back is cached.
+    A cell of a sequence also repeats the previous step; earlier steps are cached.
     """
     around = sum(
         seconds for phase, seconds in outlook.surroundings.seconds.items() if row.unlearns or phase != "attack"
     )
     again = sum(bool(cell.earlier) for cell in row.cells)
-    if not outlook.surroundings.records:  # whose warm-up is that of whole cells
+    if not outlook.surroundings.records:  # records include the warm-up of whole cells
         around += cost.warmup
     return (
         len(row.cells) * around
@@ -117,13 +117,13 @@ def row_seconds(outlook: Outlook, row: Row, cost: MethodCost) -> float:
 
 
 def _builds(row: Row, shared: bool, cached: bool) -> int:
-    """Return how often a prior is built: a shared one once for each model to unlearn from and each seed."""
+    """Return how often a prior is built: a shared one once per base model and seed."""
     models = {(cell.base_seed, cell.seed, cell.earlier) for cell in row.cells}
     return (len(models) if shared else len(row.cells)) - cached
 
 
 def _sampled(outlook: Outlook, row: Row, cost: MethodCost) -> float:
-    """Return how many cells' worth of images a row samples: those of an untouched model are sampled once."""
+    """Return the images a row samples, in units of one cell: those of an untouched model are sampled once."""
     every = [(cell, drawn) for cell in row.cells for drawn in draws(cell, outlook.plan)]
     if not cost.untouched or not every:
         return float(len(row.cells))
@@ -133,7 +133,7 @@ def _sampled(outlook: Outlook, row: Row, cost: MethodCost) -> float:
 
 
 def _spell_surroundings(outlook: Outlook) -> str:
-    """Return the line on what a cell takes besides its method and samples."""
+    """Return the line on the time of a cell besides its method and samples."""
     around = outlook.surroundings
     parts = [
         f"{phase} {about(around.seconds[phase], phase == 'attack' and not around.records)}"
@@ -142,27 +142,27 @@ def _spell_surroundings(outlook: Outlook) -> str:
     source = "measured on images of noise"
     if around.records:
         source = f"by {plural(around.records, 'record')} of this device"
-    unknown = f"; not known: {around.unknown}" if around.unknown else ""
+    unknown = f"; unknown: {around.unknown}" if around.unknown else ""
     return f"each cell also takes: {', '.join(parts) or 'nothing'} ({source}){unknown}"
 
 
 def _spell_preparation(outlook: Outlook) -> Iterator[str]:
-    """Yield the lines on what belongs to the dataset."""
+    """Yield the lines on preparing the dataset."""
     yield f"in the cache {outlook.execution.cache}: {', '.join(outlook.preparation.there) or 'nothing that is needed'}"
     made = []
     for name, making in outlook.preparation.making.items():
         known = f" {about(making.seconds)}" if making.seconds is not None else ""
-        made.append(f"{name}{known}{f' (not known: {making.reason})' if making.reason else ''}")
+        made.append(f"{name}{known}{f' (unknown: {making.reason})' if making.reason else ''}")
     yield f"to be made first: {', '.join(made) or 'nothing'}"
 
 
 def preparation_seconds(outlook: Outlook) -> float:
-    """Return what making takes that the cache lacks, as far as it is known."""
+    """Return the seconds for making the missing artifacts, as far as known."""
     return sum(making.seconds or 0.0 for making in outlook.preparation.making.values())
 
 
 def total_seconds(outlook: Outlook) -> float:
-    """Return what the whole run takes, as far as it is known: what is made first, and all cells one after another."""
+    """Return the seconds of the whole run, as far as known: preparation, and all cells in turn."""
     rows = [(row, row.cost) for row in outlook.rows if isinstance(row.cost, MethodCost)]
     return preparation_seconds(outlook) + sum(row_seconds(outlook, row, cost) for row, cost in rows)
 
@@ -174,17 +174,17 @@ def _spell_total(outlook: Outlook) -> str:
     gaps += [name for name, making in outlook.preparation.making.items() if making.seconds is None]
     gaps += ["a part of judging"] * bool(outlook.surroundings.unknown)
     least = "at least " if gaps else ""
-    without = f", without what is not known ({', '.join(gaps)})" if gaps else ""
+    without = f", without unknown parts ({', '.join(gaps)})" if gaps else ""
     kept = f"; {plural(outlook.kept, 'cell')} recorded already" if outlook.kept else ""
-    making = f", {about(first)} of it to make what comes first" if first else ""
+    making = f", {about(first)} of it for preparation" if first else ""
     return (
         f"the whole run: {least}{about(total_seconds(outlook))} for {plural(cells, 'cell')} one after another{making}"
-        f"{without}{kept}; rendering the report comes on top"
+        f"{without}{kept}; excluding the report"
     )
 
 
 def disk_bytes(outlook: Outlook) -> float:
-    """Return by how much the cache grows."""
+    """Return the growth of the cache in bytes."""
     size = float(sum(making.size for making in outlook.preparation.making.values()))
     image = 1
     for extent in outlook.plan.dataset.image_shape:
@@ -203,7 +203,7 @@ def disk_bytes(outlook: Outlook) -> float:
 
 
 def _spell_disk(outlook: Outlook) -> str:
-    """Return the line on what the run leaves on the disk."""
+    """Return the line on the run's disk usage."""
     saved = outlook.preparation.base_size * sum(len(row.cells) for row in outlook.rows if row.unlearns)
     models = (
         f", and {EXTRAPOLATED}{_spell_bytes(saved)} of unlearned models" if outlook.execution.models is not None else ""
@@ -223,7 +223,7 @@ def _spell_bytes(size: float) -> str:
 
 
 def published(outlook: Outlook, source: Source) -> Iterator[str]:
-    """Yield a paper's table of costs beside the estimated one, and its claims on them."""
+    """Yield a paper's table of costs beside the estimate, and its claims on costs."""
     here = published_units(outlook, source)
     if not here:
         return
@@ -242,11 +242,11 @@ def published(outlook: Outlook, source: Source) -> Iterator[str]:
     for metric in metrics:
         facts = source.facts["metrics"][metric]
         if "probes" in facts and not any(key == metric for _, key in here):
-            yield f"{facts['title']}: no probe here that compares with the printed one ({', '.join(facts['probes'])})"
+            yield f"{facts['title']}: no probe here is comparable with the printed one ({', '.join(facts['probes'])})"
 
 
 def published_units(outlook: Outlook, source: Source) -> dict[tuple[str, str], float]:
-    """Return {(method, metric): estimate in the source's unit} of its methods with their own settings."""
+    """Return {(method, metric): estimate in the source's unit} of its methods with default settings."""
     found: dict[tuple[str, str], float] = {}
     for row in outlook.rows:
         if row.method not in source.methods or not row.default or isinstance(row.cost, Unknown):
@@ -275,7 +275,7 @@ def _beside(source: Source, method: str, metrics: Sequence[str], here: Here) -> 
 
 
 def _terms(claim: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the (method, metric) above and below the line of a claim."""
+    """Return the (method, metric) of a claim's numerator and denominator."""
     return [(method, metric) for method, metric in claim.get("ratio") or claim["saving"]]
 
 

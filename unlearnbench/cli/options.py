@@ -1,4 +1,4 @@
-"""The options of `run`, some of which other commands share, and the help that shows them in sections."""
+"""The options of `run`, which other commands share, and their help in sections."""
 
 import math
 from collections.abc import Callable
@@ -13,27 +13,27 @@ from unlearnbench.store import cell as grid
 
 CELLS, SUBJECT, MANNER, FILES = "What to measure", "On what", "How", "Where"
 WIDEST = 32  # columns for the names of options
-REST = "Other"  # of the options that name no section
+REST = "Other"  # of options without a section
 
 
 class Command(TyperCommand):
-    """A command that says so when an option is given without its value."""
+    """A command that reports an option without its value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse, unless an option that takes a value is followed by the name of another one."""
+        """Parse; fail where an option that takes a value is followed by another option's name."""
         options = [param for param in self.get_params(ctx) if param.param_type_name == "option"]
         names = {name for param in options for name in (*param.opts, *param.secondary_opts)}
         valued = {name for param in options if not getattr(param, "is_flag", False) for name in param.opts}
         before = args[: args.index("--")] if "--" in args else args
         for name, value in pairwise(before):
             if name in valued and value.partition("=")[0] in names:
-                ctx.fail(f"Option '{name}' has no value: {value} follows it at once.")
+                ctx.fail(f"Option '{name}' has no value: {value} follows it.")
         parsed: list[str] = super().parse_args(ctx, args)
         return parsed
 
 
 class Sections(Command):
-    """A command whose help shows its options in sections; plain text, so that it is there at once."""
+    """A command with options in sections in its help, as plain text, which prints fast."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections."""
@@ -47,7 +47,7 @@ class Sections(Command):
 
 
 def finite(value: float | None) -> float | None:
-    """Refuse what is not a number, or infinite, for a length of time."""
+    """Refuse NaN and infinity as a duration."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
@@ -59,7 +59,7 @@ def _option(section: str, help: str, *names: str, metavar: str | None = None, **
 
 
 def one_of(kind: Any) -> Callable[[str], str]:
-    """Return what reads one of the words of a Literal, or says which there are."""
+    """Return a parser of the words of a Literal, which lists them on an error."""
 
     def read(text: str) -> str:
         from unlearnbench.errors import suggest
@@ -73,7 +73,7 @@ def one_of(kind: Any) -> Callable[[str], str]:
 
 
 def _words(section: str, help: str, kind: Any) -> Any:
-    """Return an option that takes one of the words of a Literal."""
+    """Return an option that takes a word of a Literal."""
     return _option(section, help, metavar="|".join(get_args(kind)), parser=one_of(kind))
 
 
@@ -116,21 +116,19 @@ Controls = Annotated[
 ]
 Plugin = Annotated[
     list[Path] | None,
-    _option(CELLS, "A file with a method or metric of yours. May be repeated.", "--plugin", metavar="FILE"),
+    _option(CELLS, "A file with your method or metric. May be repeated.", "--plugin", metavar="FILE"),
 ]
 
 # On what
 
 Dataset = Annotated[str, _option(SUBJECT, "One of 'unlearnbench list datasets'.", metavar="NAME")]
-Protocol = Annotated[
-    str, _option(SUBJECT, "Rules of evaluation; 'unlearnbench list datasets' has each dataset's.", metavar="NAME")
-]
-DataRoot = Annotated[Path | None, _option(SUBJECT, "Folder where the images are, or are downloaded to.", metavar="DIR")]
+Protocol = Annotated[str, _option(SUBJECT, "Rules of evaluation; see 'unlearnbench list datasets'.", metavar="NAME")]
+DataRoot = Annotated[Path | None, _option(SUBJECT, "Folder of the images, or to download them to.", metavar="DIR")]
 ImageSize = Annotated[
-    int | None, _option(SUBJECT, "Side in pixels to which the images of a folder are resized.", metavar="N")
+    int | None, _option(SUBJECT, "Side in pixels that images of a folder are resized to.", metavar="N")
 ]
 Base = Annotated[
-    str, _option(SUBJECT, "A base model of yours: a diffusers folder, or its name on the Hub.", metavar="DIR|ID")
+    str, _option(SUBJECT, "Your base model: a diffusers folder, or its name on the Hub.", metavar="DIR|ID")
 ]
 BaseSteps = Annotated[int | None, _option(SUBJECT, "Training steps of the base model.", min=1, metavar="N")]
 BaseMinutes = Annotated[
@@ -150,7 +148,7 @@ SecondJudgeWeights = Annotated[
 ]
 Extractor = Annotated[str, _option(SUBJECT, "Feature extractor for FID: inception or own.", metavar="NAME")]
 Inception = Annotated[
-    Path | None, _option(SUBJECT, "torch-fidelity's Inception weights, where there is no network.", metavar="FILE")
+    Path | None, _option(SUBJECT, "torch-fidelity's Inception weights, for use without network.", metavar="FILE")
 ]
 
 # How
@@ -160,8 +158,7 @@ Devices = Annotated[
     str,
     _option(
         MANNER,
-        "Several devices of one model, each with a cell of its own: GPUs, 0,1 or all; or sets of cores, "
-        "cpu:0-3,cpu:4-7+12",
+        "Several devices of one model, each running one cell: GPUs, 0,1 or all; or sets of cores, cpu:0-3,cpu:4-7+12",
         metavar="NAMES",
     ),
 ]
@@ -173,9 +170,8 @@ Precision = Annotated[
     _words(MANNER, "Precision of all methods' forward passes (bf16: CUDA only); weights stay in fp32.", grid.Precision),
 ]
 Compile = Annotated[bool, _option(MANNER, "Compile the networks of all methods (torch.compile).", "--compile")]
-Jobs = Annotated[int, _option(MANNER, "Cells at once; each is timed alone all the same.", min=1, max=64, metavar="N")]
 Repeats = Annotated[int, _option(MANNER, "Timing repeats per cell; tables report the median.", min=1, metavar="N")]
-Rerun = Annotated[grid.Rerun, _words(MANNER, "Which of the recorded cells to measure again.", grid.Rerun)]
+Rerun = Annotated[grid.Rerun, _words(MANNER, "Which recorded cells to measure again.", grid.Rerun)]
 Timeout = Annotated[
     float | None, _option(MANNER, "Seconds after which a cell is stopped.", min=1, metavar="SECONDS", callback=finite)
 ]
@@ -192,12 +188,12 @@ Minutes = Annotated[
 StopIfWeak = Annotated[
     bool, _option(MANNER, "End the run as soon as the untouched model fails its checks.", "--stop-if-weak")
 ]
-DryRun = Annotated[bool, _option(MANNER, "Check everything, say what would run, and stop.", "--dry-run")]
+DryRun = Annotated[bool, _option(MANNER, "Check everything, show what would run, and stop.", "--dry-run")]
 
 # Where
 
 Results = Annotated[Path, _option(FILES, "Folder of the records.", "--results", metavar="DIR")]
 Out = Annotated[Path, _option(FILES, "Folder for the report.", "--out", metavar="DIR")]
 SaveModels = Annotated[
-    Path | None, _option(FILES, "Folder for the unlearned models, one each.", "--save-models", metavar="DIR")
+    Path | None, _option(FILES, "Folder for the unlearned models, one subfolder each.", "--save-models", metavar="DIR")
 ]

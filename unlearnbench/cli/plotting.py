@@ -1,4 +1,4 @@
-"""matplotlib as a command imports it: without what the user set up for figures of their own."""
+"""Imports matplotlib for commands, without the user's settings."""
 
 import contextlib
 import importlib.util
@@ -12,15 +12,15 @@ from pathlib import Path
 
 
 def import_matplotlib() -> None:
-    """Import matplotlib so that no backend, settings or style of the user is read, as a bad one would end the import.
+    """Import matplotlib without the user's backend, settings and styles, as an invalid one would fail the import.
 
-    The cache of fonts stays the user's. Where matplotlib is imported already, as in a notebook, nothing is changed.
+    The font cache stays the user's. Where matplotlib is imported already, as in a notebook, nothing changes.
     """
-    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)  # it speaks of fonts and folders that are not ours
+    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)  # of fonts and folders, irrelevant to users
     spec = importlib.util.find_spec("matplotlib")
     if "matplotlib" in sys.modules or spec is None or spec.origin is None:
         return
-    defaults = Path(spec.origin).parent / "mpl-data"  # whose settings come first, seen from there
+    defaults = Path(spec.origin).parent / "mpl-data"  # its settings take precedence when imported from there
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as empty:
         warnings.simplefilter("ignore")
         with _environment("MPLBACKEND", None):
@@ -35,7 +35,7 @@ def import_matplotlib() -> None:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable of the environment, or none, within."""
+    """Set an environment variable, or unset it for None, inside the context."""
     before = os.environ.pop(name, None)
     if value is not None:
         os.environ[name] = value
@@ -49,7 +49,7 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _working_in(folder: Path) -> Iterator[None]:
-    """Work in another folder within; the one to come back to may have been removed."""
+    """Change to another folder inside the context; the old one may have been removed meanwhile."""
     here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
     try:
         os.chdir(folder)

@@ -1,8 +1,7 @@
-"""The clock of a cell's phases, and what the instruments read at their edges.
+"""The clock of a cell's phases, with readings of instruments at their edges.
 
-The phases never overlap: entering one suspends the one around it. The device is synchronised at both edges of every
-stretch of time, and every memory peak is reset there. Time in no phase is accounted for by name, so that a cell's wall
-time is explained to the last second.
+The phases never overlap: entering one suspends the enclosing one. The device is synchronised and memory peaks are reset
+at both edges of every stretch. Untimed stretches are accounted for by name, so that they add up to the wall time.
 """
 
 import time
@@ -16,22 +15,21 @@ import torch
 from unlearnbench.cost.probes import Instruments
 
 Phase = Literal["warmup", "prior", "forget", "sample", "judge", "attack"]
-Outside = Literal["load", "wait", "repeat", "earlier"]
+Untimed = Literal["load", "repeat", "earlier"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
-FOREIGN_SHARE = 0.1  # of all cores: more than this, taken by others, is a disturbance
+FOREIGN_SHARE = 0.1  # of all cores: a disturbance if other processes take more
 SHORTEST_STRETCH = 0.5  # seconds; the kernel counts CPU time in hundredths, too coarse for less
 
 
 @dataclass
 class Cost:
-    """What one phase took so far."""
+    """The cost of one phase so far."""
 
     seconds: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak
-    memory_growth_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak less what was held before
-    reused_seconds: float = 0.0  # the part of `seconds` that was spent earlier, when a cached product was first made
-    load: dict[str, float] = field(default_factory=dict)  # what else went on: seconds add up, counts do not
-    side_by_side: bool = False  # other cells of the run worked at the same time: the seconds are not this one's alone
+    memory_growth_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak minus initial use
+    reused_seconds: float = 0.0  # part of `seconds` spent earlier, on building a cached artifact
+    load: dict[str, float] = field(default_factory=dict)  # disturbances: seconds add up, of counts the maximum counts
     repeats: list[float] = field(default_factory=list)  # seconds of each run, where `seconds` is their median
 
     @property
@@ -40,7 +38,7 @@ class Cost:
         return self.reused_seconds > 0
 
     def add(self, other: "Cost") -> None:
-        """Add another stretch: seconds add up, peaks and growths are raised. One that missed a stretch is none."""
+        """Add a stretch: seconds add up, of peaks the maximum counts; a probe that missed a stretch is dropped."""
         if not self.seconds and not self.memory_bytes:
             self.memory_bytes = dict(other.memory_bytes)
             self.memory_growth_bytes = dict(other.memory_growth_bytes)
@@ -52,7 +50,6 @@ class Cost:
         for name, amount in other.load.items():
             before = self.load.get(name, 0.0)
             self.load[name] = before + amount if name.endswith("_seconds") else max(before, amount)
-        self.side_by_side |= other.side_by_side
 
     def to_json(self) -> dict[str, Any]:
         """Return the cost as a JSON object."""
@@ -63,12 +60,12 @@ class Cost:
         """Return a cost read from JSON, all of it spent earlier."""
         return cls(
             value["seconds"], dict(value["memory_bytes"]), dict(value.get("memory_growth_bytes", {})),
-            reused_seconds=value["seconds"], load=dict(value["load"]), side_by_side=value["side_by_side"],
+            reused_seconds=value["seconds"], load=dict(value["load"]),
         )  # fmt: skip
 
 
 def _raised(mine: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
-    """Return the larger of both numbers of each probe that both have."""
+    """Return the larger number of each probe in both."""
     return {name: max(number, new[name]) for name, number in mine.items() if name in new}
 
 
@@ -82,24 +79,23 @@ class Meter:
         release: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Start outside every phase.
+        """Start without a phase.
 
         Args:
             instruments: are read and reset at each edge; None for none.
             synchronize: waits for all work launched on the device.
-            release: gives cached memory back to the device, so that no phase carries another's peak.
+            release: returns cached memory to the device, so that peaks of phases are independent.
             clock: monotonic seconds.
         """
         self.instruments = instruments if instruments is not None else Instruments()
         self._synchronize, self._release, self._clock = synchronize, release, clock
-        self._account: Phase | Outside | None = None
+        self._account: Phase | Untimed | None = None
         self._started = self._since = clock()
         self._open: list[Cost] = []
-        self._held: Mapping[str, int] = {}  # probe name -> what was held when the running stretch began
-        self._stopped = 0.0  # seconds that this process was stopped (Ctrl-Z, a scheduler): no phase's
+        self._held: Mapping[str, int] = {}  # probe name -> use at the start of the current stretch
+        self._stopped = 0.0  # seconds that this process was stopped (Ctrl-Z, a scheduler), in no phase
         self.clock_went_back = False
-        self.side_by_side = False  # whether other cells of the run may work now
-        self.costs: dict[Phase | Outside, Cost] = {}
+        self.costs: dict[Phase | Untimed, Cost] = {}
 
     @classmethod
     def for_device(
@@ -109,7 +105,7 @@ class Meter:
         beside: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> "Meter":
-        """Return a meter with every instrument that works on a device; `Instruments.of` says what it is given."""
+        """Return a meter with every instrument that works on a device; arguments as for `Instruments.of`."""
         instruments = Instruments.of(device, uuid, beside)
         if device.type == "cpu":
             return cls(instruments, clock=clock)
@@ -117,8 +113,8 @@ class Meter:
         return cls(instruments, lambda: torch.accelerator.synchronize(device), release, clock)
 
     @contextmanager
-    def phase(self, account: Phase | Outside) -> Iterator[Cost]:
-        """Attribute the time inside to a phase, or to a name outside all phases; yield the cost of this stretch."""
+    def phase(self, account: Phase | Untimed) -> Iterator[Cost]:
+        """Attribute the time inside to a phase or an untimed account; yield the cost of this stretch."""
         outer, cost = self._account, Cost()
         self._switch(account)
         self._open.append(cost)
@@ -139,21 +135,21 @@ class Meter:
             self._synchronize()
             self._since += self._clock() - began
 
-    def another(self) -> "Meter":
-        """Return a meter with the same instruments, to time something once more."""
+    def fresh(self) -> "Meter":
+        """Return a new meter with the same instruments, for repeats."""
         return Meter(self.instruments, self._synchronize, self._release, self._clock)
 
     def charge(self, phase: Phase, cost: Cost) -> None:
-        """Add a cost that was measured earlier, when a cached product was first made."""
+        """Add a cost that was measured earlier, on building a cached artifact."""
         self.costs.setdefault(phase, Cost()).add(cost)
 
     def phases(self) -> dict[str, Any]:
         """Return {phase: cost as JSON}, in the order of PHASES."""
         return {phase: self.costs[phase].to_json() for phase in PHASES if phase in self.costs}
 
-    def outside(self) -> dict[str, float]:
-        """Return the seconds since the start that belong to no phase, by name; `rest` is what has no name."""
-        named = {name: self.costs[name].seconds for name in get_args(Outside) if name in self.costs}
+    def untimed(self) -> dict[str, float]:
+        """Return the seconds since the start outside all phases, by account; `rest` has no account."""
+        named = {name: self.costs[name].seconds for name in get_args(Untimed) if name in self.costs}
         own = sum(cost.seconds - cost.reused_seconds for cost in self.costs.values())
         stopped = {"stopped": self._stopped} if self._stopped else {}
         return {**named, **stopped, "rest": max(self.elapsed() - own - self._stopped, 0.0)}
@@ -162,8 +158,8 @@ class Meter:
         """Return the seconds since the start."""
         return self._clock() - self._started
 
-    def _switch(self, account: Phase | Outside | None) -> None:
-        """Close the running stretch and open the next; what happens in here belongs to no phase."""
+    def _switch(self, account: Phase | Untimed | None) -> None:
+        """Close the running stretch and open the next; the time of this call itself belongs to no phase."""
         self._synchronize()
         seconds = self._clock() - self._since
         if seconds < 0:
@@ -172,7 +168,7 @@ class Meter:
         stopped = min(load.get("stopped_seconds", 0.0), seconds)
         self._stopped, seconds = self._stopped + stopped, seconds - stopped
         growth = {name: max(0, peak - self._held[name]) for name, peak in peaks.items() if name in self._held}
-        stretch = Cost(seconds, peaks, growth, load=load, side_by_side=self.side_by_side)
+        stretch = Cost(seconds, peaks, growth, load=load)
         if self._account is not None:
             self.costs.setdefault(self._account, Cost()).add(stretch)
             if self._open:
@@ -190,10 +186,10 @@ class Meter:
         return peaks, load
 
     def disturbances(self, cores: int) -> list[dict[str, str]]:
-        """Return what else was going on in each phase, as one sentence each.
+        """Return the disturbances of each phase: {"phase", "what"}, `what` in words.
 
         Args:
-            cores: that this process may use.
+            cores: number of cores that this process may use.
         """
         found: list[tuple[Phase, str]] = []
         for phase in PHASES:
@@ -201,8 +197,7 @@ class Meter:
             foreign = cost.load.get("foreign_cpu_seconds", 0.0)
             stopped = cost.load.get("stopped_seconds", 0.0)
             watched = cost.seconds + stopped
-            tellable = watched >= SHORTEST_STRETCH and not cost.side_by_side
-            if tellable and foreign > FOREIGN_SHARE * cores * watched:
+            if watched >= SHORTEST_STRETCH and foreign > FOREIGN_SHARE * cores * watched:
                 found.append((phase, f"other processes used {foreign / watched:.1f} of {cores} cores"))
             if processes := round(cost.load.get("foreign_processes", 0)):
                 found.append((phase, f"{processes} other process{'es' * (processes > 1)} on the device"))
@@ -217,7 +212,7 @@ class Meter:
 
 @contextmanager
 def compiling_is_warmup(meter: Meter) -> Iterator[None]:
-    """Attribute what torch.compile spends inside to phase `warmup`, whoever's first forward pass it falls into."""
+    """Attribute the time of torch.compile inside to phase `warmup`."""
     from torch._dynamo.callback import callback_handler
 
     compiling = ExitStack()

@@ -1,14 +1,14 @@
-"""What is watched from outside the measured process: device memory as NVML counts it, and stops. Free of torch.
+"""Monitors of the measured process: device memory by NVML, and stops of the process. Free of torch.
 
-A cell starts its monitors before it touches its device. A monitor is a process of its own, so that its polls take no
-time from the cell, whatever the cell is doing. It answers each line on its stdin with one line of JSON and ends when
-stdin closes, so it never outlives the cell.
+A cell starts its monitors before it touches its device. A monitor is a separate process, so that its polls do not take
+time from the cell. It answers each line on its stdin with one line of JSON and ends when stdin closes, so it does not
+outlive the cell.
 
 `nvml_process` is what NVML counts for the cell's process; where NVML lists process ids of another namespace
-(containers) or tells no memory per process, there is `nvml_device`: what all processes use of the device, less what
-they used when the monitor started. It is right as long as nobody else's use changes, which `foreign` helps to judge.
-Foreign are processes with a compute context. Processes that only draw are left out: a desktop's are always there, and
-what they hold is in the device's use at the start.
+(containers) or does not report memory per process, there is `nvml_device`: the device's total use minus that at the
+start of the monitor. It is correct while the use of other processes is constant, which `foreign` helps to judge.
+Foreign are processes with a compute context. Graphics-only processes are left out: a desktop's are always there, and
+their use is part of that at the start.
 """
 
 import json
@@ -28,14 +28,14 @@ import psutil
 
 from unlearnbench.errors import one_line, spell_error
 
-# Torch keeps what it takes from the device until an edge, where there is a reading anyway: no need to poll faster.
+# Torch keeps allocated device memory until an edge, where it is read anyway, so faster polls are not needed.
 PERIOD_SECONDS = 0.05
 START_SECONDS = 30.0  # NVML's first call may have to start the driver
-ANSWER_SECONDS = 5.0  # a monitor that needs longer for an answer is given up
+ANSWER_SECONDS = 5.0  # a monitor that takes longer to answer is given up
 PROBES = ("nvml_process", "nvml_device")
-ALONE = "alone"  # the word by which a monitor is told that other cells of the run have other devices
+ALONE = "alone"  # tells a monitor that other cells of the run use other devices
 STOP_PERIOD_SECONDS = 0.1
-LATE_SECONDS = 0.5  # a poll that comes later by so much, and did not wait for a core, was stopped itself
+LATE_SECONDS = 0.5  # a poll this late, without waiting for a core, means that the monitor was stopped
 
 
 def is_stopped(pid: int) -> bool:
@@ -49,27 +49,27 @@ def is_stopped(pid: int) -> bool:
 class Monitor:
     """A process that watches this one and answers questions.
 
-    Nothing here raises for want of an answer: a monitor that fails is given up, and says why.
+    Methods do not raise without an answer: a failed monitor is given up, with a reason.
     """
 
     def __init__(self, name: str, *arguments: str) -> None:
         """Start the process.
 
         Args:
-            name: for people.
+            name: for messages.
             *arguments: of this module as a program.
         """
         self._name = name
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._process: subprocess.Popen[str] | None = None  # None: it never was, or is given up
+        self._process: subprocess.Popen[str] | None = None  # None: not started, or given up
         self._ended = ""  # why
-        # -P: a folder `unlearnbench` where the user stands is not this package.
+        # -P: do not import a folder `unlearnbench` in the current folder.
         command = [sys.executable, "-P", "-m", "unlearnbench.cost.nvml", *arguments]
         pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=nowhere, encoding="utf-8", errors="replace",
-                start_new_session=True,  # what stops or ends this process's group is the cell's affair
+                start_new_session=True,  # signals to the group are handled by the cell
             )  # fmt: skip
         except OSError as error:
             self._ended = f"{name} did not start: {spell_error(error)}"
@@ -81,7 +81,7 @@ class Monitor:
         self._end("was closed")
 
     def _ask(self, seconds: float) -> dict[str, Any]:
-        """Return the monitor's answer, waiting so long at most; a monitor that fails is not asked again."""
+        """Return the monitor's answer within `seconds`; a failed monitor is not asked again."""
         if self._process is not None and self._process.stdin is not None:
             line = ""
             try:
@@ -99,11 +99,11 @@ class Monitor:
         return {}
 
     def _understood(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return what an answer holds."""
+        """Return the values of an answer."""
         raise NotImplementedError
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
-        """Pass the monitor's lines on; in a thread, because a wait for a whole line cannot be cut short."""
+        """Queue the monitor's lines, in a thread, since reading a line has no timeout."""
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
@@ -119,19 +119,18 @@ class Monitor:
         with suppress(OSError):
             process.stdin.close()
         process.kill()
-        with suppress(subprocess.TimeoutExpired):  # it can hang in the driver, where no signal reaches it
+        with suppress(subprocess.TimeoutExpired):  # it may hang in the driver, unreachable by signals
             process.wait(timeout=1)
 
 
 class NvmlMonitor(Monitor):
     """Peaks of the memory in use on one device, by probe, from edge to edge.
 
-    A probe that cannot be had is missing from the peaks, and `problems` says why. `close` leaves the attributes as they
-    are.
+    An unavailable probe is missing from the peaks, with the reason in `problems`. `close` keeps the attributes.
 
     Attributes:
         foreign: the highest number of other processes computing on the device at once in the last interval, None where
-            they cannot be seen. As long as this process holds no device memory, it may be one too low.
+            unknown. While this process holds no device memory, it may be one too low.
         polls: the number of readings in the last interval, those at its two edges included.
         problems: for each probe missing at the last edge, why.
     """
@@ -140,9 +139,9 @@ class NvmlMonitor(Monitor):
         """Start the monitor and wait for its first reading, against which the device's use is counted.
 
         Args:
-            uuid: of the device, on which this process has allocated nothing yet; `GPU-` or `MIG-` may be left out.
-            period: seconds between readings; peaks shorter than that can be missed.
-            alone: whether no other cell of the run is on this device: those that run meanwhile have other ones.
+            uuid: of the device, before this process allocated memory on it; with or without `GPU-` or `MIG-`.
+            period: seconds between readings; shorter peaks can be missed.
+            alone: whether other cells of the run are on other devices.
         """
         super().__init__("the NVML monitor", str(os.getpid()), str(period), uuid, *([ALONE] if alone else []))
         self.foreign: int | None = None
@@ -155,12 +154,12 @@ class NvmlMonitor(Monitor):
         """Take a reading, which ends one interval and begins the next, and return the peaks of the one that ended.
 
         Returns:
-            Bytes by name of the probe, of those probes alone that could be read at this edge.
+            {probe: bytes}, of the probes that could be read at this edge.
         """
         return self._edge(ANSWER_SECONDS)
 
     def held(self) -> dict[str, int]:
-        """Return the reading of the last edge: bytes by name of the probe, of those that could be read then."""
+        """Return the reading of the last edge, {probe: bytes}, of the probes that could be read."""
         return dict(self._held)
 
     def __enter__(self) -> "NvmlMonitor":
@@ -186,7 +185,7 @@ class NvmlMonitor(Monitor):
 class StopMonitor(Monitor):
     """Seconds that this process was stopped: Ctrl-Z, SIGSTOP, a scheduler's suspend, a frozen container.
 
-    A process cannot see that itself, not while its method keeps the interpreter's lock anyway.
+    A process cannot detect that itself, especially while its method holds the interpreter's lock.
     """
 
     def __init__(self) -> None:
@@ -200,7 +199,7 @@ class StopMonitor(Monitor):
 
     @property
     def problem(self) -> str:
-        """Why there is no answer any more."""
+        """Why the monitor was given up; empty while it works."""
         return self._ended
 
     def _understood(self, answer: dict[str, Any]) -> dict[str, float]:
@@ -208,7 +207,7 @@ class StopMonitor(Monitor):
 
 
 class Reading(NamedTuple):
-    """What one poll saw."""
+    """The result of one poll."""
 
     levels: dict[str, int]  # probe name -> bytes
     problems: dict[str, str]  # probe name -> why it has no level
@@ -218,8 +217,7 @@ class Reading(NamedTuple):
 class Sampler:
     """Reads NVML and keeps the peaks since the last edge, inside the monitor's process.
 
-    A poll that fails is a poll missed. A reading that fails at an edge leaves its probe out: what ails it may have
-    ailed it all along.
+    Failed polls are skipped. A probe that fails at an edge is left out, as it may have failed throughout.
     """
 
     def __init__(self, uuid: str, pid: int, alone: bool = False) -> None:
@@ -228,7 +226,7 @@ class Sampler:
         Args:
             uuid: of the device, with or without its prefix.
             pid: of the measured process.
-            alone: whether no other cell of the run is on this device.
+            alone: whether other cells of the run are on other devices.
         """
         import pynvml
 
@@ -246,7 +244,7 @@ class Sampler:
             self._take()
 
     def edge(self) -> dict[str, Any]:
-        """Take a reading that ends one interval and begins the next; return what the one that ended saw, as JSON."""
+        """Take a reading that ends one interval and begins the next; return the ended interval's values as JSON."""
         with self._lock:
             last = self._take()
             peaks = {name: self._peaks[name] for name in last.levels}
@@ -280,29 +278,29 @@ class Sampler:
             ours = [process.usedGpuMemory for process in processes if process.pid == self._pid]
             if not ours:
                 problems["nvml_process"] = "NVML does not list this process: it holds nothing, or a container hides it"
-            elif not all(ours):  # None; or 0, although a process that is listed holds something
-                problems["nvml_process"] = "the driver does not tell the memory of a process"
+            elif not all(ours):  # None, or an implausible 0
+                problems["nvml_process"] = "the driver does not report memory per process"
             else:
                 levels["nvml_process"] = sum(ours)
-        except Exception as error:  # the bindings' own too: no error may end the polls
-            problems["nvml_process"] = f"NVML does not tell who uses the device: {spell_error(error)}"
+        except Exception as error:  # no error of the bindings may end the polls
+            problems["nvml_process"] = f"NVML does not list the device's processes: {spell_error(error)}"
         try:
             use = self._device_use()
             if beside:
-                problems["nvml_device"] = "other cells of this run hold memory on the device (--jobs)"
+                problems["nvml_device"] = "another process of this run holds memory on the device"
             elif self._start is None:
-                problems["nvml_device"] = "NVML did not tell the device's memory when the monitor started"
+                problems["nvml_device"] = "NVML did not report the device's memory when the monitor started"
             else:
-                levels["nvml_device"] = max(0, use - self._start)  # others may have left since
+                levels["nvml_device"] = max(0, use - self._start)  # other processes may have ended
         except Exception as error:
-            problems["nvml_device"] = f"NVML does not tell the device's memory: {spell_error(error)}"
+            problems["nvml_device"] = f"NVML does not report the device's memory: {spell_error(error)}"
         return Reading(levels, problems, foreign)
 
     def _device_use(self) -> int:
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
 
     def _find(self, uuid: str) -> Any:
-        """Return NVML's handle of a device; torch tells a UUID without its prefix."""
+        """Return NVML's handle of a device; torch's UUIDs lack the prefix."""
         by_uuid = self._nvml.nvmlDeviceGetHandleByUUID
         if uuid.startswith(("GPU-", "MIG-")):
             return by_uuid(uuid)
@@ -311,14 +309,14 @@ class Sampler:
         except self._nvml.NVMLError:
             with suppress(self._nvml.NVMLError):
                 return by_uuid(f"MIG-{uuid}")
-            raise  # the first error: the second is only that there is no such instance
+            raise  # the first error is more informative
 
 
 def _others(listed: set[int], pid: int, alone: bool = False) -> tuple[int, int]:
-    """Return how many of the processes that NVML lists are foreign, and how many are of other cells of the same run.
+    """Return the numbers of foreign processes in NVML's list, and of processes of other cells of the run.
 
-    Where the measured process is not listed, NVML tells ids of another namespace: then as many as there are other cells
-    are taken for theirs, unless these are known to have other devices.
+    Where the measured process is not listed, NVML lists ids of another namespace: then as many as there are other cells
+    are attributed to them, unless they use other devices.
     """
     if len(listed) == 1:
         return 0, 0
@@ -345,7 +343,7 @@ def _run_of(pid: int) -> tuple[set[int], list[set[int]]]:
 
 
 def _tree(process: psutil.Process) -> set[int]:
-    """Return a process and all that it started and that is left."""
+    """Return the ids of a process and its running descendants."""
     with suppress(psutil.Error):
         return {process.pid, *(child.pid for child in process.children(recursive=True))}
     return {process.pid}
@@ -354,7 +352,7 @@ def _tree(process: psutil.Process) -> set[int]:
 class StopSampler:
     """Adds up the time that a process is stopped, inside the monitor's process.
 
-    Whatever stops all processes at once stops this one too: then its polls are late.
+    A stop of all processes at once stops this one too, which its late polls show.
     """
 
     def __init__(self, pid: int, period: float) -> None:
@@ -381,7 +379,7 @@ class StopSampler:
 
 
 def _waited_for_a_core() -> float:
-    """Return the seconds that this thread and its process were ready and had no core (Linux), else 0."""
+    """Return the seconds that this process waited for a core (Linux), else 0."""
     try:
         return sum(int(path.read_text().split()[1]) for path in Path("/proc/self/task").glob("*/schedstat")) / 1e9
     except (OSError, IndexError, ValueError):
@@ -389,7 +387,7 @@ def _waited_for_a_core() -> float:
 
 
 def _serve(sampler: "Sampler | StopSampler", period: float) -> None:
-    """Poll until stdin closes, and answer each line on it with what was seen since the line before."""
+    """Poll until stdin closes, and answer each line with the values since the previous line."""
 
     def poll() -> None:
         while True:
@@ -410,7 +408,7 @@ def main(pid: int, period: float, uuid: str | None = None, alone: str = "") -> N
         uuid: of the device whose memory is read; None for the process's stops.
         alone: `ALONE` where no other cell of the run is on this device.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the cell decides, and ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the cell handles it, and ends this process
     if uuid is None:
         _serve(StopSampler(pid, period), period)
         return

@@ -1,6 +1,6 @@
-"""What is read at the edges of a phase: peak memory by named probes, and whatever else kept the device busy.
+"""Instruments read at the edges of a phase: peak memory by named probes, and disturbances.
 
-A probe that does not work here is not read; `Instruments.missing` says why, so that a missing measurement is
+Unavailable probes are not read; `Instruments.missing` says why, so that a missing measurement is
 never shown as a number.
 """
 
@@ -18,25 +18,25 @@ import torch
 
 from unlearnbench.cost.nvml import NvmlMonitor, StopMonitor
 
-POLL_SECONDS = 0.02  # period of the probe that has no peak counter to ask
-NO_CUDA = "the device is no CUDA device"
+POLL_SECONDS = 0.02  # polling period of the probe without a peak counter
+NO_CUDA = "the device is not a CUDA device"
 
 
 class Probe(Protocol):
     """A source of peak memory."""
 
     def edge(self) -> Mapping[str, int]:
-        """Return the peaks since the last edge, in bytes by the probe's name, and forget them."""
+        """Return the peaks since the last edge, in bytes by the probe's name, and reset them."""
 
     def held(self) -> Mapping[str, int]:
-        """Return what is in use right after an edge, in bytes by the probe's name: what a peak grows from."""
+        """Return the use right after an edge, in bytes by the probe's name: the baseline of a peak."""
 
 
 class Watch(Protocol):
-    """A source of disturbances: what happened besides the work that is measured."""
+    """A source of disturbances of the measured work."""
 
     def edge(self) -> Mapping[str, float]:
-        """Return what happened since the last edge: seconds, or the largest number of processes."""
+        """Return the disturbances since the last edge: seconds, or the largest number of processes."""
 
 
 class RssPeak:
@@ -58,10 +58,10 @@ class RssPeak:
 
 
 def _own_status(name: str) -> int:
-    """Return the bytes that Linux tells of this process under a name.
+    """Return a value of /proc/self/status in bytes.
 
     Raises:
-        OSError: it tells none.
+        OSError: the system has no such value.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
@@ -116,7 +116,7 @@ class TorchPeaks:
         return peaks
 
     def held(self) -> dict[str, int]:
-        """Return what the allocator holds, and what is in tensors."""
+        """Return the bytes reserved by the allocator, and those in tensors."""
         return {
             "torch_reserved": torch.cuda.memory_reserved(self._device),
             "torch_allocated": torch.cuda.memory_allocated(self._device),
@@ -124,17 +124,17 @@ class TorchPeaks:
 
 
 def _own_cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of those it started, whether they have ended or not."""
+    """Return the CPU seconds of this process and its children, running or ended."""
     mine = os.times()
     seconds = mine.user + mine.system + mine.children_user + mine.children_system
     for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # it ended meanwhile, and counts next time if it was waited for
+        with suppress(psutil.Error):  # it ended meanwhile; counted next time among the ended
             seconds += sum(process.cpu_times()[:4])
     return seconds
 
 
 class ForeignCpu:
-    """CPU seconds that other processes (and, on a virtual machine, its host) took on the cores this one may use."""
+    """CPU seconds of other processes (and of a virtual machine's host) on the cores this one may use."""
 
     def __init__(self) -> None:
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
@@ -173,7 +173,7 @@ class Sleep:
 
 @dataclass
 class ForeignProcesses:
-    """The most other processes that NVML saw on the device at once; read after the monitor's own edge."""
+    """The largest number of other processes on the device at once, by NVML; read after the monitor's edge."""
 
     monitor: NvmlMonitor
 
@@ -184,9 +184,9 @@ class ForeignProcesses:
 
 @dataclass
 class DevicesBeside:
-    """The most other devices of the run that worked at once."""
+    """The largest number of other devices of the run at work at once."""
 
-    ask: Callable[[], int]  # the run's own process, which counts them, for the most since it was asked last
+    ask: Callable[[], int]  # asks the run's process for the maximum since the last request
 
     def edge(self) -> dict[str, float]:
         """Return the number since the last edge."""
@@ -195,22 +195,22 @@ class DevicesBeside:
 
 @dataclass
 class Instruments:
-    """What can be read here."""
+    """The available instruments."""
 
     probes: Sequence[Probe] = ()
     watches: Sequence[Watch] = ()
-    missing: dict[str, str] = field(default_factory=dict)  # probe -> why it is not there
+    missing: dict[str, str] = field(default_factory=dict)  # probe -> why it is missing
     monitor: NvmlMonitor | None = None
     stops: StopMonitor | None = None
 
     @classmethod
     def of(cls, device: torch.device, uuid: str, beside: Callable[[], int] | None = None) -> "Instruments":
-        """Return what works on a device.
+        """Return the instruments that work on a device.
 
         Args:
             device: of the cell, before anything was allocated on it.
             uuid: of that device, for NVML.
-            beside: where the run has several devices, each for one cell at a time: returns how many others worked.
+            beside: with several devices, returns the largest number of others at work; None for a single device.
         """
         probes: list[Probe] = []
         stops = StopMonitor()
@@ -235,12 +235,12 @@ class Instruments:
         return cls(probes, watches, missing, monitor, stops)
 
     def reasons(self) -> dict[str, str]:
-        """Return why a probe is not there, or failed later."""
+        """Return why probes are missing, or failed later."""
         stops = {"stopped_seconds": self.stops.problem} if self.stops is not None and self.stops.problem else {}
         return self.missing | (self.monitor.problems if self.monitor is not None else {}) | stops
 
     def close(self) -> None:
-        """Stop what runs beside this process."""
+        """Stop the monitor processes."""
         for monitor in (self.monitor, self.stops):
             if monitor is not None:
                 monitor.close()

@@ -1,7 +1,7 @@
-"""Datasets: images and labels plus what belongs to them (base-model recipe, judges, extractor, protocols).
+"""Datasets: images and labels with their recipes (base model, judges, extractor) and protocols.
 
-One file per dataset, and `profiles.py` for what the colour image sets share. Everything here is data, free of torch
-until images are loaded; `networks.py` and `training.py` build from it.
+One file per dataset, and `profiles.py` for recipes shared by the colour image sets. Everything here is data, free of
+torch until images are loaded; `models` and `judges` build from it.
 """
 
 import importlib
@@ -41,7 +41,7 @@ FEATURES = {  # of the last layer of each network, see networks.CLASSIFIERS
 }  # fmt: skip
 FROM_FILES = {"cifar_resnet20": "cifar-resnet20", "cifar_resnet56": "cifar-resnet56"}  # network -> judge, see weights
 INCEPTION_FEATURES = 2048
-SAMPLES_PER_FEATURE = 2  # at least, of the retained classes where one is forgotten: FID takes more than one
+SAMPLES_PER_FEATURE = 2  # at least, of the retained classes: FID needs more than one
 
 
 class Split(NamedTuple):
@@ -52,7 +52,7 @@ class Split(NamedTuple):
 
 
 class Images(NamedTuple):
-    """A dataset's two parts, and what a user must know of how they were read, one sentence each."""
+    """A dataset's two parts, and notes for the user on how they were read, one sentence each."""
 
     train: Split
     test: Split
@@ -61,21 +61,21 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """What the user asked for; empty values stand for the dataset's own."""
+    """The user's choice of a dataset; empty values stand for its defaults."""
 
     dataset: str = "digits"
     protocol: str = ""
     data_root: Path | None = None
     image_size: int | None = None  # pixels; only for folders of images
     base: str = ""  # a diffusers folder or a name on the Hugging Face Hub, instead of training one
-    base_steps: int | None = None  # train the base model for so many steps
+    base_steps: int | None = None  # training steps of the base model
     judge: str = ""
     extractor: str = ""
     inception_weights: Path | None = None
     batch_size: int | None = None  # images per sampling forward pass
     precision: Precision = "fp32"  # of unlearning, for all methods
     compiled: bool = False  # by torch.compile, for all methods
-    base_minutes: float | None = None  # train the base model for so long
+    base_minutes: float | None = None  # training time of the base model
     judge_weights: Path | None = None  # of the judge, instead of training it
     second_judge: str = ""
     second_judge_weights: Path | None = None
@@ -83,7 +83,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset with all that belongs to it, resolved. Picklable, so that a cell's process gets it whole."""
+    """One dataset with its recipes and protocol, resolved. Picklable, to be sent to a cell's process."""
 
     name: str  # names the records: the kind's own name, or the folder's
     kind: str  # a name in DATASETS
@@ -97,14 +97,14 @@ class Dataset:
     second: ClassifierRecipe | SvmRecipe | GivenJudge
     rejecting: RejectingRecipe
     extractor: ClassifierRecipe | None  # None: torch-fidelity's Inception
-    extractor_name: str  # what FID stands on, as a caption says it
+    extractor_name: str  # name of FID's features in captions
     load: "Callable[[ArtifactStore, Progress], Images]"
     choices: Mapping[str, Any]  # what the user changed: base, base_steps, judge, extractor, ...; of files the hashes
-    content: str = ""  # what tells a folder's images from another folder's of the same name
+    content: str = ""  # identifies a folder's images, since folders may share a name
     checkpoint: str = ""  # folder or Hub name of a base model that is not trained here
-    unguided: bool = False  # that base model has no label for the null class, so nothing is guided
+    unguided: bool = False  # the base model lacks a null class, so guidance is off
     inception_weights: Path | None = None
-    train_counts: tuple[int, ...] = ()  # training images of each class, where that is known before they are loaded
+    train_counts: tuple[int, ...] = ()  # training images of each class, where known before loading
     precision: Precision = "fp32"  # of the methods' forward passes on CUDA; weights and optimisers stay in fp32
     compiled: bool = False  # whether torch.compile compiles the blocks of the methods' networks
     weights: Mapping[str, Path] = field(default_factory=dict)  # SHA-256 -> file, of judges that come from one
@@ -121,44 +121,44 @@ class Dataset:
 
     @property
     def null_class(self) -> int | None:
-        """The label of guidance's unconditional branch, after those of the classes; None for a model without one."""
+        """The label of the unconditional branch, after those of the classes; None for a model without one."""
         return None if self.unguided else self.num_classes
 
     @property
     def digest(self) -> str:
-        """Hash of recipes and protocol: records of another digest rest on another base, judge or rules."""
-        protocol = replace(self.protocol, batch_size=0)  # changes no image
+        """Hash of recipes and protocol: records with a different digest used another base, judge or protocol."""
+        protocol = replace(self.protocol, batch_size=0)  # does not affect images
         extractor = None if self.extractor is None else asdict(self.extractor)
         parts = [asdict(protocol), self.base.to_json(), asdict(self.judge), extractor]
         return digest([self.class_names, self.image_shape, self.flip, *parts, self.choices.get("base", "")])
 
     def check_device(self, kind: str) -> None:
-        """Refuse a device that cannot compute as the user asked for.
+        """Refuse a device that does not support the user's choices.
 
         Args:
             kind: of device, such as cpu.
 
         Raises:
-            UsageError: bfloat16 is asked for elsewhere than on CUDA.
+            UsageError: bfloat16 is requested on a device other than CUDA.
         """
         if self.precision == "bf16" and kind != "cuda":
-            raise UsageError(f"--precision bf16 is for CUDA devices, and this one is a {kind}: leave it out")
+            raise UsageError(f"--precision bf16 needs a CUDA device, and this one is a {kind}: leave it out")
 
     def with_base_seed(self, seed: int) -> "Dataset":
-        """Return the dataset with another base model of the same recipe; a given checkpoint stays what it is."""
+        """Return the dataset with a different seed in its base recipe; a given checkpoint is unchanged."""
         return replace(self, base=replace(self.base, seed=self.base.seed + seed))
 
     @property
-    def panel(self) -> str:
-        """Hash of the recipes of the judges beside the first one; not every record rests on them."""
+    def judges_digest(self) -> str:
+        """Hash of the recipes of the second and the rejecting judge, which not every record uses."""
         return digest([asdict(self.second), asdict(self.rejecting)])
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a record says of it; `run/stale.py` reads it back."""
+        """Return the record's entry on the dataset; `run/stale.py` reads it back."""
         return {
             "kind": self.kind, "title": self.title, "class_names": list(self.class_names),
             "image_shape": list(self.image_shape), "extractor": self.extractor_name, "choices": dict(self.choices),
-            "content": self.content, "digest": self.digest, "panel": self.panel,
+            "content": self.content, "digest": self.digest, "panel": self.judges_digest,
         }  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def protocol_names(kind: str) -> list[str]:
 
 
 def load_dataset(source: Source | str) -> Dataset:
-    """Return the dataset a user asked for, or the default form of the one with this name. Loads no image.
+    """Return the dataset of a user's choice, or of a name with its defaults, without loading images.
 
     Raises:
         UsageError: an unknown name, protocol, judge or extractor, an option the dataset does not take, or a folder
@@ -207,10 +207,10 @@ def resolve(
     flip: bool, load: "Callable[[ArtifactStore, Progress], Images]", content: str = "",
     train_counts: tuple[int, ...] = (),
 ) -> Dataset:  # fmt: skip
-    """Return a dataset from its images and what the user chose of its profiles.
+    """Return a dataset from its images and the user's choices among its profiles.
 
     Raises:
-        UsageError: an unknown protocol, judge or extractor, choices that exclude each other, weights of no judge.
+        UsageError: an unknown protocol, judge or extractor, choices that exclude each other, weights without a judge.
     """
     profiles: Mapping[str, Profile] = module_of(source.dataset).profiles(image_shape)
     profile = profiles[_pick(source.protocol, profiles, "protocol", source.dataset)]
@@ -232,7 +232,7 @@ def resolve(
         "compiled": source.compiled,
     }
     usual = {"precision": "fp32", "base_steps": profile.base.steps, "extractor": profile.extractor}
-    stamp = digest(chosen["base"])[:6]  # models of two bases are not compared, so their cells and reports differ
+    stamp = digest(chosen["base"])[:6]  # different bases are not compared, so cells and reports are separate
     marks, notes = [f"-base-{stamp}"] * bool(source.base), [f", base model {stamp}"] * bool(source.base)
     if source.precision != "fp32":
         marks, notes = [*marks, f"-{source.precision}"], [*notes, f", unlearning in {source.precision}"]
@@ -261,7 +261,7 @@ def resolve(
 
 
 def _fitted(protocol: Protocol, classes: int, features: int, batch_size: int | None) -> Protocol:
-    """Return a protocol with samples enough for FID.
+    """Return a protocol with enough samples for FID.
 
     Args:
         protocol: of a profile.
@@ -284,11 +284,11 @@ def _fitted(protocol: Protocol, classes: int, features: int, batch_size: int | N
 
 
 def _check_one_base(source: Source) -> None:
-    """Raise UsageError where a user says in more than one way which base model is meant."""
+    """Raise UsageError where a user chooses the base model in more than one way."""
     ways = {"--base": source.base, "--base-steps": source.base_steps, "--base-minutes": source.base_minutes}
     given = [option for option, value in ways.items() if value]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} each say which base model is meant: give one of them")
+        raise UsageError(f"{' and '.join(given)} exclude each other: give one of them")
 
 
 class _Judges(NamedTuple):
@@ -301,7 +301,7 @@ class _Judges(NamedTuple):
 
 
 def _choose_judges(source: Source, profile: Profile) -> _Judges:
-    """Return the judges that a user chose of a profile.
+    """Return the user's choice among a profile's judges.
 
     Raises:
         UsageError: an unknown judge, one judge twice, or weights that it does not take or that cannot be read.
@@ -317,7 +317,7 @@ def _choose_judges(source: Source, profile: Profile) -> _Judges:
         choices["second_judge"] = _pick(source.second_judge, profile.judges, "judge", source.dataset)
         second = profile.judges[choices["second_judge"]]
         if choices["second_judge"] == name:
-            raise UsageError(f"--second-judge {name} is the first judge already: choose one of another kind")
+            raise UsageError(f"--second-judge {name} is the first judge already: choose a different one")
     elif source.second_judge_weights is not None:
         raise UsageError("--second-judge-weights holds weights of a second judge: name it with --second-judge")
     if source.judge_weights is not None:
@@ -330,7 +330,7 @@ def _choose_judges(source: Source, profile: Profile) -> _Judges:
 
 
 def _read_judge(option: str, path: Path, judge: ClassifierRecipe | SvmRecipe | GivenJudge) -> GivenJudge:
-    """Return a judge of the same network whose weights come from a file. `judges/weights.py` sees whether they fit.
+    """Return a judge of the same network with weights from a file; `judges/weights.py` checks that they fit.
 
     Raises:
         UsageError: this judge takes no weights, or the file cannot be read.
@@ -357,7 +357,7 @@ def _pick(wanted: str, known: Iterable[str], what: str, dataset: str) -> str:
 
 
 def _identity(base: str) -> str:
-    """Return what tells a given base model from others: the hash of its weights, or its name on the Hub."""
+    """Return the identity of a given base model: the hash of its weights, or its name on the Hub."""
     if not base:
         return ""
     if not Path(base).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
@@ -366,7 +366,7 @@ def _identity(base: str) -> str:
 
 
 def _lacks_null_class(base: str, classes: int) -> bool:
-    """Say whether a base model in a folder has labels for the classes alone; all else is checked when it is read."""
+    """Say whether a base model in a folder has labels for the classes only; the rest is checked on reading."""
     config = _unet_folder(Path(base)) / "config.json"
     try:
         return bool(base) and config.is_file() and read_object(config).get("num_class_embeds") == classes
@@ -375,7 +375,7 @@ def _lacks_null_class(base: str, classes: int) -> bool:
 
 
 def without_guidance(protocol: Protocol) -> Protocol:
-    """Return a protocol whose samples are not guided."""
+    """Return a protocol without guidance."""
     return replace(protocol, guidance=0.0)
 
 

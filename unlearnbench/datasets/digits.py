@@ -1,6 +1,6 @@
-"""digits: 1,797 real 8x8 handwritten digits that come inside scikit-learn (UCI optical recognition of digits).
+"""digits: 1,797 real 8x8 handwritten digits included in scikit-learn (UCI optical recognition of digits).
 
-Everything is sized so that a laptop CPU runs the whole benchmark with no download. Pixels 0..16 are mapped to 0..255.
+Everything is sized so that a laptop CPU runs the whole benchmark without a download. Pixels 0..16 are mapped to 0..255.
 The 80/20 split is stratified and fixed; base model and judges see the training part only.
 """
 
@@ -47,7 +47,7 @@ _JUDGE = ClassifierRecipe(
     batch=64,
     lr=4e-3,
     weight_decay=1e-2,
-    label_smoothing=0.02,  # keeps the judge from being certain about what it never saw
+    label_smoothing=0.02,  # keeps the judge from being certain about unfamiliar images
     shift=1,
     seed=0,
     revision=2,
@@ -90,7 +90,7 @@ _PROFILE = Profile(
         negatives=0.25,
         threshold=0.8,
     ),
-    own=replace(_JUDGE, seed=1),  # weights of its own, so that FID does not grade the judge's own features
+    own=replace(_JUDGE, seed=1),  # separate weights, so that FID does not use the judge's own features
     own_name="64-d features of a CNN trained on digits",
 )
 
@@ -103,7 +103,7 @@ def profiles(image_shape: tuple[int, int, int]) -> Mapping[str, Profile]:
 def dataset(source: Source) -> Dataset:
     """Return the dataset."""
     if source.data_root is not None:
-        raise UsageError("--data-root is not for digits, which come inside scikit-learn: name another --dataset")
+        raise UsageError("--data-root does not apply to digits, which are part of scikit-learn: name another --dataset")
     return resolve(
         source, name="digits", title=TITLE, class_names="0123456789", image_shape=(1, 8, 8), flip=FLIP, load=load
     )

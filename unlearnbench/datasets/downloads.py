@@ -1,4 +1,4 @@
-"""torchvision's data sets: read where they lie, downloaded whole or not at all."""
+"""torchvision's data sets: read from their folder, or downloaded atomically."""
 
 import tempfile
 import warnings
@@ -21,10 +21,10 @@ Open = Callable[[str, bool, bool], Any]  # (root, train part?, download?) -> a t
 
 
 def loader(source: Source, title: str, open_part: Open, to_split: Callable[[Any], Split]) -> Callable[..., Images]:
-    """Return the `load` of a dataset that torchvision knows.
+    """Return the `load` of a torchvision dataset.
 
     Args:
-        source: says where the files are or shall be; the cache's folder `data` by default.
+        source: names the folder of the files; the cache's folder `data` by default.
         title: the dataset's name in messages.
         open_part: opens one part; raises RuntimeError where the files are missing or damaged.
         to_split: turns what torchvision returns into images and labels.
@@ -48,7 +48,7 @@ def _load(
 
 
 def _download(folder: Path, title: str, open_part: Open) -> None:
-    """Download into a folder beside the wanted one and move the files there only when all of them are sound."""
+    """Download into a temporary folder next to the target, and move the files only when all of them are sound."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder, ".download-*")
@@ -61,7 +61,7 @@ def _download(folder: Path, title: str, open_part: Open) -> None:
                 target = folder / path.name
                 remove(target)
                 path.rename(target)
-    except Exception as error:  # torchvision raises whatever its server, its checksum or the disk made happen
+    except Exception as error:  # torchvision raises various errors of network, checksum and disk
         raise UsageError(
             f"{title} is not in {folder} and cannot be downloaded ({spell_error(error)}): fetch it on a machine with a "
             f"network and name its folder with --data-root, or use --dataset imagefolder"

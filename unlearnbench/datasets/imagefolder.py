@@ -1,12 +1,12 @@
 """imagefolder: any folder of class folders, as `train/CLASS/*` and `test/CLASS/*`, or as `CLASS/*` split by hash.
 
 The test part may be called test, testing, val, valid or validation, in any case; test goes before the others. Classes
-are numbered in the order of their names, numbers in them by value. Images become RGB as people see them; their shorter
+are numbered in the order of their names, numbers in them by value. Images become upright RGB; their shorter
 side is resized to `--image-size` (32 by default) and the middle square is kept. In a single folder, one image in five,
 chosen by the hash of its path within it, is a test image.
 
-Links to files and folders are followed, out of the folder as well; within a class every folder is read once, so a loop
-of links ends. Hidden files and folders are left out at every depth.
+Links to files and folders are followed, also out of the folder; within a class every folder is read once, so that
+loops of links end. Hidden files and folders are left out at every depth.
 """
 
 import hashlib
@@ -42,10 +42,10 @@ TEST_NAMES = ("test", "testing")
 VALIDATION_NAMES = ("val", "valid", "validation")  # the test part where there is none of the above
 HIDDEN_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "@eadir", "lost+found"})
 MOST_CORRUPT = 0.01  # share of unreadable files above which a folder is refused
-TEST_SHARE = 5  # one image in so many, where the folder does not say
+TEST_SHARE = 5  # one image in TEST_SHARE, where the folder has no test part
 SIDE = 32  # pixels, unless --image-size says otherwise
-MOST_NAME = 60  # letters of the folder's name in the dataset's
-MOST_HEADS = 1000  # files whose first bytes tell folders apart that hold files of the same names and sizes
+MOST_NAME = 60  # characters of the folder's name used in the dataset's
+MOST_HEADS = 1000  # files with first bytes that identify a folder, besides names and sizes
 HEAD_BYTES = 65536
 TRAIT_NOTES = {
     "deep": "{n} of {total} images have more than 8 bits per pixel; the upper 8 are used",
@@ -64,10 +64,10 @@ UNUSED = ("folder beside the two parts is", "folders beside the two parts are")
 
 @dataclass
 class Listing:
-    """The image files of a folder, and what was found beside them."""
+    """The image files of a folder, and the entries left out."""
 
     parts: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # part -> class -> paths within the root
-    left_out: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # what, of one and of several -> paths
+    left_out: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # reason (singular, plural) -> paths
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -80,7 +80,7 @@ class Listing:
         self.left_out.setdefault(what, []).append(path)
 
     def sentences(self) -> list[str]:
-        """Return what a user must know of how the folder was read."""
+        """Return the notes for the user on how the folder was read."""
         counts = [
             f"{len(paths)} {what[len(paths) > 1]} left out: {_few(paths)}" for what, paths in self.left_out.items()
         ]
@@ -91,7 +91,7 @@ profiles = colour_profiles
 
 
 def dataset(source: Source) -> Dataset:
-    """Return the dataset in a folder, named after the folder and what is in it."""
+    """Return the dataset in a folder, named after the folder and its content."""
     if source.data_root is None:
         raise UsageError("--dataset imagefolder needs --data-root DIR, a folder with train/CLASS/* and test/CLASS/*")
     root, side = source.data_root.expanduser().resolve(), source.image_size or SIDE
@@ -103,7 +103,7 @@ def dataset(source: Source) -> Dataset:
     stamp = digest([content, [status.st_mtime_ns for status in files]])  # a file edited in place is read anew
     met = Counter((status.st_dev, status.st_ino) for status in files if status.st_ino)
     if again := sum(n - 1 for n in met.values()):
-        listing.notes.append(f"{again} of {len(files)} images are further links to a file that is an image already")
+        listing.notes.append(f"{again} of {len(files)} images are additional links to the same file")
     name = root.name if PLAIN.fullmatch(root.name) else "imagefolder"
     return resolve(
         source, name=f"{name[:MOST_NAME]}-{content[:6]}", title=_title(root, side), class_names=classes,
@@ -118,7 +118,7 @@ def _title(root: Path, side: int) -> str:
 
 
 def _content(root: Path, listing: Listing, side: int, classes: Sequence[str], sizes: Sequence[int]) -> str:
-    """Return what tells the folder from others, on any machine: names, sizes, and the first bytes of some files."""
+    """Return a machine-independent identity of the folder: names, sizes, and the first bytes of some files."""
     paths = {part: {name: [_nfc(p) for p in found] for name, found in of.items()} for part, of in listing.parts.items()}
     some = listing.paths[:: -(-len(listing.paths) // MOST_HEADS)]
     return digest([paths, side, classes, sizes, [_head(root / path) for path in some]])
@@ -136,8 +136,8 @@ def list_images(root: Path) -> tuple[Listing, list[str]]:
     """Return the images of both parts by class, and the sorted class names.
 
     Raises:
-        UsageError: the folder is missing, holds no two classes, a class lacks images in a part, or it is unclear which
-            folders are the parts.
+        UsageError: the folder is missing, holds fewer than two classes, a class lacks images in a part, or the parts
+            are ambiguous.
     """
     if not root.is_dir():
         raise UsageError(f"--data-root {root}: there is no such folder")
@@ -167,7 +167,7 @@ def list_images(root: Path) -> tuple[Listing, list[str]]:
 def _part_folders(root: Path, listing: Listing) -> dict[str, str] | None:
     """Return the folder of each part, or None where the folder holds the classes themselves.
 
-    A part is called so and holds class folders with images: a class may be called train.
+    A part has one of the usual names and holds class folders with images, since a class may be called train.
     """
     entries = _entries(root, "", Listing())
     folders = [entry.name for entry in entries if _is_folder(entry)]
@@ -181,7 +181,7 @@ def _part_folders(root: Path, listing: Listing) -> dict[str, str] | None:
     train = [name for name in trains if name in sound]
     for several in (train, test):
         if len(several) > 1:
-            raise UsageError(f"{root} holds {' and '.join(several)}, of which either may be meant: keep one of them")
+            raise UsageError(f"{root} holds {' and '.join(several)}, which is ambiguous: keep one of them")
     if not train or not test:
         raise UsageError(
             f"{root}: train and test (or val) must both hold class folders with images, but only {_few(sorted(sound))} "
@@ -201,7 +201,7 @@ def _part_folders(root: Path, listing: Listing) -> dict[str, str] | None:
 
 
 def _entries(root: Path, within: str, listing: Listing) -> list["os.DirEntry[str]"]:
-    """Return what a folder holds, by name, without what is hidden."""
+    """Return the entries of a folder, by name, without hidden ones."""
     shown = []
     try:
         with os.scandir(root / within) as found:
@@ -228,7 +228,7 @@ def _classes(root: Path, within: str, listing: Listing) -> dict[str, list[str]]:
             continue
         name = plain_name(entry.name)
         if not name or name in classes:
-            raise UsageError(f"{root}: the class folder {name!r} has a name like another's, or none to read: rename it")
+            raise UsageError(f"{root}: the class folder {name!r} has another's printable name, or none: rename it")
         classes[name] = sorted(_images(root, path, listing), key=_nfc)
     return classes
 
@@ -274,12 +274,12 @@ def _join(within: str, name: str) -> str:
 
 
 def _nfc(text: str) -> str:
-    """Return a path as it reads on every machine: a Mac's file system takes letters and their accents apart."""
+    """Return a path in composed Unicode (NFC): file systems of Macs decompose accented letters."""
     return unicodedata.normalize("NFC", text)
 
 
 def _split_by_hash(classes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
-    """Send every image to the part its path's hash says; a class of few images keeps one for the test part."""
+    """Assign every image to a part by the hash of its path; a class of few images keeps one for the test part."""
     parts: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
     for name, paths in classes.items():
         numbers = {path: int(hashlib.sha256(os.fsencode(_nfc(path))).hexdigest(), 16) for path in paths}
@@ -346,7 +346,7 @@ def _decode(
 
 
 def _remarks(root: Path, corrupt: Mapping[str, str], traits: Mapping[str, int], total: int) -> list[str]:
-    """Return what to say of images that were skipped or converted; raises UsageError where too many were skipped."""
+    """Return notes on images that were skipped or converted; raises UsageError where too many were skipped."""
     notes = []
     if corrupt:
         path, why = next(iter(corrupt.items()))

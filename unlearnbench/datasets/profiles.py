@@ -1,9 +1,8 @@
-"""What the colour image sets share: base recipes, judges, extractors, and protocols: `paper`, `fast`, `brief`, `smoke`.
+"""Profiles of the colour image sets: base recipes, judges, extractors; protocols `paper`, `fast`, `brief`, `smoke`.
 
-`paper` is the protocol of the SA and SalUn code with their mistakes mended; `paper-b4` brings one of them back, the
-reference set that always drops class 0. `brief` is for some minutes of a GPU and images of 32 pixels: the paper's
-network, few samples, judges that train in seconds. `smoke` is for a CPU: a small network, few samples, features of its
-own.
+`paper` is the protocol of the SA and SalUn code without their bugs; `paper-b4` restores one of them, the reference set
+that always drops class 0. `brief` takes some minutes on a GPU at 32 pixels: the paper's network, few samples, judges
+that train in seconds. `smoke` is for a CPU: a small network, few samples, the dataset's own features.
 """
 
 from collections.abc import Mapping
@@ -32,7 +31,7 @@ _RESNET = ClassifierRecipe(  # of the SA and SalUn code: 224 px, ImageNet weight
     network="resnet34_224", epochs=10, batch=128, lr=1e-4, body_lr=1e-5, weight_decay=5e-4, label_smoothing=0.0,
     shift=0, flip=True, schedule="constant", optimizer="adam", pretrained=True, seed=0,
 )  # fmt: skip
-_SCRATCH = ClassifierRecipe(  # needs no download; for images as they are
+_SCRATCH = ClassifierRecipe(  # needs no download; at the original resolution
     network="resnet34", epochs=30, batch=128, lr=2e-3, weight_decay=5e-2, label_smoothing=0.05, shift=4, flip=True,
     seed=0,
 )  # fmt: skip

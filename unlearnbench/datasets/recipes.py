@@ -1,4 +1,4 @@
-"""Recipes, all of them data: how a dataset's base model and judges are trained, and its protocols."""
+"""Recipes as data: the training of a dataset's base model and judges, and its protocols."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +25,7 @@ class Protocol:
     eta: float  # 0 deterministic, 1 ancestral
     guidance: float  # w; 0 is conditional only
     forget_samples: int  # images of the forget class
-    retain_samples: int  # images of each retained class; with few classes more than a profile says
+    retain_samples: int  # images of each retained class; raised where there are few classes
     batch_size: int  # images per sampling forward pass; the images do not depend on it
     precision: Precision = "fp32"  # of sampling on CUDA; a CPU always computes in fp32
     clip_x0: bool = False  # clip the predicted x0 to [-1, 1] at every step; the papers' code does not
@@ -39,12 +39,12 @@ class Protocol:
 
     @property
     def family(self) -> str:
-        """The protocol this one is a compatibility form of, or its own name."""
+        """The protocol that this one is a compatibility variant of, or its own name."""
         return self.name.removesuffix(B4)
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """The arguments of `diffusion.sample` that it fixes: what images, and the time they take, depend on."""
+        """The arguments of `models.sampler.sample` that it fixes; images and sampling time depend on them."""
         names = ("steps", "eta", "guidance", "clip_x0", "dropout", "batch_size")
         return {**{name: getattr(self, name) for name in names}, "bf16": self.precision == "bf16"}
 
@@ -63,11 +63,11 @@ class BaseRecipe:
     clip: float  # global gradient norm
     precision: Precision = "fp32"  # of the forward pass on CUDA; a CPU always computes in fp32
     seed: int = 0
-    revision: int = 1  # raise it when training code changes what comes out
-    minutes: float | None = None  # train for so long, however many steps that is
+    revision: int = 1  # raise it when training code changes the result
+    minutes: float | None = None  # training time, instead of a number of steps
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the model depends on, as a JSON object: minutes or steps, but not both."""
+        """Return the recipe as a JSON object: with minutes or steps, not both."""
         unused = "minutes" if self.minutes is None else "steps"
         return {name: value for name, value in asdict(self).items() if name != unused}
 
@@ -94,9 +94,9 @@ class ClassifierRecipe:
 
 @dataclass(frozen=True)
 class RejectingRecipe(ClassifierRecipe):
-    """How a classifier is trained that may say "no object"."""
+    """How a classifier with the additional class "no object" is trained."""
 
-    negatives: float = 0.25  # images of no object per real one, 0 to 1
+    negatives: float = 0.25  # no-object images per real one, 0 to 1
     threshold: float = 0.8  # probability of "no object" above which an image is rejected
 
 
@@ -104,13 +104,13 @@ class RejectingRecipe(ClassifierRecipe):
 class SvmRecipe:
     """A support vector machine on pixels in [0, 1] (scikit-learn's SVC)."""
 
-    c: float  # cost of an image on the wrong side
+    c: float  # penalty C of a misclassified image
     gamma: float  # of the Gaussian kernel
 
 
 @dataclass(frozen=True)
 class GivenJudge:
-    """A judge that is not trained here: its weights come from a file."""
+    """A judge with weights from a file, not trained here."""
 
     network: str  # a name in FROM_FILES
     sha256: str  # of the file
@@ -122,15 +122,15 @@ class Profile:
 
     protocol: Protocol
     base: BaseRecipe
-    judges: Mapping[str, ClassifierRecipe]  # what --judge chooses from, the default first
-    second: ClassifierRecipe | SvmRecipe  # a judge of another kind
-    rejecting: RejectingRecipe  # a judge that may say "no object"
-    own: ClassifierRecipe  # the dataset's own feature extractor: weights apart from every judge's
-    own_name: str  # as a caption says it
+    judges: Mapping[str, ClassifierRecipe]  # the choices of --judge, the default first
+    second: ClassifierRecipe | SvmRecipe  # the second judge, of a different kind
+    rejecting: RejectingRecipe  # the judge with a reject option
+    own: ClassifierRecipe  # the dataset's own feature extractor, with separate weights from the judges
+    own_name: str  # its name in captions
     extractor: ExtractorChoice = "own"
 
 
 def with_b4(profile: Profile) -> Profile:
-    """Return the form of a profile whose FID has the reference set of SalUn's code, which always drops class 0."""
+    """Return the variant of a profile with the FID reference set of SalUn's code, which always drops class 0."""
     protocol = replace(profile.protocol, name=profile.protocol.name + B4, reference=WITHOUT_CLASS_0)
     return replace(profile, protocol=protocol)

@@ -1,6 +1,6 @@
 """stl10: 13,000 photographs in 10 classes (Coates et al. 2011), reduced from 96 to 64 pixels as in the SA code.
 
-That code trains on both parts together; here the test part stays apart, for the judge's accuracy.
+That code trains on both parts together; here the test part is held out for the judge's accuracy.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ def open_part(root: str, train: bool, download: bool) -> Any:
 
 
 def reduced(part: Any) -> Split:
-    """Return the images at 64 pixels; each is filtered before it is sampled (bicubic)."""
+    """Return the images at 64 pixels, reduced by bicubic interpolation with antialiasing."""
     images = [
         np.asarray(Image.fromarray(image.transpose(1, 2, 0)).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         for image in part.data

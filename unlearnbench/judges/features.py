@@ -1,4 +1,4 @@
-"""Feature extractors behind torch-fidelity's interface, so that a dataset's own network and Inception are one thing.
+"""Feature extractors behind torch-fidelity's interface, so that a dataset's own network and Inception are used alike.
 
 torch-fidelity is imported where it is used: it brings torchvision and torch's compiler, which takes two seconds.
 """
@@ -61,7 +61,7 @@ def extractor_for(name: str, network: nn.Module) -> nn.Module:
 
 
 class _ThreeChannels(nn.Module):
-    """Shows grayscale images to a network that wants RGB."""
+    """Feeds grayscale images to a network that expects RGB."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def inception(weights: Path | None) -> tuple[nn.Module, dict[str, str]]:
         weights: the file `weights-inception-2015-12-05-6726825d.pth`; None lets torch-fidelity download it.
 
     Raises:
-        UsageError: there are no weights and they cannot be downloaded, or the file is not theirs.
+        UsageError: the weights are missing and cannot be downloaded, or the file holds something else.
     """
     from torch_fidelity.utils import create_feature_extractor
 
@@ -93,14 +93,14 @@ def inception(weights: Path | None) -> tuple[nn.Module, dict[str, str]]:
     except Exception as error:  # urllib's, pickle's and torch's errors: a missing network, a wrong file
         problem = f"--inception-weights {weights} cannot be used" if weights else "its weights cannot be downloaded"
         raise UsageError(
-            f"FID's Inception network is not at hand: {problem} ({spell_error(error)}): name torch-fidelity's weights "
-            f"file with --inception-weights, or give --extractor own to use the dataset's own features, whose FIDs "
-            f"compare with no other paper's"
+            f"FID's Inception network is not available: {problem} ({spell_error(error)}): name torch-fidelity's "
+            f"weights file with --inception-weights, or give --extractor own for the dataset's own features, with FIDs "
+            f"that are not comparable to published ones"
         ) from error
     return _ThreeChannels(network), reference
 
 
 def inception_reference(weights: Path | None) -> dict[str, str]:
-    """Return what a record says of Inception's weights, a file or None for torch-fidelity's own."""
+    """Return the record's entry on Inception's weights: those of a file, or torch-fidelity's own for None."""
     identity = file_digest(weights) if weights is not None else "torch-fidelity's download"
     return {"key": INCEPTION, "sha256": identity}

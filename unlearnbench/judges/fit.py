@@ -72,7 +72,7 @@ def fit_classifier(
 def _with_negatives(
     x: Tensor, y: Tensor, recipe: RejectingRecipe, label: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return a batch with its share of images of no object behind it, under a label of their own."""
+    """Return a batch extended by its share of no-object images, which get a separate label."""
     n = round(recipe.negatives * len(x))
     nothing = negatives(x[:n], y[:n], generator)
     return torch.cat([x, nothing]), torch.cat([y, y.new_full((n,), label)])

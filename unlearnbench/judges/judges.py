@@ -1,7 +1,7 @@
 """Judges of generated images, trained on the real ones and cached.
 
-Three look at every image: *the* judge, a classifier whose softmax metrics see; a second one of another kind; and one
-that may reject an image, because it has also learned from images of no object (`negatives.py`).
+Three judges classify every image: the first, whose softmax output metrics use; the second, of a different kind; and
+the rejecting judge, a classifier with a reject option, trained on no-object images as well (`negatives.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -30,34 +30,34 @@ JUDGE_BATCH = 500  # images per forward pass of a judge or extractor
 
 
 class Judge(Protocol):
-    """Names what is on images."""
+    """Classifies images."""
 
     def names(self, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
-        """Return a class for each image (n, C, H, W), or NO_OBJECT: (n,)."""
+        """Return the class of each image (n, C, H, W), or NO_OBJECT: (n,)."""
 
 
 @dataclass(frozen=True)
 class NetworkJudge:
-    """Names the class of the largest logit."""
+    """Predicts the class of the largest logit."""
 
     network: Classifier
 
     def names(self, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
-        """Return a class for each image (n, C, H, W): (n,)."""
-        named: NDArray[np.int64] = through(self.network, images, device).argmax(dim=1).numpy()
+        """Return the class of each image (n, C, H, W): (n,)."""
+        named: NDArray[np.int64] = forward_batches(self.network, images, device).argmax(dim=1).numpy()
         return named
 
 
 @dataclass(frozen=True)
 class RejectingJudge:
-    """Names the likeliest class, unless "no object", its network's last output, is likelier than a threshold."""
+    """Predicts the likeliest class, or NO_OBJECT where the network's last output, "no object", exceeds a threshold."""
 
     network: Classifier
     threshold: float
 
     def names(self, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
-        """Return a class or NO_OBJECT for each image (n, C, H, W): (n,)."""
-        probs = through(self.network, images, device).double().softmax(dim=1)
+        """Return the class or NO_OBJECT for each image (n, C, H, W): (n,)."""
+        probs = forward_batches(self.network, images, device).double().softmax(dim=1)
         named = probs[:, :-1].argmax(dim=1)
         named[probs[:, -1] > self.threshold] = NO_OBJECT
         result: NDArray[np.int64] = named.numpy()
@@ -72,13 +72,13 @@ class SvmJudge:
 
     @classmethod
     def fitted(cls, recipe: SvmRecipe, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> "SvmJudge":
-        """Fit it, which gives the same machine every time and takes less than reading one would."""
+        """Fit it, which is deterministic and faster than reading a fitted one from the cache."""
         from sklearn.svm import SVC
 
         return cls(SVC(C=recipe.c, gamma=recipe.gamma).fit(_pixels(images), labels))
 
     def names(self, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
-        """Return a class for each image (n, C, H, W): (n,)."""
+        """Return the class of each image (n, C, H, W): (n,)."""
         named: NDArray[np.int64] = self.svm.predict(_pixels(images))
         return named
 
@@ -89,8 +89,8 @@ def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A judge that is ready, what it is worth on test images, and what a record says of where it comes from."""
+class ReadyJudge:
+    """A judge with its performance on test images and its artifact reference for the record."""
 
     judge: Judge
     facts: Mapping[str, Any]
@@ -100,43 +100,43 @@ class Found:
 def second_judge(
     dataset: Dataset, images: Images, sources: Mapping[str, str], store: ArtifactStore, device: torch.device,
     progress: Progress,
-) -> Found:  # fmt: skip
+) -> ReadyJudge:  # fmt: skip
     """Return the second judge, fitted or from the cache."""
     recipe = dataset.second
     if not isinstance(recipe, SvmRecipe):
         made = classifier(dataset, "second judge", recipe, images, sources, store, device, progress)
         network = NetworkJudge(frozen(build_classifier(dataset, recipe), made.tensors, torch.device("cpu")))
-        return Found(network, worth(made.facts), made.reference)
+        return ReadyJudge(network, test_performance(made.facts), made.reference)
     judge = SvmJudge.fitted(recipe, images.train.images, images.train.labels)
-    return Found(judge, worth(_test(judge, images, device)), {"key": "svm", "sha256": sources["train"]})
+    return ReadyJudge(judge, test_performance(_test(judge, images, device)), {"key": "svm", "sha256": sources["train"]})
 
 
 def rejecting_judge(
     dataset: Dataset, images: Images, sources: Mapping[str, str], store: ArtifactStore, device: torch.device,
     progress: Progress,
-) -> Found:  # fmt: skip
-    """Return the judge that may reject, trained or from the cache."""
+) -> ReadyJudge:  # fmt: skip
+    """Return the rejecting judge, trained or from the cache."""
     recipe = dataset.rejecting
     made = classifier(dataset, "rejecting judge", recipe, images, sources, store, device, progress)
     network = frozen(build_classifier(dataset, recipe), made.tensors, torch.device("cpu"))
-    return Found(RejectingJudge(network, recipe.threshold), worth(made.facts), made.reference)
+    return ReadyJudge(RejectingJudge(network, recipe.threshold), test_performance(made.facts), made.reference)
 
 
-def worth(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a record says of a judge: the shares of n test images that it names correctly and that it rejects."""
+def test_performance(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's entry on a judge: the shares of n test images that it classifies correctly and rejects."""
     shares = {name: facts[name] for name in ("test_accuracy", "test_rejected") if name in facts}
     return {**shares, "n": int(facts["test_n"])}
 
 
 def _test(judge: Judge, images: Images, device: torch.device) -> dict[str, Any]:
-    """Return the shares of test images that a judge names correctly and, where it can, rejects."""
+    """Return the shares of test images that a judge classifies correctly and, where it can, rejects."""
     named, labels = judge.names(images.test.images, device), images.test.labels
     facts = {"test_accuracy": float(np.mean(named == labels)), "test_n": len(labels)}
     return facts | ({"test_rejected": float(np.mean(named == NO_OBJECT))} if isinstance(judge, RejectingJudge) else {})
 
 
 def build_classifier(dataset: Dataset, recipe: ClassifierRecipe | GivenJudge) -> Classifier:
-    """Return an untrained network; one for rejecting has an output more."""
+    """Return an untrained network; a rejecting one has an additional output."""
     outputs = dataset.num_classes + isinstance(recipe, RejectingRecipe)
     return CLASSIFIERS[recipe.network](dataset.image_shape[0], outputs)
 
@@ -145,12 +145,12 @@ def classifier(
     dataset: Dataset, kind: str, recipe: ClassifierRecipe | GivenJudge, images: Images, sources: Mapping[str, str],
     store: ArtifactStore, device: torch.device, progress: Progress,
 ) -> Artifact:  # fmt: skip
-    """Return a classifier's weights and its worth on test images: trained, read from a file, or from the cache.
+    """Return a classifier's weights and test performance: trained, read from a file, or from the cache.
 
     Args:
         dataset: gives sizes, and files of weights.
         kind: names the artifact and its progress.
-        recipe: how it is trained, or that it is not.
+        recipe: how it is trained, or the digest of the file it is read from.
         images: to train and to test.
         sources: digests of both parts.
         store: the cache.
@@ -172,7 +172,7 @@ def classifier(
 
 
 def making(kind: str, recipe: ClassifierRecipe | GivenJudge) -> str:
-    """Return what is done to have a classifier, as progress names it."""
+    """Return the name of the step that obtains a classifier, as progress shows it."""
     return f"{'read' if isinstance(recipe, GivenJudge) else 'train'} the {kind}"
 
 
@@ -193,15 +193,15 @@ def _read_given(dataset: Dataset, recipe: GivenJudge) -> Classifier:
     """Return a judge with the weights of its file.
 
     Raises:
-        UsageError: the file is not there any more, or is another one.
+        UsageError: the file is missing or was changed.
     """
     path = dataset.weights[recipe.sha256]
-    found = read_weights(f"the judge's weights {path}", path, recipe.network, dataset.num_classes)
-    if found.sha256 != recipe.sha256:
-        raise UsageError(f"the judge's weights {path} were changed after the run began: start it again")
+    weights = read_weights(f"the judge's weights {path}", path, recipe.network, dataset.num_classes)
+    if weights.sha256 != recipe.sha256:
+        raise UsageError(f"the judge's weights {path} changed after the run began: start it again")
     with torch.random.fork_rng(devices=[]):  # its first weights are random
         model = build_classifier(dataset, recipe)
-    model.load_state_dict(found.tensors)
+    model.load_state_dict(weights.tensors)
     return model
 
 
@@ -221,11 +221,9 @@ def classifier_key(
     return kind.replace(" ", "-"), inputs
 
 
-def through(network: nn.Module, images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def forward_batches(network: nn.Module, images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Return a network's output for images, (n, D) on the CPU, computed batch by batch in eval mode."""
-    home = next(
-        (weights.device for weights in network.parameters()), device
-    )  # where it goes back to: it is no part of a method's memory
+    home = next((weights.device for weights in network.parameters()), device)  # it must not add to a method's memory
     try:
         with evaluating(network.to(device)):
             outputs = [network(batch.to(device)) for batch in torch.split(torch.from_numpy(images), JUDGE_BATCH)]

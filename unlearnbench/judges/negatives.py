@@ -1,6 +1,6 @@
-"""Images of no object, from which a judge learns to reject: noise, shuffles, blanks and blends.
+"""Images without an object, from which a judge learns to reject: noise, shuffles, blanks and blends.
 
-Each kind maps real images (B, C, H, W) in [-1, 1] and their labels (B,) to as many images of no object.
+Each kind maps real images (B, C, H, W) in [-1, 1] and their labels (B,) to as many no-object images.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ def uniform(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def two_level(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-    """Return noise that is black or white, as a sampler makes of a model that predicts nothing."""
+    """Return noise of black and white pixels, as sampled from a model that predicts nothing."""
     share = _uniform(x0, generator, 0.1, 0.9)
     return torch.where(upload(torch.rand(x0.shape, generator=generator), x0.device) < share, 1.0, -1.0)
 
@@ -44,12 +44,12 @@ def smooth(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def shuffled_pixels(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images whose pixels are in a random order, another one for each image."""
+    """Return images with their pixels shuffled, each image by a different permutation."""
     return _shuffled(x0, 1, generator)
 
 
 def shuffled_patches(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images whose square patches, 4 by 4 of them, are in a random order."""
+    """Return images with their square patches, 4 by 4 of them, shuffled."""
     return _shuffled(x0, max(1, x0.shape[-1] // PATCHES), generator)
 
 
@@ -61,7 +61,7 @@ def blank(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blend(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-    """Return even blends of two images of different classes; noise for an image that finds no partner in its part."""
+    """Return even blends of two images of different classes; noise for an image without a partner of another class."""
     order = upload(torch.randperm(len(x0), generator=generator), x0.device)
     share = _uniform(x0, generator, 0.4, 0.6)
     blended = share * x0 + (1 - share) * x0[order]
@@ -77,10 +77,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
 
 
 def negatives(x0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-    """Return as many images of no object as there are real ones; all randomness is drawn on the CPU.
+    """Return as many no-object images as there are real ones; all randomness is drawn on the CPU.
 
-    Each kind gets an equal part of them. A blend whose partner is of its own class is noise, so small batches have
-    fewer blends.
+    Each kind gets an equal part of them. Where a blend's partner has the same class, noise replaces it, so small
+    batches have fewer blends.
 
     Args:
         x0: real images (B, C, H, W) in [-1, 1], in random order.

@@ -14,8 +14,8 @@ from unlearnbench.models.networks import CLASSIFIERS
 from unlearnbench.store.artifacts import Tensors
 from unlearnbench.store.hashing import file_digest
 
-HEAD = "linear."  # begins the names of the last layer's tensors in a file; all others are the body's
-COUNTER = "num_batches_tracked"  # ends the names of counters that no prediction depends on; a file may leave them out
+HEAD = "linear."  # prefix of the last layer's tensors in a file; all others belong to the body
+COUNTER = "num_batches_tracked"  # suffix of counters that no prediction depends on; a file may leave them out
 CHANNELS = 3
 
 
@@ -33,7 +33,7 @@ def read_weights(what: str, path: Path, network: str, classes: int) -> Weights:
         what: begins the error messages.
         path: of the file.
         network: a name in `FROM_FILES`.
-        classes: that the classifier must tell apart.
+        classes: number of classes of the classifier.
 
     Raises:
         UsageError: the file cannot be read, or holds something else.
@@ -41,23 +41,23 @@ def read_weights(what: str, path: Path, network: str, classes: int) -> Weights:
     if not path.is_file():
         raise UsageError(f"{what}: there is no such file")
     try:
-        sha256, found = file_digest(path), load_file(path)
+        sha256, given = file_digest(path), load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(
             f"{what}: it cannot be read as safetensors ({spell_error(error)}): give a file of {FROM_FILES[network]}"
         ) from error
     with torch.device("meta"):  # shapes alone
         wanted = {_outer(name): tensor for name, tensor in CLASSIFIERS[network](CHANNELS, classes).state_dict().items()}
-    _check_shapes(what, FROM_FILES[network], wanted, found)
+    _check_shapes(what, FROM_FILES[network], wanted, given)
     counters = {name: torch.tensor(0) for name in wanted if name.endswith(COUNTER)}
-    tensors = {name: tensor.float() for name, tensor in found.items()} | counters
+    tensors = {name: tensor.float() for name, tensor in given.items()} | counters
     if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise UsageError(f"{what}: its {odd[0]} holds NaN or infinite numbers: give weights that were trained")
     return Weights(sha256, {_inner(name): tensor for name, tensor in tensors.items()})
 
 
 def check_given(dataset: Dataset) -> None:
-    """Look into the files that a user gave for judges of a dataset.
+    """Check the weight files that a user gave for judges of a dataset.
 
     Raises:
         UsageError: one holds weights that do not fit its judge.
@@ -68,36 +68,36 @@ def check_given(dataset: Dataset) -> None:
             read_weights(f"{option} {path}", path, judge.network, dataset.num_classes)
 
 
-def _check_shapes(what: str, judge: str, wanted: Tensors, found: Tensors) -> None:
+def _check_shapes(what: str, judge: str, wanted: Tensors, given: Tensors) -> None:
     """Raise UsageError unless a file has all tensors of a network, in its shapes, and no other.
 
     Args:
         what: begins the error messages.
-        judge: that the weights are to be of.
+        judge: name of the expected network.
         wanted: tensors as the file should name them, of which only the shapes count.
-        found: those in the file.
+        given: those in the file.
     """
     advice = f"give weights of {judge} for these classes"
-    head = found.get(f"{HEAD}weight")
+    head = given.get(f"{HEAD}weight")
     if head is not None and head.ndim == 2 and len(head) != (classes := len(wanted[f"{HEAD}weight"])):
-        raise UsageError(f"{what}: its network tells {len(head)} classes apart, but there are {classes} here: {advice}")
+        raise UsageError(f"{what}: its network has {len(head)} classes, the dataset has {classes}: {advice}")
     for name, tensor in wanted.items():
         if name.endswith(COUNTER):
             continue
-        if name not in found:
+        if name not in given:
             raise UsageError(f"{what}: it lacks {name}: {advice}")
-        if found[name].shape != tensor.shape:
-            shapes = f"{tuple(found[name].shape)}, but {judge} has it as {tuple(tensor.shape)}"
+        if given[name].shape != tensor.shape:
+            shapes = f"{tuple(given[name].shape)}, but {judge} has it as {tuple(tensor.shape)}"
             raise UsageError(f"{what}: its {name} has the shape {shapes}: {advice}")
-    if more := [name for name in found if name not in wanted]:
+    if more := [name for name in given if name not in wanted]:
         raise UsageError(f"{what}: it holds {one_line(more[0], 60)}, which {judge} does not have: {advice}")
 
 
 def _inner(name: str) -> str:
-    """Return what a classifier calls a tensor of a file."""
+    """Return the classifier's name for a tensor of a file."""
     return f"head.{name.removeprefix(HEAD)}" if name.startswith(HEAD) else f"body.{name}"
 
 
 def _outer(name: str) -> str:
-    """Return what a file calls a tensor of a classifier."""
+    """Return the file's name for a tensor of a classifier."""
     return HEAD + name.removeprefix("head.") if name.startswith("head.") else name.removeprefix("body.")

@@ -1,1 +1,1 @@
-"""The kit of a plugin's author: template, and conformance tests of a method."""
+"""For plugin authors: templates, and conformance tests of a method."""

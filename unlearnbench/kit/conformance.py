@@ -1,8 +1,8 @@
-"""What a method promises, put to the test: `unlearnbench check`.
+"""Conformance tests of a method: `unlearnbench check`.
 
 A method runs four times on the embedded digits with a denoiser of a few thousand random weights: twice with one seed,
-once with another, once with half the steps. What the harness counted, what is left in the models, and the method's own
-source answer for each promise; a broken one says what to change.
+once with another, once with half the steps. Each promise is judged by the harness's counts, the models and
+the method's source; a broken one says what to change.
 """
 
 import math
@@ -34,12 +34,12 @@ NAMES = (
     "fresh gradients", "no global RNG", "no global state", "no test-set peeking", "phases declared", "card complete",
 )  # fmt: skip
 WIDTH = max(map(len, NAMES))
-EXPLOSION = 100.0  # times as large as at the start: no method grows so in a few steps and stays finite in thousands
+EXPLOSION = 100.0  # growth factor in a few steps that cannot stay finite over thousands
 
 
 @dataclass(frozen=True)
 class Promise:
-    """One promise of a method: whether it is kept (None: it could not be judged), and what was seen or is to change."""
+    """One promise of a method: whether it is kept (None: not judged), and what was observed or has to change."""
 
     name: str
     kept: bool | None
@@ -54,13 +54,13 @@ def check(target: str) -> dict[str, list[Promise]]:
     """Return {method: its promises} for a registered name, or for every method of a file.
 
     Raises:
-        UsageError: there is no such method or file, or what it names is a metric.
+        UsageError: there is no such method or file, or it is a metric.
     """
     return {plugin.name: check_plugin(plugin) for plugin in find(target)}
 
 
 def find(target: str) -> list[Plugin]:
-    """Return the methods that a name or a file stands for; raises as `check` does."""
+    """Return the methods of a name or file; raises as `check` does."""
     registry, path = Registry(), Path(target)
     if target.endswith(".py") or path.is_file():
         return _in_file(registry, path)
@@ -98,7 +98,7 @@ def _in_file(registry: Registry, path: Path) -> list[Plugin]:
 def check_plugin(plugin: Plugin) -> list[Promise]:
     """Return the promises of a method in the order of NAMES.
 
-    Global state stays as it is, but for what the method or its file changes there and breaks a promise with.
+    Global state stays unchanged, except for what the method itself changes, which breaks a promise.
     """
     process = GlobalState()
     try:
@@ -108,7 +108,7 @@ def check_plugin(plugin: Plugin) -> list[Promise]:
     assert isinstance(spec, MethodSpec)
     assert plugin.path is not None
     threads, state, words = torch.get_num_threads(), random.getstate(), np.random.get_state()  # noqa: NPY002
-    torch.set_num_threads(1)  # a small network runs no faster on more
+    torch.set_num_threads(1)  # a small network is not faster on more
     try:
         with tempfile.TemporaryDirectory() as folder, global_rng_kept(CPU):
             dynamic = _judge_runs(Bench(plugin, spec, Path(folder)))
@@ -193,13 +193,13 @@ def _edits(run: Run, bench: Bench) -> Promise:
     embedding = getattr(getattr(model, "class_embedding", None), "weight", None)
     rows = bench.dataset.num_classes + 1
     if run.returned is not None:
-        return Promise(name, False, "it returns a value, which nobody reads: edit ctx.model in place, return nothing")
+        return Promise(name, False, "it returns a value, which is ignored: edit ctx.model in place, return nothing")
     if model is not run.context.given:
         return Promise(name, False, "it puts another model in place of ctx.model: change the weights of the one given")
     if run.prediction is None:
         return Promise(name, False, f"ctx.model no longer predicts noise for every class: {run.complaint}")
     if run.prediction.shape != (expected := (rows, *bench.dataset.image_shape)):
-        words = f"ctx.model predicts {tuple(run.prediction.shape)} for {expected}: leave it a model of x_t, t and y"
+        words = f"ctx.model predicts {tuple(run.prediction.shape)} for {expected}: keep it a model of x_t, t and y"
         return Promise(name, False, words)
     if embedding is not None and len(embedding) != rows:
         words = f"the class embedding has {len(embedding)} rows: keep the {rows} of all classes and the null class"
@@ -254,7 +254,7 @@ def _budget(first: Run, bench: Bench) -> Promise:
         words = f"{context.taken} steps, no setting `steps` to halve" if context.budget else "no optimiser step"
         return Promise(name, True, words)
     if not context.budget:
-        return Promise(name, False, f"the setting `steps` is not what it loops over: {loop}")
+        return Promise(name, False, f"its loop does not follow the setting `steps`: {loop}")
     half = bench.again(first, steps=trial.STEPS // 2, priors_of=1)
     if half is None or half.error is not None:
         return _unjudged([name], "the run with half the steps did not end")[0]
@@ -317,7 +317,7 @@ def _finite(run: Run, bench: Bench) -> Promise:
 
 
 def _growth(run: Run, bench: Bench) -> str:
-    """Say what explodes: the loss from the first step to the last, the weights, or the predictions."""
+    """Say which of these explodes: the loss from the first step to the last, the weights, or the predictions."""
     sizes = {
         "the weights grow": (_norm(*bench.pristine.values()), _norm(*run.weights.values())),
         "the predicted noise grows": (_norm(bench.expected), _norm(run.prediction)),
@@ -365,7 +365,7 @@ def _phases(run: Run) -> Promise:
         "images drawn": sum(early.drawn.values()),
     }  # fmt: skip
     if run.context.early is None and early.optimizer_steps:
-        return _unjudged([name], "it has no loop over ctx.steps, which tells preparation from work")[0]
+        return _unjudged([name], "it has no loop over ctx.steps, which separates preparation from work")[0]
     found = [f"{amount} {what}" for what, amount in work.items() if amount]
     if found:
         place = "before the first of ctx.steps" if run.context.early else "outside ctx.steps"

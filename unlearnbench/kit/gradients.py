@@ -1,4 +1,4 @@
-"""What optimisers are given while a method runs: gradients left over from an earlier step, or laid out otherwise."""
+"""Checks of the gradients that optimisers see while a method runs: stale, or with the wrong strides."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,22 +10,22 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 
 
 class GradientWatch:
-    """Notes what is wrong with the gradients of a model's parameters when an optimiser steps.
+    """Records defects of the gradients of a model's parameters at each optimiser step.
 
-    A gradient is stale where a backward pass was added to one that an optimiser had used already, and no one cleared it
-    before the next step: `zero_grad` was forgotten. A pass that only collects them, for another optimiser's parameters,
-    does no harm as long as they are cleared in time.
+    A gradient is stale where a backward pass added to a gradient that an optimiser had already used, and it was not
+    cleared before the next step: `zero_grad` was forgotten. Accumulating gradients of another optimiser's parameters
+    is harmless as long as they are cleared in time.
 
     Attributes:
         stale: the names of parameters that an optimiser moved along a stale gradient.
-        misplaced: the names of those whose gradient has other strides than they, which fused optimisers refuse.
+        misplaced: the names of parameters with a gradient of different strides, which fused optimisers refuse.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = {id(parameter): (name, parameter) for name, parameter in model.named_parameters()}
-        self._nonzero: set[int] = set()  # the backward pass that goes on is added to something
-        self._used: set[int] = set()  # an optimiser has stepped since the last backward pass
-        self._added_to: set[int] = set()  # the gradient holds an earlier step's
+        self._nonzero: set[int] = set()  # gradients that the current backward pass adds to
+        self._used: set[int] = set()  # gradients used by a step since the last backward pass
+        self._added_to: set[int] = set()  # gradients that still hold an earlier step's
         self.stale: list[str] = []
         self.misplaced: list[str] = []
 
@@ -46,7 +46,7 @@ class GradientWatch:
             yield
 
     def _arrives(self, key: int, _: Tensor) -> None:
-        """Before a gradient is added (or only returned, by autograd.grad): see what it would be added to."""
+        """Before a gradient is accumulated (or only returned, by autograd.grad): note whether one is there already."""
         gradient = self._parameters[key][1].grad
         self._nonzero.discard(key)
         if gradient is not None and gradient.any():

@@ -1,6 +1,6 @@
-"""A method's source, read: whether its card is complete, and whether it reaches for what it may not see.
+"""Static checks of a method's source: whether its card is complete, and whether it bypasses the context.
 
-The functions return complaints, one clause each that says what to change; none where all is well.
+The functions return complaints, each a clause that says what to change.
 """
 
 import ast
@@ -15,7 +15,7 @@ DATA_LIBRARIES = ("sklearn.datasets", "torchvision.datasets", "datasets")  # the
 
 
 def card_complaints(source: str, spec: MethodSpec) -> list[str]:
-    """Return what a method's file does not say of it.
+    """Return complaints about what is missing from a method's card.
 
     Args:
         source: text of the file.
@@ -38,7 +38,7 @@ def card_complaints(source: str, spec: MethodSpec) -> list[str]:
 
 
 def card_hints(spec: MethodSpec) -> list[str]:
-    """Return what a method may leave out, and would do better to say."""
+    """Return hints on optional parts of a card that are missing."""
     hints = []
     if spec.role == "method" and "digits" not in spec.tuned:
         hints.append("@method(tuned={'digits': {...}}) is empty")
@@ -60,7 +60,7 @@ def _docstring_complaints(card: str, spec: MethodSpec) -> list[str]:
     before, _, deviations = card.partition("\nDeviations:")
     lines = [line for line in before.splitlines()[1:] if line.strip()]
     if spec.role == "method" and all(line.startswith("    ") for line in lines):
-        complaints.append("say below the docstring's title who proposed it, or where it comes from")
+        complaints.append("name the method's authors or source below the docstring's title")
     if not any(line.startswith("    ") for line in lines):
         complaints.append("write the loss into the docstring as an indented formula (    L = ...)")
     if not deviations.strip():
@@ -71,7 +71,7 @@ def _docstring_complaints(card: str, spec: MethodSpec) -> list[str]:
 
 
 def reach_complaints(source: str, name: str) -> list[str]:
-    """Return where a method's file reaches around the context it is given.
+    """Return complaints about a method's file bypassing its context.
 
     Args:
         source: text of the file.
@@ -103,7 +103,7 @@ def _import_complaints(tree: ast.Module) -> Iterator[str]:
 
 
 def _context_names(tree: ast.Module, name: str) -> set[str]:
-    """Return what the context is called: the first parameter of the method, and any that is annotated so."""
+    """Return the names of the context: the method's first parameter, and any parameter annotated as Context."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):

@@ -1,4 +1,4 @@
-"""`unlearnbench new`: a method file that runs as it is, alone or in a small package of its own."""
+"""`unlearnbench new`: a method file that runs as it is, alone or in a small package."""
 
 import importlib.util
 import keyword
@@ -31,7 +31,7 @@ class Written(NamedTuple):
 
 
 def new_method(name: str, folder: Path, *, package: bool = False) -> Written:
-    """Write a method that runs as it is, and say what to type next.
+    """Write a method that runs as it is; return its files and the commands to type next.
 
     Args:
         name: of the method, its function and its file.
@@ -39,14 +39,14 @@ def new_method(name: str, folder: Path, *, package: bool = False) -> Written:
         package: write an installable package with an entry point, a test and a README.
 
     Raises:
-        UsageError: the name cannot be a method's or is taken, or a file is in the way; then nothing is written.
+        UsageError: the name is invalid or taken, or a file exists already; nothing is written then.
     """
     files = {
         template: folder / _named(path, name) for template, path in (PACKAGE_FILES if package else METHOD_FILE).items()
     }
     for path in [folder / name, *files.values()] if package else files.values():
         if path.exists():
-            raise UsageError(f"{path} is there already: choose another name, or another folder with --out")
+            raise UsageError(f"{path} exists already: choose another name, or another folder with --out")
     _check_name(name)
     for template, path in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """A method on trial: run on the embedded digits, with a small denoiser of random weights, under observation.
 
-The method gets a context like the runner's. What it touches, when it works, and whose random numbers it uses is noted
-beside it; `conformance` judges.
+The method gets a context like the runner's. The streams it uses, the time of its work, and the random generators it
+draws from are recorded; `conformance` judges them.
 """
 
 import inspect
@@ -40,25 +40,25 @@ from unlearnbench.unlearn.streams import Counts
 STEPS = 8  # of a setting called `steps`, in place of thousands
 FORGET_CLASS = 3
 SECONDS = 40.0  # of processor time, for all runs of a method together: a busy machine is not the method's fault
-PATIENCE = 10  # times as long by the clock, for one that waits
+PATIENCE = 10  # limit by the clock, as a multiple of SECONDS, for a method that waits
 TICK = 0.2  # seconds between two looks at the time
 PACKAGE = str(Path(__file__).resolve().parents[1])
 CPU = torch.device("cpu")
 
 
 class Watched(Context):
-    """A context that notes which of the method's work lies before its first step, and which inside its steps."""
+    """A context that separates the method's work before its first step from that inside its steps."""
 
     def __init__(self, harness: Harness) -> None:
         super().__init__(harness)
         self.given = self.model
         self.counts, self.prepared = harness.counts, Counts()
         self.early: Counts | None = None  # what was done before the first step, priors apart
-        self.budget = self.taken = self.stepped = 0  # steps asked for and taken; optimiser steps inside them
+        self.budget = self.taken = self.stepped = 0  # steps requested and taken; optimiser steps inside them
 
     @property
     def own(self) -> Counts:
-        """What the method did so far, priors apart."""
+        """Counts of the method's work so far, without priors."""
         return self.counts.since(self.prepared)
 
     def steps(self, n: int) -> Iterator[int]:
@@ -75,7 +75,7 @@ class Watched(Context):
                 self.stepped += self.own.optimizer_steps - before
 
     def prior(self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any) -> Tensors:
-        """Return what the context does; its work is no part of the method's own."""
+        """Return what the context does; its work does not count as the method's own."""
         before = self.counts.copy()
         tensors = super().prior(name, build, shared=shared, **inputs)
         self.prepared.add(self.counts.since(before))
@@ -83,7 +83,7 @@ class Watched(Context):
 
 
 class TouchedStreams(frozenset[str]):
-    """All streams there are; notes which of them the harness was asked for."""
+    """All streams; records which of them the method used."""
 
     touched: set[str]
 
@@ -103,13 +103,13 @@ def processor_seconds() -> float:
 
 
 class Deadline:
-    """When the runs of a method have to end."""
+    """The time limit of all runs of a method."""
 
     def __init__(self) -> None:
         self._spent, self._clock = processor_seconds() + SECONDS, time.monotonic() + PATIENCE * SECONDS
 
     def has_time_for(self, seconds: float) -> bool:
-        """Say whether so many more seconds of processor time fit."""
+        """Say whether another `seconds` of processor time fit."""
         return processor_seconds() + seconds <= self._spent and time.monotonic() < self._clock
 
     def check(self) -> None:
@@ -119,7 +119,7 @@ class Deadline:
 
 
 class Observer(TorchFunctionMode):
-    """Notes the size of each loss, and each line of a file from which torch's global generator was drawn.
+    """Records the size of each loss, and each line of a file that drew from torch's global generator.
 
     The SDK itself may draw from it (`reinitialise`).
     """
@@ -128,7 +128,7 @@ class Observer(TorchFunctionMode):
         super().__init__()
         self.file, self.deadline, self.step, self.of_the_sdk = file, deadline, step, False
         self.lines: dict[int, str] = {}
-        self.losses: dict[int, float] = {}  # step -> the largest size of what a gradient was taken of
+        self.losses: dict[int, float] = {}  # step -> largest absolute loss that was differentiated
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.deadline.check()
@@ -142,7 +142,7 @@ class Observer(TorchFunctionMode):
         return result
 
     def _blame(self, function: str) -> None:
-        """Find the innermost caller that is the method's file or the SDK."""
+        """Find the innermost caller in the method's file or the SDK."""
         caller: FrameType | None = sys._getframe(2)
         while caller is not None:
             if caller.f_code.co_filename == self.file:
@@ -156,11 +156,11 @@ class Observer(TorchFunctionMode):
 
 @dataclass
 class Run:
-    """One run of a method, and what it left behind."""
+    """One run of a method, and its results."""
 
     context: Watched
     harness: Harness
-    loaded: list[str]  # each time someone asked the dataset for its images
+    loaded: list[str]  # an entry per call of the dataset's loader
     error: BaseException | None = None
     returned: object = None
     seconds: float = 0.0
@@ -170,11 +170,11 @@ class Run:
     gradients: GradientWatch | None = None  # of a run that is watched
     prediction: Tensor | None = None  # (K + 1, C, H, W) of the model on fixed inputs, None where it failed
     complaint: str = ""  # why it failed
-    base_prediction: Tensor | None = None  # of the base on the same
+    base_prediction: Tensor | None = None  # of the base on the same inputs
 
     @property
     def weights(self) -> Tensors:
-        """What is left in the model."""
+        """The weights after the run."""
         return self.context.model.state_dict()
 
 
@@ -203,7 +203,7 @@ class Bench:
         return network.to(memory_format=torch.channels_last)
 
     def settings(self, steps: int) -> dict[str, Scalar]:
-        """Return the method's settings on digits, with so many steps where it has the setting."""
+        """Return the method's settings on digits, with `steps` in the setting of that name."""
         cut = {"steps": steps} if self.has_steps else {}
         return self.spec.resolve((self.dataset.name, self.dataset.protocol.name), cut)
 
@@ -213,7 +213,7 @@ class Bench:
         return "steps" in self.spec.settings and self.spec.settings["steps"].type is int
 
     def _harness(self, seed: int, loaded: list[str], priors_of: int | None) -> Harness:
-        """Return a harness as the runner makes it; the test images are not those of any other run."""
+        """Return a harness as the runner makes it; each run has different test images."""
         self.runs += 1
         store = ArtifactStore(self.folder / str(priors_of or self.runs))
         other = self.images.test.images[::-1] ^ np.uint8(self.runs)
@@ -239,8 +239,8 @@ class Bench:
 
         Args:
             seed: of the cell.
-            steps: of the setting called so, STEPS by default.
-            watched: note each use of a global random generator, each loss, and what optimisers are given.
+            steps: value of the setting `steps`, STEPS by default.
+            watched: record uses of global random generators, losses, and the gradients that optimisers see.
             priors_of: the number of an earlier run, from 1, whose priors may be used again.
         """
         loaded: list[str] = []
@@ -258,7 +258,7 @@ class Bench:
             ):  # fmt: skip
                 done.returned = function(done.context, **self.settings(STEPS if steps is None else steps))
             done.context.check_finite()
-        except (Exception, SystemExit) as error:  # whatever a method raises is what is asked for here
+        except (Exception, SystemExit) as error:  # the method's error is the result of the run
             done.error = error
         done.seconds = processor_seconds() - began
         now = _global_states()
@@ -285,7 +285,7 @@ class Bench:
         try:
             with evaluating(model):
                 return predict_noise(model, x, torch.arange(k) * 999 // (k - 1), torch.arange(k)), ""
-        except Exception as error:  # whatever a method put in its place may raise
+        except Exception as error:  # a replaced model may raise anything
             return None, spell_error(error)
 
 
@@ -306,7 +306,7 @@ def _stopped_at(deadline: Deadline) -> Iterator[None]:
 
 
 def _global_states() -> dict[str, Any]:
-    """Return the states of the random generators that belong to nobody, to see whether someone uses them."""
+    """Return the states of the global random generators, to detect their use."""
     python = random.getstate()[1]
     words = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
     return {

@@ -1,1 +1,1 @@
-"""Measuring: what metrics are given, attacks, and what a dataset needs prepared."""
+"""Measuring: inputs of metrics, attacks, and the preparation of a dataset."""

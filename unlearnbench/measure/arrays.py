@@ -1,4 +1,4 @@
-"""What metrics of feature arrays share: a fixed choice of rows, and the check that a number can be computed."""
+"""Shared by metrics of feature arrays: a fixed subset of rows, and a check of the input."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,9 @@ def check_features(features: NDArray[np.float64], images: str, least: int = 1, f
 
     Args:
         features: (n, D).
-        images: whose features they are, in words, such as "generated images".
-        least: how many are needed.
-        fewer: what is wrong with fewer, said after their number, such as "make no pair: use at least 2".
+        images: the images in words, such as "generated images".
+        least: number of images needed.
+        fewer: predicate of the message for fewer images, such as "make no pair: use at least 2".
     """
     if len(features) < least:
         raise Unmeasurable(f"{len(features)} {images} {fewer}" if fewer else f"there are no {images}")

@@ -1,8 +1,8 @@
-"""Attempts to bring back what was unlearned: what an attack may use, and the fine-tuning that several share.
+"""Attacks that try to recover forgotten classes: their interface, and shared fine-tuning.
 
-Everything random in an attack comes from dataset, seed, forget classes and the attack's name, never from the method,
-so that every method meets the same attack. "Forgotten" is the percentage of samples on which the rejecting judge sees
-no forget class; all samples of a cell start from the noise that the cell's own forget samples start from.
+All randomness of an attack derives from dataset, seed, forget classes and the attack's name, not from the method, so
+that every method meets the same attack. "Forgotten" is the percentage of samples in which the rejecting judge sees no
+forget class; all samples start from the same noise as the cell's forget samples.
 """
 
 import copy
@@ -29,12 +29,12 @@ from unlearnbench.store.cell import Cell, sample_seeds
 from unlearnbench.store.hashing import derive_seed
 from unlearnbench.unlearn.streams import Stream
 
-SAMPLES = 50  # images per level of an attack, which may have many levels: 14 points of interval at 50 %
+SAMPLES = 50  # images per level of an attack: a half interval of 14 points at 50 %
 BATCH = 32  # images per step
 LABEL_DROPOUT = 0.1  # as in the training of every base model
 CLIP = 1.0  # global gradient norm, likewise
-RELEARNING_LR = 2e-4  # Adam; what the DDIM code trains CIFAR-10 with, so no more than any user would take
-RELEARNING_STEPS = (5, 10, 20, 40, 80)  # where the curve has points
+RELEARNING_LR = 2e-4  # Adam; as in the DDIM code's training on CIFAR-10, so not unusually large
+RELEARNING_STEPS = (5, 10, 20, 40, 80)  # points of the curve
 BACK = 50.0  # the class is back where less than this is forgotten
 
 __all__ = ["Attacker", "attacked", "relearning_curve"]
@@ -42,7 +42,7 @@ __all__ = ["Attacker", "attacked", "relearning_curve"]
 
 @dataclass(frozen=True)
 class Attacker:
-    """What an attack may use: copies of the unlearned model, training images, samples and the judge's word on them."""
+    """The interface of attacks: copies of the unlearned model, training images, samples and their verdicts."""
 
     cell: Cell
     model: nn.Module
@@ -53,7 +53,7 @@ class Attacker:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     @cached_property
@@ -73,17 +73,17 @@ class Attacker:
 
     @property
     def retained_classes(self) -> tuple[int, ...]:
-        """The classes that the model is to know."""
+        """The classes that the model should still know."""
         return self.cell.target.retained(self.num_classes)
 
     def victim(self) -> nn.Module:
-        """Return a fresh copy of the unlearned model, including hooks: trainable, in train mode.
+        """Return a new copy of the unlearned model, including hooks: trainable, in train mode.
 
         Raises:
-            Unmeasurable: the method gave the model a forward of its own, which would go on computing with the original.
+            Unmeasurable: the method replaced the model's forward, which would still use the original's weights.
         """
         if any("forward" in vars(part) for part in self.model.modules()):
-            raise Unmeasurable("the method gave the model a forward of its own, so no copy of it can be attacked")
+            raise Unmeasurable("the method replaced the model's forward, so copies of it cannot be attacked")
         return copy.deepcopy(self.model).requires_grad_(True).train()
 
     def embeddings(self) -> Tensor:
@@ -91,7 +91,7 @@ class Attacker:
         return self._embedding(self.model).weight.detach().clone()
 
     def with_new_labels(self, rows: Tensor) -> tuple[nn.Module, Tensor]:
-        """Return a frozen copy of the model with further labels, only their embedding trainable, and these labels.
+        """Return a frozen copy of the model with new labels, their embeddings trainable, and these labels.
 
         Args:
             rows: (m, D) embeddings of the new labels.
@@ -103,21 +103,21 @@ class Attacker:
 
     @staticmethod
     def _embedding(model: nn.Module) -> nn.Embedding:
-        found = getattr(model, "class_embedding", None)
-        if not isinstance(found, nn.Embedding):
+        embedding = getattr(model, "class_embedding", None)
+        if not isinstance(embedding, nn.Embedding):
             raise Unmeasurable("the model has no table of label embeddings to attack")
-        return found
+        return embedding
 
     def _seed(self, name: str) -> int:
         cell = self.cell
         return derive_seed("attack", dataset=cell.dataset, seed=cell.seed, target=cell.target.label, name=name)
 
     def generator(self, name: str, device: torch.device | None = None) -> torch.Generator:
-        """Return the source of an attack's randomness, on the model's device unless another one is named."""
+        """Return the random generator of an attack, on the model's device unless another one is given."""
         return torch.Generator(device or self.device).manual_seed(self._seed(name))
 
     def retained(self, name: str) -> Stream:
-        """Return training images of the retained classes, shuffled anew for each attack."""
+        """Return training images of the retained classes, in an order that depends on the attack."""
         train = self.prepared.train
         chosen = torch.from_numpy(np.isin(train.labels, self.retained_classes))
         images, labels = torch.from_numpy(train.images)[chosen], torch.from_numpy(train.labels)[chosen]
@@ -127,10 +127,10 @@ class Attacker:
     def forget_images(self, k: int | None = None) -> tuple[Tensor, Tensor]:
         """Return k training images of every forget class, class by class in turn: x0 (n, C, H, W) and labels (n,).
 
-        The first k of more are the same ones; none stands for as many as the rarest of these classes has.
+        Smaller k give a prefix of larger k; None stands for the size of the smallest of these classes.
 
         Raises:
-            Unmeasurable: there are fewer.
+            Unmeasurable: a class has fewer images.
         """
         train, orders = self.prepared.train, []
         for c in self.cell.forget_classes:
@@ -146,21 +146,21 @@ class Attacker:
 
     @cached_property
     def before(self) -> float:
-        """What is forgotten without an attack, in percent of `samples`."""
+        """The percentage forgotten without an attack."""
         return self.forgotten(self.model)
 
     def forgotten(
         self, model: nn.Module, *, labels: Tensor | None = None, guidance: float | None = None,
         eta: float | None = None, start: Start | None = None,
     ) -> float:  # fmt: skip
-        """Return the percentage of `samples` samples on which the rejecting judge sees none of the forget classes.
+        """Return the percentage of `samples` samples in which the rejecting judge sees no forget class.
 
         Args:
             model: to sample from; it is left in the mode it has.
-            labels: (samples,) to sample for; the forget classes in turn, if none are given.
+            labels: (samples,) to sample; by default the forget classes in turn.
             guidance: w, if not the protocol's.
             eta: of the sampler, if not the protocol's.
-            start: where sampling begins, if not with standard noise.
+            start: of sampling, if not standard noise.
         """
         asked = list(islice(cycle(self.cell.forget_classes), self.samples))
         sampler = dict(self.dataset.protocol.sampler)
@@ -183,19 +183,19 @@ class Attacker:
         """Train some weights of a model with L_eps per pixel, yielding the number of steps taken after each.
 
         Args:
-            name: of the attack, from which timesteps, noise, label dropout and the model's own dropout follow.
+            name: of the attack, which seeds timesteps, noise, label dropout and the model's dropout.
             model: is trained in place, in the mode it has.
-            weights: that Adam may move.
+            weights: to train with Adam.
             draw: returns a batch of x0 (n, C, H, W) and labels (n,).
-            steps: how many.
+            steps: their number.
             lr: Adam's step size.
             label_dropout: share of labels replaced by the null class.
 
         Raises:
-            Unmeasurable: the weights are not finite any more.
+            Unmeasurable: a weight became non-finite.
         """
         random, kept = self.generator(name), list(weights)
-        torch.manual_seed(self._seed(name))  # dropout takes no generator
+        torch.manual_seed(self._seed(name))  # dropout uses the global generator
         optimizer = torch.optim.Adam(kept, lr=lr)
         for step in range(1, steps + 1):
             self.progress("attack", step, steps)
@@ -214,7 +214,7 @@ class Attacker:
 
 
 def attacked(attacker: Attacker, after: Mapping[Any, float]) -> Score:
-    """Return the score of an attack at several levels: what is forgotten at the worst of them.
+    """Return the score of an attack at several levels: the smallest percentage forgotten.
 
     Args:
         attacker: of the cell.
@@ -225,16 +225,16 @@ def attacked(attacker: Attacker, after: Mapping[Any, float]) -> Score:
 
 
 def relearning_curve(attacker: Attacker, images: int) -> Score:
-    """Return what is forgotten along fine-tuning of all weights, the value being that after the last step.
+    """Return the percentage forgotten along fine-tuning of all weights; the value is that after the last step.
 
-    Half of each batch are `images` images of each forget class, again and again, with fresh t and noise; the rest, or
-    all where there are none, are retained images. `steps_until_back` is the first step on the curve at which less than
-    50 % is forgotten, null if there is none; `area` is the area under the curve over steps, by trapezia, as a
+    Half of each batch are images of the forget classes, from a fixed set of `images` per class, with new t and noise;
+    the rest, or all if `images` is 0, are retained images. `steps_until_back` is the first step on the curve with less
+    than 50 % forgotten, or null; `area` is the area under the curve over steps, by trapezia, as a
     percentage of 100 % forgotten throughout.
 
     Args:
         attacker: of the cell.
-        images: of each forget class; 0 for retained images only.
+        images: number of images of each forget class; 0 for retained images only.
     """
     name = f"relearning from {images} images"
     model, retained = attacker.victim(), attacker.retained(name)

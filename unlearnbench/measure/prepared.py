@@ -1,4 +1,4 @@
-"""What belongs to a dataset and is made once: images, base model, judge, feature extractor; all cached."""
+"""Preparation of a dataset: images, base model, judges, feature extractor; made once and cached."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from unlearnbench.datasets import Dataset, Images, Split
 from unlearnbench.datasets.recipes import SvmRecipe
 from unlearnbench.judges.features import extractor_for, inception
 from unlearnbench.judges.judges import (
-    Found,
     Judge,
+    ReadyJudge,
     build_classifier,
     classifier,
     classifier_key,
+    forward_batches,
     making,
     rejecting_judge,
     second_judge,
-    through,
-    worth,
+    test_performance,
 )
 from unlearnbench.models.base import UNGUIDED, _base_inputs, base_artifact, base_reference, image_digests
 from unlearnbench.models.networks import Classifier, build_unet, frozen
@@ -29,7 +29,7 @@ from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, softw
 from unlearnbench.store.revisions import later
 
 FEATURES = "compute features of the training images"
-OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., Found]]] = {  # name -> endings of needs, and its maker
+OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., ReadyJudge]]] = {  # name -> suffixes of needs, maker
     "second": (("_second",), second_judge),
     "rejecting": (("_verdicts", "attacker"), rejecting_judge),
 }
@@ -37,10 +37,10 @@ OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., Found]]] = {  # 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What belongs to a dataset, in memory: frozen networks in eval mode, and where their weights come from.
+    """A dataset's preparation in memory: frozen networks in eval mode, and the references of their weights.
 
-    The base is on the device; judge and extractor stay on the CPU until they are needed, so that they are no part of a
-    method's memory.
+    The base is on the device; judges and extractor stay on the CPU until used, so that they do not add to a method's
+    memory.
     """
 
     train: Split
@@ -49,27 +49,27 @@ class Prepared:
     unet: Mapping[str, Any]  # the arguments of the base model's network
     judge: Classifier
     extractor: nn.Module | None  # None where no metric asks for features
-    train_features: Tensor | None  # (N, D) float32 of the training images, likewise
-    second: Judge | None  # one of another kind, None where no metric asks for it
-    rejecting: Judge | None  # one that may reject, likewise
-    worth: Mapping[str, Any]  # of the judge on test images: test_accuracy, n, and the other judges' by their names
+    train_features: Tensor | None  # (N, D) float32 of the training images; None likewise
+    second: Judge | None  # the second judge; None where no metric asks for it
+    rejecting: Judge | None  # the rejecting judge; None likewise
+    test_performance: Mapping[str, Any]  # of the judge: test_accuracy, n; of the other judges by name
     artifacts: dict[str, dict[str, Any]]
 
 
 def prepare(
     dataset: Dataset, store: ArtifactStore, device: torch.device, progress: Progress, needs: Collection[str]
 ) -> Prepared:
-    """Return what belongs to a dataset, made on first use and cached.
+    """Return the preparation of a dataset, made on first use and cached.
 
     Args:
-        dataset: says what it is and how it is made.
+        dataset: to prepare.
         store: the cache.
         device: trains and computes.
-        progress: shows how far the making is.
-        needs: of the metrics to come; they say which judges are wanted, and whether the feature extractor is.
+        progress: shows progress.
+        needs: of the run's metrics, which determine the judges and the feature extractor.
 
     Raises:
-        UsageError: images or weights are not here and cannot be had, or do not fit.
+        UsageError: images or weights are missing and cannot be downloaded, or do not fit.
     """
     images = dataset.load(store, progress)
     sources = image_digests(images)
@@ -77,7 +77,7 @@ def prepare(
     extractor: nn.Module | None = None
     features_artifact = None
     artifacts: dict[str, dict[str, Any]] = {"images": {"sha256": sources["train"]}}
-    if dataset.checkpoint:  # what may turn out to be impossible comes before long trainings
+    if dataset.checkpoint:  # fail before long trainings if the checkpoint is unusable
         base_artifact(dataset, images.train, sources["train"], store, device, progress)
     if features and dataset.extractor is None:
         extractor, artifacts["extractor"] = inception(dataset.inception_weights)
@@ -91,7 +91,7 @@ def prepare(
         features_artifact = train_features(extractor, artifacts["extractor"], *made[1:])
     base = base_artifact(dataset, images.train, sources["train"], store, device, progress)
     artifacts |= {"base": base_reference(dataset, base), "judge": judge.reference}
-    artifacts |= {name: found.reference for name, found in others.items()}
+    artifacts |= {name: ready.reference for name, ready in others.items()}
     return Prepared(
         train=images.train,
         notes=(*images.notes, *([UNGUIDED] if dataset.unguided else [])),
@@ -102,27 +102,27 @@ def prepare(
         train_features=features_artifact.tensors["features"] if features_artifact is not None else None,
         second=others["second"].judge if "second" in others else None,
         rejecting=others["rejecting"].judge if "rejecting" in others else None,
-        worth={**worth(judge.facts), **{name: found.facts for name, found in others.items()}},
+        test_performance={**test_performance(judge.facts), **{name: ready.facts for name, ready in others.items()}},
         artifacts=artifacts,
     )
 
 
-Wanted = list[tuple[str, tuple[str, Mapping[str, Any]] | None]]  # a step as progress names it, what it makes
+Wanted = list[tuple[str, tuple[str, Mapping[str, Any]] | None]]  # (step as shown by progress, key of its artifact)
 
 
 def _wanted(
     dataset: Dataset, needs: Collection[str], sources: Mapping[str, str], store: ArtifactStore, device: torch.device,
     extractor: Mapping[str, str] | None,
 ) -> Wanted:  # fmt: skip
-    """Return what the cache is to hold, in the order of its making; None for what nobody can name yet.
+    """Return the steps of preparation with their artifact keys, in order; None for keys that are unknown yet.
 
     Args:
-        dataset: says how it is made.
+        dataset: to prepare.
         needs: of the metrics to come.
         sources: digests of the images.
         store: the cache.
         device: trains.
-        extractor: Inception's weights, where they are to be used.
+        extractor: reference of Inception's weights, if used.
     """
     recipes: dict[str, Any] = {"judge": dataset.judge}
     recipes |= {f"{name} judge": getattr(dataset, name) for name in _other_judge_names(needs)}
@@ -132,7 +132,7 @@ def _wanted(
     wanted: Wanted = [
         (making(kind, recipe), classifier_key(dataset, kind, recipe, sources, device))
         for kind, recipe in recipes.items()
-        if not isinstance(recipe, SvmRecipe)  # which is fitted anew each time
+        if not isinstance(recipe, SvmRecipe)  # fitted every time, not cached
     ]
     if features:
         if dataset.extractor is not None:
@@ -145,7 +145,7 @@ def _wanted(
 
 
 def _numbered(wanted: Wanted, store: ArtifactStore, progress: Progress) -> Progress:
-    """Say what of it is to be made, and return a progress that counts it: `train the judge (1 of 3)`."""
+    """Announce the missing steps, and return a progress that counts them: `train the judge (1 of 3)`."""
     missing = [step for step, made in wanted if made is None or store.reference(*made) is None]
     if missing:
         others = f", and {len(wanted) - len(missing)} are in the cache" if len(missing) < len(wanted) else ""
@@ -160,15 +160,15 @@ def _numbered(wanted: Wanted, store: ArtifactStore, progress: Progress) -> Progr
 
 
 def _other_judge_names(needs: Collection[str]) -> list[str]:
-    """Return the judges that metrics ask for beside the first one."""
+    """Return the names of the further judges that metrics need."""
     return [name for name, (endings, _) in OTHER_JUDGES.items() if any(need.endswith(endings) for need in needs)]
 
 
 def _other_judges(
     needs: Collection[str], dataset: Dataset, images: Images, sources: Mapping[str, str], store: ArtifactStore,
     device: torch.device, progress: Progress,
-) -> dict[str, Found]:  # fmt: skip
-    """Return the judges that metrics ask for beside the first one, by name."""
+) -> dict[str, ReadyJudge]:  # fmt: skip
+    """Return the further judges that metrics need, by name."""
     return {
         name: OTHER_JUDGES[name][1](dataset, images, sources, store, device, progress)
         for name in _other_judge_names(needs)
@@ -179,28 +179,28 @@ def _own_extractor(
     dataset: Dataset, images: Images, sources: Mapping[str, str], store: ArtifactStore, device: torch.device,
     progress: Progress,
 ) -> tuple[nn.Module, dict[str, str]]:  # fmt: skip
-    """Return the dataset's own extractor behind torch-fidelity's interface, and what a record says of its weights."""
+    """Return the dataset's own extractor behind torch-fidelity's interface, and the reference of its weights."""
     assert dataset.extractor is not None
-    found = classifier(dataset, "extractor", dataset.extractor, images, sources, store, device, progress)
-    network = frozen(build_classifier(dataset, dataset.extractor), found.tensors, torch.device("cpu"))
-    return extractor_for(f"unlearnbench-{dataset.name}", network), found.reference
+    artifact = classifier(dataset, "extractor", dataset.extractor, images, sources, store, device, progress)
+    network = frozen(build_classifier(dataset, dataset.extractor), artifact.tensors, torch.device("cpu"))
+    return extractor_for(f"unlearnbench-{dataset.name}", network), artifact.reference
 
 
 def train_features(
     extractor: nn.Module, reference: Mapping[str, str], images: Images, sources: Mapping[str, str],
     store: ArtifactStore, device: torch.device, progress: Progress,
 ) -> Artifact:  # fmt: skip
-    """Return the features of all training images, of which every forget class takes its reference."""
+    """Return the features of all training images; reference sets are subsets of them."""
 
     def build() -> tuple[Tensors, dict[str, Any]]:
         progress(FEATURES, 0, 0)
-        return {"features": through(extractor, images.train.images, device).float()}, {}
+        return {"features": forward_batches(extractor, images.train.images, device).float()}, {}
 
     return store.get("features", _features_inputs(reference, sources, device), build)
 
 
 def _features_inputs(extractor: Mapping[str, str], sources: Mapping[str, str], device: torch.device) -> dict[str, Any]:
-    """Return what features of the training images depend on."""
+    """Return the inputs of the cache key of the training images' features."""
     images = sources["train"]
     return {
         "extractor": dict(extractor), "images": images, "device": device.type, "software": software(),

@@ -26,7 +26,7 @@ from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, softw
 from unlearnbench.store.revisions import later
 from unlearnbench.store.scratch import beside, fsync, sweep
 
-FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of a training, and between two
+FIRST_CHECKPOINT_SECONDS, CHECKPOINT_SECONDS = 10.0, 60.0  # after the start of training, and between two checkpoints
 
 
 UNGUIDED = "the base model has no null class: it is sampled without guidance, and methods drop no labels"
@@ -74,13 +74,13 @@ def base_artifact(
 
 
 def base_reference(dataset: Dataset, base: Artifact) -> dict[str, Any]:
-    """Return what a record says of the base model, and what priors rest on."""
-    timed = {} if dataset.base.minutes is None else {"steps": base.facts["steps"]}  # that its recipe does not tell
+    """Return the reference of the base model for records and for keys of priors."""
+    timed = {} if dataset.base.minutes is None else {"steps": base.facts["steps"]}  # unknown from the recipe
     return {**base.reference, **timed}
 
 
 def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[str, Any]:
-    """Return what a base model depends on."""
+    """Return the inputs of a base model's cache key."""
     if dataset.checkpoint:
         return {
             "checkpoint": dataset.choices["base"], "classes": dataset.num_classes, "image_shape": dataset.image_shape,
@@ -95,9 +95,9 @@ def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[st
 def _train_base(
     dataset: Dataset, train: Split, workspace: Path, device: torch.device, progress: Progress
 ) -> tuple[Tensors, dict[str, Any]]:
-    """Train the base model, from its last checkpoint where a training was stopped."""
+    """Train the base model, resuming from the last checkpoint if there is one."""
     recipe, config = dataset.base, unet_config(dataset)
-    torch.manual_seed(recipe.seed)  # initial weights and dropout, which take no generator
+    torch.manual_seed(recipe.seed)  # initial weights and dropout use the global generator
     model = placed(build_unet(config), device)
     generator = torch.Generator(device).manual_seed(recipe.seed)
     images, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device)
@@ -133,16 +133,16 @@ def _train_base(
 def _train(
     training: DenoiserTraining, draw: Draw, recipe: BaseRecipe, path: Path, before: float, progress: Progress
 ) -> None:
-    """Take a recipe's steps, or as many as its minutes hold, with a checkpoint now and then.
+    """Take a recipe's steps, or as many as fit its minutes, with regular checkpoints.
 
-    Where minutes end the training, its step size is annealed along the time, so that both reach their end together.
+    Where the recipe gives minutes, the step size is annealed over time instead of steps.
 
     Args:
         training: new, or restored from a checkpoint.
         draw: returns images and labels.
         recipe: of the base model.
         path: of the checkpoint.
-        before: seconds that the training took up to that checkpoint, where minutes end it.
+        before: seconds of training up to that checkpoint, where the recipe gives minutes.
         progress: shows how far it is.
     """
     seconds = None if recipe.minutes is None else 60 * recipe.minutes
@@ -162,18 +162,18 @@ def _train(
 
 
 def _check_converging(training: DenoiserTraining, workspace: Path) -> None:
-    """Refuse to keep a training whose loss or weights are no longer finite."""
+    """Raise UsageError where the loss or the weights are no longer finite."""
     weights = torch.stack(torch._foreach_norm(list(training.model.parameters())))
     if not (torch.isfinite(training.losses[: training.step]).all() and torch.isfinite(weights).all()):
         shutil.rmtree(workspace, ignore_errors=True)
         raise UsageError(
             f"the training of the base model diverged by step {training.step} (NaN or infinite): its recipe does not "
-            f"suit these images; give a trained model with --base"
+            f"suit these images: give a trained model with --base"
         )
 
 
 def save_checkpoint(path: Path, tensors: Tensors) -> None:
-    """Write tensors so that a reader finds the old file or the new one, never half of one.
+    """Write tensors to a file atomically.
 
     Raises:
         UsageError: the cache cannot be written.
@@ -190,14 +190,14 @@ def save_checkpoint(path: Path, tensors: Tensors) -> None:
         scratch.replace(path)
     except (OSError, SafetensorError) as error:
         if made and not path.parent.exists():
-            return  # a builder whom a lock that holds nothing did not stop is done, and has cleared up
+            return  # a concurrent builder (locks are unreliable here) has finished and cleaned up
         raise unwritable(f"the checkpoint {path} cannot be written", error) from error
     finally:
         scratch.unlink(missing_ok=True)
 
 
 def _curve(losses: Tensor) -> list[tuple[int, float]]:
-    """Return (step, mean loss up to it since the point before), at most CURVE_POINTS of them."""
+    """Return (step, mean loss since the previous point), at most CURVE_POINTS of them."""
     size = -(-len(losses) // CURVE_POINTS)
     return [
         (min((k + 1) * size, len(losses)), float(part.mean())) for k, part in enumerate(torch.split(losses.cpu(), size))

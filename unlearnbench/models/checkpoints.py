@@ -1,4 +1,4 @@
-"""Base models as diffusers keeps them on disk: written by `train`, read and checked by `--base`.
+"""Base models in diffusers' format: written by `train`, read and checked by `--base`.
 
 A checkpoint is a folder with `unet/` (config.json and safetensors weights) and `scheduler/`, or a bare UNet folder, or
 the name of either on the Hugging Face Hub. Never a pickle.
@@ -25,26 +25,26 @@ SCHEDULE: dict[str, Any] = {
     "prediction_type": "epsilon",
 }  # fmt: skip
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler")
-# What keys of these schedulers' configs may say; one that is missing has the class's default, which is among them.
+# Allowed values in these schedulers' configs; a missing key has the class's default, which is allowed.
 SCHEDULER_VALUES: Mapping[str, Sequence[Any]] = {
     **{key: (value,) for key, value in SCHEDULE.items()},
     "trained_betas": (None,), "rescale_betas_zero_snr": (False, None), "thresholding": (False, None),
     "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
     "predict_epsilon": (True, None), "timestep_values": (None,), "tensor_format": ("pt", "np", None),  # of old versions
 }  # fmt: skip
-SAMPLER_KEYS = (  # how that scheduler would step; here the protocol's sampler does
+SAMPLER_KEYS = (  # of the scheduler's sampling, which the protocol's sampler replaces
     "clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "set_alpha_to_one",
     "skip_prk_steps", "steps_offset", "timestep_spacing",
 )  # fmt: skip
-UNET_VALUES: Mapping[str, Sequence[Any]] = {  # other values want other images, timesteps or labels than they get here
+UNET_VALUES: Mapping[str, Sequence[Any]] = {  # other values expect different images, timesteps or labels
     "center_input_sample": (False, None), "time_embedding_type": ("positional", "learned"), "class_embed_type": (None,),
     "downsample_padding": (0, 1),
 }  # fmt: skip
-MOST_IN_CONFIG = 2**20  # no size of a network is larger
+MOST_IN_CONFIG = 2**20  # upper limit of numbers in a config
 
 
 def write_checkpoint(folder: Path, model: "nn.Module") -> None:
-    """Write a base model as a diffusers folder; its parts appear when they are whole.
+    """Write a base model as a diffusers folder; its parts appear atomically.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -68,7 +68,7 @@ def write_checkpoint(folder: Path, model: "nn.Module") -> None:
 
 
 def write_scheduler(folder: Path) -> None:
-    """Write the benchmark's noise schedule as diffusers keeps it."""
+    """Write the benchmark's noise schedule in diffusers' format."""
     from diffusers import DDPMScheduler
 
     DDPMScheduler(**SCHEDULE, clip_sample=False, variance_type="fixed_small").save_pretrained(folder)
@@ -94,7 +94,7 @@ def read_checkpoint(name: str, dataset: "Dataset") -> "tuple[dict[str, Any], Ten
 
 
 def read_folder(what: str, folder: Path) -> "tuple[dict[str, Any], Tensors, Mapping[str, Any] | None]":
-    """Return config, weights and noise schedule (None where it says nothing) of a model in a diffusers folder.
+    """Return config, weights and noise schedule (None if absent) of a model in a diffusers folder.
 
     Args:
         what: begins the error messages.
@@ -113,11 +113,11 @@ def read_folder(what: str, folder: Path) -> "tuple[dict[str, Any], Tensors, Mapp
             raise UsageError(f"{what}: it lacks {path.relative_to(folder)} of a diffusers UNet2DModel")
     path = config
     try:
-        found = read_object(config)
+        arguments = read_object(config)
         path = scheduler
         schedule = read_object(scheduler) if scheduler.is_file() else None
         path = weights
-        return found, load_file(weights), schedule
+        return arguments, load_file(weights), schedule
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"{what}: its {path.relative_to(folder)} cannot be read ({spell_error(error)})") from error
 
@@ -125,7 +125,7 @@ def read_folder(what: str, folder: Path) -> "tuple[dict[str, Any], Tensors, Mapp
 def build_checked(
     what: str, config: Mapping[str, Any], weights: "Tensors", image_shape: Sequence[int]
 ) -> "nn.Module":  # fmt: skip
-    """Return the network of a config and weights from outside, after seeing that they make one that predicts numbers.
+    """Return the network of an untrusted config and weights, after checking that it predicts finite numbers.
 
     Args:
         what: begins the error messages.
@@ -143,11 +143,11 @@ def build_checked(
     _check_unet(what, config, len(weights))
     known = {key: value for key, value in config.items() if not key.startswith("_") and value is not None}
     try:
-        with torch.device("meta"):  # costs no memory, whatever the sizes are
+        with torch.device("meta"):  # takes no memory at any size
             wanted = {key: tensor.shape for key, tensor in build_unet(known).state_dict().items()}
         for key in (*wanted, *weights):
             if key not in wanted or key not in weights or wanted[key] != weights[key].shape:
-                raise ValueError(f"{key} is missing, too many or of another shape")
+                raise ValueError(f"{key} is missing, unexpected or of a different shape")
             if not torch.isfinite(weights[key]).all():
                 raise UsageError(f"{what}: its weights in {key} are not all finite: give another checkpoint")
         model = build_unet(known)
@@ -158,7 +158,7 @@ def build_checked(
             predicted = model.eval()(x, t, labels).sample
     except UsageError:
         raise
-    except Exception as error:  # whatever diffusers or torch make of a config and weights that do not belong together
+    except Exception as error:  # diffusers and torch raise various errors on a mismatch
         raise UsageError(f"{what}: its weights do not fit its config ({spell_error(error)})") from error
     if predicted.shape != x.shape or not torch.isfinite(predicted).all():
         raise UsageError(f"{what}: it does not predict finite noise of the shape of an image: give another checkpoint")
@@ -166,7 +166,7 @@ def build_checked(
 
 
 def _check_unet(what: str, config: Mapping[str, Any], tensors: int) -> None:
-    """Raise UsageError where a network's config says what no benchmark's model says, or what would take forever."""
+    """Raise UsageError where a network's config is incompatible with the benchmark, or too large to build."""
     from inspect import signature
 
     from diffusers import UNet2DModel
@@ -178,7 +178,7 @@ def _check_unet(what: str, config: Mapping[str, Any], tensors: int) -> None:
         sizes = value if isinstance(value, list) else [value]
         huge = any(isinstance(size, int | float) and abs(size) > MOST_IN_CONFIG for size in sizes)
         if key not in known or huge or len(sizes) > tensors:
-            raise UsageError(f"{what}: its config has {key} {_shown(value)}, which no UNet2DModel here may have")
+            raise UsageError(f"{what}: its config has {key} {_shown(value)}, which is not supported here")
         if key in UNET_VALUES and value not in UNET_VALUES[key]:
             raise UsageError(f"{what}: its config has {key} {_shown(value)}, but needs {_shown(UNET_VALUES[key][0])}")
     layers, labels = config.get("layers_per_block", 1), config.get("num_class_embeds")
@@ -190,7 +190,7 @@ def _check_unet(what: str, config: Mapping[str, Any], tensors: int) -> None:
 
 
 def _shown(value: Any) -> str:
-    """Return a value of a file from outside as an error message shows it."""
+    """Return a value of an untrusted file for an error message."""
     return one_line(repr(value), 60)
 
 
@@ -204,7 +204,7 @@ def _from_hub(name: str) -> "tuple[dict[str, Any], Tensors, Mapping[str, Any] | 
         raise
     except Exception as error:  # the Hub's client raises its own and its network library's errors
         raise UsageError(
-            f"--base {name} is no folder here and cannot be fetched from the Hugging Face Hub ({spell_error(error)}): "
+            f"--base {name} is not a folder and cannot be fetched from the Hugging Face Hub ({spell_error(error)}): "
             f"give a folder with a diffusers UNet2DModel"
         ) from error
 
@@ -214,10 +214,10 @@ def _check_config(name: str, config: Mapping[str, Any], dataset: "Dataset") -> N
     labels = config.get("num_class_embeds")
     if labels is None and config.get("_class_name") == "UNet2DModel":
         raise UsageError(f"--base {name}: it has no class labels (num_class_embeds), so it has no class to unlearn")
-    if labels == dataset.num_classes and not dataset.unguided:  # a model of the Hub, which was not here to be asked
+    if labels == dataset.num_classes and not dataset.unguided:  # a Hub model, unknown until now
         raise UsageError(
             f"--base {name}: it has labels for the {labels} classes of {dataset.name} but none for the null class of "
-            f"guidance: download it and give its folder, so that it is run without guidance"
+            f"guidance: download it and give its folder, to run it without guidance"
         )
     wanted: dict[str, list[Any]] = {
         "_class_name": ["UNet2DModel"], "in_channels": [channels], "out_channels": [channels],
@@ -231,7 +231,7 @@ def _check_config(name: str, config: Mapping[str, Any], dataset: "Dataset") -> N
 
 
 def check_schedule(what: str, schedule: Mapping[str, Any] | None) -> None:
-    """Raise UsageError where a model says that it was trained with another noise schedule than the benchmark's."""
+    """Raise UsageError where a model's config names a noise schedule other than the benchmark's."""
     if schedule is None:
         return
     if schedule.get("_class_name") not in SCHEDULERS:

@@ -78,7 +78,7 @@ def to_float(images: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module, *, dropout: bool = False) -> Iterator[None]:
-    """Put a model into eval mode and TF32 off, and restore both: dropout never runs unless it is asked for."""
+    """Put a model into eval mode and turn TF32 off, and restore both; dropout runs only if requested."""
     was_training, tf32 = model.training, torch.backends.cudnn.allow_tf32
     model.train(dropout)
     torch.backends.cudnn.allow_tf32 = False
@@ -91,9 +91,9 @@ def evaluating(model: nn.Module, *, dropout: bool = False) -> Iterator[None]:
 
 
 def half_precision(device: torch.device, wanted: bool) -> AbstractContextManager[Any]:
-    """Return a context in which CUDA computes convolutions and products in bfloat16, where that is wanted.
+    """Return a context in which CUDA computes convolutions and matrix products in bfloat16, if wanted.
 
-    Weights may be trained inside: each forward pass rounds them anew. (Autocast's cache would keep those of the first.)
+    Weights may be trained inside: each forward pass rounds them again, since autocast's cache is off.
     """
     if not wanted or device.type != "cuda":
         return nullcontext()

@@ -1,6 +1,6 @@
-"""Floating-point operations: how many a model takes per image, and how many a device can do per second.
+"""Floating-point operations: of a model per image, and of a device per second.
 
-With the counts of images, they compare methods across machines: the same method does the same arithmetic everywhere.
+With the counts of images they allow comparisons across machines, as a method does the same arithmetic everywhere.
 """
 
 import time
@@ -17,7 +17,7 @@ from unlearnbench.store.artifacts import ArtifactStore, Tensors
 from unlearnbench.store.provenance import device_key
 
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices whose product is timed
-PEAK_SECONDS, PEAK_LEAST = 1.0, 5  # how long products are timed, and how many at least
+PEAK_SECONDS, PEAK_LEAST = 1.0, 5  # how long products are timed, and at least how many
 
 
 def flops_per_image(unet: Mapping[str, Any], image_shape: Sequence[int]) -> dict[str, int]:
@@ -67,7 +67,7 @@ def _fastest_product(device: torch.device, dtype: torch.dtype, tf32: bool) -> fl
             torch.accelerator.synchronize(device)
 
     size = PEAK_SIZE.get(device.type, PEAK_SIZE["cpu"])
-    drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(0))  # of equal numbers it would be faster
+    drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(0))  # equal numbers would multiply faster
     a = drawn.to(device, dtype)
     allowed, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
     try:
@@ -88,7 +88,7 @@ def known_flops(
     unet: Mapping[str, Any], image_shape: Sequence[int], device: torch.device, identity: Mapping[str, Any],
     software: Mapping[str, str], store: ArtifactStore,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return {"forward", "backward", "peak"}: counted once per model and measured once per model of device, then kept.
+    """Return {"forward", "backward", "peak"}: counted per network, measured per model of device, cached.
 
     Args:
         unet: arguments of the UNet.

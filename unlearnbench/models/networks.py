@@ -15,7 +15,7 @@ from unlearnbench.models.diffusion import to_float
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue in [0, 1]
 
-# To torch all blocks are one function, of which it compiles 8 forms by default and leaves the others uncompiled.
+# All blocks share one forward function; by default torch compiles at most 8 variants of a function.
 MOST_COMPILED = 256
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -30,14 +30,14 @@ def unet_config(dataset: Dataset) -> dict[str, Any]:
 
 def build_unet(config: Mapping[str, Any]) -> nn.Module:
     """Return a denoiser with random weights."""
-    from diffusers import UNet2DModel  # takes seconds to import, and only a cell's process needs it
+    from diffusers import UNet2DModel  # takes seconds to import; only a cell's process needs it
 
     model: nn.Module = UNet2DModel(**config)
     return model
 
 
 def frozen(model: Model, weights: Mapping[str, Tensor], device: torch.device) -> Model:
-    """Return a network with these weights, on a device, in eval mode, for no one to train."""
+    """Return a network with these weights, on a device, in eval mode, without gradients."""
     model.load_state_dict(weights)
     return placed(model, device).eval().requires_grad_(False)
 
@@ -49,9 +49,9 @@ def placed(model: Model, device: torch.device) -> Model:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block of a network by itself, on first use.
+    """Compile each block of a network separately, on first use.
 
-    What hangs on the network as a whole, such as hooks, stays outside, and a copy of it is a plain one.
+    Hooks and other changes of the network as a whole are not compiled, and a copy of the network is uncompiled.
     """
     import torch._dynamo  # takes a second
 
@@ -62,13 +62,13 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Say whether a network computes what its modules and weights say: no hooks, no forward of its own."""
+    """Say whether its modules and weights determine a network's output: no hooks, no replaced forward."""
     parts = list(model.modules())
     return not any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts)
 
 
 class Classifier(nn.Module):
-    """A judge or a feature extractor: a body that makes features and one linear head.
+    """A judge or a feature extractor: a body that returns features, and a linear head.
 
     Images are (B, C, H, W), uint8 or float in [-1, 1].
     """
@@ -135,13 +135,13 @@ class Vgg16(Classifier):
         layers[0] = nn.Conv2d(channels, 64, 3, padding=1)
         for layer in layers:
             if isinstance(layer, nn.MaxPool2d):
-                layer.ceil_mode = True  # so that images of fewer than 32 pixels go through
+                layer.ceil_mode = True  # so that images of fewer than 32 pixels work
         self.body = nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(512, num_classes)
 
 
 class _Residual(nn.Module):
-    """Two convolutions, the first of which halves the image, beside a strided 1x1 one."""
+    """Two convolutions, the first with stride 2, and a strided 1x1 shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -175,8 +175,8 @@ class ResNet34(Classifier):
     Args:
         channels: of the images.
         num_classes: K.
-        side: images are resized to so many pixels (bilinear) and meet ImageNet's stem; None leaves them as they are
-            and puts a 3x3 stem without pooling in its place.
+        side: images are resized to this many pixels (bilinear), for ImageNet's stem; None keeps their size and uses a
+            3x3 stem without pooling.
     """
 
     def __init__(self, channels: int, num_classes: int, side: int | None = None) -> None:
@@ -204,7 +204,7 @@ class ResNet34(Classifier):
         """Load torchvision's ImageNet weights into the body.
 
         Raises:
-            UsageError: they are not there and cannot be downloaded.
+            UsageError: they are missing and cannot be downloaded.
         """
         from torchvision.models import ResNet34_Weights
 
@@ -223,7 +223,7 @@ class ResNet34(Classifier):
 class _CifarBlock(nn.Module):
     """relu(x' + bn(conv(relu(bn(conv(x)))))), with x' = x or, where the width doubles, every second pixel of x.
 
-    Of the channels that x' then lacks, all zeros, half come before its own and half after.
+    Missing channels of x' are zeros, half of them before and half after the existing ones.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

@@ -1,4 +1,4 @@
-"""The sampler, readable on one screen: DDIM and DDPM with labels, guidance and noise of each image's own."""
+"""The sampler, readable on one screen: DDIM and DDPM with labels, guidance and per-image noise."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unlearnbench.models.diffusion import Schedule, evaluating, half_precision, predict_noise, to_uint8
 from unlearnbench.models.transfer import upload
 
-CPU_PIXELS = 2**14  # of both guidance branches: with more, a CPU is faster at one after the other (tests/benchmarks)
+CPU_PIXELS = 2**14  # of both guidance branches; above this, sequential passes are faster on a CPU (tests/benchmarks)
 
 
 def _stacked_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -21,17 +21,17 @@ def _stacked_noise(generators: Sequence[torch.Generator], shape: Sequence[int], 
 class Start:
     """Where sampling begins: by default with standard noise at the sampler's first, the noisiest timestep."""
 
-    x0: Tensor | None = None  # (N, C, H, W) clean images: the noise is added to them, instead of standing alone
-    t: int | None = None  # go on from the sampler's noisiest timestep that is not above it
+    x0: Tensor | None = None  # (N, C, H, W) clean images to add the noise to; None: pure noise
+    t: int | None = None  # start at the sampler's largest timestep that does not exceed it
     scale: float = 1.0  # factor on the noise
 
     def timesteps(self, total: int, steps: int) -> range:
-        """Return the sampler's timesteps from here on, for so many steps from the last of `total` timesteps."""
+        """Return the remaining timesteps of a sampler with `steps` steps over `total` timesteps."""
         every = range(0, total, total // steps)[::-1]
         return every if self.t is None else every[-1 - self.t * steps // total :]
 
     def x_t(self, schedule: Schedule, noise: Tensor, t: int, first: int) -> Tensor:
-        """Return what the images from number `first` on start from, given their noise (B, C, H, W)."""
+        """Return the initial x_t of the images from index `first` on, given their noise (B, C, H, W)."""
         if self.x0 is None:
             return self.scale * noise
         x0 = self.x0[first : first + len(noise)].to(noise)
@@ -50,12 +50,12 @@ def sample(
         model: noise predictor; it runs in eval mode and is left in the mode it had.
         schedule: the forward process.
         labels: (N,) int64 classes, on any device.
-        seeds: N seeds, one per image: an image depends on its own seed and not on its neighbours or the batch size.
+        seeds: N seeds, one per image: an image depends on its own seed, not on the batch.
         image_shape: (C, H, W).
         steps: sampling steps; must divide T. Timesteps are 0, T/steps, 2 T/steps, ... in reverse.
         eta: 0 is deterministic DDIM, 1 ancestral sampling with the small posterior variance.
         guidance: w of Ho & Salimans 2022, (1 + w) eps(c) - w eps(null_class); 0 is conditional only.
-        null_class: the label of the unconditional branch; None where the model has none, which guidance 0 needs none.
+        null_class: the label of the unconditional branch; None where the model has none, which requires guidance 0.
         batch_size: images per forward pass (twice as many rows with guidance).
         clip_x0: clip the prediction of x0 to [-1, 1] at every step and let eps follow; the reference code does not.
         bf16: let CUDA run the model in bfloat16; the updates of x stay in its own precision.
@@ -67,7 +67,7 @@ def sample(
         (N, C, H, W) uint8 on the CPU.
 
     Raises:
-        ValueError: steps does not divide T, labels and seeds differ in length, or guidance lacks the null class.
+        ValueError: steps does not divide T, labels and seeds differ in length, or guidance lacks a null class.
     """
     if schedule.timesteps % steps:
         raise ValueError(f"{steps} sampling steps do not divide the {schedule.timesteps} timesteps")
@@ -117,7 +117,7 @@ def ddim_step(
 def _guided_noise(model: nn.Module, x: Tensor, t: int, y: Tensor, guidance: float, null_class: int | None) -> Tensor:
     """Return the guided prediction in the precision of x.
 
-    Both branches go through the model as one batch, but for large ones on a CPU.
+    Both branches run as one batch, except large ones on a CPU.
     """
     times = torch.full_like(y, t)
     if guidance == 0:

@@ -1,7 +1,7 @@
-"""The unlearned model as a product: a diffusers folder with a model card, and grids of its samples.
+"""Saved unlearned models: diffusers folders with a model card, and grids of their samples.
 
-A cell's process stages the weights, when unlearning is done; the process that records the cell adds what only the
-record knows and moves the folder to its place. So a folder is there whole or not at all.
+A cell's process stages the weights after unlearning; the process that records the cell adds the model card and moves
+the folder to its place, so that folders appear atomically.
 """
 
 import json
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from unlearnbench.protocols import Progress
 
 CARD, FACTS = "README.md", "unlearnbench.json"
-DEFAULT_SAMPLER: Mapping[str, Any] = {  # of folders that say nothing of theirs
+DEFAULT_SAMPLER: Mapping[str, Any] = {  # of folders without a sampler
     "steps": 50, "eta": 0.0, "guidance": 0.0, "clip_x0": False, "dropout": False, "batch_size": 64, "bf16": False,
 }  # fmt: skip
-LEAST_SIDE = 64  # pixels; smaller images are enlarged by a whole factor to at least so many
+LEAST_SIDE = 64  # pixels; smaller images are enlarged by an integer factor to at least this
 MOST_SIDE = 4096  # pixels of a sample
 GAP = 2  # white pixels between images
 WHITE = 255
@@ -36,10 +36,10 @@ WHITE = 255
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model in a folder, with what its samples depend on."""
+    """A model in a folder, with the parameters of its samples."""
 
     network: "nn.Module"
-    cell: Cell  # whose dataset and sampling seed name the noise that samples start from
+    cell: Cell  # its dataset and sampling seed determine the initial noise
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]  # (C, H, W)
     sampler: Mapping[str, Any]  # arguments of diffusion.sample
@@ -49,11 +49,11 @@ class SavedModel:
 def open_model(folder: Path, device: "torch.device") -> SavedModel:
     """Read a model that `--save-models` wrote, or any diffusers UNet2DModel with class labels.
 
-    Of the latter nothing is known: its classes have numbers for names, its last label counts as the null class, and it
-    is sampled with DDIM in 50 steps without guidance.
+    For the latter, classes are named by number, the last label counts as the null class, and sampling uses DDIM with 50
+    steps without guidance.
 
     Raises:
-        UsageError: there is no such folder, or no such model in it.
+        UsageError: the folder is missing, or holds no such model.
     """
     from unlearnbench.models.networks import placed
 
@@ -79,19 +79,19 @@ def _read_network(folder: Path) -> "tuple[nn.Module, Mapping[str, Any]]":
     if config.get("_class_name") != "UNet2DModel":
         raise UsageError(f"{folder} holds a {one_line(str(config.get('_class_name')), 60)}, not a UNet2DModel")
     if not config.get("num_class_embeds"):
-        raise UsageError(f"{folder} has no class labels (num_class_embeds), so no class to ask it for")
+        raise UsageError(f"{folder} has no class labels (num_class_embeds), so no class to sample")
     side, channels = config.get("sample_size"), config.get("in_channels")
     height, width = side if isinstance(side, list) and len(side) == 2 else [side, side]
     shape: list[Any] = [channels, height, width]
     if channels not in (1, 3) or any(type(n) is not int or not 0 < n <= MOST_SIDE for n in (height, width)):
-        raise UsageError(f"{folder} makes no images of 1 or 3 channels and a known size, so no grid can show them")
+        raise UsageError(f"{folder} does not predict images of 1 or 3 channels and a known size: give another model")
     network = build_checked(str(folder), config, weights, shape)
     check_schedule(str(folder), schedule)
     return network, {**config, "image_shape": tuple(shape)}
 
 
 def _read_facts(folder: Path) -> dict[str, Any] | None:
-    """Return what stands beside a model that this package wrote; None beside any other."""
+    """Return the facts saved with a model of this package; None for any other model."""
     path = folder / FACTS
     try:
         facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -106,13 +106,13 @@ def draw(
     saved: SavedModel, classes: Sequence[int], n: int, *, seed: int | None, steps: int | None, guidance: float | None,
     progress: "Progress",
 ) -> NDArray[np.uint8]:  # fmt: skip
-    """Sample n images of each class, from the noise that the evaluation starts image 0 ... n - 1 of that class from.
+    """Sample n images of each class, from the same initial noise as images 0 to n - 1 of that class in the evaluation.
 
     Args:
         saved: the model.
         classes: labels.
         n: images of each.
-        seed: of the sampling noise; None for the one that the model was evaluated with.
+        seed: of the sampling noise; None for that of the model's evaluation.
         steps: of DDIM; None for the protocol's.
         guidance: w; None for the protocol's.
         progress: shows how far it is.
@@ -121,7 +121,7 @@ def draw(
         (len(classes), n, C, H, W).
 
     Raises:
-        UsageError: the steps do not divide the schedule's.
+        UsageError: the steps do not divide the schedule's, or guidance needs a null class that the model lacks.
     """
     import torch
 
@@ -143,12 +143,12 @@ def draw(
         null_class=saved.null_class, **sampler,
         progress=lambda done: progress("sample", done, len(labels) * sampler["steps"]),
     )  # fmt: skip
-    found: NDArray[np.uint8] = images.numpy().reshape(len(classes), n, *saved.image_shape)
-    return found
+    pictures: NDArray[np.uint8] = images.numpy().reshape(len(classes), n, *saved.image_shape)
+    return pictures
 
 
 def image_grid(images: NDArray[np.uint8]) -> "Image":
-    """Return images (classes, n, C, H, W) as one picture: a row for each class, or nearly a square of one class."""
+    """Return images (classes, n, C, H, W) as one picture: a row per class, or nearly a square for a single class."""
     from PIL import Image as pillow
 
     rows, n, channels, height, width = images.shape

@@ -1,4 +1,4 @@
-"""Training of denoisers and classifiers: the loop that can be stopped and resumed exactly, EMA, augmentation."""
+"""Training of denoisers: an exactly resumable loop, EMA, label dropout, augmentation."""
 
 import copy
 import math
@@ -37,9 +37,9 @@ class Ema:
 
 
 def drop_labels(y: Tensor, share: float, null_class: int | None, generator: torch.Generator) -> Tensor:
-    """Return labels of which a random share is replaced by the null class (classifier-free guidance training).
+    """Return labels with a random share replaced by the null class (classifier-free guidance training).
 
-    A model without one keeps all labels.
+    Without a null class all labels stay.
     """
     if null_class is None:
         return y
@@ -54,10 +54,10 @@ def antithetic_timesteps(n: int, timesteps: int, generator: torch.Generator) -> 
 
 
 class DenoiserTraining:
-    """A noise predictor in training with L_eps (Ho et al. 2020, eq. 14): one step at a time, stoppable and resumable.
+    """A noise predictor in training with L_eps (Ho et al. 2020, eq. 14), one step at a time, resumable.
 
-    `tensors` holds all of its state, the random generators' included, so that a training that was stopped and restored
-    gives the same losses and weights as one that was not; on CUDA but for rounding, which cuDNN need not repeat.
+    `tensors` holds its complete state, including random generators, so that a resumed training gives the same losses
+    and weights as an uninterrupted one; on CUDA up to rounding, as cuDNN is not deterministic.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class DenoiserTraining:
         self.lr, self.cosine, self.label_dropout, self.clip = lr, cosine, label_dropout, clip
         self.null_class, self.generator, self.bf16 = null_class, generator, bf16
         self.device = next(model.parameters()).device
-        fused = True if self.device.type == "cuda" else None  # on a CPU its sums would round otherwise
+        fused = True if self.device.type == "cuda" else None  # on a CPU it would round differently
         self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=fused)
         self.average = Ema(model, ema)
         self.step = 0
@@ -81,7 +81,7 @@ class DenoiserTraining:
 
         Args:
             draw: returns images and labels.
-            done: share of the training that is over, for the annealing, where it does not end with `total` steps.
+            done: completed share of the training, for the annealing, where it is not limited by `total` steps.
         """
         if self.cosine:
             angle = math.pi * self.step / self.total if done is None else math.pi * done
@@ -127,7 +127,7 @@ class DenoiserTraining:
                 _, number, moment = name.split(".")
                 moments.setdefault(int(number), {})[moment] = tensor
         self.optimizer.load_state_dict({**adam, "state": moments})
-        for parameter, kept in self.optimizer.state.items():  # moments lie in memory as their parameter does
+        for parameter, kept in self.optimizer.state.items():  # moments have the memory layout of their parameter
             for name in ("exp_avg", "exp_avg_sq"):
                 kept[name] = torch.empty_like(parameter).copy_(kept[name])
         self.generator.set_state(state["random.generator"])
@@ -158,8 +158,8 @@ def fit_denoiser(
         model: class-conditional noise predictor.
         schedule: the forward process.
         draw: returns n images (n, C, H, W) in [-1, 1] and labels (n,).
-        steps: yields once per step; whoever passes it owns progress and clock.
-        total: how many steps will come, for the annealing.
+        steps: yields once per step; the caller's iterator handles progress and timing.
+        total: number of steps, for the annealing.
         batch: images per step.
         lr: Adam's step size.
         cosine: anneal it to zero along half a cosine.
@@ -180,7 +180,7 @@ def fit_denoiser(
 
 
 def reinitialise(model: nn.Module) -> None:
-    """Give every layer fresh random weights, as its constructor did."""
+    """Initialise every layer again, as its constructor did."""
     for module in model.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
@@ -188,13 +188,13 @@ def reinitialise(model: nn.Module) -> None:
 
 
 def flipped(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images (B, C, H, W) of which a random half is mirrored left to right."""
+    """Return images (B, C, H, W), each mirrored left to right with probability 1/2."""
     mirror = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
     return torch.where(upload(mirror, x.device).view(-1, 1, 1, 1), x.flip(-1), x)
 
 
 def global_rng_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Restore torch's global random state: building an artifact and reading it leave the same state behind."""
+    """Restore torch's global random state afterwards, so that building and reading an artifact leave the same state."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 

@@ -1,4 +1,4 @@
-"""Cards: what a plugin says of itself in its module's docstring, as one page."""
+"""Cards: the docstrings of plugin modules, as one page."""
 
 import inspect
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ BETTER = {"lower": "lower is better", "higher": "higher is better", "neither": "
 
 
 def cards(registry: Registry, kind: Kind) -> str:
-    """Return a Markdown page with the card of every file that imports, and the columns that it declares."""
+    """Return a Markdown page with the card of every file that imports, and its columns."""
     parts = [f"# {kind.capitalize()}s\n"]
     for plugins in registry.files(kind):
         specs = [plugin.spec for plugin in plugins if not plugin.reason]  # `list` shows the reason of the others
@@ -33,7 +33,7 @@ def _heading(first: Plugin, specs: Sequence[MethodSpec | MetricSpec], text: str)
 
 
 def _facts(spec: MetricSpec) -> str:
-    """Return a sentence of what the metric's declaration says."""
+    """Return the facts of a metric's declaration as one sentence."""
     words = [f"Shows {spec.aspect}", BETTER[spec.better]]
     words += [f"in {spec.unit}"] if spec.unit else []
     words += [f"controls are checked against {spec.threshold:g}"] if spec.threshold is not None else []

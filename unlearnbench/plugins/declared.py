@@ -1,8 +1,8 @@
-"""What a plugin file declares, read from its syntax tree, so that a list of plugins need not import torch for each.
+"""Declarations of a plugin file, read from its syntax tree, so that listing plugins does not import torch.
 
-The names of its functions under `@method` and `@metric` are always read. The keywords of the decorator are read only
-from a file that plainly declares: imports of what is there, constants, functions, and keywords that are literals or
-constants of the file. Of any other, importing it tells, or says what is wrong with it.
+The names of functions under `@method` and `@metric` are always read. Keywords of the decorators are read only from
+simple files: imports of existing modules, constants, functions, and keywords that are literals or constants of the
+file. Other files must be imported.
 """
 
 import ast
@@ -34,7 +34,7 @@ def declared_names(tree: ast.Module) -> list[Name]:
 
 
 def declared_keywords(tree: ast.Module) -> dict[Name, dict[str, Any]]:
-    """Return {(kind, name): keywords of its decorator}, without those that only an import can tell."""
+    """Return {(kind, name): keywords of its decorator}, without those that are known only by importing."""
     found: dict[Name, dict[str, Any]] = {}
     if not all(_is_plain(node) for node in tree.body):
         return found
@@ -50,7 +50,7 @@ def declared_keywords(tree: ast.Module) -> dict[Name, dict[str, Any]]:
 
 
 def _declaration(node: ast.FunctionDef, kind: Kind) -> ast.Call | None:
-    """Return the call of a function's decorator of this kind, None where something else is called as well."""
+    """Return the call of a function's decorator of this kind, None where it has further decorators."""
     calls = [decorator for decorator in node.decorator_list if isinstance(decorator, ast.Call)]
     plain = len(calls) == 1 and isinstance(calls[0].func, ast.Name) and calls[0].func.id == kind
     return calls[0] if plain else None
@@ -73,8 +73,8 @@ def _keywords(call: ast.Call, constants: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords of a decorator, those of `**CONSTANT` included.
 
     Raises:
-        ValueError: one is neither a literal nor a constant, or there is something else between the brackets.
-        TypeError: one is there twice.
+        ValueError: one is neither a literal nor a constant, or there is a positional argument.
+        TypeError: a keyword is repeated.
     """
     if call.args:
         raise ValueError("only keywords can be read")
@@ -94,7 +94,7 @@ def _evaluate(node: ast.expr, constants: Mapping[str, Any]) -> Any:
 
 
 def _is_plain(node: ast.stmt) -> bool:
-    """Say whether a statement at the top of a file cannot fail, or do anything but define."""
+    """Say whether a top-level statement only defines something and cannot fail."""
     if isinstance(node, ast.Import):
         return all(_is_there(alias.name) for alias in node.names)
     if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""What a plugin's import may not change for the rest of the run."""
+"""Isolation of a plugin's import from the state of the process."""
 
 import locale
 import os
@@ -14,13 +14,13 @@ OWN_VARIABLES = "UNLEARNBENCH_"
 
 @contextmanager
 def process_state_kept() -> Iterator[None]:
-    """Put back the working directory, arguments, locale, umask, signal handlers and filters of warnings afterwards.
+    """Restore working directory, arguments, locale, umask, signal handlers and warning filters afterwards.
 
-    What is printed meanwhile goes to the standard error, so that it is not taken for the command's own output.
+    Output printed meanwhile goes to standard error, to keep it apart from the command's output.
     """
     with ExitStack() as after:
         after.enter_context(redirect_stdout(sys.stderr))
-        after.enter_context(redirect_stderr(sys.stderr))  # changes nothing, and puts it back
+        after.enter_context(redirect_stderr(sys.stderr))  # restores sys.stderr
         after.enter_context(warnings.catch_warnings())
         after.callback(locale.setlocale, locale.LC_ALL, locale.setlocale(locale.LC_ALL))
         after.callback(_put_back_arguments, sys.argv, list(sys.argv))
@@ -29,7 +29,7 @@ def process_state_kept() -> Iterator[None]:
         umask = os.umask(0)
         os.umask(umask)
         after.callback(os.umask, umask)
-        folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # a handle: the folder's name may change
+        folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # a handle, as the folder may be renamed
         after.callback(os.close, folder)
         after.callback(os.fchdir, folder)
         yield
@@ -50,7 +50,7 @@ def _put_back_variables(values: dict[str, str]) -> None:
 
 
 def _put_back_handlers(handlers: dict[int, object]) -> None:
-    """Put back the signal handlers that Python knows; only the main thread may, and only there could one change."""
+    """Restore Python's signal handlers; only the main thread can change them."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number, handler in handlers.items():

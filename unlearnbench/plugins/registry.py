@@ -1,9 +1,8 @@
-"""Plugins: how they are found, loaded and looked up.
+"""Plugins: discovery, loading and lookup.
 
-Built-ins are found by looking into the two plugin folders, third-party plugins by entry points (groups
-`unlearnbench.methods` and `unlearnbench.metrics`), a single file by `--plugin FILE`. A file may declare several. Their
-names are read from its text without importing anything; a plugin is imported when it is selected or listed, and one
-that fails to import harms no other.
+Built-ins are files in the two plugin folders, third-party plugins are entry points (groups `unlearnbench.methods` and
+`unlearnbench.metrics`), single files are given by `--plugin FILE`. A file may declare several. Their names are read
+without importing anything; a plugin is imported when it is used, and a failing import does not affect others.
 """
 
 import importlib
@@ -33,22 +32,22 @@ Load = Callable[[], ModuleType]
 
 @dataclass
 class Plugin:
-    """A plugin that is known by name; `spec` imports it."""
+    """A plugin by name; `spec` imports it."""
 
     name: str
     kind: Kind
-    origin: str  # where it comes from, as a person would look for it
-    path: Path | None  # its source file, None where only loading it can tell
+    origin: str  # its file or package, for messages
+    path: Path | None  # its source file; None until it is imported
     load_module: Load = field(repr=False)
-    module: str = ""  # the dotted name it is imported by, of an installed one
-    parses: bool = True  # a file that does not stands for one plugin of the file's name
+    module: str = ""  # dotted module name of an installed plugin
+    parses: bool = True  # a file that does not is listed as one plugin of its name
 
     @property
     def spec(self) -> MethodSpec | MetricSpec:
-        """What the plugin declared; the first use imports it.
+        """The plugin's declaration; the first use imports it.
 
         Raises:
-            PluginError: it fails to import or declares nothing of its name.
+            PluginError: it fails to import or does not declare this name.
         """
         if isinstance(self._outcome, PluginError):
             raise self._outcome
@@ -61,7 +60,7 @@ class Plugin:
                 module = self.load_module()
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # whatever it raises is its own affair, an exit too
+        except BaseException as error:  # any error, even SystemExit, concerns only this plugin
             failure = PluginError(spell_error(error))
             failure.__cause__ = error
             return failure
@@ -75,17 +74,17 @@ class Plugin:
 
     @property
     def reason(self) -> str:
-        """Why it cannot be used; empty where it can."""
+        """Why it cannot be used; empty if it can."""
         return str(self._outcome) if isinstance(self._outcome, PluginError) else ""
 
     @property
     def declared(self) -> Mapping[str, Any]:
-        """The keywords of its declaration, as far as given: read from its file, or by importing it.
+        """The keywords of its declaration: read from its file, or by importing it.
 
         Raises:
-            PluginError: as `spec`, where it takes an import.
+            PluginError: as `spec`, if it has to be imported.
         """
-        with suppress(OSError):  # importing it says what is wrong
+        with suppress(OSError):  # importing reports the error
             if self.path is not None and (read := read_source(self.path).keywords.get((self.kind, self.name))):
                 return read
         return vars(self.spec)
@@ -106,7 +105,7 @@ class Registry:
         """Find built-in plugins, entry points, and the plugins in the given files.
 
         Raises:
-            UsageError: a file that does not exist, or two plugins of one name.
+            UsageError: a file does not exist, or two plugins have the same name.
         """
         self._plugins: dict[Name, Plugin] = {}
         for kind in typing.get_args(Kind):
@@ -129,7 +128,7 @@ class Registry:
         return sorted((p for (k, _), p in self._plugins.items() if k == kind), key=lambda plugin: plugin.name)
 
     def files(self, kind: Kind) -> list[list[Plugin]]:
-        """Return the plugins of a kind file by file, those of one file in its order."""
+        """Return the plugins of a kind grouped by file, in the order of each file."""
         found: dict[Path | str, list[Plugin]] = {}
         for plugin in self._plugins.values():
             if plugin.kind == kind:
@@ -166,32 +165,32 @@ class Registry:
         return spec
 
     def select_methods(self, text: str) -> list[MethodSpec]:
-        """Return the methods that `--methods` names: `all`, a group such as `paper`, or names with commas between.
+        """Return the methods of `--methods`: `all`, a group such as `paper`, or names separated by commas.
 
-        `all` is every unlearning method plus the reference rows; gold standards, controls and broken plugins are left
-        out of it. References come first.
+        `all` is every unlearning method and reference, without gold standards, controls and broken plugins.
+        References come first.
 
         Raises:
-            UsageError: an unknown name or nothing selected.
+            UsageError: a name is unknown or empty, or nothing is selected.
         """
         specs: dict[str, MethodSpec] = {}
         for item in (part.strip() for part in text.split(",")):
             if not item:
-                raise UsageError(f"--methods {text!r} has an empty name: write all, or names with commas between")
+                raise UsageError(f"--methods {text!r} has an empty name: write all, or names separated by commas")
             members = [spec for spec in self._sound_methods() if item in spec.groups or _in_all(item, spec)]
             for spec in members or [self.method(item)]:
                 specs[spec.name] = spec
         return sorted(specs.values(), key=lambda spec: spec.role != "reference")
 
     def controls(self) -> list[MethodSpec]:
-        """Return the methods whose outcome is known beforehand and that need no training: references and controls."""
+        """Return the methods with a known outcome that need no training: references and controls."""
         return [spec for spec in self._sound_methods() if spec.role in ("reference", "control")]
 
     def select_metrics(self, text: str) -> list[MetricSpec]:
-        """Return the metrics that `--metrics` names: `all` but the optional ones, a group, or names with commas.
+        """Return the metrics of `--metrics`: `all` except optional ones, a group, or names separated by commas.
 
         Raises:
-            UsageError: an unknown name.
+            UsageError: a name is unknown.
         """
         specs: dict[str, MetricSpec] = {}
         for item in (part.strip() for part in text.split(",")):
@@ -216,7 +215,7 @@ class Registry:
         }
 
     def source_hash(self, kind: Kind, name: str) -> str:
-        """Return the SHA-256 of one plugin's source, importing it where that is the only way to find the file."""
+        """Return the SHA-256 of one plugin's source, importing it if its file is unknown otherwise."""
         return self._plugins[kind, name].source_hash
 
 
@@ -225,7 +224,7 @@ def _in_all(item: str, spec: MethodSpec) -> bool:
 
 
 def _sound(plugin: Plugin) -> MethodSpec | MetricSpec | None:
-    """Return the spec of a plugin that imports, None of one that does not (`list` shows the reason)."""
+    """Return the spec of a plugin, None if it does not import (`list` shows the reason)."""
     try:
         return plugin.spec
     except PluginError:
@@ -246,7 +245,7 @@ def _builtins(kind: Kind) -> list[Plugin]:
 
 
 def _builtin(path: Path, kind: Kind, load: Load) -> list[Plugin]:
-    """Return the plugins of a file in a plugin folder; one of its name where its text does not tell."""
+    """Return the plugins of a file in a plugin folder; one of the file's name if they cannot be read."""
     with suppress(OSError):
         if plugins := _declared_in(path, kind, load):
             return plugins
@@ -264,10 +263,10 @@ def _entry_points(kind: Kind) -> list[Plugin]:
 
 
 def _from_file(path: Path) -> list[Plugin]:
-    """Return the plugins of a file that --plugin names.
+    """Return the plugins of a file given by --plugin.
 
     Raises:
-        UsageError: it is not a Python file, cannot be read, or declares nothing or one name twice.
+        UsageError: it is not a Python file, cannot be read, or declares no plugin or a name twice.
     """
     path = _plugin_path(path)
 
@@ -298,11 +297,11 @@ def _from_file(path: Path) -> list[Plugin]:
 
 
 def _declared_in(path: Path, kind: Kind, load: Load) -> list[Plugin]:
-    """Return the plugins that a file declares; one that does not parse is one broken plugin of this kind.
+    """Return the plugins declared in a file; a file that does not parse gives one broken plugin of this kind.
 
     Raises:
         OSError: it cannot be read.
-        UsageError: it declares one name twice.
+        UsageError: it declares a name twice.
     """
     source, load = read_source(path), _once(load)
     if not source.parses:
@@ -314,9 +313,9 @@ def _declared_in(path: Path, kind: Kind, load: Load) -> list[Plugin]:
 
 
 def _once(load: Load) -> Load:
-    """Return a function that loads a module as `load` does, but tries once: later calls raise what the first raised.
+    """Return a function that loads a module as `load` does, but only once: later calls raise the same error.
 
-    So that a broken file that declares several plugins is executed once, not once for each.
+    So a broken file with several plugins is executed once.
     """
     failures: list[BaseException] = []
 
@@ -335,14 +334,14 @@ def _once(load: Load) -> Load:
 
 
 def _plugin_path(path: Path) -> Path:
-    """Return the absolute path of a file that --plugin names, links followed."""
+    """Return the absolute path of a file given by --plugin, links resolved."""
     shown = one_line(str(path), 300)
     try:
         found = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"--plugin {shown}: there is no such file") from error
     if found.is_dir():
-        raise UsageError(f"--plugin {shown}: it is not a file but a folder, so name the Python file in it")
+        raise UsageError(f"--plugin {shown}: it is a folder: name the Python file in it")
     if not found.is_file() or path.suffix != ".py":
-        raise UsageError(f"--plugin {shown}: it is not a Python file, whose name ends in .py")
+        raise UsageError(f"--plugin {shown}: it is not a Python file (.py)")
     return found

@@ -1,8 +1,7 @@
-"""A plugin's source, read and never executed: what it declares, and its identity.
+"""A plugin's source, parsed and never executed: its declarations and its identity.
 
-The identity is that of its file and of the helpers it imports, without what changes no number. Comments, docstrings and
-layout do not count; nor do the standard library, installed packages and the harness itself, whose versions a record
-has.
+The identity covers its file and the helpers it imports. Comments, docstrings and layout do not count; nor do the
+standard library, installed packages and the harness, as records have their versions.
 """
 
 import ast
@@ -27,13 +26,13 @@ def source_digest(path: Path, module: str = "") -> str:
     """Return the SHA-256 of a plugin's syntax tree and of those of its helpers, as 64 hex digits.
 
     Helpers are the modules that it, or another helper, imports from its folder, from elsewhere on Python's path, or
-    from its own package: what is neither the standard library nor installed. One that is not found is left out.
+    from its own package, except the standard library and installed packages. Missing ones are left out.
 
     Args:
         path: of its file.
-        module: the dotted name it is imported by, where it has one.
+        module: the dotted name of its module, if any.
     """
-    folders = [] if module else [str(path.parent)]  # where a file that is given by itself may find its helpers
+    folders = [] if module else [str(path.parent)]  # for helpers of a single file
     own, found = module.partition(".")[0], {path: ["", read_source(path).digest]}
     todo = [(module, path)]
     while todo:
@@ -50,13 +49,13 @@ def source_digest(path: Path, module: str = "") -> str:
 
 
 def module_file(name: str) -> Path | None:
-    """Return the file of a module by its dotted name, without importing it or its package; None where none is found."""
+    """Return the file of a module by its dotted name, without importing anything; None if it is not found."""
     found = list(_walk(name, _find(name.partition(".")[0])))
     return _file(found[-1]) if found and found[-1].name == name else None
 
 
 class Source:
-    """A Python file, parsed once; what is asked of it is worked out on first use."""
+    """A Python file, parsed once; properties are computed on first use."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -73,36 +72,36 @@ class Source:
 
     @functools.cached_property
     def names(self) -> Sequence[Name]:
-        """The kind and the name of every plugin that it declares, in the order of the file."""
+        """The kind and name of every declared plugin, in the order of the file."""
         return declared_names(self._tree) if self._tree else ()
 
     @functools.cached_property
     def keywords(self) -> Mapping[Name, Mapping[str, Any]]:
-        """The keywords of each declaration, without those that only an import can tell."""
+        """The keywords of each declaration, without those that are known only by importing."""
         return declared_keywords(self._tree) if self._tree else {}
 
     @functools.cached_property
     def digest(self) -> str:
-        """The SHA-256 of what counts of it: all its bytes where it is not Python, or nested too deeply."""
+        """The SHA-256 of its syntax tree; of its bytes where it is not valid Python, or nested too deeply."""
         if self._tree:
             with suppress(RecursionError):
                 return digest(_plain(self._tree))
         return hashlib.sha256(self._content).hexdigest()
 
     def imports_within(self, package: str) -> Iterator[tuple[str, Sequence[str]]]:
-        """Yield (dotted name of a module, names taken from it); relative ones as a package of that name has them."""
+        """Yield (dotted name of a module, names taken from it); relative imports are resolved within `package`."""
         parts = package.split(".") if package else []
         for node in ast.walk(self._tree) if self._tree else ():
             if isinstance(node, ast.Import):
                 yield from ((alias.name, ()) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.level <= len(parts):  # one beyond the package fails
+            elif isinstance(node, ast.ImportFrom) and node.level <= len(parts):  # deeper relative imports fail
                 around = parts[: len(parts) - node.level + 1] if node.level else []
                 target = ".".join([*around, *([node.module] if node.module else [])])
                 yield target, [alias.name for alias in node.names]
 
 
 def read_source(path: Path) -> Source:
-    """Return a file's source, read once for each state it is in.
+    """Return a file's source, cached until the file changes.
 
     Raises:
         OSError: it cannot be read.
@@ -117,7 +116,7 @@ def _read(path: Path, *_: int) -> Source:
 
 
 def _plain(node: Any) -> Any:
-    """Return a syntax tree as JSON that every Python gives alike: what is empty is left out, and so are docstrings."""
+    """Return a syntax tree as JSON that is the same in every Python version, without empty fields and docstrings."""
     if isinstance(node, list):
         return [_plain(member) for member in node]
     if not isinstance(node, ast.AST):
@@ -134,7 +133,7 @@ def _has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.Async
 
 
 def _specs(target: str, names: Sequence[str], folders: list[str]) -> Iterator[ModuleSpec]:
-    """Yield a module, the packages around it and those of `names` that are modules too, wherever Python may find them.
+    """Yield the specs of a module, its parent packages, and those of `names` that are modules.
 
     The harness and the standard library are left out.
     """
@@ -149,7 +148,7 @@ def _specs(target: str, names: Sequence[str], folders: list[str]) -> Iterator[Mo
 
 
 def _find(name: str, folders: list[str] | None = None) -> ModuleSpec | None:
-    """Return where a module or package at the top is: in some folders, or wherever Python finds it."""
+    """Return the spec of a top-level module or package, in given folders or on Python's path."""
     try:
         return importlib.util.find_spec(name) if folders is None else PathFinder.find_spec(name, folders)
     except (ImportError, ValueError, AttributeError):
@@ -157,7 +156,7 @@ def _find(name: str, folders: list[str] | None = None) -> ModuleSpec | None:
 
 
 def _walk(name: str, spec: ModuleSpec | None) -> Iterator[ModuleSpec]:
-    """Yield the packages that lead to a module and the module itself, as far as they are there."""
+    """Yield the specs of a module's packages and of the module itself, as far as they exist."""
     for part in [*name.split(".")[1:], ""]:
         if spec is None:
             return

@@ -1,4 +1,4 @@
-"""What a plugin declares: the `@method` and `@metric` decorators and the specs they make.
+"""Declarations of plugins: the `@method` and `@metric` decorators and their specs.
 
 A declaration that breaks the contract raises `PluginError` while the plugin is imported, so it never runs.
 """
@@ -29,23 +29,23 @@ NO_OBJECT = -1  # the verdict on an image that shows no class at all
 ROLE_TRUTHS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
     {"reference": {"forgetting": False, "retention": True}, "gold": {"forgetting": True, "retention": True}}
 )
-"""What is known beforehand of every method of a role; a control says it of itself."""
+"""The known outcome of methods by role; a control declares its own."""
 
 NEEDS: Mapping[str, str] = MappingProxyType(
     {
         "forget_samples": "(n, C, H, W) uint8: images generated for the forget class; where several are forgotten at "
-        "once, for each, and judges name all of them as the first, `cell.forget_class`",
+        "once, for each of them, and verdicts on all of them are mapped to the first, `cell.forget_class`",
         "retain_samples": "(m, C, H, W) uint8: images generated for the retained classes",
-        "retain_labels": "(m,) int64: the class each retained sample was asked for",
+        "retain_labels": "(m,) int64: the requested class of each retained sample",
         "forget_probs": "(n, K) float64: the judge's softmax for forget_samples",
         "retain_probs": "(m, K) float64: the judge's softmax for retain_samples",
-        "forget_verdicts": "(n,) int64: what the rejecting judge makes of forget_samples: a class, or NO_OBJECT",
+        "forget_verdicts": "(n,) int64: the rejecting judge's verdicts on forget_samples: a class, or NO_OBJECT",
         "retain_verdicts": "(m,) int64: the same for retain_samples",
-        "forget_second": "(n,) int64: the class that the second judge, one of another kind, names for forget_samples",
+        "forget_second": "(n,) int64: the classes that the second judge, of a different kind, sees in forget_samples",
         "retain_second": "(m,) int64: the same for retain_samples",
-        "earlier_verdicts": "(e,) int64: what the rejecting judge makes of images generated for the classes that were "
-        "forgotten earlier in a sequence; a metric that asks for them is computed in sequences only",
-        "earlier_labels": "(e,) int64: the class each of these was asked for",
+        "earlier_verdicts": "(e,) int64: the rejecting judge's verdicts on images generated for the classes that were "
+        "forgotten earlier in a sequence; metrics with this need are computed in sequences only",
+        "earlier_labels": "(e,) int64: the requested class of each of these",
         "forget_features": "(n, D) float64: extractor features of forget_samples",
         "retain_features": "(m, D) float64: extractor features of retain_samples",
         "reference_features": "(r, D) float64: extractor features of the protocol's reference images, by default all "
@@ -53,13 +53,13 @@ NEEDS: Mapping[str, str] = MappingProxyType(
         "reference_labels": "(r,) int64: the classes of these images",
         "forget_reference_features": "(f, D) float64: extractor features of all training images of the forget class",
         "num_classes": "K, the number of classes",
-        "cell": "the grid.Cell: forget_class (the first of forget_classes), method, settings, seed",
+        "cell": "the store.cell.Cell: forget_class (the first of forget_classes), method, settings, seed",
         "model": "the unlearned model, frozen, in eval mode",
-        "attacker": "an attacks.Attacker: copies of the unlearned model, training images, attempts to bring back the "
-        "class; a metric that asks for it is timed in phase `attack`",
+        "attacker": "a measure.attacks.Attacker: copies of the unlearned model, training images, attempts to recover "
+        "the class; metrics with this need are timed in phase `attack`",
     }
 )
-"""Everything a metric may ask for by parameter name; each is computed at most once per cell and shared."""
+"""The needs of metrics, by parameter name; each is computed at most once per cell and shared."""
 
 
 class Score(NamedTuple):
@@ -86,7 +86,7 @@ BOUNDS: Mapping[type[Bound], tuple[str, Callable[[Any, Any], bool]]] = MappingPr
 
 @dataclass(frozen=True)
 class Setting:
-    """One hyperparameter of a method, read off its signature."""
+    """One hyperparameter of a method, from its signature."""
 
     name: str
     type: type
@@ -96,12 +96,12 @@ class Setting:
 
     @property
     def range(self) -> str:
-        """What its bounds say, such as "more than 0, at most 1"; empty where it has none."""
+        """Its bounds in words, such as "more than 0, at most 1"; empty where it has none."""
         return ", ".join(f"{BOUNDS[type(bound)][0]} {_limit(bound):g}" for bound in self.bounds)
 
     @property
     def wanted(self) -> str:
-        """What it takes, in words."""
+        """Its valid values in words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         words: dict[type, str] = {bool: "true or false", float: "a finite number"}
@@ -109,7 +109,7 @@ class Setting:
         return f"{kind}, {self.range}" if self.bounds else kind
 
     def parse(self, text: str, owner: str) -> Scalar:
-        """Return the value that a command-line text stands for.
+        """Return the value of a command-line text.
 
         Raises:
             UsageError: the text is not of this setting's type, or its value is outside the choices or the range.
@@ -160,18 +160,18 @@ class MethodSpec:
     settings: Mapping[str, Setting]
     tuned: Mapping[str, Mapping[str, Scalar]]
     function: Callable[..., None]
-    truth: Mapping[str, bool]  # what is known beforehand: whether it forgets ("forgetting"), retains ("retention")
+    truth: Mapping[str, bool]  # known outcome: whether it forgets ("forgetting") and retains ("retention")
 
     @property
     def defaults(self) -> dict[str, Scalar]:
-        """The settings as the signature gives them."""
+        """The default settings of the signature."""
         return {name: setting.default for name, setting in self.settings.items()}
 
     def resolve(self, tunings: Iterable[str], overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """Return every setting: the default, then what is tuned, then the override.
+        """Return every setting: the default, replaced by tuned values, then by overrides.
 
         Args:
-            tunings: names of datasets and protocols whose tuned values apply, later ones over earlier ones.
+            tunings: names of datasets and protocols whose tuned values apply, later ones take precedence.
             overrides: of the user.
         """
         settings = self.defaults
@@ -184,7 +184,7 @@ class MethodSpec:
 class MetricSpec:
     """A declared metric; everything but the function travels with each value in the record.
 
-    There `aspect` is called `shows` and `threshold` is called `boundary`, as in the first records.
+    Records name `aspect` `shows` and `threshold` `boundary`, for compatibility.
     """
 
     name: str
@@ -218,11 +218,11 @@ def method(
     Args:
         title: the name in tables.
         paper: the arXiv id, empty for none.
-        streams: the data it may draw, a subset of `forget` and `retain`; drawing from another raises.
-        role: `method`; `reference` for a row all others are compared with; `gold` for one that runs only when named;
-            `control` for a sham whose outcome is known beforehand and which every benchmark runs.
-        groups: names under which `--methods` selects it together with others.
-        tuned: {dataset or protocol: {setting: value}}, values found for another one than the defaults were.
+        streams: the data it may draw, a subset of `forget` and `retain`; drawing from an undeclared one raises.
+        role: `method`; `reference` for a row that all others are compared with; `gold` for a method that runs only
+            when named; `control` for a sanity check with a known outcome, which every benchmark runs.
+        groups: names of groups for `--methods`.
+        tuned: {dataset or protocol: {setting: value}}, values tuned for it in place of the defaults.
         truth: of a control: {"forgetting": whether it forgets, "retention": whether it retains}, either or both.
 
     Raises:
@@ -263,19 +263,19 @@ def metric(
 
     Args:
         title: the column header.
-        unit: of the value; empty for a dimensionless one.
+        unit: of the value; empty if dimensionless.
         better: the direction of improvement, `lower` or `higher`; `neither` for a description.
-        aspect: the side of unlearning it speaks of, `forgetting` or `retention`; `robustness`: forgetting after an
-            attack; or `judging`: how far the judges are to be believed; reports group by it.
-        headline: it is an axis of the trade-off figure and stands in the paper's tables.
+        aspect: the side of unlearning it measures, `forgetting` or `retention`; `robustness`: forgetting after an
+            attack; `judging`: reliability of the judges; reports group by it.
+        headline: whether it is an axis of the trade-off figure and a column of the main tables.
         format: Python format spec of the value in tables.
         source: paper and equation, or library.
-        threshold: the value from which on, in the better direction, a model counts as forgetting or retaining; every
-            benchmark checks its controls against it.
-        optional: it is computed only when named, not with `--metrics all`.
-        groups: names under which `--metrics` selects it together with others.
-        range: the least and the greatest value there can be, None for no limit; a cell with another one fails. Of a
-            value in `%` or `nats` the unit says it.
+        threshold: at this value or better, a model counts as forgetting or retaining; every benchmark checks its
+            controls against it.
+        optional: whether it is computed only when named, not with `--metrics all`.
+        groups: names of groups for `--metrics`.
+        range: the least and the greatest possible value, None for no limit; a cell with a value outside fails. For
+            `%` and `nats` the unit implies it.
 
     Raises:
         PluginError: an unknown need, direction or format.
@@ -322,7 +322,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _settings(function: Callable[..., Any], name: str) -> dict[str, Setting]:
-    """Read a method's settings off its signature."""
+    """Return a method's settings from its signature."""
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     if not parameters or parameters[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
         raise PluginError(f"method {name} must take the context as its first parameter: def {name}(ctx, *, ...)")
@@ -341,7 +341,7 @@ def _settings(function: Callable[..., Any], name: str) -> dict[str, Setting]:
 
 
 def _setting(name: str, parameter: inspect.Parameter) -> Setting:
-    """Read one setting, its default not yet checked, off a parameter."""
+    """Return one setting from a parameter, its default not yet checked."""
     annotation, metadata = parameter.annotation, list[object]()
     if typing.get_origin(annotation) is Annotated:
         annotation, *metadata = typing.get_args(annotation)
@@ -357,7 +357,7 @@ def _setting(name: str, parameter: inspect.Parameter) -> Setting:
 
 
 def _bounds(name: str, setting: str, metadata: Iterable[object]) -> tuple[Bound, ...]:
-    """Return the bounds among what stands beside a type; what is not of annotated-types is none of ours."""
+    """Return the bounds among the annotations of a type; others than those of annotated-types are ignored."""
     found: list[object] = []
     for item in metadata:
         found += item if isinstance(item, GroupedMetadata) else [item]

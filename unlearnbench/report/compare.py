@@ -29,13 +29,13 @@ from unlearnbench.store.records import B4, Reading, Record
 
 
 def compare(source: str, reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Rendering:
-    """Write what a paper printed beside what a results folder measured, one page per board.
+    """Write a paper's numbers beside those of a results folder, one page per board.
 
     Args:
         source: name of the published numbers.
         reading: of a results folder.
         out: folder for the pages, `out/BOARD/compare-SOURCE.md`, `.csv` and `.tex`.
-        stale: ids of the cells whose records are.
+        stale: ids of cells with stale records.
 
     Raises:
         UsageError: no such source, no record of a published method, or the folder cannot be written.
@@ -64,7 +64,7 @@ def compare(source: str, reading: Reading, out: Path, stale: Set[str] = frozense
 
 
 def _showable(records: Iterable[Record], source: Source, notes: list[str]) -> list[Record]:
-    """Return the records that can be shown; the others, edited by hand or of an odd plugin, become notes."""
+    """Return the records that can be shown; others, edited by hand or of a faulty plugin, become notes."""
     kept = []
     for record in records:
         try:
@@ -95,9 +95,9 @@ def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> st
     arxiv = facts["arxiv"]
     lines = [
         f"# Published beside measured: {facts['title']}",
-        f"What [arXiv:{arxiv}](https://arxiv.org/abs/{arxiv}) printed beside what these records hold. A number agrees "
-        f"or differs by the tolerance below; where dataset, protocol, features, reference set, device or settings are "
-        f"not the paper's, it is shown and not judged.",
+        f"Numbers printed in [arXiv:{arxiv}](https://arxiv.org/abs/{arxiv}) beside those of these records. A number "
+        f"agrees or differs by the tolerance below; where dataset, protocol, features, reference set, device or "
+        f"settings are not the paper's, it is shown and not judged.",
         *[to_markdown(table).rstrip() for table in tables],
         "### What the claims depend on",
         "\n".join(f"- {c['label']} ({' and '.join(c['depends_on'])}): {c['why']}." for c in facts["claims"]),

@@ -1,4 +1,4 @@
-"""A report: every file of it, from the records of a results folder and the set of those that are stale."""
+"""All files of a report, from the records of a results folder and the ids of stale cells."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -21,8 +21,8 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Render
 
     Args:
         reading: of the folder.
-        out: folder for the report; what is not a report's in it stays as it is.
-        stale: ids of the cells whose records are.
+        out: folder for the report; other files in it stay unchanged.
+        stale: ids of cells with stale records.
 
     Raises:
         UsageError: there is no record, or the folder cannot be written.
@@ -31,38 +31,38 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Render
     from unlearnbench.report.write.page import nothing
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numpy on odd numbers: no words but ours
-        found, files, rendering = _shown(reading, stale)
-        if not found and not rendering.notes:
+        warnings.simplefilter("ignore")  # numpy's on odd numbers, which the report explains itself
+        shown, files, rendering = _shown(reading, stale)
+        if not shown and not rendering.notes:
             raise UsageError(
                 f"there is no record in {reading.root} to show: run 'unlearnbench run' first or name a folder with "
                 f"--results"
             )
-        publish(files if found else {"report.md": nothing(rendering.notes)}, out, found)
-    rendering.pages = [out / name / "report.md" for name in found] or [out / "report.md"]
-    rendering.html = out / "report.html" if found else None
+        publish(files if shown else {"report.md": nothing(rendering.notes)}, out, shown)
+    rendering.pages = [out / name / "report.md" for name in shown] or [out / "report.md"]
+    rendering.html = out / "report.html" if shown else None
     return rendering
 
 
 def _shown(reading: Reading, stale: Set[str]) -> "tuple[dict[str, Board], Files, Rendering]":
-    """Return the boards of the records that can be shown, and all files and words of their report.
+    """Return the boards of the records that can be shown, and all files and messages of their report.
 
-    Everything is made as if all records could be shown. Where that fails, of whatever kind the failure is, the records
-    at fault are looked for and become notes, and the others are shown.
+    All records are rendered first. Where that fails in any way, the records at fault are searched for and become notes,
+    and the others are shown.
     """
     from unlearnbench.report.data.board import boards
     from unlearnbench.report.figures.drawing import Drawing, Undrawn, draw
     from unlearnbench.report.showable import showable
 
     kept, problems = reading.records, list[str]()
-    broken: set[str] = set()  # figures that some record breaks
-    suspected = bool(stale)  # stale ones show little: look at what they hold
+    broken: set[str] = set()  # figures that a record breaks
+    suspected = bool(stale)  # a stale record shows little, so render it as if it were not
 
     def attempt(some: Sequence[Record]) -> None:
         for hidden in (frozenset(), stale) if suspected else (frozenset(),):
-            found = boards(some, hidden)
-            _files(found, lambda name: {}, Rendering())
-            for board in found.values():
+            shown = boards(some, hidden)
+            _files(shown, lambda name: {}, Rendering())
+            for board in shown.values():
                 for figure in broken:
                     draw(board, figure)
 
@@ -71,26 +71,26 @@ def _shown(reading: Reading, stale: Set[str]) -> "tuple[dict[str, Board], Files,
         try:
             if suspected and not problems:
                 attempt(kept)
-            found = boards(kept, stale)
-            with Drawing(found) as drawing:
-                return found, _files(found, drawing.drawn, rendering), rendering
+            shown = boards(kept, stale)
+            with Drawing(shown) as drawing:
+                return shown, _files(shown, drawing.drawn, rendering), rendering
         except Exception as error:
             broken |= {error.figure} if isinstance(error, Undrawn) else set()
             kept, odd = showable(kept, attempt)
-            if not odd:  # no record's
+            if not odd:  # caused by no record
                 raise
             problems += odd
 
 
 def _files(
-    found: "Mapping[str, Board]", drawn: "Callable[[str], Mapping[str, Drawn]]", rendering: Rendering
+    shown: "Mapping[str, Board]", drawn: "Callable[[str], Mapping[str, Drawn]]", rendering: Rendering
 ) -> "Files":
-    """Return all files of a report, and add to the rendering what boards have to say.
+    """Return all files of a report, and add the messages of boards to the rendering.
 
     Args:
-        found: {name: board}.
+        shown: {name: board}.
         drawn: returns the figures of a board by its name; asked once all tables are made.
-        rendering: with what there is to say of the records.
+        rendering: takes messages about the records.
     """
     from unlearnbench.report.html import page
     from unlearnbench.report.tables.controls import alarms
@@ -98,18 +98,18 @@ def _files(
     from unlearnbench.report.write.terminal import to_terminal
 
     files: Files = {}
-    for name, board in found.items():
+    for name, board in shown.items():
         files |= {f"{name}/tables/{file}": text for file, text in table_files(board).items()}
         rendering.terminal.append(to_terminal(board))
         rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
         rendering.notes += board.notes
-    figures = {name: drawn(name) for name in found}
-    for name, board in found.items():
+    figures = {name: drawn(name) for name in shown}
+    for name, board in shown.items():
         files |= {f"{name}/{file}": text for file, text in page_files(board, figures[name]).items()}
         for key, both in figures[name].items():
             files |= {f"{name}/figures/{key}.{ending}": content for ending, content in both.items()}
-    if found:
-        files["report.html"] = page(found, list(rendering.notes), figures)
+    if shown:
+        files["report.html"] = page(shown, list(rendering.notes), figures)
     return files
 
 
@@ -124,15 +124,15 @@ def validation(reading: Reading, stale: Set[str] = frozenset()) -> Rendering:
     from unlearnbench.report.write.markdown import to_markdown
 
     shown, problems = shown_boards(reading.records, stale)
-    found = Rendering(notes=[*reading.problems, *problems])
+    rendering = Rendering(notes=[*reading.problems, *problems])
     for board in shown.values():
-        found.notes += board.notes
-        found.terminal += [f"## {board.title}\n\n{to_markdown(table)}" for table in check_tables(board)]
-        found.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
-    if not found.terminal:
-        why = f" ({'; '.join(found.notes[:3])})" if found.notes else ""
+        rendering.notes += board.notes
+        rendering.terminal += [f"## {board.title}\n\n{to_markdown(table)}" for table in check_tables(board)]
+        rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
+    if not rendering.terminal:
+        why = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
         raise UsageError(
             f"no control in {reading.root} has a number of a metric that controls are checked against{why}: run with "
             f"--controls first or every"
         )
-    return found
+    return rendering

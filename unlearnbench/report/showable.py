@@ -1,4 +1,4 @@
-"""Which records a report can show: one that breaks a table, edited or of an odd plugin, is left out by name."""
+"""Records that a report can show: one that breaks a table, edited or of a faulty plugin, is left out by name."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -13,17 +13,17 @@ from unlearnbench.store.records import Record
 
 
 def shown_boards(records: Sequence[Record], stale: Set[str] = frozenset()) -> tuple[dict[str, Board], list[str]]:
-    """Return the boards of the records that a report can show, and a sentence for each other one.
+    """Return the boards of the records that a report can show, and a sentence for each record left out.
 
     Args:
         records: of any datasets.
-        stale: ids of the cells whose records are.
+        stale: ids of cells with stale records.
     """
     if stale.isdisjoint(record.cell.id for record in records):
-        with suppress(Exception):  # of whatever kind: the records at fault are looked for below
-            found = boards(records, stale)
-            _show(found)
-            return found, []
+        with suppress(Exception):  # of any kind: the records at fault are searched for below
+            shown = boards(records, stale)
+            _show(shown)
+            return shown, []
     kept, problems = showable(records)
     return boards(kept, stale), problems
 
@@ -31,13 +31,13 @@ def shown_boards(records: Sequence[Record], stale: Set[str] = frozenset()) -> tu
 def showable(
     records: Iterable[Record], attempt: Callable[[Sequence[Record]], None] | None = None
 ) -> tuple[list[Record], list[str]]:
-    """Return the records that a report can show, and a sentence for each other one.
+    """Return the records that a report can show, and a sentence for each record left out.
 
-    A record may be edited by hand, or of a plugin that put odd things into it. Whether it is stale makes no difference.
+    A record may be edited by hand, or hold odd values of a plugin. Staleness makes no difference.
 
     Args:
         records: of any datasets.
-        attempt: shows records, or raises whatever one that cannot be shown raises; without it all tables are made.
+        attempt: renders records, and may raise anything; by default it renders all tables.
     """
     attempt = attempt or _show_tables
     kept, problems = [], []
@@ -54,10 +54,10 @@ def showable(
 def _unshowable(
     records: Sequence[Record], beside: Sequence[Record], attempt: Callable[[Sequence[Record]], None]
 ) -> dict[str, str]:
-    """Return {cell id: why} of the records that cannot be shown beside others that can, found by halving."""
+    """Return {cell id: reason} of the records that cannot be shown together with `beside`, shown by bisection."""
     try:
         attempt([*beside, *records])
-    except Exception as error:  # whatever it is, the others are shown
+    except Exception as error:  # of any kind: the other records are shown
         if len(records) == 1:
             return {records[0].cell.id: spell_error(error)}
     else:
@@ -71,9 +71,9 @@ def _show_tables(records: Sequence[Record]) -> None:
     _show(boards(records))
 
 
-def _show(found: Mapping[str, Board]) -> None:
-    """Make every text of a report; raises whatever a record that cannot be shown raises."""
-    for board in found.values():
+def _show(shown: Mapping[str, Board]) -> None:
+    """Render every text of a report; a record that cannot be shown may raise anything."""
+    for board in shown.values():
         for table in all_tables(board):
             to_markdown(table)
         frames(board), alarms(board)

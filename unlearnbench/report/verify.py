@@ -1,7 +1,7 @@
-"""Whether every number of a table still follows from the records its caption names. Never imports torch.
+"""Checks that every number of a table still follows from the records its caption names. Never imports torch.
 
-The table may stand in a report, or in a paper it was pasted into: it is read back from Markdown or LaTeX, rendered anew
-from the records, and both are compared cell by cell.
+The table may be in a report, or pasted into a paper: it is parsed from Markdown or LaTeX, rendered again from the
+records, and both are compared cell by cell.
 """
 
 import difflib
@@ -25,9 +25,9 @@ from unlearnbench.store.records import B4, Reading, Record
 __all__ = ["Verdict", "verify"]
 
 DIGEST = re.compile(r"\brecords\s+([0-9a-f]{12})\b")
-ABOUT = re.compile(r"Dataset: .*?; protocol [^:;]*[:;]")  # what a caption says of its board
+ABOUT = re.compile(r"Dataset: .*?; protocol [^:;]*[:;]")  # the part of a caption that describes its board
 MOST = 3  # differences that are spelled out
-BOLD = "bold "  # before what a cell says
+BOLD = "bold "  # prefix of a cell in bold
 BOLD_MARKDOWN = re.compile(r"(?<![\\*])\*\*(?!\*)")
 BOLD_LATEX = re.compile(r"\\(?:mathbf|textbf|bfseries|boldmath)\b")
 
@@ -42,7 +42,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ParsedTable:
-    """A table as a file has it, without its dress: texts with single spaces, no markup."""
+    """A table read from a file: texts with single spaces, without markup."""
 
     line: int  # where it begins, from 1
     last: int  # its caption's last line
@@ -55,7 +55,7 @@ class ParsedTable:
 
     @property
     def digest(self) -> str:
-        """Of the records that the caption names; empty if it names none."""
+        """Digest of the records that the caption names; empty if it names none."""
         match = DIGEST.search(self.caption)
         return match[1] if match else ""
 
@@ -83,7 +83,7 @@ def verify(path: Path, reading: Reading, stale: Set[str] = frozenset()) -> Verdi
     Args:
         path: a report, a table, or a text with pasted tables: .md or .tex.
         reading: of a results folder.
-        stale: ids of the cells whose records are.
+        stale: ids of cells with stale records.
 
     Raises:
         UsageError: the file cannot be read or has no table that names its records, or there are no records.
@@ -133,7 +133,7 @@ def _read(path: Path) -> tuple[str, bool]:
 
 
 def _mentions(text: str, grids: Iterable[ParsedTable], latex: bool) -> list[str]:
-    """Return a line for each digest that stands in no table that was read, so that none passes for checked."""
+    """Return a line for each digest outside the parsed tables, so that none passes as checked."""
     lines = (_without_comments(text) if latex else text).split("\n")
     for grid in grids:
         lines[grid.line - 1 : grid.last] = [""] * (grid.last - grid.line + 1)
@@ -146,7 +146,7 @@ def _mentions(text: str, grids: Iterable[ParsedTable], latex: bool) -> list[str]
 
 @dataclass
 class _Reference:
-    """What the records say: their tables, rendered and read back in the form of the file."""
+    """The tables of the records, rendered and parsed in the format of the file."""
 
     reading: Reading
     stale: Set[str]
@@ -178,7 +178,7 @@ class _Reference:
         return kept
 
     def check(self, grid: ParsedTable) -> tuple[str, bool, str]:
-        """Return a table's title, whether it holds, and what to say of it."""
+        """Return a table's title, whether it holds, and an explanation."""
         now = next((board for board in self.now.values() if board.digest == grid.digest), None)
         recorded = next((board for board in self.recorded.values() if board.digest == grid.digest), None)
         if grid.trouble:
@@ -200,7 +200,7 @@ class _Reference:
         return best.title, True, f"holds (records {grid.digest}, {plural(grid.cells, 'cell')}{words})"
 
     def check_unnamed(self, grid: ParsedTable, digests: Sequence[str]) -> tuple[str, bool, str]:
-        """Return the same for a table that names no records, by the records that others in its file name."""
+        """Return the same for a table that names no records, using the records named by other tables of its file."""
         known = [board for side in (self.now, self.recorded) for board in side.values() if board.digest in digests]
         matches = [] if grid.trouble else [(self._match(grid, board), board) for board in known]
         matches = [(match, board) for match, board in matches if match.same_name]
@@ -213,7 +213,7 @@ class _Reference:
         return best.title, True, f"holds (records {board.digest}, {plural(grid.cells, 'cell')}{words})"
 
     def _unknown(self, grid: ParsedTable) -> tuple[str, bool, str]:
-        """Return what to say of a table whose digest no board has."""
+        """Return the verdict on a table with an unknown digest."""
         text = (
             f"does not hold: {self.reading.root} has no board with records {grid.digest}: a record was changed, added "
             f"or removed since, or they are in another folder (--results)"
@@ -238,14 +238,14 @@ class _Reference:
         return best
 
     def _tables(self, board: Board) -> list[tuple[str, ParsedTable]]:
-        """Return (title, table) of every table of a board, those beside published numbers last."""
+        """Return (title, table) of every table of a board, comparisons with published numbers last."""
         if id(board) not in self._cache:
             write, read = (to_latex, latex_grids) if self.latex else (to_markdown, markdown_grids)
             tables = [*all_tables(board)]
             try:
                 tables += self._comparisons(board)
             except Exception as error:  # edited by hand: show the rest
-                self.notes.append(f"{board.title} cannot be set beside published numbers: {spell_error(error)}")
+                self.notes.append(f"{board.title} cannot be compared with published numbers: {spell_error(error)}")
             self._cache[id(board)] = [(table.title, grid) for table in tables for grid in read(write(table))]
         return self._cache[id(board)]
 
@@ -322,16 +322,16 @@ def _differences(found: ParsedTable, expected: ParsedTable) -> Iterator[str]:
 
 
 def _list_differences(what: str, found: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
-    """Yield what is missing, too much or elsewhere among a table's rows or columns."""
+    """Yield missing, additional and misplaced rows or columns of a table."""
     missing, extra = (list((a - b).elements()) for a, b in itertools.permutations(map(Counter, (expected, found))))
     if len(missing) == len(extra):
         yield from (f"{what} {old or 'without a name'} is {new} by the records" for old, new in zip(extra, missing))  # noqa: B905
     else:
         yield from (f"{what} {name} is missing" for name in missing)
-        yield from (f"{what} {name or 'without a name'} is none of the records'" for name in extra)
+        yield from (f"{what} {name or 'without a name'} is not in the records" for name in extra)
     if not missing and not extra and list(found) != list(expected):
         k = next(k for k, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
-        yield f"its {what}s stand in another order: {what} {k + 1} is {found[k]}, by the records {expected[k]}"
+        yield f"its {what}s are in a different order: {what} {k + 1} is {found[k]}, by the records {expected[k]}"
 
 
 def _says(found: str, expected: str) -> str:
@@ -339,7 +339,7 @@ def _says(found: str, expected: str) -> str:
 
 
 def _caption_difference(found: str, expected: str) -> str:
-    """Return the first words that are other than they must be."""
+    """Return the first words of a caption that differ from the expected ones."""
     old, new = found.split(), expected.split()
     steps = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     ends = [step for step in (steps[0], steps[-1]) if step[0] == "delete"] if steps else []  # the user's own words
@@ -375,7 +375,7 @@ def _skips(line: str) -> bool:
 
 
 def _heading(lines: Sequence[str], k: int) -> str:
-    """Return the heading above line k; empty where something else stands between."""
+    """Return the heading above line k; empty where there is other text between."""
     above = next((line.strip() for line in reversed(lines[:k]) if not _skips(line)), "")
     return _markdown_plain(above.strip("#")) if above.startswith("#") else ""
 
@@ -401,7 +401,7 @@ def _markdown_row(line: str) -> tuple[str, ...]:
 
 
 def _marked(text: str, bold: object) -> str:
-    """Return a cell's text with what its bold face says: that it is the best."""
+    """Return a cell's text, with BOLD before it where it is bold."""
     return f"{BOLD}{text}" if bold and re.match(r"-?\d", text) else text
 
 
@@ -416,7 +416,7 @@ SIGNS = {
     r"\textbackslash": "\\", r"\textasciitilde": "~", r"\textasciicircum": "^", r"\textless": "<", r"\textgreater": ">",
     r"\textbar": "|", "{": "", "}": "", "$": "", "~": " ", r"\,": " ", r"\ ": " ", r"\\": " ", r"\-": "",
 }  # fmt: skip
-SIGNS |= dict.fromkeys(  # changes how a text looks, never what it says
+SIGNS |= dict.fromkeys(  # affects the look of a text, not its content
     [rf"\{name}" for name in (
         "textbf", "textit", "emph", "underline", "mathbf", "mathrm", "bfseries", "itshape", "boldmath", "num", "text",
         "textsuperscript", "ensuremath", "small", "footnotesize", "scriptsize", "mdseries", "centering", "raggedright",
@@ -447,7 +447,7 @@ def latex_grids(text: str) -> list[ParsedTable]:
 
 
 def _by_name(rows: Iterable[Sequence[str]]) -> dict[tuple[str, int], Sequence[str]]:
-    """Return {(name, how many rows of this name came before): cells}, by which tabulars side by side are joined."""
+    """Return {(name, number of earlier rows of this name): cells}, the key for joining tabulars side by side."""
     seen: Counter[str] = Counter()
     found: dict[tuple[str, int], Sequence[str]] = {}
     for name, *cells in rows:
@@ -467,7 +467,7 @@ def _without_comments(text: str) -> str:
 
 
 def _group(text: str, k: int) -> tuple[str, int]:
-    """Return what the braces that open at k hold, and where they have closed."""
+    """Return the content of the braces that open at k, and the position after them."""
     depth = 0
     for token in re.finditer(r"\\.|[{}]", text[k:], re.DOTALL):
         depth += {"{": 1, "}": -1}.get(token[0], 0)

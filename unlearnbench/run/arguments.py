@@ -1,4 +1,4 @@
-"""Arguments of a run, parsed: classes, seeds, sweeps, sequences; and the cells they make."""
+"""Parsing of a run's arguments: classes, seeds, sweeps, sequences; and the resulting cells."""
 
 import difflib
 import re
@@ -12,20 +12,20 @@ from unlearnbench.store.cell import Cell, Scalar, Seeds, Target, plain_name
 MOST_LISTED = 40  # classes in an error message
 
 
-MOST_DIGITS = 18  # of a class's name that is compared by value
+MOST_DIGITS = 18  # of a class name that is compared by value
 
 
 def parse_integers(text: str, what: str, low: int = 0, high: int | None = None) -> list[int]:
-    """Parse `0-9` or `0,3,5-7` strictly; doubles are dropped, order is kept.
+    """Parse `0-9` or `0,3,5-7` strictly; duplicates are dropped, order is kept.
 
     Args:
         text: what the user typed.
-        what: the word for one item in error messages ("class", "seed").
+        what: noun of one item in error messages ("class", "seed").
         low: smallest value allowed.
         high: largest value allowed; None for no limit.
 
     Raises:
-        UsageError: an item that is no number or range, a reversed range, or a value out of bounds.
+        UsageError: an item is not a number or range, a range is reversed, or a value is out of bounds.
     """
     values: dict[int, None] = {}
     for item in text.split(","):
@@ -48,11 +48,11 @@ def parse_integers(text: str, what: str, low: int = 0, high: int | None = None) 
 
 
 class ClassNames:
-    """The classes of a dataset, as a user may write them.
+    """Resolves class names of a dataset in user input.
 
-    A text is compared with the names as they are, then without regard to case; then it is read as a range of names, in
-    the order of the classes; and last as a number or a range of numbers, unless that is another class's name. `@3` is
-    the class with the number 3 whatever the names are. A name may hold separators.
+    A text is compared with the names exactly, then ignoring case; then it is read as a range of names, in the order of
+    the classes; and last as a number or a range of numbers, unless that is another class's name. `@3` is always the
+    class with the number 3. A name may contain separators.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -69,10 +69,10 @@ class ClassNames:
         self._hyphens = 1 + 2 * max((name.count("-") for name in self.names), default=0)
 
     def groups(self, text: str, separators: str = ",+") -> list[list[list[int]]]:
-        """Return the classes of every item, those that a plus sign joins in one list.
+        """Return the classes of every item, with those joined by a plus sign in one list.
 
         Raises:
-            UsageError: an item that is no class, or may mean several.
+            UsageError: an item is unknown or ambiguous.
         """
         pieces = re.split(f"([{separators}])", text)  # items and, between them, separators
         count = len(pieces) // 2 + 1
@@ -89,7 +89,7 @@ class ClassNames:
         return found
 
     def _longest(self, runs: Mapping[int, str]) -> tuple[int, list[int]]:
-        """Return the key of the first run, the longest first, that names classes, and these; else of the last one."""
+        """Return the key and the classes of the longest run that names classes; else the key of the last run."""
         for look in (self._exactly, self._without_case, self._between):
             for end, run in runs.items():
                 if classes := look(run):
@@ -118,7 +118,7 @@ class ClassNames:
         ends = [[self._exactly(end) or self._without_case(end) for end in cut] for cut in cuts]
         ranges = [(first[0], last[0]) for first, last in ends if first and last]
         if len(ranges) > 1:
-            raise UsageError(f"cannot read {one_line(text)!r}: it may be several ranges of classes, so write numbers")
+            raise UsageError(f"cannot read {one_line(text)!r}: it is ambiguous: write class numbers")
         for first, last in ranges:
             if last < first:
                 names = f"{self.names[last]}-{self.names[first]}"
@@ -160,21 +160,21 @@ def parse_classes(text: str, names: Sequence[str]) -> list[int]:
         names: of the classes, in order of their numbers.
 
     Raises:
-        UsageError: an item that is no class, or may mean several.
+        UsageError: an item is unknown or ambiguous.
     """
     groups = ClassNames(names).groups(text, separators=",")
     return list(dict.fromkeys(c for group in groups for classes in group for c in classes))
 
 
 def parse_targets(text: str, names: Sequence[str]) -> list[Target]:
-    """Parse what to forget, such as `0-2,cat` one class at a time or `0+1,cat+dog` several at once.
+    """Parse targets, such as `0-2,cat` one class at a time or `0+1,cat+dog` several at once.
 
     Args:
         text: what the user typed.
         names: of the classes, in order of their numbers.
 
     Raises:
-        UsageError: an item that is no class, a class twice in one item, or no class left to retain.
+        UsageError: an item is not a class, has a class twice, or leaves no class to retain.
     """
     chosen = list(dict.fromkeys(_read_targets(text, names)))
     for target in chosen:
@@ -195,7 +195,7 @@ def _read_targets(text: str, names: Sequence[str]) -> Iterator[Target]:
 
 
 def parse_sequence(text: str, names: Sequence[str]) -> list[Target]:
-    """Parse `0,1,2` or `0+1,2`, classes to forget one step after another, into one target for each step.
+    """Parse `0,1,2` or `0+1,2`, classes to forget one step after another, into one target per step.
 
     Raises:
         UsageError: as `parse_targets`, and for a class in two steps.
@@ -218,7 +218,7 @@ def parse_sweeps(texts: Sequence[str]) -> dict[str, dict[str, list[str]]]:
     """Parse `METHOD.NAME=V1,V2` items into {method: {setting: [raw values]}}.
 
     Raises:
-        UsageError: an item of another form, an empty or repeated value, or a setting given twice.
+        UsageError: an item is malformed, a value is empty or repeated, or a setting is given twice.
     """
     sweeps: dict[str, dict[str, list[str]]] = {}
     for text in texts:
@@ -243,15 +243,15 @@ def combinations(swept: Mapping[str, Sequence[Scalar]]) -> Iterator[dict[str, Sc
 
 
 def replicates(seeds: str, base_seeds: str, sampling_seeds: str) -> list[Seeds]:
-    """Return the replicates that a user asked for.
+    """Return the replicates of a run.
 
     Args:
-        seeds: of unlearning, such as `0-2`; base model and sampling take the same one where theirs are not given.
-        base_seeds: of the base model's training, each with every seed of unlearning; empty for the same.
+        seeds: of unlearning, such as `0-2`; also of base model and sampling, unless given separately.
+        base_seeds: of the base model's training, crossed with the seeds of unlearning; empty for the same.
         sampling_seeds: of the sampling noise, likewise.
 
     Raises:
-        UsageError: no numbers or ranges of them.
+        UsageError: a text is not numbers or ranges.
     """
     found: dict[Seeds, None] = {}
     for seed in parse_integers(seeds, "seed"):
@@ -268,7 +268,7 @@ def make_cells(
     targets: Sequence[Target],
     replicates: Sequence[Seeds],
 ) -> list[Cell]:
-    """Return the flat list of cells: per replicate and target all methods, so that an early look compares them all.
+    """Return the list of cells: per replicate and target all methods, so that early results compare them all.
 
     Args:
         dataset: its name.

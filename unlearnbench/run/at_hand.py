@@ -1,4 +1,4 @@
-"""What the cache and the disk lack of what a run needs, without making any of it."""
+"""Availability of a run's artifacts in the cache and on disk, without making any."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,20 +20,20 @@ from unlearnbench.models.checkpoints import read_checkpoint
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors
 from unlearnbench.store.hashing import digest, file_digest
 
-DOWNLOAD = "(to download)"  # ends the names of what would come over the network
+DOWNLOAD = "(to download)"  # suffix of the names of downloads
 
 
 class Missing(Exception):
-    """Something is not at hand, and a look makes and downloads nothing."""
+    """An artifact is missing from a read-only cache."""
 
 
 class Look(ArtifactStore):
-    """A cache that is looked into and left as it is."""
+    """A read-only cache."""
 
     def get(
         self, kind: str, inputs: Mapping[str, Any], build: Callable[[], tuple[Tensors, Mapping[str, Any]]]
     ) -> Artifact:
-        """Return a sound artifact.
+        """Return a valid artifact.
 
         Raises:
             Missing: there is none.
@@ -57,7 +57,7 @@ class Look(ArtifactStore):
 def at_hand(
     dataset: Dataset, look: Look, device: torch.device, needs: Collection[str], base_seeds: Iterable[int]
 ) -> tuple[list[str], list[str]]:
-    """Return what `preparation.prepare` would find in the cache, and what it would have to make or download.
+    """Return what `measure.prepared.prepare` would find in the cache, and what it would make or download.
 
     Raises:
         UsageError: the images, or the base model, cannot be read or do not fit.
@@ -87,7 +87,7 @@ def _parts(
     dataset: Dataset, images: Images | None, look: Look, device: torch.device, needs: Collection[str],
     base_seeds: Iterable[int],
 ) -> dict[str, Callable[[], Any]]:  # fmt: skip
-    """Return {name: what gets it} of all that belongs to a dataset besides its images; None of these: names alone."""
+    """Return {name: getter} of a dataset's artifacts besides images; without images, only the names count."""
     sources = image_digests(images) if images is not None else {}
     made: Any = (images, sources, look, device, _quiet)
     others = [name for name, (ends, _) in OTHER_JUDGES.items() if any(need.endswith(ends) for need in needs)]
@@ -120,7 +120,7 @@ def _quiet(what: str, done: int, total: int) -> None:
 
 
 def _downloads(dataset: Dataset, lacking: Collection[str], needs: Collection[str]) -> list[str]:
-    """Return the weights that would come over the network."""
+    """Return the weights to be downloaded."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
     from torchvision.models import ResNet34_Weights
 
@@ -140,7 +140,7 @@ def _downloaded(url: str) -> bool:
 
 
 def inception_is_here(dataset: Dataset) -> bool:
-    """Say whether FID's Inception network can be had without a download."""
+    """Say whether FID's Inception network is available without a download."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     return bool(dataset.inception_weights) or _downloaded(URL_INCEPTION_V3)

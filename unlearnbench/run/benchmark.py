@@ -1,4 +1,4 @@
-"""A run: every cell of a plan in a process of its own, recorded as soon as it ends."""
+"""A run: every cell of a plan in a separate process, recorded as soon as it ends."""
 
 import re
 import signal
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,12 +18,11 @@ from rich.console import Console
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import UsageError, plural, spell_error
 from unlearnbench.plugins.spec import MethodSpec
-from unlearnbench.protocols import Slot
 from unlearnbench.run.execution import Execution
+from unlearnbench.run.locks import Beside, device_lock
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, Task
-from unlearnbench.run.saving import settle, staging
-from unlearnbench.run.scheduling import Beside, Scheduler, device_lock
+from unlearnbench.run.saving import publish, staging
 from unlearnbench.run.stale import rests_on
 from unlearnbench.run.workers import STOPPING, Outcome, Workers
 from unlearnbench.store.cell import Cell, Scalar
@@ -48,20 +47,20 @@ class Summary:
     failed: list[Record]
     interrupted: bool
     out_of_time: bool = False  # by --minutes
-    lost: Sequence[str] = ()  # cells whose records were there, and are no longer
+    lost: Sequence[str] = ()  # cells with records that were removed during the run
     weak: bool = False  # it ended because of a weak base model (--stop-if-weak)
 
 
 class OutOfTime(KeyboardInterrupt):
-    """The run's own time is up: it stops as it does on Ctrl-C."""
+    """The run's time is up (--minutes): it stops as on Ctrl-C."""
 
 
 class Stopped(Exception):
-    """The run was stopped, so a cell in progress is."""
+    """The run was stopped during a cell."""
 
 
 class Interruption:
-    """Whether a run is being stopped: its first cause does that, a second Ctrl-C meanwhile changes nothing."""
+    """The state of stopping a run: the first cause stops it, further ones are ignored."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -74,22 +73,21 @@ class Interruption:
 
 
 class WeakBase(Exception):
-    """The untouched model fails its own checks, and the user wants no further cell then."""
+    """The untouched model fails its checks, and --stop-if-weak ends the run."""
 
 
 @dataclass(frozen=True)
 class Lane:
-    """A device of a run, and the slots of the cells on it."""
+    """A device of a run, which runs one cell at a time."""
 
     number: int
-    found: Mapping[str, Any]  # the device, as `runner.identify_all` returns it
-    scheduler: Scheduler = field(default_factory=Scheduler)
+    device_info: Mapping[str, Any]  # the device, as `run.cell.resolve_devices` returns it
 
 
 class Benchmark:
     """Runs a plan: one process per cell, one record per cell, written by this process alone.
 
-    Cells wait in one queue, from which each device of the run takes the next one.
+    All devices of the run take cells from one queue.
     """
 
     def __init__(
@@ -103,8 +101,8 @@ class Benchmark:
             workers: start the processes.
             store: takes the records.
             console: shows progress.
-            execution: how it is carried out.
-            check: returns what is wrong with a record of the untouched model, as the report will say it.
+            execution: the options of the run.
+            check: returns the failed checks of a record of the untouched model, as in the report.
         """
         minutes = execution.minutes
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -113,30 +111,30 @@ class Benchmark:
         self._software = software_provenance()
         self._stop = threading.Event()
         self._stop_reason, self._interruption = "the run was stopped", Interruption()
-        self._further: Mapping[str, list[str]] = {}  # cell id -> metrics that its last record has
+        self._further: Mapping[str, list[str]] = {}  # cell id -> metrics of its last record
         self._weak = False
 
     def run(self) -> Summary:
-        """Run what the rerun policy asks for and return how it went."""
+        """Run the cells that the rerun policy selects and return a summary."""
         execution = self._execution
         with _signals_as_interrupt(self._interruption), Display(self._console) as display:
             try:
-                found = _expect(
-                    self._workers.run("unlearnbench.run.cell:identify_all", execution.device, execution.devices)
+                infos = _expect(
+                    self._workers.run("unlearnbench.run.cell:resolve_devices", execution.device, execution.devices)
                 )
-                self._plan.dataset.check_device(found[0]["identity"]["type"])
-                lanes = [Lane(number, device) for number, device in enumerate(found)]
-                identities = [device["identity"] for device in found]
+                self._plan.dataset.check_device(infos[0]["identity"]["type"])
+                lanes = [Lane(number, device) for number, device in enumerate(infos)]
+                identities = [device["identity"] for device in infos]
                 with device_lock(identities, lambda holder: self._wait_for_device(display, holder), display.warn):
                     return self._run(lanes, display)
             except KeyboardInterrupt as stop:  # before any cell began
                 return Summary(0, 0, [], interrupted=True, out_of_time=isinstance(stop, OutOfTime))
 
     def _run(self, lanes: Sequence[Lane], display: Display) -> Summary:
-        """Run the cells; the devices are ours, and of one model."""
+        """Run the cells, while the locks of the devices are held."""
         for warning in self._plan.warnings:
             display.warn(warning)
-        selection = self._select(device_model(lanes[0].found["identity"]), display)
+        selection = self._select(device_model(lanes[0].device_info["identity"]), display)
         todo, failed, self._further = selection.todo, selection.failed, selection.further
         kept = len(self._plan.cells) - len(todo)
         stop: BaseException | None = None
@@ -146,7 +144,7 @@ class Benchmark:
                 self._check_base(record, display)
             self._end_if_weak()
             if todo:
-                self._prepare(todo, display, lanes[0].found)
+                self._prepare(todo, display, lanes[0].device_info)
             display.expect([cell.method for cell in todo])
             self._run_cells(todo, lanes, display, ran)
         except (KeyboardInterrupt, WeakBase) as error:
@@ -159,21 +157,20 @@ class Benchmark:
         )  # fmt: skip
 
     def _lost(self, records: Sequence[Record]) -> list[str]:
-        """Return the cells of records that were in the folder during this run, and that somebody took away since."""
+        """Return the cells with records that were removed from the folder during this run."""
         there = {record.cell.id for record in self._store.read().records}
         return [record.cell.id for record in records if record.cell.id not in there]
 
     def _run_cells(self, todo: Sequence[Cell], lanes: Sequence[Lane], display: Display, ran: list[Record]) -> None:
-        """Run cells, on each device so many at once as there are jobs, and add the record of each to `ran`."""
+        """Run cells, one at a time per device, and append their records to `ran`."""
         free: SimpleQueue[Lane] = SimpleQueue()
-        places = [lane for lane in lanes for _ in range(self._execution.jobs)]
-        for lane in places:
+        for lane in lanes:
             free.put(lane)
-        with ThreadPoolExecutor(len(places)) as pool:
+        with ThreadPoolExecutor(len(lanes)) as pool:
             futures: set[Future[Record]] = set()
             try:
-                for number, cell in enumerate(todo):
-                    futures.add(pool.submit(self._run_next, number, cell, free, display))
+                for cell in todo:
+                    futures.add(pool.submit(self._run_next, cell, free, display))
                 while futures:
                     done, futures = wait(futures, timeout=0.2, return_when="FIRST_COMPLETED")
                     ran += [future.result() for future in done if not isinstance(future.exception(), Stopped)]
@@ -198,21 +195,21 @@ class Benchmark:
         self._check_time()
 
     def _select(self, device: DeviceModel, display: Display) -> Selection:
-        """Return the cells to run, after saying which records could not be read and how many are kept."""
+        """Return the cells to run, after printing unreadable records and the number of kept ones."""
         reading = self._store.read()
         for problem in reading.problems:
             display.warn(problem)
-        found = select(self._plan, reading.records, self._execution, device)
+        selection = select(self._plan, reading.records, self._execution, device)
         every = len(self._plan.cells)
-        if kept := every - len(found.todo):
+        if kept := every - len(selection.todo):
             display.say(
                 f"{kept} of {plural(every, 'cell')} {'is' if every == 1 else 'are'} recorded in {self._store.root} "
                 f"already (--rerun always measures them again)"
             )
-        return found
+        return selection
 
-    def _prepare(self, todo: Sequence[Cell], display: Display, found: Mapping[str, Any]) -> None:
-        """Make base model and judges in a process of their own, so that no cell pays for them."""
+    def _prepare(self, todo: Sequence[Cell], display: Display, device_info: Mapping[str, Any]) -> None:
+        """Make base model and judges in a separate process, so that no cell is charged for them."""
         needs = [need for spec in self._plan.metrics for need in spec.needs]
         base_seeds = sorted({cell.base_seed for cell in todo})
         with display.task(f"{self._plan.dataset.name}: base model and judges", announce=True) as task:
@@ -223,45 +220,43 @@ class Benchmark:
 
             outcome = self._workers.run(
                 "unlearnbench.run.cell:prepare_dataset", self._plan.dataset, needs, base_seeds, self._execution.cache,
-                found, on_progress=task.progress, on_warning=display.warn, on_tick=tick,
+                device_info, on_progress=task.progress, on_warning=display.warn, on_tick=tick,
             )  # fmt: skip
         _expect(outcome)
 
-    def _run_next(self, number: int, cell: Cell, free: SimpleQueue[Lane], display: Display) -> Record:
-        """Run a cell on a free device; in a thread of its own, of which there are as many as places on devices."""
+    def _run_next(self, cell: Cell, free: SimpleQueue[Lane], display: Display) -> Record:
+        """Run a cell on a free device, in one of the pool's threads."""
         lane = free.get()
         try:
-            return self._run_cell(number, cell, lane, display)
+            return self._run_cell(cell, lane, display)
         finally:
             free.put(lane)
 
-    def _run_cell(self, number: int, cell: Cell, lane: Lane, display: Display) -> Record:
-        """Run a cell and record how it ended.
+    def _run_cell(self, cell: Cell, lane: Lane, display: Display) -> Record:
+        """Run a cell and record its outcome.
 
         Raises:
-            Stopped: the run was stopped meanwhile; that is recorded too.
+            Stopped: the run was stopped; the cell is recorded as interrupted.
         """
         if self._stop.is_set():
             raise Stopped
-        found = lane.found
+        device_info = lane.device_info
         started_utc, started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
-        where = f" on {found['name']}" if found["of"] > 1 else ""
+        where = f" on {device_info['name']}" if device_info["of"] > 1 else ""
         with display.task(f"{self._label(cell)}{where}") as task:
             try:
-                outcome = self._measure(number, cell, lane, display, task)
+                outcome = self._measure(cell, lane, display, task)
             except Stopped:
                 outcome = Outcome("interrupted", reason=self._stop_reason)
-                self._append(self._record(cell, outcome, found, started_utc, time.monotonic() - started))
+                self._append(self._record(cell, outcome, device_info, started_utc, time.monotonic() - started))
                 raise
-            finally:
-                lane.scheduler.release(number)
             seconds = time.monotonic() - started
-            record = self._record(cell, outcome, found, started_utc, seconds)
+            record = self._record(cell, outcome, device_info, started_utc, seconds)
             try:
                 self._append(record)
-            except (ValueError, TypeError, RecursionError, OverflowError) as error:  # a plugin put something odd in it
-                outcome = Outcome("failed", reason=f"what it measured cannot be recorded: {spell_error(error)}")
-                record = self._record(cell, outcome, found, started_utc, seconds)
+            except (ValueError, TypeError, RecursionError, OverflowError) as error:  # from a plugin's invalid value
+                outcome = Outcome("failed", reason=f"its results cannot be recorded: {spell_error(error)}")
+                record = self._record(cell, outcome, device_info, started_utc, seconds)
                 self._append(record)
             verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
             display.finish(task, cell.method, seconds, verdict)
@@ -269,15 +264,15 @@ class Benchmark:
         return record
 
     def _check_base(self, record: Record, display: Display) -> None:
-        """Say so at once where a record of the untouched model fails the suite's checks, as the report will."""
+        """Warn at once where a record of the untouched model fails the sanity checks, as in the report."""
         if self._check is None or record.status != "ok" or record.method.get("role") != "reference":
             return
-        found = self._check(record)
-        if found and not self._weak:
+        alarms = self._check(record)
+        if alarms and not self._weak:
             display.say(f"{WEAK}{'' if self._execution.stop_if_weak else STOP_HINT}")
-        for alarm in found:
+        for alarm in alarms:
             display.say(f"- {alarm}")
-        self._weak |= bool(found)
+        self._weak |= bool(alarms)
         if self._weak and self._execution.stop_if_weak:
             self._stop.set()
 
@@ -286,24 +281,21 @@ class Benchmark:
             raise WeakBase("the base model is too weak (--stop-if-weak)")
 
     def _append(self, record: Record) -> None:
-        """Record a cell, then put its model to its place."""
+        """Record a cell, then publish its model."""
         self._store.append(record)
         if (models := self._models_of(record.cell)) is not None:
-            settle(models, record)
+            publish(models, record)
 
     def _models_of(self, cell: Cell) -> Path | None:
-        """Return the folder that a cell's model goes to: an untouched model or a sham is nothing to keep."""
+        """Return the folder for a cell's model; None for references and controls, which are not saved."""
         return self._execution.models if self._plan.unlearns(cell) else None
 
-    def _measure(self, number: int, cell: Cell, lane: Lane, display: Display, task: Task) -> Outcome:
-        """Run a cell in a process of its own."""
+    def _measure(self, cell: Cell, lane: Lane, display: Display, task: Task) -> Outcome:
+        """Run a cell in a separate process."""
 
         def check_stop() -> None:
             if self._stop.is_set():
                 raise Stopped
-
-        def take_slot(kind: Slot) -> int:
-            return lane.scheduler.acquire(number, kind, check_stop)
 
         def most_beside() -> int:
             return self._beside.most(lane.number)
@@ -316,9 +308,8 @@ class Benchmark:
             with self._beside.working(lane.number):
                 return self._workers.run(
                     "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, execution.plugin_files,
-                    execution.cache, lane.found, execution.repeats, staged, timeout=execution.timeout,
-                    on_progress=task.progress, on_tick=check_stop, on_slot=take_slot, on_beside=most_beside,
-                    on_warning=display.warn,
+                    execution.cache, lane.device_info, execution.repeats, staged, timeout=execution.timeout,
+                    on_progress=task.progress, on_tick=check_stop, on_beside=most_beside, on_warning=display.warn,
                 )  # fmt: skip
         except UsageError:  # it ends the run
             if staged is not None:
@@ -333,12 +324,12 @@ class Benchmark:
         return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.target.label}{named}{seed}"
 
     def _record(
-        self, cell: Cell, outcome: Outcome, found: Mapping[str, Any], started_utc: str, seconds: float
+        self, cell: Cell, outcome: Outcome, device_info: Mapping[str, Any], started_utc: str, seconds: float
     ) -> Record:
         spec, dataset = self._plan.methods[cell.method], self._plan.dataset
         measured = dict(outcome.value or {})
         source_hash = measured.pop("method_source_hash", self._plan.source_hashes[f"method:{cell.method}"])
-        if "outside" in measured:  # what the cell's process did not see: its own start and end
+        if "outside" in measured:  # unseen by the cell's process: its start and end
             seen = measured.pop("seconds_seen")
             measured["outside"] = {"start": max(seconds - seen, 0.0), **measured["outside"]}
         return Record(
@@ -353,7 +344,7 @@ class Benchmark:
             wall_seconds=seconds,
             protocol=dataset.protocol.to_json(),
             dataset=dataset.to_json(),
-            provenance={**self._software, "device": found["identity"], "started_utc": started_utc},
+            provenance={**self._software, "device": device_info["identity"], "started_utc": started_utc},
             **{"revisions": rests_on(spec, self._plan.metrics_of(cell), dataset), **measured},
         )  # fmt: skip
 
@@ -361,20 +352,20 @@ class Benchmark:
 def train_base(
     workers: Workers, dataset: Dataset, console: Console, *, cache: Path, device: str, out: Path
 ) -> list[tuple[int, float]] | None:
-    """Train a dataset's base model in a process of its own and write it to `out`.
+    """Train a dataset's base model in a separate process and write it to `out`.
 
     Returns:
         The loss curve, (step, loss per pixel); None when it was stopped.
     """
     with _signals_as_interrupt(Interruption()), Display(console) as display:
         try:
-            found = _expect(workers.run("unlearnbench.run.cell:identify", device))
+            device_info = _expect(workers.run("unlearnbench.run.cell:resolve_device", device))
             with (
-                device_lock([found["identity"]], partial(display.wait, "wait for the device"), display.warn),
+                device_lock([device_info["identity"]], partial(display.wait, "wait for the device"), display.warn),
                 display.task(f"{dataset.name}: base model", announce=True) as task,
             ):
                 outcome = workers.run(
-                    "unlearnbench.run.cell:train_base", dataset, cache, found["device"], out,
+                    "unlearnbench.run.cell:train_base", dataset, cache, device_info["device"], out,
                     on_progress=task.progress, on_warning=display.warn, on_tick=display.tick,
                 )  # fmt: skip
         except KeyboardInterrupt:
@@ -384,7 +375,7 @@ def train_base(
 
 
 def _expect(outcome: Outcome) -> Any:
-    """Return the value of a job that nothing can do without."""
+    """Return the value of an indispensable job; raise UsageError where it failed."""
     if outcome.status != "ok":
         places = re.findall(r'File "(.+)", line (\d+), in ', outcome.traceback or "")
         place = f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
@@ -393,7 +384,7 @@ def _expect(outcome: Outcome) -> Any:
 
 
 def _changed(spec: MethodSpec, cell: Cell) -> dict[str, list[Scalar]]:
-    """Return {setting: [default, value]} of the settings that are not the method's own."""
+    """Return {setting: [default, value]} of the settings that differ from the method's."""
     return {name: [spec.defaults[name], value] for name, value in cell.settings.items() if value != spec.defaults[name]}
 
 
@@ -410,9 +401,9 @@ def _headline(record: Record) -> str:
 
 @contextmanager
 def _signals_as_interrupt(interruption: Interruption) -> Iterator[None]:
-    """Let a signal that would end the run stop it well: the finished cells stay, the running one is `interrupted`.
+    """Stop the run in order on a terminating signal: finished cells stay, the running one is `interrupted`.
 
-    What is ignored already (SIGHUP after nohup, SIGINT in a script's background) stays so.
+    Signals that are ignored already (SIGHUP after nohup, SIGINT in a script's background) stay ignored.
     """
 
     def interrupt(number: int, _: Any) -> None:

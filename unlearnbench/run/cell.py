@@ -1,4 +1,4 @@
-"""One cell, in a process of its own: unlearn, sample, judge, and say what it took."""
+"""One cell, in a separate process: unlearning, sampling, judging, and their costs."""
 
 import base64
 import copy
@@ -20,8 +20,8 @@ from PIL import Image
 from unlearnbench.cost.meter import Meter, compiling_is_warmup
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import PluginError, UsageError
-from unlearnbench.judges.judges import through
-from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
+from unlearnbench.judges.judges import forward_batches
+from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep, measure
 from unlearnbench.measure.prepared import Prepared, prepare
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import write_checkpoint
@@ -32,7 +32,7 @@ from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import global_rng_kept, trainable_copy
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
-from unlearnbench.protocols import JobChannel, Progress, Slot
+from unlearnbench.protocols import JobChannel, Progress
 from unlearnbench.run.devices import check_alike, named_devices
 from unlearnbench.run.global_state import REMEDY, GlobalState
 from unlearnbench.run.saving import stage
@@ -47,13 +47,13 @@ from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
 STRIP_IMAGES = 8  # images kept in a record, per strip
-WARMUP_IMAGES = 2  # where a kernel's first use costs the same for any number; on CUDA a training batch
+WARMUP_IMAGES = 2  # enough on a CPU; on CUDA a training batch is used
 
 
-def identify(device: str, progress: Progress | None = None) -> dict[str, Any]:
-    """Return {"name", "device", "identity", "of"} of the device that `auto`, `cpu`, `cuda`, ... stands for here.
+def resolve_device(device: str, progress: Progress | None = None) -> dict[str, Any]:
+    """Return {"name", "device", "identity", "of"} of a device named `auto`, `cpu`, `cuda`, ...
 
-    `of` is how many devices the run has.
+    `of` is the number of devices of the run.
 
     Raises:
         UsageError: torch cannot use it.
@@ -71,80 +71,82 @@ def identify(device: str, progress: Progress | None = None) -> dict[str, Any]:
     if chosen.type == "cuda" and chosen.index is None:
         chosen = torch.device("cuda", torch.cuda.current_device())
     if chosen.type == "cpu":
-        chosen = torch.device("cpu")  # cpu:0 is no other device
+        chosen = torch.device("cpu")  # cpu:0 is the same device
     return {"name": str(chosen), "device": str(chosen), "identity": device_identity(str(chosen)), "of": 1}
 
 
-def identify_all(device: str, devices: str, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """Return what `identify` does, of each device of a run.
+def resolve_devices(device: str, devices: str, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Return the result of `resolve_device` for each device of a run.
 
     Args:
-        device: as `identify` takes it; not looked at where there are several.
-        devices: as --devices names them, empty for the one.
-        progress: shows nothing.
+        device: as for `resolve_device`; ignored where there are several.
+        devices: text of --devices; empty for a single device.
+        progress: unused.
 
     Raises:
         UsageError: torch cannot use one, or they are not of one model.
     """
     if not devices:
-        return [identify(device)]
+        return [resolve_device(device)]
     names = named_devices(devices, torch.cuda.device_count())
-    found: list[dict[str, Any]] = [
-        {"name": name, "device": "cpu", "identity": cpu_identity(cores)} if cores else identify(name)
+    infos: list[dict[str, Any]] = [
+        {"name": name, "device": "cpu", "identity": cpu_identity(cores)} if cores else resolve_device(name)
         for name, cores in names.items()
     ]
-    check_alike(found)
-    return [{**each, "of": len(found)} for each in found]
+    check_alike(infos)
+    return [{**each, "of": len(infos)} for each in infos]
 
 
-def occupy(found: Mapping[str, Any]) -> torch.device:
-    """Bind this process to its device, before it starts a thread: to its cores, if it has some; return the device.
+def occupy(device_info: Mapping[str, Any]) -> torch.device:
+    """Bind this process to its device (cores, if it is a set of them) before it starts a thread; return the device.
 
-    CUDA_VISIBLE_DEVICES is left as the user set it, so that a GPU has one number everywhere: in the command, in
-    messages and in plugins. Cells on several GPUs divide torch's threads, and no sets of cores, since the numbers of
-    cores do not say which are near which GPU, or are two halves of one.
+    CUDA_VISIBLE_DEVICES stays as the user set it, so that a GPU has the same number in the command, in messages and in
+    plugins. Cells on several GPUs share torch's threads but are not bound to cores, since core numbers show neither
+    the distance to a GPU nor hyperthreads.
     """
-    device, threads = torch.device(found["device"]), torch.get_num_threads()
-    if cores := found["identity"].get("cores"):
+    device, threads = torch.device(device_info["device"]), torch.get_num_threads()
+    if cores := device_info["identity"].get("cores"):
         os.sched_setaffinity(0, cores)
         torch.set_num_threads(min(threads, len(cores)))
-    elif found["of"] > 1:
-        torch.set_num_threads(max(1, threads // found["of"]))
+    elif device_info["of"] > 1:
+        torch.set_num_threads(max(1, threads // device_info["of"]))
     return device
 
 
 def make_current(device: torch.device) -> None:
-    """Make a GPU what `cuda` means in this process. It takes memory there: a meter that is to see it comes first."""
+    """Make a GPU this process's current device. This allocates memory: start the meter before."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
 def prepare_dataset(
-    dataset: Dataset, needs: Sequence[str], base_seeds: Sequence[int], cache: Path, found: Mapping[str, Any],
+    dataset: Dataset, needs: Sequence[str], base_seeds: Sequence[int], cache: Path, device_info: Mapping[str, Any],
     progress: Progress,
 ) -> None:  # fmt: skip
-    """Make what belongs to a dataset, and what is known of the device, where the cache lacks it.
+    """Make the missing artifacts of a dataset and of the device.
 
     Args:
-        dataset: is prepared.
-        needs: of the metrics to come; they say which judges and whether the feature extractor are wanted.
+        dataset: to prepare.
+        needs: of the run's metrics, which determine the judges and the feature extractor.
         base_seeds: of the base models.
         cache: folder of artifacts.
-        found: the device that trains, as `identify_all` returns it.
+        device_info: the device that trains, as `resolve_devices` returns it.
         progress: shows how far it is.
     """
-    store, device = ArtifactStore(cache), occupy(found)
+    store, device = ArtifactStore(cache), occupy(device_info)
     make_current(device)
     for seed in base_seeds:
         prepared = prepare(dataset.with_base_seed(seed), store, device, progress, needs)
-    _flops(prepared, dataset, store, found)
+    _flops(prepared, dataset, store, device_info)
     for note in prepared.notes:
         warnings.warn(note, stacklevel=1)
 
 
-def _flops(prepared: Prepared, dataset: Dataset, store: ArtifactStore, found: Mapping[str, Any]) -> dict[str, Any]:
-    device, shape = torch.device(found["device"]), dataset.image_shape
-    return known_flops(prepared.unet, shape, device, found["identity"], software(), store)
+def _flops(
+    prepared: Prepared, dataset: Dataset, store: ArtifactStore, device_info: Mapping[str, Any]
+) -> dict[str, Any]:
+    device, shape = torch.device(device_info["device"]), dataset.image_shape
+    return known_flops(prepared.unet, shape, device, device_info["identity"], software(), store)
 
 
 def train_base(dataset: Dataset, cache: Path, device: str, out: Path, progress: Progress) -> list[tuple[int, float]]:
@@ -156,7 +158,7 @@ def train_base(dataset: Dataset, cache: Path, device: str, out: Path, progress: 
 
 def run_cell(
     cell: Cell, dataset: Dataset, metric_names: Sequence[str], plugin_files: Sequence[Path],
-    cache: Path, found: Mapping[str, Any], repeats: int, staged: Path | None, channel: JobChannel,
+    cache: Path, device_info: Mapping[str, Any], repeats: int, staged: Path | None, channel: JobChannel,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one cell and return the measured fields of its record.
 
@@ -166,14 +168,12 @@ def run_cell(
         metric_names: of the metrics to compute.
         plugin_files: files that may hold the method or a metric.
         cache: folder of artifacts.
-        found: the device, as `identify_all` returns it.
-        repeats: how often unlearning is timed.
+        device_info: the device, as `resolve_devices` returns it.
+        repeats: timing repeats of unlearning.
         staged: folder to write the unlearned model to, for the process that records the cell; None for none.
-        channel: shows progress and gives slots.
+        channel: shows progress.
     """
-    device, meter = _begin(found, channel)
-    slots = _Slots(channel, meter)
-    slots.acquire("load")
+    device, meter = _begin(device_info, channel)
     with meter.phase("load"):
         before = GlobalState()
         registry = Registry(plugin_files)
@@ -182,13 +182,12 @@ def run_cell(
         needs = [need for spec, _ in metrics for need in spec.needs]
         dataset = dataset.with_base_seed(cell.base_seed)
         prepared = prepare(dataset, ArtifactStore(cache), device, channel, needs)
-        flops = _flops(prepared, dataset, ArtifactStore(cache), found)
+        flops = _flops(prepared, dataset, ArtifactStore(cache), device_info)
         harness = Harness(
             dataset, prepared.train, prepared.base, digest(prepared.artifacts["base"]), cell.method,
             registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device,
-            ArtifactStore(cache), meter, found["identity"], software(), channel,
+            ArtifactStore(cache), meter, device_info["identity"], software(), channel,
         )  # fmt: skip
-    slots.acquire("alone")
     with meter.phase("warmup"):
         warm_up(prepared, dataset, device)
     harness = after_earlier(method, harness, cell)
@@ -199,34 +198,36 @@ def run_cell(
     again = _time_again(method, harness, cell, repeats - 1)
     with meter.phase("load"):
         check_left_as_found(before, method)
-    slots.acquire("beside")
     saved = {} if staged is None else {"model": _stage(staged, cell, context, dataset)}
-    evidence = Evidence(cell, context.model.eval(), dataset, prepared, harness.store, found["identity"], meter, channel)
-    _draw_needed_samples(evidence, needs)
+    inputs = EvaluationInputs(
+        cell, context.model.eval(), dataset, prepared, harness.store, device_info["identity"], meter, channel
+    )
+    _draw_needed_samples(inputs, needs)
     with meter.phase("judge"):
-        scores, losses = measure(evidence, metrics), losses_by_timestep(evidence)
+        scores, losses = measure(inputs, metrics), losses_by_timestep(inputs)
     return {
         "metrics": scores,
         "revisions": rests_on(method, [spec for spec, _ in metrics], dataset),
         "timestep_loss": losses,
         "flops": flops,
-        "judge": prepared.worth,
+        "judge": prepared.test_performance,
         "artifacts": {**prepared.artifacts, **saved},
-        "images": strips(evidence),
+        "images": strips(inputs),
         **_account(harness, again),
     }
 
 
-def _begin(found: Mapping[str, Any], channel: JobChannel) -> tuple[torch.device, Meter]:
-    """Return the device, and a meter that started before this process took anything there."""
-    device = occupy(found)
-    meter = Meter.for_device(device, str(found["identity"]["uuid"]), channel.beside if found["of"] > 1 else None)
+def _begin(device_info: Mapping[str, Any], channel: JobChannel) -> tuple[torch.device, Meter]:
+    """Return the device, and a meter that started before this process allocated memory there."""
+    device = occupy(device_info)
+    beside = channel.beside if device_info["of"] > 1 else None
+    meter = Meter.for_device(device, str(device_info["identity"]["uuid"]), beside)
     make_current(device)
     return device, meter
 
 
 def _stage(staged: Path, cell: Cell, context: Context, dataset: Dataset) -> dict[str, str]:
-    """Write the unlearned model and return what the record says of it; a warning says where no folder can hold it."""
+    """Write the unlearned model and return its entry in the record; warn where it cannot be saved."""
     entry = stage(staged, cell, context.model, dataset.image_shape)
     if "reason" in entry:
         warnings.warn(f"{cell.id}: no model folder, because {entry['reason']}", stacklevel=1)
@@ -234,9 +235,9 @@ def _stage(staged: Path, cell: Cell, context: Context, dataset: Dataset) -> dict
 
 
 def _account(harness: Harness, again: Sequence[float]) -> dict[str, Any]:
-    """Return what the record says of the method's run and of its cost, `again` being the seconds of its repeats."""
+    """Return the record's fields on the method's run and its cost; `again` are the seconds of its repeats."""
     meter = harness.meter
-    outside, seen = meter.outside(), meter.elapsed()
+    untimed, seen = meter.untimed(), meter.elapsed()
     meter.instruments.close()
     if again:
         forget = meter.costs["forget"]
@@ -245,7 +246,7 @@ def _account(harness: Harness, again: Sequence[float]) -> dict[str, Any]:
     return {
         "method_source_hash": harness.source_hash,
         "cost": meter.phases(),
-        "outside": outside,
+        "outside": untimed,
         "seconds_seen": seen,
         "priors": harness.priors,
         "probes": meter.instruments.reasons(),
@@ -255,22 +256,8 @@ def _account(harness: Harness, again: Sequence[float]) -> dict[str, Any]:
     }
 
 
-class _Slots:
-    """Waits for slots among the cells that run side by side; work that is not timed shares the cores with them."""
-
-    def __init__(self, channel: JobChannel, meter: Meter) -> None:
-        self._channel, self._meter, self._threads = channel, meter, torch.get_num_threads()
-
-    def acquire(self, kind: Slot) -> None:
-        """Wait for a slot, and use as many threads as it allows."""
-        with self._meter.phase("wait"):
-            sharing = self._channel.slot(kind)
-        torch.set_num_threads(max(1, self._threads // sharing))
-        self._meter.side_by_side = sharing > 1
-
-
 def warm_up(prepared: Prepared, dataset: Dataset, device: torch.device) -> None:
-    """Do once what costs more the first time: training, sampling, judging. No weight and no random state changes."""
+    """Run training, sampling and judging once, as first use is slower. Weights and random states stay unchanged."""
     n = dataset.base.batch if device.type == "cuda" else WARMUP_IMAGES
     images, labels = prepared.train.images[:n], torch.from_numpy(prepared.train.labels[:n])
     with global_rng_kept(device):
@@ -283,29 +270,29 @@ def warm_up(prepared: Prepared, dataset: Dataset, device: torch.device) -> None:
         sample(model, schedule, labels, range(n), dataset.image_shape, null_class=dataset.null_class, **sampler)
     for network in (prepared.judge, prepared.extractor):
         if network is not None:
-            through(network, images, device)
+            forward_batches(network, images, device)
 
 
 def rehearse(method: MethodSpec, harness: Harness, cell: Cell) -> None:
-    """Let the method take its first step and throw it away: kernels are chosen and loaded for its shapes.
+    """Run the method's first step and discard it, so that kernels for its shapes are selected and loaded.
 
-    Its priors are made meanwhile, in phase `prior`, and stay.
+    Its priors are built meanwhile, in phase `prior`, and stay.
     """
     quiet = replace(harness, counts=Counts(), curves={}, priors={})
     with global_rng_kept(harness.device), _one_cells_affair(method), _precision(harness):
         context = Rehearsal(quiet)
-        with counted(quiet, context):  # a prior's work is known from when it was made
+        with counted(quiet, context):  # a prior's counts are kept with it
             context.run(method.function, cell.settings)
 
 
 def _precision(harness: Harness) -> AbstractContextManager[Any]:
-    """Return the context in which all methods of a run compute; their weights stay in fp32."""
+    """Return the precision context of a run's methods; weights stay in fp32."""
     return half_precision(harness.device, harness.dataset.precision == "bf16")
 
 
 @contextmanager
 def _one_cells_affair(method: MethodSpec) -> Iterator[None]:
-    """Raise a PluginError where a method raises a UsageError, which would end the run."""
+    """Turn a method's UsageError, which would end the run, into a PluginError."""
     try:
         yield
     except UsageError as error:
@@ -313,7 +300,7 @@ def _one_cells_affair(method: MethodSpec) -> Iterator[None]:
 
 
 def unlearn(method: MethodSpec, harness: Harness, cell: Cell, make: Callable[[Harness], Context] = Context) -> Context:
-    """Run the method in phase `forget`, what it compiles in `warmup`, and return its context, which `make` makes."""
+    """Run the method in phase `forget`, its compilation in `warmup`, and return its context, which `make` creates."""
     context, meter = make(harness), harness.meter
     with (
         counted(harness, context), compiling_is_warmup(meter), meter.phase("forget"), _one_cells_affair(method),
@@ -326,10 +313,10 @@ def unlearn(method: MethodSpec, harness: Harness, cell: Cell, make: Callable[[Ha
 
 
 def check_left_as_found(before: GlobalState, method: MethodSpec) -> None:
-    """Put back what a method may change freely in its process, which is to judge it.
+    """Restore global state that a method may change in the process that evaluates it.
 
     Raises:
-        PluginError: it changed something else there.
+        PluginError: it changed other global state.
     """
     if complaint := before.complaint():
         raise PluginError(f"{method.name} or its file changes what its own evaluation uses, {complaint}: {REMEDY}")
@@ -337,64 +324,64 @@ def check_left_as_found(before: GlobalState, method: MethodSpec) -> None:
 
 
 def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
-    """Return the harness whose base has forgotten what the cell's sequence forgets before; cached, not timed.
+    """Return the harness with the model of the sequence's earlier steps as base; cached, not timed.
 
     Raises:
-        PluginError: the method left a model that no weights of the base's network stand for.
+        PluginError: the method replaced the network, so that its weights are not enough.
     """
     for step in cell.target.steps[:-1]:
-        quiet = replace(harness, target=step, meter=harness.meter.another(), counts=Counts(), curves={}, priors={})
+        quiet = replace(harness, target=step, meter=harness.meter.fresh(), counts=Counts(), curves={}, priors={})
 
         def forget(quiet: Harness = quiet) -> tuple[Tensors, Mapping[str, Any]]:
             model = unlearn(method, quiet, cell).model
             weights = model.state_dict()
             if not is_plain(model) or weights.keys() != quiet.base.state_dict().keys():
-                raise PluginError(f"{cell.method} changes the network itself, so no sequence can go on from its model")
+                raise PluginError(f"{cell.method} changes the network itself, so a sequence cannot continue from it")
             return {name: tensor.contiguous() for name, tensor in weights.items()}, {}
 
         with harness.meter.phase("earlier"), global_rng_kept(harness.device):
-            found = harness.store.get("unlearned", {
+            earlier_model = harness.store.get("unlearned", {
                 "base": harness.base_digest, "method": cell.method, "source": harness.source_hash,
                 "settings": dict(cell.settings), "target": step, "seed": cell.seed, "dataset": harness.dataset.name,
                 "content": harness.dataset.content,
                 "sampler": harness.dataset.protocol.sampler, "device": device_key(harness.device_identity),
                 "software": dict(harness.software), "harness": of_parts(("unlearning", "sampler")),
             }, forget)  # fmt: skip
-        base = frozen(copy.deepcopy(harness.base), found.tensors, harness.device)
+        base = frozen(copy.deepcopy(harness.base), earlier_model.tensors, harness.device)
         base._forward_hooks.clear()
-        harness = replace(harness, base=base, base_digest=found.payload_digest, target=cell.target)
+        harness = replace(harness, base=base, base_digest=earlier_model.payload_digest, target=cell.target)
     return harness
 
 
 def _time_again(method: MethodSpec, harness: Harness, cell: Cell, times: int) -> list[float]:
-    """Return the seconds that unlearning takes when it is done again from the start; its priors are there."""
+    """Return the seconds of repeated unlearning from the start, with its priors cached."""
     seconds = []
     for _ in range(times):
         with harness.meter.phase("repeat"):
-            meter = harness.meter.another()
+            meter = harness.meter.fresh()
             unlearn(method, replace(harness, meter=meter, counts=Counts(), curves={}, priors={}), cell)
             seconds.append(meter.costs["forget"].seconds)
     return seconds
 
 
-def _draw_needed_samples(evidence: Evidence, needs: Sequence[str]) -> None:
-    """Sample what the metrics will ask for, outside the judge's clock."""
+def _draw_needed_samples(inputs: EvaluationInputs, needs: Sequence[str]) -> None:
+    """Draw the samples that metrics need, outside the phase `judge`."""
     for stream in ("forget", "retain", "earlier"):
         if any(need.startswith(f"{stream}_") for need in needs):
-            getattr(evidence, f"{stream}_samples")
+            getattr(inputs, f"{stream}_samples")
 
 
-def strips(evidence: Evidence) -> dict[str, Mapping[str, Any]]:
+def strips(inputs: EvaluationInputs) -> dict[str, Mapping[str, Any]]:
     """Return the first images of the (first) forget class, and of the retained class after it, as base64 PNG."""
-    found: dict[str, Mapping[str, Any]] = {}
-    computed, first, k = vars(evidence), evidence.cell.forget_class, evidence.dataset.num_classes
-    companion = next(c % k for c in range(first + 1, first + k) if c % k not in evidence.cell.target.gone)
+    kept: dict[str, Mapping[str, Any]] = {}
+    computed, first, k = vars(inputs), inputs.cell.forget_class, inputs.dataset.num_classes
+    companion = next(c % k for c in range(first + 1, first + k) if c % k not in inputs.cell.target.gone)
     if "forget_samples" in computed:
-        found["forget"] = {"class": first, "png": _png(evidence.forget_samples[:STRIP_IMAGES])}
+        kept["forget"] = {"class": first, "png": _png(inputs.forget_samples[:STRIP_IMAGES])}
     if "retain_samples" in computed:
-        chosen = evidence.retain_samples[evidence.retain_labels == companion][:STRIP_IMAGES]
-        found["retain"] = {"class": companion, "png": _png(chosen)}
-    return found
+        chosen = inputs.retain_samples[inputs.retain_labels == companion][:STRIP_IMAGES]
+        kept["retain"] = {"class": companion, "png": _png(chosen)}
+    return kept
 
 
 def _png(images: NDArray[np.uint8]) -> str:

@@ -1,4 +1,4 @@
-"""What `--devices` names: GPUs by number, or sets of CPU cores, all of one model. Free of torch."""
+"""Parsing of `--devices`: GPUs by number, or sets of CPU cores, all of one model. Free of torch."""
 
 import os
 import re
@@ -14,14 +14,14 @@ _SPAN = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
 
 
 def named_devices(text: str, gpus: int) -> dict[str, list[int]]:
-    """Return {device: its cores}, in the order in which a text names them; a GPU, `cuda:1`, has no cores of its own.
+    """Return {device: its cores}, in the order of the text; a GPU, `cuda:1`, has no cores.
 
     Args:
         text: `0,1`, `all`, or `cpu:0-3,cpu:4-7`.
-        gpus: how many CUDA devices torch sees, which are `all`.
+        gpus: the number of CUDA devices, for `all`.
 
     Raises:
-        UsageError: it names none, something else, or one twice.
+        UsageError: the text is malformed, or names no device or one twice.
     """
     words = [word.strip() for word in text.split(",")]
     if words == ["all"]:
@@ -44,28 +44,28 @@ def named_devices(text: str, gpus: int) -> dict[str, list[int]]:
 
 
 def _cores(word: str) -> list[int]:
-    """Return the cores that `cpu:0-3+8` names.
+    """Return the cores of `cpu:0-3+8`.
 
     Raises:
-        UsageError: it names none, or some that this process may not use.
+        UsageError: it names no cores, or cores that this process may not use.
     """
     if not hasattr(os, "sched_setaffinity"):
-        raise UsageError("this system does not let a process choose its cores: --devices takes GPUs alone here")
+        raise UsageError("this system does not let a process choose its cores: --devices takes only GPUs here")
     allowed, chosen = allowed_cores(), set[int]()
     for part in word.removeprefix("cpu:").split("+"):
         span = _SPAN.fullmatch(part)
         first, last = (int(span[1]), int(span[2] or span[1])) if span else (1, 0)
         if first > last:
-            raise UsageError(f"--devices names {word!r}, which is no set of cores: {SYNTAX}")
+            raise UsageError(f"--devices names {word!r}, which is not a set of cores: {SYNTAX}")
         cores = [core for core in allowed if first <= core <= last]
         if len(cores) <= last - first:
-            raise UsageError(f"--devices names {word}, but this process may use the cores {spell_cores(allowed)} alone")
+            raise UsageError(f"--devices names {word}, but this process may only use the cores {spell_cores(allowed)}")
         chosen.update(cores)
     return sorted(chosen)
 
 
 def spell_cores(cores: Sequence[int]) -> str:
-    """Return a set of cores as `--devices` writes it: `0-3+8`."""
+    """Return a set of cores in the syntax of `--devices`: `0-3+8`."""
     spans: list[list[int]] = []
     for core in sorted(cores):
         if spans and core == spans[-1][1] + 1:
@@ -75,20 +75,20 @@ def spell_cores(cores: Sequence[int]) -> str:
     return "+".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
 
 
-def check_alike(found: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UsageError unless devices, as `runner.identify_all` returns them, are of one model and driver.
+def check_alike(infos: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UsageError unless devices, as `run.cell.resolve_devices` returns them, are of one model and driver.
 
     The cells of a run are compared with each other, and its priors are charged to all of them.
     """
-    first = found[0]
-    for other in found[1:]:
+    first = infos[0]
+    for other in infos[1:]:
         if device_key(first["identity"]) != device_key(other["identity"]):
             raise UsageError(
                 f"--devices names devices that are not alike, {_words(first)} and {_words(other)}: name those of one "
-                "model, since run times on others do not compare"
+                "model, since run times of different models are not comparable"
             )
 
 
-def _words(found: Mapping[str, Any]) -> str:
-    facts = [str(found["identity"][fact]) for fact in ("name", "driver") if fact in found["identity"]]
-    return f"{found['name']} ({', driver '.join(facts)})"
+def _words(device_info: Mapping[str, Any]) -> str:
+    facts = [str(device_info["identity"][fact]) for fact in ("name", "driver") if fact in device_info["identity"]]
+    return f"{device_info['name']} ({', driver '.join(facts)})"

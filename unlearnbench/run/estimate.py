@@ -1,7 +1,7 @@
-"""What a run would take on this device, found out in a minute or two by doing a little of all that it would do.
+"""Estimates of a run's time and memory on this device, from a minute or two of sample work.
 
-Free of torch: `pilot` does and times it in processes of their own, and this module gathers what comes back. `outlook`
-adds it up and spells it. None of it is recorded.
+Free of torch: `pilot` does and times the work in separate processes, and this module collects the results.
+`cli.estimate` computes totals and prints them. Nothing is recorded.
 """
 
 import statistics
@@ -14,23 +14,23 @@ from rich.console import Console
 
 from unlearnbench.errors import UsageError
 from unlearnbench.run.execution import Execution
+from unlearnbench.run.locks import device_lock
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, spell
-from unlearnbench.run.scheduling import device_lock
 from unlearnbench.run.workers import Outcome, Workers
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import canonical_json
 from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model
 
-OUTSIDE = ("start", "load", "rest")  # of a record: what surrounds the phases of a cell
+OUTSIDE = ("start", "load", "rest")  # of a record: time around the phases of a cell
 AROUND = ("start", "load", "warmup", "judge", "attack", "rest")  # of a cell, besides its method and its samples
-BASE = "base model"  # begins the names of base models, all of which take as long
+BASE = "base model"  # prefix of the names of base models, which take the same time
 JOB_SECONDS = 120.0  # for each of the measurements
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast a method's own loop goes."""
+    """The pace of a method's own loop."""
 
     seconds: float  # of a piece, on average
     pieces: float  # in all
@@ -38,13 +38,13 @@ class Rate:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of an optimiser step; of a loop in which no optimiser of torch steps, those of a piece."""
+        """Seconds of an optimiser step; of a piece in loops without torch optimisers."""
         return self.seconds / (self.optimizer_steps or 1)
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What one prior of a method takes."""
+    """The cost of one prior of a method."""
 
     seconds: float
     shared: bool  # between forget classes
@@ -54,7 +54,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class MethodCost:
-    """What a method takes for one cell, in seconds."""
+    """The cost of a method for one cell, in seconds."""
 
     rte: float  # unlearning
     prior: float
@@ -62,30 +62,30 @@ class MethodCost:
     rate: Rate | None  # of its loop; None where it has none
     memory: Mapping[str, int]  # probe -> peak over prior and unlearning, bytes
     priors: Mapping[str, Prior]
-    warmup: float  # what a cell does once to warm up for this method: compiling, on CUDA a first step thrown away
-    untouched: bool  # it leaves the model as it is, so samples are shared between cells
-    reckoned: frozenset[str]  # which of rte and prior were extrapolated
+    warmup: float  # once per cell: compiling, and on CUDA a rehearsed first step
+    untouched: bool  # it leaves the model unchanged, so samples are shared between cells
+    reckoned: frozenset[str]  # those of rte and prior that were extrapolated
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """What could not be told, and why."""
+    """A cost that could not be determined, and why."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Making:
-    """What it takes to make something that the cache lacks."""
+    """The cost of making something that the cache lacks."""
 
-    seconds: float | None  # None where it cannot be told
+    seconds: float | None  # None where unknown
     size: int  # bytes in the cache
-    reason: str = ""  # why it cannot be told, where that is known
+    reason: str = ""  # why it is unknown, if given
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What belongs to a dataset: what the cache has, and what is to be made or downloaded."""
+    """Preparation of a dataset: cached parts, and those to be made or downloaded."""
 
     there: Sequence[str]
     making: Mapping[str, Making]
@@ -100,25 +100,25 @@ class Row:
     label: str
     cells: Sequence[Cell]
     unlearns: bool
-    default: bool  # nobody changed a setting
+    default: bool  # all settings have their defaults
     cost: MethodCost | Unknown
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a cell takes besides its method and its samples."""
+    """The time of a cell besides its method and its samples."""
 
     seconds: Mapping[str, float]  # of each phase of AROUND that is known
-    records: int  # of this device, that say it; 0 where it was measured
-    unknown: str = ""  # what is missing, and why
+    records: int  # number of this device's records used; 0 where it was measured
+    unknown: str = ""  # missing parts, and why
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """All that is known of a run that has not been."""
+    """The estimate of a run."""
 
     plan: Plan
-    found: Mapping[str, Any]  # the device, as `runner.identify` returns it
+    device_info: Mapping[str, Any]  # the device, as `run.cell.resolve_device` returns it
     rows: Sequence[Row]
     surroundings: Surroundings
     preparation: Preparation
@@ -127,26 +127,27 @@ class Outlook:
 
 
 def estimate(plan: Plan, workers: Workers, store: ResultStore, console: Console, execution: Execution) -> Outlook:
-    """Measure what a run with these arguments, those of `Benchmark`, would take; cache and results stay as they are.
+    """Estimate the cost of a run with the arguments of `Benchmark`; cache and results stay unchanged.
 
     Raises:
         UsageError: the run could not start.
     """
     with Display(console) as display:
-        found = _value(workers.run("unlearnbench.run.cell:identify", execution.device))
-        plan.dataset.check_device(found["identity"]["type"])
-        with device_lock([found["identity"]], lambda holder: display.wait("wait for the device", holder), display.warn):
+        device_info = _value(workers.run("unlearnbench.run.cell:resolve_device", execution.device))
+        plan.dataset.check_device(device_info["identity"]["type"])
+        identity = device_info["identity"]
+        with device_lock([identity], lambda holder: display.wait("wait for the device", holder), display.warn):
             reading = store.read()
             for problem in (*plan.warnings, *reading.problems):
                 display.warn(problem)
-            here = device_model(found["identity"])
+            here = device_model(device_info["identity"])
             selection = select(plan, reading.records, execution, here)
-            pilot = _Pilot(plan, workers, display, execution, found)
+            pilot = _Pilot(plan, workers, display, execution, device_info)
             preparation = pilot.preparation(selection)
             rows = [pilot.row(cells) for cells in variants(selection.todo)]
             surroundings = pilot.surroundings(selection, recorded(reading.records, plan, here))
             return Outlook(
-                plan, found, rows, surroundings, preparation, len(plan.cells) - len(selection.todo),
+                plan, device_info, rows, surroundings, preparation, len(plan.cells) - len(selection.todo),
                 execution,
             )  # fmt: skip
 
@@ -160,7 +161,7 @@ def variants(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def draws(cell: Cell, plan: Plan) -> list[tuple[int, int]]:
-    """Return (class, number of images) of everything that a cell samples for its metrics."""
+    """Return (class, number of images) of all samples for a cell's metrics."""
     needs = {need for spec in plan.metrics_of(cell) for need in spec.needs}
     protocol = plan.dataset.protocol
     streams: dict[str, tuple[Sequence[int], int]] = {
@@ -173,14 +174,14 @@ def draws(cell: Cell, plan: Plan) -> list[tuple[int, int]]:
 
 
 def recorded(records: Iterable[Record], plan: Plan, here: DeviceModel) -> dict[str, list[float]]:
-    """Return {phase: seconds in each record} of what surrounds the methods, in records of this device and dataset.
+    """Return {phase: seconds in each record} besides methods and samples, from records of this device and dataset.
 
-    Judging and attacks count where the same metrics were computed, and where no other cell worked beside them.
+    Judging and attacks count where the same metrics were computed, and no other cell ran at the same time.
     """
     dataset = plan.dataset
     found: dict[str, list[float]] = {}
     for record in records:
-        alike = (record.dataset.get("digest"), record.dataset.get("panel")) == (dataset.digest, dataset.panel)
+        alike = (record.dataset.get("digest"), record.dataset.get("panel")) == (dataset.digest, dataset.judges_digest)
         place = (record.cell.dataset, record.cell.protocol)
         known = record.cell.method in plan.methods and place == (dataset.name, dataset.protocol.name)
         if record.status != "ok" or not (alike and known and record.device_model.matches(here)):
@@ -197,7 +198,7 @@ def recorded(records: Iterable[Record], plan: Plan, here: DeviceModel) -> dict[s
 
 
 def _value(outcome: Outcome) -> Any:
-    """Return the value of a job that nothing can do without."""
+    """Return the value of an indispensable job; raise UsageError where it failed."""
     if outcome.status != "ok":
         raise UsageError(f"nothing can be measured here: {_reason(outcome)}")
     return outcome.value
@@ -210,22 +211,23 @@ def _reason(outcome: Outcome) -> str:
 
 
 class _Pilot:
-    """Has things measured, each in a process of its own, one after another."""
+    """Runs measurements in turn, each in a separate process."""
 
     def __init__(
-        self, plan: Plan, workers: Workers, display: Display, execution: Execution, found: Mapping[str, Any]
+        self, plan: Plan, workers: Workers, display: Display, execution: Execution, device_info: Mapping[str, Any]
     ) -> None:
         self._plan, self._workers, self._display = plan, workers, display
-        self._execution, self._found = execution, found
-        self._starts: list[float] = []  # seconds from asking for a process until it works
+        self._execution, self._device_info = execution, device_info
+        self._starts: list[float] = []  # seconds until a process starts to work
 
     def _run(self, label: str, job: str, *arguments: Any) -> Outcome:
-        """Run a job of `pilot` and return how it ended; its value is (what it measured, seconds it worked)."""
+        """Run a job of `pilot` and return its outcome; the value is (measurement, seconds it worked)."""
         began = time.monotonic()
         with self._display.task(label, announce=True) as task:
             outcome = self._workers.run(
-                f"unlearnbench.run.pilot:{job}", *arguments, self._execution.cache, self._found, timeout=JOB_SECONDS,
-                on_progress=task.progress, on_warning=self._display.warn, on_tick=self._display.tick,
+                f"unlearnbench.run.pilot:{job}", *arguments, self._execution.cache, self._device_info,
+                timeout=JOB_SECONDS, on_progress=task.progress, on_warning=self._display.warn,
+                on_tick=self._display.tick,
             )  # fmt: skip
         if outcome.status != "ok":
             return outcome
@@ -234,7 +236,7 @@ class _Pilot:
         return Outcome("ok", measured)
 
     def preparation(self, selection: Selection) -> Preparation:
-        """Return what is cached, and what making the rest would take."""
+        """Return the cached parts, and the cost of making the rest."""
         if not selection.todo:
             return Preparation([], {}, 0)
         needs = [need for spec in self._plan.metrics for need in spec.needs]
@@ -248,7 +250,7 @@ class _Pilot:
         return Preparation(there, making, size)
 
     def _making(self, name: str) -> Making:
-        """Measure what making a part takes."""
+        """Measure the cost of making a part."""
         outcome = self._run(f"{self._plan.dataset.name}: {name}", "measure_making", self._plan.dataset, name)
         found: Making = outcome.value if outcome.status == "ok" else Making(None, 0, _reason(outcome))
         return found
@@ -263,7 +265,7 @@ class _Pilot:
         return Row(cell.method, label, cells, self._plan.unlearns(cell), not changed, cost)
 
     def surroundings(self, selection: Selection, records: Mapping[str, Sequence[float]]) -> Surroundings:
-        """Return what surrounds the methods, by records where they say it, else measured."""
+        """Return the time besides methods and samples, from records if possible, else measured."""
         todo = selection.todo
         cell = next((cell for cell in todo if self._plan.unlearns(cell)), todo[0] if todo else None)
         if cell is None:

@@ -1,7 +1,7 @@
-"""What a method could leave behind in its process that would touch the numbers of its own evaluation.
+"""Global state of a process that a method could change to affect its own evaluation.
 
-A snapshot is taken before the method's file is imported, and compared when the method has returned. What a plugin
-imports is new and not a change; what was there and is another object now is one.
+A snapshot is taken before the method's file is imported, and compared after the method has returned. New modules are
+not changes; replaced objects are.
 """
 
 import builtins
@@ -22,11 +22,11 @@ import torch
 from torch.nn.modules import module as hooks
 from torch.optim import Optimizer
 
-PACKAGES = frozenset({  # whose functions and classes an evaluation uses
+PACKAGES = frozenset({  # their functions and classes are used in an evaluation
     "PIL", "builtins", "copy", "diffusers", "functools", "itertools", "json", "math", "numpy", "operator", "random",
     "safetensors", "scipy", "sklearn", "statistics", "time", "torch", "torch_fidelity", "torchvision", "unlearnbench",
 })  # fmt: skip
-NOT_USED = (  # they replace their own
+NOT_USED = (  # they replace their attributes themselves
     "torch._dynamo", "torch._inductor", "torch.fx", "torch._functorch", "torch._subclasses", "torch.compiler",
 )  # fmt: skip
 COMPILER = str(Path(torch.__file__).parent / "_dynamo")
@@ -35,7 +35,7 @@ MATMUL = (
     "allow_fp16_accumulation",
 )  # fmt: skip
 OPTIMIZER_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
-MOST = 5  # changes that a sentence names
+MOST = 5  # changes listed in a message
 REMEDY = "change it within a `with` block, or put it back before the method returns"
 _MISSING = object()
 
@@ -44,7 +44,7 @@ class GlobalState:
     """A snapshot of the flags, functions and classes of this process."""
 
     def __init__(self) -> None:
-        import torch._dynamo  # an optimiser does, and it replaces functions of torch: that is no method's doing
+        import torch._dynamo  # optimisers import it, which replaces functions of torch
 
         self._flags = _flags()
         self._random = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
@@ -52,7 +52,7 @@ class GlobalState:
         self._modules, self._classes, self._code = _attributes()
 
     def changes(self) -> list[str]:
-        """Return the names of what is not as it was."""
+        """Return the names of everything that changed."""
         now = _flags()
         flags = [f"{name} ({value!r} before, now {now[name]!r})" for name, value in self._flags.items()
                  if not _same(value, now[name])]  # fmt: skip
@@ -66,13 +66,13 @@ class GlobalState:
         return [*flags, *patched, *edited]
 
     def complaint(self) -> str:
-        """Return the names of the first of `changes`, and how many more there are; empty if there is none."""
+        """Return the names of the first `changes`, and the number of further ones; empty if there are none."""
         changes = self.changes()
         more = f" and {len(changes) - MOST} more" if len(changes) > MOST else ""
         return f"{', '.join(changes[:MOST])}{more}"
 
     def restore(self) -> None:
-        """Put back what may change freely: global random generators, environment variables, filters of warnings."""
+        """Restore state that may change: global random generators, environment variables, warning filters."""
         torch_state, numpy_state, python_state = self._random
         torch.set_rng_state(torch_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
@@ -92,7 +92,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def _flags() -> dict[str, Any]:
-    """Return every switch that changes how numbers are computed, by the name that a person would look for."""
+    """Return the value of every flag that affects computations, by a readable name."""
     tiny = sys.float_info.min / 2
     read: dict[str, Callable[[], Any]] = {
         "torch's default dtype": torch.get_default_dtype,
@@ -134,7 +134,7 @@ def _flags() -> dict[str, Any]:
 
 
 def _value(getter: Callable[[], Any]) -> Any:
-    """Return a switch's value; torch refuses to tell some once old and new names of one switch were mixed."""
+    """Return a flag's value; torch refuses to read some after old and new names of a flag were mixed."""
     try:
         return getter()
     except (RuntimeError, AttributeError) as error:
@@ -142,13 +142,13 @@ def _value(getter: Callable[[], Any]) -> Any:
 
 
 def _hooks(module: types.ModuleType, name: str) -> Any:
-    """Return what tells one set of hooks from another."""
+    """Return the identity of a set of hooks."""
     registered = getattr(module, name)
     return [id(hook) for hook in registered.values()] if isinstance(registered, Mapping) else registered
 
 
 def _backends() -> Iterator[tuple[str, Any]]:
-    """Yield torch.backends, its modules, and what stands in for modules in these."""
+    """Yield torch.backends, its modules, and objects that replace modules in it."""
     yield "torch.backends", torch.backends
     for name, backend in vars(torch.backends).items():
         if isinstance(backend, types.ModuleType) and sys.modules.get(f"torch.backends.{name}") is backend:
@@ -159,7 +159,7 @@ def _backends() -> Iterator[tuple[str, Any]]:
 
 
 def _switches(backend: tuple[str, Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield the names and getters of a backend's properties (torch's own kind) and plain values."""
+    """Yield the names and getters of a backend's properties (a type of torch) and plain values."""
     name, place = backend
     for cls in type(place).__mro__:
         for key, value in vars(cls).items():
@@ -184,7 +184,7 @@ def _attributes() -> tuple[
         if known and isinstance(module, types.ModuleType):
             modules[name] = module, dict(vars(module))
             for value in modules[name][1].values():
-                if issubclass(type(value), type) and value not in classes:  # isinstance asks odd objects, which warn
+                if issubclass(type(value), type) and value not in classes:  # isinstance warns for lazy objects
                     classes[value] = dict(vars(value))  # type: ignore[index]
     places = [attributes for _, attributes in modules.values()]
     functions = {value for place in (*places, *classes.values()) for value in place.values() if _is_function(value)}
@@ -200,7 +200,7 @@ def _code_of(function: types.FunctionType) -> tuple[Any, ...]:
 
 
 def _replaced(old: Attributes, now: Mapping[str, object]) -> list[str]:
-    """Return the names of functions, classes and constants that are another object now."""
+    """Return the names of functions, classes and constants that were replaced."""
     return [
         key for key, value in old.items()
         if now.get(key, _MISSING) is not value and (_is_code(value) or key.isupper())
@@ -209,9 +209,9 @@ def _replaced(old: Attributes, now: Mapping[str, object]) -> list[str]:
 
 
 def _is_first_use(old: object, now: object) -> bool:
-    """Say whether torch wrapped an optimiser's `step` in its own hooks, as it does when one is made first.
+    """Say whether torch wrapped an optimiser's `step` in its own hooks, as it does for the first instance.
 
-    One that an optimiser inherits (AdamW's is Adam's) may be wrapped in both classes, the heir's first.
+    An inherited `step` (AdamW's is Adam's) may be wrapped in both classes, the subclass first.
     """
     code, wrapped = getattr(now, "__code__", None), getattr(now, "__wrapped__", None)
     ours = wrapped is not None and (wrapped is old or wrapped is getattr(old, "__wrapped__", None))
@@ -219,12 +219,12 @@ def _is_first_use(old: object, now: object) -> bool:
 
 
 def _is_compilers(now: object) -> bool:
-    """Say whether a function is one of those that torch.compile puts in the place of torch's own."""
+    """Say whether a function is one of torch.compile's replacements of torch's functions."""
     return getattr(getattr(now, "__code__", None), "co_filename", "").startswith(COMPILER)
 
 
 def _shadowing(old: Attributes, now: Mapping[str, object]) -> list[str]:
-    """Return the names of builtins that a module got for itself."""
+    """Return the names of builtins that a module now shadows."""
     return [key for key in now.keys() - old.keys() if not key.startswith("__") and hasattr(builtins, key)]
 
 
@@ -233,7 +233,7 @@ def _is_code(value: object) -> bool:
 
 
 def _overrides(cls: type, key: str) -> bool:
-    """Say whether a class got something to run that stands before what it inherits."""
+    """Say whether a new attribute of a class overrides an inherited one."""
     inherited = next((vars(base)[key] for base in cls.__mro__[1:] if key in vars(base)), _MISSING)
     if inherited is _MISSING or not _is_code(value := vars(cls)[key]):
         return False

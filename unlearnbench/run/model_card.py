@@ -34,7 +34,7 @@ def card(record: Record) -> str:
         "---\nlibrary_name: diffusers\ntags:\n- diffusion\n- machine-unlearning\n- class-conditional\n- unlearnbench\n"
         f"---\n\n# {title}: {dataset['title']} without {forgotten}",
         f"A class-conditional `UNet2DModel` of {dataset['title']} from which {title}{paper} unlearned {forgotten}."
-        f"{before} Written by unlearnbench; this is the model that was measured, and not another run of the method.",
+        f"{before} Written by unlearnbench; this is the measured model, not another run of the method.",
         f"- Cell `{cell.id}`, seeds: unlearning {cell.seed}, base model {cell.base_seed}, sampling "
         f"{cell.sampling_seed}\n- Record digest `{records_digest([record])}`\n"
         f"- Weights SHA-256 `{record.artifacts['model']['sha256']}`\n"
@@ -54,7 +54,7 @@ def card(record: Record) -> str:
 
 
 def _named(classes: Sequence[int], names: Sequence[str]) -> str:
-    """Return classes as people name them: `class 3 (cat) and class 5 (dog)`."""
+    """Return classes by number and name: `class 3 (cat) and class 5 (dog)`."""
     return " and ".join(f"class {_labelled(c, names[c])}" for c in classes)
 
 
@@ -106,15 +106,15 @@ unlearnbench sample . --class {c} --n 64 --out grid.png
 
 
 def _limits(record: Record) -> str:
-    worth = record.judge
-    judge = f" (test accuracy {100 * worth['test_accuracy']:.1f} %, n = {worth['n']})" if worth else ""
+    tested = record.judge
+    judge = f" (test accuracy {100 * tested['test_accuracy']:.1f} %, n = {tested['n']})" if tested else ""
     return (
         "## Limits\n\n"
-        f"- The metrics say what judges{judge} and features make of samples of this one model, as many as n; they "
-        "prove nothing about what is left in the weights.\n"
-        "- A class that was unlearned in the weights may come back: by fine-tuning, by other starting noise, by "
+        f"- The metrics rest on judges{judge}, features and n samples of this one model; they "
+        "do not prove the absence of knowledge in the weights.\n"
+        "- An unlearned class may come back: by fine-tuning, by other initial noise, by "
         "another label embedding. `unlearnbench list metrics` names the attacks; those that ran are in the table.\n"
-        "- Other classes may have suffered in ways that no metric here sees. Look at samples before use."
+        "- Other classes may be damaged in ways that no metric here detects. Look at samples before use."
     )
 
 

@@ -1,7 +1,7 @@
-"""Measurements for an estimate, each a job in a process of its own: a part of the work is done and timed.
+"""Measurements for an estimate, each a job in a separate process, which does and times a part of the work.
 
-An untrained network of the right shape stands for a base model or a judge that is not there yet, for no time depends
-on weights. The cache is looked into and left as it is.
+Untrained networks of the same shape replace missing base models and judges, as times do not depend on weights. The
+cache is read-only.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearnbench.cost.meter import Cost, Meter, Outside, Phase
+from unlearnbench.cost.meter import Cost, Meter, Phase, Untimed
 from unlearnbench.datasets import Dataset, Images, Split
 from unlearnbench.datasets.recipes import ClassifierRecipe, GivenJudge, SvmRecipe
 from unlearnbench.errors import UsageError
@@ -31,9 +31,9 @@ from unlearnbench.judges.judges import (
     SvmJudge,
     build_classifier,
     classifier,
-    through,
+    forward_batches,
 )
-from unlearnbench.measure.evidence import Evidence, losses_by_timestep, measure
+from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep, measure
 from unlearnbench.measure.prepared import Prepared
 from unlearnbench.models.base import base_artifact, base_reference, image_digests
 from unlearnbench.models.checkpoints import read_checkpoint
@@ -52,27 +52,27 @@ from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
 CLOCKED: tuple[Phase, ...] = ("prior", "forget")
-AROUND_PHASES: tuple[Phase | Outside, ...] = ("load", "warmup", "judge", "attack")
+AROUND_PHASES: tuple[Phase | Untimed, ...] = ("load", "warmup", "judge", "attack")
 TRAIN_SECONDS = 2.0  # of timed training steps
-TEST_SHARE = 5  # training images per test image, where these are not here
-NO_INCEPTION = "judging: FID's Inception weights are not here, so what its features take is not known"
+TEST_SHARE = 5  # training images per test image, where the test images are missing
+NO_INCEPTION = "judging: FID's Inception weights are missing, so the time of its features is unknown"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The training images and the base model, or what stands for them."""
+    """The training images and the base model, or substitutes."""
 
     train: Split
     base: nn.Module
-    base_digest: str  # of the cached one's reference, as priors' keys have it; empty for what stands for it
+    base_digest: str  # of the cached base model's reference, as in priors' keys; empty for a substitute
     unet: Mapping[str, Any]  # the arguments of its network
 
 
 def subject_of(dataset: Dataset, cache: Path, device: torch.device) -> Subject:
-    """Return images and base model of the cache, or what stands for them.
+    """Return images and base model of the cache, or substitutes.
 
     Raises:
-        UsageError: there is nothing to go by.
+        UsageError: neither is possible.
     """
     look = Look(cache)
     train, _ = _images(dataset, look)
@@ -90,10 +90,10 @@ def subject_of(dataset: Dataset, cache: Path, device: torch.device) -> Subject:
 
 
 def _images(dataset: Dataset, look: Look) -> tuple[Split, int]:
-    """Return the training images, or what stands for them, and how many test images there are.
+    """Return the training images, or noise in their place, and the number of test images.
 
     Raises:
-        UsageError: nobody knows how many images there will be.
+        UsageError: the number of images is unknown.
     """
     try:
         train, test, _ = dataset.load(look, _quiet)
@@ -104,10 +104,10 @@ def _images(dataset: Dataset, look: Look) -> tuple[Split, int]:
 
 
 def _made_up(dataset: Dataset, missing: str) -> Split:
-    """Return images of noise, as many of each class as there will be."""
+    """Return images of noise, as many per class as in the dataset."""
     if not dataset.train_counts:
         raise UsageError(
-            f"an estimate downloads nothing, and how many images {dataset.title} has is known only when they are here "
+            f"an estimate downloads nothing, and the number of images of {dataset.title} is unknown without them "
             f"({missing}): name their folder with --data-root"
         )
     labels = np.repeat(np.arange(dataset.num_classes), dataset.train_counts)
@@ -134,38 +134,38 @@ def _quiet(what: str, done: int, total: int) -> None:
     """Show no progress."""
 
 
-def _begin(found: Mapping[str, Any]) -> tuple[torch.device, TrialClock, Meter]:
-    """Return the device, a clock that goes on for work left out, and a meter that goes by it."""
-    device = torch.device(found["device"])
+def _begin(device_info: Mapping[str, Any]) -> tuple[torch.device, TrialClock, Meter]:
+    """Return the device, a clock that adds the time of skipped work, and a meter with that clock."""
+    device = torch.device(device_info["device"])
     clock = TrialClock(device)
-    meter = Meter.for_device(device, str(found["identity"]["uuid"]), clock=clock)
+    meter = Meter.for_device(device, str(device_info["identity"]["uuid"]), clock=clock)
     make_current(device)
     return device, clock, meter
 
 
 def measure_method(
     cell: Cell, dataset: Dataset, labels: Sequence[int], plugin_files: Sequence[Path], cache: Path,
-    found: Mapping[str, Any], channel: JobChannel,
+    device_info: Mapping[str, Any], channel: JobChannel,
 ) -> tuple[MethodCost | Unknown, float]:  # fmt: skip
-    """Return what a method takes for a cell, and the seconds that this job worked.
+    """Return the cost of a method for a cell, and the seconds that this job worked.
 
     Args:
         cell: with the method and its settings.
         dataset: of the cell.
-        labels: of the images that the cell samples.
+        labels: of the cell's samples.
         plugin_files: files that may hold the method.
         cache: folder of artifacts.
-        found: the device, as `runner.identify` returns it.
+        device_info: the device, as `run.cell.resolve_device` returns it.
         channel: shows progress.
     """
     began = time.perf_counter()
-    device, clock, meter = _begin(found)
+    device, clock, meter = _begin(device_info)
     registry, store, dataset = Registry(plugin_files), TrialStore(cache), dataset.with_base_seed(cell.base_seed)
     method, subject = registry.method(cell.method), subject_of(dataset, cache, device)
     harness = Harness(
         dataset, subject.train, subject.base, subject.base_digest, cell.method,
         registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device, store, meter,
-        found["identity"], software(), channel,
+        device_info["identity"], software(), channel,
     )  # fmt: skip
     try:
         cost: MethodCost | Unknown = _method_cost(method, cell, harness, store, clock, labels)
@@ -179,13 +179,13 @@ def measure_method(
 def _method_cost(
     method: MethodSpec, cell: Cell, harness: Harness, store: TrialStore, clock: TrialClock, labels: Sequence[int]
 ) -> MethodCost:
-    """Let a method take a first step, which makes its priors, then a few timed ones, then sample."""
+    """Run a method's first step, which makes its priors, then a few timed steps, then sampling."""
     unlearn(method, harness, cell, partial(Trial, clock=clock, rehearsing=True))
     reckoned = {"prior"} if clock.reckoned else set()
     clock.reckoned, clock.rate = False, None
     first: tuple[Phase, ...] = ("warmup", "forget") if harness.device.type == "cuda" else ("warmup",)
     warmup = sum(harness.meter.costs[phase].seconds for phase in first if phase in harness.meter.costs)
-    meter = harness.meter.another()
+    meter = harness.meter.fresh()
     timed = replace(harness, meter=meter, counts=Counts(), curves={}, priors={}, made=set())
     context = unlearn(method, timed, cell, partial(Trial, clock=clock))
     reckoned |= {"rte"} if clock.reckoned else set()
@@ -209,32 +209,32 @@ def _method_cost(
 
 
 def _prior(facts: Mapping[str, Any], store: TrialStore) -> Prior:
-    """Return what is known of a prior, given what a record would say of it."""
+    """Return the cost of a prior, given its entry in a record."""
     made = store.made.get(facts["key"])
     size = sum(tensor.nbytes for tensor in made.tensors.values()) if made is not None else 0
     return Prior(facts["seconds"], facts["shared"], made is None, size)
 
 
 def _is_untouched(model: nn.Module, base: nn.Module) -> bool:
-    """Say whether a method left the model as it was."""
+    """Say whether a method left the model unchanged."""
     ours, theirs = model.state_dict(), base.state_dict()
     same = is_plain(model) and ours.keys() == theirs.keys()
     return same and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 class _Enough(BaseException):
-    """A training was watched long enough. Not an Exception, so that nothing takes it for a failure."""
+    """Ends a watched training. Not an Exception, so that nothing handles it as a failure."""
 
 
 class _Watch:
-    """Watches a training by the progress that it shows, and ends it when enough is known."""
+    """Times a training by its progress calls, and ends it after enough steps."""
 
     def __init__(self, clock: TrialClock, channel: Progress) -> None:
         self._clock, self._channel, self._calls, self._first = clock, channel, 0, (0.0, 0)
-        self.seconds = 0.0  # of the whole training, once it was ended
+        self.seconds = 0.0  # extrapolated to the whole training, at its end
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Time the steps from the second one on, until they are enough; the first alone where it is slow."""
+        """Time steps from the second one on until there are enough; only the first where it is slow."""
         self._channel(what, done, total)
         if not total:
             return
@@ -249,20 +249,20 @@ class _Watch:
 
 
 def look_around(
-    dataset: Dataset, needs: Collection[str], base_seeds: Sequence[int], cache: Path, found: Mapping[str, Any],
+    dataset: Dataset, needs: Collection[str], base_seeds: Sequence[int], cache: Path, device_info: Mapping[str, Any],
     channel: JobChannel,
 ) -> tuple[tuple[list[str], list[str], int], float]:  # fmt: skip
-    """Return what of a dataset is cached, what is lacking, a base model's bytes, and the seconds that this job worked.
+    """Return a dataset's cached and missing parts, a base model's bytes, and the seconds that this job worked.
 
     Args:
-        dataset: is to be prepared.
+        dataset: to be prepared.
         needs: of the metrics to come.
         base_seeds: of the base models.
         cache: folder of artifacts.
-        found: the device, as `runner.identify` returns it.
+        device_info: the device, as `run.cell.resolve_device` returns it.
         channel: shows progress.
     """
-    began, device = time.perf_counter(), torch.device(found["device"])
+    began, device = time.perf_counter(), torch.device(device_info["device"])
     there, lacking = at_hand(dataset, Look(cache), device, needs, base_seeds)
     base = subject_of(dataset, cache, torch.device("cpu")).base
     return (there, lacking, _bytes(base)), time.perf_counter() - began
@@ -273,20 +273,20 @@ def _bytes(network: nn.Module) -> int:
 
 
 def measure_making(
-    dataset: Dataset, name: str, cache: Path, found: Mapping[str, Any], channel: JobChannel
+    dataset: Dataset, name: str, cache: Path, device_info: Mapping[str, Any], channel: JobChannel
 ) -> tuple[Making, float]:
-    """Return what making a part of what belongs to a dataset takes, and the seconds that this job worked.
+    """Return the cost of making a part of a dataset's preparation, and the seconds that this job worked.
 
     Args:
-        dataset: whose part it is.
-        name: of the part, as `forecast.at_hand` has it.
+        dataset: to be prepared.
+        name: of the part, as in `at_hand.at_hand`.
         cache: folder of artifacts.
-        found: the device, as `runner.identify` returns it.
+        device_info: the device, as `run.cell.resolve_device` returns it.
         channel: shows progress.
     """
     if name.endswith(DOWNLOAD):
         return Making(None, 0), 0.0
-    began, device = time.perf_counter(), torch.device(found["device"])
+    began, device = time.perf_counter(), torch.device(device_info["device"])
     make_current(device)
     train, tests = _images(dataset, Look(cache))
     with tempfile.TemporaryDirectory() as folder:
@@ -297,7 +297,7 @@ def measure_making(
 
 @dataclass(frozen=True)
 class _Maker:
-    """Times the making of what belongs to a dataset, in a folder of its own."""
+    """Times the preparation of a dataset, in a temporary folder."""
 
     dataset: Dataset
     train: Split
@@ -308,7 +308,7 @@ class _Maker:
     channel: Progress
 
     def making(self, name: str) -> Making:
-        """Return what it takes to make a part, by its name."""
+        """Return the cost of making a part, by its name."""
         if name == "images":
             return Making(self._seconds(lambda watch: self.dataset.load(self.store, watch)), self.train.images.nbytes)
         if name == "features of the training images":
@@ -321,7 +321,7 @@ class _Maker:
 
     def _classifier(self, name: str, recipe: ClassifierRecipe | GivenJudge) -> Making:
         network = build_classifier(self.dataset, recipe)
-        if isinstance(recipe, GivenJudge):  # it is tested alone
+        if isinstance(recipe, GivenJudge):  # it is only tested
             return Making(self._looking_seconds(network, self.tests), _bytes(network))
         images = Images(self.train, self.train)
         from_scratch = replace(recipe, pretrained=False)  # nothing is downloaded
@@ -333,20 +333,20 @@ class _Maker:
     def _features(self) -> Making:
         own, size = self.dataset.extractor, 4 * len(self.train.images) * self.dataset.features
         if own is None and not inception_is_here(self.dataset):
-            return Making(None, size, "Inception's weights are not here")
+            return Making(None, size, "Inception's weights are missing")
         network = inception(self.dataset.inception_weights)[0] if own is None else build_classifier(self.dataset, own)
         return Making(self._looking_seconds(network, len(self.train.images)), size)
 
     def _looking_seconds(self, network: nn.Module, n: int) -> float:
-        """Return what it takes to send n images through a network."""
+        """Return the seconds for passing n images through a network."""
         some = self.train.images[:JUDGE_BATCH]
-        through(network, some, self.device)  # first use
+        forward_batches(network, some, self.device)  # first use
         began = self.clock.settled()
-        through(network, some, self.device)
+        forward_batches(network, some, self.device)
         return (self.clock.settled() - began) * n / len(some)
 
     def _base(self) -> Making:
-        with torch.device("meta"):  # sizes alone
+        with torch.device("meta"):  # sizes only
             size = _bytes(build_unet(_config(self.dataset)))
         if self.dataset.base.minutes is not None:
             return Making(60 * self.dataset.base.minutes, size)
@@ -356,7 +356,7 @@ class _Maker:
         return Making(seconds, size)
 
     def _seconds(self, make: Callable[[Progress], object]) -> float:
-        """Return what making takes that calls a progress at each of its steps."""
+        """Return the extrapolated seconds of a function that reports progress at each step."""
         watch, began = _Watch(self.clock, self.channel), self.clock.settled()
         with suppress(_Enough):
             make(watch)
@@ -366,23 +366,23 @@ class _Maker:
 
 def measure_surroundings(
     cell: Cell, dataset: Dataset, metric_names: Sequence[str], plugin_files: Sequence[Path], cache: Path,
-    found: Mapping[str, Any], channel: JobChannel,
+    device_info: Mapping[str, Any], channel: JobChannel,
 ) -> tuple[tuple[dict[str, float], str], float]:  # fmt: skip
-    """Return what a cell takes besides method and samples, what of that is not known, and the seconds this job worked.
+    """Return a cell's times besides method and samples, the unknown parts, and the seconds that this job worked.
 
-    Judges and metrics look at as many images of noise as a cell has samples; attacks are run in brief.
+    Judges and metrics get noise images in place of a cell's samples; attacks are shortened.
 
     Args:
-        cell: one that may be attacked.
+        cell: of a method that attacks apply to.
         dataset: of the cell.
         metric_names: of the metrics to compute.
         plugin_files: files that may hold a metric.
         cache: folder of artifacts.
-        found: the device, as `runner.identify` returns it.
+        device_info: the device, as `run.cell.resolve_device` returns it.
         channel: shows progress.
     """
     began = time.perf_counter()
-    device, clock, meter = _begin(found)
+    device, clock, meter = _begin(device_info)
     with meter.phase("load"):
         metrics, unknown = _metrics(dataset, metric_names, Registry(plugin_files))
         subject = subject_of(dataset.with_base_seed(cell.base_seed), cache, device)
@@ -391,18 +391,18 @@ def measure_surroundings(
         warm_up(prepared, dataset, device)
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore(Path(folder))
-        evidence = Evidence(cell, subject.base, dataset, prepared, store, found["identity"], meter, channel)
-        _fill(evidence, clock)
+        inputs = EvaluationInputs(cell, subject.base, dataset, prepared, store, device_info["identity"], meter, channel)
+        _fill(inputs, clock)
         with meter.phase("judge"):
-            measure(evidence, metrics)
-            losses_by_timestep(evidence)
+            measure(inputs, metrics)
+            losses_by_timestep(inputs)
     meter.instruments.close()
     seconds: dict[str, float] = {p: meter.costs[p].seconds for p in AROUND_PHASES if p in meter.costs}
     return (seconds, unknown), time.perf_counter() - began
 
 
 def _metrics(dataset: Dataset, names: Sequence[str], registry: Registry) -> tuple[list[tuple[MetricSpec, str]], str]:
-    """Return the metrics that can be computed here, each with its source's hash, and what is missing."""
+    """Return the metrics that can be computed here, each with its source's hash, and a note on missing ones."""
     metrics = [(registry.metric(name), registry.source_hash("metric", name)) for name in names]
     blind = [item for item in metrics if any(need.endswith("_features") for need in item[0].needs)]
     if dataset.extractor is not None or inception_is_here(dataset) or not blind:
@@ -411,7 +411,7 @@ def _metrics(dataset: Dataset, names: Sequence[str], registry: Registry) -> tupl
 
 
 def _stand_ins(dataset: Dataset, subject: Subject, needs: Collection[str]) -> Prepared:
-    """Return what belongs to a dataset, of untrained networks."""
+    """Return a dataset's preparation with untrained networks."""
     featured = any(need.endswith("_features") for need in needs)
     extractor: nn.Module | None = None
     if featured and dataset.extractor is None:
@@ -428,7 +428,7 @@ def _stand_ins(dataset: Dataset, subject: Subject, needs: Collection[str]) -> Pr
         train_features=torch.rand(len(subject.train.images), dataset.features) if featured else None,
         second=_second(dataset, subject.train) if any(need.endswith("_second") for need in needs) else None,
         rejecting=RejectingJudge(_untrained(dataset, dataset.rejecting), dataset.rejecting.threshold),
-        worth={},
+        test_performance={},
         artifacts={"base": {}},
     )
 
@@ -443,13 +443,13 @@ def _second(dataset: Dataset, train: Split) -> Judge:
     return NetworkJudge(_untrained(dataset, dataset.second))
 
 
-def _fill(evidence: Evidence, clock: TrialClock) -> None:
-    """Give evidence images of noise in place of samples, and an attacker that works in brief."""
-    cell, dataset = evidence.cell, evidence.dataset
+def _fill(inputs: EvaluationInputs, clock: TrialClock) -> None:
+    """Fill the inputs with noise images in place of samples, and with a shortened attacker."""
+    cell, dataset = inputs.cell, inputs.dataset
     forget = dataset.protocol.forget_samples * len(cell.forget_classes)
-    vars(evidence).update(
+    vars(inputs).update(
         forget_samples=_noise(forget, dataset),
-        retain_samples=_noise(len(evidence.retain_labels), dataset),
-        earlier_samples=_noise(len(evidence.earlier_labels), dataset),
-        attacker=TrialAttacker(cell, evidence.model, dataset, evidence.prepared, evidence.progress, clock=clock),
+        retain_samples=_noise(len(inputs.retain_labels), dataset),
+        earlier_samples=_noise(len(inputs.earlier_labels), dataset),
+        attacker=TrialAttacker(cell, inputs.model, dataset, inputs.prepared, inputs.progress, clock=clock),
     )

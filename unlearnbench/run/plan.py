@@ -1,4 +1,4 @@
-"""What a run is asked for, checked and resolved into cells; and which of them a record stands for already."""
+"""The plan of a run: checked arguments resolved into cells, and the selection of cells without a record."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,25 +15,25 @@ from unlearnbench.store.cell import Cell, Controls, Scalar, Seeds, Target
 from unlearnbench.store.records import DeviceModel, Record
 
 MOST_CELLS = 100_000  # of one run
-FRECHET = "FID"  # in the titles of metrics that take a covariance of the features
+FRECHET = "FID"  # in the titles of metrics that need a covariance of the features
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run was asked for, checked and resolved."""
+    """The arguments of a run, checked and resolved."""
 
     dataset: Dataset
     methods: Mapping[str, MethodSpec]
     metrics: Sequence[MetricSpec]
-    cells: Sequence[Cell]  # references first, which show a weak base model at once; the other controls last
-    controls: frozenset[str]  # ids of the cells that check the suite and were not asked for by name
+    cells: Sequence[Cell]  # references first, which show a weak base model early; controls last
+    controls: frozenset[str]  # ids of control cells that were not requested by name
     overrides: Mapping[str, Mapping[str, Scalar]]  # cell id -> settings that --set changed
     source_hashes: Mapping[str, str]  # of the selected plugins
-    known_metrics: frozenset[str] = frozenset()  # names of all there are
-    warnings: Sequence[str] = ()  # on what will not be measured, one sentence each
+    known_metrics: frozenset[str] = frozenset()  # names of all metrics
+    warnings: Sequence[str] = ()  # a sentence on each metric that cannot be measured
 
     def unlearns(self, cell: Cell) -> bool:
-        """Say whether a cell's method is to unlearn: references and controls are there to be compared with."""
+        """Say whether a cell's method is neither a reference nor a control."""
         return self.methods[cell.method].role in ("method", "gold")
 
     def label(self, cell: Cell) -> str:
@@ -42,9 +42,9 @@ class Plan:
         return f"{self.methods[cell.method].title}{changed}"
 
     def metrics_of(self, cell: Cell) -> list[MetricSpec]:
-        """Return the metrics that say something of a cell.
+        """Return the metrics that apply to a cell.
 
-        Attacks are for what unlearned something by training; what an earlier step of a sequence lost is for sequences.
+        Attacks apply to methods that unlearn, metrics of earlier classes to sequences.
         """
         return [
             spec for spec in self.metrics
@@ -58,20 +58,20 @@ def make_plan(
     seeds: str = "0", base_seeds: str = "", sampling_seeds: str = "", controls: Controls = "first", sequence: str = "",
     every_class: bool = False,
 ) -> Plan:  # fmt: skip
-    """Check what the user asked for and return the cells.
+    """Check the user's arguments and return the plan.
 
     Raises:
-        UsageError: anything unknown, malformed or out of range.
+        UsageError: an argument is unknown, malformed or out of range.
     """
     dataset = load_dataset(source)
     _check_weights(dataset)
     if not methods:
-        raise UsageError("say what to run: --methods all, a group such as paper, or names with commas between")
+        raise UsageError("say what to run: --methods all, a group such as paper, or names separated by commas")
     if every_class:
         classes = f"@0-@{dataset.num_classes - 1}"
     targets = _parse_targets(classes, sequence, dataset)
     if dataset.checkpoint and base_seeds:
-        raise UsageError("--base names a trained model and --base-seeds trains one for each: give one of them")
+        raise UsageError("--base names a trained model and --base-seeds trains one per seed: give one of them")
     chosen_seeds = replicates(seeds, "0" if dataset.checkpoint else base_seeds, sampling_seeds)
     chosen_metrics = registry.select_metrics(metrics)
     chosen_methods = {spec.name: spec for spec in registry.select_methods(methods)}
@@ -85,10 +85,10 @@ def make_plan(
     cells = make_cells(dataset.name, dataset.protocol.name, resolved, targets, chosen_seeds)
     for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
         overrides[cell.id] = values
-    shams = {spec.name: spec for spec in _controls(registry, controls, chosen_metrics)}
-    checks = _control_cells(shams.values(), dataset, targets, chosen_seeds, controls)
+    added = {spec.name: spec for spec in _controls(registry, controls, chosen_metrics)}
+    checks = _control_cells(added.values(), dataset, targets, chosen_seeds, controls)
     checks = [cell for cell in checks if cell.id not in overrides]
-    chosen_methods = shams | chosen_methods
+    chosen_methods = added | chosen_methods
     hashes = {f"method:{name}": registry.source_hash("method", name) for name in chosen_methods}
     hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
     overrides |= {cell.id: {} for cell in checks}
@@ -122,7 +122,7 @@ def _parse_targets(classes: str, sequence: str, dataset: Dataset) -> list[Target
 
 
 def _few_samples(dataset: Dataset, targets: Sequence[Target]) -> list[str]:
-    """Return sentences on targets whose retained classes have too few images, generated or real, for a covariance."""
+    """Return sentences on targets with too few retained images, generated or real, for a covariance."""
     most = 500 if dataset.protocol.reference == WITHOUT_CLASS_0 else max(dataset.train_counts, default=0)
     smaller = ", or choose --extractor own, which has fewer features" if dataset.extractor is None else ""
     found: list[str] = []
@@ -146,7 +146,7 @@ def _few_samples(dataset: Dataset, targets: Sequence[Target]) -> list[str]:
 
 
 def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSpec]) -> list[MethodSpec]:
-    """Return the controls that a run adds: none where no metric is checked against them, unless they are asked for."""
+    """Return the controls that a run adds: none without a metric to check, unless requested."""
     checked = controls == "every" or any(s.threshold is not None and "attacker" not in s.needs for s in metrics)
     return registry.controls() if checked and controls != "none" else []
 
@@ -154,9 +154,9 @@ def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSp
 def _control_cells(
     specs: Iterable[MethodSpec], dataset: Dataset, targets: Iterable[Target], seeds: Sequence[Seeds], controls: Controls
 ) -> list[Cell]:
-    """Return the cells of the controls, for the first class and replicate or, where asked for, for every class.
+    """Return the cells of the controls, for the first class and replicate or, if requested, for every class.
 
-    Their outcome is known for one class at a time.
+    Their outcome is known for single classes only.
     """
     classes = [target for target in targets if len(target.gone) == 1]
     tunings = (dataset.kind, dataset.protocol.family)
@@ -168,7 +168,11 @@ def _control_cells(
 def _parse_overrides(
     registry: Registry, methods: Mapping[str, MethodSpec], sweeps: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> dict[str, dict[str, list[Scalar]]]:
-    """Return {method: {setting: typed values}}; every name must exist and be selected."""
+    """Return {method: {setting: typed values}}.
+
+    Raises:
+        UsageError: a method is not selected, a setting is unknown, or a value is invalid or given twice.
+    """
     parsed: dict[str, dict[str, list[Scalar]]] = {}
     for name, settings in sweeps.items():
         spec = registry.method(name)
@@ -187,26 +191,26 @@ def _parse_overrides(
 
 @dataclass(frozen=True)
 class Selection:
-    """What the rerun policy makes of a plan's cells and of what is recorded."""
+    """The result of the rerun policy on a plan's cells and records."""
 
     todo: list[Cell]  # to be measured
-    kept: list[Record]  # that stand for the others
-    further: Mapping[str, list[str]]  # cell id -> metrics that its last record has, which are measured again with it
+    kept: list[Record]  # records of the other cells
+    further: Mapping[str, list[str]]  # cell id -> metrics of its last record, to be measured again
 
     @property
     def failed(self) -> list[Record]:
-        """The failures that the policy leaves as they are."""
+        """The failed records that are kept."""
         return [record for record in self.kept if record.status != "ok"]
 
 
 def select(plan: Plan, records: Sequence[Record], execution: Execution, device: DeviceModel) -> Selection:
-    """Return which cells of a plan are to be measured; `run` measures them, and its dry run shows them.
+    """Return the cells of a plan to be measured.
 
     Args:
         plan: the cells.
         records: the last one of each cell.
-        execution: how the run is carried out.
-        device: model of the one that measures.
+        execution: the options of the run.
+        device: model of the run's device.
     """
     latest = {record.cell.id: record for record in records}
     further: dict[str, list[str]] = {}
@@ -235,7 +239,7 @@ def _needs_run(plan: Plan, cell: Cell, record: Record | None, execution: Executi
 
 
 def _checks_made(plan: Plan, records: Iterable[Record], execution: Execution, device: DeviceModel) -> list[Record]:
-    """Return the sound records of controls, of any class."""
+    """Return the successful records of controls, of any class."""
     once = replace(execution, repeats=1, models=None)
     settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}
     alike = [

@@ -1,4 +1,4 @@
-"""What the process server imports before it forks cells, so that a cell starts in a fraction of a second."""
+"""Imports of the process server before it forks cells, so that a cell starts in a fraction of a second."""
 
 import ctypes
 import gc
@@ -9,19 +9,19 @@ MODULES = (
     "unlearnbench.cli.commands", "unlearnbench.run.cell", "torch_fidelity.metric_fid", "sklearn.datasets",
     "sklearn.model_selection", "scipy.linalg",
 )  # fmt: skip
-ASKS_FOR_GPUS = ("diffusers.models.unets.unet_2d",)  # torch.accelerator.is_available(), at its import
+ASKS_FOR_GPUS = ("diffusers.models.unets.unet_2d",)  # they call torch.accelerator.is_available() on import
 
 
 def asking_harms() -> bool:
-    """Say whether a module that asks torch for GPUs would leave CUDA unusable in forked processes.
+    """Say whether a module that counts GPUs on import would make CUDA unusable in forked processes.
 
-    Not where NVML can count them, as torch then asks NVML if told to; nor where there is no CUDA driver at all.
-    Elsewhere (MIG, say) each cell imports such a module itself.
+    It is harmless where NVML can count them, as torch can use NVML instead, and without a CUDA driver. Elsewhere (for
+    example with MIG) each cell imports such a module itself.
     """
     import torch
 
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    count = getattr(torch.cuda, "_device_count_nvml", lambda: -1)  # what torch itself would count by; -1: it cannot
+    count = getattr(torch.cuda, "_device_count_nvml", lambda: -1)  # torch's own count; -1: it fails
     if count() >= 0:
         return False
     try:
@@ -32,9 +32,9 @@ def asking_harms() -> bool:
 
 
 def preload() -> None:
-    """Import what every cell needs, and keep it out of all garbage collections to come, here and in the cells.
+    """Import modules that every cell needs, and exclude them from garbage collection, here and in the cells.
 
-    Collecting while importing takes a fifth of the time, and would copy pages that server and cells share.
+    Collection during imports takes a fifth of the time, and later ones would copy pages shared with the cells.
     """
     gc.disable()
     for name in MODULES if asking_harms() else MODULES + ASKS_FOR_GPUS:

@@ -1,4 +1,4 @@
-"""What the user sees while cells run: a live bar in a terminal, plain lines elsewhere; never silent for long."""
+"""Progress display: a live line in a terminal, regular plain lines elsewhere."""
 
 import sys
 import threading
@@ -15,13 +15,13 @@ from rich.text import Text
 from unlearnbench.errors import one_line, printable
 
 LINE_SECONDS = (5.0, 10.0)  # between plain lines: in the first minute, and later
-NARROW = 40  # columns below which words are saved
-KNOWN_SECONDS, KNOWN_SHARE = 5.0, 0.05  # of a step, to be seen before its time left is shown
-LEAST_PART = 6  # columns: with less room a part of the line is left out
+NARROW = 40  # columns below which the text is shortened
+KNOWN_SECONDS, KNOWN_SHARE = 5.0, 0.05  # of a step, before its time left is shown
+LEAST_PART = 6  # columns: a part of the line is left out if it has less
 
 
 def spell(seconds: float) -> str:
-    """Return a duration as people write it: 42s, 3m05s, 2h07m."""
+    """Return a duration in words: 42s, 3m05s, 2h07m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -31,7 +31,7 @@ def spell(seconds: float) -> str:
 
 
 class Estimate:
-    """Time left, from how long finished cells of each method took."""
+    """Time left, from the durations of finished cells of each method."""
 
     def __init__(self, methods: Sequence[str]) -> None:
         """Take the methods of the cells to come, in order."""
@@ -39,7 +39,7 @@ class Estimate:
         self._spent: dict[str, list[float]] = {}
 
     def finish(self, method: str, seconds: float) -> None:
-        """Note that the next cell, of this method, took so long."""
+        """Record the duration of the next cell, of this method."""
         self._waiting.remove(method)
         self._spent.setdefault(method, []).append(seconds)
 
@@ -61,24 +61,24 @@ class Estimate:
 
 @dataclass(frozen=True)
 class State:
-    """How far things are: one line that fits itself to the window at every look, the most important first."""
+    """The state of a run: one line that fits the window, the most important parts first."""
 
     parts: Sequence[str]
     position: str = ""  # of the cell among all
     left: str = ""  # time left
 
     def fit(self, width: int, ellipsis: str = "…") -> str:
-        """Return a line of at most so many columns: what finds no room is cut, or left out, from the end."""
+        """Return a line of at most `width` columns: parts that do not fit are cut or left out, from the end."""
         line = _cut(self.position, width, ellipsis)
-        room = width - cell_len(line) - 1
+        space = width - cell_len(line) - 1
         forms = [f"about {self.left} left"] * (width >= NARROW) + [f"{self.left} left", self.left]
-        lefts = [text for text in forms if cell_len(text) <= room]
+        lefts = [text for text in forms if cell_len(text) <= space]
         for part in [*(lefts[:1] if self.left else []), *map(one_line, self.parts)]:
             separator = "" if not line else " " if line == self.position else " | "
-            room = width - cell_len(line) - len(separator)
-            if line and cell_len(part) > room and room < LEAST_PART:
+            space = width - cell_len(line) - len(separator)
+            if line and cell_len(part) > space and space < LEAST_PART:
                 break
-            line += separator + _cut(part, room, ellipsis)
+            line += separator + _cut(part, space, ellipsis)
         return line
 
     def __str__(self) -> str:
@@ -86,26 +86,26 @@ class State:
         return self.fit(sys.maxsize)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the line for the window as wide as it is now."""
+        """Yield the line for the present width of the window."""
         yield Text(self.fit(options.max_width, "..." if options.ascii_only else "…"), no_wrap=True, overflow="crop")
 
 
 def _cut(text: str, width: int, ellipsis: str) -> str:
-    """Return a text of at most so many columns, with an ellipsis where something is missing."""
+    """Return a text of at most `width` columns, with an ellipsis where it is cut."""
     if cell_len(text) <= width:
         return text
     return f"{set_cell_size(text, max(width - len(ellipsis), 0)).rstrip()}{ellipsis}"[:width]
 
 
 class Task:
-    """Something that is going on, as the display knows it."""
+    """A running task, as displayed."""
 
     def __init__(self, label: str, tick: Callable[[bool], None], announce: bool = False) -> None:
-        """Start a task of which nothing is known but its name.
+        """Start a task without progress so far.
 
         Args:
             label: its name.
-            tick: refreshes the display; at once, if told so.
+            tick: refreshes the display; at once if its argument is True.
             announce: show each new step at once, also in a log.
         """
         self.label, self.detail, self.started, self.estimate = label, "", time.monotonic(), ""
@@ -113,7 +113,7 @@ class Task:
         self._pace = Pace("")
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far it is; total 0 where nobody knows."""
+        """Show progress; total 0 where unknown."""
         new = what != self._pace.what
         if new:
             self._pace = Pace(what)
@@ -124,12 +124,12 @@ class Task:
 
 
 class Pace:
-    """How fast a step goes, once that can be known: its first part may compile, or wait for a disk."""
+    """The pace of a step, without its first part, which may compile or wait for a disk."""
 
     def __init__(self, what: str) -> None:
         """Begin a step."""
         self.what = what
-        self._first: tuple[int, float] | None = None  # what was done, and when, at the first sign of life
+        self._first: tuple[int, float] | None = None  # amount and time of the first progress
 
     def left(self, done: int, total: int, now: float) -> float | None:
         """Return the seconds left, or None while too little is known."""
@@ -144,18 +144,18 @@ class Pace:
 
 
 class Display:
-    """Shows one line of state, and a line per finished cell. Any thread may call it."""
+    """Shows one line of state, and a line per finished cell. Thread-safe."""
 
     def __init__(self, console: Console) -> None:
-        """Show progress; `expect` says over what."""
+        """Show progress; `expect` sets the cells."""
         self._console, self._lock = console, threading.RLock()
         self._total, self._done, self._spent = 0, 0, 0.0
         self._estimate = Estimate([])
         self._tasks: list[Task] = []
-        self._holder = ""  # of what is waited for
+        self._holder = ""  # of the lock that is waited for
         self._started = self._first_cell = time.monotonic()
         self._last_line = 0.0
-        # a log is no window, even where FORCE_COLOR asks for its colours
+        # a log is not a window, even where FORCE_COLOR enables colours
         window = console.is_interactive and not console.is_dumb_terminal and console.file.isatty()
         self._live = Live(console=console, refresh_per_second=4, transient=True) if window else None
 
@@ -174,7 +174,7 @@ class Display:
 
     @contextmanager
     def task(self, label: str, announce: bool = False) -> Iterator[Task]:
-        """Show that something goes on, while the context lasts; each of its steps at once, also in a log, if asked."""
+        """Show a task during the context; with `announce`, each of its steps at once, also in a log."""
         task = Task(label, self.tick, announce)
         with self._lock:
             self._tasks.append(task)
@@ -186,7 +186,7 @@ class Display:
                 self._tasks.remove(task)
 
     def wait(self, what: str, holder: str) -> None:
-        """Say what is waited for while nothing goes on, and who holds it; in a log the latter once."""
+        """Show what the run waits for, and the holder; in a log the latter once."""
         known, self._holder = holder == self._holder, holder
         parts = [what, f"{spell(time.monotonic() - self._started)} so far"]
         if self._live or not known:
@@ -215,14 +215,14 @@ class Display:
         step = " + ".join(text or "start" for text in steps) if any(steps) else ""
         labels = " + ".join(task.label for task in self._tasks)
         parts = [*([step] if step else []), labels, f"{spell(now - self._started)} so far"]
-        if not self._total:  # a training of its own, no cells
+        if not self._total:  # a training, without cells
             return State(parts)
         at_once = max(1.0, self._spent / max(now - self._first_cell, 1e-9))  # cells that ran side by side
         position = f"[{min(self._done + 1, self._total)}/{self._total}]"
         return State(parts, position, spell(left / at_once) if left is not None else "")
 
     def finish(self, task: Task, method: str, seconds: float, verdict: str) -> None:
-        """Print what became of a cell."""
+        """Print the outcome of a cell."""
         with self._lock:
             if not self._done:
                 self._first_cell = task.started

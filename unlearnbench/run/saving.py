@@ -1,4 +1,4 @@
-"""Folders of unlearned models: staged by a cell's process, published by the one that records the cell."""
+"""Folders of unlearned models: staged by a cell's process, published by the process that records the cell."""
 
 import json
 import shutil
@@ -21,32 +21,32 @@ from unlearnbench.store.scratch import moved, owned, refusal, remove, remove_at_
 if TYPE_CHECKING:
     from torch import nn
 
-STAGED = ".writing-"  # begins the name of a folder that is not whole
+STAGED = ".writing-"  # prefix of incomplete folders
 
 
-PROBES = (0, 333, 666, 999)  # timesteps at which a saved model must predict what the unlearned one does
+PROBES = (0, 333, 666, 999)  # timesteps at which a saved model must predict the same as the unlearned one
 
 
-TOLERANCE = 1e-3  # of these predictions on CUDA; on a CPU they are equal bit for bit
+TOLERANCE = 1e-3  # of these predictions on CUDA; exact on a CPU
 
 
 def staging(models: Path, cell: Cell) -> Path:
-    """Return where this process, which records the cell, lets its model be staged."""
+    """Return the staging folder of a cell's model; called by the process that records the cell."""
     return models / owned(f"{STAGED}{cell.id}")
 
 
 def stage(folder: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[int]) -> dict[str, str]:
-    """Write a cell's unlearned model to where `settle` finds it.
+    """Write a cell's unlearned model to its staging folder, for `publish`.
 
     Args:
-        folder: what `staging` returned in the process that records the cell.
-        cell: that the model is of.
+        folder: returned by `staging` in the process that records the cell.
+        cell: of the model.
         model: as the method left it.
         image_shape: (C, H, W).
 
     Returns:
-        What the record says of it: the SHA-256 of its weights, or the `reason` for which no folder can hold it: it
-        predicts what the weights alone do not, as a model with hooks or a forward of its own.
+        Its entry in the record: the SHA-256 of its weights, or the `reason` why it cannot be saved: its weights do not
+        determine its predictions, as with hooks or a replaced forward.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -63,7 +63,7 @@ def stage(folder: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[in
         with global_rng_kept(device("cpu")):  # its first weights are random
             written: Any = frozen(build_unet(config), weights, device("cpu"))
     except (RuntimeError, TypeError, ValueError) as error:
-        return {"reason": f"its weights fit no UNet2DModel of its config ({one_line(spell_error(error), 120)})"}
+        return {"reason": f"its weights do not fit a UNet2DModel of its config ({one_line(spell_error(error), 120)})"}
     try:
         sweep(folder.parent, f"{STAGED}*")
         remove(folder)
@@ -77,11 +77,11 @@ def stage(folder: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[in
     if is_plain(model) and _predict_alike(model, placed(read, next(model.parameters()).device), cell, image_shape):
         return {"sha256": file_digest(folder / WEIGHTS)}
     shutil.rmtree(folder, ignore_errors=True)
-    return {"reason": "it predicts what its weights alone do not, so a folder of weights would be another model"}
+    return {"reason": "its weights alone do not determine its predictions"}
 
 
 def _predict_alike(model: "nn.Module", other: Any, cell: Cell, image_shape: Sequence[int]) -> bool:
-    """Say whether two models predict the same noise for the forget class, the null class, and one between."""
+    """Say whether two models predict the same noise for the forget class, the null class, and one in between."""
     import torch
 
     from unlearnbench.models.diffusion import evaluating, predict_noise
@@ -96,8 +96,8 @@ def _predict_alike(model: "nn.Module", other: Any, cell: Cell, image_shape: Sequ
     return torch.equal(ours, theirs) if device.type == "cpu" else torch.allclose(ours, theirs, TOLERANCE, TOLERANCE)
 
 
-def settle(models: Path, record: Record) -> None:
-    """Put a sound record's staged model to its place, with card and facts; drop that of any other record.
+def publish(models: Path, record: Record) -> None:
+    """Move a successful record's staged model to its place, with card and facts; remove that of any other record.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -117,7 +117,7 @@ def settle(models: Path, record: Record) -> None:
 
 
 def is_saved(models: Path, record: Record) -> bool:
-    """Say whether the model of a record is where `settle` puts it; so is what no folder can hold."""
+    """Say whether a record's model is published; True for a model that cannot be saved."""
     if "reason" in record.artifacts.get("model", {}):
         return True
     folder = models / record.cell.id
@@ -133,7 +133,7 @@ def _unwritable(models: Path, error: Exception) -> UsageError:
 
 
 def _facts(record: Record) -> dict[str, Any]:
-    """Return what `unlearnbench sample` must know of a model."""
+    """Return the facts of a model that `unlearnbench sample` needs."""
     names = ("title", "class_names", "image_shape")
     return {
         "cell_id": record.cell.id, "cell": record.cell.to_json(), "record": records_digest([record]),

@@ -1,6 +1,6 @@
-"""Work in brief: a few of many like pieces are done, and a clock goes on for those that are left out.
+"""Shortened work for estimates: a few of many similar pieces are done, and a clock extrapolates the others.
 
-So an estimate runs methods, their priors and attacks. What such a clock says is extrapolated: it enters no record.
+An estimate runs methods, priors and attacks this way. The clock's times are extrapolated and never recorded.
 """
 
 import math
@@ -26,16 +26,16 @@ from unlearnbench.unlearn.context import METHOD, Context
 from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Stream
 
-LEAST_PIECES = 4  # the first of which is not timed: first use costs more
-ENOUGH_SECONDS = 1.5  # of timed pieces, after which the others are reckoned
+LEAST_PIECES = 4  # the first is not timed, as first use is slower
+ENOUGH_SECONDS = 1.5  # of timed pieces, after which the others are extrapolated
 PLENTY_SECONDS = 10.0  # of timed pieces, after which fewer are enough
-PERIOD_SECONDS = 60.0  # how long another piece like the first is waited for, where the second is unlike it
+PERIOD_SECONDS = 60.0  # limit for finding a piece like the first, if the second differs
 SAMPLE_SECONDS = 1.0  # of timed sampling
-BATCH_SECONDS = 5.0  # of one step of a batch: where it would take longer, fewer images stand for it
-GAUGE = 2  # images that say how long a batch will take
-PRIOR_SECONDS = 5.0  # a prior that takes longer is built with less
-AMOUNT_SECONDS = 20.0  # for each of its builds with less
-AMOUNTS = (2, 3, 4)  # how much less
+BATCH_SECONDS = 5.0  # of one step of a batch; above this, fewer images are used
+GAUGE = 2  # images to predict the time of a batch
+PRIOR_SECONDS = 5.0  # a prior that takes longer is built with smaller amounts
+AMOUNT_SECONDS = 20.0  # limit for each build with a smaller amount
+AMOUNTS = (2, 3, 4)  # the smaller amounts
 ATTACK_STEPS = 5  # of the sampler, at most
 
 T = TypeVar("T")
@@ -43,20 +43,20 @@ Work = tuple[int, ...]  # optimiser steps, images forward, images backward
 
 
 class NotKnown(Exception):
-    """A part of the work does not tell how long the whole would take; the text says why."""
+    """The time of the whole work cannot be extrapolated; the text says why."""
 
 
 class TrialClock:
-    """A clock, in seconds, that goes on for work that was left out."""
+    """A clock, in seconds, that adds the extrapolated time of skipped work."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Start with nothing left out.
+        """Start without skipped work.
 
         Args:
             device: does the work.
             clock: the real one.
         """
-        self.reckoned = False  # whether anything was left out so far
+        self.reckoned = False  # whether anything was extrapolated so far
         self.rate: Rate | None = None  # of the loop that ended last
         self._device, self._clock, self._left_out = device, clock, 0.0
 
@@ -71,29 +71,28 @@ class TrialClock:
         return self()
 
     def reckon(self, began: float, seconds: float) -> None:
-        """Let what was done since `began` have taken so many seconds: those of the whole work."""
+        """Set the time since `began` to the seconds of the whole work."""
         self.rewind(began)
         self._left_out += seconds
         self.reckoned = True
 
     def rewind(self, began: float) -> None:
-        """Let what was done since `began` have taken no time."""
+        """Set the time since `began` to zero."""
         self._left_out -= self.settled() - began
 
     def few(self, pieces: Iterable[T], total: float, work: Callable[[], Work]) -> Iterator[T]:
-        """Yield a few pieces of work, and reckon the others.
+        """Yield a few pieces of work, and extrapolate the others.
 
-        The first stands for itself, as first use takes longer. Where the second does other work than it, pieces are
-        yielded until one does the same as the first again: a period. What happens only once in more pieces than that
-        is not seen.
+        The first is counted once, as first use takes longer. Where the second does different work, pieces are yielded
+        until one repeats the work of the first: a period. Work with a longer period is missed.
 
         Args:
-            pieces: of which the first few are taken.
-            total: how many there are; a fraction where the last one is smaller.
-            work: what was done so far, to tell pieces apart.
+            pieces: to take the first few of.
+            total: number of pieces; a fraction where the last one is smaller.
+            work: returns the work so far, to compare pieces.
 
         Raises:
-            NotKnown: no piece like the first came in a minute.
+            NotKnown: no piece repeated the first within a minute.
         """
         began = first_ended = last_began = self.settled()
         done: list[Work] = []
@@ -108,7 +107,7 @@ class TrialClock:
             elif len(done) < total and _tell_all(done, self() - first_ended):
                 now = self.settled()
                 self.rate = _rate(done[1:], now - first_ended, total)
-                first = self.rate.seconds if done[1] == done[0] else now - last_began  # without what first use takes
+                first = self.rate.seconds if done[1] == done[0] else now - last_began  # without first-use overhead
                 self.reckon(first_ended, total * self.rate.seconds - first)
                 return
             elif done[1] != done[0]:
@@ -118,17 +117,17 @@ class TrialClock:
 
 
 def _tell_all(done: list[Work], seconds: float) -> bool:
-    """Say whether pieces that took so long, the first apart, tell how long all take.
+    """Say whether the pieces so far are enough to extrapolate; `seconds` excludes the first.
 
     Raises:
-        NotKnown: no piece like the first came in time.
+        NotKnown: no piece repeated the first in time.
     """
     if done[0] == done[1]:
         return seconds >= (ENOUGH_SECONDS if len(done) >= LEAST_PIECES else PLENTY_SECONDS)
     if done[-1] == done[0]:
         return True
     if seconds > PERIOD_SECONDS:
-        raise NotKnown(f"its first step does other work than the next, and none like it came in {PERIOD_SECONDS:.0f} s")
+        raise NotKnown(f"its first step does other work than the next, and none repeated it in {PERIOD_SECONDS:.0f} s")
     return False
 
 
@@ -139,14 +138,14 @@ def _rate(done: list[Work], seconds: float, total: float) -> Rate:
 def sample_some(
     clock: TrialClock, model: nn.Module, labels: Tensor, dataset: Dataset, dropout: bool | None = None
 ) -> Tensor:
-    """Sample one batch for a few steps, and reckon the other batches and steps.
+    """Sample one batch for a few steps, and extrapolate the other batches and steps.
 
     Args:
-        clock: goes on for them.
+        clock: to extrapolate on.
         model: noise predictor.
         labels: (N,) classes.
         dataset: says how it is sampled.
-        dropout: leave it on; None for as the protocol says.
+        dropout: leave it on; None for the protocol's.
 
     Returns:
         (N, C, H, W) uint8 on the CPU: the few images, again and again.
@@ -155,7 +154,7 @@ def sample_some(
     changed = {} if dropout is None else {"dropout": dropout}
 
     def draw(n: int, steps: int) -> tuple[Tensor, float]:
-        """Return n images after so many steps, and the seconds they took."""
+        """Return n images after `steps` steps, and the seconds they took."""
         began = clock.settled()
         images = sample(
             model, schedule, labels[:n], range(n), dataset.image_shape, null_class=dataset.null_class,
@@ -176,7 +175,7 @@ def sample_some(
 
 
 def _few_steps(steps: int, timesteps: int, seconds: float) -> int:
-    """Return how many sampling steps, of so many seconds each, are enough: two at least, where there are two."""
+    """Return the number of sampling steps to time, given the seconds of one: two at least, if there are two."""
     divisors = [d for d in range(1, steps + 1) if timesteps % d == 0]
     return max(d for d in divisors if d <= 2 or d * seconds <= SAMPLE_SECONDS)
 
@@ -189,15 +188,15 @@ class TrialStream(Stream):
         self._clock, self._work = clock, work
 
     def epoch(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the first few batches, and reckon the others."""
+        """Yield the first few batches, and extrapolate the others."""
         return self._clock.few(super().epoch(batch), len(self) / batch, self._work)
 
 
 class TrialStore(Look):
-    """A cache that is looked into and left as it is; what it lacks is made and kept in memory."""
+    """A read-only cache; missing artifacts are made and kept in memory."""
 
     def __init__(self, root: Path) -> None:
-        """Look into a folder."""
+        """Read a folder."""
         super().__init__(root)
         self.made: dict[str, Artifact] = {}
 
@@ -218,30 +217,30 @@ class TrialStore(Look):
 
 
 class _TooLong(BaseException):
-    """A prior takes too long. Not an Exception, which its builder may catch."""
+    """Ends a prior that takes too long. Not an Exception, which its builder may catch."""
 
 
 class Trial(Context):
-    """A context in which a method, or one of its priors, works in brief."""
+    """A context that shortens the work of a method or a prior."""
 
     def __init__(
         self, harness: Harness, clock: TrialClock, purpose: str = METHOD, shared: bool = False, rehearsing: bool = False
     ) -> None:
-        """Make it as a context is made.
+        """Make it as a `Context`.
 
         Args:
-            harness: what it stands on; its meter has the same clock.
-            clock: goes on for what is left out.
-            purpose: as a context's.
+            harness: its resources; its meter has the same clock.
+            clock: to extrapolate on.
+            purpose: as in `Context`.
             shared: likewise.
-            rehearsing: end the method's loops after one step, which makes its priors and chooses its kernels.
+            rehearsing: end the method's loops after one step, which makes its priors and loads its kernels.
         """
         super().__init__(harness, purpose, shared)
         self._clock, self._rehearsing = clock, rehearsing
-        self._ends = math.inf  # by time.monotonic(), of a prior
+        self._ends = math.inf  # time limit of a prior, by time.monotonic()
 
     def steps(self, n: int) -> Iterator[int]:
-        """Yield the first few steps, and reckon the others."""
+        """Yield the first few steps, and extrapolate the others."""
         steps = super().steps(n)
         return islice(steps, 1) if self._rehearsing else self._clock.few(steps, n, self._work)
 
@@ -249,12 +248,12 @@ class Trial(Context):
         """Check nothing: the base may be an untrained network."""
 
     def log(self, **scalars: Tensor | float) -> None:
-        """Keep nothing: the clock stands still while a context does."""
+        """Keep nothing; logging is not timed."""
 
     def sample(self, labels: Tensor, *, dropout: bool = False) -> Tensor:
-        """Return an image per label, most of them copies, and reckon what sampling all would take."""
+        """Return an image per label, most of them copies, and extrapolate the time of sampling."""
         ends, began = self._ends, time.monotonic()
-        self._ends = math.inf  # it bounds itself
+        self._ends = math.inf  # sampling limits its own time
         images = sample_some(self._clock, self.base, labels, self._harness.dataset, dropout)
         self._ends = ends + time.monotonic() - began
         return to_float(images).to(self._harness.device)
@@ -270,10 +269,10 @@ class Trial(Context):
         return counts.optimizer_steps, counts.forward_images, counts.backward_images
 
     def _build(self, name: str, build: Callable[..., Tensors], shared: bool, inputs: Mapping[str, Any]) -> Tensors:
-        """Build a prior in brief; one that still takes too long, with less of one of the numbers given to it.
+        """Build a prior with shortened work; if it still takes too long, with smaller values of one of its inputs.
 
         Raises:
-            NotKnown: with no such number does its work grow evenly.
+            NotKnown: its work does not grow linearly in any input.
         """
 
         def attempt(inputs: Mapping[str, Any], limit: float) -> Tensors | None:
@@ -290,13 +289,13 @@ class Trial(Context):
             tensors = self._grow(with_less(key), amounts[key])
             if tensors is not None:
                 return tensors
-        raise NotKnown(f"its prior {name} takes long, and none of its numbers makes it shorter evenly")
+        raise NotKnown(f"its prior {name} takes long, and its work is not linear in any of its inputs")
 
     def _grow(self, attempt: Callable[[int], Tensors | None], amount: int) -> Tensors | None:
-        """Build a prior with small amounts, and reckon on a line what the whole amount takes.
+        """Build a prior with small amounts, and extrapolate linearly to the whole amount.
 
         Returns:
-            What the last of them made, or None where it takes too long too, or its work does not grow along a line.
+            The result of the last build, or None where it takes too long too, or its work does not grow linearly.
         """
         began = self._clock.settled()
         tensors: Tensors | None = None
@@ -308,7 +307,7 @@ class Trial(Context):
                 break
             times.append(self._clock.settled() - then)
             works.append(tuple(b - a for a, b in zip(before, self._work(), strict=True)))
-            if size == AMOUNTS[-1]:  # one more, by which the line is long enough
+            if size == AMOUNTS[-1]:  # another one, for a longer line
                 sizes.append(min(amount, size + max(1, int(size * ENOUGH_SECONDS / times[-1]))))
         growth = {
             tuple((b - a) / (more - less) for a, b in zip(*pair, strict=True))
@@ -322,7 +321,7 @@ class Trial(Context):
         return tensors
 
     def _attempt(self, name: str, shared: bool, build: Callable[[Context], Tensors], limit: float) -> Tensors | None:
-        """Build a prior, or return None, as if nothing had happened, where that takes longer than so many seconds."""
+        """Build a prior; where that takes longer than `limit` seconds, undo its effects and return None."""
         began = self._clock.settled()
         context = Trial(replace(self._harness, curves={}), self._clock, f"prior {name}", shared)
         context.model.eval()
@@ -345,7 +344,7 @@ class Trial(Context):
 
 @dataclass(frozen=True)
 class TrialAttacker(Attacker):
-    """An attacker whose samples take few steps, and whose trainings stop early."""
+    """An attacker with few sampling steps and shortened trainings."""
 
     clock: TrialClock = field(kw_only=True)
 
@@ -353,7 +352,7 @@ class TrialAttacker(Attacker):
         self, model: nn.Module, *, labels: Tensor | None = None, guidance: float | None = None,
         eta: float | None = None, start: Start | None = None,
     ) -> float:  # fmt: skip
-        """Return what an attacker does, of samples of a few steps, and reckon the others."""
+        """Return the percentage from samples with few steps, and extrapolate the time of the others."""
         protocol, began = self.dataset.protocol, self.clock.settled()
         steps = max(d for d in range(1, ATTACK_STEPS + 1) if self.schedule.timesteps % d == 0 and d <= protocol.steps)
         few = replace(self, dataset=replace(self.dataset, protocol=replace(protocol, steps=steps)))
@@ -365,7 +364,7 @@ class TrialAttacker(Attacker):
         self, name: str, model: nn.Module, weights: Iterable[Tensor], draw: Callable[[], tuple[Tensor, Tensor]], *,
         steps: int, lr: float, label_dropout: float = LABEL_DROPOUT,
     ) -> Iterator[int]:  # fmt: skip
-        """Take the first few steps at once and reckon the others; yield as an attacker does."""
+        """Take the first few steps and extrapolate the others; yield as an attacker does."""
         taken = super().train(name, model, weights, draw, steps=steps, lr=lr, label_dropout=label_dropout)
         for _ in self.clock.few(taken, steps, lambda: ()):
             pass

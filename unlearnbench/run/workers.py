@@ -1,8 +1,8 @@
-"""Jobs in processes of their own: memory peaks are a job's own, and its crash harms nobody else.
+"""Jobs in separate processes, with separate memory peaks and isolated crashes.
 
-Processes are forked from a server that has the heavy imports done, so one starts in a fraction of a second. Between
-the server and a job stands a guard, which runs no code but its own: it ends the job, and every process that the job
-started, when the job is over, when its time is up, and when the run is gone, even by SIGKILL.
+Processes are forked from a server with the heavy imports done, so one starts in a fraction of a second. Each job has a
+guard process as parent, which ends the job and all its descendants when the job is over, when its time is up, and
+when the run is gone, even by SIGKILL.
 """
 
 import ctypes
@@ -27,29 +27,29 @@ import psutil
 
 from unlearnbench.cost.nvml import is_stopped
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error
-from unlearnbench.protocols import Progress, Slot
+from unlearnbench.protocols import Progress
 from unlearnbench.store.records import Status
 
-# What a shell, a terminal or a scheduler ends a run with, often all of its processes at once. The run decides.
+# Signals of shells, terminals and schedulers, often sent to all processes of a run. The run handles them.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 PRELOAD = ["unlearnbench.run.preload"]
-OUT_OF_MEMORY = (  # what torch's RuntimeErrors say of it; the last one is cuDNN's, which finds no room to work in
+OUT_OF_MEMORY = (  # in texts of torch's RuntimeErrors; the last is cuDNN's, without memory for a workspace
     "can't allocate memory", "out of memory", "ALLOC_FAILED", "unable to find an engine",
 )  # fmt: skip
-PROGRESS_SECONDS = 0.25  # at most one progress message per this time
+PROGRESS_SECONDS = 0.25  # least time between progress messages
 TRACEBACK_CHARACTERS = 4000  # kept of a traceback, from its end
-TICK_SECONDS = 1.0  # between two looks at whether the run was stopped, at most
-LONGEST_TICK = 2.5  # seconds; a longer one means that this process was stopped too
-GRACE_SECONDS = 1.0  # by so much the signal that ended a job can come before the run's own
-END_SECONDS = 10.0  # a process that needs longer to die hangs in the kernel, where nothing reaches it
+TICK_SECONDS = 1.0  # between checks whether the run was stopped, at most
+LONGEST_TICK = 2.5  # seconds; longer means that this process was stopped too
+GRACE_SECONDS = 1.0  # the signal that ended a job may arrive this much before the run's own
+END_SECONDS = 10.0  # a process that takes longer to die hangs in the kernel
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 _START = threading.Lock()  # held while a process starts, by one thread at a time
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: its value when ok, else the reason and the end of the traceback."""
+    """The outcome of a job: its value when ok, else the reason and the end of the traceback."""
 
     status: Status
     value: Any = None
@@ -73,22 +73,19 @@ class Workers:
         on_progress: Progress = lambda what, done, total: None,
         on_warning: Callable[[str], None] = lambda text: None,
         on_tick: Callable[[], None] = lambda: None,
-        on_slot: Callable[[Slot], int] = lambda kind: 1,
         on_beside: Callable[[], int] = lambda: 0,
         timeout: float | None = None,
     ) -> Outcome:
-        """Run `job(*arguments, line)` in a process of its own and wait until it and all that it started are gone.
+        """Run `job(*arguments, channel)` in a separate process and wait until it and its descendants are gone.
 
         Args:
-            job: `module:function`, so that this process need not import what only the other one runs.
+            job: `module:function`, so that this process need not import it.
             *arguments: picklable.
-            on_progress: called with what is done, steps done, steps in all.
+            on_progress: called with the name of the step, steps done, total steps.
             on_warning: called with the text of each warning raised in the process.
-            on_tick: called at least once a second; what it raises ends the job.
-            on_slot: called when the job asks for a slot; it goes on when this returns how many share the cores.
-            on_beside: returns how many other devices of the run worked since the job asked last.
-            timeout: seconds after which the process is killed; while it waits for a slot, or is stopped (Ctrl-Z),
-                they do not pass.
+            on_tick: called at least once a second; an exception from it ends the job.
+            on_beside: returns the largest number of other devices at work since the job's last request.
+            timeout: seconds after which the process is killed, not counting stops (Ctrl-Z).
 
         Raises:
             UsageError: the job raised one.
@@ -103,9 +100,6 @@ class Workers:
                         on_progress(*content)
                     case ("warning", text):
                         on_warning(text)
-                    case ("slot", kind):
-                        child.answer(on_slot(kind))
-                        allowance.skip()
                     case ("beside",):
                         child.answer(on_beside())
                     case ("usage", text):
@@ -126,10 +120,10 @@ class _Child:
 
     def __init__(self, job: str, arguments: tuple[Any, ...]) -> None:
         """Start both."""
-        self.pid: int | None = None  # of the job, as soon as it has said so
+        self.pid: int | None = None  # of the job, once known
         self._channel, channel = multiprocessing.Pipe()
         self._leash, leash = multiprocessing.Pipe()
-        ended_by = set(STOPPING) - {signal.SIGINT}  # to which programs that a job starts stay deaf: Ctrl-C is the run's
+        ended_by = set(STOPPING) - {signal.SIGINT}  # which a job's programs keep ignoring: the run handles Ctrl-C
         heard = [number for number in ended_by if signal.getsignal(number) is not signal.SIG_IGN]
         self._guard = multiprocessing.get_context("forkserver").Process(
             target=_guard, args=(leash, channel, heard, job, arguments)
@@ -139,14 +133,14 @@ class _Child:
                 self._guard.start()
         except (EOFError, ConnectionError) as error:
             raise UsageError(
-                "no process can be started, for the process server has ended: free memory, or raise the limits on "
+                "no process can be started, as the process server has ended: free memory, or raise the limits on "
                 "memory and open files (ulimit)"
             ) from error
         channel.close()
         leash.close()
 
     def hear(self, on_tick: Callable[[], None]) -> tuple[Any, ...]:
-        """Wait a moment for the job's next message; return an empty one if there is none, and its end if it died."""
+        """Wait briefly for the job's next message; return an empty one if there is none, an end message if it died."""
         ready = wait([self._channel, self._leash], timeout=TICK_SECONDS)
         on_tick()
         message: tuple[Any, ...] = ()
@@ -155,7 +149,7 @@ class _Child:
                 message = self._channel.recv()
             elif ready:
                 raise EOFError
-        except (EOFError, OSError):  # it died, perhaps within a message
+        except (EOFError, OSError):  # it died, perhaps during a message
             return "end", "failed", None, _death(self._exit_code())
         if message[:1] == ("begun",):
             self.pid = message[1]
@@ -163,20 +157,20 @@ class _Child:
 
     def answer(self, value: int) -> None:
         """Answer the job's question."""
-        with suppress(OSError):  # if the job died meanwhile, the next message says so
+        with suppress(OSError):  # if the job died, the next message tells
             self._channel.send(value)
 
     def end(self) -> None:
-        """Let the guard end whatever is left of the job, and wait for that."""
+        """Let the guard end the job and its descendants, and wait for it."""
         with suppress(OSError):
-            self._leash.send("end")  # a process that was forked from this one meanwhile may keep the pipe open
+            self._leash.send("end")  # closing is not enough: a process forked from this one may keep the pipe open
         self._leash.close()
         self._guard.join(END_SECONDS)
         self._guard.kill()
         self._channel.close()
 
     def _exit_code(self) -> int | None:
-        """Return the job's exit code, as its guard tells it; the guard's own if that was killed."""
+        """Return the job's exit code from its guard; the guard's own if it was killed."""
         with suppress(EOFError, OSError):
             return int(self._leash.recv()) if self._leash.poll(END_SECONDS) else None
         self._guard.join(END_SECONDS)
@@ -184,17 +178,13 @@ class _Child:
 
 
 class _Allowance:
-    """The seconds that a job may take."""
+    """The remaining time of a job."""
 
     def __init__(self, seconds: float | None) -> None:
         self._left, self._seen = seconds, time.monotonic()
 
-    def skip(self) -> None:
-        """Forget the time since the last look."""
-        self._seen = time.monotonic()
-
     def is_spent(self, pid: int | None) -> bool:
-        """Count the time since the last look, unless the job, or this process, was stopped; say whether it is up."""
+        """Count the time since the last check, unless the job or this process was stopped; say whether it is up."""
         now = time.monotonic()
         took, self._seen = now - self._seen, now
         if self._left is None:
@@ -205,7 +195,7 @@ class _Allowance:
 
 
 def _await_own_stop(on_tick: Callable[[], None]) -> None:
-    """Give the signal that may have ended a job, or a process that it needed, time to reach this process as well."""
+    """Wait for a signal that may have ended a job to reach this process as well."""
     end = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < end:
         time.sleep(GRACE_SECONDS / 10)
@@ -214,7 +204,7 @@ def _await_own_stop(on_tick: Callable[[], None]) -> None:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the main module while a process starts, which would run it again there: a user's script, a notebook."""
+    """Hide the main module (a script, a notebook) while a process starts, which would run it again."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -225,7 +215,7 @@ def _without_main() -> Iterator[None]:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Start the process server deaf to what stops a run, and blind to a folder `unlearnbench` where the user stands."""
+    """Start the process server with stopping signals ignored, and without the current folder on its path."""
     heard = {number: signal.getsignal(number) for number in STOPPING}
     safe = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -243,13 +233,13 @@ def _quiet_start() -> Iterator[None]:
 
 
 def ignore_stopping() -> None:
-    """Turn a deaf ear to further signals: this process has stopped its work, and is about to end as it should."""
+    """Ignore further signals: this process has stopped its work and is about to end."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _death(code: int | None) -> str:
-    """Return the reason of a process that ended without a word."""
+    """Return the reason for a process that ended without a result."""
     if code is None:
         return "its process broke off its connection"
     if code < 0:
@@ -261,31 +251,31 @@ def _death(code: int | None) -> str:
 
 
 def _guard(leash: Connection, channel: Connection, heard: Sequence[int], job: str, arguments: tuple[Any, ...]) -> None:
-    """Run a job in a child, and end all that it started when it ends, or when the run says so or is gone.
+    """Run a job in a child, and end its descendants when it ends, or when the run requests it or is gone.
 
     Args:
-        leash: to the run: takes the job's exit code. A message on it, or its end, ends the job.
+        leash: to the run, for the job's exit code; a message from the run, or its end, ends the job.
         channel: to the run, for the job.
-        heard: signals that shall end what the job starts, although the server is deaf to them.
-        job: as `Workers.run` takes it.
+        heard: signals that end the job's descendants, although the server ignores them.
+        job: as in `Workers.run`.
         arguments: of the job.
     """
     guard = os.getpid()
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans come to this process, whatever session or group they chose
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # adopts orphans of any session or group
     pid = os.fork()
     if pid == 0:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == guard:  # else it died first, and there is nobody to work for
+        if os.getppid() == guard:  # else the guard has died already
             leash.close()
             _main(channel, heard, job, arguments)
         return
     channel.close()
-    os.setpgid(0, 0)  # a signal to the run's group, even SIGKILL, leaves the guard to tidy up
+    os.setpgid(0, 0)  # a signal to the run's group, even SIGKILL, spares the guard
     threading.Thread(target=_end_when_told, args=(leash,), daemon=True).start()
     ended, status = os.waitpid(-1, 0)
     while ended != pid:
         ended, status = os.waitpid(-1, 0)
-    with suppress(ChildProcessError):  # nothing is left to wait for
+    with suppress(ChildProcessError):  # no child left
         while True:
             _kill_descendants()
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
@@ -307,31 +297,31 @@ def _kill_descendants() -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    """Set a property of this process; elsewhere than on Linux only what is still in its tree can be found and ended."""
+    """Set a property of this process; on other systems than Linux, orphans cannot be found and ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _main(connection: Connection, heard: Sequence[int], job: str, arguments: tuple[Any, ...]) -> None:
-    """Run a job inside its process and send how it ended."""
-    for number in heard:  # a handler, as that does not pass on to programs that the job starts
+    """Run a job inside its process and send its outcome."""
+    for number in heard:  # a handler, which programs started by the job do not inherit
         signal.signal(number, _leave_to_the_run)
     os.register_at_fork(after_in_child=_hear_again)
-    multiprocessing.set_start_method(None, force=True)  # the system's own, as outside: the server forks only jobs
+    multiprocessing.set_start_method(None, force=True)  # the default again: only jobs are forked from the server
     channel = PipeChannel(connection)
     warnings.showwarning = lambda message, *_, **__: channel.send("warning", str(message))
-    with suppress(BrokenPipeError, ConnectionResetError):  # the run has given the job up, and its guard will end it
+    with suppress(BrokenPipeError, ConnectionResetError):  # the run has given up the job, and its guard will end it
         channel.send("begun", os.getpid())
         channel.send(*_outcome(job, arguments, channel))
     connection.close()
 
 
 def _leave_to_the_run(*_: Any) -> None:
-    """Do nothing on a signal that reached the run as well: it ends this process if it stops."""
+    """Ignore a signal that the run handles, which ends this process if it stops."""
 
 
 def _hear_again() -> None:
-    """Give a process that a job forked the signals back, else no pool could end its workers."""
+    """Restore signals in a process forked by a job, so that pools can end their workers."""
     for number in STOPPING:
         if signal.getsignal(number) is _leave_to_the_run:
             signal.signal(number, signal.SIG_DFL)
@@ -344,26 +334,19 @@ class PipeChannel:
         self._connection, self._lock, self._last, self._what = connection, threading.Lock(), 0.0, ""
 
     def send(self, *message: Any) -> None:
-        """Send a message; any thread may."""
+        """Send a message; thread-safe."""
         with self._lock:
             self._connection.send(message)
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show progress, not too often, but each new step."""
+        """Send progress at a limited rate, but each new step."""
         if what != self._what or time.monotonic() - self._last >= PROGRESS_SECONDS:
             self._last, self._what = time.monotonic(), what
             self.send("progress", what, done, total)
 
-    def slot(self, kind: Slot) -> int:
-        """Wait until the job may go on with this kind of work; return how many jobs share the cores meanwhile."""
-        return self._ask("slot", kind)
-
     def beside(self) -> int:
-        """Return how many other devices of the run worked at once, at most, since this was asked last."""
-        return self._ask("beside")
-
-    def _ask(self, *question: Any) -> int:
-        self.send(*question)
+        """Return the largest number of other devices at work at once since the last call."""
+        self.send("beside")
         return int(self._connection.recv())
 
 
@@ -382,7 +365,7 @@ def _outcome(job: str, arguments: tuple[Any, ...], channel: PipeChannel) -> tupl
         return "end", status, None, spell_error(error), _traceback_end()
     except (PluginError, NonFiniteError) as error:
         return "end", "failed", None, one_line(str(error)), _traceback_end()
-    except BaseException as error:  # whatever a plugin raises is a failure of its cell, and recorded
+    except BaseException as error:  # any error of a plugin is recorded as a failure of its cell
         return "end", "failed", None, spell_error(error), _traceback_end()
 
 

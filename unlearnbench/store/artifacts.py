@@ -1,9 +1,9 @@
-"""The content-addressed cache of what is expensive to make: base models, judges, priors.
+"""The content-addressed cache of expensive artifacts: base models, judges, priors.
 
 An artifact's key is the hash of everything that affects its bytes. Its folder holds `payload.safetensors` and
-`artifact.json` (the key's JSON, the payload's checksum, what its making cost). Folders appear by rename, so a reader
-never sees half of one; a payload that fails its checksum is rebuilt with a warning. Deleting the cache is always safe.
-A lock spares two builders the same work; where it holds nothing, the first to be done wins and nobody fails.
+`artifact.json` (the key's JSON, the payload's checksum, the cost of making it). Folders appear by rename, hence
+complete; a payload that fails its checksum is rebuilt with a warning. Deleting the cache is always safe. A lock avoids
+duplicate work; where locks do not work, the first builder wins and the others use its result.
 """
 
 import errno
@@ -30,26 +30,26 @@ from unlearnbench.store.hashing import digest, file_digest
 from unlearnbench.store.scratch import beside, fsync, moved, refusal, remove, remove_at_once, sweep
 
 PAYLOAD, NOTE = "payload.safetensors", "artifact.json"
-SHORT = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # refusals that say nothing of the file
-TRIES = 5  # to put an artifact to its place, each after something damaged was removed from there
+SHORT = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # errors of the system, not of the file
+TRIES = 5  # attempts to move an artifact to its place, each after removing something damaged
 
 Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A cached product."""
+    """A cached result of an expensive computation."""
 
     kind: str
     key: str  # 64 hex digits
     payload_digest: str  # SHA-256 of the payload file
     tensors: Tensors  # on the CPU
-    facts: Mapping[str, Any]  # what its maker recorded: cost, accuracy
+    facts: Mapping[str, Any]  # recorded by its builder: cost, accuracy
     reused: bool  # False when this call built it
 
     @property
     def reference(self) -> dict[str, str]:
-        """What a record says of it: key and payload checksum."""
+        """Its reference in a record: key and payload checksum."""
         return {"key": self.key, "sha256": self.payload_digest}
 
 
@@ -80,9 +80,9 @@ class ArtifactStore:
         """Return the artifact of these inputs, building it when it is missing or damaged.
 
         Args:
-            kind: a word for the sort of artifact, one folder each.
+            kind: of artifact; each kind has a folder.
             inputs: JSON of everything that affects the payload's bytes.
-            build: makes the tensors and the facts to record beside them.
+            build: returns the tensors and the facts to record.
 
         Raises:
             UsageError: the cache cannot be written.
@@ -95,10 +95,10 @@ class ArtifactStore:
             lock.acquire()
         try:
             with self._writable():
-                found = self._read(kind, key, folder)
-            if found is not None:
-                return found
-            tensors, facts = build()  # its errors are its own
+                artifact = self._read(kind, key, folder)
+            if artifact is not None:
+                return artifact
+            tensors, facts = build()  # its errors pass through
             with self._writable():
                 artifact = self._write(kind, key, folder, inputs, tensors, facts)
                 shutil.rmtree(self.workspace(kind, inputs), ignore_errors=True)
@@ -107,17 +107,17 @@ class ArtifactStore:
             lock.release()
 
     def fetch(self, what: str) -> None:
-        """Take note that something is about to be downloaded, into another place than this cache."""
+        """Announce a download to a place other than this cache; `Look` refuses it."""
 
     def workspace(self, kind: str, inputs: Mapping[str, Any]) -> Path:
-        """Return the folder in which the build of this artifact may keep what it needs to go on after a stop."""
+        """Return the folder for checkpoints of this artifact's build."""
         return self._folder(kind, inputs).with_suffix(".work")
 
     def _folder(self, kind: str, inputs: Mapping[str, Any]) -> Path:
         return self.root / kind / digest({"kind": kind, "inputs": inputs})[:24]
 
     def reference(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, str] | None:
-        """Return the reference of an artifact that seems to be there; only `get` knows whether it is sound."""
+        """Return the reference of an artifact if it seems to exist; only `get` validates it."""
         try:
             note = json.loads(_file(self._folder(kind, inputs) / NOTE).read_text(encoding="utf-8"))
             return {"key": note["key"], "sha256": note["sha256"]}
@@ -126,24 +126,24 @@ class ArtifactStore:
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
-        """Turn the system's refusal into a sentence for the user."""
+        """Turn the system's errors into a UsageError."""
         try:
             yield
         except (OSError, SafetensorError) as error:
             raise unwritable(f"the cache {self.root} cannot be used", error) from error
 
     def _read(self, kind: str, key: str, folder: Path) -> Artifact | None:
-        """Return the artifact in a folder, or None (with a warning where something damaged lay there)."""
+        """Return the artifact in a folder, or None (with a warning where it is damaged)."""
         if not os.path.lexists(folder):
             return None
         try:
             payload, note = _file(folder / PAYLOAD), json.loads(_file(folder / NOTE).read_text(encoding="utf-8"))
             if note["key"] != key:
-                raise ValueError("its key is another's")
+                raise ValueError("its key does not match")
             if note.pop("checksum") != digest(note):
-                raise ValueError("its note was changed")
+                raise ValueError("its artifact.json was changed")
             if file_digest(payload) != note["sha256"]:
-                raise ValueError("its checksum fails")
+                raise ValueError("its checksum does not match")
             return Artifact(kind, key, note["sha256"], load_file(payload), note["facts"], reused=True)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             if isinstance(error, OSError) and error.errno in SHORT:
@@ -172,20 +172,20 @@ class ArtifactStore:
                 if moved(scratch, folder):
                     fsync(folder.parent)
                     return Artifact(kind, key, checksum, tensors, facts, reused=False)
-                if (found := self._read(kind, key, folder)) is not None:  # of a builder whom the lock did not stop
-                    return replace(found, reused=False)
-            raise FileExistsError(errno.EEXIST, "what lies there cannot be removed", str(folder))
+                if (artifact := self._read(kind, key, folder)) is not None:  # by another builder, without working locks
+                    return replace(artifact, reused=False)
+            raise FileExistsError(errno.EEXIST, "the existing entry cannot be removed", str(folder))
         finally:
             remove(scratch)
 
 
 def unwritable(what: str, error: Exception) -> UsageError:
-    """Return the sentence for a cache that the system refuses to read or write."""
+    """Return the error for a cache that cannot be read or written."""
     return UsageError(f"{what} ({refusal(error)}): free space there or set UNLEARNBENCH_CACHE to another folder")
 
 
 def _file(path: Path) -> Path:
-    """Return a path if a file is there: to open a pipe would wait for ever."""
+    """Return a path if it is a regular file: opening a pipe would block."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is not a file")
     return path

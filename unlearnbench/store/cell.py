@@ -1,4 +1,4 @@
-"""The grid of cells: class ranges, setting sweeps, cell ids. Pure: no torch, no files."""
+"""Cells: targets, seeds, cell ids. Pure: no torch, no files."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ Scalar = bool | int | float | str
 Precision = Literal["fp32", "bf16"]
 Rerun = Literal["missing", "failed", "always"]
 Controls = Literal["first", "every", "none"]
-MOST_NAMED = 40  # letters of what is forgotten in a cell's id; the digest tells the rest
+MOST_NAMED = 40  # characters of the target in a cell's id; the digest covers the rest
 
 
 class Seeds(NamedTuple):
@@ -25,14 +25,14 @@ class Seeds(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The one seed they share, or all three with what each is of."""
+        """The common seed, or all three with their names."""
         if self.base == self.unlearning == self.sampling:
             return str(self.unlearning)
         return f"{self.unlearning} (base {self.base}, sampling {self.sampling})"
 
 
 class Target(NamedTuple):
-    """What a cell forgets: one class or several at once, and what the model had forgotten before, step after step."""
+    """The target of a cell: one class or several at once, and the earlier steps of a sequence."""
 
     classes: tuple[int, ...]
     earlier: tuple[tuple[int, ...], ...] = ()
@@ -45,16 +45,16 @@ class Target(NamedTuple):
 
     @property
     def gone(self) -> tuple[int, ...]:
-        """Every class the model is not to know when the cell ends, sorted; all others are retained."""
+        """Every class to be forgotten by the end of the cell, sorted; all others are retained."""
         return tuple(sorted({c for classes in (self.classes, *self.earlier) for c in classes}))
 
     def retained(self, num_classes: int) -> tuple[int, ...]:
-        """Return every other class, sorted: what the model is to keep."""
+        """Return every other class, sorted: those to retain."""
         return tuple(c for c in range(num_classes) if c not in self.gone)
 
     @property
     def steps(self) -> "list[Target]":
-        """The targets of a sequence that leads here, this one the last."""
+        """The targets of the sequence up to this one."""
         return [Target(c, self.earlier[:k]) for k, c in enumerate((*self.earlier, self.classes))]
 
 
@@ -69,13 +69,13 @@ class Cell:
     forget_class: int  # the first one where several are forgotten at once
     seed: int  # of unlearning
     base_seed: int = 0  # of the base model's training
-    sampling_seed: int = 0  # of the noise that samples start from
+    sampling_seed: int = 0  # of the initial noise of samples
     further: tuple[int, ...] = ()  # classes forgotten at once with the first
-    earlier: tuple[tuple[int, ...], ...] = ()  # classes the same method had the model forget before, step after step
+    earlier: tuple[tuple[int, ...], ...] = ()  # classes of the earlier steps of a sequence
 
     @property
     def target(self) -> Target:
-        """What it forgets."""
+        """The target of the cell."""
         return Target(self.forget_classes, self.earlier)
 
     @property
@@ -85,17 +85,17 @@ class Cell:
 
     @property
     def seeds(self) -> "Seeds":
-        """The three seeds: which replicate this is."""
+        """The three seeds, which identify the replicate."""
         return Seeds(self.base_seed, self.seed, self.sampling_seed)
 
     @cached_property
     def id(self) -> str:
-        """A readable name that ends in eight hex digits of the whole cell."""
+        """A readable name with eight hex digits of the cell's digest."""
         classes = self.target.label.replace(", ", "-").replace(" ", "-")[:MOST_NAMED]
         return f"{self.dataset}-{self.method}-c{classes}-s{self.seed}-{digest(self.to_json())[:8]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the cell as a JSON object; what has a default is left out where it has it."""
+        """Return the cell as a JSON object without default values."""
         values = ((field, getattr(self, field.name)) for field in fields(self))
         return {field.name: value for field, value in values if value != field.default}
 
@@ -107,14 +107,14 @@ class Cell:
 
 
 def plain_name(text: str) -> str:
-    """Return a class's name as it is recorded and compared: composed letters, all of them printable, single blanks."""
+    """Return the normal form of a class's name: composed, printable characters, single blanks."""
     return one_line(unicodedata.normalize("NFC", text))
 
 
 def sample_seeds(cell: Cell, labels: Sequence[int]) -> list[int]:
     """Return one seed per image, from dataset, seed, class and index alone.
 
-    Method, forget class and protocol are no part of it: image i of class c starts from the same noise in every cell.
+    Independent of method, forget class and protocol: image i of class c starts from the same noise in every cell.
     """
     counter: dict[int, int] = {}
     seeds = []

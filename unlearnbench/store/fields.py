@@ -1,6 +1,6 @@
-"""What each field of a record may hold: one table, asked when a record is written and when it is read.
+"""The schema of a record: allowed values of each field, checked on writing and reading.
 
-A record is JSON that a plugin took part in, and that anybody can edit: what cannot be is refused by the field's name.
+Records hold values of plugins and can be edited, so invalid values are refused with the field's name.
 """
 
 import base64
@@ -16,15 +16,15 @@ MOST_NESTED = 32  # levels of objects and lists within each other
 LARGEST = 1e100  # whose square is still finite
 LARGEST_WHOLE = 2**63 - 1
 LONGEST = 1e9  # seconds: thirty years
-SLACK = 1e-6  # a percentage that is a mean may miss 100 by its last digits
+SLACK = 1e-6  # rounding of a mean percentage
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # names that become folders or files
 FORMAT = re.compile(r"[<>=^]?[ +-]?#?0?\d{0,2}[,_]?(\.\d{1,2})?[eEfFgGn%]?")  # of a float, in a table's width
 RANGES: Mapping[str, tuple[float, float]] = {"%": (0.0, 100.0), "nats": (0.0, LARGEST)}
-"""Between which a metric's value lies, by its unit; a metric of another unit may declare its own."""
+"""The range of a metric's value by unit; other metrics may declare their range."""
 
 
 class Kind(NamedTuple):
-    """A kind of value: the test of it, and what it must be, in words."""
+    """A kind of value: its test, and its description in words."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -83,8 +83,8 @@ FORMATTED = Kind(
     "a format of numbers such as .2f",
 )
 
-# A dict is an object: a name that ends in ? may be missing, * stands for every name, other names may hold what they
-# like. A list is a list of any length.
+# A dict is an object: names that end in ? are optional, * stands for every name, unlisted names are not checked. A list
+# is a list of any length.
 RECORD: Mapping[str, Any] = {
     "cell": {
         "dataset": NAME, "protocol": NAME, "method": NAME, "settings": {"*": SCALAR}, "forget_class": COUNT,
@@ -145,10 +145,10 @@ RECORD: Mapping[str, Any] = {
 
 
 def check_record(record: Mapping[str, Any]) -> None:
-    """Raise ValueError, which names the field, unless every field of a record is one that can be.
+    """Raise ValueError with the field's name if a field of a record is invalid.
 
     Args:
-        record: as JSON has it.
+        record: as JSON.
     """
     try:
         _test(record)
@@ -160,23 +160,23 @@ def check_record(record: Mapping[str, Any]) -> None:
         _check_metric(f"metrics.{name}", entry)
     judge = record.get("judge", {})
     if judge and not {"test_accuracy", "n"} <= judge.keys():
-        raise ValueError("judge has a test accuracy or n alone: it must have both")
+        raise ValueError("judge has only one of test accuracy and n: it must have both")
     losses = record.get("timestep_loss", {})
     bins = len(losses.get("edges", ())) - 1
     if losses and not bins == len(losses.get("forget", ())) == len(losses.get("retain", ())):
-        raise ValueError("timestep_loss has other numbers of losses than of bins between its edges")
+        raise ValueError("the numbers of losses and of bins in timestep_loss differ")
     _check_classes(record)
 
 
 class _Wrong(Exception):
-    """A value that cannot be: what to say of it, and the names that lead to it, innermost first."""
+    """An invalid value: its message, and the names that lead to it, innermost first."""
 
     def __init__(self, words: str) -> None:
         self.words, self.path = words, list[str]()
 
 
 def _test_of(shape: Any) -> Callable[[Any], None]:
-    """Return what raises `_Wrong` for a value that is not as a part of the table says: made once, for it runs often."""
+    """Return a validator of a part of the schema, which raises `_Wrong`; compiled once, as it runs often."""
     if isinstance(shape, Kind):
         return _test_of_kind(shape)
     if isinstance(shape, list):
@@ -240,14 +240,14 @@ def _spell(path: Sequence[str]) -> str:
 
 
 def range_of(entry: Mapping[str, Any]) -> tuple[float, float]:
-    """Return between which a metric's value lies: what the metric declares, or its unit says."""
+    """Return the range of a metric's value, as declared or by its unit."""
     low, high = RANGES.get(entry["unit"], (-LARGEST, LARGEST))
     declared = entry.get("range") or (None, None)
     return (low if declared[0] is None else declared[0]), (high if declared[1] is None else declared[1])
 
 
 def _check_metric(name: str, entry: Mapping[str, Any]) -> None:
-    """Raise ValueError unless value, number of samples, range and reason of a metric fit each other."""
+    """Raise ValueError unless value, number of samples, range and reason of a metric are consistent."""
     value = entry["value"]
     if len(entry.get("range", "ab")) != 2:
         raise ValueError(f"{name}.range is not a pair")
@@ -264,7 +264,7 @@ def _check_metric(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def _check_classes(record: Mapping[str, Any]) -> None:
-    """Raise ValueError unless every class that a record names is one of its dataset's."""
+    """Raise ValueError unless every class in a record belongs to its dataset."""
     names, cell = record.get("dataset", {}).get("class_names"), record["cell"]
     if names is None:
         return
@@ -277,7 +277,7 @@ def _check_classes(record: Mapping[str, Any]) -> None:
 
 
 def check_plain(record: Mapping[str, Any]) -> None:
-    """Raise ValueError, which names the place, unless a record is JSON of bounded depth and bounded numbers."""
+    """Raise ValueError with the position unless a record is JSON of bounded depth and numbers."""
     level: list[Any] = [record]
     for _ in range(MOST_NESTED):
         inner = []
@@ -296,7 +296,7 @@ def check_plain(record: Mapping[str, Any]) -> None:
 
 
 def _is_plain(value: object) -> bool:
-    """Say whether a value that is neither object nor list can stand in a record."""
+    """Say whether a scalar is allowed in a record."""
     if value is None or isinstance(value, str | bool):
         return True
     if isinstance(value, int):
@@ -305,7 +305,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _place(odd: object, record: Mapping[str, Any]) -> str:
-    """Return where in a record something stands."""
+    """Return the position of a value in a record."""
     todo: list[tuple[tuple[str, ...], Any]] = [((), record)]
     while todo:
         path, value = todo.pop()

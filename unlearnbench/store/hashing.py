@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MOST_JSON_BYTES = 1_000_000  # of a file that somebody else wrote
+MOST_JSON_BYTES = 1_000_000  # of an untrusted file
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces, no NaN.
+    """Return the canonical JSON of a value: sorted keys, no spaces, no NaN.
 
     Raises:
         ValueError: the value holds NaN or an infinity.
-        TypeError: the value holds something JSON has no word for.
+        TypeError: the value holds something that JSON cannot represent.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -32,7 +32,7 @@ def file_digest(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a small file from outside holds, all of its numbers finite.
+    """Return the JSON object in a small untrusted file, with finite numbers only.
 
     Raises:
         OSError: the file cannot be read.
@@ -57,9 +57,9 @@ def _finite(text: str) -> float:
 
 
 def derive_seed(purpose: str, **parts: int | str | float | Mapping[str, Any]) -> int:
-    """Return a 63-bit seed that depends on the purpose and on the named parts, and on nothing else.
+    """Return a 63-bit seed that depends only on the purpose and the named parts.
 
-    Leaving a part out is how two uses share their randomness: the sampling seed leaves out the method, so that every
-    method is judged on the same initial noise.
+    Uses share randomness by leaving out a part: the sampling seed leaves out the method, so that all methods are judged
+    on the same initial noise.
     """
     return int(digest({"purpose": purpose, **parts})[:16], 16) >> 1

@@ -1,7 +1,7 @@
-"""Pictures from outside: the formats that are read, and what their pixels mean as 8-bit RGB. No torch.
+"""Untrusted pictures: accepted formats, and conversion to 8-bit RGB. Free of torch.
 
-Every picture that the package opens comes through `open_png` or `read_picture`. Pillow decodes these formats itself;
-others may start another program (PostScript starts Ghostscript), and a file's name does not say what is in it.
+The package opens pictures only by `open_png` or `read_picture`. Pillow decodes these formats itself; others may start
+another program (PostScript starts Ghostscript), and a file's name does not determine its format.
 """
 
 import io
@@ -29,20 +29,20 @@ TURNS = {
 }  # fmt: skip
 TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 262, 339
 GREY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
-GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}  # PNG's grey of few bits -> 8 bits; Pillow leaves the transparent value
+GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}  # scale of low-bit grey in PNGs to 8 bits, for its transparent value
 UNKNOWN_RANGE = "so that its black and white are unknown: save it with 8 or 16 bits"
 
 
 class BadPicture(ValueError):
-    """A picture that cannot be read; its text says why, as in `NAME (it is damaged)`."""
+    """A picture that cannot be read; its text is the reason, as in `NAME (it is damaged)`."""
 
 
 class UnclearPicture(BadPicture):
-    """A sound picture whose values have no one meaning as 8-bit RGB."""
+    """A valid picture without a unique conversion to 8-bit RGB."""
 
 
 class Picture(NamedTuple):
-    """A picture as people see it, and what was done to it."""
+    """A picture as displayed, and the conversions applied."""
 
     image: Image.Image  # RGB
     traits: frozenset[str]  # of TRAITS
@@ -52,7 +52,7 @@ TRAITS = ("grey", "deep", "transparent", "turned", "several")
 
 
 def open_png(content: bytes) -> Image.Image:
-    """Return a PNG that lies within a record or beside a report, decoded, as RGB.
+    """Return a PNG of a record or a report, decoded, as RGB.
 
     Raises:
         BadPicture: it is not a PNG, is damaged or is too large.
@@ -63,9 +63,9 @@ def open_png(content: bytes) -> Image.Image:
 
 
 def read_picture(path: Path) -> Picture:
-    """Return a file's picture as people see it: upright, its transparent pixels over white, its first frame alone.
+    """Return a file's picture as displayed: upright, transparent pixels over white, first frame only.
 
-    Plain 8-bit pictures keep their values. Of 16-bit ones the upper eight bits are kept, as in an 8-bit copy.
+    8-bit pictures keep their values; 16-bit ones keep their upper eight bits.
 
     Raises:
         BadPicture: the file cannot be read.
@@ -81,17 +81,17 @@ def read_picture(path: Path) -> Picture:
 
 
 class _Decoded(NamedTuple):
-    """A decoded picture, and what Pillow says of it only as long as the file is open."""
+    """A decoded picture, with facts that Pillow has only while the file is open."""
 
     image: Image.Image
     raw_mode: str
-    turn: int  # EXIF's orientation that is left to do; of TIFF, Pillow turns while decoding
+    turn: int  # EXIF orientation still to apply; Pillow rotates TIFFs while decoding
     traits: set[str]
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return the formats that this Pillow knows."""
+    """Return the accepted formats that this Pillow supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -99,7 +99,7 @@ def _formats() -> tuple[str, ...]:
 def _decoded(source: Path | io.BytesIO, formats: tuple[str, ...], most: int) -> _Decoded:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of sizes, which are checked here
+            warnings.simplefilter("ignore")  # on metadata, and on sizes, which are checked here
             with Image.open(source, formats=formats) as image:
                 width, height = image.size
                 if width * height > most:
@@ -115,12 +115,12 @@ def _decoded(source: Path | io.BytesIO, formats: tuple[str, ...], most: int) -> 
         raise
     except Image.DecompressionBombError as error:
         raise BadPicture(f"it has more than {most} pixels") from error
-    except Exception as error:  # Pillow's plugins raise whatever a damaged file made happen
+    except Exception as error:  # Pillow's plugins raise various errors on damaged files
         raise BadPicture("it is damaged, or in a format that is not read") from error
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """Return how the file packs its values, where Pillow says so."""
+    """Return the raw mode of the file's values, where Pillow has it."""
     tile: Any = getattr(image, "tile", None)
     args = tile[0][3] if tile else ""
     return str(args[0] if isinstance(args, tuple) and args else args)
@@ -129,7 +129,7 @@ def _raw_mode(image: Image.Image) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF, which viewers pass over as well
+    except Exception:  # damaged EXIF, which viewers ignore as well
         return 1
     return found if isinstance(found, int) else 1
 
@@ -164,14 +164,14 @@ def _from_deep(image: Image.Image, raw_mode: str, traits: set[str]) -> Image.Ima
 
 
 def _tag(image: Image.Image, number: int, usual: int) -> int:
-    """Return a TIFF's tag, its first value where it has several."""
+    """Return the first value of a TIFF's tag."""
     tags: Any = getattr(image, "tag_v2", {})
     found = tags.get(number, usual)
     return int(found[0] if isinstance(found, tuple) else found)
 
 
 def _scale_transparent_value(image: Image.Image, raw_mode: str) -> None:
-    """Make the value that a PNG calls transparent one of the 8-bit values that its pixels have become."""
+    """Convert a PNG's transparent value to 8 bits, like its pixels."""
     hidden = image.info.get("transparency")
     if image.format != "PNG" or hidden is None:
         return
@@ -179,11 +179,11 @@ def _scale_transparent_value(image: Image.Image, raw_mode: str) -> None:
         step = GREY_STEPS.get(raw_mode, 1)
         image.info["transparency"] = 255 * bool(hidden) if step == 255 else hidden * step
     elif isinstance(hidden, tuple) and raw_mode.endswith("16B"):
-        raise UnclearPicture("one of its 16-bit colours is transparent, which no 8-bit copy can tell from others")
+        raise UnclearPicture("one of its 16-bit colours is transparent, which is ambiguous in 8 bits")
 
 
 def _over_white(image: Image.Image, traits: set[str]) -> Image.Image:
-    """Return an image as RGB, laid over white where it is transparent."""
+    """Return an image as RGB, with transparent pixels over white."""
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         colours = image.convert("RGBA")
         if np.asarray(colours.getchannel("A")).min() < 255:

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, commit, device. Free of torch, except to describe a CUDA device."""
+"""Provenance of numbers: versions, commit, device. Free of torch, except to describe a CUDA device."""
 
 import hashlib
 import importlib.metadata
@@ -19,7 +19,7 @@ PACKAGES = (
     "unlearnbench", "torch", "torchvision", "diffusers", "torch-fidelity", "numpy", "scipy", "scikit-learn",
     "safetensors",
 )  # fmt: skip
-# what ARM's numbers of implementers and parts mean, as in util-linux's lscpu-arm.c
+# names of ARM's implementers and parts, as in util-linux's lscpu-arm.c
 ARM_IMPLEMENTERS = {
     "0x41": "ARM", "0x42": "Broadcom", "0x43": "Cavium", "0x46": "Fujitsu", "0x48": "HiSilicon", "0x4e": "NVIDIA",
     "0x50": "APM", "0x51": "Qualcomm", "0x53": "Samsung", "0x56": "Marvell", "0x61": "Apple", "0x69": "Intel",
@@ -45,7 +45,7 @@ ARM_PARTS = {
 
 
 def software_provenance() -> dict[str, Any]:
-    """Return Python, package versions, platform, and the git commit of the suite's checkout (null outside one)."""
+    """Return Python, package versions, platform, and the git commit of the package's checkout (null if installed)."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "python": platform.python_version(),
@@ -56,7 +56,7 @@ def software_provenance() -> dict[str, Any]:
 
 
 def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Return {"commit", "dirty"} when the suite runs from its own checkout, None when it is installed."""
+    """Return {"commit", "dirty"} when the package runs from its checkout, None when it is installed."""
     if not (folder / ".git").exists():
         return None
 
@@ -79,16 +79,15 @@ def allowed_cores() -> list[int]:
 
 
 def available_cores() -> int:
-    """Return how many CPU cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(allowed_cores())
 
 
 def cpu_identity(cores: Sequence[int] | None = None) -> dict[str, Any]:
-    """Return the CPU's name, cores, and a hash that tells this machine from others (a CPU has no UUID).
+    """Return the CPU's name, cores, and a hash that identifies the machine (a CPU has no UUID).
 
     Args:
-        cores: the set of cores that is a device of its own, whose numbers are then a fact of it; None for all cores
-            that this process may use.
+        cores: the set of cores of this device, recorded by number; None for all cores that this process may use.
     """
     blocks, chosen = _cpuinfo(), allowed_cores() if cores is None else cores
     name, count = _cpu_name(blocks, chosen), len(chosen)
@@ -99,7 +98,7 @@ def cpu_identity(cores: Sequence[int] | None = None) -> dict[str, Any]:
         identity["cores"] = list(cores)
     first = blocks[0] if blocks else {}
     if marks := [f"{mark} {first[mark]}" for mark in ("vendor_id", "cpu family", "model", "stepping") if mark in first]:
-        identity["processor"] = ", ".join(marks)  # tells apart what one marketing name stands for
+        identity["processor"] = ", ".join(marks)  # distinguishes processors with the same marketing name
     return identity
 
 
@@ -107,11 +106,11 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8", "replace")
     except OSError:
-        return ""  # another system, or not ours to read
+        return ""  # another system, or no permission
 
 
 def _cpuinfo() -> list[dict[str, str]]:
-    """Return the facts of /proc/cpuinfo, one block per core and one of what is said of all; none off Linux."""
+    """Return the facts of /proc/cpuinfo, one block per core and one for all; empty except on Linux."""
     blocks = []
     for block in re.split(r"\n\s*\n", _text(Path("/proc/cpuinfo"))):
         pairs = [line.split(":", 1) for line in block.splitlines() if ":" in line]
@@ -121,7 +120,7 @@ def _cpuinfo() -> list[dict[str, str]]:
 
 
 def _cpu_name(blocks: Sequence[Mapping[str, str]], cores: Sequence[int]) -> str:
-    """Return what a processor's cores are called: an x86 has a name, others say what they are in their own way."""
+    """Return the name of a processor's cores, from the fields of its architecture."""
     numbers = {str(core) for core in cores}
     ours = [block for block in blocks if block.get("processor") in numbers] or blocks
     if kinds := dict.fromkeys(_arm_name(block) for block in ours if "CPU part" in block):
@@ -147,7 +146,7 @@ def _arm_name(facts: Mapping[str, str]) -> str:
 
 
 def _sysctl_name() -> str:
-    """Return what macOS or a BSD calls its processor; nothing elsewhere."""
+    """Return the processor's name on macOS or a BSD; empty elsewhere."""
     key = "machdep.cpu.brand_string" if sys.platform == "darwin" else "hw.model"
     if sys.platform != "darwin" and "bsd" not in sys.platform:
         return ""
@@ -159,9 +158,9 @@ def _sysctl_name() -> str:
 
 
 def device_key(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the cost and the bytes of a product depend on: the model of device and its driver.
+    """Return the part of a device's identity in artifact keys: model and driver.
 
-    Which one of several alike it was (the UUID) is a fact of the record, and no reason to make a product again.
+    The UUID is recorded, but artifacts are shared between devices of one model.
     """
     facts = {fact: identity[fact] for fact in ("driver", "cuda") if fact in identity}
     return {**device_model(identity)._asdict(), **facts}

@@ -1,6 +1,6 @@
 """The store of records: one JSON line per cell, appended and fsynced by one writer under a file lock.
 
-Reports read this and nothing else, so it imports neither torch nor a plugin.
+Reports read nothing else, so it imports neither torch nor plugins.
 """
 
 import gc
@@ -25,21 +25,21 @@ from unlearnbench.store.hashing import canonical_json, digest
 SCHEMA = 2  # 1 had no checksum
 MOST_PROBLEMS = 5  # unreadable lines named per file
 LONGEST_LINE = 64 * 10**6  # bytes
-B4 = "-b4"  # ends the names of protocols that differ from another one by FID's reference set alone
+B4 = "-b4"  # suffix of protocols that differ from another one only by FID's reference set
 Status = Literal["ok", "failed", "oom", "timeout", "interrupted"]
 
 
 class NewerSchema(ValueError):
-    """A record of a version that this one cannot read."""
+    """A record of a newer version, which this one cannot read."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one cell.
+    """The results of one cell.
 
-    `metrics` maps a metric's name to value, n, unit, direction, format and source hash; `cost` maps a phase to a
-    `cost.Cost` as JSON. A failed cell has a `reason` and no metrics. `wall_seconds` are the seconds of `cost` that were
-    not reused (of `forget`, the first of its repeats), and those of `outside`.
+    `metrics` maps a metric's name to value, n, unit, direction, format and source hash; `cost` maps a phase to
+    `cost.meter.Cost` as JSON. A failed cell has a `reason` and no metrics. `wall_seconds` are the seconds of `cost`
+    without reused ones (of `forget`, the first of its repeats), plus those of `outside`.
     """
 
     cell: Cell
@@ -50,10 +50,10 @@ class Record:
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cost: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     wall_seconds: float | None = None
-    outside: Mapping[str, float] = field(default_factory=dict)  # seconds in no phase: start, load, wait, ...
+    outside: Mapping[str, float] = field(default_factory=dict)  # untimed seconds: start, load, wait, ...
     priors: Mapping[str, Any] = field(default_factory=dict)  # name -> seconds, shared, reused, key of the artifact
-    probes: Mapping[str, str] = field(default_factory=dict)  # memory probe -> why it is not there
-    disturbances: Sequence[Mapping[str, str]] = field(default_factory=list)  # phase, and what else was going on
+    probes: Mapping[str, str] = field(default_factory=dict)  # memory probe -> why it is missing
+    disturbances: Sequence[Mapping[str, str]] = field(default_factory=list)  # phase, and what disturbed it
     counts: Mapping[str, Any] = field(default_factory=dict)  # of prior and forget, by the harness
     flops: Mapping[str, Any] = field(default_factory=dict)  # forward and backward per image, peak per second
     curves: Mapping[str, Any] = field(default_factory=dict)
@@ -67,9 +67,9 @@ class Record:
     revisions: Mapping[str, int] = field(default_factory=dict)  # of the parts of the harness that it rests on
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object but for its checksum; empty fields but `metrics` are left out.
+        """Return the record as a JSON object without its checksum; empty fields except `metrics` are left out.
 
-        So a field that is added later changes no digest of records that lack it.
+        So new fields do not change the digests of records that lack them.
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         filled = {name: value for name, value in fields.items() if value not in (None, {}, []) or name == "metrics"}
@@ -78,7 +78,7 @@ class Record:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the record's canonical JSON: the checksum that is written beside it."""
-        return digest(json.loads(canonical_json(self.to_json())))  # as it is read: a key that is a number becomes text
+        return digest(json.loads(canonical_json(self.to_json())))  # as after reading, where number keys are text
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Record":
@@ -86,7 +86,7 @@ class Record:
 
         Raises:
             NewerSchema: a newer version wrote it.
-            ValueError: another schema version, or a field that is missing or cannot be what it is.
+            ValueError: an unknown schema version, or a missing or invalid field.
         """
         schema = value.get("schema")
         if type(schema) is int and schema > SCHEMA:
@@ -106,32 +106,32 @@ class Record:
 
     @property
     def device_model(self) -> "DeviceModel":
-        """The model of the device: devices of one model share a table. One without a name stands for itself."""
+        """The model of the device; devices of one model share a table."""
         return device_model(self.provenance.get("device", {}))
 
 
 class DeviceModel(NamedTuple):
-    """What devices of one kind have in common."""
+    """The identity of a model of device."""
 
     type: str
     name: str
-    processor: str = ""  # family and model of a CPU, whose name may stand for several; records may lack it
+    processor: str = ""  # family and model of a CPU, as names are ambiguous; old records lack it
 
     def matches(self, other: "DeviceModel") -> bool:
-        """Say whether both are one model, as far as is known."""
+        """Say whether both are the same model, as far as known."""
         known = {self.processor, other.processor} - {""}
         return self[:2] == other[:2] and len(known) < 2
 
 
 def device_model(identity: Mapping[str, Any]) -> DeviceModel:
-    """Return the model of a device; without a name it is called by its UUID."""
+    """Return the model of a device; a device without a name is identified by its UUID."""
     name = str(identity.get("name") or identity.get("uuid"))
     return DeviceModel(str(identity.get("type")), name, str(identity.get("processor") or ""))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The last finished record of each cell (or its interruption), and what could not be read, one sentence each."""
+    """The last finished record of each cell (or its interruption), and a sentence on each unreadable line."""
 
     root: Path  # the folder
     records: list[Record]
@@ -150,7 +150,7 @@ class ResultStore:
 
         Raises:
             UsageError: the folder cannot be written.
-            ValueError: a field cannot be what it is.
+            ValueError: a field is invalid.
         """
         path = self.root / record.cell.dataset / f"{record.cell.method}.jsonl"
         line = to_line(record)
@@ -158,7 +158,7 @@ class ResultStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / ".write.lock"), path.open("ab+") as file:
                 if file.tell() and _last_byte(path) != b"\n":
-                    line = b"\n" + line  # a writer was killed within its line: leave the torn one alone
+                    line = b"\n" + line  # a writer was killed within its line: start a new one
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
@@ -168,12 +168,12 @@ class ResultStore:
             ) from error
 
     def read(self) -> Reading:
-        """Return the last record of every cell; lines that hold no sound record are named and skipped.
+        """Return the last record of every cell; invalid lines are named and skipped.
 
-        Such a line takes what was recorded of its cell before with it: the cell is to be measured again.
+        An invalid line also discards earlier records of its cell, which has to be measured again.
 
         Raises:
-            UsageError: a file that cannot be read.
+            UsageError: a file cannot be read.
         """
         latest: dict[str, Record] = {}
         problems: list[str] = []
@@ -188,16 +188,15 @@ class ResultStore:
                     raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
                 _read_lines(path, content, latest, problems)
         if old := sum("digest" not in vars(record) for record in latest.values()):  # `read_line` found no checksum
-            problems.append(f"records of an older version, without a checksum that would show an edit: {old}")
+            problems.append(f"records of an older version, without a checksum to detect edits: {old}")
         return Reading(self.root, list(latest.values()), problems)
 
 
 @contextmanager
 def open_results(root: Path) -> Iterator[Reading]:
-    """Read a folder of records, and let the garbage collector pass over them as long as they are in use.
+    """Read a folder of records, and exclude them from garbage collection inside the context.
 
-    Many records are millions of objects, none of them garbage: to look through them again and again would take as long
-    as all the rest of a report.
+    Many records are millions of live objects: scanning them repeatedly would take as long as the rest of a report.
     """
     with _uncollected():
         reading = ResultStore(root).read()
@@ -210,7 +209,7 @@ def open_results(root: Path) -> Iterator[Reading]:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Let no garbage be looked for within."""
+    """Disable garbage collection inside the context."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -221,20 +220,20 @@ def _uncollected() -> Iterator[None]:
 
 
 def to_line(record: Record) -> bytes:
-    """Return the line that stands for a record in a file.
+    """Return the line of a record in a file.
 
     Raises:
-        ValueError: a field cannot be what it is.
+        ValueError: a field is invalid.
     """
     value = record.to_json()
     check_plain(value)
     line = canonical_json({**value, "checksum": record.digest}).encode() + b"\n"
-    read_line(line)  # never write what could not be read
+    read_line(line)  # never write an unreadable line
     return line
 
 
 def _read_lines(path: Path, content: bytes, latest: dict[str, Record], problems: list[str]) -> None:
-    """Add the records of a file; the first lines that hold none become problems, the others are counted."""
+    """Add the records of a file; the first invalid lines become problems, further ones are counted."""
     bad, newer = 0, []
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
@@ -255,21 +254,21 @@ def _read_lines(path: Path, content: bytes, latest: dict[str, Record], problems:
     if newer:
         places = ", ".join(map(str, newer[:MOST_PROBLEMS])) + (", ..." if len(newer) > MOST_PROBLEMS else "")
         problems.append(
-            f"{path}: {len(newer)} of its records are skipped, for a newer version of unlearnbench wrote them (schema "
+            f"{path}: {len(newer)} of its records are skipped, as a newer version of unlearnbench wrote them (schema "
             f"above {SCHEMA}, line {places}): update it to see them"
         )
 
 
 def _add(record: Record, latest: dict[str, Record]) -> None:
-    """Put a record in the place of what its cell had before."""
+    """Replace the earlier record of a cell."""
     if record.status == "interrupted" and record.cell.id in latest:
-        return  # a measurement that was not finished takes no earlier one away
-    latest.pop(record.cell.id, None)  # so that order follows the last line
+        return  # an interruption does not replace an earlier record
+    latest.pop(record.cell.id, None)  # so that the order is that of the last lines
     latest[record.cell.id] = record
 
 
 def _cell_id(line: bytes) -> str:
-    """Return the id of the cell that a line without a sound record speaks of; empty where it says none."""
+    """Return the cell id in an invalid line; empty where there is none."""
     try:
         found = json.loads(line).get("cell_id")
     except (ValueError, AttributeError, RecursionError):
@@ -282,7 +281,7 @@ def read_line(line: bytes) -> Record:
 
     Raises:
         NewerSchema: a newer version wrote it.
-        ValueError: it holds no record, one that was altered, or one that cannot be.
+        ValueError: it holds no record, or an altered or invalid one.
     """
     if len(line) > LONGEST_LINE:
         raise ValueError(f"it has {len(line)} bytes, more than {LONGEST_LINE}")
@@ -303,22 +302,22 @@ def read_line(line: bytes) -> Record:
 
 
 def _is_untouched(line: bytes, value: Mapping[str, Any], checksum: object) -> bool:
-    """Say whether a record's checksum is that of its other fields, in whatever order and with whatever spaces."""
+    """Say whether a record's checksum matches its other fields, in any order and spacing."""
     written = line.strip().replace(f'"checksum":"{checksum}",'.encode("utf-8", "replace"), b"", 1)
-    if hashlib.sha256(written).hexdigest() == checksum:  # the line is canonical JSON, which need not be made again
+    if hashlib.sha256(written).hexdigest() == checksum:  # the line is canonical JSON already
         return True
     try:
         return digest(value) == checksum
     except (ValueError, RecursionError):
-        return False  # nothing was written that has no canonical JSON
+        return False  # every written record has canonical JSON
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"it holds {constant}, which is no JSON number")
+    raise ValueError(f"it holds {constant}, which is not a JSON number")
 
 
 def records_digest(records: Iterable[Record]) -> str:
-    """Return 12 hex digits that stand for exactly these records, in any order."""
+    """Return 12 hex digits that identify these records, in any order."""
     return digest(sorted(record.digest for record in records))[:12]
 
 
@@ -329,6 +328,6 @@ def _last_byte(path: Path) -> bytes:
 
 
 def natural(text: str) -> list[tuple[bool, int, str]]:
-    """Return the key that sorts text as people do: numbers in it by their value."""
+    """Return a sort key that compares numbers in text by value."""
     parts = [part for part in re.split(r"([0-9]+)", text) if part]
     return [(False, int(part), "") if part[0] in "0123456789" else (True, 0, part) for part in parts]

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole: written beside their place under a name of their own, then moved there.
+"""Atomic files and folders: written next to their place under a unique name, then moved there.
 
-Names hold machine and process, so that nobody takes the scratch of somebody at work for a leftover, also where the
-locks of a network file system hold nothing.
+Names contain machine and process, so that running processes' scratch is not removed as a leftover, even where locks of
+a network file system do not work.
 """
 
 import errno
@@ -19,9 +19,9 @@ import psutil
 
 from unlearnbench.errors import one_line
 
-OLD_SECONDS = 24 * 3600  # what another machine's process has not touched for so long is a leftover
+OLD_SECONDS = 24 * 3600  # scratch of another machine older than this is a leftover
 OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # why a folder cannot be moved to its place
-OWNED = re.compile(r"-([0-9a-f]{8})-([0-9]+)(?:-\w{8})?$")  # ends a name: machine, process, token
+OWNED = re.compile(r"-([0-9a-f]{8})-([0-9]+)(?:-\w{8})?$")  # suffix of a name: machine, process, token
 
 
 def owned(name: str) -> str:
@@ -30,20 +30,20 @@ def owned(name: str) -> str:
 
 
 def beside(target: Path) -> Path:
-    """Return a path beside a target that nobody else writes to; nothing is there yet."""
+    """Return a unique unused path next to a target."""
     return target.with_name(f"{owned(f'.{target.name}')}-{secrets.token_hex(4)}")
 
 
 def sweep(folder: Path, pattern: str) -> None:
-    """Remove what processes that are gone left behind, by a pattern of names."""
+    """Remove leftovers of ended processes, by a pattern of names."""
     for leftover in folder.glob(pattern):
         if _abandoned(leftover):
-            with suppress(OSError):  # it harms nobody, and the next one sweeps again
+            with suppress(OSError):  # harmless; the next sweep tries again
                 remove(leftover)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder; what is gone already is well."""
+    """Remove a file, a link or a folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         with suppress(FileNotFoundError):  # another process removes it too
             shutil.rmtree(path)
@@ -52,7 +52,7 @@ def remove(path: Path) -> None:
 
 
 def remove_at_once(path: Path) -> None:
-    """Remove something by moving it out of sight first, so that nobody finds half of it."""
+    """Remove something atomically, by moving it away first."""
     aside = beside(path)
     with suppress(FileNotFoundError):
         path.rename(aside)
@@ -60,7 +60,7 @@ def remove_at_once(path: Path) -> None:
 
 
 def moved(new: Path, place: Path) -> bool:
-    """Move a folder to its place, and say whether that was free."""
+    """Move a folder to its place; return False if the place is occupied."""
     try:
         new.rename(place)
     except OSError as error:
@@ -71,10 +71,10 @@ def moved(new: Path, place: Path) -> bool:
 
 
 def refusal(error: Exception) -> str:
-    """Return the system's reason for not reading or writing, in its own words where they are known."""
+    """Return the system's reason for a failed read or write."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    number = re.search(r"os error ([0-9]+)", str(error))  # safetensors has an error of its own for a full disk
+    number = re.search(r"os error ([0-9]+)", str(error))  # safetensors wraps the system's error
     return os.strerror(int(number[1])) if number else one_line(str(error)) or type(error).__name__
 
 
@@ -88,8 +88,8 @@ def fsync(path: Path) -> None:
 
 
 def _machine() -> str:
-    """Return eight hex digits of the machine, as far as numbers of processes mean the same."""
-    namespace = Path("/proc/self/ns/pid")  # containers may share a host's name and count processes on their own
+    """Return eight hex digits of the machine and its process namespace."""
+    namespace = Path("/proc/self/ns/pid")  # containers may share a host name but not process ids
     with suppress(OSError):
         namespace = namespace.readlink()
     return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:8]
@@ -98,7 +98,7 @@ def _machine() -> str:
 def _abandoned(path: Path) -> bool:
     owner = OWNED.search(path.name)
     if owner is None:
-        return True  # of a version that named no process
+        return True  # of an old version without process ids
     if owner[1] == _machine() and not psutil.pid_exists(int(owner[2])):
         return True
     with suppress(FileNotFoundError):

@@ -1,1 +1,1 @@
-"""What an unlearning method sees: its context, streams and loss terms."""
+"""The interface of unlearning methods: context, streams and loss terms."""

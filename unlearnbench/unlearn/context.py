@@ -1,7 +1,7 @@
-"""All that an unlearning method sees.
+"""The interface of an unlearning method.
 
-A method gets a `Context` and edits `ctx.model` in place. It sees no device, no seed, no checkpoint path, no progress
-bar, no judge and no test image; the harness counts, times and checks around it.
+A method gets a `Context` and edits `ctx.model` in place. Device, seeds, checkpoints, progress, judges and test images
+are hidden from it; the harness counts, times and checks its work.
 """
 
 import math
@@ -27,13 +27,13 @@ from unlearnbench.unlearn.priors import charge_prior, prior_artifact
 from unlearnbench.unlearn.streams import Stream
 from unlearnbench.unlearn.terms import Term
 
-METHOD = "forget"  # the purpose of a method's own context; every other purpose is a prior's
+METHOD = "forget"  # the purpose of a method's own context; all others belong to priors
 FINITE_CHECK_EVERY = 50  # steps; each check waits for the device
 LOG_POINTS = 50  # points kept per logged curve
 
 
 class Context:
-    """What a method works with.
+    """The models, images and randomness that a method uses.
 
     Attributes:
         model: the copy to unlearn, trainable, in train mode; `predict(x_t, t, y)` is its noise prediction.
@@ -41,15 +41,15 @@ class Context:
         schedule: the forward process; `schedule.add_noise(x0, eps, t)`, `schedule.timesteps`.
         num_classes: K; labels are 0 to K - 1.
         null_class: the label of the unconditional branch.
-        generator: the source of all the method's randomness, on the model's device.
+        generator: for all the method's randomness, on the model's device.
     """
 
     def __init__(self, harness: Harness, purpose: str = METHOD, shared: bool = False) -> None:
         """Make the context of a method, or of one of its priors.
 
         Args:
-            harness: what it stands on.
-            purpose: names the use of randomness, so that each use has its own.
+            harness: its resources.
+            purpose: names the use of randomness, for a separate seed.
             shared: the context of a prior that may not depend on the forget class.
         """
         self._harness, self._shared = harness, shared
@@ -59,7 +59,7 @@ class Context:
             several = {"further": further, "earlier": harness.target.earlier}
             parts |= {"forget_class": first, **{name: value for name, value in several.items() if value}}
         seed = derive_seed(purpose, **parts)
-        torch.manual_seed(seed)  # dropout takes no generator
+        torch.manual_seed(seed)  # dropout uses the global generator
         self.generator = torch.Generator(harness.device).manual_seed(seed)
         self.base = harness.base
         self.model = trainable_copy(harness.base).train()
@@ -77,7 +77,7 @@ class Context:
         """The label of the unconditional branch."""
         label = self._harness.dataset.null_class
         if label is None:
-            raise PluginError(f"{self._harness.method} needs the null class of guidance, which this base model lacks")
+            raise PluginError(f"{self._harness.method} needs the null class, which this base model lacks")
         return label
 
     @property
@@ -103,7 +103,7 @@ class Context:
 
     @property
     def retained_classes(self) -> tuple[int, ...]:
-        """The classes to keep: neither forgotten now nor before; their images are the stream `retain`."""
+        """The classes to keep, forgotten neither now nor earlier; their images are the stream `retain`."""
         _ = self.forget_classes  # a shared prior must not depend on them
         return self._harness.target.retained(self.num_classes)
 
@@ -135,7 +135,7 @@ class Context:
         return self._streams[name]
 
     def steps(self, n: int) -> Iterator[int]:
-        """Yield 0 to n - 1: the loop of the method. The harness reports progress and stops on non-finite weights.
+        """Yield 0 to n - 1, for the method's loop. The harness reports progress and stops on non-finite weights.
 
         Raises:
             NonFiniteError: a weight of the model is NaN or infinite.
@@ -159,7 +159,7 @@ class Context:
             raise NonFiniteError(f"a weight became NaN or infinite by step {self._step + 1}")
 
     def log(self, **scalars: Tensor | float) -> None:
-        """Keep named scalars of this step for the record; about 50 points a curve, so calling it is cheap.
+        """Keep named scalars of this step for the record; about 50 points per curve are kept, so calls are cheap.
 
         Raises:
             NonFiniteError: a value is NaN or infinite.
@@ -182,21 +182,21 @@ class Context:
         return antithetic_timesteps(n, self.schedule.timesteps, self.generator)
 
     def drop_labels(self, y: Tensor, share: float) -> Tensor:
-        """Return labels of which a random share is replaced by the null class; all of them where there is none."""
+        """Return labels with a random share replaced by the null class; unchanged where there is none."""
         return drop_labels(y, share, self._harness.dataset.null_class, self.generator)
 
     def predict(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Return the noise (B, C, H, W) that `ctx.model` predicts, for a loss with a target of one's own.
+        """Return the noise (B, C, H, W) that `ctx.model` predicts, for custom losses.
 
         Args:
             x_t: (B, C, H, W) noised images, `ctx.schedule.add_noise(x0, eps, t)`.
             t: (B,) int64 timesteps in [0, T), such as `ctx.timesteps(B)`.
-            y: (B,) int64 classes; `ctx.null_class` stands for none.
+            y: (B,) int64 classes; `ctx.null_class` for an unconditional prediction.
         """
         return predict_noise(self.model, x_t, t, y)
 
     def eps_term(self, x0: Tensor, y: Tensor, *, label_dropout: float = 0.0) -> Term:
-        """Return L_eps as a term for `backward`: fresh t and noise, summed over pixels, averaged over the batch."""
+        """Return L_eps as a term for `backward`: with new t and noise, summed over pixels, averaged over the batch."""
         t, eps = self.timesteps(len(x0)), self.noise_like(x0)
         return Term(self.schedule.add_noise(x0, eps, t), t, self.drop_labels(y, label_dropout), eps)
 
@@ -206,7 +206,7 @@ class Context:
         return term.loss(self.predict(term.x_t, term.t, term.y))
 
     def sample(self, labels: Tensor, *, dropout: bool = False) -> Tensor:
-        """Return one base-model image per label (N,), sampled as the protocol says: (N, C, H, W) in [-1, 1].
+        """Return one base-model image per label (N,), by the protocol's sampler: (N, C, H, W) in [-1, 1].
 
         Args:
             labels: classes.
@@ -224,15 +224,15 @@ class Context:
         return to_float(images).to(harness.device)
 
     def prior(self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any) -> Tensors:
-        """Return what `build(ctx, **inputs)` makes: timed as phase `prior`, cached, its first cost always charged.
+        """Return the result of `build(ctx, **inputs)`: timed as phase `prior`, cached, charged at its original cost.
 
-        The build gets a context of its own, with an untouched model in eval mode, and must depend on nothing else
-        than that context and its inputs.
+        The build gets a separate context, with an untouched model in eval mode, and must depend only on that context
+        and its inputs.
 
         Args:
             name: of the prior, within the method.
             build: returns named tensors.
-            shared: it does not depend on the forget class, so all classes use one; then it may not draw from a stream.
+            shared: whether all forget classes use the same one; it must not draw from a stream then.
             **inputs: JSON values, tensors, or tensors of another prior; all of them are part of the cache key.
         """
         harness = self._harness
@@ -247,7 +247,7 @@ class Context:
         """Return a prior, from the cache or built."""
         if self._purpose != METHOD:
             method = self._harness.method
-            raise PluginError(f"{method}: the prior {name} is asked for inside a prior; pass one to the other")
+            raise PluginError(f"{method}: the prior {name} is requested inside another prior: pass it as an input")
 
         def make() -> Tensors:
             return self._build(name, build, shared, inputs)
@@ -255,18 +255,18 @@ class Context:
         return prior_artifact(self._harness, name, make, inputs, shared=shared)
 
     def _build(self, name: str, build: Callable[..., Tensors], shared: bool, inputs: Mapping[str, Any]) -> Tensors:
-        """Let a prior be built with a context of its own."""
+        """Build a prior with a separate context."""
         context = Context(replace(self._harness, curves={}), purpose=f"prior {name}", shared=shared)
         context.model.eval()
         return build(context, **inputs)
 
 
 class _Enough(BaseException):
-    """A rehearsal is over. Not an Exception, which a method may catch."""
+    """Ends a rehearsal. Not an Exception, which a method may catch."""
 
 
 class Rehearsal(Context):
-    """A context that ends with the method's first step, and charges nobody for its priors."""
+    """A context that ends after the method's first step, and does not charge its priors."""
 
     def steps(self, n: int) -> Iterator[int]:
         """Yield 0, and then end the method."""
@@ -274,13 +274,13 @@ class Rehearsal(Context):
         raise _Enough
 
     def prior(self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any) -> Tensors:
-        """Return what the method's own context will find in the cache."""
+        """Return the prior, which stays in the cache for the method's own context."""
         with self._harness.meter.phase("load"):
             artifact = self._prior_artifact(name, build, shared, inputs)
             return {tensor: value.to(self._harness.device) for tensor, value in artifact.tensors.items()}
 
     def run(self, function: Callable[..., object], settings: Mapping[str, Any]) -> None:
-        """Let a method take its first step."""
+        """Run a method up to the end of its first step."""
         with suppress(_Enough):
             function(self, **settings)
 

@@ -1,4 +1,4 @@
-"""What a method's context stands on: device, seed, images, cache, meter; out of the method's sight."""
+"""The harness behind a method's context: device, seed, images, cache, meter; hidden from the method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from unlearnbench.unlearn.streams import Counts
 
 @dataclass(frozen=True)
 class Harness:
-    """What the context stands on, out of a method's sight."""
+    """The resources behind a context, hidden from the method."""
 
     dataset: Dataset
     train: Split
@@ -36,5 +36,5 @@ class Harness:
     progress: Progress
     counts: Counts = field(default_factory=Counts)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    priors: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> what a record says of it
+    priors: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> its entry in the record
     made: set[str] = field(default_factory=set)  # keys of the priors that this process built

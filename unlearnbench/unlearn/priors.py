@@ -1,6 +1,6 @@
-"""Priors: what a method prepares before it can unlearn; built once, cached, charged to every cell at its first cost.
+"""Priors: a method's preparation before unlearning; built once, cached, charged to every cell at the original cost.
 
-A prior is reused where everything that its bytes depend on is the same: `_prior_key` names it.
+A prior is reused where everything that its bytes depend on is the same: see `_prior_key`.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ from unlearnbench.unlearn.streams import Counts
 def prior_artifact(
     harness: Harness, name: str, build: Callable[[], Tensors], inputs: Mapping[str, Any], *, shared: bool
 ) -> Artifact:
-    """Return a prior from the cache, or build it in phase `prior`; the counts of its work are its own.
+    """Return a prior from the cache, or build it in phase `prior`; its work is counted separately.
 
     Args:
-        harness: of the method that asks for it.
+        harness: of the method.
         name: of the prior, within the method.
         build: returns named tensors.
-        inputs: JSON values and tensors that it is built from.
-        shared: it does not depend on the forget class.
+        inputs: JSON values and tensors that `build` uses.
+        shared: whether it is independent of the forget class.
 
     Raises:
-        PluginError: it has no plain name.
+        PluginError: its name is not a plain word.
     """
     if not re.fullmatch(r"\w{1,50}", name):
         raise PluginError(f"{harness.method}: name a prior by one plain word, not {name!r}")
@@ -43,7 +43,7 @@ def prior_artifact(
         with global_rng_kept(harness.device), harness.meter.phase("prior") as cost:
             tensors = build()
         work = harness.counts.since(before)
-        harness.counts.add(work, sign=-1)  # whoever asked for the prior adds it
+        harness.counts.add(work, sign=-1)  # `charge_prior` adds it
         return tensors, {"cost": cost.to_json(), "counts": vars(work)}
 
     artifact = harness.store.get(f"prior-{harness.method}-{name}", _prior_key(harness, name, inputs, shared), make)
@@ -53,7 +53,7 @@ def prior_artifact(
 
 
 def charge_prior(harness: Harness, name: str, artifact: Artifact, *, shared: bool) -> None:
-    """Charge a cell for a prior, whichever cell built it, and note it for the record."""
+    """Charge a cell for a prior, whichever cell built it, and add it to the record."""
     cost, reused = artifact.facts["cost"], artifact.key not in harness.made
     if reused:
         harness.meter.charge("prior", Cost.earlier(cost))
@@ -84,7 +84,7 @@ def _prior_key(harness: Harness, name: str, inputs: Mapping[str, Any], shared: b
 
 
 def _describe(value: Any) -> Any:
-    """Return JSON that stands for a value: tensors become the hash of their bytes."""
+    """Return a value as JSON, with tensors replaced by the hash of their bytes."""
     if isinstance(value, Tensor):
         array = value.detach().cpu().numpy()
         return {"dtype": str(array.dtype), "shape": array.shape, "sha256": hashlib.sha256(array.tobytes()).hexdigest()}

@@ -1,4 +1,4 @@
-"""Streams of training images that methods draw from, and the counts of what a method does."""
+"""Streams of training images that methods draw from, and counts of a method's work."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ class Stream:
         return len(self._images)
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
-        """Return the next n images (n, C, H, W) and labels (n,); every epoch is a fresh shuffle."""
+        """Return the next n images (n, C, H, W) and labels (n,); each epoch is shuffled anew."""
         if not len(self):
             raise ValueError(f"the stream {self.name} has no image to draw")
         while len(self._order) < n:
@@ -51,7 +51,7 @@ class Stream:
 
 @dataclass
 class Counts:
-    """What the harness counted while the method ran, priors included."""
+    """Counts by the harness while the method ran, priors included."""
 
     optimizer_steps: int = 0
     forward_images: int = 0
@@ -73,11 +73,11 @@ class Counts:
         self.backward_images += n
 
     def copy(self) -> "Counts":
-        """Return the counts as they are now."""
+        """Return a copy of the counts."""
         return replace(self, drawn=dict(self.drawn))
 
     def add(self, other: "Counts", sign: int = 1) -> None:
-        """Add what was counted elsewhere, when a cached prior was first made."""
+        """Add counts from another run, such as the first build of a cached prior."""
         self.optimizer_steps += sign * other.optimizer_steps
         self.forward_images += sign * other.forward_images
         self.backward_images += sign * other.backward_images
@@ -85,7 +85,7 @@ class Counts:
             self.drawn[stream] = self.drawn.get(stream, 0) + sign * images
 
     def since(self, before: "Counts") -> "Counts":
-        """Return what was counted since a copy was taken."""
+        """Return the difference to an earlier copy."""
         difference = self.copy()
         difference.add(before, sign=-1)
         return difference

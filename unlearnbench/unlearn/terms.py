@@ -1,10 +1,10 @@
-"""The loss terms of an optimiser step, and how they go through the network: one policy for all methods.
+"""The loss terms of an optimiser step, and their passes through the network: one policy for all methods.
 
-`separate`, the default: one forward and one backward pass per term, so that one term's graph lives at a time. It takes
-about half the memory of the other way, at about the same time per step (measured: tests/benchmarks/README.md).
+`separate`, the default: one forward and one backward pass per term, so that only one term's graph exists at a time. It
+takes about half the memory of `joint`, at about the same time per step (measured: tests/benchmarks/README.md).
 
-`joint`: all terms' images go through the network as one batch, and one backward pass follows. The sums are the same;
-only dropout, which draws anew for each pass, tells the two apart.
+`joint`: all terms' images go through the network as one batch, and one backward pass follows. The gradients are the
+same, except for dropout, which is drawn per pass.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Term:
     x_t: Tensor  # (B, C, H, W) noised images
     t: Tensor  # (B,) int64 timesteps
     y: Tensor  # (B,) int64 labels
-    target: Tensor  # (B, C, H, W) what is to be predicted, without a graph
+    target: Tensor  # (B, C, H, W) target of the prediction, without a graph
     pixels: Literal["sum", "mean"] = "sum"  # reduction over C, H, W
     image_weight: Tensor | float = 1.0  # (B,) or one for all
 

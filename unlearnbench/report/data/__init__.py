@@ -1,1 +1,1 @@
-"""Data of a report: every number of a board, with what is missing and how sure it is."""
+"""Data of a report: every number of a board, with its gaps and its uncertainty."""

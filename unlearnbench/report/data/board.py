@@ -1,4 +1,4 @@
-"""From records to a board: what one report compares, with every gap visible."""
+"""Boards: the comparable records of a report, with every gap visible."""
 
 import copy
 import re
@@ -22,9 +22,9 @@ from unlearnbench.store.hashing import canonical_json
 from unlearnbench.store.records import B4, Record, natural, records_digest
 
 MOST_NAMED = 20  # forget classes named in a caption
-# names that are no folder's, of the report's own files and on Windows
+# names that cannot be a board's folder: the report's own files, and reserved ones on Windows
 TAKEN = re.compile(r"report\.(?:html|md)|(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?|.*\.", re.IGNORECASE)
-SEQUENCE, AT_ONCE = "-sequence", "-at-once"  # end the names of boards of several classes
+SEQUENCE, AT_ONCE = "-sequence", "-at-once"  # suffixes of boards of several classes
 
 
 class Board:
@@ -33,18 +33,18 @@ class Board:
     def __init__(self, records: Sequence[Record], stale: Set[str] = frozenset()) -> None:
         """Take the latest records of one dataset and protocol, oldest first.
 
-        Records of another device, judge, extractor, base model, image size or classes than the newest's are left out,
+        Records with another device, judge, extractor, base model, image size or classes than the newest are left out,
         and stale ones show no number; `notes` says so. Controls are excluded from the rows.
 
         Args:
             records: at least one.
-            stale: ids of the cells whose records are.
+            stale: ids of cells with stale records.
         """
         device, setup = records[-1].device_model, _setup(records[-1])
         here = [record for record in records if record.device_model.matches(device)]
         self.records = [record for record in here if _setup(record) == setup]
-        self.left_out: list[str] = []  # a sentence on each kind of records that are
-        self._whole: Board | None = None  # what this is a part of, where it shows some rows alone
+        self.left_out: list[str] = []  # a sentence on each kind of records left out
+        self._whole: Board | None = None  # the full board, where this one shows a subset of its rows
         self._best: dict[Measure, set[Variant]] = {}
         self._values: dict[Measure, dict[tuple[Variant, Target], Value]] = {}
         self._means: dict[Measure, dict[Variant, Value]] = {}
@@ -82,7 +82,7 @@ class Board:
         self.notes += [*self._unmeasurable(), *disturbance_note(self.ok_records)]
 
     def _drop_superseded(self) -> None:
-        """Leave out stale rows whose label a fresh row has taken over, as after a change of default settings."""
+        """Leave out stale rows with the label of a current row, as after a change of default settings."""
         rows = {record.cell.id: variant_of(record) for record in self.records}
         fresh = {variant.label: variant for name, variant in rows.items() if name not in self.stale}
         kept = [r for r in self.records if (own := rows[r.cell.id]) == fresh.get(own.label, own)]
@@ -105,12 +105,12 @@ class Board:
 
     @cached_property
     def devices(self) -> list[str]:
-        """What tells the devices of these records apart, sorted; mostly one."""
+        """The identities of the devices of these records, sorted; mostly one."""
         return sorted({str(record.provenance.get("device", {}).get("uuid")) for record in self.records})
 
     @property
     def device_words(self) -> str:
-        """The device's name, and how many there are of it."""
+        """The device's name, and the number of such devices."""
         return f"{self.device_name} ({len(self.devices)} of them)" if len(self.devices) > 1 else self.device_name
 
     @cached_property
@@ -125,16 +125,16 @@ class Board:
 
     @cached_property
     def targets(self) -> list[Target]:
-        """What any variant was to forget, sorted; mostly one class each."""
+        """The targets of all variants, sorted; mostly one class each."""
         return _targets(self.rows)
 
     @cached_property
     def class_names(self) -> list[object]:
-        """What the classes are called, by number; empty where no record says so."""
+        """The names of the classes, by number; empty where no record has them."""
         return list(self.records[-1].dataset.get("class_names") or [])
 
     def name_of(self, target: Target) -> str:
-        """Return what a target is called."""
+        """Return the name of a target."""
         return target_name(target, self.class_names)
 
     @cached_property
@@ -144,7 +144,7 @@ class Board:
 
     @cached_property
     def _variants(self) -> dict[str, Variant]:
-        """{cell id: row}; equal ones are one object, whose label is the newest record's."""
+        """{cell id: row}; equal rows are one object, labelled by the newest record."""
         found: dict[Variant, Variant] = {}
         own = {record.cell.id: variant_of(record) for record in reversed(self.rows)}
         return {name: found.setdefault(variant, variant) for name, variant in own.items()}
@@ -161,7 +161,7 @@ class Board:
         return sorted(found, key=lambda variant: (order.get(variant.role, 2), natural(variant.label.lower())))
 
     def narrowed(self, variants: Iterable[Variant]) -> "Board":
-        """Return this board as if it had only some of its rows, for a figure: no number, mark or look is another."""
+        """Return this board with a subset of its rows, for a figure; numbers, marks and styles are unchanged."""
         kept, part = set(variants), copy.copy(self)
         part.variants = [variant for variant in self.variants if variant in kept]
         part._whole = self
@@ -170,7 +170,7 @@ class Board:
 
     @cached_property
     def styles(self) -> dict[str, Style]:
-        """{label: colour and shape} of the rows; `boards` gives those of one folder one set."""
+        """{label: colour and shape} of the rows; `boards` shares them over all boards of a folder."""
         return styles_of(self.variants)
 
     @cached_property
@@ -207,7 +207,7 @@ class Board:
 
     @cached_property
     def attacked(self) -> "Board | None":
-        """The board of the cells that were attacked, so that no other one counts as missing; None without any."""
+        """The board of the cells that were attacked, so that others do not count as missing; None without any."""
         if self._whole is not None:
             whole = self._whole.attacked
             return None if whole is None else whole.narrowed(self.variants)
@@ -282,7 +282,7 @@ class Board:
 
     @cached_property
     def ranks(self) -> dict[Variant, int]:
-        """Ranks by run time of the methods all of whose cells were repeated; others would rank by fewer than are shown.
+        """Ranks by run time of the methods with repeats in all cells; others would rank by fewer cells than are shown.
 
         References and controls unlearn nothing.
         """
@@ -305,7 +305,7 @@ class Board:
         return self._values[measure].get((variant, target), self._missing)
 
     def bare(self, variant: Variant, target: Target, measure: Measure) -> Value:
-        """Return the value of one variant and target without its interval, which takes longer to find."""
+        """Return the value of one variant and target without its interval, which is expensive."""
         return self._bare_values(measure).get((variant, target), self._missing)
 
     @cached_property
@@ -330,13 +330,13 @@ class Board:
         return self._bare[measure]
 
     def _why_none(self, place: tuple[Variant, Target]) -> str:
-        """Return the word that stands for the number of a variant and target that have none."""
+        """Return the word in place of a missing number of a variant and target."""
         words = ["stale" if r.cell.id in self.stale else r.status for r in self._cells[place]]
         return next((word for word in reversed(words) if word != "ok"), "n/a")
 
     @cached_property
     def _orders(self) -> tuple[dict[Variant, int], dict[Target, int], dict[Seeds, int]]:
-        """Places of rows, targets and replicates in grids of numbers, in the order in which bootstraps draw them."""
+        """Indices of rows, targets and replicates in arrays of numbers, in the order of bootstrap draws."""
         targets, replicates = sorted(self.targets), sorted(self.replicates, key=repr)
         return (
             {row: k for k, row in enumerate(self._everyone)},
@@ -346,13 +346,13 @@ class Board:
 
     @cached_property
     def _where(self) -> dict[tuple[Variant, Target], tuple[int, int]]:
-        """{(row, target): places in grids of numbers} of what has records."""
+        """{(row, target): indices in arrays of numbers} where there are records."""
         rows, targets, _ = self._orders
         return {(row, target): (rows[row], targets[target]) for row, target in self._cells}
 
     @cached_property
     def _sound(self) -> tuple[list[Record], tuple[list[int], ...]]:
-        """The rows' records that carry numbers, and their places in grids of numbers."""
+        """The rows' records with numbers, and their indices in arrays of numbers."""
         rows, targets, replicates = self._orders
         records = [record for record in self.rows if record.cell.id in self.ok_ids]
         places = [
@@ -367,7 +367,7 @@ class Board:
         return grid
 
     def _numbers(self, measure: Measure) -> NDArray[np.float64]:
-        """Return the grid of a measure's numbers, NaN where there is none."""
+        """Return the array of a measure's numbers, NaN where there is none."""
         if measure not in self._grids:
             records = self._sound[0]
             if measure.aspect == "cost":
@@ -378,14 +378,14 @@ class Board:
         return self._grids[measure]
 
     def _counts(self, measure: Measure) -> NDArray[np.float64]:
-        """Return the grid of the numbers of samples that a metric rests on."""
+        """Return the array of a metric's numbers of samples."""
         if measure.key not in self._samples_of:
             counts = [int(r.metrics.get(measure.key, {}).get("n", 0)) for r in self._sound[0]]
             self._samples_of[measure.key] = self._grid(counts, 0.0)
         return self._samples_of[measure.key]
 
     def _disturbed(self, measure: Measure) -> NDArray[np.bool_]:
-        """Return the grid of whether something else used the machine."""
+        """Return the array that marks disturbed cells."""
         found = [bool(r.disturbances) and is_disturbed(r, measure) for r in self._sound[0]]
         return self._grid(found, 0.0).astype(np.bool_)
 
@@ -419,10 +419,10 @@ class Board:
         return means[variant] if variant in means else self.bare_mean(variant, measure)
 
     def bare_mean(self, variant: Variant, measure: Measure, among: Container[Target] | None = None) -> Value:
-        """Return the mean over forget classes without its interval, which takes longer to find.
+        """Return the mean over forget classes without its interval, which is expensive.
 
-        It is the one way from cells to a row's number: every table, figure and chart shows this mean, over the classes
-        that have a number of this measure, whatever else their cells lack.
+        Every table, figure and chart shows this mean: over the classes with a number of this measure, whatever else
+        their cells lack.
 
         Args:
             variant: the row.
@@ -443,7 +443,7 @@ class Board:
         )  # fmt: skip
 
     def _asked(self, measure: Measure) -> list[Target]:
-        """Return the targets for which a measure says something: the first step of a sequence has no earlier one."""
+        """Return the targets that a measure applies to: the first step of a sequence has no earlier one."""
         return [t for t in self.targets if t.earlier] if measure.key in self._later else self.targets
 
     @cached_property
@@ -455,7 +455,7 @@ class Board:
         return names[True] - names[False]
 
     def best(self, measure: Measure) -> set[Variant]:
-        """Return the methods that share the mark of the best; none where nothing is separated, or nothing is better."""
+        """Return the methods marked as best; none where no difference is significant, or no direction is better."""
         if measure not in self._best:
             self._best[measure] = self._find_best(measure)
         return self._best[measure]
@@ -473,7 +473,7 @@ class Board:
         return best_rows(values, measure.better)
 
     def _lacks(self, variant: Variant, measure: Measure) -> bool:
-        """Say whether a number of any class or replicate is missing: other base models are no other method."""
+        """Say whether a number of any class or replicate is missing; base models count as replicates."""
         values = [self.bare(variant, target, measure) for target in self._asked(measure)]
         return any(value.ok < value.expected for value in values)
 
@@ -488,8 +488,8 @@ class Board:
 
     @cached_property
     def _judges(self) -> str:
-        """What the judges are worth."""
-        return counted(_worth(record.judge) for record in self.ok_records if record.judge)
+        """The judges' test performance in words."""
+        return counted(_test_performance(record.judge) for record in self.ok_records if record.judge)
 
     @cached_property
     def _environment(self) -> tuple[str, str, str]:
@@ -501,7 +501,7 @@ class Board:
         )
 
     def _samples(self, measures: Sequence[Measure], records: Sequence[Record] | None) -> str:
-        """Return how many samples each metric rests on in a cell: `UA n=100`, `Recall n=1,291 to 1,298`."""
+        """Return the number of samples per metric and cell: `UA n=100`, `Recall n=1,291 to 1,298`."""
         words = []
         for measure in (m for m in measures if m.aspect != "cost"):
             if records is None:
@@ -515,7 +515,7 @@ class Board:
 
     @cached_property
     def _is_shortened(self) -> bool:
-        """Whether any record's settings are other than its method's defaults."""
+        """Whether any record has settings other than its method's defaults."""
         return any(record.method.get("changed") for record in self.rows)
 
     def _spelled(self, targets: Sequence[Target]) -> str:
@@ -527,10 +527,10 @@ class Board:
         return ("; " if any(target.earlier for target in targets) else ", ").join(names)
 
     def caption(self, measures: Sequence[Measure] = (), records: Sequence[Record] | None = None) -> str:
-        """Return what every table must say of itself: dataset, protocol, judges, device, costs, digest.
+        """Return the facts that every table states: dataset, protocol, judges, device, costs, digest.
 
         Args:
-            measures: of the table, to say how many samples each metric rests on.
+            measures: of the table, for their numbers of samples.
             records: that the table shows, if not those of the rows; it has no intervals then.
         """
         targets = self.targets if records is None else _targets(records)
@@ -573,8 +573,8 @@ def _seeds(replicates: Sequence[Seeds]) -> str:
     return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in replicates)
 
 
-def _worth(judge: Mapping[str, Any]) -> str:
-    """Return what the judges are worth on test images: accuracies, and how many the rejecting one rejects."""
+def _test_performance(judge: Mapping[str, Any]) -> str:
+    """Return the judges' test performance in words: accuracies, and the share that the rejecting one rejects."""
     words = [f"{100 * judge['test_accuracy']:.1f}% (n={judge['n']})"]
     if second := judge.get("second"):
         words.append(f"second judge {100 * second['test_accuracy']:.1f}%")
@@ -589,7 +589,7 @@ def boards(records: Iterable[Record], stale: Set[str] = frozenset()) -> dict[str
     """Return {folder name: board}, one per dataset and protocol; two are never mixed.
 
     The name is the dataset's, with the protocol's where there are several beside their compatibility forms. Cells that
-    forget several classes, at once or one after another, have boards of their own.
+    forget several classes, at once or one after another, have separate boards.
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     known = list(records)
@@ -611,7 +611,7 @@ def boards(records: Iterable[Record], stale: Set[str] = frozenset()) -> dict[str
     found: dict[str, Board] = {}
     for key, group in sorted(groups.items()):
         folder = name(*key)
-        while folder in found or TAKEN.fullmatch(folder):  # by a name that is put together as this one is, say
+        while folder in found or TAKEN.fullmatch(folder):  # by another dataset's combined name, for example
             folder = f"_{folder}_"
         found[folder] = Board(group, stale)
     shared = styles_of(variant for board in found.values() for variant in board.variants)
@@ -621,7 +621,7 @@ def boards(records: Iterable[Record], stale: Set[str] = frozenset()) -> dict[str
 
 
 def _row(record: Record, target: Target) -> tuple[Any, ...]:
-    """Return what the steps of one sequence have in common, with one of their targets."""
+    """Return the key shared by the steps of one sequence, with one of their targets."""
     cell = record.cell
     settings = canonical_json(dict(cell.settings))
     return cell.dataset, cell.protocol, cell.method, settings, cell.seeds, record.device_model[:2], target
@@ -632,7 +632,7 @@ def _form(target: Target) -> str:
 
 
 def _setup(record: Record) -> str:
-    """Return what the user chose besides the protocol: two choices in one table would be two scales in one column."""
+    """Return the user's choices besides the protocol; one table never mixes two, since their scales differ."""
     names = ("choices", "image_shape", "class_names")
     return canonical_json([record.dataset.get(name) or {} for name in names])
 

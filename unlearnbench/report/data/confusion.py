@@ -1,4 +1,4 @@
-"""What generated images show beside what they were asked for: the confusion matrices that records carry."""
+"""Confusion matrices from records: requested class against the judge's verdict."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ NOTHING = "no object"
 
 
 def confusion_of(record: Record) -> Matrix | None:
-    """Return a record's matrix: rows are classes asked for, columns verdicts, the last one no object."""
+    """Return a record's matrix: rows are requested classes, columns verdicts, the last one no object."""
     for entry in record.metrics.values():
         counts = (entry.get("detail") or {}).get("confusion")
         if counts is None:
@@ -55,7 +55,7 @@ def confusion_sides(board: Board, variant: Variant) -> tuple[Matrix, Matrix] | N
             size = len(matrix)
             for row, counts in enumerate(matrix):
                 if not counts.sum():
-                    continue  # forgotten earlier or with another class: nothing was asked
+                    continue  # forgotten earlier or together with another class: not requested
                 (forgotten if row == target.classes[0] else retained).setdefault(row, []).append(counts)
     if not size:
         return None

@@ -1,4 +1,4 @@
-"""What cells cost: one number per record and measure, in units that fit all of them, and which rows are faster."""
+"""Costs of cells: one number per record and measure, in common units, and ranks by run time."""
 
 import re
 import statistics
@@ -25,13 +25,13 @@ CLOCKED = ("prior", "forget")
 CONTESTED = ("rte", "total", "amortised")  # costs whose best method is marked
 WORK_UNITS = {"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9}
 PEAK_PRECISIONS = ("tf32", "float32")  # the first that was measured is the peak
-LEAST_TOLERANCE = 0.05  # of a ratio of run times: what no number of repeats makes smaller
-LEAST_REPEATS = 2  # a single run time says nothing of its own spread
+LEAST_TOLERANCE = 0.05  # of a ratio of run times, regardless of the number of repeats
+LEAST_REPEATS = 2  # a single run time does not show its spread
 NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 MOST_KINDS = 5  # of disturbances named in a note
 
 Repeats = Mapping[tuple[Target, Seeds], Sequence[float]]  # (target, replicate) -> seconds of each repeat
-Spans = Mapping[tuple[Target, Seeds], tuple[float, float]]  # (target, replicate) -> median, range by it
+Spans = Mapping[tuple[Target, Seeds], tuple[float, float]]  # (target, replicate) -> median, range / median
 Row = TypeVar("Row", bound=Hashable)
 Read = Callable[[Record], float | None]
 
@@ -51,24 +51,24 @@ class Costs:
 
     @cached_property
     def time_unit(self) -> str:
-        """`s` or `min`, by how long unlearning takes."""
+        """`s` or `min`, depending on the duration of unlearning."""
         longest = max((record.cost.get("forget", {}).get("seconds", 0.0) for record in self._records), default=0.0)
         return "min" if longest >= 120 else "s"
 
     @cached_property
     def work_unit(self) -> str:
-        """`PFLOP`, `TFLOP` or `GFLOP`: the largest that the most expensive cell has a tenth of."""
+        """`PFLOP`, `TFLOP` or `GFLOP`: the largest unit in which the most expensive cell is at least 0.1."""
         most = max((flops(record) or 0.0 for record in self._records), default=0.0)
         return next((unit for unit, size in WORK_UNITS.items() if most >= 0.1 * size), "GFLOP")
 
     @cached_property
     def peaks(self) -> list[str]:
-        """Names of the precisions whose measured peaks the shares are of."""
+        """Names of the precisions of the measured peaks that shares refer to."""
         return [name for name in PEAK_PRECISIONS if name in {peak[0] for r in self._records if (peak := _peak(r))}]
 
     @cached_property
     def _columns(self) -> dict[str, tuple[Measure, Read]]:
-        """Every cost by its key, in the order of the table of costs, with what reads it from a record."""
+        """Every cost by its key, in the order of the table of costs, with the function that reads it from a record."""
         time, work = self.time_unit, self.work_unit
 
         def cost(
@@ -126,7 +126,7 @@ class Costs:
         return {phase: self._columns[f"seconds_{phase}"][0] for phase in PHASES}
 
     def number(self, record: Record, measure: Measure) -> float | None:
-        """Return one record's number in the measure's unit; None where the record does not tell it."""
+        """Return one record's number in the measure's unit; None where the record lacks it."""
         return self._columns[measure.key][1](record)
 
     def _time(self, record: Record, *phases: str) -> float:
@@ -148,7 +148,7 @@ class Costs:
         return max(known) / 1e9 if known else None
 
     def _growth(self, record: Record) -> float | None:
-        """Return the larger growth of prior and forget; None where one of them does not tell its own."""
+        """Return the larger growth of prior and forget; None where one of them is unknown."""
         costs = [record.cost[phase] for phase in CLOCKED if phase in record.cost]
         found = [cost.get("memory_growth_bytes", {}).get(self.probe) for cost in costs]
         known = [growth for growth in found if growth is not None]
@@ -163,13 +163,13 @@ class Costs:
         """Return RTE plus each prior's seconds divided by the cells of the row that use the same artifact."""
         uses = _uses(record)
         if not uses and (not record.outside or record.cost.get("prior")):
-            return None  # written before records named their priors: whether one was shared is not known
+            return None  # written before records named their priors, so sharing is unknown
         shared = sum(seconds / self._users[use] for use, seconds in uses.items())
         return self._in_unit(record.cost.get("forget", {}).get("seconds", 0.0) + shared)
 
     @cached_property
     def caption(self) -> list[str]:
-        """Return what every table must say of the costs: the memory probe, the better ones missing, shared time."""
+        """Return the facts on costs for every caption: the memory probe, missing better ones, shared time."""
         words = "no probe that every cell has"
         if self.probe:
             words = f"peak {MEMORY_PROBES[self.probe]} ({self.probe}), over prior and forget unless a phase is named"
@@ -178,13 +178,13 @@ class Costs:
         return [f"memory: {words}", *self._missing_probes(), *(beside if shared else []), *self._devices_beside()]
 
     def _devices_beside(self) -> list[str]:
-        """Return how many other devices of a run worked at most while a cell was timed; nothing where none did."""
+        """Return the largest number of other devices of a run at work while a cell was timed; empty for none."""
         costs = [record.cost[phase] for record in self._records for phase in PHASES if phase in record.cost]
         most = round(max((cost.get("load", {}).get("devices_beside", 0) for cost in costs), default=0))
         return [f"timed while up to {plural(most, 'other device')} of the run worked"] if most else []
 
     def _missing_probes(self) -> list[str]:
-        """Return why each probe better than the one shown is not there, probes of one reason together."""
+        """Return why each better probe than the one shown is missing, grouped by reason."""
         probes = list(MEMORY_PROBES)
         better = probes[: probes.index(self.probe)] if self.probe else probes
         found: dict[str, list[str]] = {}
@@ -196,19 +196,19 @@ class Costs:
 
 
 def is_disturbed(record: Record, measure: Measure) -> bool:
-    """Say whether something else used the machine in a phase that a cost is made of."""
+    """Say whether a cost is disturbed: something else used the machine in one of its phases."""
     phases = {found["phase"] for found in record.disturbances}
     return bool(measure.phases) and any(phase in measure.phases or phase not in PHASES for phase in phases)
 
 
 def disturbance_note(records: Sequence[Record]) -> list[str]:
-    """Return a sentence on how many of the records were disturbed in which way; none if none was."""
+    """Return a sentence on the numbers of disturbed records by kind; empty if there are none."""
     cells: dict[tuple[str, ...], set[str]] = {}
     texts: dict[tuple[str, ...], list[str]] = {}
     for record in records:
         for found in record.disturbances:
             text = one_line(f"{found['phase']}: {found['what']}")
-            kind = tuple(re.split(NUMBER, text)[::2])  # the same but for its numbers is the same kind
+            kind = tuple(re.split(NUMBER, text)[::2])  # texts that differ only in numbers are of one kind
             cells.setdefault(kind, set()).add(record.cell.id)
             texts.setdefault(kind, []).append(text)
     if not cells:
@@ -223,7 +223,7 @@ def disturbance_note(records: Sequence[Record]) -> list[str]:
 
 
 def _ranged(texts: Sequence[str]) -> str:
-    """Return texts that differ in their numbers alone as one, with `0.3 to 0.8` for a number that varies."""
+    """Return texts that differ only in numbers as one, with `0.3 to 0.8` for a number that varies."""
     parts = []
     for index, column in enumerate(zip(*[re.split(NUMBER, text) for text in texts], strict=True)):
         ordered = sorted(column, key=lambda text: (float(text), text)) if index % 2 else column[:1]
@@ -254,7 +254,7 @@ def _peak(record: Record) -> tuple[str, float] | None:
 
 
 def _seconds(record: Record, phase: str) -> float | None:
-    """Return the seconds of a phase; no prior takes none, and what else a record lacks is not known."""
+    """Return the seconds of a phase; 0 for a missing prior, None for another missing phase."""
     seconds = record.cost.get(phase, {}).get("seconds", 0.0 if phase in CLOCKED else None)
     return None if seconds is None else float(seconds)
 
@@ -268,7 +268,7 @@ def _scaled(number: float | None, unit: float) -> float | None:
 
 
 def _uses(record: Record) -> dict[tuple[str, str, str], float]:
-    """Return {(method, settings, key): seconds} of the artifacts a cell's priors are."""
+    """Return {(method, settings, key): seconds} of a cell's priors."""
     row = variant_of(record)
     return {(row.method, row.settings, str(p["key"])): float(p["seconds"]) for p in record.priors.values()}
 
@@ -279,7 +279,7 @@ def repeats_of(record: Record) -> list[float]:
 
 
 def repeated(records: Iterable[Record]) -> dict[tuple[Target, Seeds], list[float]]:
-    """Return the repeats of the cells that have enough of them and took any time."""
+    """Return the repeats of the cells with enough of them and a positive time."""
     found = {(r.cell.target, r.cell.seeds): repeats_of(r) for r in records}
     return {cell: times for cell, times in found.items() if len(times) >= LEAST_REPEATS and min(times) > 0}
 
@@ -287,7 +287,7 @@ def repeated(records: Iterable[Record]) -> dict[tuple[Target, Seeds], list[float
 def ranks(rows: Mapping[Row, Repeats]) -> dict[Row, int]:
     """Return the ranks by mean run time over the same cells; none for a single row.
 
-    That is 1 + the number of rows that are faster by their mean and separably so, and never less than the rank of a
+    A rank is 1 + the number of rows that are separably faster by their mean, and never less than the rank of a
     faster row: ranks share the order of the means, and ties share a rank.
     """
     found: dict[Row, int] = {}
@@ -302,16 +302,12 @@ def ranks(rows: Mapping[Row, Repeats]) -> dict[Row, int]:
     return found
 
 
-def is_slower(slow: Repeats, fast: Repeats) -> bool:
-    """Say whether a row is slower than another by more than their repeats scatter, over the cells both have.
+def _is_slower(slow: Spans, fast: Spans) -> bool:
+    """Say whether a row is slower than another beyond the scatter of repeats, over their common cells.
 
     The median ratio of their run times must exceed 1 by more than 5 %, and by more than the median over these cells of
-    both relative ranges (greatest minus least repeat, by their median) added.
+    the sum of both relative ranges (greatest minus least repeat, over their median).
     """
-    return _is_slower(_spans(slow), _spans(fast))
-
-
-def _is_slower(slow: Spans, fast: Spans) -> bool:
     cells = slow.keys() & fast.keys()
     if not cells:
         return False
@@ -321,13 +317,13 @@ def _is_slower(slow: Spans, fast: Spans) -> bool:
 
 
 def _median(numbers: list[float]) -> float:
-    """Return what `statistics.median` does, sooner."""
+    """Return the median, faster than `statistics.median`."""
     numbers.sort()
     middle = len(numbers) // 2
     return numbers[middle] if len(numbers) % 2 else (numbers[middle - 1] + numbers[middle]) / 2
 
 
 def _spans(repeats: Repeats) -> Spans:
-    """Return the median of each cell's repeats, and their range by it."""
+    """Return each cell's median repeat, and the range over it."""
     middles = {cell: statistics.median(times) for cell, times in repeats.items()}
     return {cell: (middles[cell], (max(times) - min(times)) / middles[cell]) for cell, times in repeats.items()}

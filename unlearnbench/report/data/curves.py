@@ -16,16 +16,16 @@ from unlearnbench.store.records import Record
 
 @dataclass(frozen=True)
 class Curve:
-    """What was forgotten along the steps of an attack."""
+    """Forgetting along the steps of an attack."""
 
     steps: tuple[int, ...]
     after: tuple[float, ...]  # percent
-    back: float  # steps until the class is back, infinite where it is not
+    back: float  # steps until the class is back, infinite if it never is
     area: float  # percent
 
 
 def curve_of(record: Record, measure: Measure) -> Curve | None:
-    """Return the curve that a record keeps of an attack; None where it has no number, or no curve that can be drawn."""
+    """Return a record's curve of an attack; None where it has no number, or no curve that can be drawn."""
     entry = record.metrics.get(measure.key, {})
     detail: Any = (entry.get("detail") if entry.get("value") is not None else None) or {}
     try:
@@ -53,7 +53,7 @@ def attack_curves(part: Board) -> dict[Measure, dict[Variant, dict[Any, Curve]]]
 
 
 def mean_curve(curves: Mapping[Any, Curve]) -> tuple[tuple[int, ...], list[float]]:
-    """Return the mean over classes of the mean over replicates, of the curves that have the newest one's steps.
+    """Return the mean over classes of the mean over replicates, of the curves with the same steps as the newest.
 
     Args:
         curves: {(target, replicate): curve}.
@@ -68,7 +68,7 @@ SIDES = {"forget": "forget class", "retain": "retained classes"}
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Denoising loss by timestep bin; 1 is what predicting zero gives."""
+    """Denoising loss by timestep bin; 1 corresponds to predicting zero."""
 
     edges: tuple[float, ...]
     forget: NDArray[np.float64]  # (bins,); nan where it was not finite
@@ -96,7 +96,7 @@ def _rises(edges: Sequence[float]) -> bool:
 
 
 def mean_curves(board: Board) -> dict[Variant, tuple[LossCurve, int]]:
-    """Return {variant: (mean over classes of the mean over seeds, how many cells)}, all with the newest bins."""
+    """Return {variant: (mean over classes of the mean over seeds, number of cells)}, all with the newest bins."""
     curves = {r.cell.id: curve for r in board.ok_records if (curve := loss_curve(r)) is not None}
     if not curves:
         return {}

@@ -10,22 +10,22 @@ from unlearnbench.store.hashing import canonical_json
 from unlearnbench.store.records import Record, natural
 
 MOST_VALUES = 5  # of one fact that differs between records
-MOST_FACTS, MOST_LETTERS, DEEPEST = 300, 20_000, 6  # facts of a list, letters of one, how deep a fact may lie
+MOST_FACTS, MOST_LETTERS, DEEPEST = 300, 20_000, 6  # facts of a list, characters of a fact, depth of nesting
 SHORT = 12  # hex digits of a commit or of a digest that are shown
 MADE = {"base": "base models", "judge": "judges", "rejecting": "rejecting judges", "second": "second judges",
         "extractor": "feature extractors"}  # fmt: skip
 
 
 def counted(values: Iterable[str]) -> str:
-    """Return what values are: one as it is; of several the most common first, each with its number of cells.
+    """Return distinct values in words: a single one as it is; of several the most common first, with numbers of cells.
 
-    That is "2.9.0", or "2.9.0 (12 cells), 2.10.0 (3)".
+    For example "2.9.0", or "2.9.0 (12 cells), 2.10.0 (3)".
     """
     return spelled(Counter(values))
 
 
 def spelled(counts: Mapping[str, int]) -> str:
-    """Return values with how many cells have each, as `counted` does."""
+    """Return values with their numbers of cells, as `counted` does."""
     ordered = sorted(counts, key=lambda value: (-counts[value], natural(value)))
     if len(ordered) < 2:
         return "".join(ordered)
@@ -52,7 +52,7 @@ def software_words(records: Sequence[Record]) -> str:
 
 
 def code_words(records: Sequence[Record]) -> str:
-    """Return the commits that the records were measured at, and how many cells had further changes."""
+    """Return the commits that the records were measured at, and the number of cells with uncommitted changes."""
     states = [record.provenance.get("git") or {} for record in records]
     commits = counted(str(state.get("commit") or "none")[:SHORT] for state in states)
     dirty = sum(bool(state.get("dirty")) for state in states)
@@ -60,10 +60,10 @@ def code_words(records: Sequence[Record]) -> str:
 
 
 def mixture_notes(records: Sequence[Record]) -> list[str]:
-    """Return a sentence for each product that rows of one table should share and do not, named by its digests.
+    """Return a sentence for each artifact that rows of one table should share but do not, with its digests.
 
-    A base model belongs to its seed; judges and the feature extractor to the dataset. Then a sentence on records that
-    do not say which processor they were measured on, where others of the same device name do.
+    Base models are shared per seed, judges and the feature extractor per dataset. Another sentence covers records
+    without a known processor, where others of the same device name have one.
     """
     found: dict[tuple[str, int], Counter[str]] = {}
     for record in records:
@@ -85,12 +85,12 @@ def _unknown_processors(records: Sequence[Record]) -> list[str]:
         return []
     return [
         f"the processor of {len(records) - unknown} of {len(records)} cells is known ({spelled(processors)}), and may "
-        "be another one in the rest: compare run times with care"
+        "differ in the rest: compare run times with care"
     ]
 
 
 def protocol_facts(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Return every rule of evaluation, and what belongs to the dataset."""
+    """Return every rule of evaluation, and the facts of the dataset."""
     return [
         (f"{kind}{name}", words)
         for kind, section in (("", "protocol"), ("dataset ", "dataset"), ("judge ", "judge"))
@@ -99,7 +99,7 @@ def protocol_facts(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def provenance_facts(records: Sequence[Record], digest: str) -> list[tuple[str, str]]:
-    """Return what the records say of where they come from."""
+    """Return the provenance of the records."""
     dates = sorted(str(record.provenance.get("started_utc", "")) for record in records)
     made = [record.artifacts.get("base") or {} for record in records]
     bases = [str(base.get("sha256") or "") for base in made]
@@ -114,9 +114,9 @@ def provenance_facts(records: Sequence[Record], digest: str) -> list[tuple[str, 
 
 
 def _facts(parts: Sequence[Mapping[str, Any]], *, flat: bool) -> list[tuple[str, str]]:
-    """Return {name: what its values are} of one section of records, by name; None is left out."""
+    """Return (name, values in words) of one section of records, by name; None is left out."""
     alike: dict[str, tuple[Mapping[str, Any], int]] = {}
-    for part in parts:  # mostly the same over and over
+    for part in parts:  # mostly equal
         key = canonical_json(part)
         alike[key] = part, alike.get(key, (part, 0))[1] + 1
     found: dict[str, Counter[str]] = {}
@@ -138,7 +138,7 @@ def _flat(facts: Mapping[str, Any], above: str = "", depth: int = 0) -> Iterator
 
 
 def plain(value: object, depth: int = 0) -> str:
-    """Return a value of JSON as a reader would write it, in a line: without what is too deep, too much or too long."""
+    """Return a JSON value as one readable line, truncated in depth, number and length."""
     if isinstance(value, Mapping | list) and depth == DEEPEST:
         return "…"
     if isinstance(value, Mapping):

@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def long_frame(board: Board) -> pd.DataFrame:
-    """Return one row per cell and metric or cost of a board, in `COLUMNS`: the numbers that its tables are made of.
+    """Return one row per cell and metric or cost of a board, in `COLUMNS`: the numbers behind its tables.
 
     A cell without numbers, failed or stale, has one row with neither metric nor value, so that no gap is hidden; a
     metric without a value has NaN. Costs have the keys, titles and units of the report's tables, and no `n`.
@@ -64,7 +64,7 @@ _FRAMES: WeakKeyDictionary[Board, dict[str, pd.DataFrame]] = WeakKeyDictionary()
 
 
 def frames(board: Board) -> dict[str, pd.DataFrame]:
-    """Return every cell and what judges made of its samples, for a reader's own analysis."""
+    """Return every cell, and the judges' verdicts on its samples, for a reader's own analysis."""
     if board not in _FRAMES:
         _FRAMES[board] = {"cells": tidy_frame(board), "confusion": confusion_frame(board)}
     return _FRAMES[board]
@@ -85,14 +85,14 @@ def tidy_frame(board: Board) -> pd.DataFrame:
         parts = (metrics, _phase_columns(record), _count_columns(record), _wall_columns(record))
         lines.append((cell, *parts, {"disturbances": disturbances}))
     columns = list(lines[0][0])
-    for part in list(zip(*lines, strict=True))[1:]:  # in one order, whichever columns the first cells have
+    for part in list(zip(*lines, strict=True))[1:]:  # one order, independent of the first cells' columns
         columns += sorted({name for found in part for name in found} - set(columns))
     merged = [{name: value for part in line for name, value in part.items()} for line in lines]
     return pd.DataFrame(merged, columns=columns, dtype=object)  # a count beside a gap stays a whole number
 
 
 def _phase_columns(record: Record) -> dict[str, object]:
-    """Return what each phase cost; repeats are joined by spaces."""
+    """Return the cost of each phase; repeats are joined by spaces."""
     line: dict[str, object] = {}
     for phase, cost in record.cost.items():
         line |= {f"{phase}_{key}": cost[key] for key in ("seconds", "reused_seconds", "side_by_side") if key in cost}

@@ -1,4 +1,4 @@
-"""Pareto fronts: which rows no other one beats in forgetting, retention and cost."""
+"""Pareto fronts: the non-dominated rows in forgetting, retention and cost."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
@@ -12,8 +12,8 @@ Row = TypeVar("Row", bound=Hashable)
 def front(points: Mapping[Row, Sequence[float]]) -> set[Row]:
     """Return the rows that no other row dominates; higher is better.
 
-    A row dominates another where it is nowhere worse and somewhere better. That is transitive, so a row that is
-    dominated decides about no other one.
+    A row dominates another where it is nowhere worse and somewhere better. Dominance is transitive, so dominated rows
+    need not be compared further.
     """
     return {row for row, point in points.items() if not any(_dominates(other, point) for other in points.values())}
 
@@ -30,7 +30,7 @@ def axes_of(board: Board) -> list[Measure]:
 
 
 def places(board: Board) -> dict[Variant, list[Value]]:
-    """Return the three values of each method that has a number of every cell in all of them."""
+    """Return the three values of each method with a number of every cell in all of them."""
     measures = axes_of(board)
     rows = {v: [board.over_classes(v, m) for m in measures] for v in board.variants if v.role == "method"}
     return {v: values for v, values in rows.items() if values and not any(x.number is None or x.gap for x in values)}

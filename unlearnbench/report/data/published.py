@@ -1,7 +1,7 @@
-"""Numbers that papers printed: what they are, what they mean here, and where they contradict one another.
+"""Published numbers: their values, their interpretation here, and their contradictions.
 
-What was printed is data: `SOURCE.csv` holds the numbers, `SOURCE.json` beside it what they mean here (metric words,
-claims as formulas, tolerances, footnotes).
+They are data: `SOURCE.csv` holds the printed numbers, `SOURCE.json` their interpretation (metric names, claims as
+formulas, tolerances, footnotes).
 """
 
 import csv
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """What one paper printed, and what is known about it."""
+    """The numbers that one paper printed, with their interpretation."""
 
     name: str
     facts: Mapping[str, Any]  # SOURCE.json
@@ -84,7 +84,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Footnote:
-    """What does not follow within the printed numbers, and the (method, metric, class or statistic) it concerns."""
+    """An inconsistency among the printed numbers, and the (method, metric, class or statistic) it concerns."""
 
     text: str
     about: frozenset[tuple[str, str, str]]
@@ -118,7 +118,7 @@ def source_names() -> list[str]:
 
 
 def published_folder() -> Traversable:
-    """Return the folder of published numbers: in the wheel a part of the package, in a checkout beside it."""
+    """Return the folder of published numbers: part of the package in a wheel, next to it in a checkout."""
     package = importlib.resources.files("unlearnbench")
     installed = package / "published"
     return installed if installed.is_dir() else package.joinpath("..", "results", "published")
@@ -149,7 +149,7 @@ def _wrong_statistics(source: Source, facts: Mapping[str, Any]) -> list[Footnote
 
 
 def _counted(source: Source, facts: Mapping[str, Any]) -> list[Footnote]:
-    """Return a footnote on the classes of a method that do not reach the value it is quoted for."""
+    """Return a footnote on the classes of a method that miss its quoted value."""
     method, metric = facts["method"], facts["metric"]
     rows = [row for row in source.metrics[metric] if row.method == method]
     others = [row for row in rows if row.value != facts["value"]]
@@ -162,7 +162,7 @@ def _counted(source: Source, facts: Mapping[str, Any]) -> list[Footnote]:
 
 
 def _repeated(source: Source, facts: Mapping[str, Any]) -> list[Footnote]:
-    """Return a footnote on each method and class whose rows of an ablation are those of the main tables again."""
+    """Return a footnote on each method and class where an ablation repeats the main tables' rows."""
     main = {(r.method, r.metric, r.forget_class): r.text for r in source.rows if r.setting == "main"}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in source.rows:

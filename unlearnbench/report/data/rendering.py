@@ -1,4 +1,4 @@
-"""What a command of the report made, and what it has to say of it."""
+"""The result of rendering: paths, terminal output, notes and alarms."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass
 class Rendering:
-    """What a report wrote and has to say."""
+    """The files that a report wrote, and its messages."""
 
     pages: list[Path] = field(default_factory=list)
     html: Path | None = None  # the page of all boards

@@ -1,8 +1,8 @@
-"""What a grid of values (forget class x replicate) says beyond its mean: intervals, tests, and which rows are best.
+"""Statistics of arrays (forget class x replicate): intervals, permutation tests, and the best rows.
 
-A replicate is a seed that all classes share. The estimand is always the mean over classes like these and replicates
-like these, with equal weights for classes, and within a class for its replicates, as tables average. Nothing here draws
-from a generator without a fixed seed, and no result depends on the order in which values come.
+A replicate is a seed that all classes share. The estimand is always the mean over the population of classes and
+replicates, with equal weights for classes, and within a class for its replicates, as tables average. All generators
+have fixed seeds, and no result depends on the order of values.
 """
 
 import math
@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-LEAST_CLUSTERS = 3  # classes, or replicates of a single class: fewer tell nothing of their spread
+LEAST_CLUSTERS = 3  # classes, or replicates of a single class: fewer do not show their spread
 DRAWS = 2000  # of a bootstrap
-TOGETHER = 32  # grids whose bootstraps are drawn at once
+TOGETHER = 32  # arrays bootstrapped at once
 MOST_EXACT = 12  # classes up to which all 2^C sign flips are counted
 FLIPS = 2**11 - 1  # sign flips drawn where there are more classes
-SAME = 1e-9  # of the greatest value: a difference below it is none, so that float noise breaks no tie
+SAME = 1e-9  # relative to the greatest value: smaller differences count as ties
 
-Group: TypeAlias = Any  # a class, or whatever else was forgotten: it sorts and hashes
+Group: TypeAlias = Any  # a class or another target: sortable and hashable
 Replicate = TypeVar("Replicate", bound=Hashable)
 Row = TypeVar("Row", bound=Hashable)
 Interval: TypeAlias = tuple[float, float] | None
@@ -32,7 +32,7 @@ Numbers: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Means:
-    """The means of grids with the same cells, with what their classes and replicates say of their own scatter."""
+    """The means of arrays with the same cells, with their variances over classes and replicates."""
 
     numbers: Numbers
     variances: Numbers  # of the means
@@ -48,21 +48,10 @@ def class_mean(cells: Mapping[tuple[Group, Replicate], float]) -> float:
     return fmean(fmean(values) for values in by_class.values())
 
 
-def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval for a proportion, as shares 0..1; neither count need be an integer.
-
-    Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
-    """
-    if n <= 0:
-        return 0.0, 1.0
-    low, high = _score_intervals(*map(np.asarray, (successes / n, n, stdtrit(math.inf, (1 + level) / 2))))
-    return float(low), float(high)
-
-
 def proportion_interval(cells: Mapping[tuple[Group, Replicate], tuple[float, int]], level: float = 0.95) -> Interval:
     """Return an interval for a mean share from {(class, replicate): (share 0..1, samples)}.
 
-    None without samples, and for two classes, which tell too little of how others would differ.
+    None without samples, and for two classes, which are too few to estimate the variance between classes.
     Wilson's interval with the effective sample size of clustered data: samples / design effect, where the design effect
     is the mean's variance over crossed classes and replicates (its degrees of freedom by Satterthwaite) over the
     binomial one, 1 at the least.
@@ -75,15 +64,15 @@ def proportion_interval(cells: Mapping[tuple[Group, Replicate], tuple[float, int
     Measured coverage of 95 % intervals by `tests/benchmarks/coverage.py` (100 samples per cell, logit-normal classes,
     10 classes): 93 to 96 % with three replicates, whether they scatter or not; 95 % with one that does not scatter and
     a mean of 50 %. Too narrow: 92 to 93 % where classes differ much and the mean is near 0 or 1; 84 % with a single
-    replicate that scatters 0.4 times as much as classes, which nothing shows. Too wide: 99 % for three replicates where
-    neither classes nor replicates differ.
+    replicate that scatters 0.4 times as much as classes, which is not observable. Too wide: 99 % for three replicates
+    where neither classes nor replicates differ.
     """
     shares, samples = (_grid({cell: pair[k] for cell, pair in cells.items()}) for k in (0, 1))
     return proportion_intervals(shares[None], samples[None], level)[0]
 
 
 def proportion_intervals(shares: Numbers, samples: Numbers, level: float = 0.95) -> list[Interval]:
-    """Return the `proportion_interval` of each of many grids, (grids, classes, replicates); a cell's share may be NaN.
+    """Return the `proportion_interval` of each of many arrays, (grids, classes, replicates); a cell's share may be NaN.
 
     Args:
         shares: 0 to 1.
@@ -112,24 +101,24 @@ def proportion_intervals(shares: Numbers, samples: Numbers, level: float = 0.95)
 def mean_interval(cells: Mapping[tuple[Group, Replicate], float], level: float = 0.95) -> Interval:
     """Return an interval for the mean from {(class, replicate): value}; cells may be missing.
 
-    A hierarchical bootstrap gives its shape: classes and replicates are drawn anew, each crossed with all of the other
-    (Owen 2007, https://doi.org/10.1214/07-AOAS122). Few classes and fewer replicates make percentiles too narrow
-    (Hesterberg 2015, arXiv:1411.5279), so their distances from the mean are scaled to the width of Student's interval
+    A hierarchical bootstrap gives its shape: classes and replicates are resampled independently and crossed (Owen 2007,
+    https://doi.org/10.1214/07-AOAS122). Few classes and fewer replicates make percentiles too narrow (Hesterberg 2015,
+    arXiv:1411.5279), so their distances from the mean are scaled to the width of Student's interval
     with the variance between class means plus that between replicate means, degrees of freedom by Satterthwaite. It
     does not fall below zero where no value does. None with fewer than three classes, or one class with fewer than three
-    replicates: they say nothing of how others differ.
+    replicates: they do not show how others differ.
 
     Measured coverage of 95 % intervals by `tests/benchmarks/coverage.py`: 94 to 96 % for 3 to 10 classes with three
     replicates, and with one that does not scatter. Too narrow: 92 % with a single replicate that scatters 0.2 times as
-    much as classes, which nothing shows; 92 % where three replicates scatter as much as classes or more; 91 to 93 % for
-    skewed classes (skewness 2.9). Too wide: 99 % for three replicates where neither classes nor replicates differ.
+    much as classes, which is not observable; 92 % where three replicates scatter as much as classes or more; 91 to 93 %
+    for skewed classes (skewness 2.9). Too wide: 99 % for three replicates where neither classes nor replicates differ.
     Percentiles alone cover 61 to 92 %, expanded for few classes 85 % where replicates scatter more than classes do.
     """
     return mean_intervals(_grid(cells)[None], level)[0]
 
 
 def mean_intervals(values: Numbers, level: float = 0.95) -> list[Interval]:
-    """Return the `mean_interval` of each of many grids, (grids, classes, replicates); NaN where a cell is missing."""
+    """Return the `mean_interval` of each of many arrays, (grids, classes, replicates); NaN where a cell is missing."""
     found: list[Interval] = [None] * len(values)
     for some, place, there in _alike(values):
         if (len(there) if len(there) > 1 else there.shape[1]) < LEAST_CLUSTERS:
@@ -145,9 +134,9 @@ def mean_intervals(values: Numbers, level: float = 0.95) -> list[Interval]:
 
 
 def _alike(values: Numbers) -> Iterator[tuple[list[int], tuple[NDArray[Any], ...], NDArray[np.bool_]]]:
-    """Yield the grids with the same cells: their indices, where they lie, and which of these places have a value.
+    """Yield groups of arrays with the same cells: their indices, `np.ix_` of used rows and columns, the mask of cells.
 
-    Classes and replicates without any cell are left out, and so are grids without any.
+    Classes and replicates without any cell are left out, and so are arrays without any.
     """
     groups: dict[bytes, list[int]] = {}
     known = ~np.isnan(values)
@@ -183,14 +172,14 @@ def _scaled(
 
 
 def _bootstrap(values: Numbers, there: NDArray[np.bool_]) -> Numbers:
-    """Return (grids, draws) means over classes and replicates that are drawn anew, with replacement.
+    """Return (grids, draws) means over classes and replicates resampled with replacement.
 
     Args:
         values: (grids, classes, replicates), 0 where a cell is missing.
-        there: the cells of all grids; draws without one fall.
+        there: mask of the cells of all arrays; draws without any cell are dropped.
     """
     of_class, of_replicate = _resamples(*there.shape)
-    found = of_replicate @ there.T.astype(np.float64)  # (draws, classes): cells of a class that a draw has
+    found = of_replicate @ there.T.astype(np.float64)  # (draws, classes): number of a class's cells in a draw
     means = np.matmul(of_replicate, values.transpose(0, 2, 1)) / np.maximum(found, 1)
     weights = of_class * (found > 0)
     total = weights.sum(axis=1)
@@ -207,19 +196,19 @@ def _resamples(classes: int, replicates: int) -> tuple[Numbers, Numbers]:
 
 
 def best_rows(values: Mapping[Row, Mapping[Group, float]], better: str, level: float = 0.05) -> set[Row]:
-    """Return the rows that share the mark of the best, from {row: {class: value}}; better is "lower" or "higher".
+    """Return the rows to mark as best, from {row: {class: value}}; better is "lower" or "higher".
 
     They are the row with the best mean and those that follow it, up to the first row that is separably worse than one
-    of them. So no row with the mark is separably worse than another one with it, however noisy the best one is, and
-    none without it has a better mean than one with it.
+    of them. So no marked row is separably worse than another marked row, however noisy the best one is, and no unmarked
+    row has a better mean than a marked one.
 
     Separably: by a paired permutation test of all pairs of rows so far. Each pair has the p of its mean difference over
     sign flips of classes; where two are equal, the difference that varies less over classes counts as the rarer one.
-    How rare the rarest of them is, over flips of all pairs together, controls the error over all pairs (min-p of
+    The rarity of the rarest of them, over joint flips of all pairs, controls the family-wise error (min-p of
     Westfall & Young 1993). The least p is 2 / 2^C with C classes, above 0.05 with fewer than six.
 
-    A row that lacks a class another one has takes no part. Empty where no row is separably worse, so that a mark always
-    separates. How often it errs, and what it finds, is measured by `tests/benchmarks/marks.py`.
+    Rows that lack a class of another row are left out. Empty where no row is separably worse, so that a mark always
+    separates. `tests/benchmarks/marks.py` measures its error rate and power.
     """
     classes = sorted(set().union(*values.values()))
     rows = {row: [found[c] for c in classes] for row, found in values.items() if len(found) == len(classes)}
@@ -237,7 +226,7 @@ def best_rows(values: Mapping[Row, Mapping[Group, float]], better: str, level: f
 
 
 def _by_mean(rows: Mapping[Row, Sequence[float]], better: str) -> list[list[Row]]:
-    """Return the rows from the best mean to the worst, equal ones together."""
+    """Return the rows from the best mean to the worst, ties together."""
     sign = -1 if better == "higher" else 1
     means = {row: sign * fmean(found) for row, found in rows.items() if found}
     tied: list[list[Row]] = []
@@ -250,10 +239,10 @@ def _by_mean(rows: Mapping[Row, Sequence[float]], better: str) -> list[list[Row]
 
 
 def _rarity(others: Numbers, row: Numbers, flips: Numbers) -> Numbers:
-    """Return how rare the mean differences between a row and each other one are, (others, flips): more is rarer.
+    """Return the rarity of the mean differences between a row and each other row, (others, flips): larger is rarer.
 
-    That is how many flips give a pair a smaller one, and behind the point the sum of the differences by the root of the
-    sum of their squares, which tells pairs apart that are equal in the first.
+    The whole part counts the flips with a smaller difference; the fraction, the sum of the differences over the root of
+    the sum of their squares, breaks ties.
 
     Args:
         others: (rows, classes).
@@ -274,7 +263,7 @@ def _rarity(others: Numbers, row: Numbers, flips: Numbers) -> Numbers:
 
 @lru_cache(maxsize=16)
 def _sign_flips(classes: int) -> Numbers:
-    """Return (flips, classes) of 1 and -1, the first row all 1: all that differ by more than their sign, or FLIPS."""
+    """Return (flips, classes) of 1 and -1, the first row all 1: all flips up to a common sign, or FLIPS random ones."""
     if classes > MOST_EXACT:
         drawn = 2.0 * np.random.default_rng(0).integers(0, 2, (FLIPS, classes)) - 1
         return np.concatenate([np.ones((1, classes)), drawn])
@@ -302,13 +291,13 @@ def _score_intervals(shares: Numbers, n: Numbers, quantile: Numbers) -> tuple[Nu
 def _means(values: Numbers, there: NDArray[np.bool_]) -> _Means:
     """Return the means over classes of means over replicates, with their variances by crossed clusters.
 
-    By classes, the variance of their means over their number. By replicates, the sum of squares of what each adds to
-    the mean beyond its classes' means, over 1 - the sum of the squared shares of cells: in a full grid the variance of
-    replicate means over their number.
+    By classes, the variance of their means over their number. By replicates, the sum of squares of each replicate's
+    contribution to the mean beyond its classes' means, over 1 - the sum of squared shares of cells: in a full array the
+    variance of replicate means over their number.
 
     Args:
         values: (grids, classes, replicates).
-        there: the cells of all grids; each class and each replicate has one.
+        there: mask of the cells of all arrays; each class and each replicate has at least one.
     """
     first = values[:, 0, there[0].argmax()]  # means of what exceeds it: equal values scatter by nothing at all
     beyond = np.where(there, values - first[:, None, None], 0.0)

@@ -1,4 +1,4 @@
-"""Sweeps: the settings that vary over a board's rows, and the lines they make."""
+"""Sweeps: the settings that vary over a board's rows, as lines of variants."""
 
 import json
 import math
@@ -17,7 +17,7 @@ Cells = frozenset[tuple[Target, Seeds]]  # (target, replicate)
 
 @dataclass(frozen=True)
 class SweepLine:
-    """Variants of one method that differ in one numeric setting alone, in the order of its values."""
+    """Variants of one method that differ only in one numeric setting, in the order of its values."""
 
     label: str  # the other swept settings
     values: tuple[float, ...]
@@ -31,7 +31,7 @@ class Sweep:
     title: str  # of the method
     setting: str
     lines: tuple[SweepLine, ...]
-    cells: Cells  # of any variant of the method: what each of them should have
+    cells: Cells  # of all variants of the method: each should have them all
 
     @property
     def values(self) -> list[float]:
@@ -40,7 +40,7 @@ class Sweep:
 
 
 def find_sweeps(board: Board) -> list[Sweep]:
-    """Return the swept numeric settings of every method, from variants with numbers alone."""
+    """Return the swept numeric settings of every method, from variants with numbers."""
     by_method: dict[str, list[Record]] = {}
     for record in board.ok_records:
         by_method.setdefault(record.cell.method, []).append(record)
@@ -49,7 +49,7 @@ def find_sweeps(board: Board) -> list[Sweep]:
 
 
 def _sweeps(board: Board, records: Sequence[Record]) -> Iterator[Sweep]:
-    """Yield the sweeps of one method; a default that was measured too is one of the values."""
+    """Yield the sweeps of one method; a measured default is one of the values."""
     method, ids = records[-1].cell.method, {canonical_json(dict(record.cell.settings)) for record in records}
     variants = [v for v in board.variants if v.method == method and v.settings in ids]
     settings = {variant: json.loads(variant.settings) for variant in variants}
@@ -87,11 +87,11 @@ def _order(value: Any) -> tuple[float, str]:
 
 
 def spell(value: object) -> str:
-    """Return a setting's value as short as it can be told apart: 10, 0.00025, True."""
+    """Return a setting's value in its shortest form: 10, 0.00025, True."""
     return f"{value:.12g}" if _is_number(value) else short(value)
 
 
 def mean_over(board: Board, variant: Variant, measure: Measure, cells: Cells) -> Value:
-    """Return the mean of a variant over the forget classes of given cells, and how many of these cells it is over."""
+    """Return the mean of a variant over the forget classes of given cells, with its gap."""
     mean = board.bare_mean(variant, measure, {target for target, _ in cells})
     return replace(mean, expected=len(cells))

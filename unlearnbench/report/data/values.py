@@ -1,4 +1,4 @@
-"""What stands in one place of a table, and the rows and columns it stands in."""
+"""The values of a table, and its rows and columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from unlearnbench.store.cell import Target
 from unlearnbench.store.hashing import canonical_json, digest
 from unlearnbench.store.records import Record
 
-MARK = "†"  # behind a number that rests on disturbed cells
+MARK = "†"  # after a number that rests on disturbed cells
 MOST_LETTERS = 100  # of a name in a table
-LARGEST = 1e12  # number that a table writes out
+LARGEST = 1e12  # larger numbers are written in scientific notation
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Measure:
     format: str
     aspect: str  # "forgetting", "retention", "judging", "robustness" or "cost"
     headline: bool = False
-    phases: tuple[str, ...] = ()  # whose seconds or memory a cost is made of: what can disturb it
+    phases: tuple[str, ...] = ()  # phases that a cost sums over; disturbances there affect it
 
     @property
     def arrow(self) -> str:
-        """Where better is; empty for a description."""
+        """The direction of better; empty for a description."""
         return {"lower": "↓", "higher": "↑"}.get(self.better, "")
 
     @property
@@ -54,16 +54,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Value:
-    """One place in a table: a number over `ok` of `expected` cells, or a word that says why there is none.
+    """One place in a table: a number over `ok` of `expected` cells, or a word for why there is none.
 
-    A number over fewer cells than expected is never shown without saying so, nor is one over disturbed cells.
+    Numbers over fewer cells than expected, or over disturbed cells, are always marked.
     """
 
     number: float | None
     word: str = "-"
     spread: float | None = None  # sample standard deviation over classes
     interval: tuple[float, float] | None = None  # of 95 %
-    best: bool = False  # of the methods that share the mark of the best
+    best: bool = False  # whether it is marked as best
     ok: int = 1
     expected: int = 1
     disturbed: int = 0  # cells among `ok` that were measured while something else used the machine
@@ -80,32 +80,32 @@ class Value:
 
 
 def spell_number(number: float, form: str) -> str:
-    """Return a number in its format, or with four digits where it is too large for any cell."""
+    """Return a number in its format, or with four digits where it is too large for a cell."""
     return f"{number:{form if abs(number) < LARGEST else '.4g'}}"
 
 
 def short(name: object) -> str:
-    """Return a name as it is shown: a very long one is cut, and ends in digits that tell it from others cut alike.
+    """Return a name for display: a very long one is cut and ends in a digest, so that it stays unique.
 
-    Letters that would act on a terminal or turn the others round, or that no file can hold, are replaced.
+    Control characters, bidirectional overrides and lone surrogates are replaced.
     """
     text = printable(str(name)).replace("\n", " ")
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 8]}… {digest(text)[:6]}"
 
 
 def class_name(number: int, names: Sequence[object]) -> str:
-    """Return what a class is called; its number where it has no name."""
+    """Return the name of a class; its number where it has none."""
     return short(names[number]) if 0 <= number < len(names) else str(number)
 
 
 def target_name(target: Target, names: Sequence[object]) -> str:
-    """Return what a target is called: `cat`, `cat+dog`, `bird after cat, dog`; a class without a name by its number."""
+    """Return the name of a target: `cat`, `cat+dog`, `bird after cat, dog`; a class without a name by its number."""
     steps = ["+".join(class_name(c, names) for c in classes) for classes in (target.classes, *target.earlier)]
     return f"{steps[0]} after {', '.join(steps[1:])}" if target.earlier else steps[0]
 
 
 def variant_of(record: Record) -> Variant:
-    """Return the row a record belongs to: found once, for a report asks many times."""
+    """Return the row of a record; cached, as a report asks many times."""
     known: Variant | None = vars(record).get("row")
     if known is None:
         known = vars(record)["row"] = _variant_of(record)

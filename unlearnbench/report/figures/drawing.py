@@ -1,4 +1,4 @@
-"""Every figure of a board as PNG and PDF, drawn in processes of their own where there are cores for them."""
+"""Every figure of a board as PNG and PDF, drawn in parallel processes where there are several cores."""
 
 import io
 import multiprocessing
@@ -26,8 +26,8 @@ from unlearnbench.report.figures.tradeoff import pareto, tradeoff
 Drawn = Mapping[str, bytes]  # a figure's files by ending
 
 MOST_PIXELS = 2400  # of a picture's longer side
-MOST_DRAWN = 40  # rows of a figure: no more looks can be told apart
-WHOLE = ("sweep",)  # figures that show every row all the same
+MOST_DRAWN = 40  # rows of a figure: more styles cannot be distinguished
+WHOLE = ("sweep",)  # figures that always show every row
 MOST_PROCESSES = 4  # that draw figures
 
 
@@ -35,11 +35,11 @@ FIGURE_WORDS = {
     "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
     "pareto": (
         "Forgetting, retention and cost in pairs, with 95 % intervals: the dotted line is the front of a pair; a "
-        "method is grey where another one is at least as good in all three and better in one."
+        "method is grey where another is at least as good in all three and better in one."
     ),
     "confusion": (
-        "What the rejecting judge sees: in samples asked for the class that was to be forgotten, and in samples asked "
-        "for the classes that were to stay; rows are the classes asked for, in percent."
+        "Verdicts of the rejecting judge in percent, on samples requested for the class to forget, and on samples "
+        "requested for the retained classes; rows are the requested classes."
     ),
     "sweep": (
         "Metrics along swept settings: points are joined in the order of the value written to them, bars are one "
@@ -50,12 +50,12 @@ FIGURE_WORDS = {
         "classes; at 1 the model does as well as if it predicted zero."
     ),
     "robustness": (
-        "Forgetting before and after each attack, over the cells that were attacked; the broken line and the band are "
-        "the gold standard after it, which cannot be blamed for what it never saw."
+        "Forgetting before and after each attack, over the attacked cells; the broken line and the band are "
+        "the gold standard after it, which never saw the class."
     ),
     "relearning": "Forgetting along fine-tuning on few images of the forget class, or on retained images only.",
     "heatmaps": "Headline metrics per forget class.",
-    "phases": "Where the time of a cell goes; a reused prior is charged at its original cost, a warm-up is in no RTE.",
+    "phases": "Time of a cell by phase; reused priors are charged at their original cost, RTE excludes the warm-up.",
     "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
     "samples-all": "The first samples of each forget class, ten classes at most.",
 }
@@ -77,7 +77,7 @@ FIGURES: Mapping[str, Callable[[Board, Canvas | None], Canvas | None]] = {
 
 
 class Undrawn(Exception):
-    """A figure could not be drawn, for what its cause says."""
+    """A figure could not be drawn; `__cause__` has the reason."""
 
     def __init__(self, figure: str) -> None:
         """Keep the figure's name."""
@@ -106,10 +106,10 @@ def draw(board: Board, name: str) -> Drawn:
 
 
 def few_rows(board: Board) -> Board:
-    """Return a board with MOST_DRAWN rows at most, as more could not be told apart.
+    """Return a board with MOST_DRAWN rows at most, as more styles cannot be distinguished.
 
-    References come first, then what no other row beats in forgetting, retention and cost, so that a row which is drawn
-    as dominated has one that dominates it beside it.
+    References come first, then rows that are not dominated in forgetting, retention and cost, so that every row drawn
+    as dominated appears with a row that dominates it.
     """
     if len(board.variants) <= MOST_DRAWN:
         return board
@@ -119,20 +119,20 @@ def few_rows(board: Board) -> Board:
 
 
 class Drawing:
-    """The figures of boards, drawn by processes of their own where there are cores for them; the bytes are the same.
+    """The figures of boards, drawn in parallel processes where there are several cores; the bytes are the same.
 
-    The processes are forked, so that each has all boards without a copy being made. Figures are drawn as `drawn` asks
-    for them where that cannot be done.
+    The processes are forked, so that they share all boards without a copy. Where forking is not possible, `drawn` draws
+    the figures itself.
     """
 
-    def __init__(self, found: Mapping[str, Board]) -> None:
+    def __init__(self, boards: Mapping[str, Board]) -> None:
         """Begin to draw every figure of {name: board}."""
-        self._boards = found
-        self._pool = _start_pool(found)
+        self._boards = boards
+        self._pool = _start_pool(boards)
         self._begun: dict[tuple[str, str], Future[Drawn]] = {}
         if self._pool is not None:
-            for figure in FIGURES:  # the same one of every board in turn, since some take long
-                for name in found:
+            for figure in FIGURES:  # figure by figure, since some take long
+                for name in boards:
                     self._begun[name, figure] = self._pool.submit(_draw_inherited, name, figure)
 
     def drawn(self, name: str) -> dict[str, Drawn]:
@@ -146,7 +146,7 @@ class Drawing:
     def _wait(self, name: str, figure: str) -> Drawn:
         try:
             if (name, figure) in self._begun:
-                with suppress(BrokenProcessPool):  # killed from outside, for want of memory say: draw it here
+                with suppress(BrokenProcessPool):  # a process was killed, for lack of memory perhaps: draw it here
                     return self._begun[name, figure].result()
             return draw(self._boards[name], figure)
         except Exception as error:
@@ -157,27 +157,27 @@ class Drawing:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop: figures that nobody waits for any more are not begun."""
+        """Cancel the figures that were not begun."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
 
-_inherited: Mapping[str, Board] = {}  # what a forked process draws
+_inherited: Mapping[str, Board] = {}  # the boards of a forked process
 
 
-def _start_pool(found: Mapping[str, Board]) -> ProcessPoolExecutor | None:
-    """Return a forked process for each core, MOST_PROCESSES at most; None with a single core, or where none forks."""
+def _start_pool(boards: Mapping[str, Board]) -> ProcessPoolExecutor | None:
+    """Return a forked process per core, MOST_PROCESSES at most; None with a single core, or where forking fails."""
     count = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST_PROCESSES)
-    if count < 2 or not found or multiprocessing.current_process().daemon:
+    if count < 2 or not boards or multiprocessing.current_process().daemon:
         return None
     fork = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(count, mp_context=fork, initializer=_inherit, initargs=(found,))
+    return ProcessPoolExecutor(count, mp_context=fork, initializer=_inherit, initargs=(boards,))
 
 
-def _inherit(found: Mapping[str, Board]) -> None:
-    """Keep what the parent process handed over by forking."""
+def _inherit(boards: Mapping[str, Board]) -> None:
+    """Keep the boards of the parent process."""
     global _inherited
-    _inherited = found
+    _inherited = boards
 
 
 def _draw_inherited(name: str, figure: str) -> Drawn:

@@ -1,4 +1,4 @@
-"""Figures of matrices: metrics by forget class, and verdicts by class asked for."""
+"""Figures of matrices: metrics by forget class, and verdicts by requested class."""
 
 import math
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
     names, left = names_of(variant.label for variant in rows)
     ticks = class_ticks([board.name_of(target) for target in board.targets], (PAGE - left) / across - 0.1)
     line = 0.135 if len(rows) <= MOST_WRITTEN and not any("\n" in name for name in names) else 0.2
-    height = min(line * len(rows), HIGHEST - 0.7 - ticks.room) + 0.5 + ticks.room
+    height = min(line * len(rows), HIGHEST - 0.7 - ticks.space) + 0.5 + ticks.space
     measures = board.headlines[: across * int(max(1, (HIGHEST - 0.1) // height))]
     if not measures:
         return None
@@ -77,7 +77,7 @@ def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Me
     texts = [[_short(value, measure) for value in row] for row in values] if written else []
     limits: dict[str, Any] = {}
     if measure.unit == "%" and not np.any((numbers < 0) | (numbers > 100)):
-        limits = {"vmin": 0, "vmax": 100}  # a point of accuracy is no rainbow
+        limits = {"vmin": 0, "vmax": 100}  # the full range, so that one point of accuracy is a small step
     elif is_wide(numbers[np.isfinite(numbers)]):
         limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
     mesh = _draw_matrix(
@@ -92,7 +92,7 @@ def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Me
 
 
 def _short(value: Value, measure: Measure) -> str:
-    """Return a number in five letters or so, and below it of how many cells, or the word that stands for it."""
+    """Return a number in about five characters and its gap below, or the word in its place."""
     if value.number is None:
         return value.word
     text = spell_number(value.number, measure.format)
@@ -102,7 +102,7 @@ def _short(value: Value, measure: Measure) -> str:
 def _draw_matrix(
     axes: Axes, numbers: Matrix, texts: Sequence[Sequence[str]], *, size: float, **colouring: Any
 ) -> QuadMesh:
-    """Draw numbers as coloured cells with words in them; seaborn's heatmap would draw the whole figure for each panel.
+    """Draw numbers as coloured cells with words in them; seaborn's heatmap redraws the whole figure for each panel.
 
     Args:
         axes: to draw on.
@@ -130,23 +130,23 @@ def _draw_matrix(
 def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
     rows = ((variant, confusion_sides(board, variant)) for variant in board.variants)
-    found = dict(islice(((variant, sides) for variant, sides in rows if sides is not None), MOST_CONFUSIONS))
-    if not found:
+    confusions = dict(islice(((variant, sides) for variant, sides in rows if sides is not None), MOST_CONFUSIONS))
+    if not confusions:
         return None
-    classes = next(iter(found.values()))[0].shape[0]
-    columns = min(len(found), PANELS_ACROSS)
+    classes = next(iter(confusions.values()))[0].shape[0]
+    columns = min(len(confusions), PANELS_ACROSS)
     names = [class_name(number, board.class_names) for number in range(classes)]
     longest = LETTER * SMALL / 7 * min(max(map(len, names)), LONGEST)
     side = min((PAGE - 0.9 - longest) / columns, 2.2)
     across, down = class_ticks([*names, "x"], side), max(1, math.ceil(PITCH * classes / side))
-    blocks = -(-len(found) // columns)
-    figure = canvas(parent, (columns * side + 0.9 + longest, blocks * (2 * side + 0.35) + 0.3 + across.room))
+    blocks = -(-len(confusions) // columns)
+    figure = canvas(parent, (columns * side + 0.9 + longest, blocks * (2 * side + 0.35) + 0.3 + across.space))
     grid = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid[-2:, len(found) - columns * (blocks - 1) :].flat:
+    for axes in grid[-2:, len(confusions) - columns * (blocks - 1) :].flat:
         axes.set_visible(False)
-    words = side / (classes + 1) > 0.17  # inches: less holds no number
+    words = side / (classes + 1) > 0.17  # inches: a number does not fit into less
     mesh = None
-    for place, (variant, matrices) in enumerate(found.items()):
+    for place, (variant, matrices) in enumerate(confusions.items()):
         pair = grid[2 * (place // columns) :, place % columns][:2]
         for axes, matrix in zip(pair, matrices, strict=True):
             texts = [["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix] if words else []
@@ -159,7 +159,7 @@ def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
         axes.set_xticks([*places, classes + 0.5], [*shown, "x"], rotation=90 if across.upright else 0)
     grid[0][0].set_yticks([k + 0.5 for k in range(0, classes, down)], across.names[:classes:down])
     for k, axes in enumerate(grid[:, 0]):
-        axes.set_ylabel("others asked for" if k % 2 else "forgotten, asked for", fontsize=SMALL + 1)
+        axes.set_ylabel("others, requested" if k % 2 else "forgotten, requested", fontsize=SMALL + 1)
     figure.supxlabel("verdict (x: no object)", fontsize=SMALL + 1)
     if mesh is not None and not words:
         figure.colorbar(mesh, ax=grid, fraction=0.02, pad=0.01, aspect=40, label="%")

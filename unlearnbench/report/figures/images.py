@@ -59,7 +59,7 @@ def _strip(picture: Image.Image, most: int | None = None) -> NDArray[np.uint8]:
 
 
 def _pictured(board: Board, variant: Variant, target: Target) -> tuple[Record, dict[str, Image.Image]] | None:
-    """Return the first record that holds pictures, forgotten ones among them, which all can be read."""
+    """Return the first record with readable pictures, including those of the forget class."""
     for record in board.cell_records(variant, target):
         if record.cell.id in board.ok_ids and "forget" in record.images:
             strips = {stream: read_strip(entry) for stream, entry in record.images.items()}
@@ -72,27 +72,27 @@ def _pictured(board: Board, variant: Variant, target: Target) -> tuple[Record, d
 def samples(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Samples of one forget class and of one retained class, methods down; a column is one initial noise."""
     for target in board.targets:
-        found = [(v, *pair) for v in board.variants if (pair := _pictured(board, v, target)) is not None]
-        if found:
+        pictured = [(v, *pair) for v in board.variants if (pair := _pictured(board, v, target)) is not None]
+        if pictured:
             break
     else:
         return None
-    streams = [name for name in ("forget", "retain") if all(name in pictures for *_, pictures in found)]
-    strips = [[_strip(pictures[stream]) for stream in streams] for *_, pictures in found]
-    entries = [(stream, found[0][1].images[stream]) for stream in streams]
+    streams = [name for name in ("forget", "retain") if all(name in pictures for *_, pictures in pictured)]
+    strips = [[_strip(pictures[stream]) for stream in streams] for *_, pictures in pictured]
+    entries = [(stream, pictured[0][1].images[stream]) for stream in streams]
     headers = [shorten(stream_name(board, stream, entry), MOST_LETTERS // 2) for stream, entry in entries]
-    return _strip_grid([variant.label for variant, *_ in found], strips, headers, parent)
+    return _strip_grid([variant.label for variant, *_ in pictured], strips, headers, parent)
 
 
 def samples_overview(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """The first samples of the first forget classes, methods down, forget classes across."""
-    found = {(v, t): pair for v in board.variants for t in board.targets if (pair := _pictured(board, v, t))}
-    if not found:
+    pictured = {(v, t): pair for v in board.variants for t in board.targets if (pair := _pictured(board, v, t))}
+    if not pictured:
         return None
-    variants = [v for v in board.variants if any(key[0] == v for key in found)]
-    targets = [t for t in board.targets if any(key[1] == t for key in found)][:MOST_CLASSES_PICTURED]
+    variants = [v for v in board.variants if any(key[0] == v for key in pictured)]
+    targets = [t for t in board.targets if any(key[1] == t for key in pictured)][:MOST_CLASSES_PICTURED]
     strips = [
-        [_strip(found[v, t][1]["forget"], SAMPLES_PER_CLASS) if (v, t) in found else None for t in targets]
+        [_strip(pictured[v, t][1]["forget"], SAMPLES_PER_CLASS) if (v, t) in pictured else None for t in targets]
         for v in variants
     ]
     most = max(SHORTEST, int((PAGE - names_of(v.label for v in variants)[1]) / len(targets) / LETTER))
@@ -101,7 +101,7 @@ def samples_overview(board: Board, parent: Canvas | None = None) -> Canvas | Non
 
 
 def stream_name(board: Board, stream: str, entry: Mapping[str, object]) -> str:
-    """Return what pictures of a record show: the forget class or a retained one, by name."""
+    """Return the title of a record's pictures: the forget class or a retained one, by name."""
     number = entry.get("class", "")
     name = class_name(number, board.class_names) if isinstance(number, int) else str(number)
     return f"{'forget class' if stream == 'forget' else 'retained class'} {name}".strip()
@@ -113,8 +113,8 @@ def _strip_grid(
 ) -> Canvas:  # fmt: skip
     """Return a figure of labelled rows of strips under headers; None leaves a place empty.
 
-    Images are as large as width and height of a page allow, within IMAGE_INCHES, and no row stands below the page. A
-    column is one picture: axes of their own for each strip would take seconds.
+    Images are as large as width and height of a page allow, within IMAGE_INCHES; all rows fit the page. A column is one
+    picture, since separate axes for each strip would take seconds.
     """
     shapes = [strip.shape for row in strips for strip in row if strip is not None]
     side, wide = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)

@@ -18,7 +18,7 @@ from unlearnbench.report.figures.style import (
     names_of,
 )
 
-PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # one colour each, whichever there are
+PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # fixes the colour of each phase
 
 
 def phases(board: Board, parent: Canvas | None = None) -> Canvas | None:

@@ -23,7 +23,7 @@ from unlearnbench.report.figures.style import (
 COLUMNS, MOST_CURVES = 3, 4  # panels beside each other: of attacks, of curves
 
 
-SHIFT = 0.17  # of the marks before and after, in rows
+SHIFT = 0.17  # offset of the marks before and after, in rows
 
 
 def robustness(board: Board, parent: Canvas | None = None) -> Canvas | None:
@@ -81,15 +81,15 @@ def _draw_mark(axes: Axes, value: Value, y: float, style: Style, *, filled: bool
 def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """One panel per choice of images: what is forgotten along the steps of fine-tuning, a line per method."""
     part = board.attacked
-    found = {} if part is None else attack_curves(part)
-    if part is None or not found:
+    attacks = {} if part is None else attack_curves(part)
+    if part is None or not attacks:
         return None
-    across = min(len(found), MOST_CURVES)
-    lines = -(-len(found) // across)
+    across = min(len(attacks), MOST_CURVES)
+    lines = -(-len(attacks) // across)
     labels = [variant.label for variant in part.variants]
     figure = canvas(parent, (PAGE, 1.9 * lines + legend_height(labels, PAGE)))
     panels = list(figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True).flat)
-    for axes, (measure, rows) in zip(panels, found.items(), strict=False):
+    for axes, (measure, rows) in zip(panels, attacks.items(), strict=False):
         for variant, curves in rows.items():
             steps, mean = mean_curve(curves)
             style = board.styles[variant.label]
@@ -98,7 +98,7 @@ def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
         axes.axhline(50, color="grey", linewidth=0.7, linestyle=":")
         axes.set(xlabel="steps", ylim=(-4, 104))
         axes.set_title(shorten(measure.title, int(PAGE / across / LETTER) - 4))
-    for axes in panels[len(found) :]:
+    for axes in panels[len(attacks) :]:
         axes.set_visible(False)
     panels[0].set_ylabel("forgotten (%)")
     handles = {

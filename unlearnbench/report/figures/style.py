@@ -1,4 +1,4 @@
-"""What all figures share: style, sizes, axes, ticks and legends."""
+"""Shared by all figures: style, sizes, axes, ticks and legends."""
 
 import math
 import textwrap
@@ -20,7 +20,7 @@ Canvas = Figure | SubFigure  # where a figure is drawn
 
 DPI = 190
 STYLE = {
-    "font.family": "DejaVu Sans",  # which matplotlib brings along: the same letters everywhere
+    "font.family": "DejaVu Sans",  # bundled with matplotlib, so the same everywhere
     "pdf.fonttype": 42,  # embedded TrueType, which publishers ask for
     "figure.dpi": 100,
     "savefig.dpi": DPI,
@@ -53,39 +53,39 @@ LEAST_POINTS = 10.0  # that an axis of percentages spans
 
 
 def set_style() -> None:
-    """Make the look of all figures matplotlib's own: letters of 6 to 9 points at the size a paper prints them."""
-    import seaborn as sns  # takes a second, and only what draws needs it
+    """Set matplotlib's defaults to the style of the figures: fonts of 6 to 9 points at printed size."""
+    import seaborn as sns  # takes a second to import, and only drawing needs it
 
     sns.set_theme(context="paper", style="whitegrid", rc=STYLE)
 
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """Draw in the look of the reports within, whatever the user set for figures of their own, which stays as it is."""
+    """Draw in the style of the reports inside; the user's matplotlib settings are restored."""
     with plt.style.context("default"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that the font lacks, say, which a box stands for
+        warnings.simplefilter("ignore")  # of characters that the font lacks, for example, which show as boxes
         set_style()
         yield
 
 
 def canvas(parent: Canvas | None, size: tuple[float, float], layout: str | None = "constrained") -> Canvas:
-    """Return where to draw: the parent as it is, or without one a figure of its own.
+    """Return where to draw: the parent, or a new figure.
 
     Args:
-        parent: a part of somebody's figure, whose size and layout are theirs.
-        size: width and height in inches of a figure of its own; it never grows higher than a page.
+        parent: a part of the caller's figure, which keeps its size and layout.
+        size: width and height in inches of a new figure, limited to the height of a page.
         layout: its layout engine; None for none.
     """
     return plt.figure(figsize=(size[0], min(size[1], HIGHEST)), layout=layout) if parent is None else parent
 
 
 def shorten(label: str, most: int = MOST_LETTERS) -> str:
-    """Return a label of at most so many letters; both ends stay, as swept settings differ in the last ones."""
+    """Return a label of at most `most` characters; both ends stay, as swept settings differ at the end."""
     return label if len(label) <= most else f"{label[: most - most // 2 - 1]}…{label[len(label) - most // 2 :]}"
 
 
 def fold(label: str, letters: int) -> str:
-    """Return a label in two lines at most, each of about so many letters."""
+    """Return a label in two lines at most, each of about `letters` characters."""
     lines = textwrap.wrap(shorten(label, 2 * letters - 4), letters)
     return "\n".join(lines[:2] if len(lines) < 3 else [shorten(label, letters)])
 
@@ -98,22 +98,22 @@ def names_of(labels: Iterable[str]) -> tuple[list[str], float]:
 
 @dataclass(frozen=True)
 class ClassTicks:
-    """Names of classes along an axis: which ones there is room for, level or upright."""
+    """Names of classes along an axis: those that fit, horizontal or vertical."""
 
     step: int
     names: list[str]
     upright: bool
-    room: float  # inches that upright names take
+    space: float  # inches that vertical names take
 
     def places(self, count: int) -> tuple[list[float], list[str]]:
-        """Return where names stand, in the middle of their classes, and the names."""
+        """Return the positions of names, in the middle of their classes, and the names."""
         return [k + 0.5 for k in range(0, count, self.step)], self.names[: count : self.step]
 
 
 def class_ticks(names: Sequence[str], inches: float) -> ClassTicks:
-    """Return how to write names of classes along so many inches: level where all fit, otherwise upright.
+    """Return the layout of class names along an axis: horizontal where all fit, otherwise vertical.
 
-    Numbers stay level, and fewer of them are written.
+    Numbers stay horizontal; where they do not fit, some are left out.
     """
     shown = [shorten(name, LONGEST) for name in names]
     letters = max(map(len, shown), default=1)
@@ -135,7 +135,7 @@ def legend_below(figure: Canvas, handles: Sequence[Any], labels: Sequence[str], 
 
 
 def _legend(labels: Sequence[str], width: float) -> tuple[list[str], int]:
-    """Return what a legend shows, of at most MOST_LINES lines, and its number of columns."""
+    """Return the entries of a legend of at most MOST_LINES lines, and its number of columns."""
     shown = [shorten(label, int((width - 0.38) / LETTER)) for label in labels]
     columns = max(1, min(len(labels), int(width / (LETTER * max(map(len, shown), default=1) + 0.35))))
     if (more := len(shown) - MOST_LINES * columns) > 0:
@@ -150,7 +150,7 @@ def legend_height(labels: Sequence[str], width: float) -> float:
 
 
 def is_wide(numbers: Iterable[float]) -> bool:
-    """Say whether positive numbers span more than a decade, so that one far row would press the others together."""
+    """Say whether positive numbers span more than a decade, so that a linear axis would squeeze most rows together."""
     known = list(numbers)
     return bool(known) and min(known) > 0 and max(known) > 10 * min(known)
 
@@ -170,7 +170,7 @@ def set_scale(axis: Axis, numbers: Iterable[float], measure: Measure) -> None:
 
 
 def widen(axis: Axis, measure: Measure) -> None:
-    """Let an axis of percentages span ten points at least, so that a tenth of one is no gulf."""
+    """Let an axis of percentages span ten points at least, so that a tenth of a point does not look large."""
     low, high = axis.get_view_interval()
     if measure.unit == "%" and high - low < LEAST_POINTS and high < 106:
         high = min(max((low + high + LEAST_POINTS) / 2, high), 100.5)
@@ -178,6 +178,6 @@ def widen(axis: Axis, measure: Measure) -> None:
 
 
 def point_to_better(axis: Axis, measure: Measure) -> None:
-    """Turn an axis round when lower is better: better is always up and to the right."""
+    """Invert an axis when lower is better, so that better is always up and to the right."""
     if measure.better == "lower":
         axis.set_inverted(True)

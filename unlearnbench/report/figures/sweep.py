@@ -37,16 +37,16 @@ OFFSETS = ((5, 4, "left"), (-5, -9, "right"), (5, -9, "left"), (-5, 4, "right"))
 def sweep(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Per swept setting: forgetting against retention along its values, and each of the two against the value."""
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
-    found = find_sweeps(board)
-    if forgetting is None or retention is None or not found:
+    sweeps = find_sweeps(board)
+    if forgetting is None or retention is None or not sweeps:
         return None
-    found = found[:MOST_SWEEPS]
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
-    legend = max(len(one.lines) for one in found) + 2
+    sweeps = sweeps[:MOST_SWEEPS]
+    columns = min(2, len(sweeps))
+    rows = -(-len(sweeps) // columns)
+    legend = max(len(one.lines) for one in sweeps) + 2
     figure = canvas(parent, (PAGE if columns == 2 else COLUMN, (3.6 + LINE * legend) * rows))
     blocks = figure.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.03)
-    for block, one in zip(blocks.flat, found, strict=False):
+    for block, one in zip(blocks.flat, sweeps, strict=False):
         _draw_sweep(block, board, one, forgetting, retention)
     return figure
 
@@ -86,9 +86,9 @@ def _draw_sweep(block: SubFigure, board: Board, one: Sweep, forgetting: Measure,
 
 
 def _frame_axis(axis: Axis, measure: Measure, values: Sequence[Value], references: Sequence[Value]) -> None:
-    """Set scale, direction and limits by the sweep alone, and by references close to it.
+    """Set scale, direction and limits from the sweep, and from references close to it.
 
-    A reference far off, as pure noise is in a distance between distributions, would press the sweep into a corner.
+    A distant reference, such as the FID of pure noise, would squeeze the sweep into a corner.
     """
     ends = [v.number + sign * (v.spread or 0.0) for v in values if v.number is not None for sign in (-1, 1)]
     if not ends:
@@ -142,7 +142,7 @@ def _draw_trajectory(
 
 
 def _draw_profile(axes: Axes, places: Sequence[int], values: Sequence[Value], style: Mapping[str, Any]) -> None:
-    """Draw one metric over the places of the setting's values, which stand at equal distances."""
+    """Draw one metric over the setting's values at equal distances."""
     points = [(k, v.number, v.spread) for k, v in zip(places, values, strict=True) if v.number is not None]
     if points:
         x, y, spread = zip(*points, strict=True)
@@ -177,8 +177,8 @@ def _draw_references(
 ) -> None:
     """Draw reference rows in black: a cross and, per metric, a broken line; the legend has their numbers.
 
-    A cross outside the frame stands at its edge. The numbers are over the classes of the sweep; `part` says how many
-    these are where they are not all.
+    A cross outside the frame is drawn at its edge. The numbers are over the classes of the sweep; `part` gives their
+    number where some are missing.
     """
     for (variant, (x, y)), marker, dash in zip(
         references.items(), cycle(REFERENCE_MARKERS), cycle(DASHES), strict=False

@@ -47,7 +47,7 @@ def timesteps(board: Board, parent: Canvas | None = None) -> Canvas | None:
             axes.set_title(words)
             axes.set(xlabel="timestep (bin centre)", xlim=(edges[0], edges[-1]))
         pair[0].set_ylabel("denoising loss per pixel")
-        pair[1].text(  # of the two panels the one where lines seldom come close to 1
+        pair[1].text(  # in this panel lines rarely come close to 1
             0.99, 1.0, "predicting zero", transform=pair[1].get_yaxis_transform(), ha="right", va="bottom",
             color="grey", fontsize=SMALL,
         )  # fmt: skip
@@ -59,7 +59,7 @@ def timesteps(board: Board, parent: Canvas | None = None) -> Canvas | None:
 def _loss_rows(variants: Sequence[Variant]) -> list[list[Variant]]:
     """Return the variants of each pair of panels: all in one, or, when they are many, one pair per method.
 
-    Methods of one variant share pairs, and the references stand in each.
+    Methods of one variant share pairs, and every pair has the references.
     """
     references = [variant for variant in variants if variant.role == "reference"]
     others = [variant for variant in variants if variant.role != "reference"]

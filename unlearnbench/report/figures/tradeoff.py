@@ -24,7 +24,7 @@ from unlearnbench.report.figures.style import (
 GREY = (0.72, 0.72, 0.72)
 
 
-PAIRS = ((1, 0), (2, 0), (2, 1))  # panels of the fronts: retention and forgetting, cost and both
+PAIRS = ((1, 0), (2, 0), (2, 1))  # (x, y) of the panels: indices of (forgetting, retention, cost)
 
 
 def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
@@ -71,26 +71,26 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
 
 
 def _tradeoff_label(variant: Variant, values: Sequence[Value], total: Measure) -> str:
-    """Return a row's name with its cost, and over how few cells the least complete of its numbers is."""
+    """Return a row's name with its cost, and the gap of its least complete number."""
     least = min(values, key=lambda value: value.ok / max(value.expected, 1))
     return f"{variant.label} ({spell_number(values[2].number or 0.0, '.1f')} {total.unit}){least.gap}"
 
 
 def pareto(board: Board, parent: Canvas | None = None) -> Canvas | None:
     """Draw the three pairs of axes with intervals, the front of each pair as steps, dominated methods grey."""
-    found, best, measures = places(board), undominated(board), axes_of(board)
-    if len(found) < 2:
+    placed, best, measures = places(board), undominated(board), axes_of(board)
+    if len(placed) < 2:
         return None
-    figure = canvas(parent, (PAGE, 2.2 + legend_height([variant.label for variant in found], PAGE)))
+    figure = canvas(parent, (PAGE, 2.2 + legend_height([variant.label for variant in placed], PAGE)))
     panels = figure.subplots(1, len(PAIRS))
     for panel, (x, y) in zip(panels, PAIRS, strict=True):
-        _draw_steps(panel, [(values[x], values[y]) for values in found.values()], measures[x], measures[y])
-        for variant, values in found.items():
+        _draw_steps(panel, [(values[x], values[y]) for values in placed.values()], measures[x], measures[y])
+        for variant, values in placed.items():
             style = board.styles[variant.label]
             colour = style.colour if variant in best else GREY
             _draw_point(panel, values[x], values[y], colour, style.shape, variant.label)
         for axis, k in ((panel.xaxis, x), (panel.yaxis, y)):
-            set_scale(axis, [float(values[k].number or 0.0) for values in found.values()], measures[k])
+            set_scale(axis, [float(values[k].number or 0.0) for values in placed.values()], measures[k])
             widen(axis, measures[k])
             point_to_better(axis, measures[k])
             axis.set_label_text(measures[k].header)
@@ -112,7 +112,7 @@ def _draw_point(panel: Axes, x: Value, y: Value, colour: Any, shape: str, label:
 
 
 def _draw_steps(panel: Axes, points: Sequence[tuple[Value, Value]], x: Measure, y: Measure) -> None:
-    """Draw the front of two axes as the border of what its methods reach."""
+    """Draw the front of two axes as the border of the dominated region."""
     signs = [-1 if measure.better == "lower" else 1 for measure in (x, y)]
     places = {
         k: (signs[0] * float(a.number or 0.0), signs[1] * float(b.number or 0.0)) for k, (a, b) in enumerate(points)

@@ -1,4 +1,4 @@
-"""One HTML file per results folder: everything in it, nothing from any network, readable without its script."""
+"""One HTML file per results folder: self-contained, and readable without its script."""
 
 import base64
 import hashlib
@@ -41,11 +41,11 @@ def page(
 ) -> str:
     """Return the page of a results folder as HTML; the same records give the same bytes.
 
-    Its script runs only because the policy in its head names the script's hash.
+    The content security policy in its head admits its script by hash.
 
     Args:
         boards: {name: board}, at least one.
-        problems: what could not be read or shown, one sentence each.
+        problems: a sentence for each record that could not be read or shown.
         drawn: {name: {figure: its bytes}}.
     """
     environment = Environment(
@@ -74,7 +74,7 @@ def page(
 
 
 def _plain(value: object) -> object:
-    """Return what the page shows of a value of the records: no letter that acts or that no file can hold."""
+    """Return a value of the records as the page shows it: without control characters and lone surrogates."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

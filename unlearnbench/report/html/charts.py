@@ -1,4 +1,4 @@
-"""Geometry of the page's charts: where dots, lines and ticks go. The templates draw them, as SVG."""
+"""Geometry of the page's charts: positions of dots, lines and ticks, which the templates draw as SVG."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ MOST_DOTS = 2000  # of single classes in one chart
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its words, and the positions of its ticks."""
+    """One axis: its label, and the positions of its ticks."""
 
     label: str
     ticks: list[tuple[float, str]]
@@ -27,7 +27,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Dot:
-    """A mark of one row, and what it says when it is pointed at."""
+    """A mark of one row, and its tooltip."""
 
     label: str  # of the row
     x: float
@@ -57,7 +57,7 @@ class Chart:
     """A drawing of `width` x `height` units with two axes."""
 
     title: str
-    words: str  # what a reader who cannot see it should know
+    words: str  # text alternative for screen readers
     width: int
     height: int
     x: Axis
@@ -76,8 +76,8 @@ class Scale:
         self.is_log = measure.unit != "%" and is_wide(known)
         if self.is_log:
             low, high = math.log10(low), math.log10(high)
-        room = 0.04 * (high - low) or max(0.5, 1e-6 * abs(high))
-        low, high = low - room, high + room
+        margin = 0.04 * (high - low) or max(0.5, 1e-6 * abs(high))
+        low, high = low - margin, high + margin
         if measure.unit == "%":
             high = min(max(high, low + LEAST_POINTS), 102.0) if high <= 106 else high
             low = min(low, high - LEAST_POINTS)
@@ -99,14 +99,14 @@ class Scale:
             ends = 10.0 ** max(low, LOWEST_POWER), 10.0 ** min(high, HIGHEST_POWER)
             steps = [math.log10(v) for v in LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(*ends) if v > 0]
             return [(self(10**step), f"{10**step:g}") for step in steps if low <= step <= high]
-        found = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        return [(self(float(tick)), f"{tick:g}") for tick in found if low <= tick <= high]
+        ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        return [(self(float(tick)), f"{tick:g}") for tick in ticks if low <= tick <= high]
 
 
 def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 520, height: int = 470) -> Chart | None:
     """Return two measures of every row against each other: the mean with its intervals, and a dot per forget class.
 
-    A reference has no cost that could be compared, and no place where one is an axis.
+    References have no comparable cost, so they are left out where an axis is one.
     """
     rows = [v for v in board.variants if v.role != "reference" or "cost" not in (x.aspect, y.aspect)]
     means = {v: (board.over_classes(v, x), board.over_classes(v, y)) for v in rows}
@@ -141,8 +141,8 @@ def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 52
 def relearning(board: Board) -> list[Chart]:
     """Return a chart per attack that has steps: what is forgotten along them, a line per row."""
     part = board.attacked
-    found = {} if part is None else attack_curves(part)
-    return [_relearning_chart(measure, rows) for measure, rows in found.items()]
+    curves = {} if part is None else attack_curves(part)
+    return [_relearning_chart(measure, rows) for measure, rows in curves.items()]
 
 
 def _relearning_chart(measure: Measure, rows: dict[Variant, dict[Any, Curve]]) -> Chart:
@@ -173,7 +173,7 @@ def _number(value: Value) -> float:
 
 
 def _reach(values: Sequence[Value]) -> list[float]:
-    """Return numbers and the ends of their intervals, but for ends that a logarithm does not know and numbers do."""
+    """Return numbers and interval ends; ends that are not positive are left out where all numbers are."""
     numbers = [_number(value) for value in values]
     ends = [end for value in values for end in value.interval or ()]
     return numbers + [end for end in ends if end > 0 or min(numbers) <= 0]

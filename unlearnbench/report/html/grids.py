@@ -6,16 +6,16 @@ from itertools import groupby, pairwise
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.tables.table import Table, interval_text
 
-LONG = 24  # letters of a word that needs a broad column
+LONG = 24  # characters of a text that needs a broad column
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a table."""
+    """One cell of a table."""
 
     text: str
-    mark: str  # right behind the number
-    gap: str  # behind it: over how many of the cells expected
+    mark: str  # directly after the number
+    gap: str  # after it: over how many of the cells expected
     rest: str  # smaller, below it: the interval
     best: bool
     number: float | None  # to sort by
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """A table with one or two lines of headers, and bodies that are sorted one by one."""
+    """A table with one or two header rows, and bodies that are sorted separately."""
 
     name: str
     title: str

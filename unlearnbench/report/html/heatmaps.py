@@ -1,4 +1,4 @@
-"""Heat maps: numbers with a shade each, stronger where better."""
+"""Heat maps: numbers on shaded cells, stronger where better."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a judge sees in one row's samples: where the class asked for was forgotten, and where it was retained."""
+    """The judge's confusion matrices of one row: for requested classes that were forgotten, and that were retained."""
 
     label: str
     sides: list[Heatmap]
@@ -43,7 +43,7 @@ class Verdicts:
 def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | None]:
     """Return how good numbers are within their span, 0 to 1; better is more.
 
-    Percentages span 0 to 100; others their own range, by logarithm where it is wide.
+    Percentages span 0 to 100; others their range, logarithmic where it is wide.
     """
     known = [number for number in numbers if number is not None and math.isfinite(number)]
     if not known:
@@ -107,7 +107,7 @@ def _shade(value: Value, measure: Measure, good: float | None) -> HeatmapCell:
 
 
 def verdicts(board: Board) -> list[Verdicts]:
-    """Return the confusion matrices, of as many rows and classes as a page can hold."""
+    """Return the confusion matrices, of as many rows and classes as fit a page."""
     found = []
     for variant in board.variants[:MOST_CONFUSIONS]:
         sides = confusion_sides(board, variant)
@@ -115,7 +115,7 @@ def verdicts(board: Board) -> list[Verdicts]:
             continue
         names = [class_name(number, board.class_names) for number in range(len(sides[0]))]
         columns = [*names, NOTHING]
-        titles = ("asked for the class that was to be forgotten", "asked for classes that were to stay")
+        titles = ("class to forget requested", "retained classes requested")
         matrices = [
             Heatmap(title, columns, [(asked, [_share(float(percent)) for percent in row])
                                   for asked, row in zip(names, side, strict=True)])
@@ -126,7 +126,7 @@ def verdicts(board: Board) -> list[Verdicts]:
 
 
 def _share(percent: float) -> HeatmapCell:
-    known = percent == percent  # no sample was asked for where it is NaN
+    known = percent == percent  # NaN where no sample was requested
     return HeatmapCell(
         f"{percent:.0f}" if known and percent >= 0.5 else "", round(percent / 100, 2) if known else None, ""
     )

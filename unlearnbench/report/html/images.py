@@ -1,4 +1,4 @@
-"""Pictures: those that records carry, and figures drawn beside the page, as far as there is room for them."""
+"""Pictures of records, and rendered figures, within the page's limit of bytes."""
 
 import base64
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from unlearnbench.report.figures.images import read_strip, stream_name
 from unlearnbench.store.cell import Target
 from unlearnbench.store.records import Record
 
-MOST_PICTURE_BYTES = 3_000_000  # of one page, so that it can be sent by mail
+MOST_PICTURE_BYTES = 3_000_000  # of one page, small enough for an e-mail
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Samples after forgetting one target: a row each, images of the forget class and of a retained one."""
+    """Samples after forgetting one target: per row, images of the forget class and of a retained one."""
 
     target: str
     headers: list[str]
@@ -34,33 +34,33 @@ class Pictures:
 
 @dataclass(frozen=True)
 class FigureImage:
-    """A figure that was drawn beside the page."""
+    """A figure of the report, embedded in the page."""
 
     uri: str
     words: str
 
 
 class ImageBudget:
-    """Decides which pictures the page has room for, over all its boards."""
+    """Limits the bytes of pictures of a page, over all its boards."""
 
-    def __init__(self, room: int = MOST_PICTURE_BYTES) -> None:
-        """Start with room for so many bytes of PNG."""
-        self._room = room
+    def __init__(self, limit: int = MOST_PICTURE_BYTES) -> None:
+        """Start with a limit of bytes of PNG."""
+        self._left = limit
 
     def still(self, data: bytes, words: str) -> FigureImage | None:
-        """Return a figure, or None where there is no room left."""
-        if len(data) > self._room:
+        """Return a figure, or None where it exceeds the limit."""
+        if len(data) > self._left:
             return None
-        self._room -= len(data)
+        self._left -= len(data)
         return FigureImage(_data_uri(data), words)
 
     def strip(self, entry: Mapping[str, Any], words: str) -> Strip | None:
-        """Return a picture of a record, or None where it cannot be read or there is no room left."""
-        found = read_strip(entry)
-        if found is None or len(found[0]) > self._room:
+        """Return a picture of a record, or None where it cannot be read or exceeds the limit."""
+        strip = read_strip(entry)
+        if strip is None or len(strip[0]) > self._left:
             return None
-        data, picture = found
-        self._room -= len(data)
+        data, picture = strip
+        self._left -= len(data)
         n = picture.width // picture.height
         return Strip(_data_uri(data), n, f"{n} {words}")
 
@@ -70,8 +70,8 @@ def _data_uri(data: bytes) -> str:
 
 
 def pictures(board: Board, album: ImageBudget) -> tuple[list[Pictures], int]:
-    """Return the samples per target, and how many rows of them found no room."""
-    found, left_out = [], 0
+    """Return the samples per target, and the number of rows left out for size."""
+    pages, left_out = [], 0
     for target in board.targets:
         rows: list[tuple[str, list[Strip]]] = []
         headers: list[str] = []
@@ -82,8 +82,7 @@ def pictures(board: Board, album: ImageBudget) -> tuple[list[Pictures], int]:
             streams = {stream: stream_name(board, stream, entry) for stream, entry in record.images.items()}
             after = f"of {variant.label}, after forgetting {board.name_of(target)}"
             strips = [
-                album.strip(record.images[stream], f"samples asked for the {name} {after}")
-                for stream, name in streams.items()
+                album.strip(record.images[stream], f"samples of the {name} {after}") for stream, name in streams.items()
             ]
             if kept := [strip for strip in strips if strip is not None]:
                 rows.append((variant.label, kept))
@@ -91,8 +90,8 @@ def pictures(board: Board, album: ImageBudget) -> tuple[list[Pictures], int]:
             else:
                 left_out += 1
         if rows:
-            found.append(Pictures(board.name_of(target), headers, rows))
-    return found, left_out
+            pages.append(Pictures(board.name_of(target), headers, rows))
+    return pages, left_out
 
 
 def _pictured(board: Board, variant: Variant, target: Target) -> Record | None:

@@ -24,15 +24,15 @@ PLACES = {
     "summary": "summary", "pareto": "tradeoffs", "cost": "cost", "robustness": "attacks", "relearning": "attacks",
     "controls": "controls", "validation": "controls", "settings": "appendix",
 }  # fmt: skip
-IN_HEAT_MAPS = "Class"  # corner of the papers' tables, a class a line: the heat maps have their numbers
-SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # which only some cells have, and dwarfs the others
+IN_HEAT_MAPS = "Class"  # corner header of the per-class tables, which the heat maps replace
+SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # only some cells have it, and it dwarfs the others
 STILLS = ("sweep", "timesteps")  # figures that the page does not draw itself
 MOST_NAMES = 20  # cells named for one reason of failure
 
 
 @dataclass(frozen=True)
 class Bar:
-    """The seconds of one row's cells by phase, and what they are of the longest row's."""
+    """The seconds of one row's cells by phase, absolute and relative to the longest row."""
 
     label: str
     parts: list[tuple[str, float, float]]  # phase, seconds, percent of the longest
@@ -41,7 +41,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Failure:
-    """Cells that failed for one reason."""
+    """Cells that failed for the same reason."""
 
     status: str
     reason: str
@@ -52,7 +52,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Published:
-    """What one paper printed beside what was measured."""
+    """Comparison of one paper's numbers with measured ones."""
 
     title: str
     arxiv: str
@@ -100,7 +100,7 @@ def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Dra
         drawn: {figure: its bytes}; those in STILLS are shown.
     """
     tables: dict[str, list[HtmlTable]] = {}
-    for table in (found for found in all_tables(board) if found.corner != IN_HEAT_MAPS):
+    for table in (table for table in all_tables(board) if table.corner != IN_HEAT_MAPS):
         tables.setdefault(PLACES.get(table.name, "tables"), []).append(grid(table, board))
     measures = axes_of(board)
     charts = [
@@ -145,7 +145,7 @@ def _against(x: Measure, y: Measure) -> str:
 
 
 def _facts(board: Board) -> list[tuple[str, str]]:
-    """Return what was run, on what, in a few words each."""
+    """Return the facts of the run: rows, targets, device, and so on, in a few words each."""
     methods = [variant for variant in board.variants if variant.role == "method"]
     others = [variant.label for variant in board.variants if variant.role != "method"]
     expected = len(board.variants) * len(board.targets) * len(board.replicates)
@@ -156,7 +156,7 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     rows = f"{number} {'method' if number == 1 else 'methods'}"
     rows += f" in {len(methods)} rows" if len(methods) != number else ""
     return [
-        ("Compared", f"{rows}{', beside ' + ', '.join(others) if others else ''}"),
+        ("Compared", f"{rows}{', and ' + ', '.join(others) if others else ''}"),
         ("To forget", f"{_few([board.name_of(target) for target in board.targets], 12)}; {_replicates(board)}"),
         ("Cells", cells),
         ("Protocol", counted(_rules(record.protocol, board.key[1]) for record in board.records)),

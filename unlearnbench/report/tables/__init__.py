@@ -1,1 +1,1 @@
-"""Tables of a report: what stands in them, whatever they are written as."""
+"""Tables of a report: their contents, independent of the output format."""

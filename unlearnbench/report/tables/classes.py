@@ -14,7 +14,7 @@ MOST_MEASURES = 4  # of one table with a group of columns for each method
 def paper_tables(board: Board) -> list[Table]:
     """Return the paper's two tables, quality and cost, and forgetting: forget classes down, methods across.
 
-    Metrics that the papers do not have follow in tables of their own, a few at a time.
+    Metrics that the papers do not have follow in separate tables, a few in each.
     """
     quality = [measure for measure in board.headlines if measure.aspect == "retention"]
     costs = [measure for measure in board.costs if measure.headline]

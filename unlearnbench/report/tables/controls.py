@@ -1,4 +1,4 @@
-"""The suite checks itself: controls, whose outcome is known beforehand, against what the metrics make of them."""
+"""Sanity checks: metrics on controls with a known outcome."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ WORDS = {"forgetting": ("does not forget", "forgets"), "retention": ("does not r
 
 @dataclass(frozen=True)
 class Check:
-    """One cell of a control, one metric with a threshold, and what is known beforehand."""
+    """One cell of a control, one metric with a threshold, and the known outcome."""
 
     record: Record
     measure: Measure
@@ -30,7 +30,7 @@ class Check:
 
     @property
     def sentence(self) -> str:
-        """What is wrong."""
+        """The violation as a sentence."""
         row, cell = variant_of(self.record).label, self.record.cell
         name = target_name(cell.target, self.record.dataset.get("class_names") or [])
         form, unit = self.measure.format, "%" if self.measure.unit == "%" else ""
@@ -42,12 +42,12 @@ class Check:
 
 
 def _side(measure: Measure) -> str:
-    """Return the side of unlearning whose truth a metric is checked against."""
+    """Return the side of unlearning that a metric is checked on."""
     return "forgetting" if measure.aspect == "robustness" else measure.aspect
 
 
 def _known(record: Record, measure: Measure) -> bool | None:
-    """Return what is known beforehand of a record; of an attack only that a gold standard resists it."""
+    """Return a record's known outcome; for attacks it is known only of a gold standard, which resists them."""
     if measure.aspect == "robustness" and record.method.get("role") != "gold":
         return None
     known = record.method["truth"].get(_side(measure))
@@ -55,7 +55,7 @@ def _known(record: Record, measure: Measure) -> bool | None:
 
 
 def controls(board: Board) -> list[Record]:
-    """Return the records with numbers whose outcome is known beforehand: controls, references and gold standards."""
+    """Return the records with numbers and a known outcome: controls, references and gold standards."""
     found = [r for r in board.ok_records if r.method.get("truth") and not r.method.get("overrides")]
     order = {"reference": 0, "gold": 1}
     return sorted(found, key=lambda r: (order.get(str(r.method.get("role")), 2), variant_of(r).label.lower()))
@@ -71,17 +71,17 @@ def checks(board: Board) -> Iterator[Check]:
 
 
 def untouched_alarms(record: Record) -> list[str]:
-    """Return what is wrong with a record of the untouched model, by itself."""
+    """Return the violations of a single record of the untouched model."""
     return alarms(Board([record]))
 
 
 def alarms(board: Board) -> list[str]:
-    """Return a sentence for each control on the wrong side; as long as there is one, no number is to be trusted."""
+    """Return a sentence for each control on the wrong side; while there is one, no number can be trusted."""
     return [check.sentence for check in checks(board) if check.found != check.known]
 
 
 def check_tables(board: Board) -> list[Table]:
-    """Return the tables of controls and of what every metric makes of them; none where no control was run."""
+    """Return the tables of controls and of each metric's power to separate them; none where no control was run."""
     made = list(checks(board))
     return [_controls_table(board, made), *_validation_tables(board)] if made else []
 

@@ -10,32 +10,32 @@ from unlearnbench.report.tables.table import Table
 
 
 def cost_table(board: Board) -> Table:
-    """Return what each variant cost: means over forget classes, without the columns that no row has a number for."""
-    variants, found = board.variants, {}
+    """Return what each variant cost: means over forget classes, without columns that are empty in every row."""
+    variants, shown = board.variants, {}
     for measure in board.cost.detailed:
         column = [replace(board.over_classes(variant, measure), spread=None) for variant in variants]
         if any(value.number is not None for value in column):
-            found[measure] = column
+            shown[measure] = column
     ranked = [[_rank(board, variant) for variant in variants]] if board.ranks else []
-    columns = [*ranked, *found.values()]
+    columns = [*ranked, *shown.values()]
     return Table(
         name="cost",
         title="Cost",
         caption=" ".join(
-            ["Means over forget classes.", *_cost_words(board, found), f"{board.caption(board.headlines)}."]
+            ["Means over forget classes.", *_cost_words(board, shown), f"{board.caption(board.headlines)}."]
         ),
         corner="Method",
         rows=[variant.label for variant in variants],
         groups=[""] * len(columns),
-        headers=[*["Rank" for _ in ranked], *[measure.header for measure in found]],
-        formats=[*[".0f" for _ in ranked], *[measure.format for measure in found]],
+        headers=[*["Rank" for _ in ranked], *[measure.header for measure in shown]],
+        formats=[*[".0f" for _ in ranked], *[measure.format for measure in shown]],
         values=[[column[index] for column in columns] for index in range(len(variants))],
         narrow=True,
     )
 
 
 def _rank(board: Board, variant: Variant) -> Value:
-    """Return a variant's rank by run time, marked like the run time it rests on."""
+    """Return a variant's rank by run time, with the marks of its run time."""
     if variant not in board.ranks:
         return Value(None)
     rte = board.over_classes(variant, board.costs[0])

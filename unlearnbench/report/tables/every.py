@@ -1,4 +1,4 @@
-"""Every table of a report, in its order."""
+"""All tables of a report, in order."""
 
 from weakref import WeakKeyDictionary
 

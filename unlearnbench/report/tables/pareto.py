@@ -1,4 +1,4 @@
-"""Forgetting against retention against cost: which methods no other one beats in all three. No composite score."""
+"""Forgetting against retention against cost: the non-dominated methods. There is no composite score."""
 
 from dataclasses import replace
 
@@ -9,9 +9,9 @@ from unlearnbench.report.tables.table import Table
 
 
 def pareto_tables(board: Board) -> list[Table]:
-    """Return the table of the three axes and of who is dominated; none with fewer than two complete methods."""
-    found, best = places(board), undominated(board)
-    if len(found) < 2:
+    """Return the table of the three axes and of dominated methods; none with fewer than two complete methods."""
+    placed, best = places(board), undominated(board)
+    if len(placed) < 2:
         return []
     measures = axes_of(board)
     return [
@@ -23,7 +23,7 @@ def pareto_tables(board: Board) -> list[Table]:
                 f"three and better in one, by the means. {board.caption(measures)}."
             ),
             corner="Method",
-            rows=[variant.label for variant in found],
+            rows=[variant.label for variant in placed],
             groups=[""] * 4,
             headers=[*[measure.header for measure in measures], "Front"],
             formats=[*[measure.format for measure in measures], ""],
@@ -32,7 +32,7 @@ def pareto_tables(board: Board) -> list[Table]:
                     *[replace(value, spread=None, best=False) for value in values],
                     Value(None, "front" if variant in best else "dominated"),
                 ]
-                for variant, values in found.items()
+                for variant, values in placed.items()
             ],
         )
     ]

@@ -1,6 +1,6 @@
 """Published numbers beside measured ones: which agree, which differ, and which cannot be compared and why.
 
-After RobustBench, whose entries carry what the paper `reported`. Never imports torch.
+After RobustBench, where entries carry the number that the paper `reported`. Never imports torch.
 """
 
 import math
@@ -19,7 +19,7 @@ from unlearnbench.store.records import Record
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
 VERDICTS: tuple[Verdict, ...] = ("agrees", "differs", "not comparable", "not measured")
-DEVICE = "device"  # the reason that a ratio of two numbers of one device is free of
+DEVICE = "device"  # an obstacle that does not apply to ratios of numbers from one device
 SCALE = {("s", "minutes"): 1 / 60}  # from our unit to the source's where they differ
 
 
@@ -42,7 +42,7 @@ class Comparison:
 
 
 class Side:
-    """Our side of a comparison: the records of one board, in the source's words and units."""
+    """Our side of a comparison: the records of one board, in the source's terms and units."""
 
     def __init__(self, source: Source, board: Board) -> None:
         """Choose for each published method the row measured with its default settings."""
@@ -55,7 +55,7 @@ class Side:
 
     @property
     def has_records(self) -> bool:
-        """Whether a published method, or the row they are all compared with, forgot single classes here."""
+        """Whether records of a published method, or of the reference row, exist for single forget classes."""
         single = all(len(target.gone) == 1 for target in self.board.targets)
         return single and any(variant.method in self.variants for variant in self.board.variants)
 
@@ -66,7 +66,7 @@ class Side:
         return [record for record in records if record.cell.id in self.board.ok_ids]
 
     def value(self, method: str, metric: str, forget_class: int) -> Value:
-        """Return the mean over seeds in the source's unit, or a word that says why there is none."""
+        """Return the mean over seeds in the source's unit, or a word for why there is none."""
         variant = self.variants.get(method)
         if variant is None:
             swept = any(other.method == method for other in self.board.variants)
@@ -89,7 +89,7 @@ class Side:
         return sum(int(entry["n"]) for entry in entries if entry.get("value") is not None)
 
     def obstacles(self, method: str, metric: str, forget_class: int) -> dict[str, str]:
-        """Return {reason: its details} why our number cannot be held against the printed one; empty if it can."""
+        """Return {reason: its details} why our number is not comparable to the printed one; empty if it is."""
         facts = self.source.facts["metrics"][metric]
         found: dict[str, str] = {}
         for record in self.ok_records(method, forget_class):
@@ -121,7 +121,7 @@ def _compare_row(side: Side, row: Row) -> Comparison:
     else:
         n = side.samples(row.method, row.metric, forget_class)
         if n < 1 or not 0 <= measured.number <= 100:
-            return Comparison(row, measured, "not comparable", ("no share of samples",), marks)
+            return Comparison(row, measured, "not comparable", ("not a share of samples",), marks)
         low, high = share_interval(measured.number / 100, n, row.value / 100, tolerance["samples"])
         agrees = low <= 0 <= high
     return Comparison(row, measured, "agrees" if agrees else "differs", (), marks)
@@ -130,7 +130,7 @@ def _compare_row(side: Side, row: Row) -> Comparison:
 def share_interval(p1: float, n1: int, p2: float, n2: int) -> tuple[float, float]:
     """Return the 95 % interval of the difference p1 - p2 of two binomial shares of n1 and n2 samples.
 
-    Newcombe's method 10 (1998), from Wilson's intervals: it neither leaves [-1, 1] nor collapses at shares of 0 or 1.
+    Newcombe's method 10 (1998), from Wilson's intervals: it stays within [-1, 1] and has width at shares of 0 or 1.
     """
     (low1, high1), (low2, high2) = _wilson(p1, n1), _wilson(p2, n2)
     return p1 - p2 - math.hypot(p1 - low1, high2 - p2), p1 - p2 + math.hypot(high1 - p1, p2 - low2)
@@ -144,7 +144,7 @@ def _wilson(p: float, n: int) -> tuple[float, float]:
 
 
 def obstacles_of(record: Record, source: Source, facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return {reason: its details} why a record's number cannot be held against the printed one."""
+    """Return {reason: its details} why a record's number is not comparable to the printed one."""
     found: dict[str, str] = {}
     dataset, kind = record.cell.dataset, record.dataset.get("kind", record.cell.dataset)
     if not dataset == kind == source.facts["dataset"]:
@@ -175,7 +175,7 @@ def _spell_settings(settings: Mapping[str, Any]) -> str:
 
 
 def _default_variant(board: Board, method: str) -> Variant | None:
-    """Return the newest row of a method whose settings nobody changed on the command line."""
+    """Return the newest row of a method with settings that were not changed on the command line."""
     found: list[tuple[str, str, Variant]] = []
     for variant in board.variants:
         if variant.method == method:
@@ -256,7 +256,7 @@ def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[Value]:
 def _judge_claim(
     side: Side, claim: Mapping[str, Any], measured: float | None, classes: Sequence[int]
 ) -> tuple[Verdict, list[str]]:
-    """Return the verdict on a measured quotient over these classes, and the reasons where it cannot be judged."""
+    """Return the verdict on a measured quotient over these classes, and the reasons why it cannot be judged."""
     terms = claim.get("ratio") or claim["saving"]
     if measured is None:
         return "not measured", ["no class with numbers of both"]
@@ -280,7 +280,7 @@ def quotient(above: Mapping[int, float], below: Mapping[int, float]) -> tuple[fl
 
 
 def spell_quotient(claim: Mapping[str, Any], quotient: float, decimals: int) -> str:
-    """Return a quotient a / b as its claim has it: a ratio, or the percentage that is saved."""
+    """Return a quotient a / b as its claim states it: a ratio, or the percentage saved."""
     return f"{quotient:.{decimals}f}x" if "ratio" in claim else f"{100 * (1 - quotient):.{decimals}f} %"
 
 

@@ -13,13 +13,13 @@ from unlearnbench.report.tables.table import Table
 
 NO_EVIDENCE = "an attack that succeeds there is no evidence of residual knowledge"
 NO_GOLD = (
-    "No gold standard is among the rows, so it is not known what an attack draws out of any model: add one to "
+    "No gold standard is among the rows, so attack success on a model that never saw the class is unknown: add one to "
     "--methods by name (see 'unlearnbench list methods')."
 )
 
 
 def _words(part: Board) -> str:
-    """Return what the gold standard among the rows is there for, or that there is none."""
+    """Return the sentence on the gold standards among the rows, or on their absence."""
     gold = [variant.label for variant in part.variants if variant.role == "gold"]
     if not gold:
         return NO_GOLD
@@ -58,14 +58,14 @@ def _overview(part: Board) -> Table:
 
 
 def _relearning_tables(part: Board) -> list[Table]:
-    """Return the table of how soon the class is back, and of the area under the curve."""
-    found = attack_curves(part)
-    if not found:
+    """Return the table of steps until the class is back, and of the area under the curve."""
+    attacks = attack_curves(part)
+    if not attacks:
         return []
     expected = len(part.targets) * len(part.replicates)
     values = []
     for variant in part.variants:
-        rows = [_relearned(curves.get(variant, {}), expected) for curves in found.values()]
+        rows = [_relearned(curves.get(variant, {}), expected) for curves in attacks.values()]
         values.append([value for pair in rows for value in pair])
     return [
         Table(
@@ -73,19 +73,19 @@ def _relearning_tables(part: Board) -> list[Table]:
             title="Relearning",
             caption="Steps: the first evaluated step at which less than 50 % is forgotten, median over cells, never "
             "counting as later than all. Area: under the curve of forgetting over steps, 100 % if nothing comes back, "
-            f"mean over forget classes [95 % interval]. {_words(part)} {part.caption(list(found))}.",
+            f"mean over forget classes [95 % interval]. {_words(part)} {part.caption(list(attacks))}.",
             corner="Method",
             rows=[variant.label for variant in part.variants],
-            groups=[measure.title for measure in found for _ in range(2)],
-            headers=["steps until back ↑", "area (%) ↑"] * len(found),
-            formats=["g", ".1f"] * len(found),
+            groups=[measure.title for measure in attacks for _ in range(2)],
+            headers=["steps until back ↑", "area (%) ↑"] * len(attacks),
+            formats=["g", ".1f"] * len(attacks),
             values=values,
         )
     ]
 
 
 def _relearned(curves: dict[Any, Curve], expected: int) -> tuple[Value, Value]:
-    """Return the median of steps until back, or that there is none, and the mean area."""
+    """Return the median of steps until back, or `never`, and the mean area."""
     if not curves:
         return Value(None, ok=0, expected=expected), Value(None, ok=0, expected=expected)
     steps, last = median(curve.back for curve in curves.values()), max(c.steps[-1] for c in curves.values())

@@ -6,7 +6,7 @@ from unlearnbench.report.tables.table import Table
 
 
 def settings_tables(board: Board) -> list[Table]:
-    """Return the table of settings that are not the method's own defaults, so that nothing is shortened silently."""
+    """Return the table of settings that are not the method's own defaults, which row labels may shorten."""
     changed: dict[tuple[str, str], tuple[object, object]] = {}
     labels = {variant: variant.label for variant in board.variants}  # a row has the title of its newest record
     for record in board.rows:

@@ -33,7 +33,7 @@ def _overview(board: Board, name: str, title: str, measures: Sequence[Measure]) 
 
 
 def side_tables(board: Board) -> list[Table]:
-    """Return a table of all metrics of each side, where that is more than the main table has."""
+    """Return a table of all metrics of each side, where it has more metrics than the main table."""
     titles = {"forgetting": "Forgetting", "retention": "Retained classes", "judging": "Judges"}
     sides = {aspect: [measure for measure in board.metrics if measure.aspect == aspect] for aspect in titles}
     return [

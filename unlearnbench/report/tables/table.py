@@ -30,15 +30,15 @@ class Table:
     headers: list[str]
     formats: list[str]
     values: list[list[Value]]  # by row
-    rules: tuple[int, ...] = ()  # rows that a line precedes
-    narrow: bool = False  # intervals stand in the CSV alone
+    rules: tuple[int, ...] = ()  # rows with a rule above
+    narrow: bool = False  # intervals are in the CSV only
 
     def texts(self) -> list[list[str]]:
-        """Return the cells as text: a number with what stands behind it, or the word that stands for it."""
+        """Return the cells as text: a number with its interval and marks, or a word in its place."""
         return [["".join(cell) for cell in row] for row in self.parts()]
 
     def parts(self) -> list[list[tuple[str, str]]]:
-        """Return the cells as text: a number, or the word that stands for it, and what stands behind it."""
+        """Return the cells as text: a number or a word in its place, and its interval and marks."""
         return self._parts
 
     @cached_property
@@ -49,7 +49,7 @@ class Table:
         ]  # fmt: skip
 
     def full_caption(self) -> str:
-        """Return the caption, with what the marks in its cells mean."""
+        """Return the caption, with the legend of the marks in its cells."""
         best = any(value.best for row in self.values for value in row)
         marked = any(MARK in text for row in self.texts() for text in row)
         return " ".join([self.caption, *([BEST_WORDS] if best else []), *([MARK_WORDS] if marked else [])])
@@ -68,5 +68,5 @@ def _text(value: Value, form: str, *, with_interval: bool) -> tuple[str, str]:
 
 
 def interval_text(value: Value, form: str) -> str:
-    """Return an interval as it stands behind its number; empty for none."""
+    """Return an interval as printed after its number; empty for none."""
     return "" if value.interval is None else f" [{', '.join(spell_number(end, form) for end in value.interval)}]"

@@ -11,11 +11,11 @@ from unlearnbench.report.tables.table import Table
 ENDS = ("low", "high")  # of an interval
 
 
-FORMULA = re.compile(r"[=+\-@\uff1d\uff0b\uff0d\uff20]")  # what spreadsheets take for one, wide letters included
+FORMULA = re.compile(r"[=+\-@\uff1d\uff0b\uff0d\uff20]")  # starts a formula in spreadsheets; full-width too
 
 
 def to_csv(table: Table) -> str:
-    """Return the table as CSV, numbers in full; what stands behind a number has columns of its own."""
+    """Return the table as CSV, numbers in full; intervals and marks have separate columns."""
     columns: list[tuple[str, list[object]]] = [(table.corner, list(table.rows))]
     for index, header in enumerate(table.flat_headers()):
         cells = [row[index] for row in table.values]
@@ -61,5 +61,5 @@ def _is_number(text: str) -> bool:
 
 
 def _csv_word(word: str) -> str | None:
-    """Return the word that stands for a number; nothing where no cell was run."""
+    """Return the word in place of a number; None where no cell was run."""
     return None if word == "-" else word

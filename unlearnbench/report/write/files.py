@@ -1,4 +1,4 @@
-"""Files of a report: put into their folder without touching what somebody else keeps there."""
+"""Writes the files of a report without touching other files in its folder."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ from unlearnbench.errors import UsageError
 from unlearnbench.store.hashing import file_digest
 
 MANIFEST, LOCK = ".files.json", ".write.lock"
-REPLACED = ("tables", "figures")  # folders in which files of an earlier report do not linger
+REPLACED = ("tables", "figures")  # folders where files of an earlier report are removed
 
 
 def publish(files: Mapping[str, str | bytes], out: Path, boards: Collection[str] = ()) -> None:
-    """Write the files of a report into its folder, each at once or not at all.
+    """Write the files of a report into its folder, each atomically.
 
-    A file of an earlier report that this one lacks is removed if it is as that report left it: the manifest says which
-    files were written, and with what. Nothing else is removed, and nothing is written behind a link.
+    A file of an earlier report that this one lacks is removed if it is unchanged by the manifest's checksums. Nothing
+    else is removed, and nothing is written through a link.
 
     Args:
         files: {path within the folder: content}.
@@ -27,13 +27,13 @@ def publish(files: Mapping[str, str | bytes], out: Path, boards: Collection[str]
         boards: names of the boards that are written as a whole.
 
     Raises:
-        UsageError: the folder cannot be written, or holds a link or something else where a file is to be.
+        UsageError: the folder cannot be written, or holds a link or something else in the place of a file.
     """
     contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
         _refuse_links(out, [LOCK, MANIFEST, *contents])
-        with FileLock(out / LOCK):  # two runs that end together write one after the other
+        with FileLock(out / LOCK):  # two runs that end at the same time write in turn
             known = _read_manifest(out)
             old = [name for name in known if name not in contents and _is_of(name, boards)]
             _refuse_links(out, old)
@@ -50,7 +50,7 @@ def publish(files: Mapping[str, str | bytes], out: Path, boards: Collection[str]
 
 
 def _refuse_links(out: Path, names: Iterable[str]) -> None:
-    """Raise UsageError where a link, or something of another kind, stands in the place of a folder or file."""
+    """Raise UsageError where a link or something else is in the place of a folder or file."""
     for name in dict.fromkeys(names):
         path = out / name
         within = [path, *path.parents]
@@ -75,7 +75,7 @@ def _is_of(name: str, boards: Collection[str]) -> bool:
 
 
 def _read_manifest(out: Path) -> dict[str, str]:
-    """Return {path: SHA-256} of what reports wrote into a folder; nothing where that cannot be read."""
+    """Return the manifest of a folder, {path: SHA-256}; empty where it cannot be read."""
     try:
         found = json.loads((out / MANIFEST).read_bytes())
     except (FileNotFoundError, ValueError, RecursionError):
@@ -85,7 +85,7 @@ def _read_manifest(out: Path) -> dict[str, str]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then put it there: nobody sees half of it, and no other name of it changes."""
+    """Write a file atomically by a rename; hard links to the old file keep its content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -98,6 +98,6 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _remove(path: Path, known: str) -> None:
-    """Remove a file that is as a report left it."""
+    """Remove a file if a report wrote it and it is unchanged."""
     if path.is_file() and file_digest(path) == known:
         path.unlink()

@@ -1,8 +1,7 @@
 r"""LaTeX: tables for `\input`, and a two-page paper that shows them with the figures.
 
-A table needs the packages booktabs, graphicx, multirow and siunitx. Columns that are wider together than a page's text
-stand in several tabulars below each other, and rows that are higher together than a page in several floats, so that no
-letter has to shrink.
+A table needs the packages booktabs, graphicx, multirow and siunitx. Columns that together exceed the text width are
+split into several tabulars below each other, and rows that exceed a page into several floats, so that no text shrinks.
 """
 
 import itertools
@@ -22,7 +21,7 @@ HIGH, LINE = 640.0, 9.6  # points: height of a page's text, of a line of a table
 SEP = 3.0  # points at each side of a column
 STUB, WORDS, LEAST = 150.0, 130.0, 32.0  # points: widest column of row names, of words; least where a header folds
 MOST_DIGITS = 16  # of a number that siunitx aligns
-LONG, MOST_HEADER = 24, 60  # letters of a word that may be divided, of a header
+LONG, MOST_HEADER = 24, 60  # characters of a word that may be divided, of a header
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 INTERVAL = re.compile(r"\[([^\s,\]]+), ([^\s,\]]+)\]")
 ABOUT = re.compile(r"Dataset: (.*?); protocol ([^:;]*)(: .*?); records ([0-9a-f]{12})", re.DOTALL)
@@ -68,7 +67,7 @@ _LATEX = {
 
 
 class Place(NamedTuple):
-    """What stands in one cell: a number with what follows it, or no number and a word."""
+    """The content of one cell: a number with its suffix, or a word."""
 
     number: str
     rest: str
@@ -77,7 +76,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as it is laid out: names of rows, columns below groups, and cells."""
+    """A table in layout form: names of rows, columns below groups, and cells."""
 
     corner: str
     names: list[str]  # of the rows
@@ -98,7 +97,7 @@ class Sheet:
 
     @cached_property
     def widths(self) -> list[float]:
-        """The width of every other column, without the space beside it; no word of a header is wider."""
+        """The width of every other column, without its padding; at least that of the widest word of its header."""
         found = [
             max(_content(column), min(max(width_of(header) / 2.2, LEAST), width_of(header), STUB), _widest_word(header))
             for header, column in zip(self.headers, self.columns, strict=True)
@@ -110,12 +109,12 @@ class Sheet:
         return found
 
     def span(self, columns: Sequence[int]) -> float:
-        """Return the width of columns beside each other."""
+        """Return the width of columns side by side."""
         return sum(self.widths[k] for k in columns) + 2 * SEP * (len(columns) - 1)
 
     @cached_property
     def high(self) -> float:
-        """Lines of a header, with the space of the rules."""
+        """Height of the header in lines, rules included."""
         heads = [width_of(header) / width for header, width in zip(self.headers, self.widths, strict=True)]
         above = [width_of(self.groups[run[0]]) / self.span(run) for run in _runs(self.groups) if self.groups[run[0]]]
         return 1.7 + sum(max(map(_folds, some)) for some in (heads, above) if some)
@@ -127,7 +126,7 @@ class Sheet:
 
 
 class Layout(NamedTuple):
-    """How a table stands on a page."""
+    """The layout of a table on a page."""
 
     sheet: Sheet
     caption: str
@@ -138,27 +137,27 @@ class Layout(NamedTuple):
 
     @property
     def inches(self) -> float:
-        """The height of its floats together."""
+        """The total height of its floats."""
         sheet = self.sheet
         lines = sum(sheet.high + sum(map(sheet.lines, rows)) for parts in self.floats for rows, _ in parts)
-        return ((lines - _room(self.caption, self.note, self.spans)) * LINE + HIGH) / 72
+        return ((lines - _lines_per_page(self.caption, self.note, self.spans)) * LINE + HIGH) / 72
 
 
 def lay_out(table: Table) -> Layout:
-    """Return how a table stands on a page."""
+    """Return the layout of a table on a page."""
     sheet = _sheet(table)
     blocks = _blocks(sheet)
     caption, note = short_caption(table.full_caption())
     spans = len(blocks) > 1 or sheet.stub + 2 * SEP + sum(sheet.widths[k] + 2 * SEP for k in blocks[0]) > COLUMN
-    floats = list(_floats(sheet, blocks, _room(caption, note, spans)))
+    floats = list(_floats(sheet, blocks, _lines_per_page(caption, note, spans)))
     return Layout(sheet, caption, note, spans, len(blocks) > 1, floats)
 
 
 def to_latex(table: Table) -> str:
-    r"""Return the table for `\input`, as floats of a page's width or of a column's, where that is enough.
+    r"""Return the table for `\input`, as floats of a column's width, or of a page's where that is too narrow.
 
-    Numbers are aligned at their points, with what stands behind them. The caption names the records; what else there is
-    to say stands in a note below, which `\newcommand{\unlearnbenchnote}[1]{}` leaves out.
+    Numbers are aligned at their decimal points, with intervals and marks after them. The caption names the records; the
+    rest is in a note below, which `\newcommand{\unlearnbenchnote}[1]{}` leaves out.
     """
     sheet, caption, note, spans, full, parts = lay_out(table)
     kind = "table*" if spans else "table"
@@ -180,15 +179,15 @@ def to_latex(table: Table) -> str:
     return "\n".join([NOTE, *floats]) + "\n"
 
 
-def _room(caption: str, note: str, spans: bool) -> float:
-    """Return how many lines of tabulars stand on a page beside caption and note."""
+def _lines_per_page(caption: str, note: str, spans: bool) -> float:
+    """Return how many lines of tabulars fit a page with caption and note."""
     letters = 100 if spans else 46  # in a line of the caption; of the note half as many more
     beside = 12.0 * (len(caption) / letters + 1) + (8.5 * (len(note) / letters / 1.5 + 1) if note else 0.0) + 20.0
     return max((HIGH - beside) / LINE, 12.0)
 
 
 def short_caption(text: str) -> tuple[str, str]:
-    """Return a caption that names dataset, protocol and records, and a note of the rest that it says of them."""
+    """Return a caption that names dataset, protocol and records, and a note with the rest."""
     found = ABOUT.search(text)
     if found is None:
         return text, ""
@@ -219,7 +218,7 @@ def _runs(groups: Sequence[str]) -> list[list[int]]:
 
 
 def _folds(share: float) -> int:
-    """Return how many lines a text takes whose width is so many times its column's."""
+    """Return how many lines a text takes, given its width relative to its column."""
     return 1 if share <= 1 else 1 + int(1.15 * share)
 
 
@@ -234,7 +233,7 @@ def _place(number: str, rest: str, is_number: bool, best: bool) -> Place:
 
 
 def _halves(row: list[Place]) -> list[list[Place]]:
-    """Return a row of intervals as two rows, of lower and of upper ends, which need no more room than numbers."""
+    """Return a row of intervals as two rows, of lower and of upper ends, which need no more width than numbers."""
     found = [INTERVAL.fullmatch(place.rest) for place in row]
     if not any(found) or any(one is None and place.rest != "-" for one, place in zip(found, row, strict=True)):
         return [row]
@@ -243,7 +242,7 @@ def _halves(row: list[Place]) -> list[list[Place]]:
 
 
 def width_of(text: str) -> float:
-    """Return about how wide a text is at 8 points, rather too much."""
+    """Return the approximate width of a text at 8 points, rounded up."""
     narrow, wide, signs = "iljtf.,:;'!|()[] ", "mwMWQ%@&", "<>~+=#^±↓↑"
     return sum(2.9 if c in narrow else 8.2 if c in wide else 6.7 if c.isupper() or c in signs else 4.5 for c in text)
 
@@ -278,37 +277,37 @@ def _longest(column: Sequence[Place]) -> str:
 def _blocks(sheet: Sheet) -> list[list[int]]:
     """Return the columns of each tabular: groups stay together, tabulars are about equally wide."""
     widths = [width + 2 * SEP for width in sheet.widths]
-    room = TEXT - sheet.stub - 2 * SEP
+    space = TEXT - sheet.stub - 2 * SEP
     units: list[list[int]] = []
     for unit in _runs(sheet.groups):
-        units += [unit] if sum(widths[k] for k in unit) <= room else [[k] for k in unit]
-    most = len(_filled(units, widths, room))
+        units += [unit] if sum(widths[k] for k in unit) <= space else [[k] for k in unit]
+    most = len(_filled(units, widths, space))
     limit = sum(widths) / max(most, 1)
-    while len(found := _filled(units, widths, min(limit, room))) > most:
+    while len(found := _filled(units, widths, min(limit, space))) > most:
         limit *= 1.04
     return found or [[]]
 
 
-def _filled(units: Sequence[Sequence[int]], widths: Sequence[float], room: float) -> list[list[int]]:
+def _filled(units: Sequence[Sequence[int]], widths: Sequence[float], space: float) -> list[list[int]]:
     blocks: list[list[int]] = []
     left = 0.0
     for unit in units:
         need = sum(widths[k] for k in unit)
         if not blocks or need > left:
             blocks.append([])
-            left = room
+            left = space
         blocks[-1] += unit
         left -= need
     return blocks
 
 
-def _floats(sheet: Sheet, blocks: Sequence[Sequence[int]], room: float) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """Yield the (rows, columns) of the tabulars of each float, none of more lines than there is room for."""
+def _floats(sheet: Sheet, blocks: Sequence[Sequence[int]], space: float) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """Yield the (rows, columns) of the tabulars of each float, each of at most `space` lines."""
     chunks: list[list[int]] = [[]]
     lines = sheet.high
     for row in range(len(sheet.names)):
         lines += sheet.lines(row)
-        if lines > room and chunks[-1]:
+        if lines > space and chunks[-1]:
             chunks.append([])
             lines = sheet.high + sheet.lines(row)
         chunks[-1].append(row)
@@ -316,7 +315,7 @@ def _floats(sheet: Sheet, blocks: Sequence[Sequence[int]], room: float) -> Itera
     used = 0.0
     for chunk, block in itertools.product(chunks, blocks):
         need = sum(sheet.lines(row) for row in chunk) + sheet.high
-        if parts and (used + need > room or parts[-1][0] != chunk):
+        if parts and (used + need > space or parts[-1][0] != chunk):
             yield parts
             parts, used = [], 0.0
         parts.append((chunk, list(block)))
@@ -364,9 +363,9 @@ def _folded(text: str, width: float) -> str:
 
 
 def _name(names: Sequence[str], place: int) -> str:
-    """Return a row's name; one that several rows share stands once beside them, if it fits a line."""
+    """Return a row's name; one that several rows share is written once, if it fits a line."""
     name = names[place]
-    guard = "{}" if name.lstrip()[:1] in ("[", "*") else ""  # which the line end above would take for its own
+    guard = "{}" if name.lstrip()[:1] in ("[", "*") else ""  # which the preceding \\ would take as its argument
     size = len(list(itertools.takewhile(lambda other: other == name, names[place:])))
     if width_of(name) > STUB:
         return guard + breakable(name)
@@ -380,7 +379,7 @@ def _wrapped(width: float) -> str:
 
 
 def _column(column: Sequence[Place]) -> str:
-    """Return siunitx's S with room for what stands behind numbers, or a column of words."""
+    """Return siunitx's S with space for suffixes, or a column of words."""
     if not any(place.number for place in column):
         widest = max((width_of(place.rest) for place in column), default=0.0)
         return _wrapped(WORDS) if widest > WORDS else "r" if widest < 24 else "l"
@@ -395,7 +394,7 @@ def _column(column: Sequence[Place]) -> str:
 
 
 def _cell(place: Place, column: Sequence[Place]) -> str:
-    """Return a cell: a number for siunitx with what follows it in braces, or a word."""
+    """Return a cell: a number for siunitx with its suffix in braces, or a word."""
     if not place.number:
         word = breakable(place.rest)
         if not any(one.number for one in column):
@@ -418,7 +417,7 @@ def size_of(pdf: bytes) -> tuple[float, float] | None:
 
 
 def cut(text: str, most: int = MOST_LETTERS) -> str:
-    """Return a text of at most so many letters."""
+    """Return a text of at most `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -433,6 +432,6 @@ def _to_ascii(character: str) -> str:
 
 
 def breakable(text: str) -> str:
-    """Return text for LaTeX whose long words may be divided anywhere, so that none sticks out."""
+    """Return text for LaTeX whose long words may be divided anywhere, so that none overflows."""
     parts = [re.findall(r"..?", word) if len(word) > LONG else [word] for word in re.split(r"(\s+)", text)]
     return "".join(r"\-".join(map(escape_latex, part)) for part in parts)

@@ -29,7 +29,7 @@ def table_files(board: Board) -> dict[str, str]:
 
 
 def page_files(board: Board, drawn: Mapping[str, Drawn]) -> dict[str, str]:
-    """Return {file: text} of the page that shows tables and figures of a board, and of the paper that does."""
+    """Return {file: text} of the page of a board's tables and figures, and of its paper."""
     main, *tables = all_tables(board)
     parts = [
         f"# {escape_markdown(board.title)}\n",
@@ -48,7 +48,7 @@ def page_files(board: Board, drawn: Mapping[str, Drawn]) -> dict[str, str]:
 
 
 def nothing(problems: Sequence[str]) -> str:
-    """Return the page of a results folder in which nothing can be shown: why."""
+    """Return the page of a results folder without records that can be shown, with the reasons."""
     lines = [f"- {escape_markdown(problem)}" for problem in problems]
     words = "No record can be shown. There are some, but:"
     return "\n".join(["# No numbers\n", f"{words}\n", *lines, ""])
@@ -56,17 +56,17 @@ def nothing(problems: Sequence[str]) -> str:
 
 def _banner(board: Board) -> list[str]:
     """Return a red warning where a control is on the wrong side."""
-    found = alarms(board)
-    if not found:
+    wrong = alarms(board)
+    if not wrong:
         return []
     lines = ["[!CAUTION]", f"**{DISTRUST}**"]
-    shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in found[:MOST_ALARMS]]]
-    more = [f"- and {len(found) - MOST_ALARMS} more"] if len(found) > MOST_ALARMS else []
+    shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in wrong[:MOST_ALARMS]]]
+    more = [f"- and {len(wrong) - MOST_ALARMS} more"] if len(wrong) > MOST_ALARMS else []
     return ["\n".join(f"> {line}" for line in [*shown, *more]) + "\n"]
 
 
 def _origin(board: Board) -> list[str]:
-    """Return what the records say of where they come from; where they differ, with numbers of cells."""
+    """Return the records' provenance; where they differ, with numbers of cells."""
     facts = provenance_facts(board.records, board.digest)
     lines = [f"- {escape_markdown(name)}: {escape_markdown(one_line(words))}" for name, words in facts]
     return ["### Where the numbers come from\n\n" + "\n".join(lines) + "\n"]

@@ -24,7 +24,7 @@ from unlearnbench.report.write.latex import (
 def paper(
     board: Board, tables: Sequence[Table], sizes: Mapping[str, tuple[float, float]], words: Mapping[str, str]
 ) -> str:
-    """Return `main.tex` of a two-page paper: figures on the first page, tables on the second, and what else fits.
+    """Return `main.tex` of a two-page paper: figures first, then tables and others that fit.
 
     Args:
         board: what it shows.
@@ -35,11 +35,11 @@ def paper(
     column = [n for n in ("tradeoff", "phases") if n in sizes and sizes[n][0] < 3.6]
     below = 4.0 if column else WORDS_HIGH
     teaser = next((n for n in FIRST if n in sizes and n not in column and sizes[n][1] < LETTER - TITLE - below), None)
-    room = LETTER - TITLE - (sizes[teaser][1] + 0.5 if teaser else 0.0)
-    column = [n for n, most in zip(column, (room, room - WORDS_HIGH), strict=False) if sizes[n][1] + 0.5 < most]
+    space = LETTER - TITLE - (sizes[teaser][1] + 0.5 if teaser else 0.0)
+    column = [n for n, most in zip(column, (space, space - WORDS_HIGH), strict=False) if sizes[n][1] + 0.5 < most]
     spanning = _second_page(tables, sizes, words, {teaser, *column})
     few = [lay_out(table) for table in tables if table.name == TABLES[0]]
-    alone = not spanning or not few[0].spans  # tables of one column's width, which float to no page of their own
+    alone = not spanning or not few[0].spans  # tables of one column's width, which need text to float in
     return "\n".join([
         HEAD + _front(board, teaser, words),
         *[_figure(name, words[name], "figure") for name in column],
@@ -90,7 +90,7 @@ def _figure(name: str, words: str, kind: str) -> str:
 
 
 def _about(board: Board, tables: Sequence[Table]) -> list[str]:
-    """Return paragraphs on what was run, what the report says of it, and what else lies in its folder."""
+    """Return paragraphs on the run, its notes, and the other files of the report."""
     failed = sum(record.status != "ok" for record in board.rows)
     rows = cut(", ".join(cut(variant.label, 60) for variant in board.variants), 2 * MOST_LETTERS)
     parts = [

@@ -14,15 +14,15 @@ from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import MARK, Measure, Variant, spell_number
 from unlearnbench.report.tables.table import interval_text
 
-WIDTH = 80  # where nothing says how wide the terminal is
+WIDTH = 80  # of a terminal of unknown width
 LEAST_WIDTH = 20  # of a table: in a narrower window the terminal itself wraps its lines
-LEAST_NAME, GOOD_NAME = 10, 20  # columns for the methods' names, where they need so many
+LEAST_NAME, GOOD_NAME = 10, 20  # columns for the methods' names: at least, and where there is space
 TIGHT_NAME = 4  # beside a single column that is too wide
-LONGEST_NAME = 160  # letters of a name; a row is no page
+LONGEST_NAME = 160  # characters of a name
 LONGEST_WORD, MOST_WORDS = 14, 4  # of a header
-BEST = "*"  # behind the number of a method that shares the mark of the best
+BEST = "*"  # after the number of a method marked as best
 BEST_WORDS = "the best mean, and those that follow it up to the first that is separably worse"
-WORDS = {"interrupted": "stopped"}  # a shorter word, so that its column need not be wider than numbers
+WORDS = {"interrupted": "stopped"}  # shorter, so that its column is no wider than numbers
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Column:
 def to_terminal(board: Board, width: int | None = None) -> str:
     """Return the main table as plain text that fits a width: no colour, no frame, and numbers are never cut.
 
-    A wide window has the intervals too. In a narrow one columns move together, names fold, and the columns that still
-    find no room stand in a table below.
+    A wide window shows the intervals too. In a narrow one columns move together, names fold, and columns that still do
+    not fit follow in a table below.
 
     Args:
-        board: what is shown.
+        board: to show.
         width: columns; without it those of the terminal, or of the variable COLUMNS, or 80.
     """
     width = max(width or shutil.get_terminal_size((WIDTH, 24)).columns, LEAST_WIDTH)
@@ -70,7 +70,7 @@ def styled(text: str) -> Text:
 
 
 def _column(board: Board, measure: Measure, with_interval: bool = False) -> Column:
-    """Return a measure's column; behind every number is room for marks, so that digits stay below digits."""
+    """Return a measure's column; numbers are padded for marks, so that digits align."""
     title = _printable(measure.title).replace("+", " +").split()
     words = [part for word in title for part in _folded(word, LONGEST_WORD)][:MOST_WORDS]
     cells = [_cell(board, variant, measure, with_interval) for variant in board.variants]
@@ -82,9 +82,9 @@ def _column(board: Board, measure: Measure, with_interval: bool = False) -> Colu
 
 
 def _cell(board: Board, variant: Variant, measure: Measure, with_interval: bool) -> tuple[str, str, str]:
-    """Return a number, or the word that stands for it, its marks, and what stands behind them.
+    """Return a number or the word in its place, its marks, and its gap and interval.
 
-    A number over fewer cells than expected says so, unless the row's count of cells has said it.
+    A number over fewer cells than expected has a gap, unless the row's count of cells shows it.
     """
     value = board.over_classes(variant, measure)
     if value.number is None:
@@ -108,7 +108,7 @@ def _legend(columns: Sequence[Column]) -> list[str]:
 
 
 def _parts(columns: Sequence[Column], names: Sequence[str], width: int) -> list[list[Column]]:
-    """Return the columns in as many tables as the width asks for."""
+    """Return the columns split into tables that fit the width."""
     if _taken(columns, 1) + min(_longest(names), LEAST_NAME) <= width:
         return [list(columns)]
     name = min(_longest(names), max(LEAST_NAME, width // 3))
@@ -121,7 +121,7 @@ def _parts(columns: Sequence[Column], names: Sequence[str], width: int) -> list[
 
 
 def _laid_out(columns: Sequence[Column], names: Sequence[str], width: int) -> list[str]:
-    """Return the lines of a table: columns as far apart, and names as little folded, as there is room."""
+    """Return the lines of a table: columns as far apart, and names folded as little, as the width allows."""
     longest = _longest(names)
     choices = [(2, longest), (1, longest), (2, GOOD_NAME)]
     gap = next((gap for gap, least in choices if width - _taken(columns, gap) >= least), 1)
@@ -136,13 +136,13 @@ def _laid_out(columns: Sequence[Column], names: Sequence[str], width: int) -> li
 
 
 def _line(begin: str, name: int, cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return a line: a text on the left, then cells whose right ends stand below each other."""
+    """Return a line: a text on the left, then right-aligned cells."""
     placed = [" " * (width - cell_len(cell)) + cell for cell, width in zip(cells, widths, strict=False)]
     return "".join([begin, " " * (name - cell_len(begin)), *placed]).rstrip()
 
 
 def _taken(columns: Sequence[Column], gap: int) -> int:
-    """Return how wide columns are, each behind its gap."""
+    """Return the width of columns with the gaps before them."""
     return sum(column.width + gap for column in columns)
 
 
@@ -151,7 +151,7 @@ def _longest(names: Sequence[str]) -> int:
 
 
 def _folded(text: str, width: int) -> list[str]:
-    """Return a text in lines of a width: at blanks and hyphens, inside a word only where it is longer than a line."""
+    """Return a text in lines of a width, broken at blanks and hyphens, inside a word only where it exceeds a line."""
     lines = textwrap.wrap(text, width, break_long_words=False)
     return [part for line in lines for part in (chop_cells(line, width) if cell_len(line) > width else [line])]
 

@@ -1,7 +1,4 @@
-"""Who works when several cells run side by side: one of a device alone while it is timed, all others together.
-
-Also the locks that keep the runs of one machine apart, and the count of a run's devices at work.
-"""
+"""Locks that keep the runs on one machine off each other's devices, and the count of a run's devices at work."""
 
 import errno
 import os
@@ -20,86 +17,27 @@ import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
 from unlearnbench.errors import UsageError, one_line
-from unlearnbench.protocols import Slot
 from unlearnbench.store.provenance import allowed_cores
 from unlearnbench.store.records import natural
 
-WAIT_SECONDS = 0.5  # between two looks at whether the run was stopped
-MOST_READ, MOST_SHOWN = 1000, 160  # bytes and letters of what the holder of a lock wrote
-FIRST_WORDS = 3  # of the holder's command, which the note shows
-
-
-class Scheduler:
-    """Gives each cell of a device its slot.
-
-    A cell that wants to be timed waits until nobody works and is then alone. Work that is not timed starts only when no
-    cell is timed or on its way there: so all cells of a batch are timed one after another, and then sample together.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._working: dict[int, Slot] = {}  # cell -> what it does
-        self._waiting: dict[int, Slot] = {}  # cell -> what it wants to do, oldest first
-
-    def acquire(self, cell: int, kind: Slot, tick: Callable[[], None] = lambda: None) -> int:
-        """Give back what the cell does now, and wait until it may do this kind of work.
-
-        Args:
-            cell: any number of its own.
-            kind: of work.
-            tick: called twice a second; what it raises ends the waiting.
-
-        Returns:
-            How many cells share the cores now: those at work, and those about to join them.
-        """
-        with self._changed:
-            self._working.pop(cell, None)
-            self._waiting[cell] = kind
-            self._changed.notify_all()
-            try:
-                while not self._free(cell, kind):
-                    self._changed.wait(WAIT_SECONDS)
-                    tick()
-                self._working[cell] = kind
-                joining = [wish for wish in self._waiting.values() if wish == kind != "alone"]
-                return len(self._working) - 1 + len(joining) if kind != "alone" else 1
-            finally:
-                del self._waiting[cell]
-                self._changed.notify_all()
-
-    def release(self, cell: int) -> None:
-        """Note that a cell has ended, in whatever way."""
-        with self._changed:
-            self._working.pop(cell, None)
-            self._changed.notify_all()
-
-    def _free(self, cell: int, kind: Slot) -> bool:
-        """Say whether a waiting cell may go on. Loading goes before being timed, being timed before the rest."""
-        others = [wish for other, wish in self._waiting.items() if other != cell]
-        if kind == "alone":
-            oldest = next(other for other, wish in self._waiting.items() if wish == "alone")
-            return not self._working and oldest == cell
-        if "alone" in self._working.values():
-            return False
-        if kind == "load":
-            return "alone" not in others
-        return "load" not in self._working.values() and "alone" not in others and "load" not in others
+MOST_READ, MOST_SHOWN = 1000, 160  # bytes and characters of a lock holder's note
+FIRST_WORDS = 3  # words of the holder's command in the note
 
 
 class Beside:
-    """Counts the devices of a run that work beside each other: a cell is timed alone on its own device only."""
+    """Counts a run's devices at work at the same time, since a timed cell is alone only on its own device."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._working: set[int] = set()
-        self._most: dict[int, int] = {}  # device -> the most others at work at once since it asked last
+        self._most: dict[int, int] = {}  # device -> largest number of others at work since its last query
 
     @contextmanager
     def working(self, device: int) -> Iterator[None]:
-        """Note that a device is at work.
+        """Count a device as at work during the context.
 
         Args:
-            device: any number of its own.
+            device: a unique number.
         """
         with self._lock:
             self._working.add(device)
@@ -112,7 +50,7 @@ class Beside:
                 self._working.discard(device)
 
     def most(self, device: int) -> int:
-        """Return how many others worked at once, at most, since this was asked last for this device."""
+        """Return the largest number of others at work at once since this device's last query."""
         with self._lock:
             most, self._most[device] = self._most.get(device, 0), len(self._working - {device})
             return most
@@ -124,18 +62,18 @@ def device_lock(
     waiting: Callable[[str], None],
     warn: Callable[[str], None] = lambda text: None,
 ) -> Iterator[None]:
-    """Hold the devices of a run: no two runs, of any user on this machine, work on one at once.
+    """Lock the devices of a run against other runs of any user on this machine.
 
-    Of a CPU, the cores are held that belong to it, or that this process may use, so that runs on cores apart go on side
-    by side.
+    For a CPU, its cores are locked, or those that this process may use, so that runs on disjoint cores work in
+    parallel.
 
     Args:
         identities: of the devices.
-        waiting: called once a second while another run holds one, with who that is.
-        warn: called with a sentence where other users' runs cannot be seen.
+        waiting: called once a second with the holder while another run holds a device.
+        warn: called with a sentence where other users' locks do not work.
 
     Raises:
-        UsageError: a lock cannot be had.
+        UsageError: a lock cannot be acquired.
     """
     note, spoilt = _self_description(), []
     with ExitStack() as held:
@@ -149,7 +87,7 @@ def device_lock(
 
 
 def _lock_names(identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the locks of devices, in the one order that keeps two runs from waiting for each other."""
+    """Return the locks of devices, sorted to avoid deadlocks between runs."""
     names: set[str] = set()
     for identity in identities:
         if identity["type"] == "cpu":
@@ -160,7 +98,7 @@ def _lock_names(identities: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _first_that_works(name: str) -> tuple[BaseFileLock, list[str]]:
-    """Return a lock that this user can open, held if nobody else does, and why others cannot be used."""
+    """Return a usable lock, acquired if it is free, and the reasons why others are unusable."""
     problems: list[str] = []
     for folder in _lock_folders():
         try:
@@ -175,7 +113,7 @@ def _first_that_works(name: str) -> tuple[BaseFileLock, list[str]]:
 
 @contextmanager
 def _holding(lock: BaseFileLock, note: str, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock; who holds it stands in its file."""
+    """Hold a lock, with a note on the holder in its file."""
     path = Path(lock.lock_file)
     while not (lock.is_locked or _acquired(lock)):
         waiting(_holder(path))
@@ -188,22 +126,22 @@ def _holding(lock: BaseFileLock, note: str, waiting: Callable[[str], None]) -> I
 
 
 def _lock_folders() -> list[Path]:
-    """Return the folder where every user's runs meet, and one of this user's own for where that is spoilt."""
-    common = Path("/tmp")  # TMPDIR may be a user's own
+    """Return the folder shared by all users, and this user's folder in case the first is unusable."""
+    common = Path("/tmp")  # not TMPDIR, which may differ per user
     if not os.access(common, os.W_OK):
         common = Path(tempfile.gettempdir())
     return [common / "unlearnbench-locks", common / f"unlearnbench-locks-{getattr(os, 'getuid', int)()}"]
 
 
 def _made(folder: Path) -> Path:
-    """Return a folder after making it, where it is missing, for every user.
+    """Return a folder, made for every user if it is missing.
 
     Raises:
         OSError: something else is there.
     """
     with suppress(FileExistsError):
         folder.mkdir()
-        folder.chmod(0o1777)  # like the folder it lies in
+        folder.chmod(0o1777)  # like /tmp
     if folder.is_symlink() or not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     return folder
@@ -219,10 +157,10 @@ def _acquired(lock: BaseFileLock) -> bool:
 
 
 def _open_plain(path: Path, flags: int) -> int:
-    """Open a lock's file, where anybody may have put something else that has another file's content at stake.
+    """Open a lock's file in a shared folder, where a link to another file may have been placed.
 
     Raises:
-        OSError: it is a link, a pipe, or the file has another name too.
+        OSError: it is a link, a pipe, or has several hard links.
     """
     descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     found = os.fstat(descriptor)
@@ -233,14 +171,14 @@ def _open_plain(path: Path, flags: int) -> int:
 
 
 def _write_note(path: Path, text: str) -> None:
-    """Write who holds a lock into its file, which stays the file that others wait for."""
+    """Write a note on the holder into a lock's file, in place."""
     with suppress(OSError), os.fdopen(_open_plain(path, os.O_WRONLY), "wb") as file:  # the lock holds without it
         file.truncate()
         file.write(text.encode("utf-8", "replace"))
 
 
 def _holder(path: Path) -> str:
-    """Return who holds a lock, as the holder wrote it."""
+    """Return the holder's note in a lock's file."""
     text = ""
     with suppress(OSError), os.fdopen(_open_plain(path, os.O_RDONLY), "rb") as file:
         text = one_line(file.read(MOST_READ).decode("utf-8", "replace"), MOST_SHOWN)
@@ -248,7 +186,7 @@ def _holder(path: Path) -> str:
 
 
 def _self_description() -> str:
-    """Return who this is, since when, and the first words of the command."""
+    """Return a note on this process: user, process, start time and the first words of its command."""
     program, *arguments = sys.argv or [""]
     command = " ".join([Path(program).name, *arguments[:FIRST_WORDS]])
     since = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -2,105 +2,17 @@ import os
 import re
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
 from unlearnbench.errors import UsageError
-from unlearnbench.run.scheduling import Scheduler, device_lock
-
-
-class Cell(threading.Thread):
-    """Takes the turns of one cell; notes when it got them, and goes on when told to."""
-
-    def __init__(self, scheduler, number, log):
-        super().__init__(daemon=True)
-        self._scheduler, self._number, self._log = scheduler, number, log
-        self.go = {kind: threading.Event() for kind in ("load", "alone", "beside")}
-        self.start()
-
-    def run(self):
-        for kind, done in self.go.items():
-            sharing = self._scheduler.acquire(self._number, kind)
-            self._log.append((self._number, kind, sharing))
-            done.wait()
-        self._scheduler.release(self._number)
-
-
-def until(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
-def settled(log):
-    """Return the log when nothing has been added for a while."""
-    before = None
-    while before != (before := len(log)):
-        time.sleep(1.2)  # longer than two looks of a waiting cell
-    return log
-
-
-def test_a_cell_on_its_own_never_waits():
-    scheduler = Scheduler()
-    assert [scheduler.acquire(0, kind) for kind in ("load", "alone", "beside")] == [1, 1, 1]
-
-
-def test_cells_are_timed_alone_one_after_another_and_then_work_side_by_side():
-    scheduler, log = Scheduler(), []
-    first, second = Cell(scheduler, 1, log), Cell(scheduler, 2, log)
-    until(lambda: len(log) == 2)
-    assert {entry[:2] for entry in log} == {(1, "load"), (2, "load")}
-    first.go["load"].set()
-    assert len(settled(log)) == 2  # the second still loads: nobody is timed
-    second.go["load"].set()
-    until(lambda: len(log) == 3)
-    assert log[2] == (1, "alone", 1)  # who asked first
-    first.go["alone"].set()
-    until(lambda: len(log) == 4)
-    assert log[3] == (2, "alone", 1)  # goes before the other's sampling
-    assert len(settled(log)) == 4
-    second.go["alone"].set()
-    until(lambda: len(log) == 6)
-    assert {entry[:2] for entry in log[4:]} == {(1, "beside"), (2, "beside")}
-    assert max(sharing for *_, sharing in log[4:]) == 2
-
-
-def test_a_cell_that_is_timed_keeps_a_new_one_from_loading():
-    scheduler, log = Scheduler(), []
-    scheduler.acquire(0, "alone")
-    Cell(scheduler, 1, log)
-    assert settled(log) == []
-    scheduler.release(0)
-    until(lambda: log == [(1, "load", 1)])
-
-
-def test_a_cell_that_died_holds_nobody_up():
-    scheduler = Scheduler()
-    scheduler.acquire(0, "alone")
-    scheduler.release(0)
-    assert scheduler.acquire(1, "alone") == 1
-
-
-def test_what_the_tick_raises_ends_the_waiting_and_the_claim():
-    scheduler = Scheduler()
-    scheduler.acquire(0, "alone")
-
-    def stop():
-        raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        scheduler.acquire(1, "alone", stop)
-    scheduler.release(0)
-    assert scheduler.acquire(2, "beside") == 1  # cell 1 is not waited for
+from unlearnbench.run.locks import device_lock
 
 
 @pytest.fixture
 def locks(tmp_path, monkeypatch):
     """The folder of locks, of this test alone."""
-    monkeypatch.setattr("unlearnbench.run.scheduling._lock_folders", lambda: [tmp_path / "common", tmp_path / "own"])
+    monkeypatch.setattr("unlearnbench.run.locks._lock_folders", lambda: [tmp_path / "common", tmp_path / "own"])
     return tmp_path / "common"
 
 
@@ -146,7 +58,7 @@ class TestTheDevice:
 
     def test_a_run_that_is_killed_lets_go(self, locks):
         code = (
-            "import os, pathlib, unlearnbench.run.scheduling as t; "
+            "import os, pathlib, unlearnbench.run.locks as t; "
             f"t._lock_folders = lambda: [pathlib.Path({str(locks)!r})]; "
             f"lock = t.device_lock([{GPU!r}], print); lock.__enter__(); os.kill(os.getpid(), 9)"
         )
@@ -159,9 +71,9 @@ class TestTheDevice:
         [([0], [1], False), ([0, 1], [2, 3], False), ([0], [0], True), ([0, 1], [1, 2], True), ([3], [0, 3], True)],
     )
     def test_runs_on_cores_apart_do_not_wait_for_each_other(self, monkeypatch, mine, others, waits):
-        monkeypatch.setattr("unlearnbench.run.scheduling.allowed_cores", lambda: mine)
+        monkeypatch.setattr("unlearnbench.run.locks.allowed_cores", lambda: mine)
         with device_lock([{"type": "cpu"}], pytest.fail):
-            monkeypatch.setattr("unlearnbench.run.scheduling.allowed_cores", lambda: others)
+            monkeypatch.setattr("unlearnbench.run.locks.allowed_cores", lambda: others)
             assert (held({"type": "cpu"}) is not None) == waits
         assert held({"type": "cpu"}) is None
 
@@ -200,8 +112,6 @@ def test_a_note_is_written_to_no_other_file(locks, tmp_path):
 
 def test_a_lock_that_cannot_be_made_is_a_sentence(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(
-        "unlearnbench.run.scheduling._lock_folders", lambda: [tmp_path / "file", tmp_path / "file" / "own"]
-    )
+    monkeypatch.setattr("unlearnbench.run.locks._lock_folders", lambda: [tmp_path / "file", tmp_path / "file" / "own"])
     with pytest.raises(UsageError, match=r"cannot be locked .*remove"), device_lock([{"type": "cpu"}], pytest.fail):
         pass

@@ -1,4 +1,4 @@
-"""What metrics ask for, computed lazily and once per cell: samples, the judge's probabilities, features."""
+"""Inputs of metrics, computed lazily and once per cell: samples, the judges' outputs, features."""
 
 import operator
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ from unlearnbench.cost.meter import Cost, Meter
 from unlearnbench.datasets import Dataset
 from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
 from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
-from unlearnbench.judges.judges import Judge, through
+from unlearnbench.judges.judges import Judge, forward_batches
 from unlearnbench.measure.prepared import Prepared
 from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, to_float
 from unlearnbench.models.networks import is_plain
@@ -39,11 +39,11 @@ B4_IMAGES = 500  # first images per class in the reference set of SalUn's code
 
 
 def reference_images(labels: NDArray[np.int64], gone: Collection[int], reference: str) -> NDArray[np.int64]:
-    """Return the indices of the training images that FID compares with.
+    """Return the indices of FID's reference images among the training images.
 
     Args:
         labels: of all training images.
-        gone: the classes that the model is not to know, which are never part of it.
+        gone: the forgotten classes, which are excluded.
         reference: RETAINED, or WITHOUT_CLASS_0 for the reference set of SalUn's code (`save_base_dataset.py`).
     """
     classes = [int(c) for c in np.unique(labels) if c not in gone]
@@ -53,11 +53,11 @@ def reference_images(labels: NDArray[np.int64], gone: Collection[int], reference
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """One cell's evidence; the cached properties are the needs of `plugin.NEEDS`, shapes and dtypes as said there.
+class EvaluationInputs:
+    """The inputs of one cell's metrics; `plugins.spec.NEEDS` documents the cached properties with shapes and dtypes.
 
-    Classes that are forgotten at once count as one: judges name each of them as the first, so that no metric has to
-    know how many they are.
+    Classes that are forgotten at once count as one: verdicts of each are mapped to the first, so that metrics need not
+    know their number.
     """
 
     cell: Cell
@@ -71,11 +71,11 @@ class Evidence:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     def _draw(self, labels: Sequence[int]) -> Tensor:
-        """Sample one image per label, in the phase that is open."""
+        """Sample one image per label, in the current phase."""
         protocol = self.dataset.protocol
         return sample(
             self.model, Schedule.linear(device=self.device), torch.tensor(labels), sample_seeds(self.cell, labels),
@@ -94,7 +94,7 @@ class Evidence:
 
     @cached_property
     def _untouched(self) -> bool:
-        """Whether the model still computes what the base model does: its weights bit for bit, and its own forward."""
+        """Whether the model still equals the base model: same weights bit for bit, and no hooks or replaced forward."""
         if not is_plain(self.model):
             return False
         if [type(part) for part in self.model.modules()] != [type(part) for part in self.prepared.base.modules()]:
@@ -104,9 +104,9 @@ class Evidence:
         return same and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
     def _of_base(self, label: int, n: int) -> Tensor:
-        """Return samples of one class from the untouched base model, kept for the cells to come.
+        """Return samples of one class from the untouched base model, cached for all cells.
 
-        They do not depend on the forget class. What they took when they were drawn is charged to every cell.
+        They do not depend on the forget class. Their original cost is charged to every cell.
         """
 
         def build() -> tuple[Tensors, Mapping[str, Any]]:
@@ -114,16 +114,16 @@ class Evidence:
                 images = self._draw([label] * n)
             return {"images": images}, {"cost": cost.to_json()}
 
-        with self.meter.phase("load"):  # or the wait for a cell that draws them now
-            found = self.store.get("samples", {
+        with self.meter.phase("load"):  # or waiting for another cell that draws them
+            artifact = self.store.get("samples", {
                 "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
                 "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
-                "device": device_key(self.device_identity),  # the cost is charged again, so it must be this model's
+                "device": device_key(self.device_identity),  # the cost is charged again, so it must match
                 "harness": of_parts(("sampler", "measuring")),
             }, build)  # fmt: skip
-        if found.reused:
-            self.meter.charge("sample", Cost.earlier(found.facts["cost"]))
-        return found.tensors["images"]
+        if artifact.reused:
+            self.meter.charge("sample", Cost.earlier(artifact.facts["cost"]))
+        return artifact.tensors["images"]
 
     @cached_property
     def forget_samples(self) -> NDArray[np.uint8]:
@@ -153,7 +153,7 @@ class Evidence:
         return self._sample(self.retain_labels.tolist())
 
     def _probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        logits = through(self.prepared.judge, images, self.device).double()
+        logits = forward_batches(self.prepared.judge, images, self.device).double()
         probs: NDArray[np.float64] = logits.softmax(dim=1).numpy()
         first, further = self.cell.forget_class, self.cell.further
         rows = np.flatnonzero(np.isin(probs.argmax(axis=1), further))
@@ -184,7 +184,7 @@ class Evidence:
 
     def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         assert self.prepared.extractor is not None
-        features: NDArray[np.float64] = through(self.prepared.extractor, images, self.device).double().numpy()
+        features: NDArray[np.float64] = forward_batches(self.prepared.extractor, images, self.device).double().numpy()
         return features
 
     @cached_property
@@ -232,22 +232,22 @@ class Evidence:
 
     @cached_property
     def attacker(self) -> "Attacker":
-        from unlearnbench.measure.attacks import Attacker  # it samples as this module does
+        from unlearnbench.measure.attacks import Attacker  # avoids a circular import
 
         return Attacker(self.cell, self.model, self.dataset, self.prepared, self.progress)
 
 
-def losses_by_timestep(evidence: Evidence) -> dict[str, Any]:
+def losses_by_timestep(inputs: EvaluationInputs) -> dict[str, Any]:
     """Return the denoising loss of the unlearned model by timestep bin, for forget and retained training images.
 
-    mean (eps - eps_theta(x_t, t, c))^2 per pixel over `n` images per bin, each with one t and one noise that are the
-    same for every method: what unlearning did where. Predicting zero gives 1; None stands for no finite loss.
+    mean (eps - eps_theta(x_t, t, c))^2 per pixel over `n` images per bin, with t and noise that are
+    the same for every method. Predicting zero gives 1; None stands for a non-finite loss.
     """
-    train, cell, device = evidence.prepared.train, evidence.cell, evidence.device
+    train, cell, device = inputs.prepared.train, inputs.cell, inputs.device
     schedule = Schedule.linear(device=device)
     width = schedule.timesteps // TIMESTEP_BINS
     sides: dict[str, list[float | None]] = {"forget": [], "retain": []}
-    with evaluating(evidence.model):
+    with evaluating(inputs.model):
         for side, losses in sides.items():
             inside = np.isin(train.labels, cell.forget_classes)
             kept = ~np.isin(train.labels, cell.target.gone)
@@ -262,17 +262,17 @@ def losses_by_timestep(evidence: Evidence) -> dict[str, Any]:
                 eps = torch.randn(x0.shape, generator=random)
                 y = torch.from_numpy(train.labels)[chosen]
                 batch = [part.to(device) for part in (x0, y, t, eps)]
-                loss = eps_loss(evidence.model, schedule, *batch).mean() / x0[0].numel()
+                loss = eps_loss(inputs.model, schedule, *batch).mean() / x0[0].numel()
                 losses.append(float(loss) if torch.isfinite(loss) else None)
     edges = [k * width for k in range(TIMESTEP_BINS + 1)]
     return {"edges": edges, **sides, "n": LOSS_IMAGES}
 
 
-def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> dict[str, dict[str, Any]]:
-    """Return the record's entry for each metric: its value, n, and all that a report needs to show it.
+def measure(inputs: EvaluationInputs, metrics: Sequence[tuple[MetricSpec, str]]) -> dict[str, dict[str, Any]]:
+    """Return the record's entry for each metric: its value, n, and the declaration that reports need.
 
     Args:
-        evidence: of the cell.
+        inputs: of one cell.
         metrics: each with the hash of its source file.
 
     A value that is not finite, or a metric that declares itself unmeasurable, becomes null with a reason.
@@ -281,9 +281,9 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
     for spec, source_hash in metrics:
         with ExitStack() as apart:
             if "attacker" in spec.needs:
-                apart.enter_context(evidence.meter.phase("attack"))
-                apart.enter_context(global_rng_kept(evidence.device))
-            score, reason = _score(spec, {need: getattr(evidence, need) for need in spec.needs})
+                apart.enter_context(inputs.meter.phase("attack"))
+                apart.enter_context(global_rng_kept(inputs.device))
+            score, reason = _score(spec, {need: getattr(inputs, need) for need in spec.needs})
         entries[spec.name] = {
             "value": None if reason else score.value, "n": score.n, "title": spec.title, "unit": spec.unit,
             "better": spec.better, "shows": spec.aspect, "headline": spec.headline, "format": spec.format,
@@ -295,20 +295,20 @@ def measure(evidence: Evidence, metrics: Sequence[tuple[MetricSpec, str]]) -> di
 
 
 def _score(spec: MetricSpec, needs: Mapping[str, Any]) -> tuple[Score, str | None]:
-    """Return a metric's score, and why it has no value."""
+    """Return a metric's score, and the reason if it has no value."""
     try:
         result = spec.function(**needs)
-    except UsageError as error:  # it would end the run, and this is one cell's affair
+    except UsageError as error:  # a UsageError would end the run, not only this cell
         raise PluginError(f"metric {spec.name} raised {error!r}") from error
     except Unmeasurable as error:
         return Score(0.0, 0), one_line(str(error)) or "the metric gave no reason"
     try:
         score = Score(*result)
         if any(isinstance(part, bool | np.bool_ | str | bytes) for part in (score.value, score.n)):
-            raise TypeError("neither text nor a truth value is a number")  # though Python would make one of it
+            raise TypeError("neither text nor a truth value is a number")  # though float() accepts it
         score = Score(float(score.value), operator.index(score.n), score.detail)
     except (TypeError, ValueError, OverflowError) as error:
         raise PluginError(
             f"metric {spec.name} must return Score(value, n), not {one_line(repr(result), 80)}"
         ) from error
-    return score, None if np.isfinite(score.value) else f"the metric came out as {score.value}"
+    return score, None if np.isfinite(score.value) else f"the metric's value is {score.value}"
