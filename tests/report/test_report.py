@@ -336,7 +336,8 @@ def newer(line):
     return json.dumps({**json.loads(line), "schema": SCHEMA + 1, "a field of tomorrow": []})
 
 
-def test_records_of_a_newer_schema_are_named_counted_and_skipped(tmp_path):
+def test_records_of_a_newer_schema_are_named_counted_and_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "FIGURES", {})
     folder = rewritten(store(tmp_path / "results", full(range(9), ("alpha",))), newer, keep=1)
     rendering = render(reading(folder), tmp_path / "out")
     (note,) = [note for note in rendering.notes if "newer version" in note]
@@ -359,7 +360,8 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
         render(reading(tmp_path), tmp_path / "out")
 
 
-def test_torn_lines_become_notes(tmp_path):
+def test_torn_lines_become_notes(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "FIGURES", {})
     path = next(store(tmp_path / "results", full()).glob("*/*.jsonl"))
     path.write_bytes(path.read_bytes()[:-30])
     assert "skipped" in render(reading(tmp_path / "results"), tmp_path / "out").notes[0]
@@ -1019,7 +1021,8 @@ class TestPhases:
         assert self.drawn([costly(), fake_record(forget_class=1)])["warmup"].get_width() == 0.4
 
 
-def test_costs_are_the_same_bytes_in_any_order(tmp_path):
+def test_costs_are_the_same_bytes_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "FIGURES", {"phases": drawing.FIGURES["phases"]})
     busy = [{**BUSY, "what": f"another process used {used} of 2 cores"} for used in (0.8, 0.5)]
     records = [costly(c=0, disturbances=busy), fake_record(forget_class=1), costly("beta"), costly("beta", 1, flops={})]
     for name, order in (("a", records), ("b", records[::-1])):
