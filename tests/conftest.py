@@ -34,8 +34,8 @@ if sharing.WORKER:
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Two workers for the whole suite, or folders of it; none for single files, which would wait for their imports."""
-    if any(not Path(argument.split("::")[0]).is_dir() for argument in config.args):
+    """Two workers for the suite, or much of it; none for a single file, which would only wait for their imports."""
+    if len(config.args) == 1 and Path(config.args[0].split("::")[0]).is_file():
         return 0
     os.environ["OMP_NUM_THREADS"] = "1"
     return min(2, len(sharing.CORES))

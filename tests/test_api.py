@@ -16,6 +16,7 @@ from tests.conftest import fake_record
 from tests.readme import ROOT, block
 from tests.report.test_robustness import attacked
 from tests.report.test_sweeps import everything
+from tests.server import TINY, environment
 from unlearnbench import api
 from unlearnbench.report.data.frames import COLUMNS
 from unlearnbench.report.figures.drawing import FIGURES
@@ -47,10 +48,11 @@ class TestTheReadmesExamples:
 
     def test_they_run_in_a_script_without_a_guard(self, tmp_path, cache):
         (tmp_path / "script.py").write_text(
-            "\n".join(block(f"example:{name}") for name in EXAMPLES) + "\nprint('once')\n"
+            TINY + "\n".join(block(f"example:{name}") for name in EXAMPLES) + "\nprint('once')\n"
         )
         done = subprocess.run(
-            [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False,
+            env=environment(PYTHONPATH=ROOT),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.splitlines().count("once") == 1
@@ -101,7 +103,8 @@ for _ in range(2):
     print("got", record.status, record.cell.id, sorted(record.metrics))
 """
         done = subprocess.run(
-            [sys.executable, "-"], input=session, cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-"], input=TINY + session, cwd=tmp_path, capture_output=True, text=True, check=False,
+            env=environment(PYTHONPATH=ROOT),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         first, second = [line for line in done.stdout.splitlines() if line.startswith("got")]

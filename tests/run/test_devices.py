@@ -349,8 +349,8 @@ def stopped(cache, tmp_path_factory):
     heard = [""]
     with sharing.alone():
         process = Command(
-            folder, "run", "--methods", "waits", "--classes", "0-2", "--plugin", write_plugin(folder), "--devices",
-            LANES, "--metrics", "ua", "--controls", "none", PYTHONUNBUFFERED="1",
+            folder, "run", "--methods", "waits", "--classes", "0-2", "--plugin", write_plugin(folder), "--metrics",
+            "ua", "--controls", "none", "--devices", LANES, PYTHONUNBUFFERED="1",
         )  # fmt: skip
         try:
             with device_lock([{"type": "cpu", "cores": CORES[1:]}], lambda holder: None):
