@@ -3,8 +3,8 @@
     KID = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i,j} k(x_i, y_j),    k(a, b) = (a b / D + 1)^3
 
 Binkowski et al. 2018, arXiv:1801.01401; kernel of torch-fidelity in float64. Unbiased at any n, so small sets are
-comparable to large ones, and it may fall below zero. All pairs enter instead of the mean over random subsets of 1,000 that is
-customary for large sets: the same expectation, less noise, and no dependence on the order of the images. Of more
+comparable to large ones, and it may fall below zero. All pairs enter instead of the mean over random subsets of 1,000
+that is customary for large sets: the same expectation, less noise, and no dependence on the order of the images. Of more
 than 10,000 images on a side, a fixed random subset of 10,000 is used.
 
 Blind to: the forget class, which it never sees; and to what the extractor does not encode. Samples come in equal
