@@ -4,8 +4,8 @@
 
 Binkowski et al. 2018, arXiv:1801.01401; kernel of torch-fidelity in float64. Unbiased at any n, so small sets are
 comparable to large ones, and it may fall below zero. All pairs enter instead of the mean over random subsets of 1,000
-that is customary for large sets: the same expectation, less noise, and no dependence on the order of the images. Of more
-than 10,000 images on a side, a fixed random subset of 10,000 is used.
+that is customary for large sets: the same expectation, less noise, and no dependence on the order of the images. Of
+more than 10,000 images on a side, a fixed random subset of 10,000 is used.
 
 Blind to: the forget class, which it never sees; and to what the extractor does not encode. Samples come in equal
 numbers per class, so pairs of one class are rarer among them than among independent draws: at small n that pulls a good
