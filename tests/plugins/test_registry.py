@@ -507,11 +507,11 @@ def test_an_import_survives_a_folder_that_is_gone(tmp_path, monkeypatch):
     ("name", "text", "words"),
     [
         ("empty.py", "", "no function under @method or @metric: 'unlearnbench new method NAME' writes one"),
-        ("notes.txt", GOOD, "it is not a Python file, whose name ends in .py"),
-        ("mine.pyc", GOOD, "it is not a Python file, whose name ends in .py"),
-        ("mine", GOOD, "it is not a Python file, whose name ends in .py"),
+        ("notes.txt", GOOD, "it is not a .py file"),
+        ("mine.pyc", GOOD, "it is not a .py file"),
+        ("mine", GOOD, "it is not a .py file"),
         ("twice.py", GOOD + GOOD, "2 methods of the file are called mine: rename one"),
-        ("folder.py", None, "it is not a file but a folder, so name the Python file in it"),
+        ("folder.py", None, "it is a folder: name the Python file in it"),
     ],
 )
 def test_what_is_no_plugin_file_is_refused_in_one_sentence(tmp_path, name, text, words):

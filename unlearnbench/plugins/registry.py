@@ -343,5 +343,5 @@ def _plugin_path(path: Path) -> Path:
     if found.is_dir():
         raise UsageError(f"--plugin {shown}: it is a folder: name the Python file in it")
     if not found.is_file() or path.suffix != ".py":
-        raise UsageError(f"--plugin {shown}: it is not a Python file (.py)")
+        raise UsageError(f"--plugin {shown}: it is not a .py file")
     return found
