@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from tests.server import ROOT, Command
 from unlearnbench.errors import UsageError
 from unlearnbench.run.workers import PRELOAD, STOPPING, Workers, _death
 
@@ -172,7 +173,7 @@ def test_every_death_has_a_word(code, words):
 @pytest.mark.parametrize("what", LEAVE)
 @pytest.mark.parametrize("how", ["returns", "dies", "stays"])
 def test_what_a_job_started_is_gone_when_it_has_ended(workers, tmp_path, what, how):
-    outcome = workers.run("tests.run.test_workers:leave", what, how, tmp_path, timeout=8 if how == "stays" else None)
+    outcome = workers.run("tests.run.test_workers:leave", what, how, tmp_path, timeout=5 if how == "stays" else None)
     assert outcome.status == {"returns": "ok", "dies": "failed", "stays": "timeout"}[how], outcome
     assert living_in(tmp_path) == []
     assert how != "dies" or outcome.reason.endswith("exit status 3")
@@ -189,8 +190,7 @@ Workers().run(sys.argv[1], *sys.argv[2:-1], Path(sys.argv[-1]))
 @pytest.mark.parametrize("whole_group", [False, True])
 @pytest.mark.parametrize("what", ["a child", "a daemon"])
 def test_a_job_that_holds_the_gil_dies_with_a_run_that_is_killed(tmp_path, what, whole_group):
-    command = [sys.executable, "-c", RUN, "tests.run.test_workers:leave", what, "stays", str(tmp_path)]
-    run = subprocess.Popen(command, start_new_session=True)
+    run = Command(ROOT, "tests.run.test_workers:leave", what, "stays", tmp_path, code=RUN, tiny=False)
     wait_for((tmp_path / "ready").exists)
     (os.killpg if whole_group else os.kill)(run.pid, signal.SIGKILL)
     run.wait()
