@@ -260,7 +260,7 @@ class TestDraw:
             api.draw("pareto", results, "digit")
         with pytest.raises(api.UsageError, match="there is no record"):
             api.draw("pareto", tmp_path)
-        with pytest.raises(api.UsageError, match="stand in no grid"):
+        with pytest.raises(api.UsageError, match="are not in a grid of their figure"):
             api.draw("pareto", results, ax=plt.figure().add_axes((0.1, 0.1, 0.5, 0.5)))
 
     def test_nothing_to_draw_leaves_the_axes_alone(self, tmp_path):

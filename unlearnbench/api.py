@@ -44,7 +44,7 @@ def run_cell(
     timeout: float | None = None,
     rerun: Rerun = "missing",
 ) -> Record:
-    """Run one cell in a separate process, as `unlearnbench run` does, and return its record.
+    """Run one cell in a separate process, as `unlearnbench run` does; return its record, with a reason if it failed.
 
     Base model and judges are trained first, where they are missing; a recorded cell is not run again, unless `rerun`
     says so. The arguments are the options of `unlearnbench run`.
@@ -63,9 +63,6 @@ def run_cell(
         repeats: timing repeats of unlearning.
         timeout: seconds after which the cell is stopped.
         rerun: `missing`, `failed` or `always`.
-
-    Returns:
-        The record; where its status is not `ok` it has a reason and no metrics.
 
     Raises:
         UsageError: an argument is unknown, malformed or out of range, or gives more than one cell.

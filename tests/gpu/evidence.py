@@ -166,7 +166,19 @@ class Call:
                 Step(f"class-{c}", 225, [*brief, *profile.methods, "--classes", c], images=True)
                 for c in profile.classes
             ]
-        pytest = [python, "-m", "pytest", "-q", "-rs", "--no-header", "-p", "no:cacheprovider", "tests/gpu"]
+        pytest = [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-rs",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "addopts=",
+            "tests/gpu",
+        ]
         probe = [python, "-m", "tests.gpu.probe", *device, "--out", str(self.evidence / "probe.json"), *profile.probe]
         return [
             Step("tests", 60, pytest),

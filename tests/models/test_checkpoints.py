@@ -147,7 +147,7 @@ def test_a_model_without_a_null_class_is_run_without_guidance(tiny, tmp_path, ma
     ctx = make_context(dataset=unguided)
     y = torch.arange(10)
     assert torch.equal(ctx.drop_labels(y, 1.0), y)
-    with pytest.raises(PluginError, match="needs the null class of guidance, which this base model lacks"):
+    with pytest.raises(PluginError, match="needs the null class, which this base model lacks"):
         _ = ctx.null_class
 
 
@@ -166,7 +166,7 @@ def test_damaged_and_missing_files(checkpoint, tiny, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="it lacks unet/diffusion"):
         read_checkpoint(str(folder), tiny)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UsageError, match="no folder here and cannot be fetched from the Hugging Face Hub"):
+    with pytest.raises(UsageError, match="is not a folder and cannot be fetched from the Hugging Face Hub"):
         read_checkpoint("someone/no-such-model", tiny)
 
 

@@ -119,7 +119,7 @@ class TestVerdicts:
     @pytest.mark.parametrize("values", [{"ua": -0.4}, {"ua": 100.2}, {"n": 0}])
     def test_a_number_that_is_no_share_is_not_judged_as_one(self, values):
         found = one("ua", record(**values))
-        assert (found.verdict, found.reasons) == ("not comparable", ("no share of samples",))
+        assert (found.verdict, found.reasons) == ("not comparable", ("not a share of samples",))
 
     @pytest.mark.parametrize("metric", ["rte", "gpu_memory"])
     def test_absolute_costs_are_never_judged(self, metric):

@@ -173,7 +173,7 @@ class TestTampering:
 
     def test_swapped_rows(self, check, form):
         words = check(swap(tables(form)["summary"], "Alpha", "Beta"), form).lines[0]
-        assert "its rows stand in another order: row 1 is Beta 50%_|x, by the records Alpha 50%_|x" in words
+        assert "its rows are in a different order: row 1 is Beta 50%_|x, by the records Alpha 50%_|x" in words
 
     def test_rows_that_swap_their_numbers(self, check, form):
         text = swap(tables(form)["uncertainty"], "0", "1")

@@ -445,7 +445,7 @@ def interrupted(start, tmp_path_factory):
 def test_ctrl_c_keeps_finished_cells_and_records_the_one_at_work(interrupted):
     folder, status, output = interrupted
     assert status == 130, output
-    assert "the same command goes on" in output
+    assert "run the same command again to resume" in output
     assert "Traceback" not in output
     found = {forget_class: ends[0] for forget_class, ends in statuses(folder).items()}
     assert found == {0: "ok", 1: "ok", 2: "interrupted"}

@@ -126,11 +126,11 @@ class TestNames:
             ("-1", "names '-1', which is neither"),
             ("all,0", "names 'all', which is neither"),
             ("0,1,cuda:0", "names cuda:0 twice"),
-            ("cpu:", "is no set of cores: write"),
-            ("cpu:3-1", "is no set of cores"),
-            ("cpu:x", "is no set of cores"),
-            ("cpu:0-12", "may use the cores 0-11 alone"),
-            ("cpu:0-999999", "may use the cores 0-11 alone"),
+            ("cpu:", "is not a set of cores: write"),
+            ("cpu:3-1", "is not a set of cores"),
+            ("cpu:x", "is not a set of cores"),
+            ("cpu:0-12", "may only use the cores 0-11"),
+            ("cpu:0-999999", "may only use the cores 0-11"),
             ("cpu:0-3,cpu:3-5", "names core 3 twice"),
         ],
     )
@@ -145,7 +145,7 @@ class TestNames:
 
     def test_where_a_process_cannot_choose_its_cores_there_are_gpus_alone(self, monkeypatch):
         monkeypatch.delattr(os, "sched_setaffinity", raising=False)
-        with pytest.raises(UsageError, match="takes GPUs alone here"):
+        with pytest.raises(UsageError, match="takes only GPUs here"):
             named_devices("cpu:0", 3)
         assert named_devices("1", 3) == {"cuda:1": []}
 

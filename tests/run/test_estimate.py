@@ -115,7 +115,7 @@ class TestClock:
         assert (count, seconds) == (11, pytest.approx(sum(map(costs, range(n)))))
 
     def test_what_does_not_come_again_is_not_known(self):
-        with pytest.raises(NotKnown, match="none like it came in 60 s"):
+        with pytest.raises(NotKnown, match="none repeated it in 60 s"):
             World().run(1000, lambda k: 3.0 if k == 0 else 1.0)
 
     def test_pieces_within_pieces(self):
@@ -546,7 +546,7 @@ class TestPublished:
 
     def test_resident_memory_is_not_held_against_that_of_a_gpu(self, plan):
         text = list(published(outlook_of(plan, {"safemax": cost()}), load_source("spartalis2025")))
-        assert any(line.startswith("Memory: no probe here that compares") for line in text)
+        assert any(line.startswith("Memory: no probe here is comparable") for line in text)
         assert not any("%" in line.split("  ")[-1] for line in text if line.startswith("Memory, 1 -"))
 
     def test_changed_settings_are_no_row_of_the_papers(self, plan):

@@ -249,7 +249,7 @@ def test_a_run_stops_when_its_minutes_are_up_and_goes_on(tmp_path):
     endless = ("--methods", "safemax", "--classes", "2", "--set", "safemax.steps=100000", *QUICK)
     status, output = run(tmp_path, *endless, "--minutes", "0.1")
     assert status == 130, output
-    assert "the same command goes on from there" in output
+    assert "run the same command again to resume" in output
     assert {record.status for record in records(tmp_path).values()} <= {"interrupted"}
     status, output = run(tmp_path, *arguments, "--minutes", "4")
     assert status == 0, output
@@ -367,7 +367,7 @@ def test_a_sigterm_keeps_finished_cells_and_says_how_to_go_on(tmp_path):  # test
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 130, output
-    assert "the same command goes on" in output
+    assert "run the same command again to resume" in output
     assert "Traceback" not in output
     statuses = [json.loads(line)["status"] for line in lines(tmp_path)]
     assert statuses.count("interrupted") <= 1

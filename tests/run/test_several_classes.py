@@ -187,7 +187,7 @@ class TestSequence:
             ctx.model.register_forward_hook(lambda module, arguments, output: None)
 
         spec = replace(Registry().method("finetune"), function=hang)
-        with pytest.raises(PluginError, match="no sequence can go on"):
+        with pytest.raises(PluginError, match="a sequence cannot continue from it"):
             after_earlier(spec, make_harness("finetune", target=self.CELL.target), replace(self.CELL, settings={}))
 
     def test_another_setting_is_another_base(self, make_harness):

@@ -247,7 +247,7 @@ class TestPriors:
         def build(ctx):
             return ctx.prior("inner", slow_prior, size=1)
 
-        with pytest.raises(PluginError, match="inside a prior"):
+        with pytest.raises(PluginError, match="inside another prior"):
             make_context().prior("outer", build)
 
     def test_it_gets_an_untouched_model_in_eval_mode(self, make_context):
