@@ -33,6 +33,7 @@ if sharing.WORKER:
     sharing.pin(sharing.OWN)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """Two workers for the suite, or much of it; none for a single file, which would only wait for their imports."""
     if len(config.args) == 1 and Path(config.args[0].split("::")[0]).is_file():
