@@ -3,13 +3,15 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests import sharing
+from tests import ROOT, sharing
 from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import load_dataset
 from unlearnbench.models.networks import build_unet, unet_config
@@ -40,6 +42,15 @@ def pytest_xdist_auto_num_workers(config):
         return 0
     os.environ["OMP_NUM_THREADS"] = "1"
     return min(2, len(sharing.CORES))
+
+
+def pytest_sessionstart(session):
+    """Make what belongs to digits while the workers are at tests that do without it."""
+    cache = os.environ.get("UNLEARNBENCH_CACHE")
+    if cache and not sharing.WORKER and getattr(session.config.option, "numprocesses", None):
+        code = f"from tests.cells import prepare_digits; prepare_digits({cache!r})"
+        maker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        session.config.add_cleanup(maker.kill)
 
 
 @pytest.hookimpl(wrapper=True)

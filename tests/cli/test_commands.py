@@ -251,7 +251,8 @@ DRY = {
 
 
 @pytest.mark.parametrize("case", DRY)
-def test_dry_run_checks_what_a_run_checks(command, tmp_path, case):
+def test_dry_run_checks_what_a_run_checks(command, tmp_path, case, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     arguments, message = DRY[case]
     (tmp_path / "file.txt").write_text("")
     (tmp_path / "empty").mkdir()

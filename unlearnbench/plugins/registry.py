@@ -262,6 +262,13 @@ def _entry_points(kind: Kind) -> list[Plugin]:
     return plugins
 
 
+class _Loader(SourceFileLoader):
+    """Loads a user's file and leaves no bytecode next to it."""
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        """Write nothing."""
+
+
 def _from_file(path: Path) -> list[Plugin]:
     """Return the plugins of a file given by --plugin.
 
@@ -274,7 +281,7 @@ def _from_file(path: Path) -> list[Plugin]:
         name = f"unlearnbench_plugin_{path.stem}_{file_digest(path)[:8]}"
         if name in sys.modules:
             return sys.modules[name]
-        loader = SourceFileLoader(name, str(path))
+        loader = _Loader(name, str(path))
         spec = importlib.util.spec_from_file_location(name, path, loader=loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
