@@ -123,9 +123,7 @@ def load(results: str | Path = "results", dataset: str = "") -> "pd.DataFrame":
     Raises:
         UsageError: there is no such folder, dataset or record, or `dataset` is missing and there are several.
     """
-    from unlearnbench.report.data.frames import long_frame
-
-    return long_frame(_board(Path(results), dataset))
+    return _board(Path(results), dataset).every.frame()
 
 
 def draw(
@@ -157,7 +155,7 @@ def draw(
     board = _board(Path(results), dataset)
     with own_style():
         parent = None if ax is None else _place_of(ax)
-        drawn = FIGURES[name](board, parent)
+        drawn = FIGURES[name](board, board.variants, parent)
         if drawn is None and parent is not None:
             parent.remove()
     if drawn is None:

@@ -92,7 +92,7 @@ def _row(plan: Plan, cells: Sequence[Cell], records: Sequence[Record], costs: Co
     )
     steps = fmean(record.counts.get("optimizer_steps", 0) for record in records)
     times = (prior, rte, prior + rte, sample)
-    peaks = [peak for record in records if (peak := costs.number(record, costs.memory)) is not None]
+    peaks = [peak for record in records if (peak := costs.number(record, costs.main[-1])) is not None]
     return [
         label,
         str(len(cells)),

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from unlearnbench.errors import plural
 from unlearnbench.report.data.cost import MEMORY_PROBES
 from unlearnbench.report.data.published import Source, load_source, source_names
-from unlearnbench.report.tables.published import quotient, spell_quotient
+from unlearnbench.report.tables.published import spell_quotient
 from unlearnbench.run.estimate import AROUND, MethodCost, Outlook, Row, Unknown, draws
 from unlearnbench.run.progress import spell
 
@@ -286,7 +286,7 @@ def _costs(claim: Mapping[str, Any], metrics: Sequence[str]) -> bool:
 def _claim(source: Source, claim: Mapping[str, Any], here: Here) -> list[str]:
     """Return a claim's row: as claimed, recomputed from the printed rows, and estimated here."""
     above, below = _terms(claim)
-    printed, _ = quotient(source.by_class(*above), source.by_class(*below))
+    printed = source.quotient(above, below)
     known = above in here and below in here and here[below] > 0
     ours = spell_quotient(claim, here[above] / here[below], 1) if known else UNKNOWN
     mark = EXTRAPOLATED if known and not all("probes" in source.facts["metrics"][m] for _, m in (above, below)) else ""

@@ -68,7 +68,7 @@ def _showable(records: Iterable[Record], source: Source, notes: list[str]) -> li
     kept = []
     for record in records:
         try:
-            Board([record]).caption()
+            Board([record]).every.frame()
             if record.cell.method in source.methods:
                 for facts in source.facts["metrics"].values():
                     obstacles_of(record, source, facts)

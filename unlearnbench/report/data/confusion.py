@@ -1,12 +1,13 @@
 """Confusion matrices from records: requested class against the judge's verdict."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.values import Variant
 from unlearnbench.store.records import Record
 
@@ -26,10 +27,10 @@ def confusion_of(record: Record) -> Matrix | None:
     return None
 
 
-def confusion_frame(board: Board) -> pd.DataFrame:
+def confusion_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return every count that is not zero, one per line."""
     lines: list[dict[str, Any]] = []
-    for record in board.ok_records:
+    for record in records:
         cell, matrix = record.cell, confusion_of(record)
         if matrix is None:
             continue
@@ -44,25 +45,24 @@ def confusion_frame(board: Board) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def confusion_sides(board: Board, variant: Variant) -> tuple[Matrix, Matrix] | None:
+def confusion_sides(numbers: Numbers, row: Variant) -> tuple[Matrix, Matrix] | None:
     """Return the shares in percent of verdicts where a row's class was forgotten, and where it was retained."""
     forgotten: dict[int, list[Matrix]] = {}
     retained: dict[int, list[Matrix]] = {}
     size = 0
-    for target in board.targets:
-        sound = [record for record in board.cell_records(variant, target) if record.cell.id in board.ok_ids]
-        for matrix in [found for record in sound if (found := confusion_of(record)) is not None]:
+    for target in numbers.targets:
+        for matrix in [found for record in numbers.sound(row, target) if (found := confusion_of(record)) is not None]:
             size = len(matrix)
-            for row, counts in enumerate(matrix):
+            for asked, counts in enumerate(matrix):
                 if not counts.sum():
                     continue  # forgotten earlier or together with another class: not requested
-                (forgotten if row == target.classes[0] else retained).setdefault(row, []).append(counts)
+                (forgotten if asked == target.classes[0] else retained).setdefault(asked, []).append(counts)
     if not size:
         return None
     empty = np.full(size + 1, np.nan)
 
     def filled(side: dict[int, list[Matrix]]) -> Matrix:
-        return np.array([_shares(side[row]) if row in side else empty for row in range(size)])
+        return np.array([_shares(side[asked]) if asked in side else empty for asked in range(size)])
 
     return filled(forgotten), filled(retained)
 

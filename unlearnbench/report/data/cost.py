@@ -3,13 +3,15 @@
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unlearnbench.errors import one_line, plural
 from unlearnbench.report.data.values import MARK, Measure, variant_of
-from unlearnbench.store.cell import Seeds, Target
 from unlearnbench.store.records import Record
 
 MEMORY_PROBES = {  # best first
@@ -30,8 +32,7 @@ LEAST_REPEATS = 2  # a single run time does not show its spread
 NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 MOST_KINDS = 5  # of disturbances named in a note
 
-Repeats = Mapping[tuple[Target, Seeds], Sequence[float]]  # (target, replicate) -> seconds of each repeat
-Spans = Mapping[tuple[Target, Seeds], tuple[float, float]]  # (target, replicate) -> median, range / median
+Times = NDArray[np.float64]
 Row = TypeVar("Row", bound=Hashable)
 Read = Callable[[Record], float | None]
 
@@ -110,9 +111,9 @@ class Costs:
         return [self._columns[key][0] for key in ("rte", "prior", "total", "memory")]
 
     @property
-    def memory(self) -> Measure:
-        """Peak memory of prior and forget in GB."""
-        return self._columns["memory"][0]
+    def all(self) -> list[Measure]:
+        """Every cost, each once."""
+        return [measure for measure, _ in self._columns.values()]
 
     @cached_property
     def detailed(self) -> list[Measure]:
@@ -278,52 +279,31 @@ def repeats_of(record: Record) -> list[float]:
     return [float(seconds) for seconds in record.cost.get("forget", {}).get("repeats") or ()]
 
 
-def repeated(records: Iterable[Record]) -> dict[tuple[Target, Seeds], list[float]]:
-    """Return the repeats of the cells with enough of them and a positive time."""
-    found = {(r.cell.target, r.cell.seeds): repeats_of(r) for r in records}
-    return {cell: times for cell, times in found.items() if len(times) >= LEAST_REPEATS and min(times) > 0}
-
-
-def ranks(rows: Mapping[Row, Repeats]) -> dict[Row, int]:
+def ranks(rows: Mapping[Row, tuple[Times, Times]]) -> dict[Row, int]:
     """Return the ranks by mean run time over the same cells; none for a single row.
 
     A rank is 1 + the number of rows that are separably faster by their mean, and never less than the rank of a
     faster row: ranks share the order of the means, and ties share a rank.
+
+    Args:
+        rows: {row: median run time of each cell above 0, range of its repeats over it}, cells in one order.
     """
     found: dict[Row, int] = {}
-    spans = {row: _spans(repeats) for row, repeats in rows.items()}
-    means = {row: statistics.fmean(median for median, _ in cells.values()) for row, cells in spans.items()}
+    means = {row: statistics.fmean(times.tolist()) for row, (times, _) in rows.items()}
     faster: list[Row] = []
     rank = 1
-    for row in sorted(spans, key=lambda row: means[row]) if len(spans) > 1 else []:
-        rank = max(rank, 1 + sum(_is_slower(spans[row], spans[other]) for other in faster))
+    for row in sorted(rows, key=lambda row: means[row]) if len(rows) > 1 else []:
+        rank = max(rank, 1 + sum(_is_slower(rows[row], rows[other]) for other in faster))
         found[row] = rank
         faster.append(row)
     return found
 
 
-def _is_slower(slow: Spans, fast: Spans) -> bool:
-    """Say whether a row is slower than another beyond the scatter of repeats, over their common cells.
+def _is_slower(slow: tuple[Times, Times], fast: tuple[Times, Times]) -> bool:
+    """Say whether a row is slower than another beyond the scatter of repeats.
 
-    The median ratio of their run times must exceed 1 by more than 5 %, and by more than the median over these cells of
+    The median ratio of their run times must exceed 1 by more than 5 %, and by more than the median over cells of
     the sum of both relative ranges (greatest minus least repeat, over their median).
     """
-    cells = slow.keys() & fast.keys()
-    if not cells:
-        return False
-    ratio = _median([slow[c][0] / fast[c][0] for c in cells])
-    scatter = _median([slow[c][1] + fast[c][1] for c in cells])
-    return ratio > 1 + max(LEAST_TOLERANCE, scatter)
-
-
-def _median(numbers: list[float]) -> float:
-    """Return the median, faster than `statistics.median`."""
-    numbers.sort()
-    middle = len(numbers) // 2
-    return numbers[middle] if len(numbers) % 2 else (numbers[middle - 1] + numbers[middle]) / 2
-
-
-def _spans(repeats: Repeats) -> Spans:
-    """Return each cell's median repeat, and the range over it."""
-    middles = {cell: statistics.median(times) for cell, times in repeats.items()}
-    return {cell: (middles[cell], (max(times) - min(times)) / middles[cell]) for cell, times in repeats.items()}
+    ratio, scatter = np.median(slow[0] / fast[0]), np.median(slow[1] + fast[1])
+    return bool(ratio > 1 + max(LEAST_TOLERANCE, scatter))

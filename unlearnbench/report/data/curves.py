@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.statistics import class_mean
 from unlearnbench.report.data.values import Measure, Variant
+from unlearnbench.store.cell import Seeds, Target
 from unlearnbench.store.records import Record
 
 
@@ -37,18 +38,27 @@ def curve_of(record: Record, measure: Measure) -> Curve | None:
     return found if len(steps) == len(after) > 1 and np.isfinite([*after, found.area]).all() else None
 
 
-def attack_curves(part: Board) -> dict[Measure, dict[Variant, dict[Any, Curve]]]:
-    """Return {attack: {variant: {(target, replicate): curve}}} of the attacks that have steps."""
-    found: dict[Measure, dict[Variant, dict[Any, Curve]]] = {}
-    for measure in part.robustness:
-        for variant in part.variants:
-            records = [r for target in part.targets for r in part.cell_records(variant, target)]
+def curve_measures(attack: Measure) -> dict[str, Measure]:
+    """Return {field of `Curve`: measure} of the numbers of an attack's curve that tables show."""
+    return {
+        "back": Measure(f"{attack.key}/back", "steps until back", "", "higher", "g", "curve"),
+        "area": Measure(f"{attack.key}/area", "area", "%", "higher", ".1f", "curve"),
+    }
+
+
+def attack_curves(
+    numbers: Numbers, attacks: Sequence[Measure]
+) -> dict[Measure, dict[Variant, dict[tuple[Target, Seeds], Curve]]]:
+    """Return {attack: {row: {(target, seeds): curve}}} of the attacks that have steps."""
+    found: dict[Measure, dict[Variant, dict[tuple[Target, Seeds], Curve]]] = {}
+    for attack in attacks:
+        for row in numbers.rows:
+            records = [record for target in numbers.targets for record in numbers.sound(row, target)]
             curves = {
-                (r.cell.target, r.cell.seeds): curve
-                for r in records if r.cell.id in part.ok_ids and (curve := curve_of(r, measure)) is not None
-            }  # fmt: skip
+                (r.cell.target, r.cell.seeds): curve for r in records if (curve := curve_of(r, attack)) is not None
+            }
             if curves:
-                found.setdefault(measure, {})[variant] = curves
+                found.setdefault(attack, {})[row] = curves
     return found
 
 
@@ -95,20 +105,22 @@ def _rises(edges: Sequence[float]) -> bool:
     return bool(len(edges) > 1 and np.isfinite(edges).all() and (np.diff(edges) > 0).all())
 
 
-def mean_curves(board: Board) -> dict[Variant, tuple[LossCurve, int]]:
-    """Return {variant: (mean over classes of the mean over seeds, number of cells)}, all with the newest bins."""
-    curves = {r.cell.id: curve for r in board.ok_records if (curve := loss_curve(r)) is not None}
+def mean_curves(numbers: Numbers) -> dict[Variant, tuple[LossCurve, int]]:
+    """Return {row: (mean over classes of the mean over seeds, number of cells)}, all with the newest bins."""
+    curves = {r.cell.id: curve for r in numbers.sound_records if (curve := loss_curve(r)) is not None}
     if not curves:
         return {}
     edges = list(curves.values())[-1].edges
+    kept = {name: curve for name, curve in curves.items() if curve.edges == edges}
     means: dict[Variant, tuple[LossCurve, int]] = {}
-    for variant in board.variants:
-        by_class = [
-            [curves[r.cell.id] for r in board.cell_records(variant, t) if r.cell.id in curves] for t in board.targets
+    for row in numbers.rows:
+        groups = [
+            [kept[r.cell.id] for r in numbers.sound(row, target) if r.cell.id in kept] for target in numbers.targets
         ]
-        by_class = [kept for group in by_class if (kept := [curve for curve in group if curve.edges == edges])]
-        if by_class:
-            forget = np.mean([np.mean([curve.forget for curve in group], axis=0) for group in by_class], axis=0)
-            retain = np.mean([np.mean([curve.retain for curve in group], axis=0) for group in by_class], axis=0)
-            means[variant] = LossCurve(edges, forget, retain), sum(map(len, by_class))
+        if by_class := [group for group in groups if group]:
+            forget, retain = (
+                np.mean([np.mean([getattr(curve, side) for curve in group], axis=0) for group in by_class], axis=0)
+                for side in SIDES
+            )
+            means[row] = LossCurve(edges, forget, retain), sum(map(len, by_class))
     return means

@@ -10,7 +10,7 @@ import importlib.resources
 import io
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources.abc import Traversable
@@ -75,6 +75,13 @@ class Source:
     def by_class(self, method: str, metric: str) -> dict[int, float]:
         """Return {forget class: printed value} of the main tables; empty where nothing is printed."""
         return {int(row.forget_class): row.value for row in self.metrics.get(metric, []) if row.method == method}
+
+    def quotient(self, above: Sequence[str], below: Sequence[str]) -> float | None:
+        """Return the mean of one printed (method, metric) over that of another, over the classes that both have."""
+        terms = [self.by_class(*term) for term in (above, below)]
+        common = terms[0].keys() & terms[1].keys()
+        means = [statistics.fmean(term[c] for c in common) if common else 0.0 for term in terms]
+        return means[0] / means[1] if means[1] else None
 
     def printed(self, method: str, metric: str, statistic: str) -> Row | None:
         """Return the printed mean or standard deviation over classes."""

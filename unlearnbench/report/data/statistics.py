@@ -280,6 +280,12 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     return float(below + up_to) / (2 * len(positives) * len(negatives))
 
 
+def score_interval(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a binomial share, 0 to 1, of n samples."""
+    low, high = _score_intervals(np.array(share), np.array(float(n)), stdtrit(np.inf, (1 + level) / 2))
+    return float(low), float(high)
+
+
 def _score_intervals(shares: Numbers, n: Numbers, quantile: Numbers) -> tuple[Numbers, Numbers]:
     """Return Wilson's intervals with any quantile; each holds the share itself and stays within 0..1."""
     shrink = 1 + quantile**2 / n

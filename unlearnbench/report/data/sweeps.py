@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import Measure, Value, Variant, short
 from unlearnbench.store.cell import Seeds, Target
@@ -32,11 +33,16 @@ class Sweep:
     setting: str
     lines: tuple[SweepLine, ...]
     cells: Cells  # of all variants of the method: each should have them all
+    numbers: Numbers  # of all rows, over the classes of these cells
 
     @property
     def values(self) -> list[float]:
         """Every value of the setting, sorted."""
         return sorted({value for line in self.lines for value in line.values})
+
+    def mean(self, row: Variant, measure: Measure) -> Value:
+        """Return a row's mean over the forget classes of the sweep, with its gap."""
+        return replace(self.numbers.mean(row, measure, interval=False), expected=len(self.cells))
 
 
 def find_sweeps(board: Board) -> list[Sweep]:
@@ -57,11 +63,12 @@ def _sweeps(board: Board, records: Sequence[Record]) -> Iterator[Sweep]:
     swept = [name for name in named if len({canonical_json(s.get(name)) for s in settings.values()}) > 1]
     cells = frozenset((r.cell.target, r.cell.seeds) for r in board.records if r.cell.method == method)
     title = short(records[-1].method.get("title", method))
+    numbers = board.numbers.sel(targets={target for target, _ in cells})
     for name in swept:
         if all(_is_number(chosen.get(name)) for chosen in settings.values()):
             lines = tuple(_lines(settings, name, [other for other in swept if other != name]))
             if any(len(line.values) > 1 for line in lines):
-                yield Sweep(title, short(name), lines, cells)
+                yield Sweep(title, short(name), lines, cells, numbers)
 
 
 def _is_number(value: object) -> bool:
@@ -89,9 +96,3 @@ def _order(value: Any) -> tuple[float, str]:
 def spell(value: object) -> str:
     """Return a setting's value in its shortest form: 10, 0.00025, True."""
     return f"{value:.12g}" if _is_number(value) else short(value)
-
-
-def mean_over(board: Board, variant: Variant, measure: Measure, cells: Cells) -> Value:
-    """Return the mean of a variant over the forget classes of given cells, with its gap."""
-    mean = board.bare_mean(variant, measure, {target for target, _ in cells})
-    return replace(mean, expected=len(cells))

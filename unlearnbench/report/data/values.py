@@ -22,7 +22,7 @@ class Measure:
     unit: str
     better: str  # "lower", "higher" or "neither"
     format: str
-    aspect: str  # "forgetting", "retention", "judging", "robustness" or "cost"
+    aspect: str  # "forgetting", "retention", "judging", "robustness", "curve" (of an attack) or "cost"
     headline: bool = False
     phases: tuple[str, ...] = ()  # phases that a cost sums over; disturbances there affect it
 
@@ -37,9 +37,14 @@ class Measure:
         return " ".join([self.title, *([f"({self.unit})"] if self.unit else []), self.arrow]).rstrip()
 
     @property
+    def is_cost(self) -> bool:
+        """Whether it is a cost, not a metric."""
+        return self.aspect == "cost"
+
+    @property
     def is_share(self) -> bool:
         """Whether its values are percentages of samples."""
-        return self.unit == "%" and self.aspect != "cost"
+        return self.unit == "%" and self.aspect not in ("cost", "curve")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import io
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.front import undominated
+from unlearnbench.report.data.values import Variant
 from unlearnbench.report.figures.heatmaps import confusion, heatmaps
 from unlearnbench.report.figures.images import samples, samples_overview
 from unlearnbench.report.figures.phases import phases
@@ -61,7 +62,8 @@ FIGURE_WORDS = {
 }
 
 
-FIGURES: Mapping[str, Callable[[Board, Canvas | None], Canvas | None]] = {
+# each draws some rows of a board, into a part of a figure or a new one
+FIGURES: Mapping[str, Callable[[Board, Sequence[Variant], Canvas | None], Canvas | None]] = {
     "tradeoff": tradeoff,
     "pareto": pareto,
     "sweep": sweep,
@@ -89,7 +91,7 @@ def draw(board: Board, name: str) -> Drawn:
     """Return {ending: bytes} of a figure of a board, as .png and .pdf; empty if the board has nothing to draw."""
     with own_style():
         plt.switch_backend("Agg")  # which needs no screen
-        figure = FIGURES[name](board if name in WHOLE else few_rows(board), None)
+        figure = FIGURES[name](board, board.variants if name in WHOLE else few_rows(board), None)
         if not isinstance(figure, Figure):
             return {}
         dpi = min(DPI, MOST_PIXELS / max(figure.get_size_inches()))
@@ -105,17 +107,18 @@ def draw(board: Board, name: str) -> Drawn:
     return {"png": png.getvalue(), "pdf": pdf.getvalue()}
 
 
-def few_rows(board: Board) -> Board:
-    """Return a board with MOST_DRAWN rows at most, as more styles cannot be distinguished.
+def few_rows(board: Board) -> Sequence[Variant]:
+    """Return MOST_DRAWN rows at most, as more styles cannot be distinguished.
 
     References come first, then rows that are not dominated in forgetting, retention and cost, so that every row drawn
     as dominated appears with a row that dominates it.
     """
     if len(board.variants) <= MOST_DRAWN:
-        return board
+        return board.variants
     best = undominated(board)
     order = sorted(board.variants, key=lambda variant: (variant.role == "method") + (variant not in best))
-    return board.narrowed(order[:MOST_DRAWN])
+    kept = set(order[:MOST_DRAWN])
+    return [variant for variant in board.variants if variant in kept]
 
 
 class Drawing:

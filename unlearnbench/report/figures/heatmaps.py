@@ -45,12 +45,12 @@ HEATMAPS_ACROSS = 2  # panels side by side
 MOST_WRITTEN = 14  # forget classes whose numbers are written into a heat map
 
 
-def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def heatmaps(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """One panel per headline metric: methods down, forget classes across; words where there is no number.
 
     As many as a page holds; the HTML page has one of every metric.
     """
-    rows = board.variants[:MOST_ROWS]
+    rows = shown[:MOST_ROWS]
     across = HEATMAPS_ACROSS if len(board.targets) <= MOST_WRITTEN else 1
     names, left = names_of(variant.label for variant in rows)
     ticks = class_ticks([board.name_of(target) for target in board.targets], (PAGE - left) / across - 0.1)
@@ -71,7 +71,7 @@ def heatmaps(board: Board, parent: Canvas | None = None) -> Canvas | None:
 
 
 def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Measure, ticks: ClassTicks) -> None:
-    values = [[board.value(variant, t, measure) for t in board.targets] for variant in rows]
+    values = [[board.numbers.cell(variant, t, measure, interval=False) for t in board.targets] for variant in rows]
     numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
     written = len(board.targets) <= MOST_WRITTEN and len(rows) <= MOST_ROWS // 2
     texts = [[_short(value, measure) for value in row] for row in values] if written else []
@@ -127,9 +127,9 @@ def _draw_matrix(
     return mesh
 
 
-def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def confusion(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
-    rows = ((variant, confusion_sides(board, variant)) for variant in board.variants)
+    rows = ((variant, confusion_sides(board.numbers, variant)) for variant in shown)
     confusions = dict(islice(((variant, sides) for variant, sides in rows if sides is not None), MOST_CONFUSIONS))
     if not confusions:
         return None
@@ -154,9 +154,9 @@ def confusion(board: Board, parent: Canvas | None = None) -> Canvas | None:
             axes.set_aspect("equal")
             axes.tick_params(labelsize=SMALL, pad=0)
         pair[0].set_title(fold(variant.label, max(8, int(side / LETTER))), fontsize=SMALL + 1, pad=2)
-    places, shown = across.places(classes)
+    places, named = across.places(classes)
     for axes in grid.flat:
-        axes.set_xticks([*places, classes + 0.5], [*shown, "x"], rotation=90 if across.upright else 0)
+        axes.set_xticks([*places, classes + 0.5], [*named, "x"], rotation=90 if across.upright else 0)
     grid[0][0].set_yticks([k + 0.5 for k in range(0, classes, down)], across.names[:classes:down])
     for k, axes in enumerate(grid[:, 0]):
         axes.set_ylabel("others, requested" if k % 2 else "forgotten, requested", fontsize=SMALL + 1)

@@ -60,8 +60,8 @@ def _strip(picture: Image.Image, most: int | None = None) -> NDArray[np.uint8]:
 
 def _pictured(board: Board, variant: Variant, target: Target) -> tuple[Record, dict[str, Image.Image]] | None:
     """Return the first record with readable pictures, including those of the forget class."""
-    for record in board.cell_records(variant, target):
-        if record.cell.id in board.ok_ids and "forget" in record.images:
+    for record in board.numbers.sound(variant, target):
+        if "forget" in record.images:
             strips = {stream: read_strip(entry) for stream, entry in record.images.items()}
             read = {stream: strip[1] for stream, strip in strips.items() if strip is not None}
             if len(read) == len(strips):
@@ -69,10 +69,10 @@ def _pictured(board: Board, variant: Variant, target: Target) -> tuple[Record, d
     return None
 
 
-def samples(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def samples(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """Samples of one forget class and of one retained class, methods down; a column is one initial noise."""
     for target in board.targets:
-        pictured = [(v, *pair) for v in board.variants if (pair := _pictured(board, v, target)) is not None]
+        pictured = [(v, *pair) for v in shown if (pair := _pictured(board, v, target)) is not None]
         if pictured:
             break
     else:
@@ -84,12 +84,12 @@ def samples(board: Board, parent: Canvas | None = None) -> Canvas | None:
     return _strip_grid([variant.label for variant, *_ in pictured], strips, headers, parent)
 
 
-def samples_overview(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def samples_overview(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """The first samples of the first forget classes, methods down, forget classes across."""
-    pictured = {(v, t): pair for v in board.variants for t in board.targets if (pair := _pictured(board, v, t))}
+    pictured = {(v, t): pair for v in shown for t in board.targets if (pair := _pictured(board, v, t))}
     if not pictured:
         return None
-    variants = [v for v in board.variants if any(key[0] == v for key in pictured)]
+    variants = [v for v in shown if any(key[0] == v for key in pictured)]
     targets = [t for t in board.targets if any(key[1] == t for key in pictured)][:MOST_CLASSES_PICTURED]
     strips = [
         [_strip(pictured[v, t][1]["forget"], SAMPLES_PER_CLASS) if (v, t) in pictured else None for t in targets]

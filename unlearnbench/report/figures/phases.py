@@ -1,11 +1,14 @@
 """Figure of where the time of a cell goes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.cost import PHASES
 from unlearnbench.report.data.styles import COLOURS
+from unlearnbench.report.data.values import Variant
 from unlearnbench.report.figures.style import (
     COLUMN,
     MOST_LETTERS,
@@ -21,9 +24,9 @@ from unlearnbench.report.figures.style import (
 PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # fixes the colour of each phase
 
 
-def phases(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def phases(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """Mean seconds per cell in each phase, stacked; reused priors at their original cost."""
-    frame = _phase_frame(board)[:MOST_ROWS]
+    frame = _phase_frame(board, shown)[:MOST_ROWS]
     if frame.empty:
         return None
     width = COLUMN if max(len(label) for label in frame.index) <= MOST_LETTERS // 3 else PAGE
@@ -46,7 +49,9 @@ def phases(board: Board, parent: Canvas | None = None) -> Canvas | None:
     return figure
 
 
-def _phase_frame(board: Board) -> pd.DataFrame:
+def _phase_frame(board: Board, shown: Sequence[Variant]) -> pd.DataFrame:
     """Return a row per variant and a column per phase that any cell has."""
-    frame = pd.DataFrame.from_dict(board.phase_seconds, orient="index")
+    seconds = board.phase_seconds
+    rows = {row.label: seconds[row.label] for row in shown if row.label in seconds}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
     return frame[[phase for phase in PHASES if phase in frame]].fillna(0.0)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.curves import attack_curves, mean_curve
 from unlearnbench.report.data.styles import Style
@@ -26,12 +27,13 @@ COLUMNS, MOST_CURVES = 3, 4  # panels beside each other: of attacks, of curves
 SHIFT = 0.17  # offset of the marks before and after, in rows
 
 
-def robustness(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def robustness(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """One panel per attack: forgetting before and after it, methods down, the gold standard after it as a band."""
     part = board.attacked
-    if part is None or not part.robustness:
+    if part is None:
         return None
-    measures, before, rows = part.robustness, part.headline("forgetting"), part.variants[:MOST_ROWS]
+    measures, before = board.robustness, board.headline("forgetting")
+    rows = [row for row in shown if row in part.rows][:MOST_ROWS]
     columns = min(COLUMNS, len(measures))
     lines = -(-len(measures) // columns)
     names, _ = names_of(variant.label for variant in rows)
@@ -51,13 +53,13 @@ def robustness(board: Board, parent: Canvas | None = None) -> Canvas | None:
 
 
 def _draw_attack(
-    axes: Axes, board: Board, part: Board, rows: Sequence[Variant], before: Measure | None, measure: Measure
+    axes: Axes, board: Board, part: Numbers, rows: Sequence[Variant], before: Measure | None, measure: Measure
 ) -> None:
     """Draw one panel: two marks for each row, and the gold standard's number as a line in its interval."""
     for row, variant in enumerate(rows):
-        after, style = part.over_classes(variant, measure), board.styles[variant.label]
+        after, style = part.mean(variant, measure), board.styles[variant.label]
         if before is not None:
-            _draw_mark(axes, part.over_classes(variant, before), row - SHIFT, style, filled=False)
+            _draw_mark(axes, part.mean(variant, before), row - SHIFT, style, filled=False)
         _draw_mark(axes, after, row + SHIFT, style, filled=True)
         if variant.role == "gold" and after.number is not None:
             axes.axvline(after.number, color="black", linewidth=0.9, linestyle="--", zorder=1)
@@ -78,15 +80,15 @@ def _draw_mark(axes: Axes, value: Value, y: float, style: Style, *, filled: bool
     )  # fmt: skip
 
 
-def relearning(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def relearning(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """One panel per choice of images: what is forgotten along the steps of fine-tuning, a line per method."""
     part = board.attacked
-    attacks = {} if part is None else attack_curves(part)
-    if part is None or not attacks:
+    attacks = {} if part is None else attack_curves(part.sel(rows=shown), board.robustness)
+    if not attacks:
         return None
     across = min(len(attacks), MOST_CURVES)
     lines = -(-len(attacks) // across)
-    labels = [variant.label for variant in part.variants]
+    labels = [row.label for row in shown if any(row in rows for rows in attacks.values())]
     figure = canvas(parent, (PAGE, 1.9 * lines + legend_height(labels, PAGE)))
     panels = list(figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True).flat)
     for axes, (measure, rows) in zip(panels, attacks.items(), strict=False):

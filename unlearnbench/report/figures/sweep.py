@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.styles import COLOURS, SHAPES
-from unlearnbench.report.data.sweeps import Sweep, SweepLine, find_sweeps, mean_over, spell
+from unlearnbench.report.data.sweeps import Sweep, SweepLine, find_sweeps, spell
 from unlearnbench.report.data.values import Measure, Value, Variant, spell_number
 from unlearnbench.report.figures.style import (
     COLUMN,
@@ -34,7 +34,7 @@ REFERENCE_MARKERS, DASHES = "x+12", ("--", ":", "-.", (0, (5, 1)))
 OFFSETS = ((5, 4, "left"), (-5, -9, "right"), (5, -9, "left"), (-5, 4, "right"))  # of value marks, by line; points
 
 
-def sweep(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def sweep(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """Per swept setting: forgetting against retention along its values, and each of the two against the value."""
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
     sweeps = find_sweeps(board)
@@ -58,14 +58,14 @@ def _draw_sweep(block: SubFigure, board: Board, one: Sweep, forgetting: Measure,
     spans: dict[str, list[Value]] = {"forgetting": [], "retention": []}
     for index, (line, colour) in enumerate(zip(one.lines, palette, strict=True)):
         style = {"color": colour, "marker": SHAPES[index % len(SHAPES)], "markersize": 3.5, "linewidth": 1.0}
-        ys = [mean_over(board, variant, forgetting, one.cells) for variant in line.variants]
-        xs = [mean_over(board, variant, retention, one.cells) for variant in line.variants]
+        ys = [one.mean(variant, forgetting) for variant in line.variants]
+        xs = [one.mean(variant, retention) for variant in line.variants]
         _draw_trajectory(panels["both"], line, xs, ys, style | {"label": line.label or one.title}, index)
         for name, values in (("forgetting", ys), ("retention", xs)):
             _draw_profile(panels[name], [one.values.index(value) for value in line.values], values, style)
             spans[name] += values
     references = {
-        variant: (mean_over(board, variant, retention, one.cells), mean_over(board, variant, forgetting, one.cells))
+        variant: (one.mean(variant, retention), one.mean(variant, forgetting))
         for variant in board.variants
         if variant.role == "reference"
     }

@@ -26,13 +26,13 @@ from unlearnbench.report.figures.sweep import DASHES
 MOST_LOSSES = 3  # pairs of panels that one page holds
 
 
-def timesteps(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def timesteps(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """Denoising loss by timestep, on the forget class and on retained classes, one line per variant."""
-    curves = mean_curves(board)
+    curves = mean_curves(board.numbers.sel(rows=shown))
     if not curves:
         return None
     rows = _loss_rows(list(curves))[:MOST_LOSSES]
-    expected = len(board.targets) * len(board.replicates)
+    expected = board.numbers.expected
     lengths = [1.9 + legend_height([variant.label + " (9/10)" for variant in row], PAGE) for row in rows]
     figure = canvas(parent, (PAGE, sum(lengths) + 0.1))
     blocks = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=lengths)[:, 0]

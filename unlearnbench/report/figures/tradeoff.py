@@ -27,13 +27,13 @@ GREY = (0.72, 0.72, 0.72)
 PAIRS = ((1, 0), (2, 0), (2, 1))  # (x, y) of the panels: indices of (forgetting, retention, cost)
 
 
-def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def tradeoff(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """Forgetting against retention with run time as size: a dot per forget class, a ringed mark for the mean."""
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
     if forgetting is None or retention is None:
         return None
     total = next(measure for measure in board.costs if measure.key == "total")
-    means = {v: [board.bare_mean(v, m) for m in (retention, forgetting, total)] for v in board.variants}
+    means = {v: [board.numbers.mean(v, m, interval=False) for m in (retention, forgetting, total)] for v in shown}
     means = {v: values for v, values in means.items() if all(value.number is not None for value in values)}
     if not means:
         return None
@@ -44,8 +44,8 @@ def tradeoff(board: Board, parent: Canvas | None = None) -> Canvas | None:
     dots = [
         (x, y, board.styles[variant.label].colour)
         for variant in means for target in board.targets
-        if (x := board.bare(variant, target, retention).number) is not None
-        and (y := board.bare(variant, target, forgetting).number) is not None
+        if (x := board.numbers.cell(variant, target, retention, interval=False).number) is not None
+        and (y := board.numbers.cell(variant, target, forgetting, interval=False).number) is not None
     ]  # fmt: skip
     xs, ys, costs = ([float(values[k].number or 0.0) for values in means.values()] for k in range(3))
     if dots:
@@ -76,9 +76,10 @@ def _tradeoff_label(variant: Variant, values: Sequence[Value], total: Measure) -
     return f"{variant.label} ({spell_number(values[2].number or 0.0, '.1f')} {total.unit}){least.gap}"
 
 
-def pareto(board: Board, parent: Canvas | None = None) -> Canvas | None:
+def pareto(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
     """Draw the three pairs of axes with intervals, the front of each pair as steps, dominated methods grey."""
-    placed, best, measures = places(board), undominated(board), axes_of(board)
+    best, measures = undominated(board), axes_of(board)
+    placed = {row: values for row, values in places(board).items() if row in shown}
     if len(placed) < 2:
         return None
     figure = canvas(parent, (PAGE, 2.2 + legend_height([variant.label for variant in placed], PAGE)))

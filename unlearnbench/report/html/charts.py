@@ -109,13 +109,13 @@ def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 52
     References have no comparable cost, so they are left out where an axis is one.
     """
     rows = [v for v in board.variants if v.role != "reference" or "cost" not in (x.aspect, y.aspect)]
-    means = {v: (board.over_classes(v, x), board.over_classes(v, y)) for v in rows}
+    means = {v: (board.numbers.mean(v, x), board.numbers.mean(v, y)) for v in rows}
     means = {v: pair for v, pair in means.items() if None not in (pair[0].number, pair[1].number)}
     if not means:
         return None
     singles = [
         (variant, board.name_of(target), values) for variant in means for target in board.targets
-        if None not in (values := (board.value(variant, target, x), board.value(variant, target, y)))
+        if None not in (values := [board.numbers.cell(variant, target, measure) for measure in (x, y)])
         and None not in (values[0].number, values[1].number)
     ]  # fmt: skip
     singles = singles if len(board.targets) > 1 and len(singles) <= MOST_DOTS else []
@@ -141,7 +141,7 @@ def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 52
 def relearning(board: Board) -> list[Chart]:
     """Return a chart per attack that has steps: what is forgotten along them, a line per row."""
     part = board.attacked
-    curves = {} if part is None else attack_curves(part)
+    curves = {} if part is None else attack_curves(part, board.robustness)
     return [_relearning_chart(measure, rows) for measure, rows in curves.items()]
 
 

@@ -69,7 +69,8 @@ def class_heatmap(board: Board, measure: Measure) -> Heatmap:
     """Return a measure per row and forget class, and its mean."""
     found = {
         variant: [
-            *[board.value(variant, target, measure) for target in board.targets], board.over_classes(variant, measure)
+            *[board.numbers.cell(variant, target, measure) for target in board.targets],
+            board.numbers.mean(variant, measure),
         ]
         for variant in board.variants
     }  # fmt: skip
@@ -87,12 +88,12 @@ def attack_heatmap(board: Board) -> Heatmap | None:
     part = board.attacked
     if part is None:
         return None
-    before = part.headline("forgetting")
-    measures = [*([before] if before else []), *part.robustness]
+    before = board.headline("forgetting")
+    measures = [*([before] if before else []), *board.robustness]
     names = [measure.title + (" before" if measure == before else "") for measure in measures]
     rows = []
-    for variant in part.variants:
-        values = [part.over_classes(variant, measure) for measure in measures]
+    for variant in part.rows:
+        values = [part.mean(variant, measure) for measure in measures]
         shades = [
             _shade(value, measure, *shares([value.number], measure))
             for value, measure in zip(values, measures, strict=True)
@@ -110,7 +111,7 @@ def verdicts(board: Board) -> list[Verdicts]:
     """Return the confusion matrices, of as many rows and classes as fit a page."""
     found = []
     for variant in board.variants[:MOST_CONFUSIONS]:
-        sides = confusion_sides(board, variant)
+        sides = confusion_sides(board.numbers, variant)
         if sides is None or len(sides[0]) > MOST_CLASSES:
             continue
         names = [class_name(number, board.class_names) for number in range(len(sides[0]))]

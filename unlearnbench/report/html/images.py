@@ -95,5 +95,4 @@ def pictures(board: Board, album: ImageBudget) -> tuple[list[Pictures], int]:
 
 
 def _pictured(board: Board, variant: Variant, target: Target) -> Record | None:
-    records = board.cell_records(variant, target)
-    return next((r for r in records if r.cell.id in board.ok_ids and "forget" in r.images), None)
+    return next((record for record in board.numbers.sound(variant, target) if "forget" in record.images), None)

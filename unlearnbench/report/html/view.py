@@ -148,8 +148,8 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     """Return the facts of the run: rows, targets, device, and so on, in a few words each."""
     methods = [variant for variant in board.variants if variant.role == "method"]
     others = [variant.label for variant in board.variants if variant.role != "method"]
-    expected = len(board.variants) * len(board.targets) * len(board.replicates)
-    sound = sum(record.cell.id in board.ok_ids for record in board.rows)
+    expected = len(board.variants) * board.numbers.expected
+    sound = len(board.numbers.sound_records)
     failed = len(board.failures())
     cells = f"{sound} of {expected} with numbers" + (f", {failed} failed" if failed else "")
     number = len({variant.method for variant in methods})
@@ -171,7 +171,7 @@ def _rules(protocol: Mapping[str, object], name: str) -> str:
 
 
 def _replicates(board: Board) -> str:
-    count = len(board.replicates)
+    count = len(board.seeds)
     return f"{count} {'seed' if count == 1 else 'seeds'}"
 
 

@@ -39,14 +39,15 @@ def _parts(name: str, title: str, measures: Sequence[Measure]) -> list[tuple[str
 
 def _per_class(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:
     columns = [(variant, measure) for variant in board.variants for measure in measures]
-    body = [[board.value(variant, t, measure) for variant, measure in columns] for t in board.targets]
-    overall = [board.over_classes(variant, measure) for variant, measure in columns]
+    body = [[board.numbers.cell(variant, t, measure) for variant, measure in columns] for t in board.targets]
+    overall = [board.numbers.mean(variant, measure) for variant, measure in columns]
     rows = [_target_name(t, board.class_names) for t in board.targets]
     return Table(
         name=name,
         title=title,
-        caption=f"{title}; 95 % is the mean's interval, std the sample standard deviation over classes. "
-        f"{board.caption(measures)}.",
+        caption=board.caption(
+            f"{title}; 95 % is the mean's interval, std the sample standard deviation over classes.", measures
+        ),
         corner="Class",
         rows=[*rows, "mean", "95 %", "std", "cells"],
         groups=[variant.label for variant, _ in columns],

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.board import Board
-from unlearnbench.report.data.statistics import auc, class_mean
-from unlearnbench.report.data.values import Measure, Value, target_name, variant_of
+from unlearnbench.report.data.values import Measure, Value, Variant, target_name, variant_of
 from unlearnbench.report.tables.table import Table
 from unlearnbench.store.records import Record
 
@@ -54,20 +54,28 @@ def _known(record: Record, measure: Measure) -> bool | None:
     return None if known is None else bool(known)
 
 
-def controls(board: Board) -> list[Record]:
-    """Return the records with numbers and a known outcome: controls, references and gold standards."""
-    found = [r for r in board.ok_records if r.method.get("truth") and not r.method.get("overrides")]
-    order = {"reference": 0, "gold": 1}
-    return sorted(found, key=lambda r: (order.get(str(r.method.get("role")), 2), variant_of(r).label.lower()))
+def controls(board: Board) -> Numbers:
+    """Return the numbers of the rows with a known outcome: controls, references and gold standards."""
+    return board.every.sel(rows={row for row in board.every.rows if _truth(board.every, row)})
+
+
+def _truth(numbers: Numbers, row: Variant) -> dict[str, bool]:
+    """Return {side: known outcome} of a row with the method's default settings; empty where nothing is known."""
+    for target in numbers.targets:
+        for record in numbers.sound(row, target):
+            return {} if record.method.get("overrides") else dict(record.method.get("truth") or {})
+    return {}
 
 
 def checks(board: Board) -> Iterator[Check]:
     """Yield every check that the records allow."""
-    for record in controls(board):
-        for measure in [*board.metrics, *board.robustness]:
-            entry, known = record.metrics.get(measure.key, {}), _known(record, measure)
-            if known is not None and entry.get("value") is not None and entry.get("boundary") is not None:
-                yield Check(record, measure, float(entry["value"]), float(entry["boundary"]), known)
+    known_rows = controls(board)
+    for row in known_rows.rows:
+        for record in [record for target in known_rows.targets for record in known_rows.sound(row, target)]:
+            for measure in [*board.metrics, *board.robustness]:
+                entry, known = record.metrics.get(measure.key, {}), _known(record, measure)
+                if known is not None and entry.get("value") is not None and entry.get("boundary") is not None:
+                    yield Check(record, measure, float(entry["value"]), float(entry["boundary"]), known)
 
 
 def untouched_alarms(record: Record) -> list[str]:
@@ -87,39 +95,37 @@ def check_tables(board: Board) -> list[Table]:
 
 
 def _controls_table(board: Board, made: Sequence[Check]) -> Table:
-    rows = list(dict.fromkeys(variant_of(check.record).label for check in made))
+    numbers = controls(board)
     measures = [m for m in [*board.metrics, *board.robustness] if any(check.measure == m for check in made)]
-    values = []
-    for row in rows:
-        own = [check for check in made if variant_of(check.record).label == row]
-        numbers = [
-            {
-                (check.record.cell.target, check.record.cell.seeds): check.value
-                for check in own
-                if check.measure == measure
-            }
-            for measure in measures
-        ]
-        known = [WORDS[side][truth] for side, truth in own[0].record.method["truth"].items()]
-        wrong = {check.record.cell.id for check in own if check.found != check.known}
-        cells = len({check.record.cell.id for check in own})
-        values.append([
-            Value(None, str(cells)), Value(None, ", ".join(known)),
-            *[Value(class_mean(found)) if found else Value(None) for found in numbers],
-            Value(None, f"WRONG in {len(wrong)}" if wrong else "as known"),
-        ])  # fmt: skip
+    checked: dict[str, list[Check]] = {}
+    for check in made:
+        checked.setdefault(variant_of(check.record).label, []).append(check)
+    rows = [row for row in numbers.rows if row.label in checked]
     return Table(
         name="controls",
         title="Controls",
-        caption="What is known of controls, and what metrics say: means over forget classes. "
-        f"{board.caption(measures, controls(board))}.",
+        caption=board.caption(
+            "What is known of controls, and what metrics say: means over forget classes.", measures, numbers
+        ),
         corner="Control",
-        rows=rows,
+        rows=[row.label for row in rows],
         groups=[""] * (len(measures) + 3),
         headers=["Cells", "Known", *[measure.header for measure in measures], "Side"],
         formats=["", "", *[measure.format for measure in measures], ""],
-        values=values,
+        values=[_control_row(numbers, row, measures, checked[row.label]) for row in rows],
     )
+
+
+def _control_row(numbers: Numbers, row: Variant, measures: Sequence[Measure], made: Sequence[Check]) -> list[Value]:
+    known = [WORDS[side][truth] for side, truth in _truth(numbers, row).items()]
+    wrong = {check.record.cell.id for check in made if check.found != check.known}
+    asked = {check.measure for check in made}
+    means = [numbers.mean(row, measure, interval=False).number if measure in asked else None for measure in measures]
+    return [
+        Value(None, str(len({check.record.cell.id for check in made}))), Value(None, ", ".join(known)),
+        *[Value(mean) for mean in means],
+        Value(None, f"WRONG in {len(wrong)}" if wrong else "as known"),
+    ]  # fmt: skip
 
 
 def _validation_tables(board: Board) -> list[Table]:
@@ -127,17 +133,15 @@ def _validation_tables(board: Board) -> list[Table]:
 
     None where all controls are of one kind.
     """
-    rows, values = [], []
+    numbers, rows, values = controls(board), [], []
     for measure in board.metrics:
-        sides: dict[bool, list[float]] = {True: [], False: []}
-        for record in controls(board):
-            known, value = record.method["truth"].get(measure.aspect), record.metrics.get(measure.key, {}).get("value")
-            if known is not None and value is not None:
-                sides[bool(known)].append(float(value) if measure.better == "higher" else -float(value))
-        if measure.better != "neither" and all(sides.values()):
+        known = {row: _truth(numbers, row).get(measure.aspect) for row in numbers.rows}
+        sides = [[row for row, truth in known.items() if truth is side] for side in (True, False)]
+        counts = [sum(len(numbers.numbers(row, measure)) for row in side) for side in sides]
+        if measure.better != "neither" and all(counts):
             rows.append(measure.header)
-            counts = [Value(None, str(len(sides[side]))) for side in (True, False)]
-            values.append([Value(None, measure.aspect), Value(auc(sides[True], sides[False])), *counts])
+            cells = [Value(None, str(count)) for count in counts]
+            values.append([Value(None, measure.aspect), Value(numbers.auc(measure, *sides)), *cells])
     words = (
         "AUC is the probability that a control cell which forgets (or retains, as the side is) has a better value than "
         "one which does not, ties half: 1 separates them, 0.5 says nothing, 0 is upside down. Every cell counts alike."
@@ -145,7 +149,7 @@ def _validation_tables(board: Board) -> list[Table]:
     table = Table(
         name="validation",
         title="How well each metric separates the controls",
-        caption=f"{words} {board.caption(board.metrics, controls(board))}.",
+        caption=board.caption(words, board.metrics, numbers),
         corner="Metric",
         rows=rows,
         groups=[""] * 4,

@@ -13,7 +13,7 @@ def cost_table(board: Board) -> Table:
     """Return what each variant cost: means over forget classes, without columns that are empty in every row."""
     variants, shown = board.variants, {}
     for measure in board.cost.detailed:
-        column = [replace(board.over_classes(variant, measure), spread=None) for variant in variants]
+        column = [replace(board.numbers.mean(variant, measure), spread=None) for variant in variants]
         if any(value.number is not None for value in column):
             shown[measure] = column
     ranked = [[_rank(board, variant) for variant in variants]] if board.ranks else []
@@ -21,9 +21,7 @@ def cost_table(board: Board) -> Table:
     return Table(
         name="cost",
         title="Cost",
-        caption=" ".join(
-            ["Means over forget classes.", *_cost_words(board, shown), f"{board.caption(board.headlines)}."]
-        ),
+        caption=board.caption(" ".join(["Means over forget classes.", *_cost_words(board, shown)])),
         corner="Method",
         rows=[variant.label for variant in variants],
         groups=[""] * len(columns),
@@ -38,7 +36,7 @@ def _rank(board: Board, variant: Variant) -> Value:
     """Return a variant's rank by run time, with the marks of its run time."""
     if variant not in board.ranks:
         return Value(None)
-    rte = board.over_classes(variant, board.costs[0])
+    rte = board.numbers.mean(variant, board.costs[0], interval=False)
     return Value(board.ranks[variant], disturbed=rte.disturbed)
 
 

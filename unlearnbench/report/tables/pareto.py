@@ -18,9 +18,10 @@ def pareto_tables(board: Board) -> list[Table]:
         Table(
             name="pareto",
             title="Forgetting, retention and cost",
-            caption=(
-                "Means over forget classes with 95 % intervals. Dominated: another method is at least as good in all "
-                f"three and better in one, by the means. {board.caption(measures)}."
+            caption=board.caption(
+                "Mean over forget classes [95 % interval]. Dominated: another method is at least as good in all three "
+                "and better in one, by the means.",
+                measures,
             ),
             corner="Method",
             rows=[variant.label for variant in placed],

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.published import STATISTICS, Footnote, Row, Source, footnotes
-from unlearnbench.report.data.values import MARK, Measure, Value, Variant
+from unlearnbench.report.data.statistics import score_interval
+from unlearnbench.report.data.values import Measure, Value, Variant
 from unlearnbench.report.tables.table import Table
 from unlearnbench.store.cell import Target
 from unlearnbench.store.records import Record
@@ -62,31 +63,52 @@ class Side:
     def ok_records(self, method: str, forget_class: int) -> list[Record]:
         """Return the records with numbers of a method's default settings, one per seed."""
         variant = self.variants[method]
-        records = self.board.cell_records(variant, Target((forget_class,))) if variant else []
-        return [record for record in records if record.cell.id in self.board.ok_ids]
+        return self.board.numbers.sound(variant, Target((forget_class,))) if variant else []
+
+    def measure(self, metric: str) -> Measure | None:
+        """Return our measure of a published metric; None where no cell has it."""
+        facts = self.source.facts["metrics"][metric]
+        if "cost" in facts:
+            return next(cost for cost in self.board.costs if cost.key == facts["cost"])
+        return self.board.numbers.metric(facts["metric"])
 
     def value(self, method: str, metric: str, forget_class: int) -> Value:
         """Return the mean over seeds in the source's unit, or a word for why there is none."""
-        variant = self.variants.get(method)
+        variant, measure = self.variants.get(method), self.measure(metric)
         if variant is None:
             swept = any(other.method == method for other in self.board.variants)
             word = "only changed settings" if swept else "no record"
-            return Value(None, word, ok=0, expected=len(self.board.replicates))
-        facts = self.source.facts["metrics"][metric]
-        measure = Measure(facts.get("metric", ""), "", "", "lower", "", "")  # a board reads a metric by its key alone
-        if "cost" in facts:
-            measure = next(cost for cost in self.board.costs if cost.key == facts["cost"])
-        value = self.board.bare(variant, Target((forget_class,)), measure)
+            return Value(None, word, ok=0, expected=len(self.board.seeds))
+        target, numbers = Target((forget_class,)), self.board.numbers
+        if measure is None:
+            return Value(
+                None, "n/a" if numbers.cells(variant, target) else "no record", ok=0, expected=len(numbers.seeds)
+            )
+        value = numbers.cell(variant, target, measure, interval=False)
         if value.number is None:
             return replace(value, word="no record" if value.word == "-" else value.word)
+        return self._scaled(value, metric, measure)
+
+    def mean(self, method: str, metric: str, classes: Iterable[int]) -> Value:
+        """Return the mean over some classes in the source's unit, with its standard deviation; no number for none."""
+        variant, measure = self.variants.get(method), self.measure(metric)
+        if variant is None or measure is None:
+            return Value(None)
+        numbers = self.board.numbers.sel(targets=[Target((c,)) for c in classes])
+        return self._scaled(numbers.mean(variant, measure, interval=False), metric, measure)
+
+    def _scaled(self, value: Value, metric: str, measure: Measure) -> Value:
         unit = next((row.unit for row in self.source.metrics.get(metric, [])), "")
-        return replace(value, number=value.number * SCALE.get((measure.unit, unit), 1.0))
+        factor = SCALE.get((measure.unit, unit), 1.0)
+        number, spread = (None if part is None else factor * part for part in (value.number, value.spread))
+        return replace(value, number=number, spread=spread)
 
     def samples(self, method: str, metric: str, forget_class: int) -> int:
         """Return the number of samples behind a metric's mean over seeds."""
-        name = self.source.facts["metrics"][metric]["metric"]
-        entries = [record.metrics.get(name, {}) for record in self.ok_records(method, forget_class)]
-        return sum(int(entry["n"]) for entry in entries if entry.get("value") is not None)
+        variant, measure = self.variants.get(method), self.measure(metric)
+        if variant is None or measure is None:
+            return 0
+        return self.board.numbers.total_samples(variant, Target((forget_class,)), measure)
 
     def obstacles(self, method: str, metric: str, forget_class: int) -> dict[str, str]:
         """Return {reason: its details} why our number is not comparable to the printed one; empty if it is."""
@@ -132,15 +154,8 @@ def share_interval(p1: float, n1: int, p2: float, n2: int) -> tuple[float, float
 
     Newcombe's method 10 (1998), from Wilson's intervals: it stays within [-1, 1] and has width at shares of 0 or 1.
     """
-    (low1, high1), (low2, high2) = _wilson(p1, n1), _wilson(p2, n2)
+    (low1, high1), (low2, high2) = score_interval(p1, n1), score_interval(p2, n2)
     return p1 - p2 - math.hypot(p1 - low1, high2 - p2), p1 - p2 + math.hypot(high1 - p1, p2 - low2)
-
-
-def _wilson(p: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a binomial share."""
-    z = statistics.NormalDist().inv_cdf(0.975)
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
 def obstacles_of(record: Record, source: Source, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -179,7 +194,7 @@ def _default_variant(board: Board, method: str) -> Variant | None:
     found: list[tuple[str, str, Variant]] = []
     for variant in board.variants:
         if variant.method == method:
-            records = [record for t in board.targets for record in board.cell_records(variant, t)]
+            records = [record for t in board.targets for record in board.numbers.cells(variant, t)]
             if any(_is_default(record) for record in records):
                 newest = max(str(record.provenance.get("started_utc", "")) for record in records)
                 found.append((newest, variant.settings, variant))
@@ -206,9 +221,10 @@ def claims_table(side: Side) -> Table:
     return Table(
         name=f"compare-{side.source.name}-claims",
         title="Claims that do not depend on the device",
-        caption=f"Each ratio is one of means over the classes that both methods have, seeds averaged; cells counts the "
-        f"records behind it. What depends on the implementation tells how a method is coded, not only what it is. "
-        f"{side.board.caption()}.",
+        caption=side.board.caption(
+            "Each ratio is one of means over the classes that both methods have, seeds averaged; cells counts the "
+            "records behind it. What depends on the implementation tells how a method is coded, not only what it is."
+        ),
         corner="Ratio",
         rows=[claim["label"] for claim in claims],
         groups=[""] * 9,
@@ -231,21 +247,24 @@ def claims_table(side: Side) -> Table:
 def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[Value]:
     """Return the values of one claim's row; the claim is a `ratio` a / b or a `saving` 1 - a / b in percent."""
     source = side.source
-    above, below = terms = claim.get("ratio") or claim["saving"]
-    facts = source.facts["metrics"][above[1]]
-    printed, _ = quotient(source.by_class(*above), source.by_class(*below))
-    ours = [{c: side.value(method, metric, c) for c in _classes(source)} for method, metric in terms]
-    measured, common = quotient(*[{c: v.number for c, v in term.items() if v.number is not None} for term in ours])
+    terms = claim.get("ratio") or claim["saving"]
+    facts = source.facts["metrics"][terms[0][1]]
+    printed = source.quotient(*terms)
+    common = [
+        c for c in _classes(source) if all(side.value(method, metric, c).number is not None for method, metric in terms)
+    ]
+    means = [side.mean(method, metric, common) for method, metric in terms]
+    above, below = ((mean.number or 0.0) if common else 0.0 for mean in means)
+    measured = above / below if below else None
     claimed = claim["value"] if "ratio" in claim else 1 - claim["value"] / 100
     verdict, reasons = _judge_claim(side, claim, measured, common)
-    mark = MARK if any(term[c].mark for term in ours for c in common) else ""
     about = [(method, metric, statistic) for method, metric in terms for statistic in STATISTICS]
     words = [
         claim["claim"],
         spell_quotient(claim, claimed, 0),
         facts.get("unprinted", "-") if printed is None else spell_quotient(claim, printed, 1),
-        "-" if measured is None else spell_quotient(claim, measured, 1) + mark,
-        str(sum(term[c].ok for term in ours for c in common)),
+        "-" if measured is None else spell_quotient(claim, measured, 1) + max(mean.mark for mean in means),
+        str(sum(mean.ok for mean in means) if common else 0),
         verdict,
         ", ".join(reasons),
         " and ".join(claim["depends_on"]),
@@ -272,13 +291,6 @@ def _judge_claim(
     return ("agrees" if claimed / factor <= measured <= claimed * factor else "differs"), []
 
 
-def quotient(above: Mapping[int, float], below: Mapping[int, float]) -> tuple[float | None, list[int]]:
-    """Return mean / mean over the classes both have, and these classes; None where there is no such number."""
-    common = sorted(above.keys() & below.keys())
-    divisor = statistics.fmean(below[c] for c in common) if common else 0.0
-    return (statistics.fmean(above[c] for c in common) / divisor if divisor else None), common
-
-
 def spell_quotient(claim: Mapping[str, Any], quotient: float, decimals: int) -> str:
     """Return a quotient a / b as its claim states it: a ratio, or the percentage saved."""
     return f"{quotient:.{decimals}f}x" if "ratio" in claim else f"{100 * (1 - quotient):.{decimals}f} %"
@@ -296,8 +308,10 @@ def overview_table(side: Side, rows: Sequence[Comparison]) -> Table:
     return Table(
         name=f"compare-{side.source.name}-overview",
         title="Overview",
-        caption=f"Mean ± sample standard deviation over forget classes: as printed, recomputed from the printed class "
-        f"rows, and measured; then the number of classes by verdict. {side.board.caption()}.",
+        caption=side.board.caption(
+            "Mean ± sample standard deviation over forget classes: as printed, recomputed from the printed class rows, "
+            "and measured; then the number of classes by verdict."
+        ),
         corner="Metric and method",
         rows=[_overview_label(side.source, group) for group in groups.values()],
         groups=[""] * 9,
@@ -317,15 +331,16 @@ def _overview_label(source: Source, group: Sequence[Comparison]) -> str:
 def _overview_row(side: Side, group: Sequence[Comparison]) -> list[Value]:
     row = group[0].row
     printed = [side.source.printed(row.method, row.metric, statistic) for statistic in STATISTICS]
-    numbers = [item.measured.number for item in group if item.measured.number is not None]
+    mean = side.mean(row.method, row.metric, [int(item.row.forget_class) for item in group])
     ok, expected = (sum(getattr(item.measured, count) for item in group) for count in ("ok", "expected"))
     gap = "" if ok == expected else f" ({ok}/{expected})"
-    mark = MARK if any(item.measured.mark for item in group) else ""
-    measured = _mean_and_std(numbers, row.decimals) + mark + gap if numbers else "-"
+    measured = "-" if mean.number is None else _mean_and_std(mean.number, mean.spread, row.decimals) + mean.mark + gap
+    own = [item.row.value for item in group]
+    recomputed = statistics.fmean(own), statistics.stdev(own) if len(own) > 1 else None
     about = [(row.method, row.metric, where) for where in (*STATISTICS, *(item.row.forget_class for item in group))]
     words = [
         " ± ".join(statistic.text for statistic in printed if statistic) or "-",
-        _mean_and_std([item.row.value for item in group], row.decimals),
+        _mean_and_std(*recomputed, row.decimals),
         measured,
         *[str(sum(item.verdict == verdict for item in group)) for verdict in VERDICTS],
         ", ".join(dict.fromkeys(reason for item in group for reason in item.reasons)),
@@ -333,9 +348,8 @@ def _overview_row(side: Side, group: Sequence[Comparison]) -> list[Value]:
     return [*[Value(None, word) for word in words], _spell_marks(_marks(side.notes, about))]
 
 
-def _mean_and_std(numbers: Sequence[float], decimals: int) -> str:
-    spread = f" ± {statistics.stdev(numbers):.{decimals}f}" if len(numbers) > 1 else ""
-    return f"{statistics.fmean(numbers):.{decimals}f}{spread}"
+def _mean_and_std(mean: float, spread: float | None, decimals: int) -> str:
+    return f"{mean:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
 
 
 def class_tables(side: Side, rows: Sequence[Comparison]) -> list[Table]:
@@ -352,8 +366,9 @@ def _class_table(side: Side, metric: str, rows: Sequence[Comparison]) -> Table:
     return Table(
         name=f"compare-{source.name}-{metric}".replace("_", "-"),
         title=title,
-        caption=f"{title}: as published and as measured, mean over seeds; difference is measured minus published. "
-        f"{side.board.caption()}.",
+        caption=side.board.caption(
+            f"{title}: as published and as measured, mean over seeds; difference is measured minus published."
+        ),
         corner="Method and class",
         rows=[f"{source.methods[row.row.method]} {row.row.forget_class}" for row in rows],
         groups=[""] * 6,
@@ -391,7 +406,20 @@ def reference_table(side: Side, twin: Side) -> Table:
         published = source.by_class(method, metric)
         columns = [{c: Value(published.get(c)) for c in classes}]
         columns += [{c: _dash(one.value(method, metric, c)) for c in classes} for one in (side, twin)]
-        gaps = [_from_mean(column, odd) for column in columns]
+        others = [c for c in classes if c != odd]
+        printed = [published[c] for c in others if c in published]
+        means = [
+            Value(statistics.fmean(printed) if printed else None, ok=len(printed), expected=len(others)),
+            *[
+                replace(
+                    one.mean(method, metric, others),
+                    ok=sum(column[c].number is not None for c in others),
+                    expected=len(others),
+                )
+                for one, column in zip((side, twin), columns[1:], strict=True)
+            ],
+        ]
+        gaps = [_from_mean(column, mean) for column, mean in zip(columns, means, strict=True)]
         values += [[column[c] for column in (*columns, *gaps)] for c in classes]
         values.append([*[_rank(column, odd) for column in columns], *[Value(None, "")] * 3])
         rows += [f"{title} {c}" for c in classes] + [f"{title} rank of class {odd}"]
@@ -401,9 +429,11 @@ def reference_table(side: Side, twin: Side) -> Table:
     return Table(
         name=f"compare-{source.name}-reference",
         title=facts["title"],
-        caption=f"{facts['text']}. Rank 1 is the lowest. {side.board.caption()}; beside it protocol "
-        f"{twin.cell.protocol}: reference {twin.board.records[-1].protocol.get('reference')}, records "
-        f"{twin.board.digest}.",
+        caption=side.board.caption(
+            f"{facts['text']}. Rank 1 is the lowest. Beside protocol {side.cell.protocol}, protocol "
+            f"{twin.cell.protocol}: reference {twin.board.records[-1].protocol.get('reference')}, digest "
+            f"{twin.board.digest}."
+        ),
         corner="Method and class",
         rows=rows,
         groups=[source.title(metric)] * 3 + [f"minus mean of all classes but {odd}:"] * 3,
@@ -414,14 +444,12 @@ def reference_table(side: Side, twin: Side) -> Table:
     )
 
 
-def _from_mean(column: Mapping[int, Value], odd: int) -> dict[int, Value]:
-    """Return each class's value minus the mean over all classes but the odd one; marked where some are missing."""
-    others = [value.number for c, value in column.items() if c != odd and value.number is not None]
-    expected = len(column.keys() - {odd})
+def _from_mean(column: Mapping[int, Value], mean: Value) -> dict[int, Value]:
+    """Return each class's value minus a mean; marked where some of its classes are missing."""
     return {
         c: Value(None)
-        if value.number is None or not others
-        else Value(value.number - statistics.fmean(others), ok=len(others), expected=expected)
+        if value.number is None or mean.number is None
+        else Value(value.number - mean.number, ok=mean.ok, expected=mean.expected)
         for c, value in column.items()
     }
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import Measure, Value
 from unlearnbench.report.tables.table import Table
@@ -15,19 +16,30 @@ def summary_table(board: Board) -> Table:
 
 def _overview(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:
     """Return a table of means over forget classes with their intervals, one row per variant."""
-    counts = [Value(None, board.completeness(variant)) for variant in board.variants]
+    words = "Mean over forget classes [95 % interval]."
+    return overview(board.numbers, name, title, measures, board.caption(words, measures))
+
+
+def overview(
+    numbers: Numbers, name: str, title: str, measures: Sequence[Measure], caption: str,
+    groups: Sequence[str] = (),
+) -> Table:  # fmt: skip
+    """Return a table of cells with numbers and means with intervals, one row per variant of some numbers."""
     return Table(
         name=name,
         title=title,
-        caption=f"Mean over forget classes [95 % interval]. {board.caption(measures)}.",
+        caption=caption,
         corner="Method",
-        rows=[variant.label for variant in board.variants],
-        groups=[""] * (1 + len(measures)),
+        rows=[row.label for row in numbers.rows],
+        groups=["", *(groups or [""] * len(measures))],
         headers=["Cells", *[measure.header for measure in measures]],
         formats=["", *[measure.format for measure in measures]],
         values=[
-            [count, *[replace(board.over_classes(variant, measure), spread=None) for measure in measures]]
-            for variant, count in zip(board.variants, counts, strict=True)
+            [
+                Value(None, numbers.completeness(row)),
+                *[replace(numbers.mean(row, measure), spread=None) for measure in measures],
+            ]
+            for row in numbers.rows
         ],
     )
 

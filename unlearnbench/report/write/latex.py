@@ -24,7 +24,6 @@ MOST_DIGITS = 16  # of a number that siunitx aligns
 LONG, MOST_HEADER = 24, 60  # characters of a word that may be divided, of a header
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 INTERVAL = re.compile(r"\[([^\s,\]]+), ([^\s,\]]+)\]")
-ABOUT = re.compile(r"Dataset: (.*?); protocol ([^:;]*)(: .*?); records ([0-9a-f]{12})", re.DOTALL)
 MEDIA_BOX = re.compile(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]")  # of a figure, in points
 LATEX_MARK = r"^{\dagger}"
 HEAD = r"""% An example of a paper with the tables and figures of a report, which `unlearnbench report` writes anew.
@@ -53,10 +52,6 @@ FIRST, TITLE, WORDS_HIGH = (
 TABLES = ("summary", "robustness", "efficiency", "uncertainty", "cost")
 ORDER = ("summary", "pareto", "robustness", "efficiency", "uncertainty", "samples", "relearning", "cost", "heatmaps")
 MOST_NOTES, MOST_LETTERS = 4, 240
-NOTE = (
-    r"\providecommand{\unlearnbenchnote}[1]"
-    r"{\par\smallskip\begin{minipage}{\linewidth}\scriptsize\raggedright #1\end{minipage}}"
-)
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # for texts narrower than two columns
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -130,7 +125,6 @@ class Layout(NamedTuple):
 
     sheet: Sheet
     caption: str
-    note: str
     spans: bool  # both columns of a page
     full: bool  # tabulars of the text's width
     floats: list[list[tuple[list[int], list[int]]]]  # (rows, columns) of each tabular
@@ -140,26 +134,25 @@ class Layout(NamedTuple):
         """The total height of its floats."""
         sheet = self.sheet
         lines = sum(sheet.high + sum(map(sheet.lines, rows)) for parts in self.floats for rows, _ in parts)
-        return ((lines - _lines_per_page(self.caption, self.note, self.spans)) * LINE + HIGH) / 72
+        return ((lines - _lines_per_page(self.caption, self.spans)) * LINE + HIGH) / 72
 
 
 def lay_out(table: Table) -> Layout:
     """Return the layout of a table on a page."""
     sheet = _sheet(table)
     blocks = _blocks(sheet)
-    caption, note = short_caption(table.full_caption())
+    caption = table.full_caption()
     spans = len(blocks) > 1 or sheet.stub + 2 * SEP + sum(sheet.widths[k] + 2 * SEP for k in blocks[0]) > COLUMN
-    floats = list(_floats(sheet, blocks, _lines_per_page(caption, note, spans)))
-    return Layout(sheet, caption, note, spans, len(blocks) > 1, floats)
+    floats = list(_floats(sheet, blocks, _lines_per_page(caption, spans)))
+    return Layout(sheet, caption, spans, len(blocks) > 1, floats)
 
 
 def to_latex(table: Table) -> str:
     r"""Return the table for `\input`, as floats of a column's width, or of a page's where that is too narrow.
 
-    Numbers are aligned at their decimal points, with intervals and marks after them. The caption names the records; the
-    rest is in a note below, which `\newcommand{\unlearnbenchnote}[1]{}` leaves out.
+    Numbers are aligned at their decimal points, with intervals and marks after them. The caption names the records.
     """
-    sheet, caption, note, spans, full, parts = lay_out(table)
+    sheet, caption, spans, full, parts = lay_out(table)
     kind = "table*" if spans else "table"
     floats = []
     for number, tabulars in enumerate(parts):
@@ -173,27 +166,15 @@ def to_latex(table: Table) -> str:
             *([f"\\label{{tab:{table.name}}}"] if first else []),
             "\\par\\smallskip\n"
             + "\n\\par\\medskip\n".join(f"{FIT}\n{_tabular(sheet, *one, full=full)}}}" for one in tabulars),
-            *([f"\\unlearnbenchnote{{{breakable(note)}}}"] if note and first else []),
             f"\\end{{{kind}}}",
         ]))  # fmt: skip
-    return "\n".join([NOTE, *floats]) + "\n"
+    return "\n".join(floats) + "\n"
 
 
-def _lines_per_page(caption: str, note: str, spans: bool) -> float:
-    """Return how many lines of tabulars fit a page with caption and note."""
-    letters = 100 if spans else 46  # in a line of the caption; of the note half as many more
-    beside = 12.0 * (len(caption) / letters + 1) + (8.5 * (len(note) / letters / 1.5 + 1) if note else 0.0) + 20.0
-    return max((HIGH - beside) / LINE, 12.0)
-
-
-def short_caption(text: str) -> tuple[str, str]:
-    """Return a caption that names dataset, protocol and records, and a note with the rest."""
-    found = ABOUT.search(text)
-    if found is None:
-        return text, ""
-    dataset, protocol, rest, digest = found.groups()
-    named = f"Dataset: {dataset}; protocol {protocol}; records {digest}"
-    return text[: found.start()] + named + text[found.end() :], f"Protocol {protocol}{rest}."
+def _lines_per_page(caption: str, spans: bool) -> float:
+    """Return how many lines of tabulars fit a page with the caption."""
+    letters = 100 if spans else 46  # in a line of the caption
+    return max((HIGH - 12.0 * (len(caption) / letters + 1) - 20.0) / LINE, 12.0)
 
 
 def _sheet(table: Table) -> Sheet:

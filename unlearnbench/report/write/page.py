@@ -36,6 +36,7 @@ def page_files(board: Board, drawn: Mapping[str, Drawn]) -> dict[str, str]:
         *_banner(board),
         *[f"> {escape_markdown(note)}\n" for note in board.notes],
         to_markdown(main),
+        *_setup(board),
         *([MOST_WORDS.format(len(board.variants))] if len(board.variants) > MOST_DRAWN else []),
         *[f"![{FIGURE_WORDS[name]}](figures/{name}.png)\n\n{FIGURE_WORDS[name]}\n" for name in drawn],
         *[to_markdown(table) for table in tables],
@@ -63,6 +64,12 @@ def _banner(board: Board) -> list[str]:
     shown = [*lines, *[f"- {escape_markdown(alarm)}" for alarm in wrong[:MOST_ALARMS]]]
     more = [f"- and {len(wrong) - MOST_ALARMS} more"] if len(wrong) > MOST_ALARMS else []
     return ["\n".join(f"> {line}" for line in [*shown, *more]) + "\n"]
+
+
+def _setup(board: Board) -> list[str]:
+    """Return what all tables share, which their captions do not repeat."""
+    lines = [f"- {name}: {escape_markdown(one_line(words))}" for name, words in board.setup]
+    return ["### Setup\n\n" + "\n".join(lines) + "\n"]
 
 
 def _origin(board: Board) -> list[str]:

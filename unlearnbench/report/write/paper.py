@@ -95,10 +95,11 @@ def _about(board: Board, tables: Sequence[Table]) -> list[str]:
     rows = cut(", ".join(cut(variant.label, 60) for variant in board.variants), 2 * MOST_LETTERS)
     parts = [
         f"Rows: {rows}. Forget classes: {len(board.targets)}. Seeds: "
-        f"{len(board.replicates)}. Cells: {len(board.rows)}, without numbers: {failed}. Device: "
+        f"{len(board.seeds)}. Cells: {len(board.rows)}, without numbers: {failed}. Device: "
         f"{cut(board.device_words, 60)}; {cut(software_words(board.records), 120)}; commit "
         f"{cut(code_words(board.records), 160)}.",
         *[cut(note) for note in board.notes[:MOST_NOTES]],
+        *[f"{name}: {cut(words)}." for name, words in board.setup],
         f"Every number follows from the records {board.digest}, which each caption names: unlearnbench verify checks a "
         f"table against them.",
         f"Other tables of the report stand beside these: {', '.join(table.name for table in tables)}.",

@@ -51,7 +51,7 @@ def to_terminal(board: Board, width: int | None = None) -> str:
     width = max(width or shutil.get_terminal_size((WIDTH, 24)).columns, LEAST_WIDTH)
     measures = [*board.headlines, *(measure for measure in board.costs if measure.key != "total")]
     names = [_printable(variant.label) for variant in board.variants]
-    counts = Column(["cells"], [board.completeness(variant) for variant in board.variants])
+    counts = Column(["cells"], [board.numbers.completeness(variant) for variant in board.variants])
     whole = [counts, *[_column(board, measure, with_interval=True) for measure in measures]]
     columns = [counts, *[_column(board, measure) for measure in measures]]
     title = _printable(f"{board.title} on {board.device_name}: mean over forget classes")
@@ -86,10 +86,10 @@ def _cell(board: Board, variant: Variant, measure: Measure, with_interval: bool)
 
     A number over fewer cells than expected has a gap, unless the row's count of cells shows it.
     """
-    value = board.over_classes(variant, measure)
+    value = board.numbers.mean(variant, measure)
     if value.number is None:
         return WORDS.get(value.word, _printable(value.word)), "", ""
-    gap = "" if value.gap == f" ({board.completeness(variant)})" else value.gap
+    gap = "" if value.gap == f" ({board.numbers.completeness(variant)})" else value.gap
     interval = interval_text(value, measure.format) if with_interval else ""
     return spell_number(value.number, measure.format), f"{value.mark}{BEST if value.best else ''}", f"{gap}{interval}"
 
