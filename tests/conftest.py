@@ -241,8 +241,13 @@ def unsigned(value, **fields):
     return canonical_json(value).replace(f'"{INFINITE}"', "1e999")
 
 
+def stated(board):
+    """Return what a board says of all its tables, and in the caption of each."""
+    return "; ".join([*(f"{name}: {words}" for name, words in board.setup), board.caption("")])
+
+
 def draw_all(board):
     """Return {name: figure} of every figure that a board has numbers for."""
     set_style()
-    drawn = {name: make(board, None) for name, make in FIGURES.items()}
+    drawn = {name: make(board, None, ()) for name, make in FIGURES.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -58,7 +58,7 @@ def generated():
     tables = {table.name: table for table in all_tables(board)}
     summary = f"Means over the forget classes of {board.title}; {board.device_name}."
     classes = ", ".join(target.label for target in board.attacked.targets)
-    attacks = f"Means over forget classes {classes}; {plural(len(board.attacked.replicates), 'seed')}."
+    attacks = f"Means over forget classes {classes}; {plural(len(board.attacked.seeds), 'seed')}."
     listed = {kind: cards(registry, kind).partition("\n")[2] for kind in ("method", "metric")}  # without the title
     return {
         "table:summary": excerpt(tables["summary"], summary, SUMMARY),

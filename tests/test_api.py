@@ -18,7 +18,7 @@ from tests.report.test_robustness import attacked
 from tests.report.test_sweeps import everything
 from tests.server import TINY, environment
 from unlearnbench import api
-from unlearnbench.report.data.frames import COLUMNS
+from unlearnbench.report.data.array import COLUMNS
 from unlearnbench.report.figures.drawing import FIGURES
 from unlearnbench.store.records import ResultStore
 

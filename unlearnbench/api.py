@@ -155,7 +155,7 @@ def draw(
     board = _board(Path(results), dataset)
     with own_style():
         parent = None if ax is None else _place_of(ax)
-        drawn = FIGURES[name](board, board.variants, parent)
+        drawn = FIGURES[name](board, parent, ())
         if drawn is None and parent is not None:
             parent.remove()
     if drawn is None:
@@ -178,12 +178,12 @@ def _place_of(ax: "Axes") -> "SubFigure":
 
 def _board(results: Path, name: str) -> "Board":
     """Return the board of a dataset, by the name of its folder in a report; omissions become warnings."""
-    from unlearnbench.report.showable import shown_boards
+    from unlearnbench.report.data.board import boards
     from unlearnbench.run.stale import stale_ids
 
     reading = ResultStore(results).read()
-    shown, problems = shown_boards(reading.records, stale_ids(reading.records, Registry().source_hashes()))
-    problems = [*reading.problems, *problems]
+    shown = boards(reading.records, stale_ids(reading.records, Registry().source_hashes()))
+    problems = reading.problems
     if not shown:
         why = f" that can be read ({'; '.join(problems[:3])})" if problems else ""
         raise UsageError(f"there is no record in {results}{why}: run a cell first or name another folder")

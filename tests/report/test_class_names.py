@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import draw_all, fake_record
+from tests.conftest import draw_all, fake_record, stated
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.values import target_name
 from unlearnbench.report.figures.style import LONGEST, class_ticks
@@ -123,4 +123,4 @@ def test_page_tables_and_alarms_have_names():
 
 
 def test_many_classes_are_counted_in_captions():
-    assert "forget classes 0-99" in board(MANY, range(100)).caption()
+    assert "Forget classes 0-99" in stated(board(MANY, range(100)))

@@ -107,30 +107,12 @@ def test_the_folder_itself_may_be_a_link_and_the_results_be_the_same_folder(tmp_
     assert (results / "digits" / "report.md").is_file()
 
 
-def broken(board, parent):
-    """A figure that one method breaks."""
-    if any(variant.method == "beta" for variant in board.variants):
-        raise RuntimeError("a curve that nobody can draw")
+def test_nothing_is_written_where_a_figure_fails(tmp_path, monkeypatch):
+    def broken(board, parent, only):
+        raise RuntimeError("nobody can draw this")
 
-
-def test_a_record_that_breaks_a_figure_is_left_out_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "FIGURES", {"broken": broken})
-    rendering = render(reading(store(tmp_path / "results", full(range(2)))), tmp_path / "out")
-    odd = [note for note in rendering.notes if "is left out, it cannot be shown: RuntimeError: a curve" in note]
-    assert len(odd) == 2 and all("-beta-" in note for note in odd)
-    assert "Alpha" in rendering.pages[0].read_text() and "Beta" not in rendering.pages[0].read_text()
-
-
-def test_nothing_is_written_where_no_record_is_at_fault(tmp_path, monkeypatch):
-    calls = iter(range(10_000))
-
-    def unstable(board, parent):
-        if next(calls) == 0:
-            raise RuntimeError("not again")
-
-    monkeypatch.setattr(drawing, "FIGURES", {"unstable": unstable})
-    monkeypatch.setattr(drawing, "_start_pool", lambda found: None)
-    with pytest.raises(drawing.Undrawn):
+    with pytest.raises(RuntimeError, match="nobody can draw this"):
         render(reading(store(tmp_path / "results", full(range(1)))), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -18,7 +18,7 @@ from unlearnbench.report.figures.drawing import FIGURE_WORDS
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.table import Table
 from unlearnbench.report.verify import latex_grids
-from unlearnbench.report.write.latex import HEAD, escape_latex, lay_out, short_caption, size_of, to_latex
+from unlearnbench.report.write.latex import HEAD, escape_latex, lay_out, size_of, to_latex
 from unlearnbench.report.write.paper import paper
 
 TEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex: .ci/install-debian installs it")
@@ -199,11 +199,12 @@ class TestLayout:
         assert r"\begin{table*}[t]" in to_latex(table([[Value(1.0)] * 20]))
 
 
-def test_the_caption_is_short_and_names_dataset_protocol_and_records():
-    for one in all_tables(board([fake_record(forget_class=c) for c in range(2)])):
-        short, note = short_caption(one.full_caption())
-        assert re.search(r"Dataset: Digits; protocol protocol-1; records [0-9a-f]{12}", short)
-        assert note.startswith("Protocol protocol-1: DDIM, 25 steps")
-        assert len(short) < len(one.full_caption()) / 2
-        assert {"A CPU,", "n=100", "rss_peak"} <= set(re.findall(r"A CPU,|n=100|rss_peak", note))
-    assert short_caption("No records.") == ("No records.", "")
+def test_a_caption_names_dataset_protocol_and_records_and_leaves_the_rest_to_the_setup():
+    found = board([fake_record(forget_class=c) for c in range(2)])
+    for one in all_tables(found):
+        caption = one.full_caption()
+        assert re.search(r"Digits, protocol protocol-1; records [0-9a-f]{12}\.", caption)
+        assert "DDIM" not in caption and "A CPU" not in caption
+    setup = dict(found.setup)
+    assert setup["Protocol"].startswith("protocol-1: DDIM, 25 steps")
+    assert "A CPU" in setup["Device"] and "rss_peak" in setup["Costs"]

@@ -9,7 +9,6 @@ from matplotlib.collections import PathCollection, QuadMesh
 
 from tests.conftest import fake_record
 from unlearnbench.report.data.board import boards
-from unlearnbench.report.data.frames import long_frame
 from unlearnbench.report.data.front import axes_of, places
 from unlearnbench.report.figures import sweep as ablation
 from unlearnbench.report.figures.heatmaps import heatmaps
@@ -75,10 +74,10 @@ def board(records):
 
 @pytest.fixture
 def table(board):
-    """{row: {key of a measure: number}} of the main table and the table of costs, as over_classes has it."""
+    """{row: {key of a measure: number}} of the main table and the table of costs, as the array has it."""
     measures = [*board.metrics, *board.costs]
     assert [m.header for m in [*board.headlines, *board.costs]] == summary_table(board).headers[1:]
-    return {v.label: {m.key: board.over_classes(v, m).number for m in measures} for v in board.variants}
+    return {v.label: {m.key: board.numbers.mean(v, m).number for m in measures} for v in board.variants}
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +116,7 @@ def test_the_fronts(records):
             assert place == pytest.approx([rows[bars.get_label()][k].number for k in (x, y)])
     table = pareto_tables(whole)[0]
     for row, values in zip(table.rows, table.values, strict=True):
-        means = [whole.over_classes(v, m).number for v in whole.variants if v.label == row for m in axes_of(whole)]
+        means = [whole.numbers.mean(v, m).number for v in whole.variants if v.label == row for m in axes_of(whole)]
         assert [value.number for value in values[:3]] == means
 
 
@@ -146,7 +145,7 @@ def test_phases_here_and_on_the_page(board, table):
         assert drawn["forget"][label] == shown[label]["forget"] == row["rte"]
     warmup = next(m for m in board.cost.detailed if m.key == "warmup")
     for variant in board.variants:
-        known = board.over_classes(variant, warmup).number
+        known = board.numbers.mean(variant, warmup).number
         assert drawn["warmup"][variant.label] == pytest.approx(known or 0.0)
 
 
@@ -163,8 +162,8 @@ def test_the_sweep(board, table):
 
 def test_attacks(board):
     part = board.attacked
-    measure = part.robustness[0]
-    means = {v.label: part.over_classes(v, measure).number for v in part.variants}
+    measure = board.robustness[0]
+    means = {v.label: part.mean(v, measure).number for v in part.rows}
     axes = robustness(board).axes[0]
     labels = [text.get_text() for text in axes.get_yticklabels()]
     after = [line for line in axes.lines if line.get_marker() != "None" and line.get_markerfacecolor() != "white"]
@@ -177,7 +176,7 @@ def test_charts_terminal_and_frame(board, records, table):
     x, y = (next(m for m in board.metrics if m.key == key) for key in ("fake_fid", "fake_ua"))
     words = [dot.words for dot in scatter(board, x, y, "").dots]
     text = to_terminal(board, 200)
-    frame = long_frame(board)
+    frame = board.every.frame()
     for label, row in table.items():
         fid, ua = f"{row['fake_fid']:.2f}", f"{row['fake_ua']:.1f}"
         assert next(found for found in words if found.startswith(f"{label}: ")).startswith(f"{label}: FID {fid}")

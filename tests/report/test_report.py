@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,17 +15,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.conftest import fake_record, reading
+from tests.conftest import fake_record, reading, stated
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
-from unlearnbench.report.data.cost import _is_slower, _spans, ranks
-from unlearnbench.report.data.frames import long_frame, tidy_frame
+from unlearnbench.report.data.cost import _is_slower, ranks
+from unlearnbench.report.data.frames import tidy_frame
 from unlearnbench.report.data.values import MARK, Value, variant_of
 from unlearnbench.report.figures import drawing
 from unlearnbench.report.figures.drawing import few_rows
 from unlearnbench.report.figures.phases import phases
 from unlearnbench.report.render import render
-from unlearnbench.report.showable import showable, shown_boards
 from unlearnbench.report.tables.classes import paper_tables
 from unlearnbench.report.tables.cost import cost_table
 from unlearnbench.report.tables.every import all_tables
@@ -74,13 +74,13 @@ def board(records, sources=None):
 def test_mean_and_sample_deviation_over_classes():
     b = board(full())
     fid = next(measure for measure in b.metrics if measure.key == "fake_fid")
-    value = b.over_classes(b.variants[0], fid)
+    value = b.numbers.mean(b.variants[0], fid)
     assert (value.number, value.spread, value.ok, value.expected) == (6.0, 1.0, 3, 3)
 
 
 def test_seeds_are_averaged_within_a_class():
     b = board([fake_record(seed=s, fid=f) for s, f in ((0, 4.0), (1, 8.0))])
-    assert b.value(b.variants[0], Target((0,)), next(m for m in b.metrics if m.key == "fake_fid")).number == 6.0
+    assert b.numbers.cell(b.variants[0], Target((0,)), next(m for m in b.metrics if m.key == "fake_fid")).number == 6.0
 
 
 def test_failures_show_their_word_and_the_gap_is_counted():
@@ -115,7 +115,7 @@ def on_device(record, **device):
 def test_devices_of_other_names_or_types_are_not_mixed(device):
     old = on_device(fake_record("alpha", 7, started="2020-01-01T00:00:00Z"), **device)
     b = board([*full(), old])
-    assert b.targets == [Target((c,)) for c in range(3)]
+    assert list(b.targets) == [Target((c,)) for c in range(3)]
     assert "1 record of other devices" in b.notes[0]
 
 
@@ -133,14 +133,13 @@ def test_processors_of_one_name_are_not_mixed_and_unknown_ones_are_named():
 def test_several_devices_of_one_name_share_a_table_that_says_so():
     records = [fake_record("alpha", c, device=f"device-{c % 2}") for c in range(4)]
     b = board(records)
-    assert b.completeness(b.variants[0]) == "4/4"
+    assert b.numbers.completeness(b.variants[0]) == "4/4"
     assert any("2 devices of one name, A CPU" in note for note in b.notes)
-    for table in all_tables(b):
-        assert "device A CPU (2 of them), torch" in table.caption
-    frame = long_frame(b)
+    assert "Device: A CPU (2 of them), torch" in stated(b)
+    frame = b.every.frame()
     assert (frame["device"] == "A CPU").all() and frame["cell_id"].nunique() == 4
     alone = board(records[:1])
-    assert "of them" not in alone.caption() and not alone.notes
+    assert "of them" not in stated(alone) and not alone.notes
 
 
 def test_devices_without_a_name_are_told_apart():
@@ -166,15 +165,19 @@ def test_the_paper_tables_have_one_group_of_columns_per_method():
     assert uncertainty.groups == ["Alpha", "Beta"]
 
 
-def test_every_caption_says_where_its_numbers_come_from():
-    for table in all_tables(board(full())):
-        for words in ("Digits", "protocol-1", "n=100", "A CPU", "rss_peak", "99.0% (n=360)", "records ", "torch 2.9"):
+def test_every_caption_says_where_its_numbers_come_from_and_the_setup_the_rest():
+    b = board(full())
+    for table in all_tables(b):
+        for words in ("Digits, protocol protocol-1", "Forget classes 0-2, seeds 0", f"records {b.digest}"):
             assert words in table.caption
+    assert "samples per cell UA n=100, FID n=100" in summary_table(b).caption
+    for words in ("A CPU", "rss_peak", "99.0% (n=360)", "torch 2.9", "25 steps"):
+        assert words in stated(b) and words in page_files(b, {})["report.md"]
 
 
 def test_costs_in_seconds_and_gigabytes():
     b = board(full())
-    values = {m.key: b.value(b.variants[0], Target((0,)), m).number for m in b.costs}
+    values = {m.key: b.numbers.cell(b.variants[0], Target((0,)), m).number for m in b.costs}
     assert values == pytest.approx({"rte": 2.0, "prior": 1.0, "total": 3.0, "memory": 1.000000001})
     assert b.cost.time_unit == "s"
 
@@ -396,31 +399,6 @@ def test_stale_rows_give_way_to_fresh_ones_of_the_same_label():
     assert "left out" in b.notes[0]
 
 
-def test_a_record_that_cannot_be_shown_is_left_out_with_a_note(tmp_path):
-    odd = fake_record("odd", more={"fake_ua": {"detail": {"confusion": "none"}}})
-    rendering = render(reading(store(tmp_path / "results", [*full(), odd])), tmp_path / "out")
-    assert "Alpha" in rendering.terminal[0]
-    assert sum("left out, it cannot be shown" in note for note in rendering.notes) == 1
-
-
-@pytest.mark.parametrize("culprits", [(0,), (13,), (3, 4, 29)], ids=str)
-def test_the_odd_records_among_many_are_found_and_no_other_is_left_out(culprits):
-    records = [fake_record("alpha", c, seed=s) for c in range(10) for s in range(3)]
-    for k in culprits:
-        records[k] = replace(records[k], provenance={**records[k].provenance, "packages": None})
-    kept, problems = showable(records)
-    assert [r.cell.id for r in kept] == [r.cell.id for k, r in enumerate(records) if k not in culprits]
-    assert len(problems) == len(culprits)
-    assert all(any(records[k].cell.id in problem for problem in problems) for k in culprits)
-
-
-def test_a_stale_record_that_cannot_be_shown_is_left_out_all_the_same():
-    odd = replace(fake_record("odd", source_hash="old"), counts={"drawn": [1]})
-    found, problems = shown_boards([*full(), odd], {odd.cell.id})
-    assert [variant.method for variant in found["digits"].variants] == ["alpha", "beta"]
-    assert "left out, it cannot be shown" in problems[0]
-
-
 def test_figures_show_few_of_many_rows_with_the_best_among_them():
     methods = {f"m{k:03d}": (50.0 + k % 40, 5.0 + k) for k in range(60)} | {"z": (99.0, 1.0)}
     records = [
@@ -430,13 +408,9 @@ def test_figures_show_few_of_many_rows_with_the_best_among_them():
     ]
     whole = board([*records, *[fake_record("original", c, role="reference") for c in (0, 1)]])
     part = few_rows(whole)
-    assert len(part.variants) == 40 and {"original", "z"} <= {v.method for v in part.variants}
-    fid = whole.headline("retention")
-    for variant in part.variants:
-        assert part.over_classes(variant, fid) == board(whole.records).over_classes(variant, fid)
-    assert part.caption() == whole.caption()
+    assert len(part) == 40 and {"original", "z"} <= {v.method for v in part}
     assert "Figures show 40 of 62 rows" in page_files(whole, {})["report.md"]
-    assert few_rows(board(records[:20])).variants == board(records[:20]).variants
+    assert few_rows(board(records[:20])) == board(records[:20]).variants
 
 
 def test_figures_are_the_same_bytes_with_and_without_processes(monkeypatch):
@@ -450,7 +424,7 @@ def test_figures_are_the_same_bytes_with_and_without_processes(monkeypatch):
     assert [(name, *files) for name, files in made[0].items()] == [(n, "png", "pdf") for n in ("tradeoff", "phases")]
 
 
-def die(board, parent):
+def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -459,7 +433,7 @@ def test_a_figure_whose_process_is_killed_is_drawn_here(monkeypatch):
     parent = os.getpid()
     phases_here = drawing.FIGURES["phases"]
     monkeypatch.setattr(
-        drawing, "FIGURES", {"phases": lambda b, p: phases_here(b, p) if os.getpid() == parent else die(b, p)}
+        drawing, "FIGURES", {"phases": lambda b, p, only: phases_here(b, p) if os.getpid() == parent else die()}
     )
     monkeypatch.setattr(drawing.os, "sched_getaffinity", lambda pid: {0, 1})
     with drawing.Drawing({"digits": board(full())}) as drawn:
@@ -527,17 +501,17 @@ def test_settings_that_are_not_the_defaults_have_a_table():
     assert list(zip(table.rows, [[value.word for value in row] for row in table.values], strict=True)) == [
         ("Alpha", ["lr", "0.0001", "0.0003"]), ("Alpha", ["steps", "1000", "10"]),
     ]  # fmt: skip
-    assert "table of settings" in board.caption()
+    assert "table of settings" in stated(board)
     untouched = boards([plain])["digits"]
     assert settings_tables(untouched) == []
-    assert "table of settings" not in untouched.caption()
+    assert "table of settings" not in stated(untouched)
 
 
 def test_the_caption_says_when_x0_is_clipped():
     record = fake_record()
     clipped = replace(record, protocol={**record.protocol, "clip_x0": True})
-    assert "guidance w 0.5, x0 clipped, reference" in boards([clipped])["digits"].caption()
-    assert "x0 clipped" not in boards([record])["digits"].caption()
+    assert "guidance w 0.5, x0 clipped, reference" in stated(boards([clipped])["digits"])
+    assert "x0 clipped" not in stated(boards([record])["digits"])
 
 
 @pytest.mark.parametrize(
@@ -607,6 +581,8 @@ def costly(method="alpha", c=0, *, repeats=(1.9, 2.0, 2.3), phases=None, **more)
     """Return a record with every number a run takes of its costs; its prior took a second, alone."""
     alone = {"mask": {"seconds": 1.0, "shared": False, "reused": False, "key": f"{method}{c}"}}
     forget = {"forget": {"repeats": list(repeats)}} if repeats else {}
+    if repeats and "rte" not in more:
+        forget["forget"]["seconds"] = statistics.median(repeats)
     extra = {"counts": counts(), "flops": FLOPS, "outside": OUTSIDE, "priors": alone, **more}
     return fake_record(method, c, phases={"warmup": {"seconds": 0.4}, **forget, **(phases or {})}, **extra)
 
@@ -783,8 +759,18 @@ def noisy(generator, seconds=2.0, cells=10, repeats=3, scatter=0.03):
     return found
 
 
+def spans(repeats):
+    """Return the median of each cell's repeats, and their range over it."""
+    times = [np.array(found) for found in repeats.values()]
+    return np.array([np.median(t) for t in times]), np.array([np.ptp(t) / np.median(t) for t in times])
+
+
 def is_slower(slow, fast):
-    return _is_slower(_spans(slow), _spans(fast))
+    return _is_slower(spans(slow), spans(fast))
+
+
+def ranked(**rows):
+    return ranks({name: spans(repeats) for name, repeats in rows.items()})
 
 
 class TestRanks:
@@ -792,7 +778,7 @@ class TestRanks:
     def test_a_method_under_two_names_is_a_tie_and_a_slower_one_is_not(self, seed):
         generator = np.random.default_rng(seed)
         rows = {name: noisy(generator, seconds) for name, seconds in (("a", 2.0), ("b", 2.0), ("slow", 3.0))}
-        assert ranks(rows) == {"a": 1, "b": 1, "slow": 3}
+        assert ranked(**rows) == {"a": 1, "b": 1, "slow": 3}
 
     def test_less_than_the_tolerance_is_a_tie_however_little_the_repeats_scatter(self):
         fast = {(0, 0): [1.0, 1.0]}
@@ -808,20 +794,18 @@ class TestRanks:
     def test_the_median_cell_decides(self):
         fast = {(c, 0): [1.0, 1.0] for c in range(5)}
         one_slow = {**fast, (4, 0): [50.0, 50.0]}
-        assert ranks({"a": fast, "b": one_slow}) == {"a": 1, "b": 1}
+        assert ranked(a=fast, b=one_slow) == {"a": 1, "b": 1}
 
-    def test_only_common_cells_are_compared(self):
-        easy, hard = {(0, 0): [1.0, 1.0]}, {(1, 0): [9.0, 9.0]}
-        assert not is_slower({**easy, **hard}, easy) and not is_slower(hard, easy)
-        assert ranks({"a": easy}) == ranks({}) == {}
+    def test_a_single_row_has_none(self):
+        assert ranked(a={(0, 0): [1.0, 1.0]}) == ranks({}) == {}
 
     def test_ranks_have_the_order_of_the_means(self):
         calm, wild = {(c, 0): [1.0, 1.0] for c in range(3)}, {(c, 0): [1.0, 1.3, 1.6] for c in range(3)}
         slower = {(c, 0): [1.1, 1.1] for c in range(3)}
-        assert ranks({"wild": wild, "slower": slower, "calm": calm}) == {"calm": 1, "slower": 2, "wild": 2}
+        assert ranked(wild=wild, slower=slower, calm=calm) == {"calm": 1, "slower": 2, "wild": 2}
         # faster in most cells, slower by its mean
         outlier = {**{cell: [0.5, 0.5] for cell in calm}, (2, 0): [9.0, 9.0]}
-        assert ranks({"outlier": outlier, "calm": calm}) == {"calm": 1, "outlier": 1}
+        assert ranked(outlier=outlier, calm=calm) == {"calm": 1, "outlier": 1}
 
     def test_a_method_with_a_cell_that_was_not_repeated_has_no_rank(self):
         def records(method, *repeats):
@@ -852,17 +836,17 @@ class TestRanks:
 class TestProbes:
     def test_the_caption_names_the_probe_and_why_no_better_one_is_there(self):
         missing = {"nvml_process": "no CUDA device", "nvml_device": "no CUDA device", "torch_reserved": "not\nhere"}
-        caption = cost_table(board([costly(probes=missing)])).caption
+        caption = stated(board([costly(probes=missing)]))
         assert "memory: peak resident size of the process (rss_peak)" in caption
         assert "; nvml_process, nvml_device: no CUDA device; torch_reserved: not\nhere; records" in caption
 
     def test_a_worse_probe_that_is_missing_is_not_mentioned(self):
-        assert "kernel" not in board([costly(probes={"rss_polled": "the kernel tells"})]).caption()
+        assert "kernel" not in stated(board([costly(probes={"rss_polled": "the kernel tells"})]))
 
     def test_every_reason_is_given_once(self):
         reasons = ("hidden", "hidden", "too old")
         records = [costly(c=c, probes={"nvml_process": why}) for c, why in enumerate(reasons)]
-        assert "; nvml_process: hidden, too old;" in board(records).caption()
+        assert "; nvml_process: hidden, too old;" in stated(board(records))
 
     def test_the_best_probe_of_all_cells_is_shown(self):
         both = {"nvml_process": 9 * 10**9, "nvml_device": 5 * 10**9}
@@ -874,11 +858,11 @@ class TestProbes:
 
     def test_no_common_probe_is_said(self):
         records = [costly(), costly(c=1, phases={"forget": {"memory_bytes": {"other": 1}}})]
-        assert "memory: no probe that every cell has" in board(records).caption()
+        assert "memory: no probe that every cell has" in stated(board(records))
         assert "Memory forget (GB) ↓" not in costs(records)
 
     def test_old_records_give_no_reason(self):
-        assert "(rss_peak), over prior and forget unless a phase is named; records" in board([fake_record()]).caption()
+        assert "(rss_peak), over prior and forget unless a phase is named; " in stated(board([fake_record()]))
 
 
 class TestDisturbances:
@@ -966,10 +950,8 @@ class TestDisturbances:
 def test_shared_seconds_are_said():
     beside = {"seconds": 3.0, "side_by_side": True}
     records = [costly(), costly("beta", phases={"sample": beside, "judge": beside})]
-    assert (
-        "; sample, judge: seconds during which other cells of the run shared the machine;" in board(records).caption()
-    )
-    assert "shared the machine" not in board(records[:1]).caption()
+    assert "; sample, judge: seconds during which other cells of the run shared the machine;" in stated(board(records))
+    assert "shared the machine" not in stated(board(records[:1]))
 
 
 class TestTidyCells:

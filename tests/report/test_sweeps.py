@@ -283,7 +283,7 @@ class TestTimesteps:
     def test_other_bins_than_the_newest_are_not_averaged_in(self):
         coarse = {"edges": [0, 500, 1000], "forget": [0.9, 0.9], "retain": [0.9, 0.9]}
         records = [lossy(c=0, entry=coarse, started="2025-01-01"), lossy(c=1, started="2026-01-01")]
-        ((curve, count),) = mean_curves(board(records)).values()
+        ((curve, count),) = mean_curves(board(records).numbers).values()
         assert (count, curve.forget[0]) == (1, 0.5)
 
     def test_failed_and_stale_cells_are_left_out(self):

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from tests import sharing
-from tests.conftest import fake_record
+from tests.conftest import fake_record, stated
 from tests.run.test_workers import living_in
 from tests.server import SECONDS, Command
 from unlearnbench.cli import commands as cli
@@ -240,12 +240,12 @@ def test_cells_on_other_devices_hide_no_stranger_on_this_one(monkeypatch):
 def test_captions_say_how_many_devices_worked_meanwhile():
     def caption(*counts):
         loads = [{"forget": {"load": {"devices_beside": float(count)}}} for count in counts]
-        return Board([fake_record(forget_class=c, phases=phases) for c, phases in enumerate(loads)]).caption()
+        return stated(Board([fake_record(forget_class=c, phases=phases) for c, phases in enumerate(loads)]))
 
     assert "timed while up to 3 other devices of the run worked; " in caption(3, 1)
     assert "timed while up to 1 other device of the run worked; " in caption(0, 1)
     assert "of the run worked" not in caption(0, 0)
-    assert "of the run worked" not in Board([fake_record()]).caption()
+    assert "of the run worked" not in stated(Board([fake_record()]))
 
 
 def test_time_is_forecast_for_devices_at_once():
@@ -334,7 +334,7 @@ class TestTwoDevices:
             assert forget["load"]["devices_beside"] in (0, 1)
         firsts = [record for record in ran.records if record.cell.forget_class < 2]  # which begin together
         assert [record.cost["forget"]["load"]["devices_beside"] for record in firsts] == [1, 1]
-        assert "timed while up to 1 other device of the run worked" in Board(ran.records).caption()
+        assert "timed while up to 1 other device of the run worked" in stated(Board(ran.records))
 
     def test_progress_says_which_device_a_cell_is_on(self, ran):
         for record in ran.records:

@@ -273,12 +273,12 @@ class TestReport:
         records = [self.record(step, more=lost if step.earlier else None) for step in steps]
         found = boards(records)["digits-sequence"]
         measures = {measure.key: measure for measure in found.metrics}
-        mean = found.over_classes(found.variants[0], measures["lost"])
+        mean = found.numbers.mean(found.variants[0], measures["lost"])
         assert (mean.number, mean.ok, mean.expected) == (80.0, 2, 2)
-        assert found.over_classes(found.variants[0], measures["fake_ua"]).expected == 3
+        assert found.numbers.mean(found.variants[0], measures["fake_ua"]).expected == 3
         partly = boards([self.record(steps[0], more=lost), fake_record(forget_class=1)])["digits"]
         (measure,) = [measure for measure in partly.metrics if measure.key == "lost"]
-        assert partly.over_classes(partly.variants[0], measure).expected == 2
+        assert partly.numbers.mean(partly.variants[0], measure).expected == 2
 
     def test_comparisons_with_papers_are_of_single_classes(self):
         from unlearnbench.report.data.published import load_source

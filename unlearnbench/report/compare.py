@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from tabulate import tabulate
 
-from unlearnbench.errors import UsageError, spell_error
-from unlearnbench.report.data.board import Board, boards
+from unlearnbench.errors import UsageError
+from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.published import Source, load_source
 from unlearnbench.report.data.rendering import Rendering
 from unlearnbench.report.tables.published import (
@@ -18,14 +18,13 @@ from unlearnbench.report.tables.published import (
     claims_table,
     compare_rows,
     comparison_tables,
-    obstacles_of,
     overview_table,
 )
 from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.files import publish
 from unlearnbench.report.write.latex import to_latex
 from unlearnbench.report.write.markdown import escape_markdown, to_markdown
-from unlearnbench.store.records import B4, Reading, Record
+from unlearnbench.store.records import Reading
 
 
 def compare(source: str, reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Rendering:
@@ -42,8 +41,7 @@ def compare(source: str, reading: Reading, out: Path, stale: Set[str] = frozense
     """
     published = load_source(source)
     rendering = Rendering(notes=list(reading.problems))
-    records = _showable(reading.records, published, rendering.notes)
-    sides = {name: Side(published, board) for name, board in boards(records, stale).items()}
+    sides = {name: Side(published, board) for name, board in boards(reading.records, stale).items()}
     shown = {name: side for name, side in sides.items() if side.has_records}
     if not shown:
         why = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
@@ -51,32 +49,15 @@ def compare(source: str, reading: Reading, out: Path, stale: Set[str] = frozense
             f"there is no record of {', '.join(published.methods)} in {reading.root} to compare with {source}{why}: "
             f"run 'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
         )
-    by_cell = {(side.cell.dataset, side.cell.protocol): side for side in shown.values()}
     files: dict[str, str | bytes] = {}
     for name, side in shown.items():
-        twin = by_cell.get((side.cell.dataset, side.cell.protocol + B4))
+        twin = next((other for other in shown.values() if other.is_twin_of(side)), None)
         files |= {f"{name}/compare-{source}.{ending}": text for ending, text in _texts(side, twin).items()}
         rendering.pages.append(out / name / f"compare-{source}.md")
         rendering.terminal.append(_terminal(side))
         rendering.notes += side.board.notes
     publish(files, out)
     return rendering
-
-
-def _showable(records: Iterable[Record], source: Source, notes: list[str]) -> list[Record]:
-    """Return the records that can be shown; others, edited by hand or of a faulty plugin, become notes."""
-    kept = []
-    for record in records:
-        try:
-            Board([record]).every.frame()
-            if record.cell.method in source.methods:
-                for facts in source.facts["metrics"].values():
-                    obstacles_of(record, source, facts)
-        except Exception as error:
-            notes.append(f"{record.cell.id} is left out, it cannot be shown: {spell_error(error)}")
-        else:
-            kept.append(record)
-    return kept
 
 
 def _texts(side: Side, twin: Side | None) -> dict[str, str]:

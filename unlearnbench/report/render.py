@@ -1,13 +1,13 @@
 """All files of a report, from the records of a results folder and the ids of stale cells."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.rendering import Rendering
-from unlearnbench.store.records import Reading, Record
+from unlearnbench.store.records import Reading
 
 if TYPE_CHECKING:
     from unlearnbench.report.data.board import Board
@@ -27,59 +27,26 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Render
     Raises:
         UsageError: there is no record, or the folder cannot be written.
     """
+    from unlearnbench.report.data.board import boards
+    from unlearnbench.report.figures.drawing import Drawing
     from unlearnbench.report.write.files import publish
     from unlearnbench.report.write.page import nothing
 
+    rendering = Rendering(notes=list(reading.problems))
+    if not reading.records and not rendering.notes:
+        raise UsageError(
+            f"there is no record in {reading.root} to show: run 'unlearnbench run' first or name a folder with "
+            f"--results"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's on odd numbers, which the report explains itself
-        shown, files, rendering = _shown(reading, stale)
-        if not shown and not rendering.notes:
-            raise UsageError(
-                f"there is no record in {reading.root} to show: run 'unlearnbench run' first or name a folder with "
-                f"--results"
-            )
+        shown = boards(reading.records, stale)
+        with Drawing(shown) as drawing:
+            files = _files(shown, drawing.drawn, rendering)
         publish(files if shown else {"report.md": nothing(rendering.notes)}, out, shown)
     rendering.pages = [out / name / "report.md" for name in shown] or [out / "report.md"]
     rendering.html = out / "report.html" if shown else None
     return rendering
-
-
-def _shown(reading: Reading, stale: Set[str]) -> "tuple[dict[str, Board], Files, Rendering]":
-    """Return the boards of the records that can be shown, and all files and messages of their report.
-
-    All records are rendered first. Where that fails in any way, the records at fault are searched for and become notes,
-    and the others are shown.
-    """
-    from unlearnbench.report.data.board import boards
-    from unlearnbench.report.figures.drawing import Drawing, Undrawn, draw
-    from unlearnbench.report.showable import showable
-
-    kept, problems = reading.records, list[str]()
-    broken: set[str] = set()  # figures that a record breaks
-    suspected = bool(stale)  # a stale record shows little, so render it as if it were not
-
-    def attempt(some: Sequence[Record]) -> None:
-        for hidden in (frozenset(), stale) if suspected else (frozenset(),):
-            shown = boards(some, hidden)
-            _files(shown, lambda name: {}, Rendering())
-            for board in shown.values():
-                for figure in broken:
-                    draw(board, figure)
-
-    while True:
-        rendering = Rendering(notes=[*reading.problems, *problems])
-        try:
-            if suspected and not problems:
-                attempt(kept)
-            shown = boards(kept, stale)
-            with Drawing(shown) as drawing:
-                return shown, _files(shown, drawing.drawn, rendering), rendering
-        except Exception as error:
-            broken |= {error.figure} if isinstance(error, Undrawn) else set()
-            kept, odd = showable(kept, attempt)
-            if not odd:  # caused by no record
-                raise
-            problems += odd
 
 
 def _files(
@@ -119,13 +86,12 @@ def validation(reading: Reading, stale: Set[str] = frozenset()) -> Rendering:
     Raises:
         UsageError: there is no control among the records.
     """
-    from unlearnbench.report.showable import shown_boards
+    from unlearnbench.report.data.board import boards
     from unlearnbench.report.tables.controls import alarms, check_tables
     from unlearnbench.report.write.markdown import to_markdown
 
-    shown, problems = shown_boards(reading.records, stale)
-    rendering = Rendering(notes=[*reading.problems, *problems])
-    for board in shown.values():
+    rendering = Rendering(notes=list(reading.problems))
+    for board in boards(reading.records, stale).values():
         rendering.notes += board.notes
         rendering.terminal += [f"## {board.title}\n\n{to_markdown(table)}" for table in check_tables(board)]
         rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])

@@ -10,22 +10,23 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from unlearnbench.errors import UsageError, one_line, plural, spell_error
+from unlearnbench.errors import UsageError, one_line, plural
 from unlearnbench.report.data.board import Board, boards
-from unlearnbench.report.showable import showable
+from unlearnbench.report.data.published import load_source, source_names
 from unlearnbench.report.tables.every import all_tables
+from unlearnbench.report.tables.published import Side, compare_rows, comparison_tables
 from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.latex import to_latex
 from unlearnbench.report.write.markdown import to_markdown
-from unlearnbench.store.records import B4, Reading, Record
+from unlearnbench.store.records import Reading
 
 __all__ = ["Verdict", "verify"]
 
 DIGEST = re.compile(r"\brecords\s+([0-9a-f]{12})\b")
-ABOUT = re.compile(r"Dataset: .*?; protocol [^:;]*[:;]")  # the part of a caption that describes its board
+LABEL = re.compile(r"\\label\s*\{([^{}]*)\}")
 MOST = 3  # differences that are spelled out
 BOLD = "bold "  # prefix of a cell in bold
 BOLD_MARKDOWN = re.compile(r"(?<![\\*])\*\*(?!\*)")
@@ -47,11 +48,10 @@ class ParsedTable:
     line: int  # where it begins, from 1
     last: int  # its caption's last line
     caption: str
-    title: str = ""  # of the heading above it
+    label: str = ""  # in LaTeX without "tab:", in Markdown the heading above it
     header: tuple[str, ...] = ()  # the corner first
     rows: tuple[tuple[str, ...], ...] = ()  # the row's name first
     trouble: str = ""  # why it cannot be read
-    note: str = ""  # below it, which may be left out
 
     @property
     def digest(self) -> str:
@@ -67,12 +67,10 @@ class ParsedTable:
 
 @dataclass(frozen=True)
 class Match:
-    """A table of the file beside the one of the records that is most like it."""
+    """A table of the file beside the one of the records that it is compared with."""
 
     title: str
-    likeness: float
-    same_name: bool  # both have one title, or captions that begin alike
-    expected: ParsedTable
+    is_named: bool  # the file's table has its label or its title
     differences: tuple[str, ...]
     added: bool  # the file's caption has further words before or after
 
@@ -99,8 +97,7 @@ def verify(path: Path, reading: Reading, stale: Set[str] = frozenset()) -> Verdi
             else f"there is no table in {path}{hint}: name a .md or .tex file that holds one of a report"
         )
     reference = _Reference(reading, stale, latex)
-    named = list(dict.fromkeys(grid.digest for grid in grids if grid.digest))
-    found = [reference.check(grid) if grid.digest else reference.check_unnamed(grid, named) for grid in grids]
+    found = [reference.check(grid) for grid in grids]
     titles = Counter(title for title, _, _ in found)
     lines = [
         f"{f'{title} (line {grid.line})' if titles[title] > 1 else title or f'table at line {grid.line}'}: {words}"
@@ -108,8 +105,7 @@ def verify(path: Path, reading: Reading, stale: Set[str] = frozenset()) -> Verdi
     ]
     lines += _mentions(text, grids, latex)
     holds = all(ok for _, ok, _ in found)
-    notes = reference.unread if holds else [*reference.unread, *reference.notes]
-    return Verdict(holds, [*lines, *[f"note: {note}" for note in notes]])
+    return Verdict(holds, [*lines, *[f"note: {note}" for note in reading.problems]])
 
 
 def _read(path: Path) -> tuple[str, bool]:
@@ -151,42 +147,32 @@ class _Reference:
     reading: Reading
     stale: Set[str]
     latex: bool
-    notes: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)  # a sentence on each line without a sound record
 
     def __post_init__(self) -> None:
-        records = self._records()
-        self.now = boards(records, self.stale)
-        self.recorded = boards(records) if self.stale else self.now  # with the numbers of stale records too
-        self._cache: dict[int, list[tuple[str, ParsedTable]]] = {}
-
-    def _records(self) -> list[Record]:
-        """Return the records that a report shows; the others become notes."""
-        if not self.reading.root.is_dir():
+        root, problems = self.reading.root, self.reading.problems
+        if not root.is_dir():
             raise UsageError(
-                f"there is no results folder {self.reading.root}: run 'unlearnbench run' first or name one with "
-                f"--results"
+                f"there is no results folder {root}: run 'unlearnbench run' first or name one with --results"
             )
-        self.unread += self.reading.problems
-        kept, problems = showable(self.reading.records)
-        self.notes += problems
-        if not kept:
-            why = f" ({'; '.join(found[:3])})" if (found := [*self.unread, *self.notes]) else ""
-            raise UsageError(
-                f"there is no record in {self.reading.root} to check against{why}: name a folder with --results"
-            )
-        return kept
+        if not self.reading.records:
+            why = f" ({'; '.join(problems[:3])})" if problems else ""
+            raise UsageError(f"there is no record in {root} to check against{why}: name a folder with --results")
+        self.now = boards(self.reading.records, self.stale)
+        self.recorded = boards(self.reading.records) if self.stale else self.now  # with the numbers of stale ones too
+        self._cache: dict[int, list[tuple[Table, ParsedTable]]] = {}
 
     def check(self, grid: ParsedTable) -> tuple[str, bool, str]:
         """Return a table's title, whether it holds, and an explanation."""
+        if not grid.digest:
+            return grid.label, True, "not verifiable: it names no records"
         now = next((board for board in self.now.values() if board.digest == grid.digest), None)
         recorded = next((board for board in self.recorded.values() if board.digest == grid.digest), None)
         if grid.trouble:
-            return grid.title, False, f"does not hold: it cannot be read ({grid.trouble})"
+            return grid.label, False, f"does not hold: it cannot be read ({grid.trouble})"
         matches = [self._match(grid, board) for board in (now, recorded) if board is not None]
         if not matches:
             return self._unknown(grid)
-        best = min(matches, key=lambda match: (len(match.differences), -match.likeness))
+        best = min(matches, key=lambda match: len(match.differences))
         if best.differences:
             return best.title, False, f"does not hold: {_spell(best.differences)}"
         if now is None or matches[0].differences:
@@ -199,105 +185,54 @@ class _Reference:
         words = "; the words added to its caption are not checked" if best.added else ""
         return best.title, True, f"holds (records {grid.digest}, {plural(grid.cells, 'cell')}{words})"
 
-    def check_unnamed(self, grid: ParsedTable, digests: Sequence[str]) -> tuple[str, bool, str]:
-        """Return the same for a table that names no records, using the records named by other tables of its file."""
-        known = [board for side in (self.now, self.recorded) for board in side.values() if board.digest in digests]
-        matches = [] if grid.trouble else [(self._match(grid, board), board) for board in known]
-        matches = [(match, board) for match, board in matches if match.same_name]
-        if not matches:
-            return grid.title, True, "not verifiable: it names no records"
-        best, board = min(matches, key=lambda found: (len(found[0].differences), -found[0].likeness))
-        if best.differences:
-            return best.title, False, f"does not hold: {_spell(best.differences)}"
-        words = "; the words around it are not checked" if best.added else ""
-        return best.title, True, f"holds (records {board.digest}, {plural(grid.cells, 'cell')}{words})"
-
     def _unknown(self, grid: ParsedTable) -> tuple[str, bool, str]:
         """Return the verdict on a table with an unknown digest."""
         text = (
             f"does not hold: {self.reading.root} has no board with records {grid.digest}: a record was changed, added "
             f"or removed since, or they are in another folder (--results)"
         )
-        about = ABOUT.search(grid.caption)
-        matches = [(self._match(grid, board), name, board.digest) for name, board in self.now.items()]
-        for match, name, digest in matches:
-            if about and about[0] in match.expected.caption:
+        for name, board in self.now.items():
+            if f"{board.origin};" in grid.caption:
+                match = self._match(grid, board)
                 other = [words for words in match.differences if not words.startswith("its caption")]
                 beside = f", where {_spell(other)}" if other else " with the same cells"
-                return match.title, False, f"{text}; {name} has records {digest} now{beside}"
-        best = max((match for match, _, _ in matches), key=lambda match: match.likeness)
-        return grid.title or (best.title if best.same_name else ""), False, text
+                return match.title, False, f"{text}; {name} has records {board.digest} now{beside}"
+        return grid.label, False, text
 
     def _match(self, grid: ParsedTable, board: Board) -> Match:
-        """Return the table of a board that is most like the file's."""
-        matches = [_compare(grid, title, table) for title, table in self._tables(board)]
-        best = max(matches, key=lambda match: match.likeness)
-        if not best.same_name and not set(grid.header[1:]) & set(best.expected.header[1:]):
-            words = f"no table of records {board.digest} has columns like these"
-            return Match(grid.title, 0, False, best.expected, (words,), False)
+        """Return the table of a board with the label of the file's, or, if that is another one, the one it equals."""
+        matches = [_compare(grid, table, parsed) for table, parsed in self._tables(board)]
+        best = min(matches, key=lambda match: (bool(match.differences), not match.is_named, len(match.differences)))
+        known = {header for _, parsed in self._tables(board) for header in parsed.header[1:]}
+        if not best.is_named and known.isdisjoint(grid.header[1:]):
+            return Match(grid.label, False, (f"no table of records {board.digest} has columns like these",), False)
         return best
 
-    def _tables(self, board: Board) -> list[tuple[str, ParsedTable]]:
-        """Return (title, table) of every table of a board, comparisons with published numbers last."""
+    def _tables(self, board: Board) -> list[tuple[Table, ParsedTable]]:
+        """Return every table of a board, also as the file would have it; comparisons with published numbers last."""
         if id(board) not in self._cache:
             write, read = (to_latex, latex_grids) if self.latex else (to_markdown, markdown_grids)
-            tables = [*all_tables(board)]
-            try:
-                tables += self._comparisons(board)
-            except Exception as error:  # edited by hand: show the rest
-                self.notes.append(f"{board.title} cannot be compared with published numbers: {spell_error(error)}")
-            self._cache[id(board)] = [(table.title, grid) for table in tables for grid in read(write(table))]
+            tables = [*all_tables(board), *self._comparisons(board)]
+            self._cache[id(board)] = [(table, grid) for table in tables for grid in read(write(table))]
         return self._cache[id(board)]
 
     def _comparisons(self, board: Board) -> list[Table]:
         """Return the tables that `compare` writes of a board."""
-        from unlearnbench.report.data.published import load_source
-        from unlearnbench.report.tables import published as compare
-
         family = self.now if any(board is other for other in self.now.values()) else self.recorded
-        tables = []
-        for side in [compare.Side(load_source(name), board) for name in _sources()]:
-            if not side.has_records:
-                continue
-            rows = compare.compare_rows(side)
-            tables += [compare.claims_table(side), compare.overview_table(side, rows)]
-            tables += compare.class_tables(side, rows)
-            for twin in [compare.Side(side.source, other) for other in family.values()]:
-                same = (twin.cell.dataset, twin.cell.protocol) == (side.cell.dataset, side.cell.protocol + B4)
-                if same and twin.has_records:
-                    tables.append(compare.reference_table(side, twin))
+        tables: list[Table] = []
+        for source in map(load_source, source_names()):
+            if (side := Side(source, board)).has_records:
+                others = [Side(source, other) for other in family.values()]
+                twin = next((other for other in others if other.has_records and other.is_twin_of(side)), None)
+                tables += comparison_tables(side, twin, compare_rows(side))
         return tables
 
 
-def _sources() -> list[str]:
-    """Return the names of the published numbers."""
-    from unlearnbench.report.data.published import published_folder
-
-    names = (path.name for path in published_folder().iterdir())
-    return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
-
-
-def _compare(found: ParsedTable, title: str, expected: ParsedTable) -> Match:
+def _compare(found: ParsedTable, table: Table, expected: ParsedTable) -> Match:
     """Return how a table of the file differs from one of the records."""
-    same_title = " ".join(title.split()) == found.title
-    beginning = " ".join(expected.caption.split()[:5])
-    same_name = same_title or (bool(beginning) and beginning in found.caption)
-    pairs = list(zip(itertools.chain(*found.rows), itertools.chain(*expected.rows), strict=False))
-    likeness = (
-        same_title
-        + same_name
-        + _overlap(found.header[1:], expected.header[1:])
-        + _overlap([row[0] for row in found.rows], [row[0] for row in expected.rows])
-        + sum(a == b for a, b in pairs) / max(len(pairs), 1)
-    )
+    is_named = found.label in (" ".join(table.title.split()), table.name)
     added = expected.caption in found.caption and expected.caption != found.caption
-    return Match(title, likeness, same_name, expected, tuple(_differences(found, expected)), added)
-
-
-def _overlap(a: Iterable[str], b: Iterable[str]) -> float:
-    """Return the share of texts that two lists have in common."""
-    here, there = set(a), set(b)
-    return len(here & there) / max(len(here | there), 1)
+    return Match(table.title, is_named, tuple(_differences(found, expected)), added)
 
 
 def _differences(found: ParsedTable, expected: ParsedTable) -> Iterator[str]:
@@ -317,8 +252,6 @@ def _differences(found: ParsedTable, expected: ParsedTable) -> Iterator[str]:
             yield from (f"row {old[0]}, column {head}: {_says(a, b)}" for head, a, b in cells if a != b)
     if expected.caption not in found.caption:
         yield f"its caption: {_caption_difference(found.caption, expected.caption)}"
-    if found.note and found.note != expected.note:
-        yield f"its caption: {_caption_difference(found.note, expected.note)}"
 
 
 def _list_differences(what: str, found: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
@@ -432,17 +365,18 @@ def latex_grids(text: str) -> list[ParsedTable]:
         line, last = (text.count("\n", 0, place) + 1 for place in match.span())
         start = re.search(r"\\caption\*?\s*(?:\[[^\]]*\]\s*)?(?=\{)", match[2])
         caption = _group(match[2], start.end())[0] if start else ""
-        caption = _latex_plain(re.sub(r"\\label\s*\{[^{}]*\}", "", caption))
+        caption = _latex_plain(re.sub(LABEL, "", caption))
+        label = next((name[1].removeprefix("tab:") for name in re.finditer(LABEL, match[2])), "")
         bodies = list(re.finditer(r"\\begin\{(tabular[*xy]?)\}(.*?)\\end\{\1\}", match[2], re.DOTALL))
         parts = [_latex_body(body[2], widths=body[1] != "tabular") for body in bodies]
         bodies_by_name = [_by_name(rows) for _, rows in parts]
         if parts and all(one.keys() == bodies_by_name[0].keys() for one in bodies_by_name):
             header = parts[0][0] + tuple(itertools.chain(*[head[1:] for head, _ in parts[1:]]))
             rows = tuple((key[0], *itertools.chain(*[one[key] for one in bodies_by_name])) for key in bodies_by_name[0])
-            grids.append(ParsedTable(line, last, caption, header=header, rows=rows, note=_note(match[2])))
+            grids.append(ParsedTable(line, last, caption, label, header, rows))
         else:
             trouble = f"its environment at line {line} holds {len(bodies)} tabulars of different rows"
-            grids.append(ParsedTable(line, last, caption, trouble=trouble))
+            grids.append(ParsedTable(line, last, caption, label, trouble=trouble))
     return grids
 
 
@@ -454,12 +388,6 @@ def _by_name(rows: Iterable[Sequence[str]]) -> dict[tuple[str, int], Sequence[st
         found[name, seen[name]] = cells
         seen[name] += 1
     return found
-
-
-def _note(text: str) -> str:
-    """Return the note below a table; empty where it was left out."""
-    start = re.search(r"\\unlearnbenchnote\s*(?=\{)", text)
-    return _latex_plain(_group(text, start.end())[0]) if start else ""
 
 
 def _without_comments(text: str) -> str:

@@ -261,6 +261,20 @@ def _check_metric(name: str, entry: Mapping[str, Any]) -> None:
         raise ValueError(f"{name}.value is {value:g}: it must be {bounds}")
     if entry["n"] < 1:
         raise ValueError(f"{name}.n is 0: a value rests on at least one sample")
+    confusion = entry["detail"].get("confusion") if isinstance(entry.get("detail"), Mapping) else None
+    if confusion is not None and not _is_confusion(confusion):
+        raise ValueError(
+            f"{name}.detail.confusion is no confusion matrix: it must be a list of counts per requested class, one per "
+            f"class and one for no object"
+        )
+
+
+def _is_confusion(value: object) -> bool:
+    rows = value if isinstance(value, list) else []
+    return bool(rows) and all(
+        isinstance(row, list) and len(row) == len(rows) + 1 and all(AMOUNT.holds(count) for count in row)
+        for row in rows
+    )
 
 
 def _check_classes(record: Mapping[str, Any]) -> None:

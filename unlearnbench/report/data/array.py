@@ -60,15 +60,15 @@ class Numbers:
             where: (rows, targets, seeds), the cells to keep, if not all; rows without any are left out.
         """
         kept = np.asarray(self.status != NOT_RUN, dtype=np.bool_) & (True if where is None else where)
-        chosen = [np.ones(size, dtype=np.bool_) for size in kept.shape]
+        chosen: list[NDArray[np.bool_]] = [np.ones(size, dtype=np.bool_) for size in kept.shape]
         for axis, (names, wanted) in enumerate(((self.rows, rows), (self.targets, targets))):
             if wanted is not None:
                 among = set(wanted)
                 chosen[axis] = np.array([name in among for name in names], dtype=np.bool_)
         kept = kept & chosen[0][:, None, None] & chosen[1][None, :, None]
         if where is not None:
-            chosen[0] &= kept.any(axis=(1, 2))
-        chosen[1], chosen[2] = kept.any(axis=(0, 2)), kept.any(axis=(0, 1))
+            chosen[0] &= _any(kept, 1, 2)
+        chosen[1], chosen[2] = _any(kept, 0, 2), _any(kept, 0, 1)
         cells: Any = np.ix_(*chosen)
         every: Any = (slice(None), *cells)
         here = kept[cells]
@@ -234,7 +234,7 @@ class Numbers:
             spread: greatest less least of them; NaN where a cell was not repeated.
         """
         times, ranges = self.of(rte), self.of(spread)
-        fits = (~np.isnan(ranges) & (times > 0)).all(axis=(1, 2))
+        fits = ~_any(np.isnan(ranges) | ~(times > 0), 1, 2)
         return ranks({
             row: (times[k].ravel(), ranges[k].ravel() / times[k].ravel())
             for k, row in enumerate(self.rows) if row.role in ("method", "gold") and fits[k]
@@ -262,15 +262,22 @@ class Numbers:
     @cached_property
     def _run(self) -> NDArray[np.bool_]:
         """(rows, targets): whether any cell has a record."""
-        found: NDArray[np.bool_] = np.asarray(self.status != NOT_RUN, dtype=np.bool_).any(axis=2)
-        return found
+        return _any(self.status != NOT_RUN, 2)
 
     def _over_seeds(self, r: int, t: int, numbers: NDArray[np.float64], marks: int) -> Value:
         ok, expected = len(numbers), len(self.seeds)
         if ok:
             return Value(statistics.fmean(numbers.tolist()), ok=ok, expected=expected, disturbed=marks)
-        words = [word for word in self.status[r, t] if word != NOT_RUN]
-        return Value(None, next((w for w in reversed(words) if w != "ok"), "n/a"), ok=0, expected=expected)
+        return Value(None, self._why_none(r, t), ok=0, expected=expected)
+
+    def why_none(self, row: Variant, target: Target) -> str:
+        """Return the word in place of a missing number of a row and target."""
+        known = row in self._row and target in self._target
+        return self._why_none(self._row[row], self._target[target]) if known else NOT_RUN
+
+    def _why_none(self, r: int, t: int) -> str:
+        words = [str(word) for word in self.status[r, t] if word != NOT_RUN]
+        return next((word for word in reversed(words) if word != "ok"), "n/a" if words else NOT_RUN)
 
     def _means(self, measure: Measure) -> dict[Variant, Value]:
         """Return the means over targets of all rows, without intervals and marks."""
@@ -333,6 +340,10 @@ def _of_measure(measure: Measure) -> dict[str, Any]:
             "better": measure.better}  # fmt: skip
 
 
+def _any(mask: object, *axes: int) -> NDArray[np.bool_]:
+    return np.asarray(np.any(np.asarray(mask, dtype=np.bool_), axis=axes), dtype=np.bool_)
+
+
 def _over_targets(values: Sequence[Value]) -> Value:
     numbers = [value.number for value in values if value.number is not None]
     ok, expected = sum(value.ok for value in values), sum(value.expected for value in values)
@@ -346,7 +357,7 @@ def _over_targets(values: Sequence[Value]) -> Value:
 
 def _intervals(values: NDArray[np.float64], samples: NDArray[np.int64], measure: Measure) -> list[Interval]:
     """Return the 95 % interval of each array, (arrays, targets, seeds): a share's from its samples, if it is one."""
-    within = (np.isnan(values) | ((values >= 0) & (values <= 100))).all(axis=(1, 2))
+    within = ~_any((values < 0) | (values > 100), 1, 2)
     found: list[Interval] = [None] * len(values)
     is_share = within if measure.is_share else np.zeros_like(within)
     shares = proportion_intervals(values[is_share] / 100, np.maximum(samples[is_share], 0).astype(np.float64))

@@ -295,10 +295,15 @@ class Board:
         facts = [
             f"Forget classes {self._spelled(shown.targets)}, {_seeds(shown.seeds)}",
             *([f"samples per cell {samples}"] if samples else []),
-            f"{self.title}, protocol {self._protocol}",
+            self.origin,
             f"records {self.digest}",
         ]
         return f"{words} {'; '.join(facts)}."
+
+    @property
+    def origin(self) -> str:
+        """Dataset and protocol in words, as captions name them."""
+        return f"{self.title}, protocol {self._protocol}"
 
     @property
     def _protocol(self) -> str:

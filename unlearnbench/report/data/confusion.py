@@ -1,6 +1,6 @@
 """Confusion matrices from records: requested class against the judge's verdict."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,9 @@ NOTHING = "no object"
 def confusion_of(record: Record) -> Matrix | None:
     """Return a record's matrix: rows are requested classes, columns verdicts, the last one no object."""
     for entry in record.metrics.values():
-        counts = (entry.get("detail") or {}).get("confusion")
-        if counts is None:
-            continue
-        matrix = np.asarray(counts, dtype=float)
-        if matrix.ndim == 2 and matrix.shape[1] == matrix.shape[0] + 1:
-            return matrix
+        detail = entry.get("detail")
+        if entry.get("value") is not None and isinstance(detail, Mapping) and detail.get("confusion") is not None:
+            return np.asarray(detail["confusion"], dtype=float)
     return None
 
 

@@ -62,8 +62,8 @@ FIGURE_WORDS = {
 }
 
 
-# each draws some rows of a board, into a part of a figure or a new one
-FIGURES: Mapping[str, Callable[[Board, Sequence[Variant], Canvas | None], Canvas | None]] = {
+# each draws into a part of a figure or a new one, some rows of a board or all
+FIGURES: Mapping[str, Callable[[Board, Canvas | None, Sequence[Variant]], Canvas | None]] = {
     "tradeoff": tradeoff,
     "pareto": pareto,
     "sweep": sweep,
@@ -78,20 +78,11 @@ FIGURES: Mapping[str, Callable[[Board, Sequence[Variant], Canvas | None], Canvas
 }
 
 
-class Undrawn(Exception):
-    """A figure could not be drawn; `__cause__` has the reason."""
-
-    def __init__(self, figure: str) -> None:
-        """Keep the figure's name."""
-        super().__init__(f"the figure {figure} cannot be drawn")
-        self.figure = figure
-
-
 def draw(board: Board, name: str) -> Drawn:
     """Return {ending: bytes} of a figure of a board, as .png and .pdf; empty if the board has nothing to draw."""
     with own_style():
         plt.switch_backend("Agg")  # which needs no screen
-        figure = FIGURES[name](board, board.variants if name in WHOLE else few_rows(board), None)
+        figure = FIGURES[name](board, None, () if name in WHOLE else few_rows(board))
         if not isinstance(figure, Figure):
             return {}
         dpi = min(DPI, MOST_PIXELS / max(figure.get_size_inches()))
@@ -139,21 +130,14 @@ class Drawing:
                     self._begun[name, figure] = self._pool.submit(_draw_inherited, name, figure)
 
     def drawn(self, name: str) -> dict[str, Drawn]:
-        """Return {figure: its bytes} of a board, in the order of FIGURES, once all of them are drawn.
-
-        Raises:
-            Undrawn: one of them cannot be drawn.
-        """
+        """Return {figure: its bytes} of a board, in the order of FIGURES, once all of them are drawn."""
         return {figure: files for figure in FIGURES if (files := self._wait(name, figure))}
 
     def _wait(self, name: str, figure: str) -> Drawn:
-        try:
-            if (name, figure) in self._begun:
-                with suppress(BrokenProcessPool):  # a process was killed, for lack of memory perhaps: draw it here
-                    return self._begun[name, figure].result()
-            return draw(self._boards[name], figure)
-        except Exception as error:
-            raise Undrawn(figure) from error
+        if (name, figure) in self._begun:
+            with suppress(BrokenProcessPool):  # a process was killed, for lack of memory perhaps: draw it here
+                return self._begun[name, figure].result()
+        return draw(self._boards[name], figure)
 
     def __enter__(self) -> "Drawing":
         """Return itself."""

@@ -45,11 +45,12 @@ HEATMAPS_ACROSS = 2  # panels side by side
 MOST_WRITTEN = 14  # forget classes whose numbers are written into a heat map
 
 
-def heatmaps(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def heatmaps(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """One panel per headline metric: methods down, forget classes across; words where there is no number.
 
     As many as a page holds; the HTML page has one of every metric.
     """
+    shown = only or board.variants
     rows = shown[:MOST_ROWS]
     across = HEATMAPS_ACROSS if len(board.targets) <= MOST_WRITTEN else 1
     names, left = names_of(variant.label for variant in rows)
@@ -127,8 +128,9 @@ def _draw_matrix(
     return mesh
 
 
-def confusion(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def confusion(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """Two matrices per variant: verdicts on samples of the forgotten class, and on samples of retained classes."""
+    shown = only or board.variants
     rows = ((variant, confusion_sides(board.numbers, variant)) for variant in shown)
     confusions = dict(islice(((variant, sides) for variant, sides in rows if sides is not None), MOST_CONFUSIONS))
     if not confusions:

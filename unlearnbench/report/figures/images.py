@@ -69,8 +69,9 @@ def _pictured(board: Board, variant: Variant, target: Target) -> tuple[Record, d
     return None
 
 
-def samples(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def samples(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """Samples of one forget class and of one retained class, methods down; a column is one initial noise."""
+    shown = only or board.variants
     for target in board.targets:
         pictured = [(v, *pair) for v in shown if (pair := _pictured(board, v, target)) is not None]
         if pictured:
@@ -84,8 +85,9 @@ def samples(board: Board, shown: Sequence[Variant], parent: Canvas | None = None
     return _strip_grid([variant.label for variant, *_ in pictured], strips, headers, parent)
 
 
-def samples_overview(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def samples_overview(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """The first samples of the first forget classes, methods down, forget classes across."""
+    shown = only or board.variants
     pictured = {(v, t): pair for v in shown for t in board.targets if (pair := _pictured(board, v, t))}
     if not pictured:
         return None

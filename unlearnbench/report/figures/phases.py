@@ -24,8 +24,9 @@ from unlearnbench.report.figures.style import (
 PHASE_COLOURS = ("prior", "forget", "sample", "judge", "warmup", "attack")  # fixes the colour of each phase
 
 
-def phases(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def phases(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """Mean seconds per cell in each phase, stacked; reused priors at their original cost."""
+    shown = only or board.variants
     frame = _phase_frame(board, shown)[:MOST_ROWS]
     if frame.empty:
         return None

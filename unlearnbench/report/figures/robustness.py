@@ -27,8 +27,9 @@ COLUMNS, MOST_CURVES = 3, 4  # panels beside each other: of attacks, of curves
 SHIFT = 0.17  # offset of the marks before and after, in rows
 
 
-def robustness(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def robustness(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """One panel per attack: forgetting before and after it, methods down, the gold standard after it as a band."""
+    shown = only or board.variants
     part = board.attacked
     if part is None:
         return None
@@ -80,8 +81,9 @@ def _draw_mark(axes: Axes, value: Value, y: float, style: Style, *, filled: bool
     )  # fmt: skip
 
 
-def relearning(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def relearning(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """One panel per choice of images: what is forgotten along the steps of fine-tuning, a line per method."""
+    shown = only or board.variants
     part = board.attacked
     attacks = {} if part is None else attack_curves(part.sel(rows=shown), board.robustness)
     if not attacks:

@@ -34,7 +34,7 @@ REFERENCE_MARKERS, DASHES = "x+12", ("--", ":", "-.", (0, (5, 1)))
 OFFSETS = ((5, 4, "left"), (-5, -9, "right"), (5, -9, "left"), (-5, 4, "right"))  # of value marks, by line; points
 
 
-def sweep(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def sweep(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """Per swept setting: forgetting against retention along its values, and each of the two against the value."""
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
     sweeps = find_sweeps(board)

@@ -26,8 +26,9 @@ from unlearnbench.report.figures.sweep import DASHES
 MOST_LOSSES = 3  # pairs of panels that one page holds
 
 
-def timesteps(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def timesteps(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """Denoising loss by timestep, on the forget class and on retained classes, one line per variant."""
+    shown = only or board.variants
     curves = mean_curves(board.numbers.sel(rows=shown))
     if not curves:
         return None

@@ -27,8 +27,9 @@ GREY = (0.72, 0.72, 0.72)
 PAIRS = ((1, 0), (2, 0), (2, 1))  # (x, y) of the panels: indices of (forgetting, retention, cost)
 
 
-def tradeoff(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def tradeoff(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """Forgetting against retention with run time as size: a dot per forget class, a ringed mark for the mean."""
+    shown = only or board.variants
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
     if forgetting is None or retention is None:
         return None
@@ -76,8 +77,9 @@ def _tradeoff_label(variant: Variant, values: Sequence[Value], total: Measure) -
     return f"{variant.label} ({spell_number(values[2].number or 0.0, '.1f')} {total.unit}){least.gap}"
 
 
-def pareto(board: Board, shown: Sequence[Variant], parent: Canvas | None = None) -> Canvas | None:
+def pareto(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """Draw the three pairs of axes with intervals, the front of each pair as steps, dominated methods grey."""
+    shown = only or board.variants
     best, measures = undominated(board), axes_of(board)
     placed = {row: values for row, values in places(board).items() if row in shown}
     if len(placed) < 2:

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from unlearnbench.report.data.array import NOT_RUN
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.published import STATISTICS, Footnote, Row, Source, footnotes
 from unlearnbench.report.data.statistics import score_interval
 from unlearnbench.report.data.values import Measure, Value, Variant
 from unlearnbench.report.tables.table import Table
 from unlearnbench.store.cell import Target
-from unlearnbench.store.records import Record
+from unlearnbench.store.records import B4, Record
 
 Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
 VERDICTS: tuple[Verdict, ...] = ("agrees", "differs", "not comparable", "not measured")
@@ -60,6 +61,10 @@ class Side:
         single = all(len(target.gone) == 1 for target in self.board.targets)
         return single and any(variant.method in self.variants for variant in self.board.variants)
 
+    def is_twin_of(self, other: "Side") -> bool:
+        """Whether it has the protocol of another side, but the reference set of the compatibility protocol."""
+        return (self.cell.dataset, self.cell.protocol) == (other.cell.dataset, other.cell.protocol + B4)
+
     def ok_records(self, method: str, forget_class: int) -> list[Record]:
         """Return the records with numbers of a method's default settings, one per seed."""
         variant = self.variants[method]
@@ -81,13 +86,10 @@ class Side:
             return Value(None, word, ok=0, expected=len(self.board.seeds))
         target, numbers = Target((forget_class,)), self.board.numbers
         if measure is None:
-            return Value(
-                None, "n/a" if numbers.cells(variant, target) else "no record", ok=0, expected=len(numbers.seeds)
-            )
-        value = numbers.cell(variant, target, measure, interval=False)
-        if value.number is None:
-            return replace(value, word="no record" if value.word == "-" else value.word)
-        return self._scaled(value, metric, measure)
+            value = Value(None, numbers.why_none(variant, target), ok=0, expected=len(numbers.seeds))
+        else:
+            value = self._scaled(numbers.cell(variant, target, measure, interval=False), metric, measure)
+        return replace(value, word="no record" if value.word == NOT_RUN else value.word)
 
     def mean(self, method: str, metric: str, classes: Iterable[int]) -> Value:
         """Return the mean over some classes in the source's unit, with its standard deviation; no number for none."""

@@ -21,7 +21,9 @@ def settings_tables(board: Board) -> list[Table]:
         Table(
             name="settings",
             title="Settings that are not the methods' defaults",
-            caption="The defaults are the papers' values for CIFAR-10; each method's file says where they come from.",
+            caption=board.caption(
+                "The defaults are the papers' values for CIFAR-10; each method's file says where they come from."
+            ),
             corner="Method",
             rows=[label for label, _ in rows],
             groups=[""] * 3,
