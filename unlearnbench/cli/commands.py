@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -16,7 +17,7 @@ from unlearnbench.errors import PluginError, UsageError, one_line, plural, print
 from unlearnbench.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.console import Console
 
@@ -105,11 +106,12 @@ def run(
     minutes: options.Minutes = None,
     stop_if_weak: options.StopIfWeak = False,
     dry_run: options.DryRun = False,
+    no_report: options.NoReport = False,
     results: options.Results = Path("results"),
     out: options.Out = Path("reports"),
     save_models: options.SaveModels = None,
 ) -> None:
-    """Run every method on every class, then render the report."""
+    """Run every method on every class; render the report after every class, and in the end."""
     console, workers = _start(start_workers=not dry_run)
     registry, plan = _plan(
         plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
@@ -126,7 +128,9 @@ def run(
     if workers is None:
         _dry_run(console, plan, results, execution)
         return
-    _conclude(_benchmark(console, plan, workers, results, execution), plan, results, out, registry)
+    show = None if no_report else partial(_finish, results, out, registry, console, is_over=False)
+    summary = _benchmark(console, plan, workers, results, execution, show)
+    _conclude(summary, plan, results, None if no_report else out, registry)
 
 
 def _execution(*, models: Path | None, **options: Any) -> "Execution":
@@ -184,13 +188,14 @@ def _dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execut
 
 
 def _benchmark(
-    console: "Console", plan: "Plan", workers: "Workers", results: Path, execution: "Execution"
-) -> "Summary":
+    console: "Console", plan: "Plan", workers: "Workers", results: Path, execution: "Execution",
+    show: "Callable[[], object] | None",
+) -> "Summary":  # fmt: skip
     """Run a plan and return how it went."""
     from unlearnbench.run.benchmark import Benchmark
     from unlearnbench.store.records import ResultStore
 
-    return Benchmark(plan, workers, ResultStore(results), console, execution, _check_untouched).run()
+    return Benchmark(plan, workers, ResultStore(results), console, execution, _check_untouched, show).run()
 
 
 def _check_untouched(record: "Record") -> list[str]:
@@ -483,11 +488,13 @@ def check(
 def report(
     results: options.Results = Path("results"),
     out: options.Out = Path("reports"),
+    methods: options.PaperMethods = "",
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser, where there is one.")] = False,
 ) -> None:
     """Render the report from the records: page, tables and figures.
 
-    A page of everything (.html), and for each dataset tables (.md, .tex, .csv) and figures (.png, .pdf).
+    A page of everything (.html), and for each dataset tables (.md, .tex, .csv) and figures (.png, .pdf). With --methods
+    the paper's two tables, a group of columns per method, show these; else all methods where they are four at most.
     """
     from unlearnbench.cli.console import make_console, open_page, say_where
     from unlearnbench.plugins.registry import Registry
@@ -495,7 +502,9 @@ def report(
     _check_results(results)
     _check_writable(out, "--out")
     console = make_console()
-    rendering = _finish(results, out, Registry(), console)
+    registry = Registry()
+    chosen = [spec.name for spec in registry.methods(methods)] if methods else []
+    rendering = _finish(results, out, registry, console, chosen)
     say_where(rendering, "Report", console)
     if open_:
         open_page(rendering.html or rendering.pages[0], console)
@@ -590,8 +599,8 @@ def _check_results(results: Path) -> None:
         )
 
 
-def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path, registry: "Registry") -> None:
-    """Print how the run of a plan ended, render its report, and exit with its status."""
+def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path | None, registry: "Registry") -> None:
+    """Print how the run of a plan ended, render its report, and exit with its status; without `out` no report."""
     from unlearnbench.cli.console import make_console, say_where
     from unlearnbench.run.workers import ignore_stopping
 
@@ -607,13 +616,14 @@ def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path, regist
             f"Stopped. {plural(there, 'cell')} of this run {'is' if there == 1 else 'are'} recorded in {results}: run "
             "the same command again to resume.",
         )
-        if summary.out_of_time and summary.ran:
+        if summary.out_of_time and summary.ran and out is not None:
             say_where(_finish(results, out, registry, console), "Report", console)
         raise typer.Exit(130)
     if lost and not any(results.glob("*/*.jsonl")):
         raise typer.Exit(1)  # nothing is left to show
-    _say(console, "rendering the report")
-    rendering = _finish(results, out, registry, console)
+    if out is not None:
+        _say(console, "rendering the report")
+    rendering = None if out is None else _finish(results, out, registry, console)
     for record in summary.failed:
         _say(console, f"{record.status}: {record.cell.id}: {record.reason}")
     if summary.failed:
@@ -628,8 +638,12 @@ def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path, regist
             "Stopped: the untouched model fails its checks (--stop-if-weak). Train it longer (--base-steps), use "
             "more images, or give a trained one with --base.",
         )
-    say_where(rendering, "Report", console)
-    if summary.failed or summary.weak or lost or (plan.dataset.name, plan.dataset.protocol.name) in rendering.alarms:
+    if rendering is None:
+        _say(console, f"The records are in {results}: render them with 'unlearnbench report --results {results}'.")
+    else:
+        say_where(rendering, "Report", console)
+    key = plan.dataset.name, plan.dataset.protocol.name
+    if summary.failed or summary.weak or lost or (rendering is not None and key in rendering.alarms):
         raise typer.Exit(1)
 
 
@@ -653,16 +667,19 @@ def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     typer.echo(printable(text), err=err, nl=nl)
 
 
-def _finish(results: Path, out: Path, registry: "Registry", console: "Console") -> "Rendering":
-    """Render the report and print its main tables."""
+def _finish(
+    results: Path, out: Path, registry: "Registry", console: "Console", methods: "Sequence[str]" = (), *,
+    is_over: bool = True,
+) -> "Rendering":  # fmt: skip
+    """Render the report and print its main tables; before the run is over, without notes."""
     from unlearnbench.cli.console import show
     from unlearnbench.cli.plotting import import_matplotlib
     from unlearnbench.report.render import render
 
     import_matplotlib()
     with _open(results, registry) as (reading, stale):
-        rendering = render(reading, out, stale)
-    show(rendering, console)
+        rendering = render(reading, out, stale, methods)
+    show(rendering, console, notes=is_over)
     return rendering
 
 

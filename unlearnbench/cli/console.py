@@ -24,9 +24,9 @@ def make_console() -> Console:
     return Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False)
 
 
-def show(rendering: Rendering, console: Console) -> None:
-    """Print notes, tables and alarms, each once: two boards may share records."""
-    for line in dict.fromkeys(rendering.notes):
+def show(rendering: Rendering, console: Console, *, notes: bool = True) -> None:
+    """Print notes, if asked for, tables and alarms, each once: two boards may share records."""
+    for line in dict.fromkeys(rendering.notes if notes else []):
         _say(console, Text(one_line(f"note: {line}", LONGEST)))
     for text in rendering.terminal:
         _print(console, Text("\n").append_text(styled(printable(text))))

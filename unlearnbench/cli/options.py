@@ -188,7 +188,12 @@ Minutes = Annotated[
 StopIfWeak = Annotated[
     bool, _option(MANNER, "End the run as soon as the untouched model fails its checks.", "--stop-if-weak")
 ]
+NoReport = Annotated[bool, _option(MANNER, "Record the cells, render no report, as for a task of many.", "--no-report")]
 DryRun = Annotated[bool, _option(MANNER, "Check everything, show what would run, and stop.", "--dry-run")]
+
+PaperMethods = Annotated[
+    str, typer.Option("--methods", help="Of the paper's two tables: paper, or up to four names.", metavar="NAMES")
+]
 
 # Where
 

@@ -1,7 +1,7 @@
 """All files of a report, from the records of a results folder and the ids of stale cells."""
 
 import warnings
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 Files = dict[str, str | bytes]  # by path within the report's folder
 
 
-def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Rendering:
+def render(reading: Reading, out: Path, stale: Set[str] = frozenset(), methods: Collection[str] = ()) -> Rendering:
     """Render every board of a results folder into `out/DATASET`.
 
     Args:
         reading: of the folder.
         out: folder for the report; other files in it stay unchanged.
         stale: ids of cells with stale records.
+        methods: whose rows the paper's two tables have; without them all rows, if they are few.
 
     Raises:
-        UsageError: there is no record, or the folder cannot be written.
+        UsageError: there is no record, the methods have none or too many rows, or the folder cannot be written.
     """
     from unlearnbench.report.data.board import boards
     from unlearnbench.report.figures.drawing import Drawing
@@ -41,8 +42,9 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Render
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's on odd numbers, which the report explains itself
         shown = boards(reading.records, stale)
+        _check_choice(shown, methods)
         with Drawing(shown) as drawing:
-            files = _files(shown, drawing.drawn, rendering)
+            files = _files(shown, drawing.drawn, rendering, methods)
         publish(files if shown else {"report.md": nothing(rendering.notes)}, out, shown)
     rendering.pages = [out / name / "report.md" for name in shown] or [out / "report.md"]
     rendering.html = out / "report.html" if shown else None
@@ -50,14 +52,16 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset()) -> Render
 
 
 def _files(
-    shown: "Mapping[str, Board]", drawn: "Callable[[str], Mapping[str, Drawn]]", rendering: Rendering
-) -> "Files":
+    shown: "Mapping[str, Board]", drawn: "Callable[[str], Mapping[str, Drawn]]", rendering: Rendering,
+    methods: Collection[str],
+) -> "Files":  # fmt: skip
     """Return all files of a report, and add the messages of boards to the rendering.
 
     Args:
         shown: {name: board}.
         drawn: returns the figures of a board by its name; asked once all tables are made.
         rendering: takes messages about the records.
+        methods: whose rows the paper's two tables have.
     """
     from unlearnbench.report.html import page
     from unlearnbench.report.tables.controls import alarms
@@ -66,18 +70,31 @@ def _files(
 
     files: Files = {}
     for name, board in shown.items():
-        files |= {f"{name}/tables/{file}": text for file, text in table_files(board).items()}
+        files |= {f"{name}/tables/{file}": text for file, text in table_files(board, methods).items()}
         rendering.terminal.append(to_terminal(board))
         rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
         rendering.notes += board.notes
     figures = {name: drawn(name) for name in shown}
     for name, board in shown.items():
-        files |= {f"{name}/{file}": text for file, text in page_files(board, figures[name]).items()}
+        files |= {f"{name}/{file}": text for file, text in page_files(board, figures[name], methods).items()}
         for key, both in figures[name].items():
             files |= {f"{name}/figures/{key}.{ending}": content for ending, content in both.items()}
     if shown:
         files["report.html"] = page(shown, list(rendering.notes), figures)
     return files
+
+
+def _check_choice(shown: "Mapping[str, Board]", methods: Collection[str]) -> None:
+    """Raise UsageError unless the paper's tables of some board can show the rows of these methods."""
+    from unlearnbench.report.tables.classes import MOST_ACROSS, rows_of
+
+    counts = {name: len(rows_of(board, methods)) for name, board in shown.items()}
+    if methods and not any(counts.values()):
+        raise UsageError(f"--methods: there is no record of {', '.join(methods)}")
+    if wide := [f"{name} has {count}" for name, count in counts.items() if count > MOST_ACROSS]:
+        raise UsageError(
+            f"--methods: the paper's tables have room for {MOST_ACROSS} rows, and {wide[0]} of these methods: name fewer"
+        )
 
 
 def validation(reading: Reading, stale: Set[str] = frozenset()) -> Rendering:

@@ -16,6 +16,7 @@ from pathlib import Path
 from unlearnbench.errors import UsageError, one_line, plural
 from unlearnbench.report.data.board import Board, boards
 from unlearnbench.report.data.published import load_source, source_names
+from unlearnbench.report.tables.classes import paper_tables
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.published import Side, compare_rows, comparison_tables
 from unlearnbench.report.tables.table import Table
@@ -201,9 +202,10 @@ class _Reference:
 
     def _match(self, grid: ParsedTable, board: Board) -> Match:
         """Return the table of a board with the label of the file's, or, if that is another one, the one it equals."""
-        matches = [_compare(grid, table, parsed) for table, parsed in self._tables(board)]
+        tables = [*self._tables(board), *self._chosen(board, grid)]
+        matches = [_compare(grid, table, parsed) for table, parsed in tables]
         best = min(matches, key=lambda match: (bool(match.differences), not match.is_named, len(match.differences)))
-        known = {header for _, parsed in self._tables(board) for header in parsed.header[1:]}
+        known = {header for _, parsed in tables for header in parsed.header[1:]}
         if not best.is_named and known.isdisjoint(grid.header[1:]):
             return Match(grid.label, False, (f"no table of records {board.digest} has columns like these",), False)
         return best
@@ -211,10 +213,17 @@ class _Reference:
     def _tables(self, board: Board) -> list[tuple[Table, ParsedTable]]:
         """Return every table of a board, also as the file would have it; comparisons with published numbers last."""
         if id(board) not in self._cache:
-            write, read = (to_latex, latex_grids) if self.latex else (to_markdown, markdown_grids)
-            tables = [*all_tables(board), *self._comparisons(board)]
-            self._cache[id(board)] = [(table, grid) for table in tables for grid in read(write(table))]
+            self._cache[id(board)] = list(self._parsed([*all_tables(board), *self._comparisons(board)]))
         return self._cache[id(board)]
+
+    def _chosen(self, board: Board, grid: ParsedTable) -> Iterator[tuple[Table, ParsedTable]]:
+        """Yield the paper's tables of the methods that the file's table has (`report --methods`)."""
+        rows = [row for row in board.variants if any(head.startswith(f"{row.label} ") for head in grid.header)]
+        return self._parsed(paper_tables(board, rows) if rows else [])
+
+    def _parsed(self, tables: Iterable[Table]) -> Iterator[tuple[Table, ParsedTable]]:
+        write, read = (to_latex, latex_grids) if self.latex else (to_markdown, markdown_grids)
+        return ((table, grid) for table in tables for grid in read(write(table)))
 
     def _comparisons(self, board: Board) -> list[Table]:
         """Return the tables that `compare` writes of a board."""

@@ -23,6 +23,7 @@ from unlearnbench.run.locks import Beside, device_lock
 from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, Task
 from unlearnbench.run.saving import publish, staging
+from unlearnbench.run.showing import Showing
 from unlearnbench.run.stale import rests_on
 from unlearnbench.run.workers import STOPPING, Outcome, Workers
 from unlearnbench.store.cell import Cell, Scalar
@@ -92,7 +93,7 @@ class Benchmark:
 
     def __init__(
         self, plan: Plan, workers: Workers, store: ResultStore, console: Console, execution: Execution,
-        check: Check | None = None,
+        check: Check | None = None, show: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -103,11 +104,12 @@ class Benchmark:
             console: shows progress.
             execution: the options of the run.
             check: returns the failed checks of a record of the untouched model, as in the report.
+            show: shows the results so far; called after every forget class.
         """
         minutes = execution.minutes
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._plan, self._workers, self._store, self._console = plan, workers, store, console
-        self._execution, self._check, self._beside = execution, check, Beside()
+        self._execution, self._check, self._show, self._beside = execution, check, show, Beside()
         self._software = software_provenance()
         self._stop = threading.Event()
         self._stop_reason, self._interruption = "the run was stopped", Interruption()
@@ -166,20 +168,23 @@ class Benchmark:
         free: SimpleQueue[Lane] = SimpleQueue()
         for lane in lanes:
             free.put(lane)
+        showing = Showing(todo, self._show)
         with ThreadPoolExecutor(len(lanes)) as pool:
             futures: set[Future[Record]] = set()
             try:
                 for cell in todo:
-                    futures.add(pool.submit(self._run_next, cell, free, display))
+                    futures.add(pool.submit(self._run_next, cell, free, display, showing))
                 while futures:
                     done, futures = wait(futures, timeout=0.2, return_when="FIRST_COMPLETED")
                     ran += [future.result() for future in done if not isinstance(future.exception(), Stopped)]
                     self._end_if_weak()
+                    showing.tick()
                     display.tick()
                     self._check_time()
             except BaseException as error:
                 self._stop_reason = str(error) or self._stop_reason
                 self._stop.set()
+                showing.end()
                 pool.shutdown(cancel_futures=True)
                 ended = [future for future in futures if not future.cancelled() and future.exception() is None]
                 ran += [future.result() for future in ended]
@@ -224,12 +229,14 @@ class Benchmark:
             )  # fmt: skip
         _expect(outcome)
 
-    def _run_next(self, cell: Cell, free: SimpleQueue[Lane], display: Display) -> Record:
+    def _run_next(self, cell: Cell, free: SimpleQueue[Lane], display: Display, showing: Showing) -> Record:
         """Run a cell on a free device, in one of the pool's threads."""
         lane = free.get()
         try:
+            showing.wait()
             return self._run_cell(cell, lane, display)
         finally:
+            showing.finish(cell)
             free.put(lane)
 
     def _run_cell(self, cell: Cell, lane: Lane, display: Display) -> Record:

@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -155,7 +156,9 @@ _inherited: Mapping[str, Board] = {}  # the boards of a forked process
 def _start_pool(boards: Mapping[str, Board]) -> ProcessPoolExecutor | None:
     """Return a forked process per core, MOST_PROCESSES at most; None with a single core, or where forking fails."""
     count = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST_PROCESSES)
-    if count < 2 or not boards or multiprocessing.current_process().daemon:
+    # other threads, as those of a run that goes on, may hold locks that a fork would never see released
+    alone = threading.active_count() == 1 and not multiprocessing.current_process().daemon
+    if count < 2 or not boards or not alone:
         return None
     fork = multiprocessing.get_context("fork")
     return ProcessPoolExecutor(count, mp_context=fork, initializer=_inherit, initargs=(boards,))

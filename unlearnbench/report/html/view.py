@@ -15,6 +15,7 @@ from unlearnbench.report.html.charts import Chart, relearning, scatter
 from unlearnbench.report.html.grids import HtmlTable, grid
 from unlearnbench.report.html.heatmaps import Heatmap, Verdicts, attack_heatmap, class_heatmap, verdicts
 from unlearnbench.report.html.images import FigureImage, ImageBudget, Pictures, pictures
+from unlearnbench.report.tables.classes import is_by_class
 from unlearnbench.report.tables.controls import alarms
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.published import Side, compare_rows, comparison_tables
@@ -24,7 +25,6 @@ PLACES = {
     "summary": "summary", "pareto": "tradeoffs", "cost": "cost", "robustness": "attacks", "relearning": "attacks",
     "controls": "controls", "validation": "controls", "settings": "appendix",
 }  # fmt: skip
-IN_HEAT_MAPS = "Class"  # corner header of the per-class tables, which the heat maps replace
 SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # only some cells have it, and it dwarfs the others
 STILLS = ("sweep", "timesteps")  # figures that the page does not draw itself
 MOST_NAMES = 20  # cells named for one reason of failure
@@ -100,7 +100,7 @@ def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Dra
         drawn: {figure: its bytes}; those in STILLS are shown.
     """
     tables: dict[str, list[HtmlTable]] = {}
-    for table in (table for table in all_tables(board) if table.corner != IN_HEAT_MAPS):
+    for table in (table for table in all_tables(board) if not is_by_class(table)):
         tables.setdefault(PLACES.get(table.name, "tables"), []).append(grid(table, board))
     measures = axes_of(board)
     charts = [

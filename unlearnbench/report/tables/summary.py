@@ -14,6 +14,26 @@ def summary_table(board: Board) -> Table:
     return _overview(board, "summary", "Summary", [*board.headlines, *board.costs])
 
 
+def compact_table(board: Board) -> Table:
+    """Return the main table ready for a column of a paper: means alone, with one cost of time and one of memory."""
+    costs = [measure for measure in board.costs if measure.key in ("total", "memory")]
+    measures = [*board.headlines, *costs]
+    return Table(
+        name="summary-compact",
+        title="Summary in short",
+        caption=board.caption("Mean over forget classes.", measures),
+        corner="Method",
+        rows=[row.label for row in board.variants],
+        groups=[""] * len(measures),
+        headers=[measure.header for measure in measures],
+        formats=[measure.format for measure in measures],
+        values=[
+            [replace(board.numbers.mean(row, measure), spread=None) for measure in measures] for row in board.variants
+        ],
+        narrow=True,
+    )
+
+
 def _overview(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:
     """Return a table of means over forget classes with their intervals, one row per variant."""
     words = "Mean over forget classes [95 % interval]."

@@ -23,7 +23,6 @@ STUB, WORDS, LEAST = 150.0, 130.0, 32.0  # points: widest column of row names, o
 MOST_DIGITS = 16  # of a number that siunitx aligns
 LONG, MOST_HEADER = 24, 60  # characters of a word that may be divided, of a header
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
-INTERVAL = re.compile(r"\[([^\s,\]]+), ([^\s,\]]+)\]")
 MEDIA_BOX = re.compile(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]")  # of a figure, in points
 LATEX_MARK = r"^{\dagger}"
 HEAD = r"""% An example of a paper with the tables and figures of a report, which `unlearnbench report` writes anew.
@@ -185,9 +184,8 @@ def _sheet(table: Table) -> Sheet:
         if index in table.rules:
             rules.add(len(rows))
         row = [_place(*text, value.number is not None, value.best) for text, value in zip(texts, values, strict=True)]
-        halves = _halves(row)
-        rows += halves
-        names += [name] * len(halves)
+        rows.append(row)
+        names.append(name)
     groups, headers = ([cut(text, MOST_HEADER) for text in texts] for texts in (table.groups, table.headers))
     return Sheet(table.corner, names, groups, headers, rows, rules)
 
@@ -211,15 +209,6 @@ def _place(number: str, rest: str, is_number: bool, best: bool) -> Place:
         if NUMBER.fullmatch(number) and len(number) <= MOST_DIGITS:
             return Place(number, rest, best)
     return Place("", number + rest)
-
-
-def _halves(row: list[Place]) -> list[list[Place]]:
-    """Return a row of intervals as two rows, of lower and of upper ends, which need no more width than numbers."""
-    found = [INTERVAL.fullmatch(place.rest) for place in row]
-    if not any(found) or any(one is None and place.rest != "-" for one, place in zip(found, row, strict=True)):
-        return [row]
-    return [[place if one is None else _place(one[end], "", True, False)
-             for one, place in zip(found, row, strict=True)] for end in (1, 2)]  # fmt: skip
 
 
 def width_of(text: str) -> float:

@@ -13,6 +13,7 @@ from unlearnbench.report.tables.table import Table
 LIVE = re.compile(r"[\\|*`~$]|!(?=\[)|\[(?![^\[\]!^]*\](?![(\[:]))|(?<![^\W_])_|_(?![^\W_])")
 BLOCK = re.compile(r"^([0-9]*)([#=]|[+-](?=[\s-])|[.)](?=\s|$))")  # begins a heading, a line or a list
 ADDRESS = re.compile(r":(?=//)|\bwww(?=\.)|@", re.IGNORECASE)  # what viewers make links of
+NO_BREAK = "\u00a0"  # so that no interval wraps
 PART = "&#8288;"  # a word joiner
 _MARKDOWN: WeakKeyDictionary[Table, str] = WeakKeyDictionary()
 
@@ -37,7 +38,7 @@ def _markdown(table: Table) -> str:
 
 def _markdown_cell(value: Value, text: tuple[str, str]) -> str:
     number, rest = map(escape_inside_markdown, text)
-    return (f"**{number}**" if value.best else number) + rest
+    return (f"**{number}**" if value.best else number) + rest.replace(" ", NO_BREAK)
 
 
 def escape_markdown(text: str) -> str:

@@ -1,6 +1,6 @@
 """One board's files: tables (.md, .tex, .csv), figures (.png, .pdf), and the page that shows them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from unlearnbench.errors import one_line
 from unlearnbench.report.data.board import Board
@@ -21,16 +21,22 @@ MOST_WORDS = (
 )
 
 
-def table_files(board: Board) -> dict[str, str]:
-    """Return {file: text} of the tables of a board: .md, .tex and .csv each, every cell and confusion as .csv."""
+def table_files(board: Board, methods: Collection[str] = ()) -> dict[str, str]:
+    """Return {file: text} of the tables of a board: .md, .tex and .csv each, every cell and confusion as .csv.
+
+    Args:
+        board: to show.
+        methods: whose rows the paper's two tables have.
+    """
     writers = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
-    files = {f"{table.name}.{end}": write(table) for table in all_tables(board) for end, write in writers.items()}
+    tables = all_tables(board, methods)
+    files = {f"{table.name}.{end}": write(table) for table in tables for end, write in writers.items()}
     return files | {f"{name}.csv": frame_to_csv(frame) for name, frame in frames(board).items() if not frame.empty}
 
 
-def page_files(board: Board, drawn: Mapping[str, Drawn]) -> dict[str, str]:
+def page_files(board: Board, drawn: Mapping[str, Drawn], methods: Collection[str] = ()) -> dict[str, str]:
     """Return {file: text} of the page of a board's tables and figures, and of its paper."""
-    main, *tables = all_tables(board)
+    main, *tables = all_tables(board, methods)
     parts = [
         f"# {escape_markdown(board.title)}\n",
         *_banner(board),
