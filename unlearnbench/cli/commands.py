@@ -503,7 +503,7 @@ def report(
     _check_writable(out, "--out")
     console = make_console()
     registry = Registry()
-    chosen = [spec.name for spec in registry.methods(methods)] if methods else []
+    chosen = [spec.name for spec in registry.select_methods(methods)] if methods else []
     rendering = _finish(results, out, registry, console, chosen)
     say_where(rendering, "Report", console)
     if open_:

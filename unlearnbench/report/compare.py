@@ -2,12 +2,14 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
 
 from tabulate import tabulate
 
 from unlearnbench.errors import UsageError
+from unlearnbench.report.data.array import NOT_RUN
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.published import Source, load_source
 from unlearnbench.report.data.rendering import Rendering
@@ -76,10 +78,11 @@ def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> st
     arxiv = facts["arxiv"]
     lines = [
         f"# Published beside measured: {facts['title']}",
+        f"**{_verdict(side, rows)}**",
         f"Numbers printed in [arXiv:{arxiv}](https://arxiv.org/abs/{arxiv}) beside those of these records. A number "
         f"agrees or differs by the tolerance below; where dataset, protocol, features, reference set, device or "
         f"settings are not the paper's, it is shown and not judged.",
-        *[to_markdown(table).rstrip() for table in tables],
+        *[_folded(table) for table in tables],
         "### What the claims depend on",
         "\n".join(f"- {c['label']} ({' and '.join(c['depends_on'])}): {c['why']}." for c in facts["claims"]),
         "### Why numbers are not comparable",
@@ -90,6 +93,26 @@ def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> st
         "\n".join(f"- [{number}] {note.text}" for number, note in enumerate(side.notes, start=1)),
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _verdict(side: Side, rows: Sequence[Comparison]) -> str:
+    """Return the outcome in a sentence: how many numbers agree, and what to run for a comparison."""
+    counts = Counter(row.verdict for row in rows)
+    unjudged = counts["not comparable"] + counts["not measured"]
+    facts = side.source.facts
+    advice = f": run dataset {facts['dataset']} with protocol {facts['protocol']}" if unjudged else ""
+    return f"{counts['agrees']} agree, {counts['differs']} differ, {unjudged} cannot be judged{advice}."
+
+
+def _folded(table: Table) -> str:
+    """Return a table as Markdown; one without any measured number is folded."""
+    text = to_markdown(table).rstrip()
+    if "Measured" not in table.headers:
+        return text
+    place = table.headers.index("Measured")
+    if any(row[place].number is not None or row[place].word not in ("", NOT_RUN) for row in table.values):
+        return text
+    return f"<details><summary>{escape_markdown(table.title)}: nothing measured</summary>\n\n{text}\n\n</details>"
 
 
 def _legend(side: Side, rows: Sequence[Comparison]) -> list[tuple[str, str]]:
@@ -134,7 +157,8 @@ def _tidy(side: Side, rows: Sequence[Comparison]) -> str:
 
 def _terminal(side: Side) -> str:
     """Return claims and overview as plain text of at most 80 columns."""
-    claims, overview = claims_table(side), overview_table(side, compare_rows(side))
+    rows = compare_rows(side)
+    claims, overview = claims_table(side), overview_table(side, rows)
     texts = [
         tabulate(
             [[label, *cells] for label, cells in zip(table.rows, body, strict=True)],
@@ -148,5 +172,6 @@ def _terminal(side: Side) -> str:
         )
     ]
     what = f"{side.source.name} beside {side.board.title}, {side.cell.protocol}"
+    what = f"{what}: {_verdict(side, rows)}"
     lines = "\n\n".join([what, *texts, f"verdicts: {'/'.join(VERDICTS)} of classes"]).splitlines()
     return "\n".join(line.rstrip() for line in lines)

@@ -93,7 +93,8 @@ def _check_choice(shown: "Mapping[str, Board]", methods: Collection[str]) -> Non
         raise UsageError(f"--methods: there is no record of {', '.join(methods)}")
     if wide := [f"{name} has {count}" for name, count in counts.items() if count > MOST_ACROSS]:
         raise UsageError(
-            f"--methods: the paper's tables have room for {MOST_ACROSS} rows, and {wide[0]} of these methods: name fewer"
+            f"--methods: the paper's tables have room for {MOST_ACROSS} rows, and {wide[0]} of these methods: "
+            f"name fewer"
         )
 
 

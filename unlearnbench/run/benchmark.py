@@ -93,7 +93,7 @@ class Benchmark:
 
     def __init__(
         self, plan: Plan, workers: Workers, store: ResultStore, console: Console, execution: Execution,
-        check: Check | None = None, show: Callable[[], None] | None = None,
+        check: Check | None = None, show: Callable[[], object] | None = None,
     ) -> None:  # fmt: skip
         """Prepare a run.
 

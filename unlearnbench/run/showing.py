@@ -18,7 +18,7 @@ class Showing:
     `finish` are for the threads that run cells, `tick` is for the one that shows.
     """
 
-    def __init__(self, cells: Sequence[Cell], show: Callable[[], None] | None) -> None:
+    def __init__(self, cells: Sequence[Cell], show: Callable[[], object] | None) -> None:
         """Expect cells; nothing is shown without `show`."""
         self._left = Counter((cell.target, cell.seeds) for cell in cells)
         self._show, self._total, self._done = show, len(cells), 0

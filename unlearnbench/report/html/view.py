@@ -15,7 +15,7 @@ from unlearnbench.report.html.charts import Chart, relearning, scatter
 from unlearnbench.report.html.grids import HtmlTable, grid
 from unlearnbench.report.html.heatmaps import Heatmap, Verdicts, attack_heatmap, class_heatmap, verdicts
 from unlearnbench.report.html.images import FigureImage, ImageBudget, Pictures, pictures
-from unlearnbench.report.tables.classes import is_by_class
+from unlearnbench.report.tables.classes import is_in_page
 from unlearnbench.report.tables.controls import alarms
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.published import Side, compare_rows, comparison_tables
@@ -100,7 +100,7 @@ def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Dra
         drawn: {figure: its bytes}; those in STILLS are shown.
     """
     tables: dict[str, list[HtmlTable]] = {}
-    for table in (table for table in all_tables(board) if not is_by_class(table)):
+    for table in (table for table in all_tables(board) if is_in_page(table)):
         tables.setdefault(PLACES.get(table.name, "tables"), []).append(grid(table, board))
     measures = axes_of(board)
     charts = [

@@ -82,10 +82,8 @@ def _class_table(board: Board, measure: Measure) -> Table:
 
 
 def _unit(measure: Measure) -> str:
-    facts = [
-        *([f"in {measure.unit}"] if measure.unit else []),
-        *([f"{measure.better} is better"] * bool(measure.arrow)),
-    ]
+    better = [f"{measure.better} is better"] if measure.arrow else []
+    facts = [*([f"in {measure.unit}"] if measure.unit else []), *better]
     return f" ({', '.join(facts)})" if facts else ""
 
 
@@ -99,9 +97,9 @@ def _class_row(board: Board, row: Variant, measure: Measure) -> list[Value]:
     ]
 
 
-def is_by_class(table: Table) -> bool:
-    """Whether a table has a number per forget class."""
-    return table.name in PAPERS or table.name.startswith("classes-")
+def is_in_page(table: Table) -> bool:
+    """Whether the HTML page shows a table: it has heat maps per forget class, and the main table whole."""
+    return table.name not in (*PAPERS, "summary-compact") and not table.name.startswith("classes-")
 
 
 def rows_of(board: Board, methods: Collection[str]) -> list[Variant]:

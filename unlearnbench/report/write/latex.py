@@ -1,4 +1,4 @@
-r"""LaTeX: tables for `\input`, and a two-page paper that shows them with the figures.
+r"""LaTeX: tables for `\input`.
 
 A table needs the packages booktabs, graphicx, multirow and siunitx. Columns that together exceed the text width are
 split into several tabulars below each other, and rows that exceed a page into several floats, so that no text shrinks.
@@ -25,7 +25,7 @@ LONG, MOST_HEADER = 24, 60  # characters of a word that may be divided, of a hea
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 MEDIA_BOX = re.compile(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]")  # of a figure, in points
 LATEX_MARK = r"^{\dagger}"
-HEAD = r"""% An example of a paper with the tables and figures of a report, which `unlearnbench report` writes anew.
+HEAD = r"""% All tables and figures of a report in their places, which `unlearnbench report` writes anew.
 \documentclass[10pt,twocolumn,letterpaper]{article}
 \usepackage[T1]{fontenc}
 \usepackage{lmodern}
@@ -37,20 +37,11 @@ HEAD = r"""% An example of a paper with the tables and figures of a report, whic
 \setcounter{dbltopnumber}{9}\setcounter{totalnumber}{9}
 \makeatletter
 \setlength{\@fptop}{0pt}\setlength{\@dblfptop}{0pt}
-\newcommand{\figurecaption}[1]{\def\@captype{figure}\caption{#1}}
 \makeatother
 \sloppy
 \begin{document}
 """
-LETTER = 9.6  # inches of a page that hold text
-FIRST, TITLE, WORDS_HIGH = (
-    ("samples", "samples-all", "pareto", "tradeoff"),
-    0.9,
-    2.6,
-)  # of the first page: teasers, inches
-TABLES = ("summary", "robustness", "efficiency", "uncertainty", "cost")
-ORDER = ("summary", "pareto", "robustness", "efficiency", "uncertainty", "samples", "relearning", "cost", "heatmaps")
-MOST_NOTES, MOST_LETTERS = 4, 240
+MOST_LETTERS = 240  # of a text that is cut
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # for texts narrower than two columns
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -127,13 +118,6 @@ class Layout(NamedTuple):
     spans: bool  # both columns of a page
     full: bool  # tabulars of the text's width
     floats: list[list[tuple[list[int], list[int]]]]  # (rows, columns) of each tabular
-
-    @property
-    def inches(self) -> float:
-        """The total height of its floats."""
-        sheet = self.sheet
-        lines = sum(sheet.high + sum(map(sheet.lines, rows)) for parts in self.floats for rows, _ in parts)
-        return ((lines - _lines_per_page(self.caption, self.spans)) * LINE + HIGH) / 72
 
 
 def lay_out(table: Table) -> Layout:

@@ -12,7 +12,7 @@ from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.write.csv import frame_to_csv, to_csv
 from unlearnbench.report.write.latex import size_of, to_latex
 from unlearnbench.report.write.markdown import escape_markdown, to_markdown
-from unlearnbench.report.write.paper import paper
+from unlearnbench.report.write.paper import IN_SHORT, paper
 
 MOST_ALARMS = 10  # spelled out in the banner
 MOST_WORDS = (
@@ -36,7 +36,8 @@ def table_files(board: Board, methods: Collection[str] = ()) -> dict[str, str]:
 
 def page_files(board: Board, drawn: Mapping[str, Drawn], methods: Collection[str] = ()) -> dict[str, str]:
     """Return {file: text} of the page of a board's tables and figures, and of its paper."""
-    main, *tables = all_tables(board, methods)
+    made = all_tables(board, methods)
+    main, *tables = [table for table in made if table.name != IN_SHORT]
     parts = [
         f"# {escape_markdown(board.title)}\n",
         *_banner(board),
@@ -51,7 +52,7 @@ def page_files(board: Board, drawn: Mapping[str, Drawn], methods: Collection[str
     ]
     sizes = {name: size for name, files in drawn.items() if (size := size_of(files["pdf"])) is not None}
     words = {name: FIGURE_WORDS[name] for name in drawn}
-    return {"report.md": "\n".join(parts), "paper/main.tex": paper(board, [main, *tables], sizes, words)}
+    return {"report.md": "\n".join(parts), "paper/main.tex": paper(board, made, sizes, words)}
 
 
 def nothing(problems: Sequence[str]) -> str:

@@ -1,107 +1,70 @@
-"""A LaTeX document of a board's main tables and figures, ready to compile."""
+"""A LaTeX document with all tables and figures of a board in their places, ready to compile."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 
 from unlearnbench.report.data.board import Board
-from unlearnbench.report.data.environment import code_words, software_words
+from unlearnbench.report.data.environment import code_words
 from unlearnbench.report.tables.table import Table
-from unlearnbench.report.write.latex import (
-    FIRST,
-    HEAD,
-    LETTER,
-    MOST_LETTERS,
-    MOST_NOTES,
-    ORDER,
-    TABLES,
-    TITLE,
-    WORDS_HIGH,
-    breakable,
-    cut,
-    lay_out,
-)
+from unlearnbench.report.write.latex import COLUMN, HEAD, breakable, cut
+
+SECTIONS = {  # of the document: the tables and figures of each, others are in the appendix
+    "Summary": ("summary", "pareto", "tradeoff"),
+    "Classes": ("efficiency", "uncertainty", "heatmaps", "samples", "samples-all"),
+    "Attacks": ("robustness", "relearning"),
+    "Cost": ("cost", "phases"),
+    "Settings": ("settings", "sweep", "timesteps"),
+    "Sanity checks": ("controls", "validation", "confusion"),
+}
+IN_SHORT = "summary-compact"  # stands in the text, where a paper would have it
 
 
 def paper(
     board: Board, tables: Sequence[Table], sizes: Mapping[str, tuple[float, float]], words: Mapping[str, str]
 ) -> str:
-    """Return `main.tex` of a two-page paper: figures first, then tables and others that fit.
+    """Return `main.tex`: the set-up, then tables and figures by section.
 
     Args:
-        board: what it shows.
+        board: to show.
         tables: those in the folder `../tables`.
         sizes: {name: width and height in inches} of the figures in the folder `../figures`.
         words: {name: caption} of the figures.
     """
-    column = [n for n in ("tradeoff", "phases") if n in sizes and sizes[n][0] < 3.6]
-    below = 4.0 if column else WORDS_HIGH
-    teaser = next((n for n in FIRST if n in sizes and n not in column and sizes[n][1] < LETTER - TITLE - below), None)
-    space = LETTER - TITLE - (sizes[teaser][1] + 0.5 if teaser else 0.0)
-    column = [n for n, most in zip(column, (space, space - WORDS_HIGH), strict=False) if sizes[n][1] + 0.5 < most]
-    spanning = _second_page(tables, sizes, words, {teaser, *column})
-    few = [lay_out(table) for table in tables if table.name == TABLES[0]]
-    alone = not spanning or not few[0].spans  # tables of one column's width, which need text to float in
-    return "\n".join([
-        HEAD + _front(board, teaser, words),
-        *[_figure(name, words[name], "figure") for name in column],
-        *([] if alone else spanning),
-        *_about(board, tables),
-        r"\clearpage",
-        *([r"The table of the report.", rf"\input{{../tables/{TABLES[0]}}}"] if alone else []),
-        r"\end{document}",
-    ]) + "\n"  # fmt: skip
-
-
-def _second_page(
-    tables: Sequence[Table], sizes: Mapping[str, tuple[float, float]], words: Mapping[str, str], used: Set[str | None]
-) -> list[str]:
-    """Return the tables and figures over both columns that one page holds, the main table first."""
-    chosen, left = [], LETTER
-    by_name = {table.name: table for table in tables}
-    for name in ORDER:
-        if name in TABLES and name in by_name:
-            layout = lay_out(by_name[name])
-            high = layout.inches if layout.spans and len(layout.floats) == 1 else LETTER + 1
-            text = rf"\input{{../tables/{name}}}"
-        elif name in sizes and name not in used:
-            high, text = sizes[name][1] + 0.8, _figure(name, words[name], "figure*")
-        else:
-            continue
-        if high <= left:
-            chosen.append(text)
-            left -= high
-    return chosen
-
-
-def _front(board: Board, teaser: str | None, words: Mapping[str, str]) -> str:
-    """Return the title over both columns, with a figure below it."""
     title = rf"{{\Large\bfseries Class unlearning: {breakable(cut(board.title))}\par}}"
-    shown = []
-    if teaser is not None:
-        caption = rf"\figurecaption{{{breakable(words[teaser])}}}"
-        shown = [rf"\medskip\includegraphics{{{teaser}}}", caption, rf"\label{{fig:{teaser}}}"]
-    return "\n".join([r"\twocolumn[{%", r"\centering", title, *shown, r"\bigskip}]"])
+    placed = {IN_SHORT, *(name for names in SECTIONS.values() for name in names)}
+    appendix = [name for name in [*(table.name for table in tables), *sizes] if name not in placed]
+    there = {table.name for table in tables}
+    lines = [rf"\twocolumn[\centering {title}\bigskip]", *_about(board)]
+    for section, names in {**SECTIONS, "Appendix": tuple(appendix)}.items():
+        parts = [
+            *[rf"\input{{../tables/{name}}}" for name in names if name in there],
+            *[_figure(name, words[name], sizes[name][0]) for name in names if name in sizes],
+        ]
+        if parts:
+            lines += [rf"\section*{{{section}}}", *parts, r"\clearpage"]
+    return "\n".join([f"{HEAD}{lines[0]}", *lines[1:], r"\end{document}"]) + "\n"
 
 
-def _figure(name: str, words: str, kind: str) -> str:
+def _figure(name: str, words: str, inches: float) -> str:
+    kind = "figure" if 72 * inches <= COLUMN + 10 else "figure*"
     return "\n".join([
-        rf"\begin{{{kind}}}[!t]", r"\centering", rf"\includegraphics{{{name}}}", rf"\caption{{{breakable(words)}}}",
-        rf"\label{{fig:{name}}}", rf"\end{{{kind}}}",
+        rf"\begin{{{kind}}}[t]", r"\centering", rf"\includegraphics[width=\linewidth]{{{name}}}",
+        rf"\caption{{{breakable(words)}}}", rf"\label{{fig:{name}}}", rf"\end{{{kind}}}",
     ])  # fmt: skip
 
 
-def _about(board: Board, tables: Sequence[Table]) -> list[str]:
-    """Return paragraphs on the run, its notes, and the other files of the report."""
+def _about(board: Board) -> Iterator[str]:
+    """Yield paragraphs on the set-up, the notes and the table in short."""
+    yield r"\section*{Setup}"
     failed = sum(record.status != "ok" for record in board.rows)
-    rows = cut(", ".join(cut(variant.label, 60) for variant in board.variants), 2 * MOST_LETTERS)
-    parts = [
-        f"Rows: {rows}. Forget classes: {len(board.targets)}. Seeds: "
-        f"{len(board.seeds)}. Cells: {len(board.rows)}, without numbers: {failed}. Device: "
-        f"{cut(board.device_words, 60)}; {cut(software_words(board.records), 120)}; commit "
-        f"{cut(code_words(board.records), 160)}.",
-        *[cut(note) for note in board.notes[:MOST_NOTES]],
-        *[f"{name}: {cut(words)}." for name, words in board.setup],
-        f"Every number follows from the records {board.digest}, which each caption names: unlearnbench verify checks a "
-        f"table against them.",
-        f"Other tables of the report stand beside these: {', '.join(table.name for table in tables)}.",
+    facts = [
+        *board.setup,
+        ("Cells", f"{len(board.rows)}, {failed} without numbers"),
+        ("Commit", code_words(board.records)),
+        ("Records", f"{board.digest}, from which every number follows: unlearnbench verify checks a table"),
     ]
-    return ["\n\n".join(map(breakable, parts))]
+    for name, text in facts:
+        yield rf"\noindent\textbf{{{name}.}} {breakable(cut(text))}.\par"
+    for note in board.notes:
+        yield rf"\noindent {breakable(cut(note))}.\par"
+    yield rf"\input{{../tables/{IN_SHORT}}}"
+    yield r"\clearpage"
