@@ -138,7 +138,8 @@ for _ in range(2):
 class TestLoad:
     def test_a_row_per_cell_and_number(self, tmp_path):
         for record in (
-            fake_record("alpha", 0, ua=80.0), fake_record("alpha", 1, ua=60.0, overrides={"steps": 9}, settings={"steps": 9}),
+            fake_record("alpha", 0, ua=80.0),
+            fake_record("alpha", 1, ua=60.0, overrides={"steps": 9}, settings={"steps": 9}),
             fake_record("alpha", 2, status="failed"),
         ):  # fmt: skip
             ResultStore(tmp_path).append(record)

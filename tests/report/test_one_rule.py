@@ -18,7 +18,7 @@ from unlearnbench.report.figures.tradeoff import PAIRS, pareto, tradeoff
 from unlearnbench.report.html.charts import scatter
 from unlearnbench.report.html.heatmaps import class_heatmap
 from unlearnbench.report.html.view import _bars
-from unlearnbench.report.tables.classes import paper_tables
+from unlearnbench.report.tables.classes import class_tables
 from unlearnbench.report.tables.controls import check_tables
 from unlearnbench.report.tables.pareto import pareto_tables
 from unlearnbench.report.tables.summary import summary_table
@@ -121,13 +121,12 @@ def test_the_fronts(records):
 
 
 def test_heat_maps_here_and_on_the_page(board, table):
-    efficiency = {t.name: t for t in paper_tables(board)}["efficiency"]
+    by_class = {t.name: t for t in class_tables(board)}["classes-fake-fid"]
     fid = next(m for m in board.metrics if m.key == "fake_fid")
     axes = next(a for a in heatmaps(board).axes if a.get_title() == fid.header)
     mesh = next(c for c in axes.collections if isinstance(c, QuadMesh))
     drawn = np.ma.filled(mesh.get_array(), np.nan).reshape(len(board.variants), len(board.targets))
-    columns = [k for k, header in enumerate(efficiency.headers) if header == fid.header]
-    shown = [[efficiency.values[c][k].number for c in range(len(board.targets))] for k in columns]
+    shown = [[value.number for value in row[: len(board.targets)]] for row in by_class.values]
     np.testing.assert_array_equal(drawn, np.array(shown, dtype=float))
     for label, shades in class_heatmap(board, fid).rows:
         assert shades[-1].text.split(" ")[0] == f"{table[label]['fake_fid']:.2f}"

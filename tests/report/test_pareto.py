@@ -16,7 +16,7 @@ from unlearnbench.report.data.front import front
 from unlearnbench.report.data.statistics import mean_interval
 from unlearnbench.report.figures.heatmaps import confusion
 from unlearnbench.report.figures.tradeoff import GREY, pareto
-from unlearnbench.report.tables.classes import paper_tables
+from unlearnbench.report.tables.classes import class_tables
 from unlearnbench.report.tables.pareto import pareto_tables
 from unlearnbench.report.tables.summary import side_tables, summary_table
 from unlearnbench.report.write.csv import to_csv
@@ -153,14 +153,12 @@ class TestIntervals:
         table = summary_table(board(method("alpha", classes=range(2))))
         assert not any(value.interval for row in table.values for value in row)
 
-    def test_the_papers_tables_have_a_row_of_intervals(self):
-        (efficiency, *_) = paper_tables(board(method("alpha")))
-        assert efficiency.rows[-4:] == ["mean", "95 %", "std", "cells"]
-        assert efficiency.values[-3][0].word.startswith("[")
-        assert "[" not in efficiency.texts()[0][0]
-        uncertainty = paper_tables(board(method("alpha")))[1]
-        frame = pd.read_csv(io.StringIO(to_csv(uncertainty)))
-        assert {"Alpha UA (%) ↑ low", "Alpha UA (%) ↑ high"} <= set(frame)  # of every class
+    def test_the_tables_per_class_have_a_column_of_intervals(self):
+        ua = next(table for table in class_tables(board(method("alpha"))) if table.name == "classes-fake-ua")
+        assert ua.headers[-3:] == ["mean", "95 %", "std"]
+        assert ua.values[0][-2].word.startswith("[")
+        assert "[" not in ua.texts()[0][0]
+        assert {"0 low", "0 high"} <= set(pd.read_csv(io.StringIO(to_csv(ua))))  # of every class
 
     def test_captions_name_the_seeds(self):
         assert "seeds 0-2" in stated(board(method("alpha", seeds=(0, 1, 2))))

@@ -25,11 +25,11 @@ from unlearnbench.report.figures import drawing
 from unlearnbench.report.figures.drawing import few_rows
 from unlearnbench.report.figures.phases import phases
 from unlearnbench.report.render import render
-from unlearnbench.report.tables.classes import paper_tables
+from unlearnbench.report.tables.classes import class_tables, paper_tables, rows_of
 from unlearnbench.report.tables.cost import cost_table
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.settings import settings_tables
-from unlearnbench.report.tables.summary import summary_table
+from unlearnbench.report.tables.summary import compact_table, summary_table
 from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.csv import frame_to_csv, to_csv
 from unlearnbench.report.write.latex import escape_latex, to_latex
@@ -161,8 +161,34 @@ def test_the_paper_tables_have_one_group_of_columns_per_method():
     efficiency, uncertainty = paper_tables(board(full()))
     assert efficiency.groups == ["Alpha"] * 3 + ["Beta"] * 3
     assert [header.split(" ")[0] for header in efficiency.headers] == ["FID", "RTE", "Memory"] * 2
-    assert efficiency.rows == ["0", "1", "2", "mean", "95 %", "std", "cells"]
+    assert efficiency.rows == ["0", "1", "2", "mean", "std"]
     assert uncertainty.groups == ["Alpha", "Beta"]
+
+
+def test_many_methods_have_a_table_per_metric_with_classes_across():
+    many = board([fake_record(m, c, title=m) for m in "abcde" for c in range(3)])
+    assert paper_tables(many) == []
+    (ua,) = [table for table in class_tables(many) if table.name == "classes-fake-ua"]
+    assert (ua.rows, ua.headers) == (list("abcde"), ["0", "1", "2", "mean", "95 %", "std"])
+    chosen = paper_tables(many, rows_of(many, {"b", "d"}))
+    assert chosen[0].groups == ["b"] * 3 + ["d"] * 3
+    assert {"efficiency", "uncertainty"} <= {table.name for table in all_tables(many, ["b", "d"])}
+    assert not any(table.name == "efficiency" for table in all_tables(many))
+
+
+def test_the_choice_of_methods_is_checked(tmp_path):
+    found = reading(store(tmp_path / "results", [fake_record(m, c) for m in "abcde" for c in range(2)]))
+    with pytest.raises(UsageError, match="there is no record of x"):
+        render(found, tmp_path / "out", methods=["x"])
+    with pytest.raises(UsageError, match="have room for 4 rows, and digits has 5 of these methods: name fewer"):
+        render(found, tmp_path / "out", methods=list("abcde"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_compact_summary_has_means_alone():
+    table = compact_table(board(full()))
+    assert table.headers == ["UA (%) ↑", "FID ↓", "RTE+prior (s) ↓", "Memory (GB) ↓"]
+    assert not any("[" in text for row in table.texts() for text in row)
 
 
 def test_every_caption_says_where_its_numbers_come_from_and_the_setup_the_rest():
@@ -838,7 +864,7 @@ class TestProbes:
         missing = {"nvml_process": "no CUDA device", "nvml_device": "no CUDA device", "torch_reserved": "not\nhere"}
         caption = stated(board([costly(probes=missing)]))
         assert "memory: peak resident size of the process (rss_peak)" in caption
-        assert "; nvml_process, nvml_device: no CUDA device; torch_reserved: not\nhere; records" in caption
+        assert "; nvml_process, nvml_device: no CUDA device; torch_reserved: not\nhere" in caption
 
     def test_a_worse_probe_that_is_missing_is_not_mentioned(self):
         assert "kernel" not in stated(board([costly(probes={"rss_polled": "the kernel tells"})]))
@@ -881,7 +907,7 @@ class TestDisturbances:
         }  # fmt: skip
         assert not [text for text in costs(self.records, "Beta").values() if MARK in text]
         efficiency = paper_tables(b)[0]
-        assert [row[1] for row in efficiency.texts()] == ["2.00", "2.00†", "2.00†", "-", "0.00†", "2/2"]
+        assert [row[1] for row in efficiency.texts()] == ["2.00", "2.00†", "2.00†", "0.00†"]
 
     def test_only_phases_that_were_disturbed_count(self):
         found = costs([costly(disturbances=[{**BUSY, "phase": "sample"}])])

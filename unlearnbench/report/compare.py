@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -172,6 +173,6 @@ def _terminal(side: Side) -> str:
         )
     ]
     what = f"{side.source.name} beside {side.board.title}, {side.cell.protocol}"
-    what = f"{what}: {_verdict(side, rows)}"
-    lines = "\n\n".join([what, *texts, f"verdicts: {'/'.join(VERDICTS)} of classes"]).splitlines()
+    verdict = textwrap.fill(_verdict(side, rows), 80)
+    lines = "\n\n".join([what, verdict, *texts, f"verdicts: {'/'.join(VERDICTS)} of classes"]).splitlines()
     return "\n".join(line.rstrip() for line in lines)

@@ -41,7 +41,7 @@ class Showing:
 
     def _fits(self) -> bool:
         """Say whether showing fits into its share of the time that the run is expected to take."""
-        expected = (time.monotonic() - self._started) * self._total / self._done
+        expected = (time.monotonic() - self._started - self._spent) * self._total / self._done
         return self._spent + self._last <= MOST_SHARE * expected
 
     def end(self) -> None:

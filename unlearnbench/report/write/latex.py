@@ -32,7 +32,7 @@ HEAD = r"""% All tables and figures of a report in their places, which `unlearnb
 \usepackage[margin=0.7in]{geometry}
 \usepackage{booktabs,graphicx,multirow,siunitx} % what the tables need
 \graphicspath{{../figures/}}
-\renewcommand{\topfraction}{1}\renewcommand{\dbltopfraction}{1}\renewcommand{\textfraction}{0}
+\renewcommand{\topfraction}{.96}\renewcommand{\dbltopfraction}{.96}\renewcommand{\textfraction}{0}
 \renewcommand{\floatpagefraction}{0.01}\renewcommand{\dblfloatpagefraction}{0.01}
 \setcounter{dbltopnumber}{9}\setcounter{totalnumber}{9}
 \makeatletter

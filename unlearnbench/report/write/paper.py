@@ -21,7 +21,7 @@ IN_SHORT = "summary-compact"  # stands in the text, where a paper would have it
 def paper(
     board: Board, tables: Sequence[Table], sizes: Mapping[str, tuple[float, float]], words: Mapping[str, str]
 ) -> str:
-    """Return `main.tex`: the set-up, then tables and figures by section.
+    """Return `main.tex`: the set-up, a guide to tables and figures by section, then all of these.
 
     Args:
         board: to show.
@@ -33,15 +33,20 @@ def paper(
     placed = {IN_SHORT, *(name for names in SECTIONS.values() for name in names)}
     appendix = [name for name in [*(table.name for table in tables), *sizes] if name not in placed]
     there = {table.name for table in tables}
-    lines = [rf"\twocolumn[\centering {title}\bigskip]", *_about(board)]
+    guide, floats = [r"\section*{Tables and figures}"], list[str]()
     for section, names in {**SECTIONS, "Appendix": tuple(appendix)}.items():
         parts = [
-            *[rf"\input{{../tables/{name}}}" for name in names if name in there],
-            *[_figure(name, words[name], sizes[name][0]) for name in names if name in sizes],
-        ]
+            *[(rf"Table~\ref{{tab:{name}}}", rf"\input{{../tables/{name}}}") for name in names if name in there],
+            *[
+                (rf"Figure~\ref{{fig:{name}}}", _figure(name, words[name], sizes[name][0]))
+                for name in names if name in sizes
+            ],
+        ]  # fmt: skip
         if parts:
-            lines += [rf"\section*{{{section}}}", *parts, r"\clearpage"]
-    return "\n".join([f"{HEAD}{lines[0]}", *lines[1:], r"\end{document}"]) + "\n"
+            guide.append(rf"\noindent\textbf{{{section}.}} {', '.join(name for name, _ in parts)}.\par")
+            floats += [*(text for _, text in parts), r"\clearpage"]
+    head = rf"{HEAD}\twocolumn[\centering {title}\bigskip]"
+    return "\n".join([head, *_about(board), *guide, r"\clearpage", *floats, r"\end{document}"]) + "\n"
 
 
 def _figure(name: str, words: str, inches: float) -> str:
@@ -67,4 +72,3 @@ def _about(board: Board) -> Iterator[str]:
     for note in board.notes:
         yield rf"\noindent {breakable(cut(note))}.\par"
     yield rf"\input{{../tables/{IN_SHORT}}}"
-    yield r"\clearpage"
