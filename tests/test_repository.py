@@ -89,14 +89,21 @@ def test_committed_tables_come_from_the_committed_records(tmp_path, monkeypatch,
     monkeypatch.setattr("unlearnbench.report.figures.drawing.FIGURES", {})  # figures are not compared
     found, stale = read(folder)
     render(found, tmp_path, stale)
-    fresh = {path.relative_to(tmp_path): path for path in tmp_path.glob("*/tables/*")}
-    committed = {path.relative_to(ROOT / reports): path for path in (ROOT / reports).glob("*/tables/*")}
+    fresh, committed = (
+        {path.relative_to(root): path for ending in ("md", "tex") for path in root.glob(f"*/tables/*.{ending}")}
+        for root in (tmp_path, ROOT / reports)
+    )
     assert fresh.keys() == committed.keys()
     for name, path in committed.items():
         assert path.read_text() == fresh[name].read_text(), f"{path} is out of date"
     whole = (ROOT / reports / "report.html").read_text()
     drawn = re.compile(r'<figure class="part still">.*?</figure>\n', re.DOTALL)
     assert drawn.sub("", whole) == (tmp_path / "report.html").read_text(), f"{reports}/report.html is out of date"
+
+
+def test_what_is_rendered_on_demand_is_not_committed():
+    listed = subprocess.run(["git", "ls-files", "reports"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {Path(name).suffix for name in listed.split()} == {".md", ".tex", ".png", ".html"}
 
 
 @pytest.mark.parametrize("part", ["", "/reference-set"])

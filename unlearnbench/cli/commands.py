@@ -111,7 +111,7 @@ def run(
     out: options.Out = Path("reports"),
     save_models: options.SaveModels = None,
 ) -> None:
-    """Run every method on every class; render the report after every class, and in the end."""
+    """Run every method on every class, and render the report."""
     console, workers = _start(start_workers=not dry_run)
     registry, plan = _plan(
         plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,

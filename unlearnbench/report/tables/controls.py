@@ -50,7 +50,7 @@ def _known(record: Record, measure: Measure) -> bool | None:
     """Return a record's known outcome; for attacks it is known only of a gold standard, which resists them."""
     if measure.aspect == "robustness" and record.method.get("role") != "gold":
         return None
-    known = record.method["truth"].get(_side(measure))
+    known = (record.method.get("truth") or {}).get(_side(measure))
     return None if known is None else bool(known)
 
 
