@@ -20,9 +20,9 @@ from tests.report.test_sweeps import everything
 from tests.server import TINY, environment
 from unlearnbench import api
 from unlearnbench.report.data.array import COLUMNS
+from unlearnbench.report.figures.drawing import FIGURES
 from unlearnbench.report.tables.summary import summary_table
 from unlearnbench.report.write.csv import to_csv
-from unlearnbench.report.figures.drawing import FIGURES
 from unlearnbench.store.records import ResultStore
 
 EXAMPLES = ("api-run", "api-load", "api-draw")

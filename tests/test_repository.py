@@ -5,6 +5,8 @@ import csv
 import functools
 import os
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
