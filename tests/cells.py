@@ -63,7 +63,7 @@ def prepare_digits(cache):
 
 
 def shrink():
-    """Make digits tiny in this process and the cells that it starts, and of the smoke protocol the sampler's steps few.
+    """Make digits tiny in this process and the cells that it starts; of the smoke protocol network and sampling alone.
 
     For runs where the numbers do not matter.
     """
@@ -77,7 +77,11 @@ def shrink():
         rejecting=replace(real.rejecting, epochs=1),
         own=replace(real.own, epochs=1),
     )
-    profiles._smoke = lambda: replace(smoke, protocol=replace(smoke.protocol, steps=2))
+    profiles._smoke = lambda: replace(
+        smoke,
+        protocol=replace(smoke.protocol, steps=2, retain_samples=8),
+        base=replace(smoke.base, unet={**smoke.base.unet, "block_out_channels": [8] * 4, "norm_num_groups": 4}),
+    )
 
 
 def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):
