@@ -101,9 +101,9 @@ def disturbed(folder, random, counts):
             problems.append(f"a traceback after {words}")
         if status == 0:
             return problems
-        if "failed" in statuses:  # a cell alone was killed, which is that cell's failure
-            if start(folder, "--rerun", "failed").wait(timeout=SECONDS) == 0:
-                return problems
+        # a cell alone that was killed is that cell's failure
+        if "failed" in statuses and start(folder, "--rerun", "failed").wait(timeout=SECONDS) == 0:
+            return problems
     return [*problems, "not whole after 20 tries"]
 
 
