@@ -34,7 +34,7 @@ from unlearnbench.run.workers import Workers
 from unlearnbench.store.provenance import allowed_cores
 from unlearnbench.store.records import ResultStore
 
-NAP, BURN = 3.0, 1.5  # seconds that a shared prior sleeps, and that unlearning keeps its core busy
+NAP, BURN = 2.5, 1.0  # seconds that a shared prior sleeps, and that unlearning keeps its core busy
 CORES = sharing.CORES[:2]
 NAMES = [f"cpu:{core}" for core in CORES]
 LANES = ",".join(NAMES)

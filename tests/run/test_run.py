@@ -257,7 +257,7 @@ def test_a_weak_base_model_ends_a_run_where_that_is_asked_for(tmp_path):
 def test_a_run_stops_when_its_minutes_are_up_and_goes_on(tmp_path):
     arguments = ("--methods", "safemax", "--classes", "0", "--set", "safemax.steps=5", *QUICK)
     endless = ("--methods", "safemax", "--classes", "2", "--set", "safemax.steps=100000", *QUICK)
-    status, output = run(tmp_path, *endless, "--minutes", "0.05")
+    status, output = run(tmp_path, *endless, "--minutes", "0.03")
     assert status == 130, output
     assert "run the same command again to resume" in output
     assert {record.status for record in records(tmp_path).values()} <= {"interrupted"}

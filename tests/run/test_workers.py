@@ -242,7 +242,7 @@ def test_a_job_that_ends_a_moment_before_its_run_is_stopped_has_not_failed(worke
     def stop():  # as the run's own signal, a moment after the job is gone
         if (tmp_path / "pid").exists() and not psutil.pid_exists(int((tmp_path / "pid").read_text() or 0)):
             ticks.append(time.monotonic())
-            if ticks[-1] > ticks[0] + 0.4:
+            if ticks[-1] > ticks[0] + 0.2:
                 raise Stopped
 
     with pytest.raises(Stopped):
