@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from tests import sharing
+from tests.cells import tiny_dataset
 from tests.conftest import fake_record
 from tests.run.test_workers import living_in
 from tests.server import SECONDS, Command
@@ -276,8 +277,8 @@ def measure(cache, tmp_path_factory):
     plan = make_plan(
         Registry(files), methods="burns", classes="0-3", source=Source(), metrics="ua", sweeps=(), controls="none"
     )
-    protocol = replace(plan.dataset.protocol, steps=5, forget_samples=40)
-    plan = replace(plan, dataset=replace(plan.dataset, protocol=protocol))
+    plan = replace(plan, dataset=tiny_dataset())
+    assert workers.run("tests.run.test_workers:double", 1).value == 2  # it has done its imports, before all is quiet
     store = ResultStore(folder / "results")
 
     def measure():
@@ -347,6 +348,7 @@ def stopped(cache, tmp_path_factory):
     """A run that found one of its devices held, began when it was free, and was stopped by Ctrl-C with both at work."""
     folder = tmp_path_factory.mktemp("stopped")
     heard = [""]
+    Command(folder, code="", tiny=False).wait()  # the server has done its imports, before all is quiet
     with sharing.alone():
         process = Command(
             folder, "run", "--methods", "waits", "--classes", "0-2", "--plugin", write_plugin(folder), "--metrics",
