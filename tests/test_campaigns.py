@@ -25,6 +25,7 @@ def test_one_disturbed_run_is_made_whole(monkeypatch):
     run = ["0" if word == "0-1" else word for word in kills.RUN]
     monkeypatch.setattr(kills, "start", start)
     monkeypatch.setattr(kills, "LATEST", 4.0)
-    counts, defects = kills.campaign(1, Random(1))
+    counts, defects = kills.campaign(1, Random(7))
     assert not defects, "\n".join(defects)
-    assert counts["runs made whole"] == 1
+    assert counts.pop("runs made whole") == 1
+    assert counts.total() >= 1  # signals
