@@ -3,7 +3,7 @@
 `Command` is used like `subprocess.Popen`. Its child looks like a fresh process: it leads a session and a process group,
 has a folder, an environment and an output of its own, and ends as the interpreter ends. The process server that a run
 starts (`unlearnbench.run.workers`) is forked from the command, so it belongs to the command's group as usual, but need
-not import either. What only a real process shows (nohup, an interrupt while it imports, the entry point) is for
+not import either. What only a real process shows (an interrupt while it imports, the entry point) is for
 `fresh_command`.
 """
 

@@ -17,7 +17,7 @@ from tests.conftest import fake_record
 from tests.readme import ROOT, block
 from tests.report.test_robustness import attacked
 from tests.report.test_sweeps import everything
-from tests.server import TINY, environment
+from tests.server import run_command
 from unlearnbench import api
 from unlearnbench.report.data.array import COLUMNS
 from unlearnbench.report.figures.drawing import FIGURES
@@ -27,6 +27,8 @@ from unlearnbench.store.records import ResultStore
 
 EXAMPLES = ("api-run", "api-load", "api-draw")
 SHOWN = ("UA", "FID", "RTE")
+SCRIPT = "import runpy\nrunpy.run_path('script.py', run_name='__main__')\n"  # as `python script.py`: a file is __main__
+STDIN = "__file__ = '<stdin>'\n"  # as `python -`: __main__ has a file that is none
 
 
 @pytest.fixture(autouse=True)
@@ -51,14 +53,11 @@ class TestTheReadmesExamples:
 
     def test_they_run_in_a_script_without_a_guard(self, tmp_path, cache):
         (tmp_path / "script.py").write_text(
-            TINY + "\n".join(block(f"example:{name}") for name in EXAMPLES) + "\nprint('once')\n"
+            "\n".join(block(f"example:{name}") for name in EXAMPLES) + "\nprint('once')\n"
         )
-        done = subprocess.run(
-            [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False,
-            env=environment(PYTHONPATH=ROOT),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.splitlines().count("once") == 1
+        status, output = run_command(tmp_path, figures=True, code=SCRIPT)
+        assert status == 0, output
+        assert output.splitlines().count("once") == 1
         records = ResultStore(tmp_path / "results").read().records
         assert [record.status for record in records] == ["ok"]
         assert len(list(tmp_path.glob("*.png"))) == 1
@@ -105,12 +104,9 @@ for _ in range(2):
     record = api.run_cell("safemax", "4", settings={"steps": 2}, metrics="ua", device="cpu", save_models="models")
     print("got", record.status, record.cell.id, sorted(record.metrics))
 """
-        done = subprocess.run(
-            [sys.executable, "-"], input=TINY + session, cwd=tmp_path, capture_output=True, text=True, check=False,
-            env=environment(PYTHONPATH=ROOT),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        first, second = [line for line in done.stdout.splitlines() if line.startswith("got")]
+        status, output = run_command(tmp_path, code=STDIN + session)
+        assert status == 0, output
+        first, second = [line for line in output.splitlines() if line.startswith("got")]
         assert first == second
         assert first.startswith("got ok digits-safemax-c4-s0-")
         assert first.endswith("['ua']")

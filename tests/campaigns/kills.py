@@ -31,10 +31,12 @@ TIMED = {"cost", "wall_seconds", "outside", "priors", "probes", "disturbances", 
 SECONDS = 300  # for a run that nobody disturbs
 
 
-def start(folder):
+def start(folder, *more):
     """Start the run in a folder, in a process group of its own."""
     with Path(folder, "log").open("a") as log:
-        return subprocess.Popen(COMMAND, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            [*COMMAND, *more], cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def family(folder):
@@ -99,16 +101,9 @@ def disturbed(folder, random, counts):
             problems.append(f"a traceback after {words}")
         if status == 0:
             return problems
-        if "failed" in statuses:  # a cell alone was killed, which is that cell's failure
-            process = subprocess.run(
-                [*COMMAND, "--rerun", "failed"],
-                cwd=folder,
-                check=False,
-                capture_output=True,
-                timeout=SECONDS,
-            )
-            if process.returncode == 0:
-                return problems
+        # a cell alone that was killed is that cell's failure
+        if "failed" in statuses and start(folder, "--rerun", "failed").wait(timeout=SECONDS) == 0:
+            return problems
     return [*problems, "not whole after 20 tries"]
 
 

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,8 @@ from diffusers import UNet2DModel
 from PIL import Image
 from safetensors import SafetensorError
 
-from tests import TINY_MAIN
 from tests.conftest import fake_record
+from tests.server import run_command
 from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import WEIGHTS, load_dataset
 from unlearnbench.errors import UsageError
@@ -336,13 +335,10 @@ def test_an_unwritable_folder_stops_a_run_before_it_begins(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 
 
-def run(folder, *more):
-    command = [sys.executable, "-c", TINY_MAIN, "run", "--methods", "original,safemax,sham_noise", "--classes", "3"]
-    command += ["--set", "safemax.steps=2", "--metrics", "ua", "--device", "cpu", "--controls", "none"]
-    command += ["--save-models", "models", *more]
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
-    return done.returncode, done.stdout + done.stderr
+def run(folder):
+    command = ["run", "--methods", "original,safemax,sham_noise", "--classes", "3", "--set", "safemax.steps=2"]
+    command += ["--metrics", "ua", "--device", "cpu", "--controls", "none", "--save-models", "models"]
+    return run_command(folder, *command)
 
 
 @pytest.fixture(scope="module")

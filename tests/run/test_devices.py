@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from tests import sharing
+from tests.cells import tiny_dataset
 from tests.conftest import fake_record, stated
 from tests.run.test_workers import living_in
 from tests.server import SECONDS, Command
@@ -34,7 +35,7 @@ from unlearnbench.run.workers import Workers
 from unlearnbench.store.provenance import allowed_cores
 from unlearnbench.store.records import ResultStore
 
-NAP, BURN = 4.0, 2.0  # seconds that a shared prior sleeps, and that unlearning keeps its core busy
+NAP, BURN = 2.5, 1.0  # seconds that a shared prior sleeps, and that unlearning keeps its core busy
 CORES = sharing.CORES[:2]
 NAMES = [f"cpu:{core}" for core in CORES]
 LANES = ",".join(NAMES)
@@ -276,8 +277,8 @@ def measure(cache, tmp_path_factory):
     plan = make_plan(
         Registry(files), methods="burns", classes="0-3", source=Source(), metrics="ua", sweeps=(), controls="none"
     )
-    protocol = replace(plan.dataset.protocol, steps=5, forget_samples=40)
-    plan = replace(plan, dataset=replace(plan.dataset, protocol=protocol))
+    plan = replace(plan, dataset=tiny_dataset())
+    assert workers.run("tests.run.test_workers:double", 1).value == 2  # it has done its imports, before all is quiet
     store = ResultStore(folder / "results")
 
     def measure():
@@ -347,6 +348,7 @@ def stopped(cache, tmp_path_factory):
     """A run that found one of its devices held, began when it was free, and was stopped by Ctrl-C with both at work."""
     folder = tmp_path_factory.mktemp("stopped")
     heard = [""]
+    Command(folder, code="", tiny=False).wait()  # the server has done its imports, before all is quiet
     with sharing.alone():
         process = Command(
             folder, "run", "--methods", "waits", "--classes", "0-2", "--plugin", write_plugin(folder), "--metrics",

@@ -11,7 +11,8 @@ from unlearnbench.run.locks import device_lock
 
 @pytest.fixture
 def locks(tmp_path, monkeypatch):
-    """The folder of locks, of this test alone."""
+    """The folder of locks, of this test alone, in which nobody waits long for a device."""
+    monkeypatch.setattr("unlearnbench.run.locks.TRY_SECONDS", 0.1)
     monkeypatch.setattr("unlearnbench.run.locks._lock_folders", lambda: [tmp_path / "common", tmp_path / "own"])
     return tmp_path / "common"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.server import SECONDS, Command, fresh_command, run_command
+from tests.server import MAIN, SECONDS, Command, fresh_command, run_command
 from unlearnbench.run.benchmark import WEAK
 from unlearnbench.store.records import ResultStore
 
@@ -102,35 +102,45 @@ class TestOneRun:
         assert original.metrics["retain_accuracy"]["value"] >= 95
         assert original.metrics["ua"]["value"] <= 5  # the untouched model has not forgotten
 
+    def test_the_same_cell_twice_is_identical_bit_for_bit(self, finished):
+        folder, arguments, *_ = finished
+        before, length = records(folder), len(lines(folder))
+        chosen = ["--methods", "safemax", *arguments[2:4], "--set", "safemax.steps=3", *QUICK, "--rerun", "always"]
+        status, output = run(folder, *chosen, tiny=False)
+        assert status == 0, output
+        assert len(lines(folder)) == length + 1
+        after = records(folder)
+        (changed,) = [name for name, record in after.items() if record != before[name]]
+        assert after[changed].counts["optimizer_steps"] == 3
+        assert_identical(before[changed], after[changed])
 
-def test_the_same_cell_twice_is_identical_bit_for_bit(tmp_path):
-    arguments = (
-        "--methods",
-        "salun",
-        "--classes",
-        "4",
-        "--set",
-        "salun.steps=3",
-        "--device",
-        "cpu",
-        "--controls",
-        "none",
-    )
+
+def assert_identical(first, second):
+    """Assert that two records of a cell, measured apart, have the same numbers and images."""
+    assert first.provenance["started_utc"] != second.provenance["started_utc"]
+    for name in ("metrics", "images", "curves", "counts", "timestep_loss"):
+        assert getattr(first, name) == getattr(second, name), name
+
+
+def test_every_metric_of_the_same_cell_twice_is_identical_bit_for_bit(tmp_path):
+    arguments = ("--methods", "salun", "--classes", "4", "--set", "salun.steps=3", "--device", "cpu")
     results = []
     for rerun in ("missing", "always"):  # the second time the mask comes from the cache
-        status, output = run(tmp_path, *arguments, "--rerun", rerun, tiny=False)
+        status, output = run(tmp_path, *arguments, "--controls", "none", "--rerun", rerun)
         assert status == 0, output
         results.append(next(iter(records(tmp_path).values())))
     first, second = results
-    assert first is not second
     assert len(lines(tmp_path)) == 2
-    assert first.metrics == second.metrics
-    assert first.images == second.images
-    assert first.curves == second.curves
-    assert first.counts == second.counts
+    assert set(first.images) == {"forget", "retain"}
+    assert len(first.metrics) > 10
+    assert first.curves
+    assert_identical(first, second)
     assert second.cost["prior"]["reused"]
     assert second.cost["prior"]["seconds"] == first.cost["prior"]["seconds"]
 
+
+# In place of MAIN's beginning, where many cells die and no signal is on its way to the run.
+NO_GRACE = "from unlearnbench.run import workers\nworkers.GRACE_SECONDS = 0.0\n"
 
 FAILING = """
     import os, signal, time
@@ -245,9 +255,9 @@ def test_a_weak_base_model_ends_a_run_where_that_is_asked_for(tmp_path):
 
 
 def test_a_run_stops_when_its_minutes_are_up_and_goes_on(tmp_path):
-    arguments = ("--methods", "safemax", "--classes", "0-1", "--set", "safemax.steps=5", *QUICK)
+    arguments = ("--methods", "safemax", "--classes", "0", "--set", "safemax.steps=5", *QUICK)
     endless = ("--methods", "safemax", "--classes", "2", "--set", "safemax.steps=100000", *QUICK)
-    status, output = run(tmp_path, *endless, "--minutes", "0.1")
+    status, output = run(tmp_path, *endless, "--minutes", "0.03")
     assert status == 130, output
     assert "run the same command again to resume" in output
     assert {record.status for record in records(tmp_path).values()} <= {"interrupted"}
@@ -288,10 +298,16 @@ def test_failures_are_records_and_the_others_go_on(tmp_path):
     plugin.write_text(textwrap.dedent(FAILING))
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('at import')")
-    names = "killed,left,raising,diverged,greedy,peeking,slow,quitting,unrecordable,sound"
-    arguments = ("--methods", names, "--classes", "0", "--plugin", str(plugin), "--timeout", "8", *QUICK)
-    status, output = run(tmp_path, *arguments)
+    names = "killed,left,raising,diverged,greedy,peeking,quitting,unrecordable,sound"
+    arguments = ("--classes", "0", "--plugin", str(plugin), *QUICK)
+    status, output = run(tmp_path, "--methods", names, *arguments, code=NO_GRACE + MAIN)
     assert status == 1
+    assert "8 of 9 cells failed" in output
+    # failures stay until asked for, and are still failures
+    status, output = run(tmp_path, "--methods", f"{names},slow", *arguments, "--timeout", "1", code=NO_GRACE + MAIN)
+    assert status == 1
+    assert "9 of 10 cells are recorded" in output
+    assert "9 of 10 cells failed" in output
     found = {record.cell.method: record for record in records(tmp_path).values()}
     reasons = {name: (record.status, record.reason) for name, record in found.items()}
     assert reasons["sound"] == ("ok", None)
@@ -306,28 +322,25 @@ def test_failures_are_records_and_the_others_go_on(tmp_path):
     assert "draws from ctx.forget" in reasons["peeking"][1]
     assert reasons["slow"][0] == "timeout"
     assert "no luck today" in found["raising"].traceback
-    assert "9 of 10 cells failed" in output
     report = (tmp_path / "reports" / "digits" / "report.md").read_text()
     assert "timeout" in report
-    status, output = run(tmp_path, *arguments)  # failures stay until asked for, and are still failures
-    assert status == 1
-    assert "10 of 10 cells are recorded" in output
 
 
 @pytest.mark.parametrize("way", ["removed", "a file"])
 def test_records_that_are_taken_away_meanwhile_are_named(tmp_path, way):
     take = {
         "removed": "shutil.rmtree('results')",
-        "a file": "shutil.rmtree('results'); pathlib.Path('results').write_text('')",
+        "a file": "shutil.rmtree('results', ignore_errors=True); pathlib.Path('results').write_text('')",
     }[way]
     (tmp_path / "taker.py").write_text(
         "import pathlib, shutil\nfrom unlearnbench import method\n\n"
         f"@method(title='Taker')\ndef taker(ctx):\n    {take}\n"
     )
-    arguments = ("--methods", "original,taker", "--classes", "0", "--plugin", "taker.py", *QUICK)
+    methods = {"removed": "original,taker", "a file": "taker"}[way]
+    arguments = ("--methods", methods, "--classes", "0", "--plugin", "taker.py", *QUICK)
     status, output = run(tmp_path, *arguments, "--controls", "none")
     assert "Traceback" not in output
-    if way == "a file":  # the second record cannot be written
+    if way == "a file":  # its own record cannot be written
         assert status == 2, output
         assert "cannot write results/digits/taker.jsonl (Not a directory)" in output
     else:
@@ -349,19 +362,20 @@ LONG = ("--methods", "original", "--classes", "0-3", *QUICK)
 
 
 def test_kill_9_keeps_finished_cells_and_the_same_command_goes_on(tmp_path):
-    process = start(tmp_path, *LONG)
-    wait_for(tmp_path, lambda found: len(found) >= 2, process)
+    two = ("--methods", "original", "--classes", "0,1", *QUICK)
+    process = start(tmp_path, *two)
+    wait_for(tmp_path, lambda found: len(found) >= 1, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = lines(tmp_path)
-    status, output = run(tmp_path, *LONG)
+    status, output = run(tmp_path, *two)
     assert status == 0, output
     assert lines(tmp_path)[: len(kept)] == kept
-    assert len(lines(tmp_path)) == 4  # nothing ran twice
+    assert len(lines(tmp_path)) == 2  # nothing ran twice
     assert all(record.status == "ok" for record in records(tmp_path).values())
 
 
-def test_a_sigterm_keeps_finished_cells_and_says_how_to_go_on(tmp_path):  # test_cost_run has Ctrl-C
+def test_a_sigterm_keeps_finished_cells_and_says_how_to_go_on(tmp_path):  # test_costs has Ctrl-C, and goes on
     process = start(tmp_path, *LONG)
     wait_for(tmp_path, lambda found: len(found) >= 1, process)
     process.send_signal(signal.SIGTERM)
@@ -372,9 +386,7 @@ def test_a_sigterm_keeps_finished_cells_and_says_how_to_go_on(tmp_path):  # test
     statuses = [json.loads(line)["status"] for line in lines(tmp_path)]
     assert statuses.count("interrupted") <= 1
     assert set(statuses) <= {"ok", "interrupted"}
-    status, output = run(tmp_path, *LONG)
-    assert status == 0, output
-    assert [record.status for record in records(tmp_path).values()] == ["ok"] * 4
+    assert statuses[0] == "ok"
 
 
 HELPED = """
@@ -414,13 +426,12 @@ def test_a_signal_to_all_processes_of_a_run_interrupts_its_cell_and_a_second_one
     assert (record.status, record.reason) == ("interrupted", f"the run was stopped by {number.name}")
 
 
+DEAF = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"  # as nohup leaves it to what it starts
+
+
 def test_a_run_that_was_started_with_nohup_survives_a_hangup(tmp_path):
-    (tmp_path / "helped.py").write_text(textwrap.dedent(HELPED).replace("600", "2").replace("    raise", "    #"))
-    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        process = fresh_command(tmp_path, "run", *WITH_HELP)
-    finally:
-        signal.signal(signal.SIGHUP, ignored)
+    (tmp_path / "helped.py").write_text(textwrap.dedent(HELPED).replace("600", "1.5").replace("    raise", "    #"))
+    process = start(tmp_path, *WITH_HELP, code=DEAF + MAIN)
     wait_for(tmp_path, lambda _: (tmp_path / "began").exists(), process)
     os.killpg(process.pid, signal.SIGHUP)
     output, _ = process.communicate(timeout=SECONDS)
@@ -431,7 +442,7 @@ def test_a_run_that_was_started_with_nohup_survives_a_hangup(tmp_path):
 def test_an_interrupt_before_the_first_cell_writes_nothing(tmp_path):
     process = fresh_command(tmp_path, "run", *LONG)
     process.stdout.readline()
-    time.sleep(4)  # the process server is still importing, or the first cell has just begun
+    time.sleep(1)  # the process server is still importing
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode in (130, -signal.SIGINT), output  # the same to a shell; the latter while it imports
@@ -452,8 +463,8 @@ def test_children_end_with_their_parent(tmp_path):
             time.sleep(600)
     """)
     )
-    process = fresh_command(
-        tmp_path, "run", "--methods", "sleeper", "--classes", "0", "--plugin", str(plugin), "--controls", "none", *QUICK
+    process = start(
+        tmp_path, "--methods", "sleeper", "--classes", "0", "--plugin", plugin, "--controls", "none", *QUICK
     )
     deadline = time.monotonic() + SECONDS
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():

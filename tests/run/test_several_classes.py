@@ -135,7 +135,7 @@ METHODS = [p.name for p in Registry().plugins("method") if p.spec.role in ("meth
 def test_every_method_forgets_several_classes_after_others(make_harness, name):
     harness = make_harness(name, target=((2, 5), ((0,),)))
     spec = Registry().method(name)
-    batch = 300 if name == "sfron" else 4  # SFRon's Fishers take every image
+    batch = 300 if name in ("sfron", "salun") else 4  # their priors take every image
     small = {"steps": 2, "batch": batch, "replay_per_class": 2, "fisher_images": 2, "fisher_timesteps": 2}
     settings = spec.resolve(("digits",), {k: v for k, v in small.items() if k in spec.settings})
     context = unlearn(spec, harness, Cell("digits", "p", name, settings, 2, 0))

@@ -14,12 +14,18 @@ import torch
 
 from tests.server import ROOT, Command
 from unlearnbench.errors import UsageError
-from unlearnbench.run.workers import PRELOAD, STOPPING, Workers, _death
+from unlearnbench.run.workers import PRELOAD, STOPPING, Workers, _Allowance, _death
 
 
 @pytest.fixture(scope="module")
 def workers():
     return Workers()
+
+
+@pytest.fixture
+def no_grace(monkeypatch):
+    """A job that failed is no victim of a signal that is on its way to the run, which would be waited for."""
+    monkeypatch.setattr("unlearnbench.run.workers.GRACE_SECONDS", 0.0)
 
 
 def half_a_message(progress):
@@ -143,10 +149,12 @@ def test_a_job_returns_its_value(workers):
     assert workers.run("tests.run.test_workers:double", 21).value == 42
 
 
+@pytest.mark.usefixtures("no_grace")
 def test_a_worker_that_dies_within_a_message_is_a_failure(workers):
     assert workers.run("tests.run.test_workers:half_a_message", timeout=60).status == "failed"
 
 
+@pytest.mark.usefixtures("no_grace")
 @pytest.mark.parametrize(
     "words",
     [
@@ -170,9 +178,12 @@ def test_every_death_has_a_word(code, words):
     assert words in _death(code)
 
 
+@pytest.mark.usefixtures("no_grace")
 @pytest.mark.parametrize("what", LEAVE)
 @pytest.mark.parametrize("how", ["returns", "dies", "stays"])
-def test_what_a_job_started_is_gone_when_it_has_ended(workers, tmp_path, what, how):
+def test_what_a_job_started_is_gone_when_it_has_ended(workers, tmp_path, monkeypatch, what, how):
+    if how == "stays":  # its time is up when it has begun to hold the GIL
+        monkeypatch.setattr(_Allowance, "is_spent", lambda self, pid: (tmp_path / "ready").exists())
     outcome = workers.run("tests.run.test_workers:leave", what, how, tmp_path, timeout=5 if how == "stays" else None)
     assert outcome.status == {"returns": "ok", "dies": "failed", "stays": "timeout"}[how], outcome
     assert living_in(tmp_path) == []
@@ -231,7 +242,7 @@ def test_a_job_that_ends_a_moment_before_its_run_is_stopped_has_not_failed(worke
     def stop():  # as the run's own signal, a moment after the job is gone
         if (tmp_path / "pid").exists() and not psutil.pid_exists(int((tmp_path / "pid").read_text() or 0)):
             ticks.append(time.monotonic())
-            if ticks[-1] > ticks[0] + 0.4:
+            if ticks[-1] > ticks[0] + 0.2:
                 raise Stopped
 
     with pytest.raises(Stopped):
@@ -249,12 +260,12 @@ def test_the_time_that_a_job_is_stopped_is_not_its_time(workers, tmp_path):
         wait_for((tmp_path / "pid").exists)
         pid = int((tmp_path / "pid").read_text())
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(4)
+        time.sleep(3)
         os.kill(pid, signal.SIGCONT)
 
     thread = threading.Thread(target=stop)
     thread.start()
-    outcome = workers.run("tests.run.test_workers:begin_and_sleep", tmp_path, 2, timeout=3.5)
+    outcome = workers.run("tests.run.test_workers:begin_and_sleep", tmp_path, 0.5, timeout=2.5)
     thread.join()
     assert outcome.status == "ok", outcome
 
@@ -272,17 +283,18 @@ def test_no_collection_of_a_job_walks_through_what_the_server_imported(workers):
     assert walked < frozen / 10
 
 
-@pytest.mark.parametrize("machine", [DRIVER, NVML])
-def test_the_preloaded_modules_leave_cuda_usable_after_a_fork(machine):
+def test_the_preloaded_modules_leave_cuda_usable_after_a_fork():
     code = f"""
-import ctypes, importlib, os, torch
-{machine}
-for name in {PRELOAD!r}:
-    importlib.import_module(name)
-child = os.fork()
-if child == 0:
-    os._exit(7 if torch.cuda._is_in_bad_fork() else 0)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "an import asked for CUDA devices"
+import ctypes, importlib, os, sys, torch
+for machine in {DRIVER!r}, {NVML!r}:  # the second imports what the first does, and then what asks for GPUs
+    exec(machine)
+    for name in {PRELOAD!r}:
+        importlib.reload(importlib.import_module(name))
+    child = os.fork()
+    if child == 0:
+        os._exit(7 if torch.cuda._is_in_bad_fork() else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "an import asked for CUDA devices: " + machine
+assert "diffusers.models.unets.unet_2d" in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

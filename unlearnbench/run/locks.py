@@ -22,6 +22,7 @@ from unlearnbench.store.records import natural
 
 MOST_READ, MOST_SHOWN = 1000, 160  # bytes and characters of a lock holder's note
 FIRST_WORDS = 3  # words of the holder's command in the note
+TRY_SECONDS = 1.0  # for a held lock, before the holder is shown
 
 
 class Beside:
@@ -69,7 +70,7 @@ def device_lock(
 
     Args:
         identities: of the devices.
-        waiting: called once a second with the holder while another run holds a device.
+        waiting: called every TRY_SECONDS with the holder while another run holds a device.
         warn: called with a sentence where other users' locks do not work.
 
     Raises:
@@ -148,9 +149,9 @@ def _made(folder: Path) -> Path:
 
 
 def _acquired(lock: BaseFileLock) -> bool:
-    """Try for a second to take a lock."""
+    """Try to take a lock for TRY_SECONDS."""
     try:
-        lock.acquire(timeout=1)
+        lock.acquire(timeout=TRY_SECONDS)
     except Timeout:
         return False
     return True
