@@ -21,6 +21,7 @@ PAPERS = {  # what the paper's network has, and that of digits lacks
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
     "add_attention": True, "attention_head_dim": None, "dropout": 0.1,
 }  # fmt: skip
+NARROW = {"block_out_channels": [8, 8], "norm_num_groups": 4}  # the network, of two levels
 FEW = 300  # training images, of all classes
 # Functions that wait for a device by design: at a few points of a run with the clock stopped, or at a phase's edge.
 BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "meter.py:paused", "meter.py:_switch"}
@@ -38,7 +39,7 @@ def tiny_dataset(*, flip=False, bf16=False, unet=None):
     """Return digits with a small network, few images and samples, short trainings; all of it in bfloat16 or none."""
     digits = load_dataset("digits")
     precision = "bf16" if bf16 else "fp32"
-    unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4, **(unet or {})}
+    unet = {**digits.base.unet, **NARROW, **(unet or {})}
     return replace(
         digits,
         load=few_images,
@@ -63,12 +64,12 @@ def prepare_digits(cache):
 
 
 def shrink():
-    """Make digits tiny in this process and the cells that it starts, and of the smoke protocol the sampler's steps few.
+    """Make digits tiny in this process and the cells that it starts, and of the smoke protocol network and sampler.
 
     For runs where the numbers do not matter.
     """
     real, smoke = recipe._PROFILE, profiles._smoke()
-    unet = {**real.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4}
+    unet = {**real.base.unet, **NARROW}
     recipe._PROFILE = replace(
         real,
         protocol=replace(real.protocol, steps=2, forget_samples=20, retain_samples=8),
@@ -77,7 +78,9 @@ def shrink():
         rejecting=replace(real.rejecting, epochs=1),
         own=replace(real.own, epochs=1),
     )
-    profiles._smoke = lambda: replace(smoke, protocol=replace(smoke.protocol, steps=2))
+    two = {name: smoke.base.unet[name][:2] for name in ("down_block_types", "up_block_types")}
+    small = replace(smoke.base, unet={**smoke.base.unet, **NARROW, **two})
+    profiles._smoke = lambda: replace(smoke, protocol=replace(smoke.protocol, steps=2), base=small)
 
 
 def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):

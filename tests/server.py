@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing import util
 from pathlib import Path
 from types import ModuleType
@@ -217,6 +218,42 @@ def fork_interpreter(path, words, passed):
     except BaseException:  # as an interpreter would, which ends with it
         sys.excepthook(*sys.exc_info())
     os._exit(0)
+
+
+class ForkedInterpreter:
+    """`python -c CODE` or `python -m MODULE` within a command, like `subprocess.Popen`, by a fork as well."""
+
+    def __init__(self, command, *, cwd, env, stdin, stdout, stderr, start_new_session):
+        assert (stdin, stderr, start_new_session) == (subprocess.DEVNULL, subprocess.STDOUT, True)
+        kind, code, *arguments = command[2 if command[1] == "-P" else 1 :]
+        if kind == "-m":
+            code = f"import runpy; runpy.run_module({code!r}, run_name='__main__', alter_sys=True)"
+        self.args, self.returncode = command, None
+        sys.stdout.flush(), sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            for number in signal.valid_signals():
+                if callable(signal.getsignal(number)):
+                    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            request = {
+                "code": code, "arguments": arguments, "environment": env, "folder": str(cwd),
+                "cores": os.sched_getaffinity(0),
+            }  # fmt: skip
+            standard = os.open(os.devnull, os.O_RDONLY), os.dup(stdout.fileno()), os.dup(stdout.fileno())
+            end_as_an_interpreter(become(request, standard))
+
+    def poll(self):
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def wait(self, timeout):
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.02)
+        return self.returncode
 
 
 def end_as_an_interpreter(code):
