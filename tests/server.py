@@ -28,15 +28,19 @@ from types import ModuleType
 
 import torch
 
+from unlearnbench.cli import plotting
+
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 240  # no command takes longer
 MAIN = "from unlearnbench.cli.commands import main\nmain()\n"
 TINY = "from tests.cells import shrink\nshrink()\n"
 NO_FIGURES = "from unlearnbench.report.figures import drawing\ndrawing.FIGURES = {}\n"  # they take their time
-IMPORTS = (
+IMPORTS = (  # of a command, of its cells, and of what they import late
     "unlearnbench.cli.commands", "unlearnbench.cli.console", "unlearnbench.run.benchmark", "unlearnbench.run.cell",
     "unlearnbench.report.render", "unlearnbench.api", "diffusers.models.unets.unet_2d", "torch_fidelity.metric_fid",
-    "sklearn.datasets", "sklearn.model_selection", "scipy.linalg", "tests.cells",
+    "sklearn.datasets", "sklearn.model_selection", "scipy.linalg", "tests.cells", "unlearnbench.report.figures.drawing",
+    "unlearnbench.report.html.view", "unlearnbench.report.showable", "unlearnbench.report.write.page",
+    "typer._adapters", "pydantic.type_adapter", "jinja2.environment", "tabulate",
 )  # fmt: skip
 
 
@@ -279,6 +283,7 @@ def end_as_an_interpreter(code):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # so that no thread is lost in a fork
+    plotting.import_matplotlib()
     for name in IMPORTS:
         importlib.import_module(name)
     gc.freeze()  # so that a child does not copy what it shares with this process in order to collect it
