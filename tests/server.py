@@ -185,6 +185,7 @@ def attend(request, line, *standard):
 def become(request, standard):
     """Make this process look like one that was just started; return the code it is to run."""
     os.setsid()
+    torch.set_num_threads(1)  # replaces torch's pool, lost in the fork, before two threads at once find that out
     for number, descriptor in enumerate(standard):
         os.dup2(descriptor, number)
         os.close(descriptor)
