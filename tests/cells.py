@@ -7,6 +7,7 @@ import torch
 
 from unlearnbench.datasets import Split, load_dataset, profiles
 from unlearnbench.datasets import digits as recipe
+from unlearnbench.measure import inputs
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NEEDS
 from unlearnbench.run import cell as runner
@@ -22,6 +23,7 @@ PAPERS = {  # what the paper's network has, and that of digits lacks
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
     "add_attention": True, "attention_head_dim": None, "dropout": 0.1,
 }  # fmt: skip
+NARROW = {"block_out_channels": [8, 8], "norm_num_groups": 4}  # the network, of two levels
 FEW = 300  # training images, of all classes
 # Functions that wait for a device by design: at a few points of a run with the clock stopped, or at a phase's edge.
 BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "meter.py:paused", "meter.py:_switch"}
@@ -39,7 +41,7 @@ def tiny_dataset(*, flip=False, bf16=False, unet=None):
     """Return digits with a small network, few images and samples, short trainings; all of it in bfloat16 or none."""
     digits = load_dataset("digits")
     precision = "bf16" if bf16 else "fp32"
-    unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4, **(unet or {})}
+    unet = {**digits.base.unet, **NARROW, **(unet or {})}
     return replace(
         digits,
         load=few_images,
@@ -63,16 +65,23 @@ def prepare_digits(cache):
     )
 
 
+def hurry():
+    """Measure the loss at few timesteps, and look in few packages for what a method leaves changed, in this process."""
+    inputs.TIMESTEP_BINS = 2
+    global_state.PACKAGES = frozenset({"builtins", "functools", "math", "numpy", "random", "unlearnbench"})
+
+
 def shrink():
-    """Make digits tiny in this process and the cells that it starts; of the smoke protocol network and sampling alone.
+    """Make digits tiny in this process and the cells that it starts, and of the smoke protocol network and sampler.
 
     For runs where the numbers do not matter. That a method changes nothing that its evaluation uses is checked of this
     package alone, which spares a cell a third of its time: the tests of that check, of conformance and of the real
     digits have all packages.
     """
     global_state.PACKAGES = frozenset({"unlearnbench"})
+    hurry()
     real, smoke = recipe._PROFILE, profiles._smoke()
-    unet = {**real.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4}
+    unet = {**real.base.unet, **NARROW}
     recipe._PROFILE = replace(
         real,
         protocol=replace(real.protocol, steps=2, forget_samples=20, retain_samples=8),
@@ -81,11 +90,9 @@ def shrink():
         rejecting=replace(real.rejecting, epochs=1),
         own=replace(real.own, epochs=1),
     )
-    profiles._smoke = lambda: replace(
-        smoke,
-        protocol=replace(smoke.protocol, steps=2, retain_samples=8),
-        base=replace(smoke.base, unet={**smoke.base.unet, "block_out_channels": [8] * 4, "norm_num_groups": 4}),
-    )
+    two = {name: smoke.base.unet[name][:2] for name in ("down_block_types", "up_block_types")}
+    small = replace(smoke.base, unet={**smoke.base.unet, **NARROW, **two})
+    profiles._smoke = lambda: replace(smoke, protocol=replace(smoke.protocol, steps=2, retain_samples=8), base=small)
 
 
 def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):

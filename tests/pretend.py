@@ -34,6 +34,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")
+SEQUENCES = (
+    list,
+    tuple,
+)  # `list | tuple` would be made anew for each of a million looks
 FOLDERS = {"unlearnbench", "methods", "metrics"}  # whose functions a wait is traced to
 COPIES = {aten._to_copy.default, aten.copy_.default}
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
@@ -180,7 +184,7 @@ def _plain(x: Any) -> Any:
 
 def _each(function: Callable[[Any], Any], x: Any) -> Any:
     """Return lists, tuples and dicts with a function's results in the place of what they hold."""
-    if isinstance(x, list | tuple):
+    if isinstance(x, SEQUENCES):
         return type(x)([_each(function, item) for item in x])
     if isinstance(x, dict):
         return {key: _each(function, item) for key, item in x.items()}
@@ -189,8 +193,15 @@ def _each(function: Callable[[Any], Any], x: Any) -> Any:
 
 def _leaves(x: Any) -> list[Any]:
     """Return what lists, tuples and dicts hold."""
-    found: list[Any] = []
-    _each(found.append, x)
+    found, waiting = [], [x]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, SEQUENCES):
+            waiting += reversed(item)
+        elif isinstance(item, dict):
+            waiting += reversed(item.values())
+        else:
+            found.append(item)
     return found
 
 

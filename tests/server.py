@@ -21,21 +21,26 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing import util
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
+from unlearnbench.cli import plotting
+
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 240  # no command takes longer
 MAIN = "from unlearnbench.cli.commands import main\nmain()\n"
 TINY = "from tests.cells import shrink\nshrink()\n"
 NO_FIGURES = "from unlearnbench.report.figures import drawing\ndrawing.FIGURES = {}\n"  # they take their time
-IMPORTS = (
+IMPORTS = (  # of a command, of its cells, and of what they import late
     "unlearnbench.cli.commands", "unlearnbench.cli.console", "unlearnbench.run.benchmark", "unlearnbench.run.cell",
     "unlearnbench.report.render", "unlearnbench.api", "diffusers.models.unets.unet_2d", "torch_fidelity.metric_fid",
-    "sklearn.datasets", "sklearn.model_selection", "scipy.linalg", "tests.cells",
+    "sklearn.datasets", "sklearn.model_selection", "scipy.linalg", "tests.cells", "unlearnbench.report.figures.drawing",
+    "unlearnbench.report.html.view", "unlearnbench.report.showable", "unlearnbench.report.write.page",
+    "typer._adapters", "pydantic.type_adapter", "jinja2.environment", "tabulate",
 )  # fmt: skip
 
 
@@ -180,6 +185,7 @@ def attend(request, line, *standard):
 def become(request, standard):
     """Make this process look like one that was just started; return the code it is to run."""
     os.setsid()
+    torch.set_num_threads(1)  # replaces torch's pool, lost in the fork, before two threads at once find that out
     for number, descriptor in enumerate(standard):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -219,6 +225,42 @@ def fork_interpreter(path, words, passed):
     os._exit(0)
 
 
+class ForkedInterpreter:
+    """`python -c CODE` or `python -m MODULE` within a command, like `subprocess.Popen`, by a fork as well."""
+
+    def __init__(self, command, *, cwd, env, stdin, stdout, stderr, start_new_session):
+        assert (stdin, stderr, start_new_session) == (subprocess.DEVNULL, subprocess.STDOUT, True)
+        kind, code, *arguments = command[2 if command[1] == "-P" else 1 :]
+        if kind == "-m":
+            code = f"import runpy; runpy.run_module({code!r}, run_name='__main__', alter_sys=True)"
+        self.args, self.returncode = command, None
+        sys.stdout.flush(), sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            for number in signal.valid_signals():
+                if callable(signal.getsignal(number)):
+                    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            request = {
+                "code": code, "arguments": arguments, "environment": env, "folder": str(cwd),
+                "cores": os.sched_getaffinity(0),
+            }  # fmt: skip
+            standard = os.open(os.devnull, os.O_RDONLY), os.dup(stdout.fileno()), os.dup(stdout.fileno())
+            end_as_an_interpreter(become(request, standard))
+
+    def poll(self):
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def wait(self, timeout):
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.02)
+        return self.returncode
+
+
 def end_as_an_interpreter(code):
     """Run code, and end this process as an interpreter would, but for tearing the modules down, which takes seconds."""
     status = 0
@@ -242,6 +284,7 @@ def end_as_an_interpreter(code):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # so that no thread is lost in a fork
+    plotting.import_matplotlib()
     for name in IMPORTS:
         importlib.import_module(name)
     gc.freeze()  # so that a child does not copy what it shares with this process in order to collect it

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ import typer.main
 from PIL import Image
 
 from tests.readme import GENERATED, ROOT, block, generated, pages, rendered
+from tests.server import Command, run_command
 from unlearnbench import datasets
 from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source, load_dataset, protocol_names, title_of
@@ -163,16 +165,17 @@ def test_the_fast_tests_are_there():
 
 
 SERVER = """
-import os, runpy, sys
+import sys
 
+from tests.cells import shrink
 from unlearnbench.cli import commands
 from unlearnbench.datasets import digits
 from unlearnbench.kit import trial
 from unlearnbench.report.figures import drawing
 
 trial.STEPS = 4  # of a method that is checked
-pipes, figures, real = sys.argv[1], drawing.FIGURES, digits._PROFILE
-runpy.run_path(sys.argv[2])["shrink"]()
+pipes, real, figures = sys.argv[1], digits._PROFILE, drawing.FIGURES
+shrink()
 tiny = digits._PROFILE
 while True:
     with open(f"{pipes}/request") as request:
@@ -213,7 +216,7 @@ def furnish(folder):
     (folder / "my_method.py").write_text(block("example:method"))
     (folder / "my_metric.py").write_text(block("example:metric"))
     few = block("example:folder").replace("zip(digits.images,", "zip(digits.images[:60],")
-    subprocess.run([sys.executable, "-c", few], cwd=folder, check=True)
+    assert run_command(folder, code=few, tiny=False, figures=True) == (0, "")
     for k in range(36):
         path = folder / "photos" / ("train", "train", "test")[k % 3] / ("cat", "dog", "fox")[k // 12] / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,12 +237,9 @@ def ran(tmp_path_factory, cache):
     furnish(folder)
     for name in ("request", "answer"):
         os.mkfifo(pipes / name)
-    environment = {**os.environ, "PIPES": str(pipes), "TMPDIR": str(pipes), "PYTHONUNBUFFERED": "1"}
+    more = {"PIPES": str(pipes), "TMPDIR": str(pipes), "PYTHONUNBUFFERED": "1"}
     with (pipes / "log").open("w+") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, pipes, ROOT / "tests" / "cells.py"], cwd=folder, stdout=log, stderr=log,
-            env=environment,
-        )  # fmt: skip
+        server = Command(folder, pipes, code=SERVER, tiny=False, figures=True, output=log.fileno(), **more)
         try:
             before = ""
             for _, command in RUN:
@@ -249,13 +249,13 @@ def ran(tmp_path_factory, cache):
                 log.seek(0), log.truncate()
                 text = f"{SHELL}\n{before}\n{small(command)}"
                 done = subprocess.run(
-                    ["bash", "-uo", "pipefail", "-c", text], cwd=folder, env=environment, stdout=log, stderr=log,
-                    timeout=SECONDS, check=False,
+                    ["bash", "-uo", "pipefail", "-c", text], cwd=folder, env={**os.environ, **more}, stdout=log,
+                    stderr=log, timeout=SECONDS, check=False,
                 )  # fmt: skip
                 before = "first=4711" if command.startswith("first=") else before
                 found[command] = done.returncode, (pipes / "log").read_text()
         finally:
-            server.kill()
+            server.send_signal(signal.SIGKILL)
             server.wait()
     return found, folder
 

@@ -1,272 +1,54 @@
 """The CUDA paths, on a device that is only pretended: what a GPU would refuse, and what would make the host wait.
 
-Every test runs in a process of its own, which `tests.pretend` patches.
+What runs on it is in `tests.pretended_jobs`.
 """
 
 import functools
-import importlib
-from collections import Counter
-from contextlib import contextmanager
-from dataclasses import replace
-from types import SimpleNamespace
+import pickle
 
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from tests.cells import ASKED, BOOKKEEPING, PAPERS, run_cell, tiny_dataset
-from tests.pretend import PretendedTensor, pretended_cuda
-from unlearnbench.cost import probes
-from unlearnbench.datasets import WEIGHTS
-from unlearnbench.judges.fit import fit_classifier
-from unlearnbench.judges.judges import build_classifier
-from unlearnbench.measure import attacks
-from unlearnbench.models import base as base_models
-from unlearnbench.models import flops as arithmetic
-from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise
-from unlearnbench.models.networks import build_unet, frozen, placed, unet_config
-from unlearnbench.models.sampler import sample
+from tests import pretended_jobs as jobs
+from tests.cells import ASKED, PAPERS
+from tests.server import run_command
 from unlearnbench.models.training import DenoiserTraining
 from unlearnbench.plugins.registry import Registry
-from unlearnbench.run import cell as runner
-from unlearnbench.run.saving import staging
-from unlearnbench.run.workers import Workers
-from unlearnbench.store.artifacts import ArtifactStore
-from unlearnbench.unlearn.context import Context
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real CUDA device is there: see tests/gpu")
 
 METHODS = [plugin.name for plugin in Registry().plugins("method")]
 ATTACKS = [spec.name for spec in Registry().select_metrics("attacks")]
 METRICS = [spec.name for spec in Registry().select_metrics("all") if spec.name != "earlier_forgotten"]
-IDENTITY = {"type": "cuda", "name": "Pretended GPU", "uuid": "pretended", "driver": "0", "cuda": "0"}
+
+
+JOB = """
+import pickle, sys
+from pathlib import Path
+from tests import pretended_jobs
+
+paper = Path(sys.argv[1])
+name, arguments = pickle.loads(paper.read_bytes())
+paper.write_bytes(pickle.dumps(getattr(pretended_jobs, name)(*arguments)))
+"""
 
 
 @pytest.fixture(scope="module")
 def pretended(tmp_path_factory):
-    """Return a function that runs one of this module's jobs in a process of its own and returns what it saw."""
-    workers, cache = Workers(), tmp_path_factory.mktemp("pretended")
+    """Return a function that runs a job in a process of its own and returns what it saw; all share a cache."""
+    folder = tmp_path_factory.mktemp("pretended")
 
     def run(job, *arguments):
-        outcome = workers.run(f"{__name__}:{job.__name__}", cache, *arguments)
-        assert outcome.status == "ok", f"{outcome.reason}\n{outcome.traceback}"
-        return outcome.value
+        (folder / "paper").write_bytes(pickle.dumps((job.__name__, (folder, *arguments))))
+        status, output = run_command(folder, folder / "paper", code=JOB, tiny=False, figures=True)
+        assert status == 0, output
+        return pickle.loads((folder / "paper").read_bytes())
 
     return run
 
 
-# Jobs
-
-
-@contextmanager
-def observed(device):
-    """Shorten what is measured once or long, and note what a cell does while its method works."""
-    arithmetic.PEAK_SIZE, arithmetic.PEAK_SECONDS = {"cuda": 32, "cpu": 32}, 0.0
-    attacks.RELEARNING_STEPS = (1, 2)
-    importlib.import_module("unlearnbench.metrics.embedding_search").STEPS = 2
-    nothing = {"edge": dict, "held": dict, "close": lambda: None, "problems": {}, "foreign": None}
-    seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set(), watched_from=None, waits=[])
-
-    def start_monitor(uuid, *, alone):
-        seen.watched_from = torch.cuda.current_device()
-        return SimpleNamespace(**nothing)
-
-    probes.NvmlMonitor = start_monitor
-    prepared = []
-    prepare, unlearn, steps = runner.prepare, runner.unlearn, Context.steps
-
-    def noting_steps(context, n):
-        marks = []
-        for step in steps(context, n):
-            marks.append(len(device.waits))
-            yield step
-        seen.waits += device.waits[marks[1] :] if n > 1 else []  # the first step may prepare something
-
-    def noting_prepare(*arguments):
-        prepared.append(prepare(*arguments))
-        return prepared[-1]
-
-    def noting_unlearn(*arguments):
-        judges = [prepared[-1].judge, prepared[-1].extractor, getattr(prepared[-1].rejecting, "network", None)]
-        seen.judges |= {str(x.device) for judge in judges if judge is not None for x in judge.parameters()}
-        context = unlearn(*arguments)
-        weights = list(context.model.parameters())
-        seen.on |= {str(x.device) for x in weights}
-        seen.channels_last = all(x.is_contiguous(memory_format=torch.channels_last) for x in weights if x.dim() == 4)
-        return context
-
-    def look(optimizer, *_):
-        for x in (x for group in optimizer.param_groups for x in group["params"] if x.grad is not None):
-            if any(n > 1 and a != b for n, a, b in zip(x.shape, x.stride(), x.grad.stride(), strict=True)):
-                seen.misplaced.add(tuple(x.shape))
-
-    runner.prepare, runner.unlearn, Context.steps = noting_prepare, noting_unlearn, noting_steps
-    handle = register_optimizer_step_pre_hook(look)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-        runner.prepare, runner.unlearn, Context.steps = prepare, unlearn, steps
-
-
-def found(device="cuda:0"):
-    """Return a pretended device as `run.cell.resolve_device` would."""
-    return {"name": device, "device": device, "identity": IDENTITY, "of": 1}
-
-
-def account(cell, record, models, seen, device):
-    """Return what tests ask of a cell, in plain values."""
-    return {
-        "model": record["artifacts"].get("model"),
-        "weights are saved": (staging(models, cell) / WEIGHTS).is_file(),
-        "values": {name: entry["value"] for name, entry in record["metrics"].items()},
-        "reasons": {name: entry["reason"] for name, entry in record["metrics"].items()},
-        "phases": set(record["cost"]),
-        "uploads": device.uploads,
-        **vars(seen),
-    }
-
-
-def cell_job(cache, models, method, metrics, form, channel):
-    """Run a cell of a method and return what was seen of it."""
-    dataset = tiny_dataset(**form)
-    with pretended_cuda() as device, observed(device) as seen:
-        cell, record = run_cell(cache, method, found(), channel, dataset=dataset, metrics=metrics, staged=models)
-        return account(cell, record, models, seen, device)
-
-
-def method_job(cache, models, method, channel):
-    """Run a method; return what was seen, and which functions made the host wait in a step after the first."""
-    metrics = ["ua", "fid", "forgotten"]
-    with pretended_cuda() as device, observed(device) as seen:
-        cell, record = run_cell(cache, method, found(), channel, metrics=metrics, staged=models, steps=3)
-        waits = [wait.path for wait in seen.waits if "cell.py:unlearn" in wait.path]
-        seen = account(cell, record, models, seen, device)
-        return seen, {path[0] for path in waits if not BOOKKEEPING & set(path)}
-
-
-def other_device_job(cache, plugin, channel):
-    """Run a plugin on the second of two devices; return where its weights were, and what was current before."""
-    with pretended_cuda(2) as device, observed(device) as seen:
-        run_cell(cache, "own", found("cuda:1"), channel, plugins=[plugin])
-        return seen.on, seen.watched_from
-
-
-def judge_job(cache, kind, channel):
-    """Train a judge for one epoch and for two; return the waits of both, and the devices and layout of its weights."""
-    dataset = tiny_dataset(flip=True)
-    images = dataset.load(ArtifactStore(cache), channel)
-    waits = []
-    for epochs in (1, 2):
-        with pretended_cuda() as device:
-            recipe = replace(getattr(dataset, kind), epochs=epochs, batch=100)
-            model = build_classifier(dataset, recipe).to("cuda")
-            device.waits.clear()
-            fit_classifier(model, images.train, recipe, lambda done, total: None)
-            waits.append(sorted(wait.path[0] for wait in device.waits))
-            devices = {str(x.device) for x in model.parameters()}
-    return waits, devices
-
-
-def base_job(cache, bf16, channel):
-    """Train a base model for so many steps and twice as many; return the waits of both, and whether Adam was fused."""
-    waits, fused = [], set()
-    base_models.FIRST_CHECKPOINT_SECONDS = 1e9  # a checkpoint is a wait
-    register_optimizer_step_pre_hook(lambda optimizer, *_: fused.add(optimizer.defaults["fused"]))
-    for steps in (2, 4):
-        dataset = tiny_dataset(flip=True, bf16=bf16)
-        dataset = replace(dataset, base=replace(dataset.base, steps=steps))
-        train = dataset.load(ArtifactStore(cache), channel).train
-        with pretended_cuda() as device:
-            base_models._train_base(dataset, train, cache / "workspace", torch.device("cuda"), channel)
-            waits.append(sorted(wait.path[0] for wait in device.waits))
-    return waits, fused
-
-
-def sampler_job(cache, bf16, channel):
-    """Sample in few and in more steps; return the waits of both, what a convolution made, and what came out."""
-    dataset, seen, waits = tiny_dataset(unet=PAPERS), set(), []
-    weights = build_unet(unet_config(dataset)).state_dict()
-    for steps in (5, 10):
-        with pretended_cuda() as device:
-            model = frozen(build_unet(unet_config(dataset)), weights, torch.device("cuda"))
-            model.conv_in.register_forward_hook(lambda *arguments: seen.add(str(arguments[2].dtype)))
-            schedule = Schedule.linear(device="cuda")
-            device.waits.clear()
-            images = sample(
-                model, schedule, torch.arange(6) % 10, range(6), dataset.image_shape, null_class=10, steps=steps,
-                eta=1.0, guidance=2.0, batch_size=4, bf16=bf16,
-            )  # fmt: skip
-            waits.append(dict(Counter(wait.path[0] for wait in device.waits)))
-    return waits, seen, (type(images) is torch.Tensor, tuple(images.shape), str(images.dtype))
-
-
-def bfloat16_job(cache, channel):
-    """Predict twice within one context of bfloat16, with a step of Adam between; return type and change."""
-    dataset = tiny_dataset()
-    with pretended_cuda():
-        model = placed(build_unet(unet_config(dataset)), torch.device("cuda"))
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
-        x, t = torch.ones(2, *dataset.image_shape, device="cuda"), torch.ones(2, dtype=torch.long, device="cuda")
-        seen, kinds = [], set()
-        model.conv_in.register_forward_hook(lambda *arguments: kinds.add(str(arguments[2].dtype)))
-        with half_precision(x.device, wanted=True):
-            for _ in range(2):
-                prediction = predict_noise(model, x, t, t)
-                seen.append(prediction.detach().float().cpu())
-                prediction.square().mean().backward()
-                optimizer.step()
-        return kinds, (seen[0] - seen[1]).abs().max().item()
-
-
-def rules_job(cache, channel):
-    """Break each rule of the pretended device, and return what it says."""
-    said = {}
-
-    def note(rule, break_it):
-        try:
-            break_it()
-        except (RuntimeError, TypeError) as error:
-            said[rule] = str(error)
-
-    with pretended_cuda(2) as device:
-        here, there = torch.ones(2, 3, device="cuda"), torch.ones(2, 3, device="cuda:1")
-        note("mixing", lambda: here + torch.ones(2, 3))
-        note("two devices", lambda: here + there)
-        note("no such device", lambda: torch.ones(1, device="cuda:2"))
-        note("generator of the CPU", lambda: torch.empty_like(here).normal_(generator=torch.Generator()))
-        note("generator of the device", lambda: torch.randn(2, generator=torch.Generator("cuda")))
-        note("numpy", here.numpy)
-        note("indices on the device", lambda: torch.ones(3)[torch.zeros(1, dtype=torch.long, device="cuda")])
-        weight = torch.nn.Parameter(torch.ones(2, 3, 4, 4, device="cuda").to(memory_format=torch.channels_last))
-        weight.grad = torch.ones(2, 3, 4, 4, device="cuda")
-        note("strides", torch.optim.Adam([weight], fused=True).step)
-        waits = {}
-        for name, do in {
-            "arithmetic": lambda: (here * 2 + torch.tensor(1.0)).sum(),
-            "item": lambda: here.sum().item(),
-            "to the host": here.cpu,
-            "to the device": lambda: torch.ones(2).to("cuda"),
-            "unpinned, not waited for": lambda: torch.ones(2).to("cuda", non_blocking=True),
-            "pinned, not waited for": lambda: torch.ones(2).pin_memory().to("cuda", non_blocking=True),
-            "mask": lambda: here[here > 0],
-            "indices": lambda: here[:, torch.zeros(1, dtype=torch.long, device="cuda:0")],
-            "synchronize": torch.cuda.synchronize,
-        }.items():
-            before = len(device.waits)
-            do()
-            waits[name] = len(device.waits) - before
-        gradient = torch.ones(2, device="cuda", requires_grad=True)
-        (gradient.cpu() * torch.tensor([2.0, 3.0])).sum().backward()
-        flows = type(gradient.grad) is PretendedTensor and gradient.grad.cpu().tolist() == [2.0, 3.0]
-    return said, waits, flows, torch.Generator().device.type, torch.cuda.is_available()
-
-
-# Tests
-
-
 def test_the_pretended_device_keeps_its_rules(pretended):
-    said, waits, flows, generator, available = pretended(rules_job)
+    said, waits, flows, generator, available = pretended(jobs.rules_job)
     assert "same device" in said["mixing"]
     assert "same device" in said["two devices"]
     assert "invalid device" in said["no such device"]
@@ -286,7 +68,8 @@ def test_the_pretended_device_keeps_its_rules(pretended):
 @pytest.fixture(scope="module")
 def of_method(pretended, tmp_path_factory):
     """Return a function that gives what was seen of a method, which runs once for all tests."""
-    return functools.cache(lambda method: pretended(method_job, tmp_path_factory.mktemp("models"), method))
+    saved = {"safemax": tmp_path_factory.mktemp("models")}  # of one of them
+    return functools.cache(lambda method: pretended(jobs.method_job, saved.get(method), method))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -307,30 +90,31 @@ def test_no_step_makes_the_host_wait_but_where_the_method_asks(of_method, method
 
 
 def test_flips_attention_dropout_and_bfloat16(pretended, tmp_path):
-    seen = pretended(cell_job, tmp_path, "safemax", METRICS, {"flip": True, "bf16": True, "unet": PAPERS})
+    seen = pretended(jobs.cell_job, tmp_path, "safemax", METRICS, {"flip": True, "bf16": True, "unet": PAPERS})
     assert seen["values"].keys() == set(METRICS)
     assert seen["values"]["fid"] is not None
+    assert not seen["reasons"]["ua"]
     assert seen["uploads"] > 0, "flips are drawn on the host and sent without a wait"
     assert seen["channels_last"]
     assert not seen["misplaced"]
     assert_saved(seen)
 
 
-@pytest.mark.parametrize("method", ["safemax", "salun", "sa", "restricted_gradient"])
-def test_methods_run_in_bfloat16(pretended, tmp_path, method):
-    seen = pretended(cell_job, tmp_path, method, ["ua"], {"bf16": True})
+@pytest.mark.parametrize("method", ["salun", "sa", "restricted_gradient"])  # safemax: above
+def test_methods_run_in_bfloat16(pretended, method):
+    seen = pretended(jobs.cell_job, None, method, ["ua"], {"bf16": True})
     assert not any(seen["reasons"].values())
     assert not seen["misplaced"]
 
 
 def test_weights_that_move_within_bfloat16_are_seen(pretended):
-    kinds, change = pretended(bfloat16_job)
+    kinds, change = pretended(jobs.bfloat16_job)
     assert kinds == {"torch.bfloat16"}
     assert change > 0.01, "the second forward pass takes the rounded weights of the first"
 
 
-def test_every_attack_runs(pretended, tmp_path):
-    seen = pretended(cell_job, tmp_path, "esd", ATTACKS, {"flip": True})
+def test_every_attack_runs(pretended):
+    seen = pretended(jobs.cell_job, None, "esd", ATTACKS, {"flip": True})
     assert seen["values"].keys() == set(ATTACKS)
     assert not any(seen["reasons"].values())
     assert "attack" in seen["phases"]
@@ -369,28 +153,28 @@ def own(ctx: Context, *, steps: int = 2, batch: int = 8):
 def test_what_a_plugin_calls_cuda_is_the_device_of_the_run(pretended, tmp_path):
     plugin = tmp_path / "own.py"
     plugin.write_text(PLUGIN)
-    on, watched_from = pretended(other_device_job, plugin)
+    on, watched_from = pretended(jobs.other_device_job, plugin)
     assert on == {"cuda:1"}
     assert watched_from == 0, "to make a device the current one takes memory there, which its monitor is to see"
 
 
 @pytest.mark.parametrize("kind", ["judge", "rejecting", "extractor"])
 def test_training_a_judge_waits_for_nothing(pretended, kind):
-    (one, two), devices = pretended(judge_job, kind)
+    (one, two), devices = pretended(jobs.judge_job, kind)
     assert one == two, "an epoch more is no wait more"
     assert devices == {"cuda:0"}
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_training_a_base_model_waits_for_nothing_and_its_adam_is_fused(pretended, bf16):
-    (few, more), fused = pretended(base_job, bf16)
+    (few, more), fused = pretended(jobs.base_job, bf16)
     assert few == more, "a step more is no wait more"
     assert fused == {True}
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_sampler_waits_once_a_batch(pretended, bf16):
-    (few, more), dtypes, images = pretended(sampler_job, bf16)
+    (few, more), dtypes, images = pretended(jobs.sampler_job, bf16)
     assert few == more == {"sampler.py:sample": 2}, "two batches go back to the host, and no step waits"
     assert dtypes == {"torch.bfloat16" if bf16 else "torch.float32"}
     assert images == (True, (6, 1, 8, 8), "torch.uint8")

@@ -42,6 +42,7 @@ PACKING_SECONDS = 10.0  # kept free at the end of a call
 LEAST_SECONDS = 10.0  # a step that has less is not begun
 GRACE_SECONDS = 5.0  # between the request to end and the kill
 CALLS = ("first", "second")
+START = subprocess.Popen  # how a step's process is started; the dry run forks it, without the wait for imports
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class Call:
         with self._log(step).open("wb") as log:
             log.write(f"{' '.join(command)}\n".encode())
             log.flush()
-            self.running = subprocess.Popen(
+            self.running = START(
                 command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip

@@ -2,16 +2,20 @@
 
 import random
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.cells import SMALL, few_images
 from unlearnbench import UsageError
+from unlearnbench.datasets import load_dataset
 from unlearnbench.kit import trial
 from unlearnbench.kit.conformance import NAMES, Promise, check
 from unlearnbench.kit.plugin_source import card_complaints, reach_complaints
 from unlearnbench.plugins.registry import Registry
+from unlearnbench.run import global_state
 
 CARD = '''
 """Mine: ascent.
@@ -47,10 +51,17 @@ def write(folder, body=LOOP, *, card=CARD, head=HEAD, declared="title='Mine', st
     return path
 
 
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Trials of few steps, on few images."""
+    monkeypatch.setattr(trial, "STEPS", 2)
+    monkeypatch.setattr(trial, "load_dataset", lambda name: replace(load_dataset(name), load=few_images))
+
+
 @pytest.fixture
 def judged(tmp_path, monkeypatch):
     """Return a function that writes a method and returns {promise: it}."""
-    monkeypatch.setattr(trial, "STEPS", 4)
+    monkeypatch.setattr(global_state, "PACKAGES", frozenset({"numpy", "unlearnbench"}))  # torch's modules take long
 
     def judge(*args, **kwargs):
         return {promise.name: promise for promise in check(str(write(tmp_path, *args, **kwargs)))["mine"]}
@@ -64,13 +75,21 @@ def broken(promises):
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in Registry().plugins("method")])
 def test_every_method_keeps_its_promises(name, monkeypatch):
-    monkeypatch.setattr(trial, "STEPS", 2)
+    """With small amounts of everything; the tuned ones of sa and sfron take seconds."""
+    tuned = trial.Bench.settings
+
+    def small(bench, steps):
+        found = tuned(bench, steps)
+        return {setting: SMALL.get(setting, value) if setting != "steps" else value for setting, value in found.items()}
+
+    monkeypatch.setattr(trial.Bench, "settings", small)
     promises = check(name)[name]
     assert [promise.name for promise in promises] == list(NAMES)
     assert [str(promise) for promise in promises if promise.kept is not True] == []
 
 
-def test_a_sound_method_of_ones_own(judged):
+def test_a_sound_method_of_ones_own(judged, monkeypatch):
+    monkeypatch.setattr(trial, "STEPS", 4)
     promises = judged()
     assert not broken(promises), promises
     assert all(promise.kept for promise in promises.values())
@@ -114,9 +133,9 @@ WRONG = {
         "same seed, same weights", "seed nothing",
     ),
     "not a number": (f"{LOOP}ctx.model.conv_in.weight.data *= float('nan')", "finite", "smaller steps"),
-    "explodes": (LOOP.replace("lr=lr", "lr=1.0"), "finite", "the loss grows from"),
+    "explodes": (LOOP.replace("lr=lr", "lr=10.0"), "finite", "the loss grows from"),
     "explodes unlogged": (
-        LOOP.replace("lr=lr", "lr=1.0").replace("    ctx.log(loss=loss)\n", ""), "finite", "the loss grows from",
+        LOOP.replace("lr=lr", "lr=10.0").replace("    ctx.log(loss=loss)\n", ""), "finite", "the loss grows from",
     ),
     "inflates the weights": (
         f"{LOOP}for p in ctx.model.parameters(): p.data.mul_(200)", "finite", "the weights grow from",
@@ -211,8 +230,7 @@ def test_a_default_that_does_not_fit_is_named(judged, line, words):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1", "cp1252"])
-def test_a_file_is_read_in_its_own_encoding(tmp_path, monkeypatch, encoding):
-    monkeypatch.setattr(trial, "STEPS", 4)
+def test_a_file_is_read_in_its_own_encoding(tmp_path, encoding):
     path = write(tmp_path, card=CARD.replace("Somebody", "André"))
     mark = "" if encoding == "utf-8-sig" else f"# -*- coding: {encoding} -*-\n"
     path.write_bytes((mark + path.read_text(encoding="utf-8")).encode(encoding))
@@ -280,8 +298,8 @@ def test_a_method_without_end_is_stopped(judged, monkeypatch, body):
 def test_waiting_is_not_working_but_has_an_end(judged, monkeypatch):
     """Half a second asleep costs no processor time; a method that waits for ever is stopped by the clock."""
     assert not broken(judged(f"import time\ntime.sleep(0.5)\n{LOOP}"))
-    monkeypatch.setattr(trial, "SECONDS", 0.5)
-    monkeypatch.setattr(trial, "PATIENCE", 4)
+    monkeypatch.setattr(trial, "SECONDS", 1.0)
+    monkeypatch.setattr(trial, "PATIENCE", 1)
     assert broken(judged("import threading\nthreading.Event().wait()")) == {"runs"}
 
 
