@@ -74,11 +74,10 @@ def hurry():
 def shrink():
     """Make digits tiny in this process and the cells that it starts, and of the smoke protocol network and sampler.
 
-    For runs where the numbers do not matter. That a method changes nothing that its evaluation uses is checked of this
-    package alone, which spares a cell a third of its time: the tests of that check, of conformance and of the real
+    For runs where the numbers do not matter. That a method changes nothing that its evaluation uses is checked of few
+    packages, which spares a cell a third of its time: the tests of that check, of conformance and of the real
     digits have all packages.
     """
-    global_state.PACKAGES = frozenset({"unlearnbench"})
     hurry()
     real, smoke = recipe._PROFILE, profiles._smoke()
     unet = {**real.base.unet, **NARROW}

@@ -39,7 +39,7 @@ IMPORTS = (  # of a command, of its cells, and of what they import late
     "unlearnbench.cli.commands", "unlearnbench.cli.console", "unlearnbench.run.benchmark", "unlearnbench.run.cell",
     "unlearnbench.report.render", "unlearnbench.api", "diffusers.models.unets.unet_2d", "torch_fidelity.metric_fid",
     "sklearn.datasets", "sklearn.model_selection", "scipy.linalg", "tests.cells", "unlearnbench.report.figures.drawing",
-    "unlearnbench.report.html.view", "unlearnbench.report.showable", "unlearnbench.report.write.page",
+    "unlearnbench.report.html.view", "unlearnbench.report.write.page",
     "typer._adapters", "pydantic.type_adapter", "jinja2.environment", "tabulate",
 )  # fmt: skip
 

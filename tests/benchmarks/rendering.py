@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from unlearnbench.store.hashing import canonical_json, digest
+from tests.conftest import signed
+from unlearnbench.store.fields import range_of
+from unlearnbench.store.hashing import digest
 from unlearnbench.store.records import Record, ResultStore
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -41,8 +43,8 @@ def varied(record: Record, seed: int, rng: np.random.Generator, dataset: str = "
     value["artifacts"]["base"]["sha256"] = digest(seed)
     for entry in value["metrics"].values():
         if entry.get("value") is not None:
-            number = entry["value"] * rng.normal(1, 0.02)
-            entry["value"] = min(number, 100.0) if entry["unit"] == "%" else number
+            low, high = range_of(entry)
+            entry["value"] = float(np.clip(entry["value"] * rng.normal(1, 0.02), low, high))
     for cost in value["cost"].values():
         cost["seconds"] *= rng.normal(1, 0.02)
         cost["memory_bytes"] = {probe: int(n * rng.normal(1, 0.01)) for probe, n in cost["memory_bytes"].items()}
@@ -95,7 +97,7 @@ def write(shape: str, folder: Path) -> None:
     files: dict[Path, list[str]] = {}
     for value in records(shape):
         path = folder / value["cell"]["dataset"] / f"{value['cell']['method']}.jsonl"
-        files.setdefault(path, []).append(canonical_json(value) + "\n")
+        files.setdefault(path, []).append(signed(value) + "\n")
     for path, lines in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines))

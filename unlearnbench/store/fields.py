@@ -176,12 +176,15 @@ class _Wrong(Exception):
 
 
 def _test_of(shape: Any) -> Callable[[Any], None]:
-    """Return a validator of a part of the schema, which raises `_Wrong`; compiled once, as it runs often."""
+    """Return a validator of a part of the schema, which raises `_Wrong`; compiled once, as it runs often.
+
+    Most values are right, so they are asked as few functions as possible.
+    """
     if isinstance(shape, Kind):
         return _test_of_kind(shape)
     if isinstance(shape, list):
-        return _test_of_list(_test_of(shape[0]))
-    return _test_of_object({key: _test_of(part) for key, part in shape.items()})
+        return _test_of_list(_test_of(shape[0]), shape[0].holds if isinstance(shape[0], Kind) else None)
+    return _test_of_object(shape)
 
 
 def _test_of_kind(kind: Kind) -> Callable[[Any], None]:
@@ -194,10 +197,12 @@ def _test_of_kind(kind: Kind) -> Callable[[Any], None]:
     return test
 
 
-def _test_of_list(test_member: Callable[[Any], None]) -> Callable[[Any], None]:
+def _test_of_list(test_member: Callable[[Any], None], holds: Callable[[Any], bool] | None) -> Callable[[Any], None]:
     def test(value: Any) -> None:
         if not isinstance(value, list):
             raise _Wrong("is not a list")
+        if holds is not None and all(map(holds, value)):
+            return
         for place, member in enumerate(value):
             try:
                 test_member(member)
@@ -208,23 +213,30 @@ def _test_of_list(test_member: Callable[[Any], None]) -> Callable[[Any], None]:
     return test
 
 
-def _test_of_object(tests: Mapping[str, Callable[[Any], None]]) -> Callable[[Any], None]:
-    test_every = tests.get("*")
-    named = [(key.removesuffix("?"), key.endswith("?"), test) for key, test in tests.items() if key != "*"]
+def _test_of_object(shape: Mapping[str, Any]) -> Callable[[Any], None]:
+    every = shape.get("*")
+    test_every = None if every is None else _test_of(every)
+    every_holds = every.holds if isinstance(every, Kind) else None
+    named = [
+        (key.removesuffix("?"), key.endswith("?"), part.holds if isinstance(part, Kind) else None, _test_of(part))
+        for key, part in shape.items() if key != "*"
+    ]  # fmt: skip
 
     def test(value: Any) -> None:
         if not isinstance(value, Mapping):
             raise _Wrong("is not an object")
         name = ""
         try:
-            for name, optional, test_member in named:
+            for name, optional, holds, test_member in named:
                 if name in value:
-                    test_member(value[name])
+                    if holds is None or not holds(value[name]):
+                        test_member(value[name])
                 elif not optional:
                     raise _Wrong("is missing")
-            if test_every is not None:
-                for name, member in value.items():  # noqa: B007 - the name of the one that is wrong
-                    test_every(member)
+            if test_every is None or (every_holds is not None and all(map(every_holds, value.values()))):
+                return
+            for name, member in value.items():  # noqa: B007 - the name of the one that is wrong
+                test_every(member)
         except _Wrong as wrong:
             wrong.path.append(name)
             raise
@@ -298,9 +310,13 @@ def check_plain(record: Mapping[str, Any]) -> None:
         for container in level:
             for member in container.values() if isinstance(container, dict) else container:
                 kind = type(member)
+                if kind is str or (kind is float and -LARGEST <= member <= LARGEST):
+                    continue
+                if kind is int and -LARGEST_WHOLE <= member <= LARGEST_WHOLE:  # these are most of them
+                    continue
                 if kind is dict or kind is list or kind is tuple:
                     inner.append(member)
-                elif not (kind is str or _is_plain(member)):
+                elif not _is_plain(member):
                     words = "a finite number, text, true, false or null"
                     raise ValueError(f"{_place(member, record)} is {one_line(repr(member), 60)}: it must be {words}")
         level = inner
