@@ -55,7 +55,10 @@ FIGURE_WORDS = {
         "the gold standard after it, which never saw the class."
     ),
     "relearning": "Forgetting along fine-tuning on few images of the forget class, or on retained images only.",
-    "heatmaps": "Headline metrics per forget class.",
+    "heatmaps": (
+        "Headline metrics per forget class; percentages are coloured from 0 to 100, other metrics over a factor of "
+        "four at least."
+    ),
     "phases": "Time of a cell by phase; reused priors are charged at their original cost, RTE excludes the warm-up.",
     "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
     "samples-all": "The first samples of each forget class, ten classes at most.",
