@@ -33,7 +33,10 @@ MOST_PROCESSES = 4  # that draw figures
 
 
 FIGURE_WORDS = {
-    "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
+    "tradeoff": (
+        "Forgetting against retention; size is run time with priors; small dots are forget classes. A crowded part "
+        "is framed, and enlarged on the right."
+    ),
     "pareto": (
         "Forgetting, retention and cost in pairs, with 95 % intervals: the dotted line is the front of a pair; a "
         "method is grey where another is at least as good in all three and better in one."
@@ -60,8 +63,11 @@ FIGURE_WORDS = {
         "four at least."
     ),
     "phases": "Time of a cell by phase; reused priors are charged at their original cost, RTE excludes the warm-up.",
-    "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
-    "samples-all": "The first samples of each forget class, ten classes at most.",
+    "samples": (
+        "Samples of a forget class and of a retained class; a column starts from the same noise in every row, and a "
+        "hatched place has no pictures."
+    ),
+    "samples-all": "The first samples of each forget class, ten classes at most; a hatched place has no pictures.",
 }
 
 

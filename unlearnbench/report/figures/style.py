@@ -86,10 +86,10 @@ def shorten(label: str, most: int = MOST_LETTERS) -> str:
 
 def fold(label: str, letters: int) -> str:
     """Return a label in two lines at most, each of about `letters` characters, a quarter more where words need it."""
-    short = shorten(label, 2 * letters - 4)
-    for width in (letters, letters * 9 // 8, letters * 5 // 4):
-        if len(lines := textwrap.wrap(short, width)) < 3:
-            return "\n".join(lines)
+    for text in (label, shorten(label, 2 * letters - 4)):
+        for width in (letters, letters * 9 // 8, letters * 5 // 4):
+            if len(lines := textwrap.wrap(text, width)) < 3:
+                return "\n".join(lines)
     return shorten(label, letters)
 
 

@@ -150,9 +150,11 @@ def _draw_means(
         panel.scatter(x, y, s=7, alpha=0.45, c=colours, linewidths=0, clip_on=limits is not None)
     for mean in means:
         panel.scatter([mean.x], [mean.y], s=mean.area, zorder=3, label=mean.row, clip_on=False, **_dress(mean.style))
-    for axis, measure, k in ((panel.xaxis, retention, 0), (panel.yaxis, forgetting, 1)):
-        numbers = [(mean.x, mean.y)[k] for mean in means] + ([dot[k] for dot in dots] if limits is None else [])
-        set_scale(axis, numbers, measure)
+    for axis, measure, numbers, singles in (
+        (panel.xaxis, retention, [mean.x for mean in means], [x for x, *_ in dots]),
+        (panel.yaxis, forgetting, [mean.y for mean in means], [y for _, y, _ in dots]),
+    ):
+        set_scale(axis, [*numbers, *singles] if limits is None else numbers, measure)
         if limits is None:
             end_percentages(axis, measure)
             point_to_better(axis, measure)
