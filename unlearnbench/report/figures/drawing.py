@@ -57,7 +57,10 @@ FIGURE_WORDS = {
         "Forgetting before and after each attack, over the attacked cells; the broken line and the band are "
         "the gold standard after it, which never saw the class."
     ),
-    "relearning": "Forgetting along fine-tuning on few images of the forget class, or on retained images only.",
+    "relearning": (
+        "Forgetting along fine-tuning on few images of the forget class, or on retained images only; below the dotted "
+        "line the class counts as back."
+    ),
     "heatmaps": (
         "Headline metrics per forget class; percentages are coloured from 0 to 100, other metrics over a factor of "
         "four at least."
