@@ -101,8 +101,12 @@ def test_the_tradeoff(board, table):
         assert (x, y) == pytest.approx((table[label]["fake_fid"], table[label]["fake_ua"]))
     dots = next(c for c in axes.collections if isinstance(c, PathCollection) and len(c.get_offsets()) > 1)
     assert len(dots.get_offsets()) == 5 * 3 - 1  # Alpha's class 0 has nowhere to stand
+    assert "Alpha (4/6)" in [text.get_text() for one in axes.figure.axes for text in one.texts]
+    areas = {c.get_label(): c.get_sizes()[0] for c in axes.collections}
+    costs = [table[label]["total"] for label in means]
+    assert [areas[label] for label in means] == pytest.approx([26 + 120 * cost / max(costs) for cost in costs])
     words = [text.get_text() for text in axes.figure.legends[0].get_texts()]
-    assert next(text for text in words if text.startswith("Alpha")) == f"Alpha ({table['Alpha']['total']:.1f} s) (4/6)"
+    assert words == [f"RTE+prior {cost:.1f} s" for cost in (min(costs), max(costs))]
 
 
 def test_the_fronts(records):

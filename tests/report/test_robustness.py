@@ -155,6 +155,12 @@ def test_the_figures_show_every_attack_and_the_gold_standard():
     dots = [line for line in panels[0].lines if line.get_marker() in shapes]
     assert sorted(float(line.get_xdata()[0]) for line in dots) == [90.0, 90.0, 95.0, 95.0]
     assert sum(line.get_markerfacecolor() == "white" for line in dots) == 2
+    assert panels[0].get_xlim() == (0, 100)
+    assert not any(line.get_clip_on() for line in dots)
+    key = figure.legends[0]
+    words = [text.get_text() for text in key.get_texts()]
+    assert words == ["before the attack", "after it", "gold standard after it", "its 95 % interval"]
+    assert [mark.get_markerfacecolor() for mark in key.get_lines()[:2]] == ["white", "black"]
     assert [list(line.get_xdata()) for line in panels[0].lines if line.get_linestyle() == "--"] == [[90.0, 90.0]]
     lines = draw_all(board(records))["relearning"].axes[0].lines
     assert list(lines[0].get_ydata()) == [100.0, 60.0, 40.0]

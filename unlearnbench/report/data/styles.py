@@ -1,15 +1,23 @@
-"""The style of a row in all figures of a folder: one colour and one shape, on every board."""
+"""The style of a row in all figures: one colour and one mark for a method, in every report."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 from unlearnbench.report.data.values import Variant
+from unlearnbench.store.hashing import digest
 from unlearnbench.store.records import natural
 
 # seaborn's colour-blind palette without its grey, kept for references, and its yellow, too faint on white
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#56b4e9")
 SHAPES = ("o", "s", "^", "D", "v")  # of matplotlib; 5 and 8 are coprime, so 40 rows have different styles
 REFERENCES = {"reference": ("#767676", "X"), "gold": ("#3b3b3b", "P")}
+MARKS = (*SHAPES, "<", ">", "p", "*", "d")  # the latter of rows that share a method
+# in the order of their styles, so new ones go last: another order would change pictures that are published
+BUILT_IN = (
+    "erasediff", "esd", "finetune", "meta_unlearning", "neggrad", "neggrad_plus", "random_label",
+    "restricted_gradient", "sa", "safemax", "salun", "sfron",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,10 +28,46 @@ class Style:
     shape: str  # a matplotlib marker
 
 
+EVERY = [Style(COLOURS[k % len(COLOURS)], SHAPES[k % len(SHAPES)]) for k in range(len(COLOURS) * len(SHAPES))]
+
+
 def styles_of(variants: Iterable[Variant]) -> dict[str, Style]:
-    """Return {label: style}: greys for references and gold standards, colours for the others in the order of labels."""
-    roles = {variant.label: variant.role for variant in variants}
-    found = {label: Style(*REFERENCES[role]) for label, role in roles.items() if role in REFERENCES}
-    others = sorted(set(roles) - set(found), key=lambda label: natural(label.lower()))
-    coloured = {label: Style(COLOURS[k % len(COLOURS)], SHAPES[k % len(SHAPES)]) for k, label in enumerate(others)}
-    return found | coloured
+    """Return {label: style}: greys for references and gold standards, for other methods what their names give.
+
+    Rows of one method share its colour and have different marks; the first by label has the method's own.
+    """
+    rows = {variant.label: variant for variant in variants}
+    found = {label: Style(*REFERENCES[row.role]) for label, row in rows.items() if row.role in REFERENCES}
+    groups: dict[str, list[str]] = {}
+    for label in sorted(set(rows) - set(found), key=lambda label: natural(label.lower())):
+        groups.setdefault(rows[label].method, []).append(label)
+    own = _own_styles(groups)
+    taken = set(own.values())
+    for method, labels in groups.items():
+        styles = _like(own[method], len(labels), taken)
+        taken.update(styles)
+        found |= dict(zip(labels, styles, strict=True))
+    return found
+
+
+def _own_styles(methods: Iterable[str]) -> dict[str, Style]:
+    """Return {method: style}: a fixed one of each built-in method, and for others one of the rest, by their names.
+
+    Where two names give one style, the second takes the next that is free.
+    """
+    found: dict[str, Style] = {}
+    rest = EVERY[len(BUILT_IN) :]
+    for method in methods:
+        if method in BUILT_IN:
+            found[method] = EVERY[BUILT_IN.index(method)]
+            continue
+        start = int(digest(method), 16) % len(rest)
+        turned = [*rest[start:], *rest[:start]]
+        found[method] = next((style for style in turned if style not in found.values()), turned[0])
+    return found
+
+
+def _like(style: Style, count: int, taken: set[Style]) -> list[Style]:
+    """Return a style and others of its colour with marks that are not taken; where there are too few, they repeat."""
+    free = [new for mark in MARKS if (new := Style(style.colour, mark)) not in taken]
+    return list(islice(cycle([style, *free]), count))

@@ -34,7 +34,10 @@ MOST_PROCESSES = 4  # that draw figures
 
 
 FIGURE_WORDS = {
-    "tradeoff": "Forgetting against retention; size is run time with priors; small dots are forget classes.",
+    "tradeoff": (
+        "Forgetting against retention; size is run time with priors; small dots are forget classes. A crowded part "
+        "is framed, and enlarged on the right."
+    ),
     "pareto": (
         "Forgetting, retention and cost in pairs, with 95 % intervals: the dotted line is the front of a pair; a "
         "method is grey where another is at least as good in all three and better in one."
@@ -55,11 +58,20 @@ FIGURE_WORDS = {
         "Forgetting before and after each attack, over the attacked cells; the broken line and the band are "
         "the gold standard after it, which never saw the class."
     ),
-    "relearning": "Forgetting along fine-tuning on few images of the forget class, or on retained images only.",
-    "heatmaps": "Headline metrics per forget class.",
+    "relearning": (
+        "Forgetting along fine-tuning on few images of the forget class, or on retained images only; below the dotted "
+        "line the class counts as back."
+    ),
+    "heatmaps": (
+        "Headline metrics per forget class; percentages are coloured from 0 to 100, other metrics over a factor of "
+        "four at least."
+    ),
     "phases": "Time of a cell by phase; reused priors are charged at their original cost, RTE excludes the warm-up.",
-    "samples": "Samples of a forget class and of a retained class; a column starts from the same noise in every row.",
-    "samples-all": "The first samples of each forget class, ten classes at most.",
+    "samples": (
+        "Samples of a forget class and of a retained class; a column starts from the same noise in every row, and a "
+        "hatched place has no pictures."
+    ),
+    "samples-all": "The first samples of each forget class, ten classes at most; a hatched place has no pictures.",
 }
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.confusion import Matrix, confusion_sides
+from unlearnbench.report.data.shades import Span, span_of
 from unlearnbench.report.data.values import Measure, Value, Variant, class_name, spell_number
 from unlearnbench.report.figures.style import (
     HIGHEST,
@@ -30,6 +32,8 @@ from unlearnbench.report.figures.style import (
     names_of,
 )
 
+# steps of one percentage are equal in CIELAB to a fifth, which matplotlib's "Blues" miss by half at the light end
+BLUES = LinearSegmentedColormap.from_list("even blues", ["#f4f8fc", "#5b9ac4", "#08306b"])
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R BT.709)
 
 
@@ -76,17 +80,15 @@ def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Me
     numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
     written = len(board.targets) <= MOST_WRITTEN and len(rows) <= MOST_ROWS // 2
     texts = [[_short(value, measure) for value in row] for row in values] if written else []
-    limits: dict[str, Any] = {}
-    if measure.unit == "%" and not np.any((numbers < 0) | (numbers > 100)):
-        limits = {"vmin": 0, "vmax": 100}  # the full range, so that one point of accuracy is a small step
-    elif is_wide(numbers[np.isfinite(numbers)]):
-        limits = {"norm": LogNorm(np.nanmin(numbers), np.nanmax(numbers))}
+    span = span_of(numbers.ravel().tolist(), measure) or Span(0.0, 1.0, is_log=False)
     mesh = _draw_matrix(
         axes, numbers, texts, size=SMALL - 0.5 if len(board.targets) > 8 else SMALL,
-        cmap="viridis" if measure.better == "higher" else "viridis_r", **limits,
+        cmap="viridis" if measure.better == "higher" else "viridis_r",
+        norm=(LogNorm if span.is_log else Normalize)(span.low, span.high),
     )  # fmt: skip
     if not texts:
-        axes.figure.colorbar(mesh, ax=axes, fraction=0.03, pad=0.01)
+        ticks_of = LogLocator(subs=(1.0, 2.0, 5.0)) if is_wide([span.low, span.high]) else MaxNLocator(5)
+        axes.figure.colorbar(mesh, ax=axes, fraction=0.03, pad=0.01, ticks=ticks_of, format="{x:g}")
     axes.set_xticks(*ticks.places(len(board.targets)), rotation=90 if ticks.upright else 0)
     axes.set_title(measure.header, pad=3)
     axes.tick_params(axis="x", labelsize=SMALL, pad=1)
@@ -152,7 +154,7 @@ def confusion(board: Board, parent: Canvas | None = None, only: Sequence[Variant
         pair = grid[2 * (place // columns) :, place % columns][:2]
         for axes, matrix in zip(pair, matrices, strict=True):
             texts = [["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix] if words else []
-            mesh = _draw_matrix(axes, matrix, texts, size=SMALL, cmap="Blues", vmin=0, vmax=100)
+            mesh = _draw_matrix(axes, matrix, texts, size=SMALL, cmap=BLUES, vmin=0, vmax=100)
             axes.set_aspect("equal")
             axes.tick_params(labelsize=SMALL, pad=0)
         pair[0].set_title(fold(variant.label, max(8, int(side / LETTER))), fontsize=SMALL + 1, pad=2)

@@ -4,9 +4,12 @@ import base64
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from numpy.typing import NDArray
 from PIL import Image
 
+from unlearnbench.report.data.array import NOT_RUN
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import Variant, class_name
 from unlearnbench.report.figures.style import (
@@ -25,6 +28,8 @@ from unlearnbench.store.cell import Target
 from unlearnbench.store.pictures import open_png
 from unlearnbench.store.records import Record
 
+Images = list[NDArray[np.uint8]]  # square ones of one row, from left to right
+FRAME = "0.55"  # grey of the frames and the hatching
 MOST_STRIP_PIXELS = 2**21
 
 
@@ -48,14 +53,10 @@ def read_strip(entry: Mapping[str, object]) -> tuple[bytes, Image.Image] | None:
     return None if width % height or width * height > MOST_STRIP_PIXELS else (content, picture)
 
 
-def _strip(picture: Image.Image, most: int | None = None) -> NDArray[np.uint8]:
-    """Return a strip of square images as (H, W, 3), with a white gap between the images."""
+def _split(picture: Image.Image, most: int | None = None) -> Images:
+    """Return the first square images of a strip, each (H, W, 3)."""
     pixels = np.asarray(picture)
-    side = pixels.shape[0]
-    images = np.split(pixels, pixels.shape[1] // side, axis=1)[:most]
-    gap = np.full_like(pixels[:, : max(1, side // 16)], 255)
-    parts = [part for image in images for part in (gap, image)][1:]
-    return np.concatenate(parts, axis=1)
+    return np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1)[:most]
 
 
 def _pictured(board: Board, variant: Variant, target: Target) -> tuple[Record, dict[str, Image.Image]] | None:
@@ -73,16 +74,19 @@ def samples(board: Board, parent: Canvas | None = None, only: Sequence[Variant] 
     """Samples of one forget class and of one retained class, methods down; a column is one initial noise."""
     shown = only or board.variants
     for target in board.targets:
-        pictured = [(v, *pair) for v in shown if (pair := _pictured(board, v, target)) is not None]
+        pictured = {v: pair for v in shown if (pair := _pictured(board, v, target)) is not None}
         if pictured:
             break
     else:
         return None
-    streams = [name for name in ("forget", "retain") if all(name in pictures for *_, pictures in pictured)]
-    strips = [[_strip(pictures[stream]) for stream in streams] for *_, pictures in pictured]
-    entries = [(stream, pictured[0][1].images[stream]) for stream in streams]
-    headers = [shorten(stream_name(board, stream, entry), MOST_LETTERS // 2) for stream, entry in entries]
-    return _strip_grid([variant.label for variant, *_ in pictured], strips, headers, parent)
+    streams = [s for s in ("forget", "retain") if all(s in pictures for _, pictures in pictured.values())]
+    first = next(iter(pictured.values()))[0]
+    headers = [shorten(stream_name(board, stream, first.images[stream]), MOST_LETTERS // 2) for stream in streams]
+    rows: list[list[Images | str]] = [
+        [_split(pictured[v][1][stream]) if v in pictured else _why_none(board, v, target) for stream in streams]
+        for v in shown
+    ]
+    return _strip_grid([variant.label for variant in shown], rows, headers, parent)
 
 
 def samples_overview(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
@@ -91,15 +95,21 @@ def samples_overview(board: Board, parent: Canvas | None = None, only: Sequence[
     pictured = {(v, t): pair for v in shown for t in board.targets if (pair := _pictured(board, v, t))}
     if not pictured:
         return None
-    variants = [v for v in shown if any(key[0] == v for key in pictured)]
     targets = [t for t in board.targets if any(key[1] == t for key in pictured)][:MOST_CLASSES_PICTURED]
-    strips = [
-        [_strip(pictured[v, t][1]["forget"], SAMPLES_PER_CLASS) if (v, t) in pictured else None for t in targets]
-        for v in variants
-    ]
-    most = max(SHORTEST, int((PAGE - names_of(v.label for v in variants)[1]) / len(targets) / LETTER))
+    rows: list[list[Images | str]] = [
+        [_split(pictured[v, t][1]["forget"], SAMPLES_PER_CLASS) if (v, t) in pictured else _why_none(board, v, t)
+         for t in targets]
+        for v in shown
+    ]  # fmt: skip
+    most = max(SHORTEST, int((PAGE - names_of(v.label for v in shown)[1]) / len(targets) / LETTER))
     headers = [shorten(board.name_of(target), most) for target in targets]
-    return _strip_grid([v.label for v in variants], strips, headers, parent)
+    return _strip_grid([v.label for v in shown], rows, headers, parent)
+
+
+def _why_none(board: Board, variant: Variant, target: Target) -> str:
+    """Return the words in place of pictures."""
+    word = board.numbers.why_none(variant, target)
+    return {NOT_RUN: "not run", "n/a": "no pictures"}.get(word, word)
 
 
 def stream_name(board: Board, stream: str, entry: Mapping[str, object]) -> str:
@@ -110,43 +120,70 @@ def stream_name(board: Board, stream: str, entry: Mapping[str, object]) -> str:
 
 
 def _strip_grid(
-    labels: Sequence[str], strips: Sequence[Sequence[NDArray[np.uint8] | None]], headers: Sequence[str],
-    parent: Canvas | None = None,
-) -> Canvas:  # fmt: skip
-    """Return a figure of labelled rows of strips under headers; None leaves a place empty.
+    labels: Sequence[str], rows: Sequence[Sequence[Images | str]], headers: Sequence[str], parent: Canvas | None = None
+) -> Canvas:
+    """Return a figure of labelled rows of images under headers; where there are none, a hatched place with the reason.
 
     Images are as large as width and height of a page allow, within IMAGE_INCHES; all rows fit the page. A column is one
     picture, since separate axes for each strip would take seconds.
     """
-    shapes = [strip.shape for row in strips for strip in row if strip is not None]
-    side, wide = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
-    gap = max(1, side // 8)  # pixels between rows
+    known = [images for row in rows for images in row if not isinstance(images, str)]
+    side, most = max(images[0].shape[0] for images in known), max(map(len, known))
+    space, pitch = max(1, side // 16), side + max(1, side // 8)  # pixels between images, and from row to row
+    wide = most * (side + space) - space
     names, left = names_of(labels)
-    least, most = IMAGE_INCHES
-    image = min((PAGE - left - 0.1 * len(headers)) * side / (wide * len(headers)), most)
-    image = max(min(image, (HIGHEST - 0.3) / len(strips) * side / (side + gap)), least)
-    pitch = image * (side + gap) / side
-    rows = min(len(strips), int((HIGHEST - 0.3) / pitch))
+    left *= (SMALL + 0.5) / 7
+    least, largest = IMAGE_INCHES
+    image = min((PAGE - left - 0.1 * len(headers)) * side / (wide * len(headers)), largest)
+    image = max(min(image, (HIGHEST - 0.3) / len(rows) * side / pitch), least)
+    shown = min(len(rows), int((HIGHEST - 0.3) / (image * pitch / side)))
     width = max(image * wide / side, LETTER * max(map(len, headers)))
-    size = (left + (width + 0.1) * len(headers), 0.3 + pitch * rows)
+    size = (left + (width + 0.1) * len(headers), 0.3 + image * pitch / side * shown)
     figure = canvas(parent, size, layout=None)
     panels = figure.subplots(1, len(headers), squeeze=False)[0]
     if parent is None:
         figure.subplots_adjust(left=left / size[0], right=0.995, bottom=0.01, top=1 - 0.2 / size[1], wspace=0.1 / width)
-    for axes, header, column in zip(panels, headers, zip(*strips[:rows], strict=True), strict=True):
-        axes.imshow(_stack(column, side, wide, gap), interpolation="nearest")
+    for axes, header, column in zip(panels, headers, zip(*rows[:shown], strict=True), strict=True):
+        _draw_column(axes, column, (side, wide, space, pitch), width)
         axes.set_title(header, fontsize=SMALL + 1, pad=2)
-        axes.set(xticks=[], yticks=[], frame_on=False)
-        axes.grid(visible=False)
-    panels[0].set_yticks([(side + gap) * k + side / 2 for k in range(rows)], names[:rows], fontsize=SMALL + 1)
+    panels[0].set_yticks([pitch * k + side / 2 for k in range(shown)], names[:shown], fontsize=SMALL)
     return figure
 
 
-def _stack(strips: Sequence[NDArray[np.uint8] | None], side: int, wide: int, gap: int) -> NDArray[np.uint8]:
-    """Return one picture of strips below each other, white where there is none."""
-    sheet = np.full((len(strips) * (side + gap) - gap, wide, 3), 255, dtype=np.uint8)
-    for k, strip in enumerate(strips):
-        if strip is not None:
-            top = k * (side + gap)
-            sheet[top : top + strip.shape[0], : strip.shape[1]] = strip
-    return sheet
+def _draw_column(axes: Axes, column: Sequence[Images | str], lengths: tuple[int, int, int, int], inches: float) -> None:
+    """Draw the images of several rows as one picture, each in a frame, and a hatched place for each missing row.
+
+    Args:
+        axes: to draw on.
+        column: images, or a reason, from top to bottom.
+        lengths: in pixels: an image's side, a row's width, the space between images, the distance of rows.
+        inches: the width of a row.
+    """
+    side, wide, space, pitch = lengths
+    sheet = np.full(((len(column) - 1) * pitch + side, wide, 3), 255, dtype=np.uint8)
+    frames, missing = [], []
+    for row, images in enumerate(column):
+        top = row * pitch
+        if isinstance(images, str):
+            missing.append(_corners(0, top, wide, side))
+            if LETTER * len(images) < inches:
+                axes.text(
+                    wide / 2, top + side / 2, images, ha="center", va="center", fontsize=SMALL, color="0.35",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )  # fmt: skip
+            continue
+        for k, image in enumerate(images):
+            height, start = image.shape[0], k * (side + space)
+            sheet[top : top + height, start : start + height] = image
+            frames.append(_corners(start, top, height, height))
+    axes.imshow(sheet, interpolation="nearest", extent=(0, wide, len(sheet), 0))
+    axes.add_collection(PolyCollection(frames, facecolors="none", edgecolors=FRAME, linewidths=0.4, clip_on=False))
+    axes.add_collection(
+        PolyCollection(missing, facecolors="none", edgecolors=FRAME, linewidths=0.4, hatch="////", clip_on=False)
+    )
+    axes.set(xticks=[], yticks=[], frame_on=False)
+    axes.grid(visible=False)
+
+
+def _corners(left: float, top: float, width: float, height: float) -> list[tuple[float, float]]:
+    return [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]

@@ -1,8 +1,11 @@
 """Figures of attacks: forgetting before and after each, and along relearning."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.board import Board
@@ -25,6 +28,8 @@ COLUMNS, MOST_CURVES = 3, 4  # panels beside each other: of attacks, of curves
 
 
 SHIFT = 0.17  # offset of the marks before and after, in rows
+GOLD_LINE: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": "--"}
+GOLD_BAND: dict[str, Any] = {"color": "black", "alpha": 0.08, "linewidth": 0}
 
 
 def robustness(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
@@ -39,7 +44,8 @@ def robustness(board: Board, parent: Canvas | None = None, only: Sequence[Varian
     lines = -(-len(measures) // columns)
     names, _ = names_of(variant.label for variant in rows)
     step = 0.24 if any("\n" in name for name in names) else 0.145
-    figure = canvas(parent, (PAGE, (step * len(rows) + 0.25) * lines + 0.2))
+    handles, words = _key(any(row.role == "gold" for row in rows))
+    figure = canvas(parent, (PAGE, (step * len(rows) + 0.25) * lines + 0.2 + legend_height(words, PAGE)))
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axes, measure in zip(grid.flat, measures, strict=False):
         _draw_attack(axes, board, part, rows, before, measure)
@@ -49,8 +55,22 @@ def robustness(board: Board, parent: Canvas | None = None, only: Sequence[Varian
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("forgotten (%)")
     grid[0][0].set_yticks(range(len(rows)), names)
-    grid[0][0].set(xlim=(-4, 104), ylim=(len(rows) - 0.5, -0.5))
+    grid[0][0].set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
+    for axes in grid[:, 0]:
+        axes.tick_params(axis="y", pad=4)  # room for marks at 0
+    legend_below(figure, handles, words, PAGE)
     return figure
+
+
+def _key(has_gold: bool) -> tuple[list[Any], list[str]]:
+    """Return handles and words of the key: hollow and filled marks, and the gold standard's line and band."""
+    mark: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": "black", "markersize": 4}
+    handles: list[Any] = [Line2D([], [], markerfacecolor="white", **mark), Line2D([], [], **mark)]
+    words = ["before the attack", "after it"]
+    if has_gold:
+        handles += [Line2D([], [], **GOLD_LINE), Patch(**GOLD_BAND)]
+        words += ["gold standard after it", "its 95 % interval"]
+    return handles, words
 
 
 def _draw_attack(
@@ -63,9 +83,9 @@ def _draw_attack(
             _draw_mark(axes, part.mean(variant, before), row - SHIFT, style, filled=False)
         _draw_mark(axes, after, row + SHIFT, style, filled=True)
         if variant.role == "gold" and after.number is not None:
-            axes.axvline(after.number, color="black", linewidth=0.9, linestyle="--", zorder=1)
+            axes.axvline(after.number, zorder=1, **GOLD_LINE)
             if after.interval is not None:
-                axes.axvspan(*after.interval, color="black", alpha=0.08, linewidth=0, zorder=0)
+                axes.axvspan(*after.interval, zorder=0, **GOLD_BAND)
     axes.set_title(shorten(measure.title, int(PAGE / COLUMNS / LETTER) - 12), pad=3)
     axes.grid(visible=False, axis="y")
 
@@ -77,7 +97,7 @@ def _draw_mark(axes: Axes, value: Value, y: float, style: Style, *, filled: bool
         axes.plot(value.interval, [y, y], color=style.colour, linewidth=0.8, zorder=2)
     axes.plot(
         [value.number], [y], marker=style.shape, linestyle="none", color=style.colour, markersize=3.5,
-        markeredgewidth=0.8, markerfacecolor=style.colour if filled else "white", zorder=3,
+        markeredgewidth=0.8, markerfacecolor=style.colour if filled else "white", zorder=3, clip_on=False,
     )  # fmt: skip
 
 
@@ -98,9 +118,11 @@ def relearning(board: Board, parent: Canvas | None = None, only: Sequence[Varian
             steps, mean = mean_curve(curves)
             style = board.styles[variant.label]
             line = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": style.colour}
-            axes.plot(steps, mean, marker=style.shape, markersize=3, linewidth=1.0, label=variant.label, **line)
+            axes.plot(
+                steps, mean, marker=style.shape, markersize=3, linewidth=1.0, label=variant.label, clip_on=False, **line
+            )
         axes.axhline(50, color="grey", linewidth=0.7, linestyle=":")
-        axes.set(xlabel="steps", ylim=(-4, 104))
+        axes.set(xlabel="steps", ylim=(0, 100))
         axes.set_title(shorten(measure.title, int(PAGE / across / LETTER) - 4))
     for axes in panels[len(attacks) :]:
         axes.set_visible(False)

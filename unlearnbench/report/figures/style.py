@@ -85,9 +85,12 @@ def shorten(label: str, most: int = MOST_LETTERS) -> str:
 
 
 def fold(label: str, letters: int) -> str:
-    """Return a label in two lines at most, each of about `letters` characters."""
-    lines = textwrap.wrap(shorten(label, 2 * letters - 4), letters)
-    return "\n".join(lines[:2] if len(lines) < 3 else [shorten(label, letters)])
+    """Return a label in two lines at most, each of about `letters` characters, a quarter more where words need it."""
+    for text in (label, shorten(label, 2 * letters - 4)):
+        for width in (letters, letters * 9 // 8, letters * 5 // 4):
+            if len(lines := textwrap.wrap(text, width)) < 3:
+                return "\n".join(lines)
+    return shorten(label, letters)
 
 
 def names_of(labels: Iterable[str]) -> tuple[list[str], float]:
@@ -123,30 +126,42 @@ def class_ticks(names: Sequence[str], inches: float) -> ClassTicks:
     return ClassTicks(max(1, math.ceil(PITCH * len(names) / inches)), shown, True, wide)
 
 
-def legend_below(figure: Canvas, handles: Sequence[Any], labels: Sequence[str], width: float, title: str = "") -> None:
-    """Put a legend below all panels, in as many columns as the width holds."""
-    shown, columns = _legend(labels, width)
+def legend_below(
+    figure: Canvas, handles: Sequence[Any], labels: Sequence[str], width: float, title: str = "", size: float = 7
+) -> None:
+    """Put a legend below all panels, in as many columns as the width holds.
+
+    Args:
+        figure: to draw on.
+        handles: the marks.
+        labels: their words.
+        width: in inches.
+        title: above them.
+        size: of the words in points.
+    """
+    shown, columns = _legend(labels, width, size)
     if len(shown) < len(labels):
         handles = [*handles[: len(shown) - 1], Line2D([], [], linestyle="none")]
     figure.legend(
         handles, shown, loc="outside lower center", ncols=columns, title=title or None, columnspacing=1.2,
-        handletextpad=0.4, labelspacing=0.3, borderaxespad=0.2,
+        handletextpad=0.4, labelspacing=0.3, borderaxespad=0.2, fontsize=size,
     )  # fmt: skip
 
 
-def _legend(labels: Sequence[str], width: float) -> tuple[list[str], int]:
+def _legend(labels: Sequence[str], width: float, size: float) -> tuple[list[str], int]:
     """Return the entries of a legend of at most MOST_LINES lines, and its number of columns."""
-    shown = [shorten(label, int((width - 0.38) / LETTER)) for label in labels]
-    columns = max(1, min(len(labels), int(width / (LETTER * max(map(len, shown), default=1) + 0.35))))
+    letter = LETTER * size / 7
+    shown = [shorten(label, int((width - 0.38) / letter)) for label in labels]
+    columns = max(1, min(len(labels), int(width / (letter * max(map(len, shown), default=1) + 0.35))))
     if (more := len(shown) - MOST_LINES * columns) > 0:
         shown = [*shown[: -more - 1], f"{more + 1} more are in the tables"]
     return shown, columns
 
 
-def legend_height(labels: Sequence[str], width: float) -> float:
+def legend_height(labels: Sequence[str], width: float, size: float = 7) -> float:
     """Return the height in inches of a legend below the panels, with its title."""
-    shown, columns = _legend(labels, width)
-    return LINE * (-(-len(shown) // columns) + 1) + 0.1
+    shown, columns = _legend(labels, width, size)
+    return LINE * size / 7 * (-(-len(shown) // columns) + 1) + 0.1
 
 
 def is_wide(numbers: Iterable[float]) -> bool:
@@ -169,12 +184,17 @@ def set_scale(axis: Axis, numbers: Iterable[float], measure: Measure) -> None:
         set_log(axis)
 
 
-def widen(axis: Axis, measure: Measure) -> None:
-    """Let an axis of percentages span ten points at least, so that a tenth of a point does not look large."""
-    low, high = axis.get_view_interval()
-    if measure.unit == "%" and high - low < LEAST_POINTS and high < 106:
-        high = min(max((low + high + LEAST_POINTS) / 2, high), 100.5)
-        axis.set_view_interval(high - LEAST_POINTS, high, ignore=True)
+def end_percentages(axis: Axis, measure: Measure) -> None:
+    """Let an axis of percentages end at 0 and 100, where marks should not be clipped, and span ten points at least.
+
+    Fewer points would let a tenth of one look large.
+    """
+    low, high = sorted(axis.get_view_interval())
+    least, most = axis.get_data_interval()
+    if measure.unit == "%" and least >= 0 and most <= 100:
+        high = min(max(high, (low + high + LEAST_POINTS) / 2), 100.0)
+        low = max(min(low, high - LEAST_POINTS), 0.0)
+        (axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim)(low, max(high, low + LEAST_POINTS))
 
 
 def point_to_better(axis: Axis, measure: Measure) -> None:

@@ -1,80 +1,196 @@
 """Figures of forgetting, retention and cost against each other."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.front import axes_of, front, places, undominated
+from unlearnbench.report.data.styles import Style
 from unlearnbench.report.data.values import Measure, Value, Variant, spell_number
+from unlearnbench.report.figures.labels import Label, crowded, place_labels
 from unlearnbench.report.figures.style import (
     COLUMN,
-    MOST_LETTERS,
     PAGE,
+    SMALL,
     Canvas,
     canvas,
+    end_percentages,
     legend_below,
     legend_height,
     point_to_better,
     set_scale,
-    widen,
 )
 
 GREY = (0.72, 0.72, 0.72)
-
-
+LEAST_AREA, MORE_AREA = 26.0, 120.0  # square points of a mark without cost, and what the largest cost adds
+TITLE_PAD = 9  # points, so that marks at the upper edge find room
+HEIGHT = 3.0  # inches, without the key
+LONGEST_LABEL = 24  # letters that stand next to a mark
 PAIRS = ((1, 0), (2, 0), (2, 1))  # (x, y) of the panels: indices of (forgetting, retention, cost)
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A row's mean in the trade-off chart."""
+
+    row: str
+    label: str  # next to the mark: the row's name, or a number that the key explains, and the gap
+    x: float  # retention
+    y: float  # forgetting
+    cost: float
+    area: float  # square points of the mark
+    style: Style
+
+
 def tradeoff(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
-    """Forgetting against retention with run time as size: a dot per forget class, a ringed mark for the mean."""
-    shown = only or board.variants
+    """Forgetting against retention with run time as size: a dot per forget class, a ringed mark for the mean.
+
+    The crowded part, if there is one, is enlarged on the right.
+    """
     forgetting, retention = board.headline("forgetting"), board.headline("retention")
     if forgetting is None or retention is None:
         return None
+    rows = only or board.variants
     total = next(measure for measure in board.costs if measure.key == "total")
-    means = {v: [board.numbers.mean(v, m, interval=False) for m in (retention, forgetting, total)] for v in shown}
-    means = {v: values for v, values in means.items() if all(value.number is not None for value in values)}
+    means = _means(board, rows, (retention, forgetting, total))
     if not means:
         return None
-    labels = [_tradeoff_label(variant, values, total) for variant, values in means.items()]
-    width = COLUMN if max(map(len, labels)) < 0.8 * MOST_LETTERS else PAGE
-    figure = canvas(parent, (width, 2.5 + legend_height(labels, width)))
-    axes = figure.subplots()
+    shown = {mean.row for mean in means}
     dots = [
-        (x, y, board.styles[variant.label].colour)
-        for variant in means for target in board.targets
-        if (x := board.numbers.cell(variant, target, retention, interval=False).number) is not None
-        and (y := board.numbers.cell(variant, target, forgetting, interval=False).number) is not None
+        (x, y, board.styles[row.label].colour) for row in rows if row.label in shown for target in board.targets
+        if (x := board.numbers.cell(row, target, retention, interval=False).number) is not None
+        and (y := board.numbers.cell(row, target, forgetting, interval=False).number) is not None
     ]  # fmt: skip
-    xs, ys, costs = ([float(values[k].number or 0.0) for values in means.values()] for k in range(3))
-    if dots:
-        every_x, every_y, colours = zip(*dots, strict=True)
-        axes.scatter(every_x, every_y, s=7, alpha=0.45, c=colours, linewidths=0)
-    handles = []
-    for variant, x, y, cost in zip(means, xs, ys, costs, strict=True):
-        style = board.styles[variant.label]
-        dress: dict[str, Any] = {"c": style.colour, "marker": style.shape, "edgecolors": "black", "linewidths": 0.6}
-        size = 26 + 120 * cost / max(*costs, 1e-9)
-        axes.scatter([x], [y], s=size, zorder=3, label=variant.label, **dress)
-        handles.append(axes.scatter([], [], s=26, **dress))
-    axes.set_xlabel(f"{retention.header}, {retention.aspect}")
-    axes.set_ylabel(f"{forgetting.header}, {forgetting.aspect}")
-    for axis, measure, means_of, singles in (
-        (axes.xaxis, retention, xs, [x for x, *_ in dots]),
-        (axes.yaxis, forgetting, ys, [y for _, y, _ in dots]),
-    ):
-        set_scale(axis, [*means_of, *singles], measure)
-        point_to_better(axis, measure)
-    legend_below(figure, handles, labels, width, "RTE with priors (size)")
+    figure = canvas(parent, (COLUMN, HEIGHT))
+    panel = figure.subplots()
+    _draw_means(panel, means, dots, retention, forgetting)
+    panel.set(xlabel=f"{retention.header}, {retention.aspect}", ylabel=f"{forgetting.header}, {forgetting.aspect}")
+    panel.set_title("mean of each row; small dots: forget classes" if dots else "mean of each row", pad=TITLE_PAD)
+    limits = crowded(panel, [(mean.x, mean.y) for mean in means])
+    width = COLUMN if limits is None else PAGE
+    handles, words, title = _key(panel, means, total)
+    if isinstance(figure, Figure):
+        figure.set_size_inches(width, HEIGHT + legend_height(words, width, SMALL))
+    legend_below(figure, handles, words, width, title, SMALL)
+    if limits is not None:
+        panels = figure.add_gridspec(1, 2)
+        panel.set_subplotspec(panels[0])
+        inset = figure.add_subplot(panels[1])
+        within = [mean for mean in means if _is_between(mean.x, limits[0]) and _is_between(mean.y, limits[1])]
+        _draw_means(inset, within, dots, retention, forgetting, limits)
+        _mark_inset(panel, inset, limits)
+        _write_labels(inset, within)
+        means = [mean for mean in means if mean not in within]
+    _write_labels(panel, means)
     return figure
 
 
-def _tradeoff_label(variant: Variant, values: Sequence[Value], total: Measure) -> str:
-    """Return a row's name with its cost, and the gap of its least complete number."""
-    least = min(values, key=lambda value: value.ok / max(value.expected, 1))
-    return f"{variant.label} ({spell_number(values[2].number or 0.0, '.1f')} {total.unit}){least.gap}"
+def _mark_inset(panel: Axes, inset: Axes, limits: tuple[tuple[float, float], tuple[float, float]]) -> None:
+    """Frame an enlarged part in the panel, and its enlargement."""
+    (x0, x1), (y0, y1) = limits
+    panel.add_patch(
+        Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="black", linewidth=0.7, clip_on=False, zorder=4)
+    )
+    plt.setp(inset.spines.values(), color="black", linewidth=0.7)
+    inset.set_xlabel(panel.get_xlabel())
+    inset.set_title("framed part, enlarged", pad=TITLE_PAD)
+
+
+def _is_between(number: float, ends: tuple[float, float]) -> bool:
+    return min(ends) <= number <= max(ends)
+
+
+def _means(board: Board, rows: Sequence[Variant], measures: tuple[Measure, Measure, Measure]) -> list[Mean]:
+    """Return the means of the rows that have all three measures."""
+    found = {row: [board.numbers.mean(row, measure, interval=False) for measure in measures] for row in rows}
+    found = {row: values for row, values in found.items() if all(value.number is not None for value in values)}
+    numbers = {row: [float(value.number or 0.0) for value in values] for row, values in found.items()}
+    most = max([1e-9, *(cost for *_, cost in numbers.values())])
+    names: dict[str, str] = {}
+    for row in found:
+        if len(row.label) > LONGEST_LABEL:
+            names[row.label] = str(len(names) + 1)
+    means = []
+    for row, values in found.items():
+        gap = min(values, key=lambda value: value.ok / max(value.expected, 1)).gap
+        x, y, cost = numbers[row]
+        area = LEAST_AREA + MORE_AREA * cost / most
+        label = f"{names.get(row.label, row.label)}{gap}"
+        means.append(Mean(row.label, label, x, y, cost, area, board.styles[row.label]))
+    return means
+
+
+def _draw_means(
+    panel: Axes,
+    means: Sequence[Mean],
+    dots: Sequence[tuple[float, float, str]],
+    retention: Measure,
+    forgetting: Measure,
+    limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
+) -> None:
+    """Draw the marks of the means over the dots of single classes, on axes that point to better.
+
+    Args:
+        panel: to draw on.
+        means: to draw.
+        dots: (x, y, colour) of single classes.
+        retention: the horizontal measure.
+        forgetting: the vertical one.
+        limits: of both axes, if not those of all that is drawn.
+    """
+    if dots:
+        x, y, colours = zip(*dots, strict=True)
+        panel.scatter(x, y, s=7, alpha=0.45, c=colours, linewidths=0, clip_on=limits is not None)
+    for mean in means:
+        panel.scatter([mean.x], [mean.y], s=mean.area, zorder=3, label=mean.row, clip_on=False, **_dress(mean.style))
+    for axis, measure, numbers, singles in (
+        (panel.xaxis, retention, [mean.x for mean in means], [x for x, *_ in dots]),
+        (panel.yaxis, forgetting, [mean.y for mean in means], [y for _, y, _ in dots]),
+    ):
+        set_scale(axis, [*numbers, *singles] if limits is None else numbers, measure)
+        if limits is None:
+            end_percentages(axis, measure)
+            point_to_better(axis, measure)
+    if limits is not None:
+        panel.set(xlim=limits[0], ylim=limits[1])
+
+
+def _dress(style: Style) -> dict[str, Any]:
+    return {"c": style.colour, "marker": style.shape, "edgecolors": "black", "linewidths": 0.6}
+
+
+def _key(panel: Axes, means: Sequence[Mean], total: Measure) -> tuple[list[Any], list[str], str]:
+    """Return handles, words and title of the key: the numbered rows, then the least and the largest cost."""
+    numbered = [mean for mean in means if not mean.label.startswith(mean.row)]
+    names = {mean.row.partition(" (")[0] for mean in numbered}
+    title = names.pop() if len(names) == 1 else ""  # of the method that all are settings of
+    words = [mean.row.removeprefix(f"{title} (").removesuffix(")") if title else mean.row for mean in numbered]
+    words = [f"{mean.label.split(' ')[0]}: {word}" for mean, word in zip(numbered, words, strict=True)]
+    handles = [panel.scatter([], [], s=LEAST_AREA, **_dress(mean.style)) for mean in numbered]
+    ends = {mean.area: mean.cost for mean in (min(means, key=_cost), max(means, key=_cost))}
+    handles += [panel.scatter([], [], s=area, c="white", edgecolors="black", linewidths=0.6) for area in ends]
+    words += [f"{total.title} {spell_number(cost, '.1f')} {total.unit}" for cost in ends.values()]
+    return handles, words, title
+
+
+def _cost(mean: Mean) -> float:
+    return mean.cost
+
+
+def _write_labels(panel: Axes, means: Sequence[Mean]) -> None:
+    """Write names or numbers next to the marks, and how many found no room."""
+    labels = [Label(mean.label, mean.x, mean.y, "black", 0.6 * math.sqrt(mean.area)) for mean in means]
+    if missing := place_labels(panel, labels, SMALL + 0.5):
+        panel.text(
+            0.02, 0.02, f"{missing} more without a label", transform=panel.transAxes, fontsize=SMALL, color="grey",
+        )  # fmt: skip
 
 
 def pareto(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
@@ -94,7 +210,7 @@ def pareto(board: Board, parent: Canvas | None = None, only: Sequence[Variant] =
             _draw_point(panel, values[x], values[y], colour, style.shape, variant.label)
         for axis, k in ((panel.xaxis, x), (panel.yaxis, y)):
             set_scale(axis, [float(values[k].number or 0.0) for values in placed.values()], measures[k])
-            widen(axis, measures[k])
+            end_percentages(axis, measures[k])
             point_to_better(axis, measures[k])
             axis.set_label_text(measures[k].header)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -110,7 +226,7 @@ def _draw_point(panel: Axes, x: Value, y: Value, colour: Any, shape: str, label:
 
     panel.errorbar(
         [float(x.number or 0.0)], [float(y.number or 0.0)], xerr=reach(x), yerr=reach(y), fmt=shape, color=colour,
-        markersize=4.5, capsize=1.5, elinewidth=0.8, label=label,
+        markersize=4.5, capsize=1.5, elinewidth=0.8, label=label, clip_on=False,
     )  # fmt: skip
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.confusion import NOTHING, confusion_sides
+from unlearnbench.report.data.shades import span_of
 from unlearnbench.report.data.values import Measure, Value, class_name, spell_number
 from unlearnbench.report.figures.heatmaps import MOST_CONFUSIONS
-from unlearnbench.report.figures.style import is_wide
 from unlearnbench.report.tables.table import interval_text
 
 MOST_CLASSES = 20  # of a confusion matrix
@@ -41,25 +41,13 @@ class Verdicts:
 
 
 def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | None]:
-    """Return how good numbers are within their span, 0 to 1; better is more.
-
-    Percentages span 0 to 100; others their range, logarithmic where it is wide.
-    """
-    known = [number for number in numbers if number is not None and math.isfinite(number)]
-    if not known:
-        return [None for _ in numbers]
-    is_share = measure.unit == "%" and min(known) >= 0 and max(known) <= 100
-    is_log = not is_share and is_wide(known)
-
-    def change(number: float) -> float:
-        return math.log10(number) if is_log else number
-
-    low, high = (0.0, 100.0) if is_share else (change(min(known)), change(max(known)))
+    """Return how good numbers are within their colour scale, 0 to 1; better is more."""
+    span = span_of(numbers, measure)
 
     def share(number: float | None) -> float | None:
-        if number is None or not math.isfinite(number):
+        if span is None or number is None or not math.isfinite(number):
             return None
-        found = (change(number) - low) / (high - low) if high > low else 0.5
+        found = span.share(number)
         return round(1 - found if measure.better == "lower" else found, 2)
 
     return [share(number) for number in numbers]
