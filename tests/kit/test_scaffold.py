@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from tests import ROOT
 from tests.campaigns import call
+from tests.server import MAIN, run_command
 from unlearnbench import UsageError
 from unlearnbench.kit import trial
 from unlearnbench.kit.conformance import check
@@ -32,7 +32,7 @@ QUICK = ("--classes", "0", "--metrics", "ua", "--controls", "none", "--device", 
 SESSION = """
 import contextlib, io, json, runpy, sys
 
-runpy.run_path(sys.argv[1])["shrink"]()  # the environment has no folder of tests
+runpy.run_path(sys.argv[1])["shrink"]()
 from unlearnbench.cli import commands
 from unlearnbench.report.figures import drawing
 
@@ -50,20 +50,14 @@ print(json.dumps(answers))
 """
 
 
-def session(folder, *lines, python=sys.executable, **environment):
-    """Run command lines in a folder, in one process of a Python, and return the output of each; all must end well."""
-    command = [str(python), "-c", SESSION, str(ROOT / "tests" / "cells.py"), json.dumps(lines)]
+def session(folder, *lines, **environment):
+    """Run command lines in a folder, in one fresh process, and return the output of each; all must end well."""
+    command = [sys.executable, "-c", SESSION, str(ROOT / "tests" / "cells.py"), json.dumps(lines)]
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def pip(*arguments, python=sys.executable):
-    command = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_new_file_keeps_every_promise_and_is_short(tmp_path, monkeypatch):
@@ -163,19 +157,18 @@ def test_a_method_is_one_file_and_nothing_else(checkout, cache):
     def digests():
         return {path: file_digest(path) for path in checkout.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
-    def there(*lines):  # the cells' processes, too, import this copy
-        return session(checkout, *lines, PYTHONPATH=str(checkout))
-
     before = digests()
-    there(("new", "method", "mine", "--out", "methods"))
-    assert digests().keys() - before.keys() == {checkout / "methods" / "mine.py"}
-    assert before.items() <= digests().items()
     folders = ("--results", "../r", "--out", "../o")
-    listed, _, reported = there(
+    made, listed, _, reported = session(  # the cells' processes, too, import this copy
+        checkout,
+        ("new", "method", "mine", "--out", "methods"),
         ("list", "methods"),
         ("run", "--methods", "mine", "--set", "mine.steps=2", *QUICK, *folders),
         ("report", *folders),
+        PYTHONPATH=str(checkout),
     )
+    assert "mine.py" in made
+    assert digests().keys() - before.keys() == {checkout / "methods" / "mine.py"}
     assert re.search(r"^  mine +Mine", listed, re.MULTILINE)
     (record,) = ResultStore(checkout.parent / "r").read().records
     assert record.method["source_hash"] == source_digest(checkout / "methods" / "mine.py")
@@ -185,30 +178,29 @@ def test_a_method_is_one_file_and_nothing_else(checkout, cache):
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory):
-    """The Python of a fresh environment into which two packages of methods are installed as wheels."""
+def installed(tmp_path_factory):
+    """A function that runs a command, or Python, where two packages of methods are installed, and their folder."""
     folder = tmp_path_factory.mktemp("elsewhere")
     new_method("my_idea", folder, package=True)
     source = shutil.copytree(THIRD_PARTY, folder / "thirdparty")  # a build leaves its traces beside the sources
-    pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder, source, folder / "my_idea")
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    where = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )  # torch and the suite itself come from the environment of the tests
-    (Path(where.stdout.strip()) / "suite.pth").write_text(
-        f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-    )
-    pip("install", "--no-deps", "--no-index", *sorted(folder.glob("*.whl")), python=python)
-    return python
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+    more = ["--no-build-isolation", "--no-index", "--target", folder / "site", source, folder / "my_idea"]
+    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(place, *words, code=MAIN):
+        place.mkdir(exist_ok=True)
+        there = f"import site; site.addsitedir({str(folder / 'site')!r})\n"
+        status, output = run_command(place, *words, code=there + code)
+        assert status == 0, output
+        return output
+
+    return run, folder
 
 
 @pytest.fixture(scope="module")
-def there(elsewhere, tmp_path_factory, cache):
-    """The folder, and {words of a command line: its output}, all in one process of that environment."""
+def there(installed, cache):
+    """The folder, and {words of a command line: its output}."""
     lines = {
         "list methods": (),
         "list metrics": (),
@@ -216,9 +208,8 @@ def there(elsewhere, tmp_path_factory, cache):
         "run --methods null_row": ("--set", "null_row.steps=2", *QUICK, "--metrics", "ua,doubt_retained"),
         "check null_row": (),
     }
-    folder = tmp_path_factory.mktemp("there")
-    found = session(folder, *[[*words.split(), *more] for words, more in lines.items()], python=elsewhere)
-    return folder, dict(zip(lines, found, strict=True))
+    run, folder = installed
+    return folder / "there", {words: run(folder / "there", *words.split(), *more) for words, more in lines.items()}
 
 
 class TestAThirdPartysPackage:
@@ -255,10 +246,6 @@ class TestAThirdPartysPackage:
     def test_it_keeps_its_promises(self, there):
         assert "13 of 13 promises kept" in there[1]["check null_row"]
 
-    def test_the_new_packages_own_test_passes(self, elsewhere):
-        package = elsewhere.parents[2] / "my_idea"
-        done = subprocess.run(
-            [elsewhere, "-m", "pytest", "-q", package], cwd=package, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "1 passed" in done.stdout
+    def test_the_new_packages_own_test_passes(self, installed):
+        run, folder = installed
+        assert "1 passed" in run(folder / "my_idea", code="import pytest; raise SystemExit(pytest.main(['-q']))")

@@ -10,11 +10,14 @@ from unlearnbench.datasets import Source, resolve
 from unlearnbench.models.diffusion import predict_noise
 from unlearnbench.models.networks import build_unet, compile_blocks, unet_config
 
-SIZES = {"block_out_channels": [8] * 4, "layers_per_block": 1, "norm_num_groups": 4}
+SIZES = {
+    "block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}  # fmt: skip
 
 
 def papers_network():
-    """Return the paper's network for images of 32 pixels, narrow and with fewer layers in each block."""
+    """Return the paper's network for images of 32 pixels, narrow, with one block of each kind and one layer in it."""
     dataset = resolve(
         Source("cifar10", "paper", extractor="own"), name="cifar10", title="", class_names="0123456789",
         image_shape=(3, 32, 32), flip=True, load=None,

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.conftest import fake_record, reading
 from tests.report.test_report import full, images, store
+from tests.server import MAIN, run_command
 from unlearnbench.errors import UsageError
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.rendering import Rendering
@@ -202,42 +203,52 @@ def test_numbers_of_any_size_are_shown(cells, unit, name):
 
 
 SURROUNDINGS = {
-    "plain": {},
-    "settings": {
-        "MATPLOTLIBRC": "{folder}", "MPLCONFIGDIR": "{folder}", "MPLBACKEND": "qtagg", "TZ": "Asia/Kathmandu",
-        "PYTHONOPTIMIZE": "2", "PYTHONHASHSEED": "7", "LC_ALL": "de_DE.UTF-8", "SOURCE_DATE_EPOCH": "1",
-    },
-    "a notebook without a folder": {
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline", "MPLCONFIGDIR": "/dev/null", "LC_ALL": "C",
-        "PYTHONWARNINGS": "error", "COLUMNS": "20",
-    },
+    "MATPLOTLIBRC": "{folder}", "MPLCONFIGDIR": "{folder}", "MPLBACKEND": "qtagg", "TZ": "Asia/Kathmandu",
+    "PYTHONHASHSEED": "7", "LC_ALL": "de_DE.UTF-8", "SOURCE_DATE_EPOCH": "1",
+    "PYTHONWARNINGS": "error", "COLUMNS": "20",
+}  # fmt: skip
+OPTIMIZED = """
+from importlib.machinery import SourceFileLoader
+
+def get_code(loader, name, given=SourceFileLoader.get_code):
+    if not name.startswith("unlearnbench"):
+        return given(loader, name)
+    return compile(loader.get_data(loader.path), loader.path, "exec", dont_inherit=True, optimize=2)
+
+SourceFileLoader.get_code = get_code
+"""  # as PYTHONOPTIMIZE=2 would, which has all of torch compiled
+NOTEBOOK = {  # without a folder for settings
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline", "MPLCONFIGDIR": "/dev/null", "LC_ALL": "C",
+    "PYTHONWARNINGS": "error",
 }  # fmt: skip
 
 
 def test_the_users_surroundings_change_no_byte_and_say_no_word(tmp_path):
     results = store(tmp_path / "results", [fake_record(m, 0, title=f"{m} 中", images=images(0)) for m in ("a", "b")])
-    found = {}
-    for name, changes in SURROUNDINGS.items():
-        folder = tmp_path / name
-        (folder / "stylelib").mkdir(parents=True)
-        if changes:
-            (folder / "matplotlibrc").write_bytes(b"text.usetex: True\nfont.size: 30\nodd: 1\n\xff\xfe")
-            (folder / "stylelib" / "x.mplstyle").write_bytes(b"\xff\xfe")
-        set_ = {key: value.format(folder=folder) for key, value in changes.items()}
-        clean = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "COLUMNS", "LC_ALL")}
-        done = subprocess.run(
-            [sys.executable, "-m", "unlearnbench.cli", "report", "--results", results, "--out", folder / "out"],
-            cwd=folder, env=clean | set_, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, (name, done.stderr)
-        assert done.stderr == "", name
-        found[name] = contents(folder / "out")
-    assert len(found["plain"]) > 20
-    for name, files in found.items():
-        assert files == found["plain"], name
+    status, output = run_command(tmp_path, "report", "--results", results, "--out", "plain", figures=True)
+    assert status == 0, output
+    (tmp_path / "stylelib").mkdir()
+    (tmp_path / "matplotlibrc").write_bytes(b"text.usetex: True\nfont.size: 30\nodd: 1\n\xff\xfe")
+    (tmp_path / "stylelib" / "x.mplstyle").write_bytes(b"\xff\xfe")
+    done = subprocess.run(
+        [sys.executable, "-c", OPTIMIZED + MAIN, "report", "--results", results, "--out", "odd"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {key: value.format(folder=tmp_path) for key, value in SURROUNDINGS.items()},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(contents(tmp_path / "plain")) > 20
+    assert contents(tmp_path / "odd") == contents(tmp_path / "plain")
 
 
-def test_importing_matplotlib_gives_the_working_folder_back(tmp_path):
-    code = "import os; from unlearnbench.cli.plotting import import_matplotlib as f; f(); print(os.getcwd())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+def test_importing_matplotlib_says_no_word_and_gives_the_working_folder_back(tmp_path):
+    code = (
+        "import os; from unlearnbench.cli.plotting import import_matplotlib as f; f(); print(os.getcwd())\n"
+        "from matplotlib import pyplot; pyplot.switch_backend('Agg'); pyplot.figure().savefig('x.png')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | NOTEBOOK, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
     assert Path(done.stdout.strip()) == tmp_path
+    assert (tmp_path / "x.png").stat().st_size

@@ -8,6 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tests.conftest import draw_all, fake_record, reading
@@ -391,7 +392,8 @@ def test_more_rows_than_a_page_holds_are_left_to_the_tables():
             assert any("without a label" in text.get_text() for axes in figure.axes for text in axes.texts)
 
 
-def test_the_page_shows_the_figures_that_exist(tmp_path):
+def test_the_page_shows_the_figures_that_exist(tmp_path, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **how: file.write(b"a picture"))  # others look at it
     full = render(reading(store(tmp_path / "a", everything())), tmp_path / "out-a").pages[0]
     bare = render(reading(store(tmp_path / "b", [fake_record()])), tmp_path / "out-b").pages[0]
     for name, words in FIGURE_WORDS.items():
