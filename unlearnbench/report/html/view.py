@@ -169,8 +169,9 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     number = len({variant.method for variant in methods})
     rows = f"{number} {'method' if number == 1 else 'methods'}"
     rows += f" in {len(methods)} rows" if len(methods) != number else ""
+    compared = " and ".join([*([rows] if methods else []), *([", ".join(others)] if others else [])])
     return [
-        ("Compared", f"{rows}{', and ' + ', '.join(others) if others else ''}"),
+        ("Compared", compared),
         ("To forget", f"{_few([board.name_of(target) for target in board.targets], 12)}; {_replicates(board)}"),
         ("Cells", cells),
         ("Records", board.digest),
