@@ -80,7 +80,7 @@ def test_everything_can_be_read_without_the_script():
     for words in ("Alpha", "99.0", "oom", "it broke", "MemoryError", "a line is torn", "protocol-1", "Class by class"):
         assert words in outline.text
     assert not [attrs for tag, attrs in outline.tags if "hidden" in attrs and tag != "div"]
-    pictures = [attrs for attrs in outline.all("span") if attrs.get("class") == "strip"]
+    pictures = [attrs for attrs in outline.all("span") if attrs.get("class", "").startswith("strip ")]
     assert len(pictures) == 2 * 3 * 8  # streams, classes, rows
     assert {attrs["aria-label"] for attrs in pictures} == {"8 samples"}
     assert outline.text.count("After forgetting") == 3  # which class, above rows and columns that say the rest
@@ -137,6 +137,15 @@ def test_pictures_beyond_the_room_are_counted_not_dropped_silently():
     broken = {"class": 0, "png": base64.b64encode(b"no picture").decode()}
     assert ImageBudget().strip(broken) is None
     assert ImageBudget().strip(images(0)["forget"]).n == 8
+
+
+def test_a_picture_is_in_the_page_once():
+    picture = images(0)["forget"]
+    album = ImageBudget(limit=len(base64.b64decode(picture["png"])))
+    assert album.strip(picture) == album.strip(picture)
+    assert len(album.pictures) == 1
+    same = [fake_record("alpha", c, images={"forget": picture, "retain": picture}) for c in range(3)]
+    assert rendered(same).count(picture["png"]) == 1
 
 
 def test_a_scale_turns_round_where_lower_is_better_and_keeps_within_its_ends():
@@ -377,7 +386,9 @@ def test_text_stands_out_from_its_ground(tmp_path, scheme):
 @pytest.fixture
 def written(tmp_path):
     """The page of a comparison on two boards, with a figure."""
-    shown = boards([*comparison(), fake_record("alpha", dataset="pictures", title="Alpha")])
+    swept = {f"setting_{k}": "x" * 9 for k in range(4)}
+    long = fake_record("long", 0, settings=swept, overrides=swept, images=images(0))
+    shown = boards([*comparison(), long, fake_record("alpha", dataset="pictures", title="Alpha")])
     figure = io.BytesIO()
     Image.new("RGB", (1200, 300), "white").save(figure, "PNG")
     path = tmp_path / "report.html"

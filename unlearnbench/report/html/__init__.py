@@ -71,7 +71,7 @@ def page(
     titles = list(dict.fromkeys(view.title for view in views))
     return environment.get_template("report.html").render(
         boards=views, problems=problems, shapes=SHAPES, version=__version__, style=Markup(css),
-        most_samples=max((strip.n for view in views for strip in view.strips), default=0),
+        pictures=album.pictures, most_samples=max((strip.n for view in views for strip in view.strips), default=0),
         script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=f"unlearnbench: {', '.join(titles)}",
     )  # fmt: skip

@@ -21,7 +21,7 @@ MOST_PICTURE_BYTES = 3_000_000  # of one page, small enough for an e-mail
 class Strip:
     """Samples in one picture, side by side."""
 
-    uri: str  # data:image/png;base64,...
+    picture: int  # index among the pictures of the page
     n: int
 
 
@@ -48,6 +48,12 @@ class ImageBudget:
     def __init__(self, limit: int = MOST_PICTURE_BYTES) -> None:
         """Start with a limit of bytes of PNG."""
         self._left = limit
+        self._pictures: dict[str, int] = {}
+
+    @property
+    def pictures(self) -> list[str]:
+        """The addresses of the strips' pictures, each once: the original model draws the same for many targets."""
+        return list(self._pictures)
 
     def still(self, data: bytes, words: str) -> FigureImage | None:
         """Return a figure, or None where it exceeds the limit."""
@@ -60,11 +66,15 @@ class ImageBudget:
     def strip(self, entry: Mapping[str, Any]) -> Strip | None:
         """Return a picture of a record, or None where it cannot be read or exceeds the limit."""
         strip = read_strip(entry)
-        if strip is None or len(strip[0]) > self._left:
+        if strip is None:
             return None
         data, picture = strip
-        self._left -= len(data)
-        return Strip(_data_uri(data), picture.width // picture.height)
+        uri = _data_uri(data)
+        if uri not in self._pictures:
+            if len(data) > self._left:
+                return None
+            self._left -= len(data)
+        return Strip(self._pictures.setdefault(uri, len(self._pictures)), picture.width // picture.height)
 
 
 def _few_colours(data: bytes) -> bytes:
