@@ -8,7 +8,6 @@ import pytest
 from tests.conftest import fake_record, stated
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.environment import counted, protocol_facts, provenance_facts
-from unlearnbench.report.html.view import _facts
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.write.page import page_files
 from unlearnbench.report.write.paper import paper
@@ -77,7 +76,7 @@ def test_page_appendix_and_paper_say_what_differs(mixed, tmp_path):
     assert facts["git commit"] == f"{'a' * 40} (3 cells), {'b' * 40} (2)"
     assert "started utc" not in facts
     assert dict(protocol_facts(mixed.records))["steps"] == "25 (4 cells), 50 (1)"
-    assert "25 steps, guidance 0.5 (4 cells)" in dict(_facts(mixed))["Protocol"]
+    assert "DDIM, 25 steps, eta 0.0, guidance w 0.5" in dict(mixed.setup)["Protocol"]
     text = page_files(mixed, {})["report.md"]
     assert "- packages torch: 2.9.0 (3 cells), 2.10.0 (2)" in text
     latex = paper(mixed, all_tables(mixed), {}, {}).replace("\\-", "")

@@ -1,6 +1,7 @@
 """The page of a results folder: what is in it, and what a browser makes of it."""
 
 import base64
+import io
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from tests import ROOT
 from tests.conftest import fake_record
@@ -78,9 +80,10 @@ def test_everything_can_be_read_without_the_script():
     for words in ("Alpha", "99.0", "oom", "it broke", "MemoryError", "a line is torn", "protocol-1", "Class by class"):
         assert words in outline.text
     assert not [attrs for tag, attrs in outline.tags if "hidden" in attrs and tag != "div"]
-    pictures = [attrs for attrs in outline.all("span") if attrs.get("class") == "strip"]
+    pictures = [attrs for attrs in outline.all("span") if attrs.get("class", "").startswith("strip ")]
     assert len(pictures) == 2 * 3 * 8  # streams, classes, rows
-    assert all("samples of the" in attrs["aria-label"] for attrs in pictures)
+    assert {attrs["aria-label"] for attrs in pictures} == {"8 samples"}
+    assert outline.text.count("After forgetting") == 3  # which class, above rows and columns that say the rest
 
 
 def test_nothing_in_it_comes_from_elsewhere():
@@ -106,10 +109,8 @@ def test_a_method_has_one_colour_on_every_board():
     records = [*comparison(), *(fake_record(name, dataset="pictures") for name in ("beta", "zeta"))]
     outline = Outline(rendered(records))
     followed = {}
-    heads = re.findall(r'<tr class="m m(\d+)" data-m="(\d+)"><th scope="row">.*?<bdi>(.*?)</bdi>', rendered(records))
-    for first, second, name in heads:
-        assert first == second
-        assert followed.setdefault(name, first) == first
+    for key, name in re.findall(r'<tr data-m="(\d+)"><th scope=row><bdi>(.*?)</bdi>', rendered(records)):
+        assert followed.setdefault(name, key) == key
     assert {"Alpha", "Beta", "Zeta"} <= set(followed)
     assert len(set(followed.values())) == len(followed)
     assert outline.all("svg")
@@ -132,10 +133,19 @@ def test_one_cell_is_enough():
 
 def test_pictures_beyond_the_room_are_counted_not_dropped_silently():
     album = ImageBudget(limit=100)
-    assert album.strip(images(0)["forget"], "x") is None
+    assert album.strip(images(0)["forget"]) is None
     broken = {"class": 0, "png": base64.b64encode(b"no picture").decode()}
-    assert ImageBudget().strip(broken, "x") is None
-    assert ImageBudget().strip(images(0)["forget"], "x").n == 8
+    assert ImageBudget().strip(broken) is None
+    assert ImageBudget().strip(images(0)["forget"]).n == 8
+
+
+def test_a_picture_is_in_the_page_once():
+    picture = images(0)["forget"]
+    album = ImageBudget(limit=len(base64.b64decode(picture["png"])))
+    assert album.strip(picture) == album.strip(picture)
+    assert len(album.pictures) == 1
+    same = [fake_record("alpha", c, images={"forget": picture, "retain": picture}) for c in range(3)]
+    assert rendered(same).count(picture["png"]) == 1
 
 
 def test_a_scale_turns_round_where_lower_is_better_and_keeps_within_its_ends():
@@ -162,8 +172,31 @@ def test_the_page_of_the_digits_is_small_enough_to_send():
     records = [r for r in ResultStore(ROOT / "results").read().records if r.cell.dataset == "digits"]
     assert len(records) > 100
     text = rendered(records)
-    assert len(text.encode()) < 5_000_000
+    assert len(text.encode()) < 900_000
     assert rendered(records) == text
+
+
+def test_the_setup_is_said_once_per_board():
+    text = Outline(rendered([*comparison(), fake_record("alpha", dataset="pictures")])).text
+    assert text.count("Setup: ") == 2
+    assert text.count("Wilson's") == 2  # the intervals, in no caption
+    assert text.count("guidance w ") == 2
+
+
+def test_headers_say_title_unit_direction_and_samples():
+    outline = Outline(rendered(comparison()))
+    found = {attrs["title"] for attrs in outline.all("th") if "title" in attrs}
+    assert {"UA in %: higher is better; n = 100 samples per cell", "RTE in s: lower is better"} <= found
+
+
+def test_notes_name_their_dataset_where_there_are_several_boards():
+    foreign = [fake_record(name, dataset="pictures", device=name) for name in ("a", "b")]
+    alone, both = (Outline(rendered(found)).text for found in (foreign, [*comparison(), *foreign]))
+    note = "these records rest on 2 devices"
+    assert note in alone
+    assert f"pictures: {note}" not in alone
+    assert f"pictures: {note}" in both
+    assert both.count(note) == 1
 
 
 @contextmanager
@@ -348,6 +381,73 @@ def test_text_stands_out_from_its_ground(tmp_path, scheme):
         driver.get(path.as_uri())
         for selector in ("body", ".facts dt", ".heat td", "a", "td small"):
             assert (driver.execute_script(CONTRAST, selector) or 0) >= 4.5, selector
+
+
+@pytest.fixture
+def written(tmp_path):
+    """The page of a comparison on two boards, with a figure."""
+    swept = {f"setting_{k}": "x" * 9 for k in range(4)}
+    long = fake_record("long", 0, settings=swept, overrides=swept, images=images(0))
+    shown = boards([*comparison(), long, fake_record("alpha", dataset="pictures", title="Alpha")])
+    figure = io.BytesIO()
+    Image.new("RGB", (1200, 300), "white").save(figure, "PNG")
+    path = tmp_path / "report.html"
+    drawn = {name: {"sweep": {"png": figure.getvalue()}} for name in shown}
+    path.write_text(page(shown, [], drawn), encoding="utf-8")
+    return path.as_uri()
+
+
+def test_pictures_are_readable_on_dark_paper(written):
+    with browser(**{"prefers-color-scheme": "dark"}) as driver:
+        driver.get(written)
+        style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+        assert driver.execute_script(style, "body", "backgroundColor") == "rgb(20, 24, 28)"
+        assert driver.execute_script(style, ".still img", "backgroundColor") == "rgb(255, 255, 255)"
+        assert driver.execute_script(style, ".strip i", "borderTopWidth") == "1px"  # a frame around each sample
+        assert driver.execute_script(style, ".strip i", "imageRendering") == "pixelated"
+        assert driver.execute_script(WIDTH, ".strip i") >= 64
+
+
+@pytest.mark.parametrize("width", [360, 700, 1280])
+def test_a_page_is_as_wide_as_its_window(written, width):
+    with browser(width=width, height=800) as driver:
+        driver.get(written)
+        driver.execute_script("for (const hidden of document.querySelectorAll('details')) hidden.open = true")
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        assert driver.execute_script(WIDTH, ".chart svg") <= width
+        assert driver.execute_script(WIDTH, ".strip i") >= 40
+        outside = driver.execute_script("""
+          return [...document.querySelectorAll('table, img')].filter(e => !e.closest('.scroll')
+            && e.getBoundingClientRect().right > innerWidth).length""")
+        assert outside == 0  # what is wider scrolls in a box
+
+
+WIDTH = "return document.querySelector(arguments[0]).getBoundingClientRect().width"
+
+
+def test_print_opens_captions_and_leaves_out_navigation(written):
+    visible = "return document.querySelector(arguments[0]).checkVisibility()"
+    with browser(**{"prefers-color-scheme": "dark"}) as driver:
+        driver.get(written)
+        assert not driver.execute_script(visible, "figcaption details p")
+        features = [{"name": "prefers-color-scheme", "value": "dark"}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
+        for shown in ("figcaption details p", ".setup dl", "#board-digits-summary table"):
+            assert driver.execute_script(visible, shown), shown
+        for hidden in (".boards", ".sections", ".theme", ".filter"):
+            assert not driver.execute_script(visible, hidden), hidden
+        style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+        assert driver.execute_script(style, "body", "backgroundColor") == "rgb(255, 255, 255)"  # no dark paper
+        assert driver.execute_script(style, ".heat td[class]", "printColorAdjust") == "exact"
+        assert driver.execute_script(style, "tbody tr", "breakInside") == "avoid"
+
+
+def test_a_header_says_what_it_is_to_pointer_and_keyboard(opened):
+    from selenium.webdriver.common.by import By
+
+    button = opened.find_element(By.CSS_SELECTOR, f"{SUMMARY} thead th:nth-child(4) button")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", button)
+    assert texts(opened, "#tip") == ["FID: lower is better; n = 100 samples per cell. Press to sort"]
 
 
 CONTRAST = """

@@ -69,6 +69,7 @@ def _files(
     from unlearnbench.report.write.terminal import to_terminal
 
     files: Files = {}
+    problems = list(rendering.notes)  # of reading: a board's notes stand with it
     for name, board in shown.items():
         files |= {f"{name}/tables/{file}": text for file, text in table_files(board, methods).items()}
         rendering.terminal.append(to_terminal(board))
@@ -80,7 +81,7 @@ def _files(
         for key, both in figures[name].items():
             files |= {f"{name}/figures/{key}.{ending}": content for ending, content in both.items()}
     if shown:
-        files["report.html"] = page(shown, list(rendering.notes), figures)
+        files["report.html"] = page(shown, problems, figures)
     return files
 
 

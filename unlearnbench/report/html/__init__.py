@@ -4,14 +4,16 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unlearnbench.errors import printable
 from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.styles import Style
 from unlearnbench.report.data.values import spell_number
-from unlearnbench.report.figures.drawing import Drawn
+from unlearnbench.report.figures.drawing import FIGURE_WORDS, Drawn
 from unlearnbench.report.html.charts import MARGIN
 from unlearnbench.report.html.images import ImageBudget
 from unlearnbench.report.html.view import BoardView, view_of
@@ -35,9 +37,9 @@ SHAPES = {  # matplotlib's markers, as SVG draws them around the origin
     "P": "M-2-5.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z",
 }
 SECTIONS = {
-    "summary": "Summary", "tradeoffs": "Trade-offs", "classes": "Class by class", "pictures": "Samples",
-    "verdicts": "Verdicts", "cost": "Cost", "attacks": "Attacks", "published": "Published", "controls": "Controls",
-    "tables": "Tables", "appendix": "Appendix",
+    "summary": "Summary", "tradeoffs": "Trade-offs", "losses": "Denoising loss", "classes": "Class by class",
+    "pictures": "Samples", "verdicts": "Verdicts", "cost": "Cost", "attacks": "Attacks", "published": "Published",
+    "controls": "Controls", "tables": "Tables", "appendix": "Appendix",
 }  # fmt: skip
 
 
@@ -68,14 +70,23 @@ def page(
         "looks": {label: (key, style) for key, (label, style) in enumerate(styles.items())},
         "shape_of": {label: list(SHAPES).index(style.shape) for label, style in styles.items()},
         "left": left, "top": top, "right": right, "bottom": bottom, "sections": sections,
-        "spell_number": spell_number, "distrust": DISTRUST,
+        "spell_number": spell_number, "distrust": DISTRUST, "swatch_of": _swatch,
+        "loss_words": FIGURE_WORDS["timesteps"],
     }  # fmt: skip
     titles = list(dict.fromkeys(view.title for view in views))
     return environment.get_template("report.html").render(
         boards=views, problems=problems, shapes=SHAPES, version=__version__, style=Markup(css),
+        pictures=album.pictures, most_samples=max((strip.n for view in views for strip in view.strips), default=0),
         script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=f"unlearnbench: {', '.join(titles)}",
     )  # fmt: skip
+
+
+def _swatch(style: Style) -> str:
+    """Return the address of a picture of a row's mark; its ring stands out from light and dark paper."""
+    path = f'<path d="{SHAPES[style.shape]}" fill="{style.colour}" stroke="#87919a"/>'
+    drawing = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-7 -7 14 14">{path}</svg>'
+    return f"data:image/svg+xml,{quote(drawing)}"
 
 
 def _plain(value: object) -> object:
@@ -86,7 +97,8 @@ def _plain(value: object) -> object:
 def sections(view: BoardView) -> list[tuple[str, str]]:
     """Return the keys and words of the sections that a board has."""
     there = {
-        "tradeoffs": view.tradeoffs, "classes": view.heats, "pictures": view.pictures, "published": view.published,
+        "tradeoffs": view.tradeoffs, "losses": view.losses, "classes": view.heats, "pictures": view.pictures,
+        "published": view.published,
         "verdicts": view.verdicts, "cost": view.bars or view.tables.get("cost"),
         **{key: view.tables.get(key) for key in ("attacks", "controls", "tables")},
     }  # fmt: skip

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unlearnbench.report.data.board import Board
-from unlearnbench.report.data.curves import Curve, attack_curves, mean_curve
+from unlearnbench.report.data.curves import SIDES, Curve, attack_curves, mean_curve, mean_curves
 from unlearnbench.report.data.values import Measure, Value, Variant, spell_number
 from unlearnbench.report.figures.style import HIGHEST_POWER, LEAST_POINTS, LOWEST_POWER, is_wide
 from unlearnbench.report.tables.table import interval_text
 
-MARGIN = (58, 14, 14, 44)  # left, top, right, bottom, in units of the drawing
+MARGIN = (66, 32, 14, 44)  # left, top, right, bottom, in units of the drawing
 MOST_DOTS = 2000  # of single classes in one chart
 
 
@@ -27,24 +28,34 @@ class Axis:
 
 @dataclass(frozen=True)
 class Dot:
-    """A mark of one row, and its tooltip."""
+    """A small mark, and its tooltip."""
 
-    label: str  # of the row
     x: float
     y: float
     words: str
-    bars: tuple[tuple[float, float], tuple[float, float]] | None = (
-        None  # ends of the intervals; None for a single class
-    )
 
 
 @dataclass(frozen=True)
-class ChartLine:
-    """A row's path along the horizontal axis, with the dots on it."""
+class Mean(Dot):
+    """The mark of a row's means."""
+
+    label: str  # of the row
+    bars: tuple[tuple[float, float], tuple[float, float]]  # ends of the intervals
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A row's dots, of single classes."""
 
     label: str
     dots: list[Dot]
-    is_gold: bool
+
+
+@dataclass(frozen=True)
+class ChartLine(Cloud):
+    """A row's path along the horizontal axis, with the dots on it."""
+
+    is_dashed: bool
 
     @property
     def path(self) -> str:
@@ -62,7 +73,8 @@ class Chart:
     height: int
     x: Axis
     y: Axis
-    dots: list[Dot]
+    dots: list[Mean]
+    clouds: list[Cloud]
     lines: list[ChartLine]
 
 
@@ -113,29 +125,34 @@ def scatter(board: Board, x: Measure, y: Measure, title: str, *, width: int = 52
     means = {v: pair for v, pair in means.items() if None not in (pair[0].number, pair[1].number)}
     if not means:
         return None
-    singles = [
-        (variant, board.name_of(target), values) for variant in means for target in board.targets
-        if None not in (values := [board.numbers.cell(variant, target, measure) for measure in (x, y)])
-        and None not in (values[0].number, values[1].number)
-    ]  # fmt: skip
-    singles = singles if len(board.targets) > 1 and len(singles) <= MOST_DOTS else []
-    pairs = [*means.values(), *((replace(a, interval=None), replace(b, interval=None)) for *_, (a, b) in singles)]
+    singles = {
+        variant: [
+            (board.name_of(target), a, b) for target in board.targets
+            if None not in ((a := board.numbers.cell(variant, target, x, interval=False)).number,
+                            (b := board.numbers.cell(variant, target, y, interval=False)).number)
+        ] for variant in means
+    }  # fmt: skip
+    if len(board.targets) == 1 or sum(map(len, singles.values())) > MOST_DOTS:
+        singles = {}
+    pairs = [*means.values(), *((a, b) for found in singles.values() for _, a, b in found)]
     left, top, right, bottom = MARGIN
     across = Scale(_reach([pair[0] for pair in pairs]), x, (left, width - right))
     up = Scale(_reach([pair[1] for pair in pairs]), y, (height - bottom, top))
-    dots = [
-        Dot(variant.label, across(_number(a)), up(_number(b)),
-            f"{variant.label}, class {name}: {_say(x, a)}; {_say(y, b)}")
-        for variant, name, (a, b) in singles
+    clouds = [
+        Cloud(variant.label, [
+            Dot(across(_number(a)), up(_number(b)), f"{variant.label}, class {name}: {_say(x, a)}; {_say(y, b)}")
+            for name, a, b in found
+        ])
+        for variant, found in singles.items()
     ]  # fmt: skip
-    dots += [
-        Dot(variant.label, across(_number(a)), up(_number(b)), f"{variant.label}: {_say(x, a)}; {_say(y, b)}",
-            (_ends(across, a), _ends(up, b)))
+    dots = [
+        Mean(across(_number(a)), up(_number(b)), f"{variant.label}: {_say(x, a)}; {_say(y, b)}", variant.label,
+             (_ends(across, a), _ends(up, b)))
         for variant, (a, b) in means.items()
     ]  # fmt: skip
     words = f"{title}. {len(means)} rows, {x.header} across and {y.header} upwards; better is up and to the right."
     axes = Axis(x.header, across.ticks()), Axis(y.header, up.ticks())
-    return Chart(title, words, width, height, *axes, dots, [])
+    return Chart(title, words, width, height, *axes, dots, clouds, [])
 
 
 def relearning(board: Board) -> list[Chart]:
@@ -156,7 +173,7 @@ def _relearning_chart(measure: Measure, rows: dict[Variant, dict[Any, Curve]]) -
         ChartLine(
             variant.label,
             [
-                Dot(variant.label, across(step), up(share), f"{variant.label}, {step} steps: {share:.1f} %")
+                Dot(across(step), up(share), f"{variant.label}, {step} steps: {share:.1f}%")
                 for step, share in zip(*curve, strict=True)
             ],
             variant.role == "gold",
@@ -165,7 +182,39 @@ def _relearning_chart(measure: Measure, rows: dict[Variant, dict[Any, Curve]]) -
     ]  # fmt: skip
     words = f"{measure.title}: percent still forgotten along the steps of fine-tuning, {len(lines)} rows."
     axes = Axis("steps", across.ticks()), Axis("forgotten (%)", up.ticks())
-    return Chart(measure.title, words, width, height, *axes, [], lines)
+    return Chart(measure.title, words, width, height, *axes, [], [], lines)
+
+
+def losses(board: Board) -> list[Chart]:
+    """Return the denoising loss by timestep on the forget class and on retained classes, a line per row."""
+    curves = mean_curves(board.numbers)
+    if not curves:
+        return []
+    edges = next(iter(curves.values()))[0].edges
+    every = [1.0, *(y for curve, _ in curves.values() for side in SIDES for y in getattr(curve, side))]
+    plain = Measure("", "", "", "higher", "", "")
+    width, height = 520, 400
+    left, top, right, bottom = MARGIN
+    across = Scale([edges[0], edges[-1]], plain, (left, width - right))
+    up = Scale([y for y in every if math.isfinite(y)], plain, (height - bottom, top))
+    centres = [(a + b) / 2 for a, b in pairwise(edges)]
+    axes = Axis("timestep (bin centre)", across.ticks()), Axis("loss per pixel", up.ticks())
+    charts = []
+    for side, words in SIDES.items():
+        lines = [
+            ChartLine(variant.label, [
+                Dot(across(centre), up(y), f"{variant.label}{_gap(board, count)}, timestep {centre:g}: {y:.3g}")
+                for centre, y in zip(centres, getattr(curve, side).tolist(), strict=True) if math.isfinite(y)
+            ], variant.role != "method")
+            for variant, (curve, count) in curves.items()
+        ]  # fmt: skip
+        alternative = f"Denoising loss of the {words} by timestep, {len(lines)} rows."
+        charts.append(Chart(f"On the {words}", alternative, width, height, *axes, [], [], lines))
+    return charts
+
+
+def _gap(board: Board, count: int) -> str:
+    return Value(0.0, ok=count, expected=board.numbers.expected).gap
 
 
 def _number(value: Value) -> float:

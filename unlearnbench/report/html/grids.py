@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
+from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.values import Measure
 from unlearnbench.report.tables.table import Table, interval_text
 
 LONG = 24  # characters of a text that needs a broad column
+
+
+@dataclass(frozen=True)
+class Header:
+    """A column's header."""
+
+    text: str
+    about: str = ""  # its tooltip
 
 
 @dataclass(frozen=True)
@@ -18,7 +28,7 @@ class Cell:
     gap: str  # after it: over how many of the cells expected
     rest: str  # smaller, below it: the interval
     best: bool
-    number: float | None  # to sort by
+    number: float | None  # None for words
 
     @property
     def is_long(self) -> bool:
@@ -44,7 +54,7 @@ class HtmlTable:
     caption: str
     corner: str
     groups: list[tuple[str, int]]  # words and how many columns they span; empty for one line of headers
-    headers: list[str]
+    headers: list[Header]
     bodies: list[list[Row]]
 
 
@@ -59,6 +69,17 @@ def grid(table: Table, board: Board) -> HtmlTable:
         ])
         for name, values, parts in zip(table.rows, table.values, table.parts(), strict=True)
     ]  # fmt: skip
+    known = {measure.header: about(measure, board.every) for measure in board.every.measures}
+    headers = [Header(text, known.get(text, "")) for text in table.headers]
     starts = [0, *table.rules, len(lines)]
     bodies = [lines[a:b] for a, b in pairwise(starts) if a < b]
-    return HtmlTable(table.name, table.title, table.full_caption(), table.corner, groups, table.headers, bodies)
+    return HtmlTable(table.name, table.title, table.full_caption(), table.corner, groups, headers, bodies)
+
+
+def about(measure: Measure, numbers: Numbers) -> str:
+    """Return what a reader of a column must know: title, unit, what is better, samples per cell."""
+    unit = f" in {measure.unit}" if measure.unit else ""
+    better = "a description, not better or worse" if measure.better == "neither" else f"{measure.better} is better"
+    known = [n for n in numbers.samples(measure) if n > 0]
+    ends = " to ".join(f"{n:,}" for n in dict.fromkeys([known[0], known[-1]])) if known else ""
+    return f"{measure.title}{unit}: {better}{f'; n = {ends} samples per cell' if ends else ''}"

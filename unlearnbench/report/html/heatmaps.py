@@ -9,6 +9,7 @@ from unlearnbench.report.data.confusion import NOTHING, confusion_sides
 from unlearnbench.report.data.shades import span_of
 from unlearnbench.report.data.values import Measure, Value, class_name, spell_number
 from unlearnbench.report.figures.heatmaps import MOST_CONFUSIONS
+from unlearnbench.report.html.grids import Header, about
 from unlearnbench.report.tables.table import interval_text
 
 MOST_CLASSES = 20  # of a confusion matrix
@@ -28,7 +29,7 @@ class Heatmap:
     """A metric per row and forget class."""
 
     title: str
-    columns: list[str]
+    columns: list[Header]
     rows: list[tuple[str, list[HeatmapCell]]]
 
 
@@ -67,7 +68,9 @@ def class_heatmap(board: Board, measure: Measure) -> Heatmap:
         (variant.label, [_shade(value, measure, next(good)) for value in values]) for variant, values in found.items()
     ]
     return Heatmap(
-        f"{measure.header} per forget class", [*[board.name_of(target) for target in board.targets], "mean"], rows
+        f"{measure.header} per forget class",
+        [*[Header(board.name_of(target)) for target in board.targets], Header("mean", about(measure, board.numbers))],
+        rows,
     )
 
 
@@ -78,7 +81,9 @@ def attack_heatmap(board: Board) -> Heatmap | None:
         return None
     before = board.headline("forgetting")
     measures = [*([before] if before else []), *board.robustness]
-    names = [measure.title + (" before" if measure == before else "") for measure in measures]
+    columns = [
+        Header(measure.title + (" before" if measure == before else ""), about(measure, part)) for measure in measures
+    ]
     rows = []
     for variant in part.rows:
         values = [part.mean(variant, measure) for measure in measures]
@@ -87,7 +92,7 @@ def attack_heatmap(board: Board) -> Heatmap | None:
             for value, measure in zip(values, measures, strict=True)
         ]
         rows.append((variant.label, shades))
-    return Heatmap("Forgotten (%) before and after each attack, mean over the classes attacked", names, rows)
+    return Heatmap("Forgotten (%) before and after each attack, mean over the classes attacked", columns, rows)
 
 
 def _shade(value: Value, measure: Measure, good: float | None) -> HeatmapCell:
@@ -103,7 +108,7 @@ def verdicts(board: Board) -> list[Verdicts]:
         if sides is None or len(sides[0]) > MOST_CLASSES:
             continue
         names = [class_name(number, board.class_names) for number in range(len(sides[0]))]
-        columns = [*names, NOTHING]
+        columns = [Header(name) for name in [*names, NOTHING]]
         titles = ("class to forget requested", "retained classes requested")
         matrices = [
             Heatmap(title, columns, [(asked, [_share(float(percent)) for percent in row])

@@ -1,9 +1,12 @@
 """Pictures of records, and rendered figures, within the page's limit of bytes."""
 
 import base64
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from PIL import Image
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import Variant
@@ -18,9 +21,8 @@ MOST_PICTURE_BYTES = 3_000_000  # of one page, small enough for an e-mail
 class Strip:
     """Samples in one picture, side by side."""
 
-    uri: str  # data:image/png;base64,...
+    picture: int  # index among the pictures of the page
     n: int
-    words: str
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,41 @@ class ImageBudget:
     def __init__(self, limit: int = MOST_PICTURE_BYTES) -> None:
         """Start with a limit of bytes of PNG."""
         self._left = limit
+        self._pictures: dict[str, int] = {}
+
+    @property
+    def pictures(self) -> list[str]:
+        """The addresses of the strips' pictures, each once: the original model draws the same for many targets."""
+        return list(self._pictures)
 
     def still(self, data: bytes, words: str) -> FigureImage | None:
         """Return a figure, or None where it exceeds the limit."""
+        data = _few_colours(data)
         if len(data) > self._left:
             return None
         self._left -= len(data)
         return FigureImage(_data_uri(data), words)
 
-    def strip(self, entry: Mapping[str, Any], words: str) -> Strip | None:
+    def strip(self, entry: Mapping[str, Any]) -> Strip | None:
         """Return a picture of a record, or None where it cannot be read or exceeds the limit."""
         strip = read_strip(entry)
-        if strip is None or len(strip[0]) > self._left:
+        if strip is None:
             return None
         data, picture = strip
-        self._left -= len(data)
-        n = picture.width // picture.height
-        return Strip(_data_uri(data), n, f"{n} {words}")
+        uri = _data_uri(data)
+        if uri not in self._pictures:
+            if len(data) > self._left:
+                return None
+            self._left -= len(data)
+        return Strip(self._pictures.setdefault(uri, len(self._pictures)), picture.width // picture.height)
+
+
+def _few_colours(data: bytes) -> bytes:
+    """Return a PNG of drawn lines in a third of its bytes."""
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as figure:
+        figure.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 
 def _data_uri(data: bytes) -> str:
@@ -80,10 +100,7 @@ def pictures(board: Board, album: ImageBudget) -> tuple[list[Pictures], int]:
             if record is None:
                 continue
             streams = {stream: stream_name(board, stream, entry) for stream, entry in record.images.items()}
-            after = f"of {variant.label}, after forgetting {board.name_of(target)}"
-            strips = [
-                album.strip(record.images[stream], f"samples of the {name} {after}") for stream, name in streams.items()
-            ]
+            strips = [album.strip(record.images[stream]) for stream in streams]
             if kept := [strip for strip in strips if strip is not None]:
                 rows.append((variant.label, kept))
                 headers = headers or list(streams.values())

@@ -71,7 +71,9 @@ function sortTables() {
     const bodies = [...table.tBodies];
     const original = bodies.map((body) => [...body.rows]);
     headers.forEach((header, column) => {
-      wrapInButton(header, "Sort").addEventListener("click", () => {
+      const button = wrapInButton(header, header.title ? header.title + ". Press to sort" : "Sort");
+      header.removeAttribute("title"); // the button's now
+      button.addEventListener("click", () => {
         const first = header.textContent.includes("↑") ? "descending" : "ascending";
         const second = first === "ascending" ? "descending" : "ascending";
         const now = header.getAttribute("aria-sort");
@@ -87,8 +89,9 @@ function sortTables() {
 function sorted(rows, column, order) {
   const sign = order === "ascending" ? 1 : -1;
   const key = (row) => {
-    const cell = row.cells[column], number = cell.dataset.v;
-    return number === undefined ? cell.textContent : Number(number);
+    const cell = row.cells[column]; // words are in a bdi, numbers are not
+    const number = cell.querySelector("bdi") ? NaN : parseFloat(cell.textContent.replaceAll(",", ""));
+    return Number.isNaN(number) ? cell.textContent : number;
   };
   return [...rows].sort((a, b) => {
     const x = key(a), y = key(b);
@@ -133,6 +136,7 @@ function showHints() {
       element.dataset.tip = element.closest(".heat td") ? place(element) + " " + title : title;
       element.removeAttribute("title");
       element.querySelector(":scope > title")?.remove();
+      if (element instanceof SVGElement) element.setAttribute("aria-label", title);
     }
     return element.dataset.tip;
   };
@@ -173,7 +177,7 @@ function markSameNoise() {
 function switchTheme() {
   const root = document.documentElement, button = document.querySelector(".theme");
   button.addEventListener("click", () => {
-    const dark = getComputedStyle(root).colorScheme === "dark";
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
   });
 }

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.cost import PHASES
-from unlearnbench.report.data.environment import MOST_LETTERS, MOST_VALUES, counted, protocol_facts, provenance_facts
+from unlearnbench.report.data.environment import MOST_LETTERS, MOST_VALUES, protocol_facts, provenance_facts
 from unlearnbench.report.data.front import axes_of
 from unlearnbench.report.data.published import load_source, source_names
 from unlearnbench.report.data.values import Measure
 from unlearnbench.report.figures.drawing import FIGURE_WORDS, Drawn
 from unlearnbench.report.figures.tradeoff import PAIRS
-from unlearnbench.report.html.charts import Chart, relearning, scatter
-from unlearnbench.report.html.grids import HtmlTable, grid
+from unlearnbench.report.html.charts import Chart, losses, relearning, scatter
+from unlearnbench.report.html.grids import LONG, HtmlTable, grid
 from unlearnbench.report.html.heatmaps import Heatmap, Verdicts, attack_heatmap, class_heatmap, verdicts
-from unlearnbench.report.html.images import FigureImage, ImageBudget, Pictures, pictures
+from unlearnbench.report.html.images import FigureImage, ImageBudget, Pictures, Strip, pictures
 from unlearnbench.report.tables.classes import is_in_page
 from unlearnbench.report.tables.controls import alarms
 from unlearnbench.report.tables.every import all_tables
@@ -26,7 +26,7 @@ PLACES = {
     "controls": "controls", "validation": "controls", "settings": "appendix",
 }  # fmt: skip
 SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # only some cells have it, and it dwarfs the others
-STILLS = ("sweep", "timesteps")  # figures that the page does not draw itself
+STILLS = ("sweep",)  # figures that the page does not draw itself
 MOST_NAMES = 20  # cells named for one reason of failure
 
 
@@ -69,10 +69,12 @@ class BoardView:
     title: str
     rows: list[str]
     facts: list[tuple[str, str]]
+    setup: list[tuple[str, str]]
     alarms: list[str]
     notes: list[str]
     tradeoff: Chart | None
     tradeoffs: list[Chart]
+    losses: list[Chart]
     heats: list[Heatmap]
     stills: list[FigureImage]
     pictures: list[Pictures]
@@ -88,6 +90,16 @@ class BoardView:
     failures: list[Failure]
     protocol: list[tuple[str, str]]
     provenance: list[tuple[str, str]]
+
+    @property
+    def has_long_names(self) -> bool:
+        """Whether rows need a broad column, as those of swept settings do."""
+        return any(len(label) > LONG for label in self.rows)
+
+    @property
+    def strips(self) -> list[Strip]:
+        """All strips of samples."""
+        return [strip for page in self.pictures for _, strips in page.rows for strip in strips]
 
 
 def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Drawn]) -> BoardView:
@@ -114,10 +126,12 @@ def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Dra
         title=board.title,
         rows=[variant.label for variant in board.variants],
         facts=_facts(board),
+        setup=[(name, words) for name, words in board.setup if words != board.title],  # which is the heading
         alarms=alarms(board),
         notes=list(board.notes),
         tradeoff=charts[0] if charts else None,
         tradeoffs=[chart for chart in charts[1:] if chart is not None],
+        losses=losses(board),
         heats=[
             class_heatmap(board, measure) for measure in [*board.metrics, *(m for m in board.costs if board.ok_records)]
         ],
@@ -155,19 +169,13 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     number = len({variant.method for variant in methods})
     rows = f"{number} {'method' if number == 1 else 'methods'}"
     rows += f" in {len(methods)} rows" if len(methods) != number else ""
+    compared = " and ".join([*([rows] if methods else []), *([", ".join(others)] if others else [])])
     return [
-        ("Compared", f"{rows}{', and ' + ', '.join(others) if others else ''}"),
+        ("Compared", compared),
         ("To forget", f"{_few([board.name_of(target) for target in board.targets], 12)}; {_replicates(board)}"),
         ("Cells", cells),
-        ("Protocol", counted(_rules(record.protocol, board.key[1]) for record in board.records)),
-        ("Device", board.device_words),
         ("Records", board.digest),
     ]  # fmt: skip
-
-
-def _rules(protocol: Mapping[str, object], name: str) -> str:
-    steps, guidance = protocol.get("steps", "?"), protocol.get("guidance", "?")
-    return f"{protocol.get('name', name)}, DDIM {steps} steps, guidance {guidance}"
 
 
 def _replicates(board: Board) -> str:
