@@ -6,7 +6,7 @@ import torch
 import tests.methods.test_methods as literal
 from unlearnbench.unlearn.context import Context
 
-context, arrived, seen = literal.context, literal.arrived, literal.seen  # fixtures
+few, context, arrived, seen = literal.few, literal.context, literal.arrived, literal.seen  # fixtures
 
 FORGET, RETAIN = frozenset({"forget"}), frozenset({"retain"})
 LR = 1e-3

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from unlearnbench import predict_noise
+from unlearnbench.datasets import Split
 from unlearnbench.models.networks import build_unet, unet_config
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.unlearn import terms
@@ -17,14 +19,22 @@ PLUGINS = {plugin.name: plugin for plugin in REGISTRY.plugins("method")}
 ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float().double()
 
 
+@pytest.fixture(scope="session")
+def few(tiny):
+    """Twelve training images of each class, so that an epoch is a few batches."""
+    train = tiny.load(None, None).train
+    chosen = np.concatenate([np.flatnonzero(train.labels == c)[:12] for c in range(10)])
+    return Split(train.images[chosen], train.labels[chosen])
+
+
 @pytest.fixture
-def context(make_harness, monkeypatch):
+def context(make_harness, few, monkeypatch):
     """A float64 context, and a twin that yields the same draws."""
     for module in ("context", "streams"):
         monkeypatch.setattr(f"unlearnbench.unlearn.{module}.to_float", lambda images: images.double() / 127.5 - 1)
 
     def make(method, **changes):
-        return Context(make_harness(method, dtype=torch.float64, **changes))
+        return Context(make_harness(method, **{"dtype": torch.float64, "train": few, **changes}))
 
     return make
 

@@ -8,7 +8,7 @@ from tests.benchmarks.passes import saved_bytes
 from unlearnbench import Term, backward
 from unlearnbench.unlearn.terms import predict_noise
 
-context = literal.context  # fixture
+few, context = literal.few, literal.context  # fixtures
 SMALL = {
     "erasediff": {"round_steps": 2, "inner_steps": 1, "ema": 0.0},
     "meta_unlearning": {},

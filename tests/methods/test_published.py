@@ -8,7 +8,7 @@ import torch
 import tests.methods.test_methods as literal
 from unlearnbench.unlearn.context import Context
 
-context, arrived, seen = literal.context, literal.arrived, literal.seen  # fixtures
+few, context, arrived, seen = literal.few, literal.context, literal.arrived, literal.seen  # fixtures
 
 ABAR, LR = literal.ABAR, 1e-3
 METHODS = ["sfron", "erasediff", "restricted_gradient", "meta_unlearning"]
