@@ -164,7 +164,7 @@ def test_a_scale_turns_round_where_lower_is_better_and_keeps_within_its_ends():
 def test_shades_are_stronger_where_better():
     percent, fid = Measure("", "", "%", "higher", "", ""), Measure("", "", "", "lower", "", "")
     assert shares([0.0, 50.0, None, 100.0], percent) == [0.0, 0.5, None, 1.0]
-    assert shares([1.0, 3.0, float("inf")], fid) == [1.0, 0.0, None]
+    assert shares([1.0, 3.0, float("inf")], fid) == [0.9, 0.1, None]
     assert shares([2.0, 2.0], fid) == [0.5, 0.5]
 
 

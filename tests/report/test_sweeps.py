@@ -1,5 +1,6 @@
 """Figures of ablations: what is drawn are the records' numbers."""
 
+import io
 import statistics
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from tests.conftest import draw_all, fake_record, reading
 from tests.report.test_report import board, images, store
@@ -393,7 +395,9 @@ def test_more_rows_than_a_page_holds_are_left_to_the_tables():
 
 
 def test_the_page_shows_the_figures_that_exist(tmp_path, monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **how: file.write(b"a picture"))  # others look at it
+    picture = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(picture, "PNG")
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **how: file.write(picture.getvalue()))  # others look
     full = render(reading(store(tmp_path / "a", everything())), tmp_path / "out-a").pages[0]
     bare = render(reading(store(tmp_path / "b", [fake_record()])), tmp_path / "out-b").pages[0]
     for name, words in FIGURE_WORDS.items():

@@ -92,7 +92,7 @@ def test_an_untouched_table_holds(check, form, name):
 def test_all_tables_in_one_text_hold(check, form):
     verdict = check("\n\nWords between.\n\n".join(tables(form).values()), form)
     assert verdict.holds, verdict.lines
-    assert len(verdict.lines) == len(tables(form)) == 6
+    assert len(verdict.lines) == len(tables(form)) == 11
     assert verdict.lines[0] == f"Summary: holds (records {DIGEST}, {CELLS} cells)"
     assert verdict.lines[-1].startswith("Settings that are not the methods' defaults: holds")
 
@@ -102,7 +102,7 @@ def test_a_report_holds(tmp_path, results, monkeypatch):
     page = render(reading(results), tmp_path / "out").pages[0]
     verdict = verify(page, reading(results))
     assert verdict.holds, verdict.lines
-    assert sum(": holds (" in line for line in verdict.lines) == 6
+    assert sum(": holds (" in line for line in verdict.lines) == 10
 
 
 @FORMS
@@ -136,7 +136,7 @@ class TestTampering:
 
     def test_a_digit(self, check, form):
         interval = summary_table(BOARD).texts()[1][2]
-        number = {"md": "16.00 [", "tex": "16.00{ ["}[form]
+        number = {"md": "16.00\u00a0[", "tex": "16.00{ ["}[form]
         verdict = check(edit(tables(form)["summary"], (number, number.replace("16.00", "16.10"))), form)
         assert not verdict.holds
         assert verdict.lines == [
@@ -145,8 +145,8 @@ class TestTampering:
         ]
 
     def test_a_number_made_bold(self, check, form):
-        bold = {"md": "**16.00** [", "tex": r"\bfseries 16.00{ ["}[form]
-        plain = {"md": "16.00 [", "tex": "16.00{ ["}[form]
+        bold = {"md": "**16.00**\u00a0[", "tex": r"\bfseries 16.00{ ["}[form]
+        plain = {"md": "16.00\u00a0[", "tex": "16.00{ ["}[form]
         verdict = check(edit(tables(form)["summary"], (plain, bold)), form)
         assert "the table says bold 16.00 [" in verdict.lines[0]
 
@@ -298,7 +298,7 @@ class TestDress:
             lambda text: text.replace("### Summary", "#### Summary ####"),
             lambda text: text.replace("### Summary", ""),
             lambda text: text.replace("### Summary", "## The table you get\n\n<!-- table:summary -->"),
-            lambda text: text.replace("16.00 [", "*16.00* ["),
+            lambda text: text.replace("16.00\u00a0[", "*16.00* ["),
             lambda text: "\ufeff" + text,
             lambda text: "| a | b |\n| - | - |\n| 1 | 2 |\n\n" + text,
         ],

@@ -53,7 +53,7 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset(), methods: 
 
 def _files(
     shown: "Mapping[str, Board]", drawn: "Callable[[str], Mapping[str, Drawn]]", rendering: Rendering,
-    methods: Collection[str],
+    methods: Collection[str] = (),
 ) -> "Files":  # fmt: skip
     """Return all files of a report, and add the messages of boards to the rendering.
 
