@@ -13,11 +13,7 @@ COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#f
 SHAPES = ("o", "s", "^", "D", "v")  # of matplotlib; 5 and 8 are coprime, so 40 rows have different styles
 REFERENCES = {"reference": ("#767676", "X"), "gold": ("#3b3b3b", "P")}
 MARKS = (*SHAPES, "<", ">", "p", "*", "d")  # the latter of rows that share a method
-# in the order of their styles, so new ones go last: another order would change pictures that are published
-BUILT_IN = (
-    "erasediff", "esd", "finetune", "meta_unlearning", "neggrad", "neggrad_plus", "random_label",
-    "restricted_gradient", "sa", "safemax", "salun", "sfron",
-)  # fmt: skip
+SALT = 74  # with it no two built-in methods have one style, and each colour has two of them at most
 
 
 @dataclass(frozen=True)
@@ -51,18 +47,11 @@ def styles_of(variants: Iterable[Variant]) -> dict[str, Style]:
 
 
 def _own_styles(methods: Iterable[str]) -> dict[str, Style]:
-    """Return {method: style}: a fixed one of each built-in method, and for others one of the rest, by their names.
-
-    Where two names give one style, the second takes the next that is free.
-    """
+    """Return {method: style} by the methods' names; where two give one style, the second takes the next free one."""
     found: dict[str, Style] = {}
-    rest = EVERY[len(BUILT_IN) :]
     for method in methods:
-        if method in BUILT_IN:
-            found[method] = EVERY[BUILT_IN.index(method)]
-            continue
-        start = int(digest(method), 16) % len(rest)
-        turned = [*rest[start:], *rest[:start]]
+        start = int(digest([SALT, method])[:12], 16) % len(EVERY)
+        turned = [*EVERY[start:], *EVERY[:start]]
         found[method] = next((style for style in turned if style not in found.values()), turned[0])
     return found
 
