@@ -1,6 +1,10 @@
 """Figures of ablations: what is drawn are the records' numbers."""
 
+<<<<<<< HEAD
 import io
+=======
+import itertools
+>>>>>>> figs18
 import statistics
 from dataclasses import replace
 
@@ -8,8 +12,12 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+<<<<<<< HEAD
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+=======
+from matplotlib.colors import to_hex, to_rgb
+>>>>>>> figs18
 from matplotlib.text import Text
 from PIL import Image
 
@@ -59,6 +67,11 @@ def panel(figure, name, index=0):
     return [axes for axes in figure.axes if axes.get_label() == name][index]
 
 
+def marked(axes):
+    """Return the labels, without the thin lines to their points."""
+    return [text for text in axes.texts if text.get_text()]
+
+
 def lines(axes):
     return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
 
@@ -66,34 +79,88 @@ def lines(axes):
 class TestSweep:
     def test_the_trajectory_is_the_records_means_in_the_order_of_the_value(self):
         drawn = lines(panel(sweep(board(crossed())), "both"))
-        assert list(drawn) == ["target=a", "target=b"]
+        assert list(drawn) == ["a", "b"]
         for target in "ab":
             expected = [np.mean([numbers(x, target, c) for c in (0, 1)], axis=0) for x in X]
-            np.testing.assert_allclose(drawn[f"target={target}"].get_xydata(), expected)
+            np.testing.assert_allclose(drawn[target].get_xydata(), expected)
 
     def test_every_point_bears_its_value(self):
-        texts = panel(sweep(board(crossed())), "both").texts
+        texts = marked(panel(sweep(board(crossed())), "both"))
         assert [text.get_text() for text in texts] == ["0", "1", "10", "50"] * 2
         np.testing.assert_allclose(texts[1].xy, np.mean([numbers(1, "a", c) for c in (0, 1)], axis=0))
+
+    def test_points_that_coincide_bear_their_value_once(self):
+        same = [replace_fid(cell(x, target), 5.0 + x) for x in X for target in "ab"]
+        for record in same:
+            record.metrics["fake_ua"]["value"] = 50.0
+        figure = sweep(board(same))
+        assert [text.get_text() for text in marked(panel(figure, "both"))] == ["0", "1", "10", "50"]
+        assert len(lines(panel(figure, "both"))) == 2
+
+    def test_lines_bear_the_values_they_differ_by_and_the_heading_the_settings(self):
+        figure = sweep(board(crossed()))
+        for name in ("forgetting", "retention"):
+            axes = panel(figure, name)
+            ends = {line.get_color(): line.get_ydata()[-1] for line in axes.lines}
+            labels = {text.get_text(): (text.get_color(), text.xy[1]) for text in marked(axes)}
+            assert labels == dict(zip("ab", ends.items(), strict=True))
+        assert panel(figure, "forgetting").get_title() == "Alpha: x\nlines: target"
+        assert not figure.legends
+
+    def test_labels_at_the_lines_ends_keep_a_line_apart(self):
+        figure = sweep(
+            board([*crossed(), original(4.0, 80.0), fake_record("noise", role="reference", fid=4.1, ua=79.9)])
+        )
+        for name in ("forgetting", "retention"):
+            boxes = sorted((t.get_window_extent() for t in marked(panel(figure, name))), key=lambda box: box.y0)
+            assert len(boxes) == 4
+            assert all(upper.y0 - lower.y0 > 0.8 * lower.height for lower, upper in itertools.pairwise(boxes))
+            assert not [box for box in boxes if box.x0 < panel(figure, name).bbox.x1]
+
+    def test_one_line_has_the_look_of_its_method(self):
+        b = board([cell(x) for x in X])
+        (line,) = panel(sweep(b), "forgetting").lines
+        own = b.styles[b.variants[0].label]
+        assert (line.get_color(), line.get_marker()) == (own.colour, own.shape)
+        assert not marked(panel(sweep(b), "forgetting"))
+
+    def test_a_single_value_of_a_setting_is_no_line_of_it(self):
+        records = [*crossed(), fake_record("alpha", settings={"x": 1, "target": "c", "steps": 10})]
+        (one,) = find_sweeps(board(records))
+        assert ([line.label for line in one.lines], one.others) == (["a", "b"], ("target",))
+
+    def test_of_many_lines_some_are_labelled_and_the_heading_says_so(self):
+        records = [
+            fake_record(settings={"x": x, "y": y}, overrides={"x": x, "y": y}, fid=x + y, ua=50.0 + y)
+            for x in (1, 2)
+            for y in range(20)
+        ]
+        axes = panel(sweep(board(records)), "forgetting", 0)
+        assert axes.get_title() == "Alpha: x\nlines: y; 14 of 20 labelled"
+        assert len(axes.lines) == 20
+        assert len(marked(axes)) == 14
 
     def test_each_metric_stands_over_the_values_at_equal_distances(self):
         figure = sweep(board(crossed()))
         for name, index in (("retention", 0), ("forgetting", 1)):
             axes = panel(figure, name)
-            assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "10", "50"]
-            assert axes.get_xlabel() == "x"
+            assert list(axes.get_xticks()) == [0, 1, 2, 3]
             drawn = [line.get_xydata() for line in axes.lines]
             for target, points in zip("ab", drawn, strict=True):
                 heights = [statistics.fmean(numbers(x, target, c)[index] for c in (0, 1)) for x in X]
                 np.testing.assert_allclose(points, np.column_stack([range(4), heights]))
+        below = panel(figure, "retention")
+        assert [tick.get_text() for tick in below.get_xticklabels()] == ["0", "1", "10", "50"]
+        assert below.get_xlabel() == "x"
 
-    def test_bars_are_the_deviation_over_classes(self):
+    def test_each_class_is_a_faint_line(self):
         axes = panel(sweep(board([cell(x, c=c) for x in X for c in range(3)])), "retention")
-        (bars,) = axes.collections
-        low, high = bars.get_segments()[0][:, 1]
-        assert (high - low) / 2 == pytest.approx(statistics.stdev(numbers(0, "a", c)[0] for c in range(3)))
+        (faint,) = axes.collections
+        drawn = [segment[:, 1].tolist() for segment in faint.get_segments()]
+        assert drawn == [[numbers(x, "a", c)[0] for x in X] for c in range(3)]
+        assert faint.get_alpha() < 0.5
 
-    def test_one_class_has_no_bars(self):
+    def test_one_class_is_not_drawn_twice(self):
         figure = sweep(board([cell(x) for x in X]))
         assert not [axes.collections for axes in figure.axes if axes.collections]
 
@@ -106,7 +173,7 @@ class TestSweep:
         records = [cell(0, changed={"x": 0}), cell(1, changed={}), cell(10, changed={"x": 10})]
         (one,) = find_sweeps(board(records))
         assert one.lines[0].values == (0, 1, 10)
-        assert [text.get_text() for text in panel(sweep(board(records)), "both").texts] == ["0", "1", "10"]
+        assert [text.get_text() for text in marked(panel(sweep(board(records)), "both"))] == ["0", "1", "10"]
 
     def test_a_default_and_one_other_value_are_a_sweep(self):
         assert find_sweeps(board([cell(1, changed={}), cell(10, changed={"x": 10})]))[0].values == [1, 10]
@@ -118,11 +185,11 @@ class TestSweep:
             for lr in (1e-4, 2.5e-4, 1e-3)
         ]
         by_name = {one.setting: one for one in find_sweeps(board(records))}
-        assert [line.label for line in by_name["x"].lines] == ["lr=0.0001", "lr=0.00025", "lr=0.001"]
-        assert [line.label for line in by_name["lr"].lines] == ["x=2", "x=10"]
+        assert [line.label for line in by_name["x"].lines] == ["0.0001", "0.00025", "0.001"]
+        assert [line.label for line in by_name["lr"].lines] == ["2", "10"]
         figure = sweep(board(records))
-        np.testing.assert_allclose(lines(panel(figure, "both", 0))["x=10"].get_xdata(), [10.1, 10.25, 11.0])
-        np.testing.assert_allclose(lines(panel(figure, "both", 1))["lr=0.001"].get_ydata(), [52, 60])
+        np.testing.assert_allclose(lines(panel(figure, "both", 0))["10"].get_xdata(), [10.1, 10.25, 11.0])
+        np.testing.assert_allclose(lines(panel(figure, "both", 1))["0.001"].get_ydata(), [52, 60])
 
     @pytest.mark.parametrize(
         "records",
@@ -148,35 +215,40 @@ class TestSweep:
     def test_failed_cells_are_left_out_and_counted(self):
         records = [cell(x, c=c, status="oom" if (x, c) == (10, 1) else "ok") for x in (0, 10) for c in (0, 1)]
         axes = panel(sweep(board(records)), "both")
-        assert [text.get_text() for text in axes.texts] == ["0", "10 (1/2)"]
+        assert [text.get_text() for text in marked(axes)] == ["10 (1/2)", "0"]
         assert tuple(lines(axes)["Alpha"].get_xydata()[1]) == numbers(10, "a", 0)
 
     def test_a_value_that_only_failed_is_no_point(self):
         records = [cell(x, status="failed" if x == 1 else "ok") for x in X]
-        assert [text.get_text() for text in panel(sweep(board(records)), "both").texts] == ["0", "10", "50"]
+        assert [text.get_text() for text in marked(panel(sweep(board(records)), "both"))] == ["0", "10", "50"]
 
     def test_stale_cells_are_left_out(self):
         records = [cell(x, source_hash="old" if x == 50 else "new") for x in X]
         axes = panel(sweep(board(records, {"method:alpha": "new"})), "both")
-        assert [text.get_text() for text in axes.texts] == ["0", "1", "10"]
+        assert [text.get_text() for text in marked(axes)] == ["0", "1", "10"]
 
     def test_references_are_black_over_the_classes_of_the_sweep(self):
         references = [original(3.5, 79.0), original(5.5, 81.0, c=1), original(99.0, 99.0, c=2)]
         figure = sweep(board([*crossed(), *references]))
-        cross = lines(panel(figure, "both"))["Original: UA 80.0, FID 4.50 (2 of 3 classes)"]
+        cross = lines(panel(figure, "both"))["Original"]
         assert (cross.get_color(), cross.get_marker()) == ("black", "x")
         assert tuple(cross.get_xydata()[0]) == (4.5, 80.0)
-        for name, number in (("forgetting", 80.0), ("retention", 4.5)):
+        assert panel(figure, "forgetting").get_title().endswith("2 of 3 classes")
+        for name, number, text in (("forgetting", 80.0, "Original 80.0"), ("retention", 4.5, "Original 4.50")):
             level = panel(figure, name).lines[-1]
             assert (level.get_color(), level.get_linestyle(), set(level.get_ydata())) == ("black", "--", {number})
+            assert text in [label.get_text() for label in marked(panel(figure, name))]
 
     def test_a_reference_far_off_stands_at_the_edge_and_moves_no_frame(self):
         near = panel(sweep(board(crossed())), "both")
-        far = panel(sweep(board([*crossed(), original(fid=400.0, ua=80.0)])), "both")
+        figure = sweep(board([*crossed(), original(fid=400.0, ua=80.0)]))
+        far = panel(figure, "both")
         assert far.get_xlim() == near.get_xlim()
-        cross = next(line for label, line in lines(far).items() if label.startswith("Original"))
+        cross = lines(far)["Original"]
         assert cross.get_xdata()[0] == max(far.get_xlim())
-        assert cross.get_label() == "Original: UA 80.0 (1/2), FID 400.00 (1/2)"
+        assert "Original ←" in [text.get_text() for text in marked(far)]
+        texts = [text.get_text() for name in ("forgetting", "retention") for text in marked(panel(figure, name))]
+        assert {"Original 80.0 (1/2)", "Original 400.00 (1/2) ↓"} <= set(texts)
 
     def test_better_is_up_and_right(self):
         figure = sweep(board(crossed()))
@@ -224,13 +296,18 @@ def lossy(method="alpha", c=0, entry=None, **fields):
     return replace(fake_record(method, c, **fields), timestep_loss=loss() if entry is None else entry)
 
 
+def legend_words(figure):
+    return [text.get_text() for text in figure.axes[0].figure.legends[0].get_texts()]
+
+
 class TestTimesteps:
     def test_lines_are_the_records_means_at_the_bins_centres(self):
         entries = [loss(0.2, 0.1), loss(0.4, 0.3), loss(0.9, 0.5)]
         records = [lossy(c=c, seed=s, entry=e) for (c, s), e in zip([(0, 0), (0, 1), (1, 0)], entries, strict=True)]
         b = board(records)
         left, right = timesteps(b).axes
-        forget, retain = lines(left)["Alpha (3/4)"], lines(right)["Alpha (3/4)"]
+        forget, retain = lines(left)["Alpha"], lines(right)["Alpha"]
+        assert legend_words(left.figure) == ["Alpha (3/4)"]
         assert list(forget.get_xdata()) == [50, 150, 250, 350, 450, 550, 650, 750, 850, 950]
         np.testing.assert_allclose(forget.get_ydata(), [0.6] * 9 + [0.3])  # ((0.2 + 0.4) / 2 + 0.9) / 2
         np.testing.assert_allclose(retain.get_ydata(), [0.35] * 10)
@@ -294,8 +371,9 @@ class TestTimesteps:
             lossy(c=0, source_hash="new"), lossy(c=1, source_hash="old", entry=loss(0.9)),
             lossy(c=2, source_hash="new", status="failed", entry=loss(0.9)),
         ]  # fmt: skip
-        drawn = lines(timesteps(board(records, {"method:alpha": "new"})).axes[0])
-        assert drawn["Alpha (1/3)"].get_ydata()[0] == 0.5
+        figure = timesteps(board(records, {"method:alpha": "new"}))
+        assert lines(figure.axes[0])["Alpha"].get_ydata()[0] == 0.5
+        assert legend_words(figure) == ["Alpha (1/3)"]
 
     def test_many_variants_have_panels_by_method(self):
         swept = [lossy(settings={"x": x}, overrides={"x": x}) for x in range(15)]
@@ -306,6 +384,14 @@ class TestTimesteps:
             ["Original", *[f"Alpha (x={x})" for x in range(15)]],
         ]
         assert len(timesteps(board([*swept[:8], *others])).axes) == 2
+
+    def test_lines_of_one_method_go_from_light_to_dark_and_the_key_names_it_once(self):
+        figure = timesteps(board([lossy(settings={"x": x}, overrides={"x": x}) for x in range(4)]))
+        colours = [to_rgb(line.get_color()) for line in lines(figure.axes[0]).values()]
+        assert [sum(colour) for colour in colours] == sorted((sum(c) for c in colours), reverse=True)
+        assert len(set(colours)) == 4
+        assert legend_words(figure) == ["x=0", "x=1", "x=2", "x=3"]
+        assert figure.axes[0].figure.legends[0].get_title().get_text() == "Alpha"
 
 
 def everything():

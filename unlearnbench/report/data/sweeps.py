@@ -20,7 +20,7 @@ Cells = frozenset[tuple[Target, Seeds]]  # (target, replicate)
 class SweepLine:
     """Variants of one method that differ only in one numeric setting, in the order of its values."""
 
-    label: str  # the other swept settings
+    label: str  # values of the settings by which the lines of the sweep differ
     values: tuple[float, ...]
     variants: tuple[Variant, ...]
 
@@ -31,6 +31,7 @@ class Sweep:
 
     title: str  # of the method
     setting: str
+    others: tuple[str, ...]  # the settings by which the lines differ
     lines: tuple[SweepLine, ...]
     cells: Cells  # of all variants of the method: each should have them all
     numbers: Numbers  # of all rows, over the classes of these cells
@@ -39,6 +40,10 @@ class Sweep:
     def values(self) -> list[float]:
         """Every value of the setting, sorted."""
         return sorted({value for line in self.lines for value in line.values})
+
+    def classes(self, row: Variant, measure: Measure) -> list[float | None]:
+        """Return a row's number of each forget class of the sweep."""
+        return [self.numbers.cell(row, target, measure, interval=False).number for target in self.numbers.targets]
 
     def mean(self, row: Variant, measure: Measure) -> Value:
         """Return a row's mean over the forget classes of the sweep, with its gap."""
@@ -66,26 +71,32 @@ def _sweeps(board: Board, records: Sequence[Record]) -> Iterator[Sweep]:
     numbers = board.numbers.sel(targets={target for target, _ in cells})
     for name in swept:
         if all(_is_number(chosen.get(name)) for chosen in settings.values()):
-            lines = tuple(_lines(settings, name, [other for other in swept if other != name]))
-            if any(len(line.values) > 1 for line in lines):
-                yield Sweep(title, short(name), lines, cells, numbers)
+            others, lines = _lines(settings, name, [other for other in swept if other != name])
+            if lines:
+                yield Sweep(title, short(name), others, lines, cells, numbers)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def _lines(settings: Mapping[Variant, Mapping[str, Any]], name: str, others: Sequence[str]) -> Iterator[SweepLine]:
-    """Yield one line per combination of all settings but one."""
+def _lines(
+    settings: Mapping[Variant, Mapping[str, Any]], name: str, others: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[SweepLine, ...]]:
+    """Return a line per combination of all settings but one that has several values of it, and by what lines differ."""
     groups: dict[str, list[Variant]] = {}
     for variant, chosen in settings.items():
         rest = canonical_json({key: value for key, value in chosen.items() if key != name})
         groups.setdefault(rest, []).append(variant)
-    chosen_first = {rest: [settings[variants[0]].get(other) for other in others] for rest, variants in groups.items()}
-    for rest in sorted(groups, key=lambda rest: ([_order(value) for value in chosen_first[rest]], rest)):
-        joined = sorted(groups[rest], key=lambda variant: float(settings[variant][name]))
-        label = ", ".join(f"{short(k)}={spell(value)}" for k, value in zip(others, chosen_first[rest], strict=True))
-        yield SweepLine(label, tuple(float(settings[variant][name]) for variant in joined), tuple(joined))
+    kept = {rest: variants for rest, variants in groups.items() if len(variants) > 1}
+    first = {rest: settings[variants[0]] for rest, variants in kept.items()}
+    differ = [o for o in others if len({canonical_json(chosen.get(o)) for chosen in first.values()}) > 1]
+    lines = []
+    for rest in sorted(kept, key=lambda rest: ([_order(first[rest].get(other)) for other in differ], rest)):
+        joined = sorted(kept[rest], key=lambda variant: float(settings[variant][name]))
+        label = ", ".join(spell(first[rest].get(other)) for other in differ)
+        lines.append(SweepLine(label, tuple(float(settings[variant][name]) for variant in joined), tuple(joined)))
+    return tuple(map(short, differ)), tuple(lines)
 
 
 def _order(value: Any) -> tuple[float, str]:

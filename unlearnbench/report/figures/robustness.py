@@ -20,6 +20,7 @@ from unlearnbench.report.figures.style import (
     canvas,
     legend_below,
     legend_height,
+    line_colours,
     names_of,
     shorten,
 )
@@ -112,12 +113,13 @@ def relearning(board: Board, parent: Canvas | None = None, only: Sequence[Varian
     lines = -(-len(attacks) // across)
     labels = [row.label for row in shown if any(row in rows for rows in attacks.values())]
     figure = canvas(parent, (PAGE, 1.9 * lines + legend_height(labels, PAGE)))
+    colours = line_colours([row for row in shown if any(row in rows for rows in attacks.values())], board.styles)
     panels = list(figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True).flat)
     for axes, (measure, rows) in zip(panels, attacks.items(), strict=False):
         for variant, curves in rows.items():
             steps, mean = mean_curve(curves)
             style = board.styles[variant.label]
-            line = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": style.colour}
+            line = {"color": "black", "linestyle": "--"} if variant.role == "gold" else {"color": colours[variant]}
             axes.plot(
                 steps, mean, marker=style.shape, markersize=3, linewidth=1.0, label=variant.label, clip_on=False, **line
             )

@@ -3,18 +3,20 @@
 import math
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from unlearnbench.report.data.values import Measure
+from unlearnbench.report.data.styles import Style
+from unlearnbench.report.data.values import Measure, Variant
 
 Canvas = Figure | SubFigure  # where a figure is drawn
 
@@ -49,6 +51,7 @@ MOST_LETTERS = 64  # of a row's name
 MOST_ROWS, MOST_LINES = 60, 34  # of a figure: more would be thinner than a line of text; of a legend
 FEW = 14  # lines that one panel holds
 LOWEST_POWER, HIGHEST_POWER = -307, 308  # of ten, that a number can hold
+LIGHTEST, DARKEST = -0.5, 0.5  # shares of white and of black in the colours of lines of one method
 LEAST_POINTS = 10.0  # that an axis of percentages spans
 
 
@@ -97,6 +100,28 @@ def names_of(labels: Iterable[str]) -> tuple[list[str], float]:
     """Return rows' names for an axis of a page's width, folded where they are long, and the inches they take."""
     names = [fold(label, MOST_LETTERS // 2) for label in labels]
     return names, LETTER * max(len(line) for name in names for line in name.split("\n")) + 0.15
+
+
+def without_method(labels: Sequence[str]) -> tuple[list[str], str]:
+    """Return rows' names for a legend, and its title: the method of all rows with settings, if there is just one."""
+    shared = [name for label in labels if (name := label.partition(" (")[0]) != label]
+    if len(shared) < 2 or len(set(shared)) > 1:
+        return list(labels), ""
+    return [label.removeprefix(f"{shared[0]} (").removesuffix(")") for label in labels], shared[0]
+
+
+def line_colours(rows: Sequence[Variant], styles: Mapping[str, Style]) -> dict[Variant, str]:
+    """Return the colours of lines: each row's own, from light to dark where rows share a method."""
+    groups: dict[str, list[Variant]] = {}
+    for row in rows:
+        groups.setdefault(row.method, []).append(row)
+    found = {}
+    for group in groups.values():
+        for k, row in enumerate(group):
+            share = LIGHTEST + (DARKEST - LIGHTEST) * k / (len(group) - 1) if len(group) > 1 else 0.0
+            red, green, blue = ((1 - abs(share)) * part - min(share, 0.0) for part in to_rgb(styles[row.label].colour))
+            found[row] = to_hex((red, green, blue))
+    return found
 
 
 @dataclass(frozen=True)
@@ -184,17 +209,22 @@ def set_scale(axis: Axis, numbers: Iterable[float], measure: Measure) -> None:
         set_log(axis)
 
 
-def end_percentages(axis: Axis, measure: Measure) -> None:
-    """Let an axis of percentages end at 0 and 100, where marks should not be clipped, and span ten points at least.
+def limit_percentages(low: float, high: float) -> tuple[float, float]:
+    """Return the limits of an axis of percentages: within 0 and 100, and ten points apart at least.
 
     Fewer points would let a tenth of one look large.
     """
-    low, high = sorted(axis.get_view_interval())
+    high = min(max(high, (low + high + LEAST_POINTS) / 2), 100.0)
+    low = max(min(low, high - LEAST_POINTS), 0.0)
+    return low, max(high, low + LEAST_POINTS)
+
+
+def end_percentages(axis: Axis, measure: Measure) -> None:
+    """Let an axis of percentages that is drawn on end at 0 and 100; marks there should not be clipped."""
     least, most = axis.get_data_interval()
     if measure.unit == "%" and least >= 0 and most <= 100:
-        high = min(max(high, (low + high + LEAST_POINTS) / 2), 100.0)
-        low = max(min(low, high - LEAST_POINTS), 0.0)
-        (axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim)(low, max(high, low + LEAST_POINTS))
+        limits = limit_percentages(*sorted(axis.get_view_interval()))
+        (axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim)(*limits)
 
 
 def point_to_better(axis: Axis, measure: Measure) -> None:

@@ -19,7 +19,9 @@ from unlearnbench.report.figures.style import (
     is_wide,
     legend_below,
     legend_height,
+    line_colours,
     set_log,
+    without_method,
 )
 from unlearnbench.report.figures.sweep import DASHES
 
@@ -34,7 +36,7 @@ def timesteps(board: Board, parent: Canvas | None = None, only: Sequence[Variant
         return None
     rows = _loss_rows(list(curves))[:MOST_LOSSES]
     expected = board.numbers.expected
-    lengths = [1.9 + legend_height([variant.label + " (9/10)" for variant in row], PAGE) for row in rows]
+    lengths = [1.9 + legend_height(_names(curves, row, expected)[0], PAGE, SMALL) for row in rows]
     figure = canvas(parent, (PAGE, sum(lengths) + 0.1))
     blocks = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=lengths)[:, 0]
     log = is_wide([1.0, *(y for c, _ in curves.values() for y in [*c.forget, *c.retain] if np.isfinite(y))])
@@ -44,7 +46,7 @@ def timesteps(board: Board, parent: Canvas | None = None, only: Sequence[Variant
         if log:
             set_log(pair[0].yaxis)
         for axes, (side, words) in zip(pair, SIDES.items(), strict=True):
-            _draw_losses(axes, board, variants, curves, side, expected)
+            _draw_losses(axes, board, variants, curves, side)
             axes.set_title(words)
             axes.set(xlabel="timestep (bin centre)", xlim=(edges[0], edges[-1]))
         pair[0].set_ylabel("denoising loss per pixel")
@@ -52,9 +54,19 @@ def timesteps(board: Board, parent: Canvas | None = None, only: Sequence[Variant
             0.99, 1.0, "predicting zero", transform=pair[1].get_yaxis_transform(), ha="right", va="bottom",
             color="grey", fontsize=SMALL,
         )  # fmt: skip
-        handles, labels = pair[0].get_legend_handles_labels()
-        legend_below(block, handles, labels, PAGE)
+        handles, _ = pair[0].get_legend_handles_labels()
+        names, title = _names(curves, variants, expected)
+        legend_below(block, handles, names, PAGE, title, SMALL)
     return figure
+
+
+def _names(
+    curves: Mapping[Variant, tuple[LossCurve, int]], variants: Sequence[Variant], expected: int
+) -> tuple[list[str], str]:
+    """Return the words of a legend, with the gap of each row, and its title."""
+    words, title = without_method([variant.label for variant in variants])
+    gaps = [Value(0.0, ok=curves[variant][1], expected=expected).gap for variant in variants]
+    return [f"{word}{gap}" for word, gap in zip(words, gaps, strict=True)], title
 
 
 def _loss_rows(variants: Sequence[Variant]) -> list[list[Variant]]:
@@ -80,17 +92,16 @@ def _draw_losses(
     variants: Sequence[Variant],
     curves: Mapping[Variant, tuple[LossCurve, int]],
     side: str,
-    expected: int,
 ) -> None:
     """Draw one line per variant over the bins' centres, references black and broken, and the line at 1."""
-    dashes = cycle(DASHES)
+    dashes, colours = cycle(DASHES), line_colours(variants, board.styles)
     for variant in variants:
-        curve, count = curves[variant]
-        style = board.styles[variant.label]
-        line: dict[str, Any] = {"color": style.colour, "marker": style.shape, "markersize": 3}
+        curve, _ = curves[variant]
+        line: dict[str, Any] = {
+            "color": colours[variant], "marker": board.styles[variant.label].shape, "markersize": 3,
+        }  # fmt: skip
         if variant.role == "reference":
             line = {"color": "black", "linestyle": next(dashes), "zorder": 4}
-        label = f"{variant.label}{Value(0.0, ok=count, expected=expected).gap}"
         centres = np.add(curve.edges[1:], curve.edges[:-1]) / 2
-        axes.plot(centres, getattr(curve, side), linewidth=1.0, label=label, **line)
+        axes.plot(centres, getattr(curve, side), linewidth=1.0, label=variant.label, **line)
     axes.axhline(1.0, color="grey", linewidth=0.8)

@@ -26,10 +26,11 @@ from unlearnbench.report.figures.style import (
     legend_height,
     point_to_better,
     set_scale,
+    without_method,
 )
 
 GREY = (0.72, 0.72, 0.72)
-LEAST_AREA, MORE_AREA = 26.0, 120.0  # square points of a mark without cost, and what the largest cost adds
+LEAST_AREA, MORE_AREA = 22.0, 90.0  # square points of a mark without cost, and what the largest cost adds
 TITLE_PAD = 9  # points, so that marks at the upper edge find room
 HEIGHT = 3.0  # inches, without the key
 LONGEST_LABEL = 24  # letters that stand next to a mark
@@ -72,13 +73,16 @@ def tradeoff(board: Board, parent: Canvas | None = None, only: Sequence[Variant]
     panel = figure.subplots()
     _draw_means(panel, means, dots, retention, forgetting)
     panel.set(xlabel=f"{retention.header}, {retention.aspect}", ylabel=f"{forgetting.header}, {forgetting.aspect}")
-    panel.set_title("mean of each row; small dots: forget classes" if dots else "mean of each row", pad=TITLE_PAD)
+    costs = [spell_number(end([mean.cost for mean in means]), ".1f") for end in (min, max)]
+    size = [f"size: {total.title}, {costs[0]} to {costs[1]} {total.unit}"] if costs[0] != costs[1] else []
+    panel.set_title("\n".join([*size, *(["small dots: forget classes"] * (len(board.targets) > 1))]), pad=TITLE_PAD)
     limits = crowded(panel, [(mean.x, mean.y) for mean in means])
     width = COLUMN if limits is None else PAGE
-    handles, words, title = _key(panel, means, total)
+    handles, words, title = _key(panel, means)
     if isinstance(figure, Figure):
-        figure.set_size_inches(width, HEIGHT + legend_height(words, width, SMALL))
-    legend_below(figure, handles, words, width, title, SMALL)
+        figure.set_size_inches(width, HEIGHT + (legend_height(words, width, SMALL) if words else 0))
+    if words:
+        legend_below(figure, handles, words, width, title, SMALL)
     if limits is not None:
         panels = figure.add_gridspec(1, 2)
         panel.set_subplotspec(panels[0])
@@ -166,22 +170,12 @@ def _dress(style: Style) -> dict[str, Any]:
     return {"c": style.colour, "marker": style.shape, "edgecolors": "black", "linewidths": 0.6}
 
 
-def _key(panel: Axes, means: Sequence[Mean], total: Measure) -> tuple[list[Any], list[str], str]:
-    """Return handles, words and title of the key: the numbered rows, then the least and the largest cost."""
+def _key(panel: Axes, means: Sequence[Mean]) -> tuple[list[Any], list[str], str]:
+    """Return handles, words and title of the key of numbered rows."""
     numbered = [mean for mean in means if not mean.label.startswith(mean.row)]
-    names = {mean.row.partition(" (")[0] for mean in numbered}
-    title = names.pop() if len(names) == 1 else ""  # of the method that all are settings of
-    words = [mean.row.removeprefix(f"{title} (").removesuffix(")") if title else mean.row for mean in numbered]
+    words, title = without_method([mean.row for mean in numbered])
     words = [f"{mean.label.split(' ')[0]}: {word}" for mean, word in zip(numbered, words, strict=True)]
-    handles = [panel.scatter([], [], s=LEAST_AREA, **_dress(mean.style)) for mean in numbered]
-    ends = {mean.area: mean.cost for mean in (min(means, key=_cost), max(means, key=_cost))}
-    handles += [panel.scatter([], [], s=area, c="white", edgecolors="black", linewidths=0.6) for area in ends]
-    words += [f"{total.title} {spell_number(cost, '.1f')} {total.unit}" for cost in ends.values()]
-    return handles, words, title
-
-
-def _cost(mean: Mean) -> float:
-    return mean.cost
+    return [panel.scatter([], [], s=LEAST_AREA, **_dress(mean.style)) for mean in numbered], words, title
 
 
 def _write_labels(panel: Axes, means: Sequence[Mean]) -> None:
@@ -200,7 +194,8 @@ def pareto(board: Board, parent: Canvas | None = None, only: Sequence[Variant] =
     placed = {row: values for row, values in places(board).items() if row in shown}
     if len(placed) < 2:
         return None
-    figure = canvas(parent, (PAGE, 2.2 + legend_height([variant.label for variant in placed], PAGE)))
+    words, title = without_method([variant.label for variant in placed])
+    figure = canvas(parent, (PAGE, 2.2 + legend_height(words, PAGE, SMALL)))
     panels = figure.subplots(1, len(PAIRS))
     for panel, (x, y) in zip(panels, PAIRS, strict=True):
         _draw_steps(panel, [(values[x], values[y]) for values in placed.values()], measures[x], measures[y])
@@ -213,8 +208,7 @@ def pareto(board: Board, parent: Canvas | None = None, only: Sequence[Variant] =
             end_percentages(axis, measures[k])
             point_to_better(axis, measures[k])
             axis.set_label_text(measures[k].header)
-    handles, labels = panels[0].get_legend_handles_labels()
-    legend_below(figure, handles, labels, PAGE)
+    legend_below(figure, panels[0].get_legend_handles_labels()[0], words, PAGE, title, SMALL)
     return figure
 
 
