@@ -1,10 +1,7 @@
 """Figures of ablations: what is drawn are the records' numbers."""
 
-<<<<<<< HEAD
 import io
-=======
 import itertools
->>>>>>> figs18
 import statistics
 from dataclasses import replace
 
@@ -12,12 +9,8 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-<<<<<<< HEAD
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-=======
 from matplotlib.colors import to_hex, to_rgb
->>>>>>> figs18
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
