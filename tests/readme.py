@@ -19,8 +19,7 @@ from unlearnbench.store.records import ResultStore
 
 GENERATED = re.compile(r"<!-- ((?:table|cards):\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
-# Columns of the top README's tables: the whole ones are in reports/.
-SUMMARY = ("Forgotten", "UA", "FID", "Worst retained", "RTE+prior", "Memory")
+# Columns of the top README's table of attacks: the whole one is in reports/.
 ATTACKS = ("Before Forgotten", "After Embedding search", "After Relearn 1 image")
 
 
@@ -50,18 +49,23 @@ def excerpt(table: Table, caption: str, columns: Iterable[str] = ()) -> str:
 
 
 @cache
+def digits():
+    """Return the board of the README's run, and its tables by name."""
+    records = ResultStore(ROOT / "results").read().records
+    board = boards(records, stale_ids(records, Registry().source_hashes()))["digits"]
+    return board, {table.name: table for table in all_tables(board)}
+
+
+@cache
 def generated():
     """Return {marker: text} of what stands between `<!-- MARKER -->` and `<!-- end -->`."""
-    records = ResultStore(ROOT / "results").read().records
-    registry = Registry()
-    board = boards(records, stale_ids(records, registry.source_hashes()))["digits"]
-    tables = {table.name: table for table in all_tables(board)}
+    registry, (board, tables) = Registry(), digits()
     summary = f"Means over the forget classes of {board.title}; {board.device_name}."
     classes = ", ".join(target.label for target in board.attacked.targets)
     attacks = f"Means over forget classes {classes}; {plural(len(board.attacked.seeds), 'seed')}."
     listed = {kind: cards(registry, kind).partition("\n")[2] for kind in ("method", "metric")}  # without the title
     return {
-        "table:summary": excerpt(tables["summary"], summary, SUMMARY),
+        "table:summary": excerpt(tables["summary-compact"], summary),
         "table:attacks": excerpt(tables["robustness"], attacks, ATTACKS),
         "table:robustness": excerpt(tables["robustness"], attacks),
         **{f"cards:{kind}s": page.replace("\n## ", "\n### ") for kind, page in listed.items()},

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import json
 import os
 import re
@@ -10,14 +11,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 import typer.main
 from PIL import Image
 
-from tests.readme import GENERATED, ROOT, block, generated, pages, rendered
+from tests.readme import GENERATED, ROOT, block, digits, generated, pages, rendered
 from tests.server import Command, run_command
 from unlearnbench import datasets
 from unlearnbench.cli import commands as cli
@@ -25,6 +26,7 @@ from unlearnbench.datasets import Source, load_dataset, protocol_names, title_of
 from unlearnbench.kit import conformance, trial
 from unlearnbench.models.flops import flops_per_image
 from unlearnbench.models.networks import unet_config
+from unlearnbench.report.write.csv import to_csv
 from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import ResultStore
@@ -437,8 +439,8 @@ class TestGenerated:
         )
         assert len(rows) == 7
         for title, table, _, claims in rows:
-            with (ROOT / "methods" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
-                lines = {line["Method"]: line for line in csv.DictReader(file)}
+            text = to_csv(digits()[1][Path(table).name])
+            lines = {line["Method"]: line for line in csv.DictReader(io.StringIO(text))}
             column = next(name for name in next(iter(lines.values())) if name.startswith((title, f"After {title}")))
             found = [lines[name][column] for name in lines if name not in ("Original", "Retrain")]
             numbers = sorted(map(float, filter(None, found)), reverse="↓" not in column)

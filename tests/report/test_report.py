@@ -194,7 +194,7 @@ def test_the_compact_summary_has_means_alone():
 def test_every_caption_says_where_its_numbers_come_from_and_the_setup_the_rest():
     b = board(full())
     for table in all_tables(b):
-        for words in ("Digits, protocol protocol-1", "Forget classes 0-2, seeds 0", f"records {b.digest}"):
+        for words in ("Digits, protocol protocol-1", "Forget classes 0-2, seed 0", f"records {b.digest}"):
             assert words in table.caption
     assert "samples per cell UA n=100, FID n=100" in summary_table(b).caption
     for words in ("A CPU", "rss_peak", "99.0% (n=360)", "torch 2.9", "25 steps"):

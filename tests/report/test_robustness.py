@@ -74,7 +74,7 @@ def test_cells_without_attacks_leave_no_gap_and_those_of_another_method_do():
     found = table([attacked(c=0), *plain, fake_record("beta", 0)])
     assert found.rows == ["Alpha"]
     assert (found.values[0][0].word, found.values[0][1].number, found.values[0][1].gap) == ("1/1", 95.0, "")
-    assert "Forget classes 0, seeds 0" in found.caption
+    assert "Forget classes 0, seed 0" in found.caption
     uneven = table([attacked(c=0), attacked(c=1), attacked("beta", 0)])
     assert [(row[0].word, row[2].gap) for row in uneven.values] == [("2/2", ""), ("1/2", " (1/2)")]
 

@@ -191,7 +191,7 @@ class TestTampering:
         assert "column US (%) ↑ is UA (%) ↑ by the records" in words
 
     @pytest.mark.parametrize(
-        ("old", "new"), [("n=100", "n=1000"), ("seeds 0", "seeds 0-2"), ("protocol-1", "protocol-2")]
+        ("old", "new"), [("n=100", "n=1000"), ("seed 0;", "seeds 0-2;"), ("protocol-1", "protocol-2")]
     )
     def test_a_claim_of_the_caption(self, check, form, old, new):
         verdict = check(edit(tables(form)["summary"], (old, new)), form)

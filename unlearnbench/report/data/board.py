@@ -21,6 +21,7 @@ from unlearnbench.store.records import B4, Record, natural, records_digest
 MOST_NAMED = 20  # forget classes named in a caption
 # names that cannot be a board's folder: the report's own files, and reserved ones on Windows
 TAKEN = re.compile(r"report\.(?:html|md)|(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?|.*\.", re.IGNORECASE)
+SMOKE = "smoke"  # the protocol of runs that try whether everything works
 SEQUENCE, AT_ONCE = "-sequence", "-at-once"  # suffixes of boards of several classes
 
 
@@ -105,8 +106,9 @@ class Board:
 
     @cached_property
     def title(self) -> str:
-        """The dataset's title."""
-        return short(self.records[-1].dataset.get("title", self.records[-1].cell.dataset))
+        """The dataset's title; a run that only tries whether everything works says so."""
+        title = short(self.records[-1].dataset.get("title", self.records[-1].cell.dataset))
+        return f"{title}, a demonstration" if self.key[1].removesuffix(B4) == SMOKE else title
 
     @cached_property
     def digest(self) -> str:
@@ -334,7 +336,7 @@ class Board:
 def _seeds(chosen: Sequence[Seeds]) -> str:
     """Return seeds in words: one number each, or those of base model, unlearning and sampling."""
     if all(len(set(seeds)) == 1 for seeds in chosen):
-        return f"seeds {_spans([seeds.unlearning for seeds in chosen])}"
+        return f"seed{'s' * (len(chosen) > 1)} {_spans([seeds.unlearning for seeds in chosen])}"
     return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in chosen)
 
 

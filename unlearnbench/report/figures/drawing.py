@@ -35,8 +35,8 @@ MOST_PROCESSES = 4  # that draw figures
 
 FIGURE_WORDS = {
     "tradeoff": (
-        "Forgetting against retention; size is run time with priors; small dots are forget classes. A crowded part "
-        "is framed, and enlarged on the right."
+        "Forgetting against retention; size is run time with priors; small dots are forget classes. Where marks "
+        "crowd, that part is framed, and enlarged on the right."
     ),
     "pareto": (
         "Forgetting, retention and cost in pairs, with 95 % intervals: the dotted line is the front of a pair; a "
