@@ -38,6 +38,13 @@ def test_positive_numbers_span_a_factor_and_stand_within(numbers):
     assert all(-1e-9 <= span.share(number) <= 1 + 1e-9 for number in numbers)
 
 
+@pytest.mark.parametrize("number", [5e-324, 1e308])
+def test_the_ends_of_what_a_number_can_be_have_a_scale(number):
+    span = span_of([number], FID)
+    assert 0 < span.low < span.high < math.inf
+    assert 0 <= span.share(number) <= 1
+
+
 @pytest.mark.parametrize(
     ("numbers", "ends"), [([0.0], (-0.5, 0.5)), ([-1.0, 3.0], (-1.0, 3.0)), ([-4.0, -3.0], (-5.0, -2.0))]
 )

@@ -38,7 +38,8 @@ def span_of(numbers: Iterable[float | None], measure: Measure) -> Span | None:
         return Span(0.0, 100.0, is_log=False)
     if low > 0:
         wider = max(math.sqrt(LEAST_FACTOR * low / high), 1.0)
-        return Span(low / wider, min(high * wider, sys.float_info.max), is_log=True)
+        least, most = math.ulp(0.0), sys.float_info.max  # that a number can be
+        return Span(max(low / wider, least), min(high * wider, most), is_log=True)
     room = max(abs(low), abs(high)) * (1 - 1 / LEAST_FACTOR) or 1.0
     wider = max(room - (high - low), 0.0) / 2
     return Span(low - wider, high + wider, is_log=False)

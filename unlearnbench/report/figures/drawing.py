@@ -47,8 +47,8 @@ FIGURE_WORDS = {
         "requested for the retained classes; rows are the requested classes."
     ),
     "sweep": (
-        "Metrics along swept settings: points are joined in the order of the value written to them, bars are one "
-        "standard deviation over forget classes, black are the references; better is up and to the right."
+        "One column per swept setting: forgetting and retention over its values, and against each other with the value "
+        "at each point; faint lines are forget classes, black are the references; better is up and to the right."
     ),
     "timesteps": (
         "Denoising loss of the unlearned model by timestep, on training images of the forget class and of retained "
