@@ -111,9 +111,8 @@ def cell_job(cache, models, method, metrics, form):
         return account(cell, record, models, seen, device)
 
 
-def method_job(cache, models, method):
+def method_job(cache, models, method, metrics):
     """Run a method; return what was seen, and which functions made the host wait in a step after the first."""
-    metrics = ["ua", "fid", "forgotten"]
     with pretended_cuda() as device, observed(device) as seen:
         cell, record = run_cell(cache, method, found(), channel, metrics=metrics, staged=models, steps=3)
         waits = [wait.path for wait in seen.waits if "cell.py:unlearn" in wait.path]
