@@ -150,9 +150,14 @@ class Board:
         reads: dict[Measure, Read] = {
             **{measure: partial(_of_metric, measure.key) for measure in self._measures},
             **{measure: partial(self._of_cost, measure) for measure in self.cost.all},
-            **{derived: read for attack in self.robustness for derived, read in _of_curves(attack).items()},
+            **{derived: read for attack in self._relearning for derived, read in _of_curves(attack).items()},
         }
         return array_of(self.records, self.stale, reads, self._later)
+
+    @property
+    def _relearning(self) -> list[Measure]:
+        """The attacks that have steps."""
+        return [a for a in self.robustness if any(curve_of(record, a) is not None for record in self.ok_records)]
 
     @cached_property
     def numbers(self) -> Numbers:

@@ -1,6 +1,7 @@
 """CSV of tables and frames, in which no text is a formula of a spreadsheet."""
 
 import re
+from functools import lru_cache
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
@@ -39,13 +40,14 @@ def frame_to_csv(frame: pd.DataFrame) -> str:
     plain = {
         number: column
         if is_numeric_dtype(column)
-        else pd.Series([csv_text(cell) if isinstance(cell, str) else cell for cell in column], dtype=object)
+        else pd.Series([csv_text(cell) if isinstance(cell, str) else cell for cell in column.tolist()], dtype=object)
         for number, (_, column) in enumerate(frame.items())
     }
     names = [csv_text(str(name)) for name in frame.columns]
     return str(pd.DataFrame(plain).to_csv(index=False, header=names, lineterminator="\n"))
 
 
+@lru_cache(maxsize=2**16)  # many cells of a frame are alike
 def csv_text(text: str) -> str:
     """Return text for a cell of a CSV file: in one line, and after an apostrophe where it would begin a formula."""
     flat = printable(text).replace("\n", " ").strip()
