@@ -17,7 +17,7 @@ import torch
 from tests.cells import tiny_dataset
 from unlearnbench import Term, backward, fit_denoiser, predict_noise, reinitialise, relearning_curve
 from unlearnbench.cost.meter import Meter
-from unlearnbench.judges.judges import forward_batches
+from unlearnbench.judges.forward import forward_batches
 from unlearnbench.measure.attacks import Attacker
 from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep
 from unlearnbench.measure.prepared import prepare

@@ -11,7 +11,7 @@ import time
 import torch
 
 from unlearnbench.datasets import load_dataset
-from unlearnbench.judges.judges import forward_batches
+from unlearnbench.judges.forward import forward_batches
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.sampler import sample

@@ -17,8 +17,10 @@ from unlearnbench.datasets import Source, Split, load_dataset
 from unlearnbench.datasets.recipes import GivenJudge, SvmRecipe
 from unlearnbench.errors import UsageError
 from unlearnbench.judges.fit import fit_classifier
-from unlearnbench.judges.judges import NetworkJudge, RejectingJudge, SvmJudge, build_classifier, forward_batches
+from unlearnbench.judges.forward import forward_batches
+from unlearnbench.judges.judges import NetworkJudge, SvmJudge, build_classifier
 from unlearnbench.judges.negatives import KINDS, negatives
+from unlearnbench.judges.rejecting import RejectingJudge
 from unlearnbench.judges.weights import check_given, read_weights
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.diffusion import Schedule, to_float, to_uint8
@@ -119,7 +121,7 @@ class TestNames:
         judge = RejectingJudge(build_classifier(dataset, dataset.rejecting), 0.1)
         images = dataset.load(None, None).test.images[:50]
         whole = judge.names(images, CPU)
-        monkeypatch.setattr("unlearnbench.judges.judges.JUDGE_BATCH", 7)
+        monkeypatch.setattr("unlearnbench.judges.forward.JUDGE_BATCH", 7)
         np.testing.assert_array_equal(judge.names(images, CPU), whole)
         assert 0 < np.mean(whole == NO_OBJECT) < 1
 

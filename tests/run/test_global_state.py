@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unlearnbench.errors import PluginError
-from unlearnbench.judges import judges
+from unlearnbench.judges import forward
 from unlearnbench.models import diffusion
 from unlearnbench.run.cell import check_left_as_found
 from unlearnbench.run.global_state import GlobalState
@@ -64,8 +64,8 @@ LEFT_BEHIND = {
     "torch.nn.functional.softmax": set_flag(torch.nn.functional, "softmax", lambda x, *_: x),
     "torch.Tensor.__format__": set_flag(torch.Tensor, "__format__", lambda *_: "1"),
     "torch.nn.modules.conv.Conv2d.__call__": set_flag(torch.nn.Conv2d, "__call__", lambda self, x: x),
-    "unlearnbench.judges.judges.forward_batches": set_flag(
-        judges.forward_batches, "__code__", (lambda *_: None).__code__
+    "unlearnbench.judges.forward.forward_batches": set_flag(
+        forward.forward_batches, "__code__", (lambda *_: None).__code__
     ),
     "unlearnbench.models.diffusion.sum": lambda patch: patch.setattr(diffusion, "sum", lambda *_: 0, raising=False),
     "json.dumps": set_flag(json, "dumps", lambda *_, **__: "{}"),

@@ -12,21 +12,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from unlearnbench.datasets import Dataset, Images
 from unlearnbench.datasets.recipes import ClassifierRecipe, GivenJudge, RejectingRecipe, SvmRecipe
 from unlearnbench.errors import UsageError
 from unlearnbench.judges.fit import fit_classifier
+from unlearnbench.judges.forward import forward_batches
+from unlearnbench.judges.rejecting import RejectingJudge
 from unlearnbench.judges.weights import read_weights
-from unlearnbench.models.diffusion import evaluating
 from unlearnbench.models.networks import CLASSIFIERS, Classifier, frozen
 from unlearnbench.plugins.spec import NO_OBJECT
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software
 from unlearnbench.store.revisions import later
-
-JUDGE_BATCH = 500  # images per forward pass of a judge or extractor
 
 
 class Judge(Protocol):
@@ -46,22 +44,6 @@ class NetworkJudge:
         """Return the class of each image (n, C, H, W): (n,)."""
         named: NDArray[np.int64] = forward_batches(self.network, images, device).argmax(dim=1).numpy()
         return named
-
-
-@dataclass(frozen=True)
-class RejectingJudge:
-    """Predicts the likeliest class, or NO_OBJECT where the network's last output, "no object", exceeds a threshold."""
-
-    network: Classifier
-    threshold: float
-
-    def names(self, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
-        """Return the class or NO_OBJECT for each image (n, C, H, W): (n,)."""
-        probs = forward_batches(self.network, images, device).double().softmax(dim=1)
-        named = probs[:, :-1].argmax(dim=1)
-        named[probs[:, -1] > self.threshold] = NO_OBJECT
-        result: NDArray[np.int64] = named.numpy()
-        return result
 
 
 @dataclass(frozen=True)
@@ -219,14 +201,3 @@ def classifier_key(
         **later("judges"),
     }
     return kind.replace(" ", "-"), inputs
-
-
-def forward_batches(network: nn.Module, images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Return a network's output for images, (n, D) on the CPU, computed batch by batch in eval mode."""
-    home = next((weights.device for weights in network.parameters()), device)  # it must not add to a method's memory
-    try:
-        with evaluating(network.to(device)):
-            outputs = [network(batch.to(device)) for batch in torch.split(torch.from_numpy(images), JUDGE_BATCH)]
-    finally:
-        network.to(home)
-    return torch.cat([output[0] if isinstance(output, tuple) else output for output in outputs]).cpu()

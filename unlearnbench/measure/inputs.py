@@ -16,7 +16,8 @@ from unlearnbench.cost.meter import Cost, Meter
 from unlearnbench.datasets import Dataset
 from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
 from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
-from unlearnbench.judges.judges import Judge, forward_batches
+from unlearnbench.judges.forward import forward_batches
+from unlearnbench.judges.judges import Judge
 from unlearnbench.measure.prepared import Prepared
 from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, to_float
 from unlearnbench.models.networks import is_plain

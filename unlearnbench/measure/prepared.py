@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from unlearnbench.datasets import Dataset, Images, Split
 from unlearnbench.datasets.recipes import SvmRecipe
 from unlearnbench.judges.features import extractor_for, inception
+from unlearnbench.judges.forward import forward_batches
 from unlearnbench.judges.judges import (
     Judge,
     ReadyJudge,
     build_classifier,
     classifier,
     classifier_key,
-    forward_batches,
     making,
     rejecting_judge,
     second_judge,

@@ -20,7 +20,7 @@ from PIL import Image
 from unlearnbench.cost.meter import Meter, compiling_is_warmup
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import PluginError, UsageError
-from unlearnbench.judges.judges import forward_batches
+from unlearnbench.judges.forward import forward_batches
 from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep, measure
 from unlearnbench.measure.prepared import Prepared, prepare
 from unlearnbench.models.base import prepare_base

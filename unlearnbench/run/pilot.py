@@ -23,16 +23,9 @@ from unlearnbench.datasets import Dataset, Images, Split
 from unlearnbench.datasets.recipes import ClassifierRecipe, GivenJudge, SvmRecipe
 from unlearnbench.errors import UsageError
 from unlearnbench.judges.features import extractor_for, inception
-from unlearnbench.judges.judges import (
-    JUDGE_BATCH,
-    Judge,
-    NetworkJudge,
-    RejectingJudge,
-    SvmJudge,
-    build_classifier,
-    classifier,
-    forward_batches,
-)
+from unlearnbench.judges.forward import JUDGE_BATCH, forward_batches
+from unlearnbench.judges.judges import Judge, NetworkJudge, SvmJudge, build_classifier, classifier
+from unlearnbench.judges.rejecting import RejectingJudge
 from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep, measure
 from unlearnbench.measure.prepared import Prepared
 from unlearnbench.models.base import base_artifact, base_reference, image_digests
