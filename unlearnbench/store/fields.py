@@ -61,7 +61,10 @@ def _is_date(value: object) -> bool:
 
 
 def _is_point(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and COUNT.holds(value[0]) and NUMBER.holds(value[1])
+    if type(value) is not list or len(value) != 2:
+        return False
+    number, at = value[1], value[0]  # a record has hundreds, and `check_plain` knows that they are finite
+    return type(at) is int and at >= 0 and type(number) in (float, int)
 
 
 TEXT = Kind(lambda value: isinstance(value, str), "text")
@@ -283,10 +286,12 @@ def _check_metric(name: str, entry: Mapping[str, Any]) -> None:
 
 def _is_confusion(value: object) -> bool:
     rows = value if isinstance(value, list) else []
-    return bool(rows) and all(
-        isinstance(row, list) and len(row) == len(rows) + 1 and all(AMOUNT.holds(count) for count in row)
-        for row in rows
-    )
+    return bool(rows) and all(_is_row(row, len(rows) + 1) for row in rows)
+
+
+def _is_row(row: object, wide: int) -> bool:
+    """Say whether a row has that many counts; that they are finite is known by `check_plain`."""
+    return isinstance(row, list) and len(row) == wide and set(map(type, row)) <= {int, float} and min(row) >= 0
 
 
 def _check_classes(record: Mapping[str, Any]) -> None:
