@@ -168,7 +168,7 @@ class Benchmark:
         free: SimpleQueue[Lane] = SimpleQueue()
         for lane in lanes:
             free.put(lane)
-        showing = Showing(todo, self._show)
+        showing = Showing(todo, self._show, display.warn)
         with ThreadPoolExecutor(len(lanes)) as pool:
             futures: set[Future[Record]] = set()
             try:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from unlearnbench.errors import spell_error
 from unlearnbench.store.cell import Cell
 
 MOST_SHARE = 0.03  # of a run's time that showing may take
@@ -18,10 +19,10 @@ class Showing:
     `finish` are for the threads that run cells, `tick` is for the one that shows.
     """
 
-    def __init__(self, cells: Sequence[Cell], show: Callable[[], object] | None) -> None:
-        """Expect cells; nothing is shown without `show`."""
+    def __init__(self, cells: Sequence[Cell], show: Callable[[], object] | None, warn: Callable[[str], object]) -> None:
+        """Expect cells; nothing is shown without `show`, nor after it has failed, which is a warning."""
         self._left = Counter((cell.target, cell.seeds) for cell in cells)
-        self._show, self._total, self._done = show, len(cells), 0
+        self._show, self._warn, self._total, self._done = show, warn, len(cells), 0
         self._lock, self._door = threading.Lock(), threading.Event()
         self._door.set()
         self._started, self._spent, self._last = time.monotonic(), 0.0, FIRST_SECONDS
@@ -56,6 +57,9 @@ class Showing:
         began = time.monotonic()
         try:
             self._show()
+        except Exception as error:  # of any kind: the cells are worth more than their report
+            self._warn(f"the results so far cannot be shown ({spell_error(error)}): the run goes on")
+            self._show = None
         finally:
             self._last = time.monotonic() - began
             self._spent += self._last
