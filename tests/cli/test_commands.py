@@ -15,7 +15,7 @@ from unlearnbench.datasets import Source
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run.at_hand import Look, at_hand
-from unlearnbench.run.cell import resolve_device
+from unlearnbench.run.jobs import resolve_device
 from unlearnbench.run.plan import make_plan
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import ResultStore

@@ -10,7 +10,8 @@ import psutil
 import pytest
 import torch
 
-from unlearnbench.cost.meter import Cost, Meter, compiling_is_warmup
+from unlearnbench.cost.meter import Meter, compiling_is_warmup
+from unlearnbench.cost.phases import Cost
 from unlearnbench.cost.nvml import StopSampler
 from unlearnbench.cost.probes import (
     ForeignCpu,

@@ -37,7 +37,7 @@ from unlearnbench.models.sampler import _guided_noise, ddim_step, sample
 from unlearnbench.models.training import DenoiserTraining
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
-from unlearnbench.run.cell import resolve_device
+from unlearnbench.run.jobs import resolve_device
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Target
 from unlearnbench.unlearn.context import Context

@@ -364,7 +364,7 @@ def sample(
 
     from unlearnbench.models.saved import draw, image_grid, open_model
     from unlearnbench.run.arguments import parse_classes
-    from unlearnbench.run.cell import resolve_device
+    from unlearnbench.run.jobs import resolve_device
     from unlearnbench.run.progress import Display
 
     with Display(console) as display, display.task(f"sample {model}") as task:
@@ -625,7 +625,7 @@ def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path | None,
         _say(console, "rendering the report")
     rendering = None if out is None else _finish(results, out, registry, console)
     for record in summary.failed:
-        _say(console, f"{record.status}: {record.cell.id}: {record.reason}")
+        _say(console, record.failure)
     if summary.failed:
         _say(
             console,

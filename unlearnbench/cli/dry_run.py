@@ -9,9 +9,9 @@ from unlearnbench.cli.estimate import HEADERS, UNKNOWN, about, legend, table
 from unlearnbench.errors import plural
 from unlearnbench.report.data.cost import Costs
 from unlearnbench.run.at_hand import Look, at_hand
-from unlearnbench.run.cell import resolve_devices
 from unlearnbench.run.estimate import variants
 from unlearnbench.run.execution import Execution
+from unlearnbench.run.jobs import resolve_devices
 from unlearnbench.run.plan import Plan, select
 from unlearnbench.run.progress import spell
 from unlearnbench.store.cell import Cell

@@ -7,66 +7,15 @@ at both edges of every stretch. Untimed stretches are accounted for by name, so 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
+from unlearnbench.cost.phases import PHASES, Cost, Phase, Untimed
 from unlearnbench.cost.probes import Instruments
 
-Phase = Literal["warmup", "prior", "forget", "sample", "judge", "attack"]
-Untimed = Literal["load", "repeat", "earlier"]
-PHASES: tuple[Phase, ...] = get_args(Phase)
 FOREIGN_SHARE = 0.1  # of all cores: a disturbance if other processes take more
 SHORTEST_STRETCH = 0.5  # seconds; the kernel counts CPU time in hundredths, too coarse for less
-
-
-@dataclass
-class Cost:
-    """The cost of one phase so far."""
-
-    seconds: float = 0.0
-    memory_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak
-    memory_growth_bytes: dict[str, int] = field(default_factory=dict)  # probe name -> peak minus initial use
-    reused_seconds: float = 0.0  # part of `seconds` spent earlier, on building a cached artifact
-    load: dict[str, float] = field(default_factory=dict)  # disturbances: seconds add up, of counts the maximum counts
-    repeats: list[float] = field(default_factory=list)  # seconds of each run, where `seconds` is their median
-
-    @property
-    def reused(self) -> bool:
-        """Whether a part was spent earlier."""
-        return self.reused_seconds > 0
-
-    def add(self, other: "Cost") -> None:
-        """Add a stretch: seconds add up, of peaks the maximum counts; a probe that missed a stretch is dropped."""
-        if not self.seconds and not self.memory_bytes:
-            self.memory_bytes = dict(other.memory_bytes)
-            self.memory_growth_bytes = dict(other.memory_growth_bytes)
-        else:
-            self.memory_bytes = _raised(self.memory_bytes, other.memory_bytes)
-            self.memory_growth_bytes = _raised(self.memory_growth_bytes, other.memory_growth_bytes)
-        self.seconds += other.seconds
-        self.reused_seconds += other.reused_seconds
-        for name, amount in other.load.items():
-            before = self.load.get(name, 0.0)
-            self.load[name] = before + amount if name.endswith("_seconds") else max(before, amount)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the cost as a JSON object."""
-        return {name: value for name, value in vars(self).items() if value != []} | {"reused": self.reused}
-
-    @classmethod
-    def earlier(cls, value: Mapping[str, Any]) -> "Cost":
-        """Return a cost read from JSON, all of it spent earlier."""
-        return cls(
-            value["seconds"], dict(value["memory_bytes"]), dict(value.get("memory_growth_bytes", {})),
-            reused_seconds=value["seconds"], load=dict(value["load"]),
-        )  # fmt: skip
-
-
-def _raised(mine: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
-    """Return the larger number of each probe in both."""
-    return {name: max(number, new[name]) for name, number in mine.items() if name in new}
 
 
 class Meter:

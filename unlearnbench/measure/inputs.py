@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearnbench.cost.meter import Cost, Meter
+from unlearnbench.cost.meter import Meter
+from unlearnbench.cost.phases import Cost
 from unlearnbench.datasets import Dataset
 from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
 from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
@@ -63,6 +64,7 @@ class EvaluationInputs:
 
     cell: Cell
     model: nn.Module
+    weights: str  # identify the model; empty where they do not stand for it
     dataset: Dataset
     prepared: Prepared
     store: ArtifactStore
@@ -86,7 +88,10 @@ class EvaluationInputs:
 
     def _sample(self, labels: Sequence[int]) -> NDArray[np.uint8]:
         if self._untouched:
-            images = torch.cat([self._of_base(label, labels.count(label)) for label in dict.fromkeys(labels)])
+            base = self.prepared.artifacts["base"]
+            images = torch.cat([self._kept(base, [c] * labels.count(c)) for c in dict.fromkeys(labels)])
+        elif self.weights:
+            images = self._kept(self.weights, labels)
         else:
             with self.meter.phase("sample"):
                 images = self._draw(labels)
@@ -104,21 +109,25 @@ class EvaluationInputs:
         same = ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)
         return same and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
-    def _of_base(self, label: int, n: int) -> Tensor:
-        """Return samples of one class from the untouched base model, cached for all cells.
+    def _kept(self, model: Any, labels: Sequence[int]) -> Tensor:
+        """Return samples that are cached, so that further metrics need no new ones; their cost is charged again.
 
-        They do not depend on the forget class. Their original cost is charged to every cell.
+        Those of the untouched base model, one class at a time, are shared by all cells.
+
+        Args:
+            model: JSON that identifies the sampled one.
+            labels: of the images.
         """
 
         def build() -> tuple[Tensors, Mapping[str, Any]]:
             with self.meter.phase("sample") as cost:
-                images = self._draw([label] * n)
+                images = self._draw(labels)
             return {"images": images}, {"cost": cost.to_json()}
 
         with self.meter.phase("load"):  # or waiting for another cell that draws them
             artifact = self.store.get("samples", {
-                "base": self.prepared.artifacts["base"], "sampler": self.dataset.protocol.sampler,
-                "seeds": sample_seeds(self.cell, [label] * n), "label": label, "software": software(),
+                "model": model, "sampler": self.dataset.protocol.sampler, "labels": labels,
+                "seeds": sample_seeds(self.cell, labels), "software": software(),
                 "device": device_key(self.device_identity),  # the cost is charged again, so it must match
                 "harness": of_parts(("sampler", "measuring")),
             }, build)  # fmt: skip
@@ -280,18 +289,18 @@ def measure(inputs: EvaluationInputs, metrics: Sequence[tuple[MetricSpec, str]])
     """
     entries: dict[str, dict[str, Any]] = {}
     for spec, source_hash in metrics:
+        cost: Cost | None = None
         with ExitStack() as apart:
-            if "attacker" in spec.needs:
-                apart.enter_context(inputs.meter.phase("attack"))
+            if spec.is_attack:
+                cost = apart.enter_context(inputs.meter.phase("attack"))
                 apart.enter_context(global_rng_kept(inputs.device))
             score, reason = _score(spec, {need: getattr(inputs, need) for need in spec.needs})
-        entries[spec.name] = {
-            "value": None if reason else score.value, "n": score.n, "title": spec.title, "unit": spec.unit,
-            "better": spec.better, "shows": spec.aspect, "headline": spec.headline, "format": spec.format,
-            "source": spec.source, "source_hash": source_hash, "reason": reason,
-        }  # fmt: skip
-        further = {"boundary": spec.threshold, "range": spec.range, "detail": score.detail}
-        entries[spec.name] |= {key: value for key, value in further.items() if value is not None}
+        entry = {"value": None if reason else score.value, "n": score.n, "reason": reason}
+        entries[spec.name] = {**spec.declaration(source_hash), **entry}
+        if score.detail is not None:
+            entries[spec.name]["detail"] = score.detail
+        if cost is not None:
+            entries[spec.name]["cost"] = cost.to_json()
     return entries
 
 

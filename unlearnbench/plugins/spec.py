@@ -202,6 +202,24 @@ class MetricSpec:
     groups: tuple[str, ...] = ()
     range: tuple[float | None, float | None] | None = None
 
+    @property
+    def is_attack(self) -> bool:
+        """Whether it attacks the model, in a job of its own."""
+        return "attacker" in self.needs
+
+    def declaration(self, source_hash: str) -> dict[str, Any]:
+        """Return what a record says of the metric besides its value.
+
+        Args:
+            source_hash: of the metric's source.
+        """
+        further = {"boundary": self.threshold, "range": self.range}
+        return {
+            "title": self.title, "unit": self.unit, "better": self.better, "shows": self.aspect,
+            "headline": self.headline, "format": self.format, "source": self.source, "source_hash": source_hash,
+            **{key: value for key, value in further.items() if value is not None},
+        }  # fmt: skip
+
 
 def method(
     *,

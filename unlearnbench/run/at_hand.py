@@ -17,8 +17,8 @@ from unlearnbench.judges.judges import classifier
 from unlearnbench.measure.prepared import OTHER_JUDGES, train_features
 from unlearnbench.models.base import base_artifact, image_digests
 from unlearnbench.models.checkpoints import read_checkpoint
-from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors
-from unlearnbench.store.hashing import digest, file_digest
+from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, key_of
+from unlearnbench.store.hashing import file_digest
 
 DOWNLOAD = "(to download)"  # suffix of the names of downloads
 
@@ -38,13 +38,13 @@ class Look(ArtifactStore):
         Raises:
             Missing: there is none.
         """
-        folder = self._folder(kind, inputs)
+        key = key_of(kind, inputs)
+        folder = self._folder(kind, key)
         try:
             note = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
             payload = folder / "payload.safetensors"
             if file_digest(payload) != note["sha256"]:
                 raise Missing(kind)
-            key = digest({"kind": kind, "inputs": inputs})
             return Artifact(kind, key, note["sha256"], load_file(payload), note["facts"], reused=True)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise Missing(kind) from error

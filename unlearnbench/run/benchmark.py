@@ -24,8 +24,9 @@ from unlearnbench.run.plan import Plan, Selection, select
 from unlearnbench.run.progress import Display, Task
 from unlearnbench.run.saving import publish, staging
 from unlearnbench.run.showing import Showing
+from unlearnbench.run.stages import Fields, Stages, fields_of
 from unlearnbench.run.stale import rests_on
-from unlearnbench.run.workers import STOPPING, Outcome, Workers
+from unlearnbench.run.workers import STOPPING, Allowance, Outcome, Workers
 from unlearnbench.store.cell import Cell, Scalar
 from unlearnbench.store.provenance import software_provenance
 from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model
@@ -82,7 +83,7 @@ class Lane:
     """A device of a run, which runs one cell at a time."""
 
     number: int
-    device_info: Mapping[str, Any]  # the device, as `run.cell.resolve_devices` returns it
+    device_info: Mapping[str, Any]  # the device, as `run.jobs.resolve_devices` returns it
 
 
 class Benchmark:
@@ -113,7 +114,7 @@ class Benchmark:
         self._software = software_provenance()
         self._stop = threading.Event()
         self._stop_reason, self._interruption = "the run was stopped", Interruption()
-        self._further: Mapping[str, list[str]] = {}  # cell id -> metrics of its last record
+        self._selection = Selection([], {}, [], {})
         self._weak = False
 
     def run(self) -> Summary:
@@ -122,7 +123,7 @@ class Benchmark:
         with _signals_as_interrupt(self._interruption), Display(self._console) as display:
             try:
                 infos = _expect(
-                    self._workers.run("unlearnbench.run.cell:resolve_devices", execution.device, execution.devices)
+                    self._workers.run("unlearnbench.run.jobs:resolve_devices", execution.device, execution.devices)
                 )
                 self._plan.dataset.check_device(infos[0]["identity"]["type"])
                 lanes = [Lane(number, device) for number, device in enumerate(infos)]
@@ -136,8 +137,8 @@ class Benchmark:
         """Run the cells, while the locks of the devices are held."""
         for warning in self._plan.warnings:
             display.warn(warning)
-        selection = self._select(device_model(lanes[0].device_info["identity"]), display)
-        todo, failed, self._further = selection.todo, selection.failed, selection.further
+        selection = self._selection = self._select(device_model(lanes[0].device_info["identity"]), display)
+        todo, failed = selection.todo, selection.failed
         kept = len(self._plan.cells) - len(todo)
         stop: BaseException | None = None
         ran: list[Record] = []
@@ -151,7 +152,7 @@ class Benchmark:
             self._run_cells(todo, lanes, display, ran)
         except (KeyboardInterrupt, WeakBase) as error:
             stop = error
-        failed += [record for record in ran if record.status != "ok"]
+        failed += [record for record in ran if record.failure]
         return Summary(
             len(ran), kept, failed, interrupted=isinstance(stop, KeyboardInterrupt),
             out_of_time=isinstance(stop, OutOfTime), lost=self._lost([*selection.kept, *ran]),
@@ -224,7 +225,7 @@ class Benchmark:
                 self._check_time()
 
             outcome = self._workers.run(
-                "unlearnbench.run.cell:prepare_dataset", self._plan.dataset, needs, base_seeds, self._execution.cache,
+                "unlearnbench.run.jobs:prepare_dataset", self._plan.dataset, needs, base_seeds, self._execution.cache,
                 device_info, on_progress=task.progress, on_warning=display.warn, on_tick=tick,
             )  # fmt: skip
         _expect(outcome)
@@ -247,27 +248,47 @@ class Benchmark:
         """
         if self._stop.is_set():
             raise Stopped
-        device_info = lane.device_info
-        started_utc, started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
+        device_info, started = lane.device_info, _Start()
         where = f" on {device_info['name']}" if device_info["of"] > 1 else ""
-        with display.task(f"{self._label(cell)}{where}") as task:
+        with display.task(f"{self._label(cell)}{where}") as task, self._beside.working(lane.number):
+            stages = self._stages(cell, lane, display, task)
             try:
-                outcome = self._measure(cell, lane, display, task)
+                record = self._keep(cell, stages.measured(), device_info, started)
             except Stopped:
                 outcome = Outcome("interrupted", reason=self._stop_reason)
-                self._append(self._record(cell, outcome, device_info, started_utc, time.monotonic() - started))
+                self._append(self._record(cell, outcome, device_info, started))
                 raise
-            seconds = time.monotonic() - started
-            record = self._record(cell, outcome, device_info, started_utc, seconds)
-            try:
-                self._append(record)
-            except (ValueError, TypeError, RecursionError, OverflowError) as error:  # from a plugin's invalid value
-                outcome = Outcome("failed", reason=f"its results cannot be recorded: {spell_error(error)}")
-                record = self._record(cell, outcome, device_info, started_utc, seconds)
-                self._append(record)
+            except UsageError:  # it ends the run
+                if stages.staged is not None:
+                    remove(stages.staged)
+                raise
+            if record.status == "ok":
+                record = self._attack(stages, record, device_info, started)
             verdict = _headline(record) if record.status == "ok" else f"{record.status} ({record.reason})"
-            display.finish(task, cell.method, seconds, verdict)
+            display.finish(task, cell.method, started.seconds, verdict)
             self._check_base(record, display)
+        return record
+
+    def _keep(self, cell: Cell, outcome: Outcome, device_info: Mapping[str, Any], started: "_Start") -> Record:
+        """Record the outcome of a cell; return the record."""
+        record = self._record(cell, outcome, device_info, started)
+        try:
+            self._append(record)
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:  # from a plugin's invalid value
+            outcome = Outcome("failed", reason=f"its results cannot be recorded: {spell_error(error)}")
+            record = self._record(cell, outcome, device_info, started)
+            self._append(record)
+        return record
+
+    def _attack(self, stages: Stages, record: Record, device_info: Mapping[str, Any], started: "_Start") -> Record:
+        """Make the attacks of a measured cell, and record them together, whatever ends them."""
+        done: Fields | None = None
+        try:
+            for done in stages.attacked(fields_of(record)):  # noqa: B007
+                pass
+        finally:
+            if done is not None:
+                record = self._keep(stages.cell, Outcome("ok", done), device_info, started)
         return record
 
     def _check_base(self, record: Record, display: Display) -> None:
@@ -297,31 +318,22 @@ class Benchmark:
         """Return the folder for a cell's model; None for references and controls, which are not saved."""
         return self._execution.models if self._plan.unlearns(cell) else None
 
-    def _measure(self, cell: Cell, lane: Lane, display: Display, task: Task) -> Outcome:
-        """Run a cell in a separate process."""
+    def _stages(self, cell: Cell, lane: Lane, display: Display, task: Task) -> Stages:
+        """Return the jobs of a cell, each in a separate process."""
 
         def check_stop() -> None:
             if self._stop.is_set():
                 raise Stopped
 
-        def most_beside() -> int:
-            return self._beside.most(lane.number)
-
-        execution, metrics = self._execution, [spec.name for spec in self._plan.metrics_of(cell)]
-        metrics += [name for name in self._further.get(cell.id, ()) if name not in metrics]
-        models = self._models_of(cell)
-        staged = None if models is None else staging(models, cell)
-        try:
-            with self._beside.working(lane.number):
-                return self._workers.run(
-                    "unlearnbench.run.cell:run_cell", cell, self._plan.dataset, metrics, execution.plugin_files,
-                    execution.cache, lane.device_info, execution.repeats, staged, timeout=execution.timeout,
-                    on_progress=task.progress, on_tick=check_stop, on_beside=most_beside, on_warning=display.warn,
-                )  # fmt: skip
-        except UsageError:  # it ends the run
-            if staged is not None:
-                remove(staged)
-            raise
+        models, selection = self._models_of(cell), self._selection
+        run = partial(
+            self._workers.run, allowance=Allowance(self._execution.timeout), on_progress=task.progress,
+            on_tick=check_stop, on_beside=lambda: self._beside.most(lane.number), on_warning=display.warn,
+        )  # fmt: skip
+        return Stages(
+            self._plan, self._execution, cell, selection.needed[cell.id], selection.last.get(cell.id),
+            lane.device_info, None if models is None else staging(models, cell), run,
+        )  # fmt: skip
 
     def _label(self, cell: Cell) -> str:
         changed = ", ".join(f"{name}={value}" for name, value in self._plan.overrides[cell.id].items())
@@ -330,15 +342,10 @@ class Benchmark:
         named = "" if names == list(map(str, cell.forget_classes)) else f" {'+'.join(names)}"
         return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.target.label}{named}{seed}"
 
-    def _record(
-        self, cell: Cell, outcome: Outcome, device_info: Mapping[str, Any], started_utc: str, seconds: float
-    ) -> Record:
+    def _record(self, cell: Cell, outcome: Outcome, device_info: Mapping[str, Any], started: "_Start") -> Record:
         spec, dataset = self._plan.methods[cell.method], self._plan.dataset
-        measured = dict(outcome.value or {})
-        source_hash = measured.pop("method_source_hash", self._plan.source_hashes[f"method:{cell.method}"])
-        if "outside" in measured:  # unseen by the cell's process: its start and end
-            seen = measured.pop("seconds_seen")
-            measured["outside"] = {"start": max(seconds - seen, 0.0), **measured["outside"]}
+        fields: Fields = dict(outcome.value or {})
+        source_hash = fields.pop("method_source_hash", self._plan.source_hashes[f"method:{cell.method}"])
         return Record(
             cell=cell,
             method={
@@ -348,12 +355,26 @@ class Benchmark:
             status=outcome.status,
             reason=outcome.reason,
             traceback=outcome.traceback,
-            wall_seconds=seconds,
             protocol=dataset.protocol.to_json(),
             dataset=dataset.to_json(),
-            provenance={**self._software, "device": device_info["identity"], "started_utc": started_utc},
-            **{"revisions": rests_on(spec, self._plan.metrics_of(cell), dataset), **measured},
+            provenance={**self._software, "device": device_info["identity"], "started_utc": started.utc},
+            **{
+                "revisions": rests_on(spec, self._plan.metrics_of(cell), dataset), "wall_seconds": started.seconds,
+                **fields,
+            },
         )  # fmt: skip
+
+
+class _Start:
+    """The start of a cell."""
+
+    def __init__(self) -> None:
+        self.utc, self._began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self._began
 
 
 def train_base(
@@ -366,13 +387,13 @@ def train_base(
     """
     with _signals_as_interrupt(Interruption()), Display(console) as display:
         try:
-            device_info = _expect(workers.run("unlearnbench.run.cell:resolve_device", device))
+            device_info = _expect(workers.run("unlearnbench.run.jobs:resolve_device", device))
             with (
                 device_lock([device_info["identity"]], partial(display.wait, "wait for the device"), display.warn),
                 display.task(f"{dataset.name}: base model", announce=True) as task,
             ):
                 outcome = workers.run(
-                    "unlearnbench.run.cell:train_base", dataset, cache, device_info["device"], out,
+                    "unlearnbench.run.jobs:train_base", dataset, cache, device_info["device"], out,
                     on_progress=task.progress, on_warning=display.warn, on_tick=display.tick,
                 )  # fmt: skip
         except KeyboardInterrupt:

@@ -76,7 +76,7 @@ def spell_cores(cores: Sequence[int]) -> str:
 
 
 def check_alike(infos: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UsageError unless devices, as `run.cell.resolve_devices` returns them, are of one model and driver.
+    """Raise UsageError unless devices, as `run.jobs.resolve_devices` returns them, are of one model and driver.
 
     The cells of a run are compared with each other, and its priors are charged to all of them.
     """

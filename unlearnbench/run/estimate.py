@@ -118,7 +118,7 @@ class Outlook:
     """The estimate of a run."""
 
     plan: Plan
-    device_info: Mapping[str, Any]  # the device, as `run.cell.resolve_device` returns it
+    device_info: Mapping[str, Any]  # the device, as `run.jobs.resolve_device` returns it
     rows: Sequence[Row]
     surroundings: Surroundings
     preparation: Preparation
@@ -133,7 +133,7 @@ def estimate(plan: Plan, workers: Workers, store: ResultStore, console: Console,
         UsageError: the run could not start.
     """
     with Display(console) as display:
-        device_info = _value(workers.run("unlearnbench.run.cell:resolve_device", execution.device))
+        device_info = _value(workers.run("unlearnbench.run.jobs:resolve_device", execution.device))
         plan.dataset.check_device(device_info["identity"]["type"])
         identity = device_info["identity"]
         with device_lock([identity], lambda holder: display.wait("wait for the device", holder), display.warn):
@@ -271,7 +271,7 @@ class _Pilot:
         if cell is None:
             return Surroundings({}, 0)
         metrics = self._plan.metrics_of(cell)
-        wanted = set(AROUND) if any("attacker" in spec.needs for spec in metrics) else set(AROUND) - {"attack"}
+        wanted = set(AROUND) if any(spec.is_attack for spec in metrics) else set(AROUND) - {"attack"}
         if wanted <= records.keys():
             means = {phase: statistics.fmean(records[phase]) for phase in wanted}
             return Surroundings(means, min(len(records[phase]) for phase in wanted))

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearnbench.cost.meter import Cost, Meter, Phase, Untimed
+from unlearnbench.cost.meter import Meter
+from unlearnbench.cost.phases import Cost, Phase, Untimed
 from unlearnbench.datasets import Dataset, Images, Split
 from unlearnbench.datasets.recipes import ClassifierRecipe, GivenJudge, SvmRecipe
 from unlearnbench.errors import UsageError
@@ -35,9 +36,11 @@ from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
 from unlearnbench.protocols import JobChannel, Progress
 from unlearnbench.run.at_hand import DOWNLOAD, Look, Missing, at_hand, inception_is_here
-from unlearnbench.run.cell import make_current, unlearn, warm_up
 from unlearnbench.run.estimate import Making, MethodCost, Prior, Unknown
+from unlearnbench.run.jobs import make_current
+from unlearnbench.run.measuring import warm_up as warm_up_judging
 from unlearnbench.run.trial import PLENTY_SECONDS, NotKnown, Trial, TrialAttacker, TrialClock, TrialStore, sample_some
+from unlearnbench.run.unlearning import unlearn, warm_up
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import digest
@@ -148,7 +151,7 @@ def measure_method(
         labels: of the cell's samples.
         plugin_files: files that may hold the method.
         cache: folder of artifacts.
-        device_info: the device, as `run.cell.resolve_device` returns it.
+        device_info: the device, as `run.jobs.resolve_device` returns it.
         channel: shows progress.
     """
     began = time.perf_counter()
@@ -252,7 +255,7 @@ def look_around(
         needs: of the metrics to come.
         base_seeds: of the base models.
         cache: folder of artifacts.
-        device_info: the device, as `run.cell.resolve_device` returns it.
+        device_info: the device, as `run.jobs.resolve_device` returns it.
         channel: shows progress.
     """
     began, device = time.perf_counter(), torch.device(device_info["device"])
@@ -274,7 +277,7 @@ def measure_making(
         dataset: to be prepared.
         name: of the part, as in `at_hand.at_hand`.
         cache: folder of artifacts.
-        device_info: the device, as `run.cell.resolve_device` returns it.
+        device_info: the device, as `run.jobs.resolve_device` returns it.
         channel: shows progress.
     """
     if name.endswith(DOWNLOAD):
@@ -371,7 +374,7 @@ def measure_surroundings(
         metric_names: of the metrics to compute.
         plugin_files: files that may hold a metric.
         cache: folder of artifacts.
-        device_info: the device, as `run.cell.resolve_device` returns it.
+        device_info: the device, as `run.jobs.resolve_device` returns it.
         channel: shows progress.
     """
     began = time.perf_counter()
@@ -381,10 +384,13 @@ def measure_surroundings(
         subject = subject_of(dataset.with_base_seed(cell.base_seed), cache, device)
         prepared = _stand_ins(dataset, subject, {need for spec, _ in metrics for need in spec.needs})
     with meter.phase("warmup"):
-        warm_up(prepared, dataset, device)
+        warm_up(subject.base, subject.train, dataset)
+        warm_up_judging(prepared, dataset, device)
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore(Path(folder))
-        inputs = EvaluationInputs(cell, subject.base, dataset, prepared, store, device_info["identity"], meter, channel)
+        inputs = EvaluationInputs(
+            cell, subject.base, "", dataset, prepared, store, device_info["identity"], meter, channel
+        )
         _fill(inputs, clock)
         with meter.phase("judge"):
             measure(inputs, metrics)

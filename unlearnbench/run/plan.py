@@ -10,7 +10,7 @@ from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
 from unlearnbench.run.arguments import combinations, make_cells, parse_sequence, parse_sweeps, parse_targets, replicates
 from unlearnbench.run.execution import Execution
-from unlearnbench.run.stale import needs_run
+from unlearnbench.run.stale import Needed, needed
 from unlearnbench.store.cell import Cell, Controls, Scalar, Seeds, Target
 from unlearnbench.store.records import DeviceModel, Record
 
@@ -48,7 +48,7 @@ class Plan:
         """
         return [
             spec for spec in self.metrics
-            if (self.unlearns(cell) or "attacker" not in spec.needs)
+            if (self.unlearns(cell) or not spec.is_attack)
             and (cell.earlier or not any(need.startswith("earlier_") for need in spec.needs))
         ]  # fmt: skip
 
@@ -147,7 +147,7 @@ def _few_samples(dataset: Dataset, targets: Sequence[Target]) -> list[str]:
 
 def _controls(registry: Registry, controls: Controls, metrics: Sequence[MetricSpec]) -> list[MethodSpec]:
     """Return the controls that a run adds: none without a metric to check, unless requested."""
-    checked = controls == "every" or any(s.threshold is not None and "attacker" not in s.needs for s in metrics)
+    checked = controls == "every" or any(s.threshold is not None and not s.is_attack for s in metrics)
     return registry.controls() if checked and controls != "none" else []
 
 
@@ -193,14 +193,15 @@ def _parse_overrides(
 class Selection:
     """The result of the rerun policy on a plan's cells and records."""
 
-    todo: list[Cell]  # to be measured
+    todo: list[Cell]  # with a part to be run
+    needed: Mapping[str, Needed]  # cell id -> these parts
     kept: list[Record]  # records of the other cells
-    further: Mapping[str, list[str]]  # cell id -> metrics of its last record, to be measured again
+    last: Mapping[str, Record]  # cell id -> the good record of a cell to be run, if there is one
 
     @property
     def failed(self) -> list[Record]:
         """The failed records that are kept."""
-        return [record for record in self.kept if record.status != "ok"]
+        return [record for record in self.kept if record.failure]
 
 
 def select(plan: Plan, records: Sequence[Record], execution: Execution, device: DeviceModel) -> Selection:
@@ -213,29 +214,27 @@ def select(plan: Plan, records: Sequence[Record], execution: Execution, device: 
         device: model of the run's device.
     """
     latest = {record.cell.id: record for record in records}
-    further: dict[str, list[str]] = {}
-    if execution.rerun != "always":
-        measured = {cell: record.metrics for cell, record in latest.items() if record.status == "ok"}
-        further = {cell: sorted(plan.known_metrics & names.keys()) for cell, names in measured.items()}
 
-    def wanted(cell: Cell) -> bool:
+    def wanted(cell: Cell) -> Needed | None:
         chosen = execution if plan.unlearns(cell) else replace(execution, models=None)
-        return _needs_run(plan, cell, latest.get(cell.id), chosen, device)
+        return _needed(plan, cell, latest.get(cell.id), chosen, device)
 
     standing = [] if execution.controls == "every" else _checks_made(plan, records, execution, device)
     checked = {record.cell.method for record in standing}
     cells = [cell for cell in plan.cells if cell.id not in plan.controls or cell.method not in checked]
-    todo = [cell for cell in cells if wanted(cell)]
-    running = {cell.id for cell in todo}
-    kept = {cell.id: latest[cell.id] for cell in cells if cell.id not in running}
-    return Selection(todo, list((kept | {record.cell.id: record for record in standing}).values()), further)
+    parts = {cell.id: part for cell in cells if (part := wanted(cell)) is not None}
+    todo = [cell for cell in cells if cell.id in parts]
+    kept = {cell.id: latest[cell.id] for cell in cells if cell.id not in parts}
+    kept |= {record.cell.id: record for record in standing}
+    last = {name: latest[name] for name in parts if name in latest and latest[name].status == "ok"}
+    return Selection(todo, parts, list(kept.values()), last)
 
 
-def _needs_run(plan: Plan, cell: Cell, record: Record | None, execution: Execution, device: DeviceModel) -> bool:
-    metrics = [spec.name for spec in plan.metrics_of(cell)]
-    return needs_run(
-        record, execution, sources=plan.source_hashes, metrics=metrics, device=device, dataset=plan.dataset
-    )
+def _needed(plan: Plan, cell: Cell, record: Record | None, execution: Execution, device: DeviceModel) -> Needed | None:
+    return needed(
+        record, execution, sources=plan.source_hashes, metrics=plan.metrics_of(cell), device=device,
+        dataset=plan.dataset,
+    )  # fmt: skip
 
 
 def _checks_made(plan: Plan, records: Iterable[Record], execution: Execution, device: DeviceModel) -> list[Record]:
@@ -248,4 +247,4 @@ def _checks_made(plan: Plan, records: Iterable[Record], execution: Execution, de
         and (r.cell.dataset, r.cell.protocol) == (plan.dataset.name, plan.dataset.protocol.name)
     ]  # fmt: skip
 
-    return [record for record in alike if not _needs_run(plan, record.cell, record, once, device)]
+    return [record for record in alike if _needed(plan, record.cell, record, once, device) is None]

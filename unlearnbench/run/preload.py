@@ -6,7 +6,7 @@ import importlib
 import os
 
 MODULES = (
-    "unlearnbench.cli.commands", "unlearnbench.run.cell", "torch_fidelity.metric_fid", "sklearn.datasets",
+    "unlearnbench.cli.commands", "unlearnbench.run.unlearning", "torch_fidelity.metric_fid", "sklearn.datasets",
     "sklearn.model_selection", "scipy.linalg",
 )  # fmt: skip
 ASKS_FOR_GPUS = ("diffusers.models.unets.unet_2d",)  # they call torch.accelerator.is_available() on import

@@ -2,32 +2,25 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from unlearnbench.datasets import WEIGHTS
-from unlearnbench.errors import UsageError, one_line, spell_error
+from unlearnbench.errors import UsageError
 from unlearnbench.models.checkpoints import write_scheduler
 from unlearnbench.models.saved import CARD, FACTS
 from unlearnbench.run.model_card import _null_class, _protocol, card
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import file_digest
 from unlearnbench.store.records import Record, records_digest
-from unlearnbench.store.scratch import moved, owned, refusal, remove, remove_at_once, sweep
+from unlearnbench.store.scratch import beside, moved, owned, refusal, remove, remove_at_once, sweep
 
 if TYPE_CHECKING:
-    from torch import nn
+    from unlearnbench.models.weights import Weights
 
 STAGED = ".writing-"  # prefix of incomplete folders
-
-
-PROBES = (0, 333, 666, 999)  # timesteps at which a saved model must predict the same as the unlearned one
-
-
-TOLERANCE = 1e-3  # of these predictions on CUDA; exact on a CPU
 
 
 def staging(models: Path, cell: Cell) -> Path:
@@ -35,35 +28,19 @@ def staging(models: Path, cell: Cell) -> Path:
     return models / owned(f"{STAGED}{cell.id}")
 
 
-def stage(folder: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[int]) -> dict[str, str]:
-    """Write a cell's unlearned model to its staging folder, for `publish`.
+def stage(folder: Path, weights: "Weights") -> dict[str, str]:
+    """Write an unlearned model to its staging folder, for `publish`; return its entry in the record.
 
     Args:
         folder: returned by `staging` in the process that records the cell.
-        cell: of the model.
-        model: as the method left it.
-        image_shape: (C, H, W).
-
-    Returns:
-        Its entry in the record: the SHA-256 of its weights, or the `reason` why it cannot be saved: its weights do not
-        determine its predictions, as with hooks or a replaced forward.
+        weights: of the model.
 
     Raises:
         UsageError: the folder cannot be written.
     """
-    from diffusers import UNet2DModel
     from torch import device
 
-    from unlearnbench.models.networks import build_unet, frozen, is_plain, placed
-    from unlearnbench.models.training import global_rng_kept
-
-    config = {key: value for key, value in dict(getattr(model, "config", {})).items() if not key.startswith("_")}
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        with global_rng_kept(device("cpu")):  # its first weights are random
-            written: Any = frozen(build_unet(config), weights, device("cpu"))
-    except (RuntimeError, TypeError, ValueError) as error:
-        return {"reason": f"its weights do not fit a UNet2DModel of its config ({one_line(spell_error(error), 120)})"}
+    written: Any = weights.build(device("cpu"))
     try:
         sweep(folder.parent, f"{STAGED}*")
         remove(folder)
@@ -72,32 +49,13 @@ def stage(folder: Path, cell: Cell, model: "nn.Module", image_shape: Sequence[in
     except (OSError, SafetensorError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise _unwritable(folder.parent, error) from error
-    with global_rng_kept(device("cpu")):
-        read = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
-    if is_plain(model) and _predict_alike(model, placed(read, next(model.parameters()).device), cell, image_shape):
-        return {"sha256": file_digest(folder / WEIGHTS)}
-    shutil.rmtree(folder, ignore_errors=True)
-    return {"reason": "its weights alone do not determine its predictions"}
-
-
-def _predict_alike(model: "nn.Module", other: Any, cell: Cell, image_shape: Sequence[int]) -> bool:
-    """Say whether two models predict the same noise for the forget class, the null class, and one in between."""
-    import torch
-
-    from unlearnbench.models.diffusion import evaluating, predict_noise
-
-    device = next(model.parameters()).device
-    x = torch.randn((len(PROBES), *image_shape), generator=torch.Generator().manual_seed(0)).to(device)
-    t = torch.tensor(PROBES, device=device)
-    null = int(other.config["num_class_embeds"]) - 1
-    y = torch.tensor([cell.forget_class, null, (cell.forget_class + 1) % null, cell.forget_class], device=device)
-    with evaluating(model), evaluating(other):
-        ours, theirs = predict_noise(model, x, t, y), predict_noise(other, x, t, y)
-    return torch.equal(ours, theirs) if device.type == "cpu" else torch.allclose(ours, theirs, TOLERANCE, TOLERANCE)
+    return {"sha256": file_digest(folder / WEIGHTS)}
 
 
 def publish(models: Path, record: Record) -> None:
     """Move a successful record's staged model to its place, with card and facts; remove that of any other record.
+
+    Where it was published before, as when attacks are added to the record, card and facts are written anew.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -107,13 +65,23 @@ def publish(models: Path, record: Record) -> None:
         shutil.rmtree(staged, ignore_errors=True)
         return
     try:
-        (staged / FACTS).write_text(json.dumps(_facts(record), indent=2) + "\n", encoding="utf-8")
-        (staged / CARD).write_text(card(record), encoding="utf-8")
+        if not staged.is_dir() and folder.is_dir():
+            _describe(folder, record)
+            return
+        _describe(staged, record)
         while not moved(staged, folder):
             remove_at_once(folder)
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise _unwritable(models, error) from error
+
+
+def _describe(folder: Path, record: Record) -> None:
+    """Write card and facts of a model into its folder."""
+    for name, text in ((FACTS, json.dumps(_facts(record), indent=2) + "\n"), (CARD, card(record))):
+        scratch = beside(folder / name)
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(folder / name)
 
 
 def is_saved(models: Path, record: Record) -> bool:

@@ -1,6 +1,7 @@
-"""The rules for stale records and for cells to run.
+"""The rules for stale records, and for the parts of cells to run.
 
-A record is stale where one of these has changed since:
+A cell has three parts: its method unlearns, metrics measure the weights that it left, attacks try to recover the class.
+Unlearned weights are artifacts with a key, so they are never stale. A record is stale where one of these has changed:
 
 - the source of its method and of its metrics: the syntax tree of a plugin's file and of the helpers it imports from
   its folder, without docstrings and comments (`plugins/sources.py`);
@@ -9,16 +10,17 @@ A record is stale where one of these has changed since:
 - parts of the harness, by their declared revisions (`store/revisions.py`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unlearnbench.datasets import Dataset, Images, Source, module_of, resolve, without_guidance
 from unlearnbench.datasets.recipes import GivenJudge
 from unlearnbench.errors import UsageError
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
 from unlearnbench.run.execution import Execution
+from unlearnbench.store.cell import UNLEARNED
 from unlearnbench.store.records import DeviceModel, Record
 from unlearnbench.store.revisions import REVISIONS, Part, of_parts
 
@@ -28,41 +30,80 @@ Recipes = tuple[str, str]  # digest and judges_digest of a dataset
 
 
 def rests_on(method: MethodSpec, metrics: Iterable[MetricSpec], dataset: Dataset) -> dict[str, int]:
-    """Return the revisions of the parts of the harness that affect a cell's numbers, for its record."""
-    needs = {need for spec in metrics for need in spec.needs}
+    """Return the revisions of the parts of the harness that affect a cell's numbers, for the record of a failed one."""
+    return unlearning_rests_on(method.role, dataset, sampled=True) | measuring_rests_on(metrics)
+
+
+def unlearning_rests_on(role: str, dataset: Dataset, *, sampled: bool) -> dict[str, int]:
+    """Return the revisions of the parts of the harness that affect unlearned weights.
+
+    Args:
+        role: of the method.
+        dataset: whose base model is unlearned.
+        sampled: whether the method drew samples.
+    """
+    chosen = {"base": not dataset.checkpoint, "unlearning": role != "reference", "sampler": sampled}
+    parts: tuple[Part, ...] = ("base", "unlearning", "sampler")
+    return of_parts([part for part in parts if chosen[part]])
+
+
+def measuring_rests_on(metrics: Iterable[MetricSpec]) -> dict[str, int]:
+    """Return the revisions of the parts of the harness that affect these metrics, given the weights."""
+    specs = list(metrics)
     parts: set[Part] = {"sampler", "measuring"}
-    if not dataset.checkpoint:
-        parts.add("base")
-    if method.role != "reference":
-        parts.add("unlearning")
-    if "attacker" in needs:
+    if any(spec.is_attack for spec in specs):
         parts |= {"attacks", "judges"}
-    if any(need.endswith(JUDGED) for need in needs):
+    if any(need.endswith(JUDGED) for spec in specs for need in spec.needs):
         parts.add("judges")
     return of_parts(parts)
 
 
+def is_attack(entry: Mapping[str, Any]) -> bool:
+    """Say whether a record's entry on a metric is that of an attack, which is a part of its own."""
+    return "cost" in entry
+
+
 def is_stale(record: Record, sources: Mapping[str, str], recipes: Recipes | None) -> bool:
-    """Say whether sources, recipes or revisions of a record have changed since it was measured.
+    """Say whether a record's weights or metrics are stale: its attacks may be so alone, see `stale_attacks`.
 
     Args:
         record: of any cell.
         sources: {"method:NAME" or "metric:NAME": hash of its source now}; missing names are not checked.
         recipes: of the record's dataset now; None where unknown.
     """
-    measured = {f"method:{record.cell.method}": record.method.get("source_hash")}
-    measured |= {f"metric:{name}": entry.get("source_hash") for name, entry in record.metrics.items()}
-    if any(sources.get(key, value) != value for key, value in measured.items()):
+    measured = {name: entry for name, entry in record.metrics.items() if not is_attack(entry)}
+    if _have_changed(measured, sources) or _differs(f"method:{record.cell.method}", record.method, sources):
         return True
     if recipes is not None:
         recorded = (record.dataset.get("digest"), record.dataset.get("panel", recipes[1]))  # old records lack it
         if recorded != recipes:
             return True
-    return any(REVISIONS.get(part, rev) != rev for part, rev in (record.revisions or FIRST).items())  # type: ignore[call-overload]
+    apart = {"attacks"} if len(measured) < len(record.metrics) else set()
+    return bool(_raised(record) - apart)
+
+
+def stale_attacks(record: Record, sources: Mapping[str, str]) -> frozenset[str]:
+    """Return the names of the attacks of a record that are stale though it is not: arguments as of `is_stale`."""
+    attacks = {name: entry for name, entry in record.metrics.items() if is_attack(entry)}
+    return frozenset(attacks) if "attacks" in _raised(record) else _have_changed(attacks, sources)
+
+
+def _raised(record: Record) -> set[str]:
+    """Return the parts of the harness with another revision than a record rests on."""
+    revisions = record.revisions or FIRST
+    return {part for part, revision in revisions.items() if REVISIONS.get(part, revision) != revision}  # type: ignore[call-overload]
+
+
+def _have_changed(metrics: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(name for name, entry in metrics.items() if _differs(f"metric:{name}", entry, sources))
+
+
+def _differs(key: str, recorded: Mapping[str, Any], sources: Mapping[str, str]) -> bool:
+    return bool(sources.get(key, recorded.get("source_hash")) != recorded.get("source_hash"))
 
 
 def stale_ids(records: Iterable[Record], sources: Mapping[str, str]) -> frozenset[str]:
-    """Return the ids of cells with stale records, for reports.
+    """Return the ids of cells with stale records, and `ID NAME` of stale attacks of others, for reports.
 
     Args:
         records: of any datasets.
@@ -78,31 +119,66 @@ def stale_ids(records: Iterable[Record], sources: Mapping[str, str]) -> frozense
             now[key] = None if dataset is None else (dataset.digest, dataset.judges_digest)
         if is_stale(record, sources, now[key]):
             found.add(record.cell.id)
+        else:
+            found |= {f"{record.cell.id} {name}" for name in stale_attacks(record, sources)}
     return frozenset(found)
 
 
-def needs_run(
-    record: Record | None, execution: Execution, *, sources: Mapping[str, str], metrics: Iterable[str],
-    device: DeviceModel, dataset: Dataset,
-) -> bool:  # fmt: skip
-    """Apply the rerun policy to a cell, given its last record.
+class Needed(NamedTuple):
+    """The parts of a cell to run. Weights are unlearned where the cache lacks them."""
 
-    `missing` runs cells without a result: no record, or one that is interrupted, stale, of another model of device or
-    other images, with fewer metrics or repeats, or without its model in the folder of `models`, if requested. `failed`
-    also runs failed cells. `always` runs everything.
+    measure: bool  # the weights, by all metrics but attacks
+    attacks: tuple[str, ...] = ()  # of kept weights; of new ones, all
+    afresh: bool = False  # unlearn, whatever the cache has
+
+
+def needed(
+    record: Record | None, execution: Execution, *, sources: Mapping[str, str], metrics: Sequence[MetricSpec],
+    device: DeviceModel, dataset: Dataset,
+) -> Needed | None:  # fmt: skip
+    """Apply the rerun policy to a cell, given its last record; return None where nothing is to be done.
+
+    `missing` runs what has no result: cells without a record, or with one that is interrupted, stale, of another model
+    of device or other images, with fewer metrics or repeats, or without its model in the folder of `models`, if
+    requested; of other cells the attacks that are missing or stale. `failed` also runs failed cells and attacks.
+    `always` runs everything.
     """
-    if execution.rerun == "always" or record is None or record.status == "interrupted":
-        return True
+    attacks = tuple(spec.name for spec in metrics if spec.is_attack)
+    if execution.rerun == "always":
+        return Needed(True, attacks, afresh=True)
+    if record is None or record.status == "interrupted":
+        return Needed(True, attacks)
     if not record.device_model.matches(device) or record.dataset.get("content", "") != dataset.content:
-        return True
+        return Needed(True, attacks)
+    if record.status != "ok":
+        stale = is_stale(record, sources, (dataset.digest, dataset.judges_digest))
+        return Needed(True, attacks) if stale or execution.rerun == "failed" else None
+    old = stale_attacks(record, sources)
+    lost = (
+        {name for name, entry in record.metrics.items() if entry.get("failed")} if execution.rerun == "failed" else {}
+    )
+    again = tuple(name for name in attacks if name not in record.metrics or name in old or name in lost)
+    if _measured_in_part(record, execution, sources, metrics, dataset):
+        return Needed(True, again)
+    return Needed(not _weights_are_kept(record, execution.cache), again) if again else None
+
+
+def _weights_are_kept(record: Record, cache: Path) -> bool:
+    """Say whether the cache seems to have the weights that a record rests on."""
+    key = record.artifacts.get(UNLEARNED, {}).get("key", "")
+    return bool(key) and (cache / UNLEARNED / key[:24]).is_dir()
+
+
+def _measured_in_part(
+    record: Record, execution: Execution, sources: Mapping[str, str], metrics: Sequence[MetricSpec], dataset: Dataset
+) -> bool:
+    """Say whether a good record's weights or metrics are stale, or less than requested."""
     if is_stale(record, sources, (dataset.digest, dataset.judges_digest)):
         return True
-    if record.status == "ok":
-        timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
-        if execution.models is not None and not _is_saved(execution.models, record):
-            return True
-        return timed < execution.repeats or not set(metrics) <= set(record.metrics)
-    return execution.rerun == "failed"
+    if execution.models is not None and not _is_saved(execution.models, record):
+        return True
+    timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
+    return timed < execution.repeats or not {spec.name for spec in metrics if not spec.is_attack} <= set(record.metrics)
 
 
 def _is_saved(models: Path, record: Record) -> bool:

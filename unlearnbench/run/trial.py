@@ -20,8 +20,7 @@ from unlearnbench.models.diffusion import Schedule, to_float
 from unlearnbench.models.sampler import Start, sample
 from unlearnbench.run.at_hand import Look, Missing
 from unlearnbench.run.estimate import Rate
-from unlearnbench.store.artifacts import Artifact, Tensors
-from unlearnbench.store.hashing import digest
+from unlearnbench.store.artifacts import Artifact, Tensors, key_of
 from unlearnbench.unlearn.context import METHOD, Context
 from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Stream
@@ -207,7 +206,7 @@ class TrialStore(Look):
         try:
             return super().get(kind, inputs, build)
         except Missing:
-            key = digest({"kind": kind, "inputs": inputs})
+            key = key_of(kind, inputs)
             if key in self.made:
                 return replace(self.made[key], reused=True)
             tensors, facts = build()

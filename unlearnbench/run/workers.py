@@ -7,6 +7,7 @@ when the run is gone, even by SIGKILL.
 
 import ctypes
 import importlib
+import math
 import multiprocessing
 import os
 import signal
@@ -75,6 +76,7 @@ class Workers:
         on_tick: Callable[[], None] = lambda: None,
         on_beside: Callable[[], int] = lambda: 0,
         timeout: float | None = None,
+        allowance: "Allowance | None" = None,
     ) -> Outcome:
         """Run `job(*arguments, channel)` in a separate process and wait until it and its descendants are gone.
 
@@ -86,11 +88,12 @@ class Workers:
             on_tick: called at least once a second; an exception from it ends the job.
             on_beside: returns the largest number of other devices at work since the job's last request.
             timeout: seconds after which the process is killed, not counting stops (Ctrl-Z).
+            allowance: instead, those that several jobs have together.
 
         Raises:
             UsageError: the job raised one.
         """
-        child, allowance = _Child(job, arguments), _Allowance(timeout)
+        child, allowance = _Child(job, arguments), allowance or Allowance(timeout)
         try:
             outcome = None
             while outcome is None:
@@ -107,7 +110,7 @@ class Workers:
                     case ("end", *content):
                         outcome = Outcome(*content)
                 if outcome is None and allowance.is_spent(child.pid):
-                    outcome = Outcome("timeout", reason=f"it was stopped after {timeout:g} seconds (--timeout)")
+                    outcome = Outcome("timeout", reason=f"it was stopped after {allowance.whole:g} seconds (--timeout)")
         finally:
             child.end()
         if outcome.status in ("failed", "oom"):
@@ -177,18 +180,18 @@ class _Child:
         return self._guard.exitcode
 
 
-class _Allowance:
-    """The remaining time of a job."""
+class Allowance:
+    """The remaining time of jobs."""
 
     def __init__(self, seconds: float | None) -> None:
-        self._left, self._seen = seconds, time.monotonic()
+        """Allow that many seconds; None for any number."""
+        self.whole = math.inf if seconds is None else seconds
+        self._left, self._seen = self.whole, time.monotonic()
 
     def is_spent(self, pid: int | None) -> bool:
         """Count the time since the last check, unless the job or this process was stopped; say whether it is up."""
         now = time.monotonic()
         took, self._seen = now - self._seen, now
-        if self._left is None:
-            return False
         if took < LONGEST_TICK and not (pid is not None and is_stopped(pid)):
             self._left -= took
         return self._left < 0

@@ -53,6 +53,11 @@ class Artifact:
         return {"key": self.key, "sha256": self.payload_digest}
 
 
+def key_of(kind: str, inputs: Mapping[str, Any]) -> str:
+    """Return the key of an artifact: 64 hex digits."""
+    return digest({"kind": kind, "inputs": inputs})
+
+
 def software() -> dict[str, str]:
     """Return the library versions that affect trained bytes, for artifact keys."""
     return {"torch": torch.__version__, "diffusers": importlib.metadata.version("diffusers")}
@@ -87,8 +92,8 @@ class ArtifactStore:
         Raises:
             UsageError: the cache cannot be written.
         """
-        key = digest({"kind": kind, "inputs": inputs})
-        folder = self._folder(kind, inputs)
+        key = key_of(kind, inputs)
+        folder = self._folder(kind, key)
         with self._writable():
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder.with_suffix(".lock"))
@@ -106,20 +111,40 @@ class ArtifactStore:
         finally:
             lock.release()
 
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """Return the artifact of a key (`key_of`); None where it is missing or damaged.
+
+        Raises:
+            UsageError: the cache cannot be read.
+        """
+        with self._writable():
+            return self._read(kind, key, self._folder(kind, key))
+
+    def put(self, kind: str, inputs: Mapping[str, Any], tensors: Tensors, facts: Mapping[str, Any]) -> Artifact:
+        """Keep an artifact in place of an earlier one of these inputs.
+
+        Raises:
+            UsageError: the cache cannot be written.
+        """
+        key = key_of(kind, inputs)
+        with self._writable():
+            remove_at_once(self._folder(kind, key))
+            return self._write(kind, key, self._folder(kind, key), inputs, tensors, facts)
+
     def fetch(self, what: str) -> None:
         """Announce a download to a place other than this cache; `Look` refuses it."""
 
     def workspace(self, kind: str, inputs: Mapping[str, Any]) -> Path:
         """Return the folder for checkpoints of this artifact's build."""
-        return self._folder(kind, inputs).with_suffix(".work")
+        return self._folder(kind, key_of(kind, inputs)).with_suffix(".work")
 
-    def _folder(self, kind: str, inputs: Mapping[str, Any]) -> Path:
-        return self.root / kind / digest({"kind": kind, "inputs": inputs})[:24]
+    def _folder(self, kind: str, key: str) -> Path:
+        return self.root / kind / key[:24]
 
     def reference(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, str] | None:
         """Return the reference of an artifact if it seems to exist; only `get` validates it."""
         try:
-            note = json.loads(_file(self._folder(kind, inputs) / NOTE).read_text(encoding="utf-8"))
+            note = json.loads(_file(self._folder(kind, key_of(kind, inputs)) / NOTE).read_text(encoding="utf-8"))
             return {"key": note["key"], "sha256": note["sha256"]}
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None

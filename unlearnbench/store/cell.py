@@ -13,6 +13,7 @@ Scalar = bool | int | float | str
 Precision = Literal["fp32", "bf16"]
 Rerun = Literal["missing", "failed", "always"]
 Controls = Literal["first", "every", "none"]
+UNLEARNED = "unlearned"  # the kind of artifact that holds the weights of a cell
 MOST_NAMED = 40  # characters of the target in a cell's id; the digest covers the rest
 
 

@@ -86,14 +86,20 @@ FORMATTED = Kind(
     "a format of numbers such as .2f",
 )
 
+STATUS = _choice("ok", "failed", "oom", "timeout", "interrupted")
+
 # A dict is an object: names that end in ? are optional, * stands for every name, unlisted names are not checked. A list
 # is a list of any length.
+COST: Mapping[str, Any] = {
+    "seconds": SECONDS, "memory_bytes": {"*": COUNT}, "memory_growth_bytes?": {"*": COUNT}, "repeats?": [SECONDS],
+    "reused?": FLAG, "reused_seconds?": SECONDS, "side_by_side?": FLAG, "load?": {"*": AMOUNT},
+}  # fmt: skip
 RECORD: Mapping[str, Any] = {
     "cell": {
         "dataset": NAME, "protocol": NAME, "method": NAME, "settings": {"*": SCALAR}, "forget_class": COUNT,
         "seed": COUNT, "base_seed?": COUNT, "sampling_seed?": COUNT, "further?": [COUNT], "earlier?": [[COUNT]],
     },
-    "status": _choice("ok", "failed", "oom", "timeout", "interrupted"),
+    "status": STATUS,
     "reason?": _or_null(TEXT),
     "traceback?": _or_null(TEXT),
     "wall_seconds?": _or_null(SECONDS),
@@ -107,22 +113,17 @@ RECORD: Mapping[str, Any] = {
             "better": _choice("lower", "higher", "neither"),
             "shows": _choice("forgetting", "retention", "robustness", "judging"), "headline": FLAG,
             "format": FORMATTED, "source?": TEXT, "source_hash?": TEXT, "reason?": _or_null(TEXT),
-            "boundary?": NUMBER, "range?": [_or_null(NUMBER)],
+            "boundary?": NUMBER, "range?": [_or_null(NUMBER)], "cost?": COST, "failed?": STATUS,
         },
     },
-    "cost?": {
-        "*": {
-            "seconds": SECONDS, "memory_bytes": {"*": COUNT}, "memory_growth_bytes?": {"*": COUNT},
-            "repeats?": [SECONDS], "reused?": FLAG, "reused_seconds?": SECONDS, "side_by_side?": FLAG,
-            "load?": {"*": AMOUNT},
-        },
-    },
+    "cost?": {"*": COST},
     "outside?": {"*": SECONDS},
     "priors?": {"*": {"seconds": SECONDS, "key": TEXT, "shared?": FLAG, "reused?": FLAG}},
     "probes?": {"*": TEXT},
     "disturbances?": [{"phase": TEXT, "what": TEXT}],
     "counts?": {
-        "optimizer_steps?": COUNT, "forward_images?": COUNT, "backward_images?": COUNT, "drawn?": {"*": COUNT},
+        "optimizer_steps?": COUNT, "forward_images?": COUNT, "backward_images?": COUNT,
+        "sampled_images?": COUNT, "drawn?": {"*": COUNT},
     },
     "flops?": {"forward?": AMOUNT, "backward?": AMOUNT, "peak?": {"*": POSITIVE}},
     "revisions?": {"*": SIZE},

@@ -38,7 +38,7 @@ class Record:
     """The results of one cell.
 
     `metrics` maps a metric's name to value, n, unit, direction, format and source hash; `cost` maps a phase to
-    `cost.meter.Cost` as JSON. A failed cell has a `reason` and no metrics. `wall_seconds` are the seconds of `cost`
+    `cost.phases.Cost` as JSON. A failed cell has a `reason` and no metrics. `wall_seconds` are the seconds of `cost`
     without reused ones (of `forget`, the first of its repeats), plus those of `outside`.
     """
 
@@ -103,6 +103,14 @@ class Record:
         if record.cell.id != value.get("cell_id"):
             raise ValueError("its cell id does not match its cell")
         return record
+
+    @property
+    def failure(self) -> str:
+        """The reason of the cell, or of one of its attacks, for having failed; empty where nothing did."""
+        if self.status != "ok":
+            return f"{self.status}: {self.cell.id}: {self.reason}"
+        lost = [entry for entry in self.metrics.values() if entry.get("failed")]
+        return "; ".join(f"{entry['failed']}: {self.cell.id}, {entry['title']}: {entry['reason']}" for entry in lost)
 
     @property
     def device_model(self) -> "DeviceModel":

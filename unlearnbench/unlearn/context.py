@@ -215,6 +215,7 @@ class Context:
         harness, protocol = self._harness, self._harness.dataset.protocol
         numbers = range(self._sampled, self._sampled + len(labels))
         self._sampled += len(labels)
+        harness.counts.sampled_images += len(labels)
         seeds = [derive_seed("replay", context=self._seed, index=number) for number in numbers]
         images = sample(
             self.base, self.schedule, labels, seeds, harness.dataset.image_shape,

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unlearnbench.cost.meter import Cost
+from unlearnbench.cost.phases import Cost
 from unlearnbench.errors import PluginError
 from unlearnbench.models.training import global_rng_kept
 from unlearnbench.store.artifacts import Artifact, Tensors

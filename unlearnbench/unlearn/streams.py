@@ -56,6 +56,7 @@ class Counts:
     optimizer_steps: int = 0
     forward_images: int = 0
     backward_images: int = 0
+    sampled_images: int = 0  # from the base model, by the protocol's sampler
     drawn: dict[str, int] = field(default_factory=dict)  # stream -> images
 
     def watch(self, model: nn.Module) -> RemovableHandle:
@@ -81,6 +82,7 @@ class Counts:
         self.optimizer_steps += sign * other.optimizer_steps
         self.forward_images += sign * other.forward_images
         self.backward_images += sign * other.backward_images
+        self.sampled_images += sign * other.sampled_images
         for stream, images in other.drawn.items():
             self.drawn[stream] = self.drawn.get(stream, 0) + sign * images
 
