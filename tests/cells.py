@@ -10,10 +10,10 @@ from unlearnbench.datasets import digits as recipe
 from unlearnbench.measure import inputs
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NEEDS
-from unlearnbench.run import cell as runner
-from unlearnbench.run import global_state
+from unlearnbench.run import global_state, jobs, measuring, unlearning
 from unlearnbench.run.saving import staging
-from unlearnbench.store.cell import Cell
+from unlearnbench.run.stages import together
+from unlearnbench.store.cell import UNLEARNED, Cell
 
 SMALL = {  # settings, of those methods that have them
     "steps": 2, "batch": 64, "retain_batch": 64, "replay_per_class": 3, "fisher_images": 2, "fisher_timesteps": 10,
@@ -60,8 +60,8 @@ def tiny_dataset(*, flip=False, bf16=False, unet=None):
 def prepare_digits(cache):
     """Make what belongs to digits, as the first run with this cache would: two minutes on one core."""
     torch.set_num_threads(1)
-    runner.prepare_dataset(
-        load_dataset("digits"), tuple(NEEDS), [0], Path(cache), runner.resolve_device("cpu"), lambda *_: None
+    jobs.prepare_dataset(
+        load_dataset("digits"), tuple(NEEDS), [0], Path(cache), jobs.resolve_device("cpu"), lambda *_: None
     )
 
 
@@ -95,12 +95,12 @@ def shrink():
 
 
 def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):
-    """Run a cell and return it with the measured fields of its record.
+    """Run the jobs of a cell in this process, and return it with the measured fields of its record.
 
     Args:
         cache: folder of artifacts.
         method: its name.
-        device_info: the device, as `run.cell.resolve_device` returns it.
+        device_info: the device, as `run.jobs.resolve_device` returns it.
         line: to the process that waits for the cell.
         dataset: tiny_dataset(), unless another one is given.
         metrics: names.
@@ -113,4 +113,11 @@ def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), p
     chosen = {name: value for name, value in {**SMALL, **settings}.items() if name in spec.settings}
     cell = Cell(dataset.name, dataset.protocol.name, method, spec.resolve((), chosen), 3, 0)
     place = None if staged is None else staging(staged, cell)
-    return cell, runner.run_cell(cell, dataset, metrics, plugins, cache, device_info, 1, place, channel)
+    parts = [unlearning.unlearn_cell(cell, dataset, metrics, plugins, cache, device_info, 1, True, place, channel)]
+    if not parts[0].get("complete"):
+        attacks = [name for name in metrics if Registry(plugins).metric(name).is_attack]
+        given = cell, dataset, parts[0]["artifacts"][UNLEARNED]["key"]
+        rest = plugins, cache, device_info, channel
+        parts.append(measuring.measure_cell(*given, [name for name in metrics if name not in attacks], *rest))
+        parts += [measuring.attack_cell(*given, name, *rest) for name in attacks]
+    return cell, together(parts, cell)

@@ -21,7 +21,7 @@ from unlearnbench.models import flops as arithmetic
 from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise
 from unlearnbench.models.networks import build_unet, frozen, placed, unet_config
 from unlearnbench.models.sampler import sample
-from unlearnbench.run import cell as runner
+from unlearnbench.run import measuring, unlearning
 from unlearnbench.run.saving import staging
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.unlearn.context import Context
@@ -48,8 +48,7 @@ def observed(device):
         return SimpleNamespace(**nothing)
 
     probes.NvmlMonitor = start_monitor
-    prepared = []
-    prepare, unlearn, steps = runner.prepare, runner.unlearn, Context.steps
+    prepare, unlearn, steps = measuring.prepare, unlearning.unlearn, Context.steps
 
     def noting_steps(context, n):
         marks = []
@@ -59,12 +58,12 @@ def observed(device):
         seen.waits += device.waits[marks[1] :] if n > 1 else []  # the first step may prepare something
 
     def noting_prepare(*arguments):
-        prepared.append(prepare(*arguments))
-        return prepared[-1]
+        prepared = prepare(*arguments)
+        judges = [prepared.judge, prepared.extractor, getattr(prepared.rejecting, "network", None)]
+        seen.judges |= {str(x.device) for judge in judges if judge is not None for x in judge.parameters()}
+        return prepared
 
     def noting_unlearn(*arguments):
-        judges = [prepared[-1].judge, prepared[-1].extractor, getattr(prepared[-1].rejecting, "network", None)]
-        seen.judges |= {str(x.device) for judge in judges if judge is not None for x in judge.parameters()}
         context = unlearn(*arguments)
         weights = list(context.model.parameters())
         seen.on |= {str(x.device) for x in weights}
@@ -76,17 +75,17 @@ def observed(device):
             if any(n > 1 and a != b for n, a, b in zip(x.shape, x.stride(), x.grad.stride(), strict=True)):
                 seen.misplaced.add(tuple(x.shape))
 
-    runner.prepare, runner.unlearn, Context.steps = noting_prepare, noting_unlearn, noting_steps
+    measuring.prepare, unlearning.unlearn, Context.steps = noting_prepare, noting_unlearn, noting_steps
     handle = register_optimizer_step_pre_hook(look)
     try:
         yield seen
     finally:
         handle.remove()
-        runner.prepare, runner.unlearn, Context.steps = prepare, unlearn, steps
+        measuring.prepare, unlearning.unlearn, Context.steps = prepare, unlearn, steps
 
 
 def found(device="cuda:0"):
-    """Return a pretended device as `run.cell.resolve_device` would."""
+    """Return a pretended device as `run.jobs.resolve_device` would."""
     return {"name": device, "device": device, "identity": IDENTITY, "of": 1}
 
 
@@ -115,7 +114,7 @@ def method_job(cache, models, method, metrics):
     """Run a method; return what was seen, and which functions made the host wait in a step after the first."""
     with pretended_cuda() as device, observed(device) as seen:
         cell, record = run_cell(cache, method, found(), channel, metrics=metrics, staged=models, steps=3)
-        waits = [wait.path for wait in seen.waits if "cell.py:unlearn" in wait.path]
+        waits = [wait.path for wait in seen.waits if "unlearning.py:unlearn" in wait.path]
         seen = account(cell, record, models, seen, device)
         return seen, {path[0] for path in waits if not BOOKKEEPING & set(path)}
 

@@ -105,7 +105,9 @@ def measure_sampler(prepared, store):
 
 
 def measure_measuring(prepared, store):
-    inputs = EvaluationInputs(CELL, prepared.base, DATASET, prepared, store, {"uuid": "1"}, Meter(), lambda *_: None)
+    inputs = EvaluationInputs(
+        CELL, prepared.base, "", DATASET, prepared, store, {"uuid": "1"}, Meter(), lambda *_: None
+    )
     losses = losses_by_timestep(inputs)
     return {
         "forget": marks(inputs.forget_samples), "retain": marks(inputs.retain_samples),

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from unlearnbench.cost.meter import Meter, compiling_is_warmup
-from unlearnbench.cost.phases import Cost
 from unlearnbench.cost.nvml import StopSampler
+from unlearnbench.cost.phases import Cost
 from unlearnbench.cost.probes import (
     ForeignCpu,
     ForeignProcesses,

@@ -19,7 +19,7 @@ from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.flops import peak_flops
 from unlearnbench.models.networks import build_unet, frozen, unet_config
 from unlearnbench.models.sampler import sample
-from unlearnbench.run import cell as runner
+from unlearnbench.run.jobs import resolve_device
 from unlearnbench.run.saving import staging
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.artifacts import ArtifactStore
@@ -47,7 +47,7 @@ def on_device(tmp_path_factory):
 def found():
     """Return the device; its peak is not measured here, which takes seconds."""
     arithmetic.PEAK_SIZE, arithmetic.PEAK_SECONDS = {"cuda": 1024}, 0.0
-    return runner.resolve_device("cuda")
+    return resolve_device("cuda")
 
 
 def cell_job(cache, method, form, channel):
@@ -64,7 +64,7 @@ def loop_job(cache, method, channel):
     for steps in (2, 4):
         with host_waits(torch.device(device["device"])) as waits:
             run_cell(cache, method, device, channel, steps=steps)
-        inside = [path for path in waits if "cell.py:unlearn" in path and not BOOKKEEPING & set(path)]
+        inside = [path for path in waits if "unlearning.py:unlearn" in path and not BOOKKEEPING & set(path)]
         counted.append(Counter(path[0] for path in inside))
     return set(counted[1] - counted[0])
 

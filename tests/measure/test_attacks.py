@@ -99,7 +99,7 @@ class TestTheAttacker:
         one = make(judge=judge)
         assert one.before == 100.0
         cell = EvaluationInputs(
-            one.cell, prepared.base, tiny, prepared, ArtifactStore(tmp_path), {}, Meter(), lambda *_: None
+            one.cell, prepared.base, "", tiny, prepared, ArtifactStore(tmp_path), {}, Meter(), lambda *_: None
         )
         np.testing.assert_array_equal(judge.seen[0], cell.forget_samples)
 
@@ -274,7 +274,7 @@ class TestMetrics:
     def test_they_are_timed_apart_and_leave_the_random_state_alone(self, make, tiny, prepared, tmp_path):
         one, meter = make(), Meter()
         inputs = EvaluationInputs(
-            one.cell, prepared.base, tiny, prepared, ArtifactStore(tmp_path), {}, meter, lambda *_: None
+            one.cell, prepared.base, "", tiny, prepared, ArtifactStore(tmp_path), {}, meter, lambda *_: None
         )
 
         @metric(title="T", unit="%", better="higher", aspect="robustness", optional=True)

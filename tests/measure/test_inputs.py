@@ -26,7 +26,7 @@ def prepared(tiny, tmp_path_factory):
 def inputs(tiny, prepared, tmp_path):
     store = ArtifactStore(tmp_path)
     cell = Cell("digits", tiny.protocol.name, "safemax", {}, 3, 0)
-    return EvaluationInputs(cell, prepared.base, tiny, prepared, store, {"uuid": "1"}, Meter(), lambda *_: None)
+    return EvaluationInputs(cell, prepared.base, "", tiny, prepared, store, {"uuid": "1"}, Meter(), lambda *_: None)
 
 
 def test_the_noise_depends_on_neither_method_nor_forget_class():
@@ -194,7 +194,9 @@ def test_samples_of_the_untouched_base_are_drawn_once_and_charged_every_time(tin
         cell = Cell("digits", tiny.protocol.name, "original", {}, forget_class, 0)
         meter = Meter()
         progress = lambda what, done, total: drawn.append((forget_class, done))  # noqa: E731
-        return EvaluationInputs(cell, model, tiny, prepared, ArtifactStore(tmp_path), {"uuid": "1"}, meter, progress)
+        return EvaluationInputs(
+            cell, model, "", tiny, prepared, ArtifactStore(tmp_path), {"uuid": "1"}, meter, progress
+        )
 
     first, second = inputs(3, prepared.base), inputs(4, prepared.base)
     kept, again = first.retain_samples, second.retain_samples

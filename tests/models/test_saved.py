@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,10 +26,11 @@ from unlearnbench.models.checkpoints import SCHEDULE
 from unlearnbench.models.diffusion import evaluating, predict_noise, to_uint8
 from unlearnbench.models.networks import build_unet
 from unlearnbench.models.saved import CARD, FACTS, draw, image_grid, open_model
+from unlearnbench.models.weights import NotInWeights, weights_of
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.model_card import card
 from unlearnbench.run.saving import is_saved, publish, stage, staging
-from unlearnbench.run.stale import needs_run
+from unlearnbench.run.stale import needed
 from unlearnbench.store.cell import sample_seeds
 from unlearnbench.store.records import DeviceModel, ResultStore, records_digest
 
@@ -61,7 +63,7 @@ def unlearned(make_context):
 @pytest.fixture
 def saved(tmp_path, unlearned):
     """The folder of models, and the record of the one in it."""
-    record = record_of(stage(staging(tmp_path, record_of().cell), record_of().cell, unlearned, SHAPE))
+    record = record_of(stage(staging(tmp_path, record_of().cell), weights_of(unlearned, 3, SHAPE)))
     publish(tmp_path, record)
     return tmp_path, record
 
@@ -85,7 +87,7 @@ class TestTheFolder:
 
     def test_before_it_is_settled_there_is_no_folder_of_its_name(self, tmp_path, unlearned):
         cell = record_of().cell
-        stage(staging(tmp_path, cell), cell, unlearned, SHAPE)
+        stage(staging(tmp_path, cell), weights_of(unlearned, 3, SHAPE))
         assert not (tmp_path / cell.id).exists()
         publish(tmp_path, record_of(status="failed"))
         assert not [path for path in tmp_path.iterdir() if cell.id in path.name]
@@ -95,19 +97,19 @@ class TestTheFolder:
         (models / record.cell.id / "stray").write_text("")
         with torch.no_grad():
             unlearned.class_embedding.weight.zero_()
-        publish(models, record_of(stage(staging(models, record.cell), record.cell, unlearned, SHAPE)))
+        publish(models, record_of(stage(staging(models, record.cell), weights_of(unlearned, 3, SHAPE))))
         assert not (models / record.cell.id / "stray").exists()
         assert torch.equal(predicted(UNet2DModel.from_pretrained(models / record.cell.id)), predicted(unlearned))
 
     def test_staging_changes_neither_the_model_nor_the_random_state_of_the_cell(self, tmp_path, unlearned):
         unlearned.train()
         before = torch.get_rng_state()
-        stage(staging(tmp_path, record_of().cell), record_of().cell, unlearned, SHAPE)
+        stage(staging(tmp_path, record_of().cell), weights_of(unlearned, 3, SHAPE))
         assert unlearned.training
         assert torch.equal(torch.get_rng_state(), before)
 
     @pytest.mark.parametrize("way", ["forward", "hook", "part"])
-    def test_what_weights_do_not_hold_is_not_written(self, tmp_path, unlearned, way):
+    def test_what_weights_do_not_hold_is_noticed(self, tmp_path, unlearned, way):
         if way == "forward":
             whole = unlearned.forward
             unlearned.forward = lambda x, t, y: whole(-x, t, y)
@@ -115,15 +117,15 @@ class TestTheFolder:
             unlearned.conv_in.register_forward_hook(lambda part, args, result: 2 * result)
         else:
             unlearned.conv_out = torch.nn.Sequential(unlearned.conv_out)
-        entry = stage(staging(tmp_path, record_of().cell), record_of().cell, unlearned, SHAPE)
-        assert set(entry) == {"reason"}
-        assert not [path for path in tmp_path.iterdir() if path.name != "artifacts"]
-        assert is_saved(tmp_path, record_of(entry)), "a cell whose model no folder can hold must not run for ever"
+        with pytest.raises(NotInWeights):
+            weights_of(unlearned, 3, SHAPE)
+        unsaved = record_of({"reason": "hooks"})
+        assert is_saved(tmp_path, unsaved), "a cell whose model no folder can hold must not run for ever"
 
     def test_an_unwritable_folder_is_one_sentence(self, tmp_path, unlearned):
         (tmp_path / "file").write_text("")
         with pytest.raises(UsageError, match="--save-models"):
-            stage(staging(tmp_path / "file", record_of().cell), record_of().cell, unlearned, SHAPE)
+            stage(staging(tmp_path / "file", record_of().cell), weights_of(unlearned, 3, SHAPE))
 
     def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, tmp_path, unlearned, monkeypatch):
         def refuse(self, folder, **_):
@@ -132,16 +134,16 @@ class TestTheFolder:
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
         monkeypatch.setattr(UNet2DModel, "save_pretrained", refuse)
-        models, cell = tmp_path / "models", record_of().cell
+        models, cell, weights = tmp_path / "models", record_of().cell, weights_of(unlearned, 3, SHAPE)
         with pytest.raises(UsageError, match=r"\(No space left on device\): free space or .*--save-models"):
-            stage(staging(models, cell), cell, unlearned, SHAPE)
+            stage(staging(models, cell), weights)
         assert list(models.iterdir()) == []
 
     def test_two_runs_of_one_cell_do_not_meet(self, tmp_path, unlearned):
         cell = record_of().cell
         others = tmp_path / staging(tmp_path, cell).name.replace(str(os.getpid()), str(os.getppid()))
         for staged in (staging(tmp_path, cell), others):
-            record = record_of(stage(staged, cell, unlearned, SHAPE))
+            record = record_of(stage(staged, weights_of(unlearned, 3, SHAPE)))
         publish(tmp_path, record)
         assert others.is_dir()  # its owner is at work
         assert is_saved(tmp_path, record)
@@ -151,7 +153,8 @@ class TestWhichCellsRun:
     def asked(self, record, models):
         dataset = load_dataset("digits")
         device, execution = DeviceModel("cpu", "A CPU"), Execution(Path("cache"), models=models)
-        return needs_run(record, execution, sources={}, metrics=["fake_ua"], device=device, dataset=dataset)
+        metrics = [SimpleNamespace(name="fake_ua", is_attack=False)]
+        return needed(record, execution, sources={}, metrics=metrics, device=device, dataset=dataset)
 
     def test_a_cell_without_its_folder_runs(self, saved, tmp_path):
         models, record = saved

@@ -26,9 +26,9 @@ from unlearnbench.errors import UsageError
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.board import Board
 from unlearnbench.run.benchmark import Benchmark
-from unlearnbench.run.cell import resolve_devices
 from unlearnbench.run.devices import named_devices, spell_cores
 from unlearnbench.run.execution import Execution
+from unlearnbench.run.jobs import resolve_devices
 from unlearnbench.run.locks import Beside, device_lock
 from unlearnbench.run.plan import make_plan
 from unlearnbench.run.workers import Workers
@@ -167,7 +167,7 @@ class TestIdentity:
         def resolve_device(name):
             return {"name": name, "device": name, "identity": found[int(name[-1])], "of": 1}
 
-        monkeypatch.setattr("unlearnbench.run.cell.resolve_device", resolve_device)
+        monkeypatch.setattr("unlearnbench.run.jobs.resolve_device", resolve_device)
         return found
 
     def test_devices_of_one_model_are_a_run(self, gpus):

@@ -27,7 +27,6 @@ from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.published import load_source
 from unlearnbench.run import pilot, trial
 from unlearnbench.run.at_hand import Missing
-from unlearnbench.run.cell import unlearn
 from unlearnbench.run.estimate import (
     AROUND,
     Making,
@@ -46,6 +45,7 @@ from unlearnbench.run.estimate import (
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import make_plan
 from unlearnbench.run.trial import NotKnown, Trial, TrialClock, TrialStore
+from unlearnbench.run.unlearning import unlearn
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cell import Cell

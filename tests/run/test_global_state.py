@@ -12,8 +12,8 @@ import torch
 from unlearnbench.errors import PluginError
 from unlearnbench.judges import forward
 from unlearnbench.models import diffusion
-from unlearnbench.run.cell import check_left_as_found
 from unlearnbench.run.global_state import GlobalState
+from unlearnbench.run.unlearning import check_left_as_found
 
 
 def set_flag(place, name, value):

@@ -17,8 +17,8 @@ from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NEEDS, NO_OBJECT
 from unlearnbench.report.data.board import boards
 from unlearnbench.run.arguments import parse_sequence, parse_targets
-from unlearnbench.run.cell import after_earlier, unlearn
 from unlearnbench.run.plan import make_plan
+from unlearnbench.run.unlearning import after_earlier, unlearn
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cell import Cell, Target
 from unlearnbench.store.records import ResultStore
@@ -208,7 +208,7 @@ class TestEvidence:
     def inputs(self, tiny, prepared, tmp_path, **changes):
         cell = Cell("digits", tiny.protocol.name, "safemax", {}, 3, 0, **changes)
         return EvaluationInputs(
-            cell, prepared.base, tiny, prepared, ArtifactStore(tmp_path), {"uuid": "1"}, Meter(), print
+            cell, prepared.base, "", tiny, prepared, ArtifactStore(tmp_path), {"uuid": "1"}, Meter(), print
         )
 
     def test_samples_are_of_what_is_gone_and_of_what_stays(self, tiny, prepared, tmp_path):

@@ -14,7 +14,7 @@ import torch
 
 from tests.server import ROOT, Command
 from unlearnbench.errors import UsageError
-from unlearnbench.run.workers import PRELOAD, STOPPING, Workers, _Allowance, _death
+from unlearnbench.run.workers import PRELOAD, STOPPING, Allowance, Workers, _death
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_every_death_has_a_word(code, words):
 @pytest.mark.parametrize("how", ["returns", "dies", "stays"])
 def test_what_a_job_started_is_gone_when_it_has_ended(workers, tmp_path, monkeypatch, what, how):
     if how == "stays":  # its time is up when it has begun to hold the GIL
-        monkeypatch.setattr(_Allowance, "is_spent", lambda self, pid: (tmp_path / "ready").exists())
+        monkeypatch.setattr(Allowance, "is_spent", lambda self, pid: (tmp_path / "ready").exists())
     outcome = workers.run("tests.run.test_workers:leave", what, how, tmp_path, timeout=5 if how == "stays" else None)
     assert outcome.status == {"returns": "ok", "dies": "failed", "stays": "timeout"}[how], outcome
     assert living_in(tmp_path) == []

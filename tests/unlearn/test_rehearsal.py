@@ -9,7 +9,7 @@ from unlearnbench import UsageError
 from unlearnbench.cost.meter import Meter
 from unlearnbench.errors import PluginError
 from unlearnbench.plugins.registry import Registry
-from unlearnbench.run.cell import rehearse, unlearn
+from unlearnbench.run.unlearning import rehearse, unlearn
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cell import Cell
 from unlearnbench.unlearn.streams import Counts

@@ -94,10 +94,11 @@ def unlearn_cell(
             weights = weights_of(context.model, cell.forget_class, dataset.image_shape)
     except NotInWeights as reason:
         check_left_as_found(before, method)
+        fields = measured_here(cell, context.model.eval(), dataset, metric_names, registry, harness)
+        fields["artifacts"][UNLEARNED] = {"reason": str(reason)}
         if staged is not None:
             warnings.warn(f"{cell.id}: no model folder, because {reason}", stacklevel=1)
-        fields = measured_here(cell, context.model.eval(), dataset, metric_names, registry, harness)
-        fields["artifacts"] |= {UNLEARNED: {"reason": str(reason)}, "model": {"reason": str(reason)}}
+            fields["artifacts"]["model"] = {"reason": str(reason)}
         facts["revisions"] |= fields["revisions"]
         return {**fields, **facts, **_account(harness, again), "complete": True}
     except Exception:
