@@ -18,7 +18,7 @@ from torch import nn
 
 from unlearnbench.cost.meter import compiling_is_warmup
 from unlearnbench.datasets import Dataset, Split
-from unlearnbench.errors import PluginError, UsageError
+from unlearnbench.errors import PluginError, UsageError, spell_error
 from unlearnbench.models.base import base_artifact, base_reference, image_digests
 from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, to_float
 from unlearnbench.models.networks import build_unet, frozen
@@ -163,7 +163,10 @@ def keep_unlearned(
     untouched = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name].cpu()) for name in ours)
     key = _key(harness, settings, sampled=harness.counts.sampled_images > 0)
     kept = {} if untouched else ours
-    return harness.store.put(UNLEARNED, key, kept, {**facts, "unet": weights.unet})
+    try:
+        return harness.store.put(UNLEARNED, key, kept, {**facts, "unet": weights.unet})
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:  # from a plugin's invalid value
+        raise PluginError(f"its results cannot be recorded: {spell_error(error)}") from error
 
 
 def make_unlearned(method: MethodSpec, harness: Harness, cell: Cell, repeats: int) -> tuple[Context, list[float]]:
