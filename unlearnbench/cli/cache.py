@@ -12,6 +12,7 @@ from unlearnbench.store.cache import LIMIT, Entry, clean, entries, limit
 
 HEADERS = ("kind", "number", "size", "made in", "longest unused", "last used")
 UNKNOWN = "-"
+NO_CACHE = "there is no cache yet: the first run makes {}"
 DAY = 24 * 3600
 
 
@@ -43,13 +44,13 @@ def shown(root: Path, found: Sequence[Entry]) -> Iterator[str]:
     size = sum(entry.size for entry in every)
     most = limit(root, size)
     if not root.exists():
-        yield f"there is no cache yet: the first run makes {root}"
+        yield NO_CACHE.format(root)
         return
     groups: dict[str, list[Entry]] = {}
     for entry in found:
         groups.setdefault(entry.kind if entry.is_finished else f"{entry.kind} (unfinished)", []).append(entry)
     if groups:
-        rows = sorted(groups.items(), key=lambda group: -sum(entry.size for entry in group[1]))
+        rows = sorted(groups.items(), key=lambda group: (-sum(entry.size for entry in group[1]), group[0]))
         yield from table([_row(name, group) for name, group in [*rows, ("total", list(found))]], HEADERS)
         yield ""
     bound = "without a limit" if most is None else f"of at most {spell_bytes(most)}"
@@ -74,28 +75,19 @@ def _spell_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def cleaned(root: Path, due: Sequence[Entry], dry_run: bool) -> Iterator[str]:
-    """Remove entries from a cache, and yield the line on what was freed.
-
-    Raises:
-        UsageError: the system refused to remove some.
-    """
+def cleaned(root: Path, due: Sequence[Entry], dry_run: bool) -> tuple[list[str], bool]:
+    """Remove entries from a cache; return the lines on what was freed, and whether the system refused nothing."""
     if not root.exists():
-        yield f"there is no cache yet: the first run makes {root}"
-        return
+        return [NO_CACHE.format(root)], True
     freed = clean(root, due, dry_run=dry_run)
     if not due:
-        yield f"there is nothing to free in {root}"
-        return
+        return [f"there is nothing to free in {root}"], True
     verb = "would free" if dry_run else "freed"
-    stay = f"; {_spell_entries(freed.in_use)} stay, which a process uses" if freed.in_use else ""
-    yield f"{verb} {_spell_entries(freed.removed)} in {root}{stay}"
-    if freed.refused:
-        path, reason = next(iter(freed.refused.items()))
-        raise UsageError(
-            f"{_spell_number(len(freed.refused))} could not be removed, such as {path} ({reason}): clean the cache as "
-            "its owner"
-        )
+    stay = f"; {_spell_entries(freed.in_use)} stay, in use by a run in progress" if freed.in_use else ""
+    lines = [f"{verb} {_spell_entries(freed.removed)} in {root}{stay}"]
+    for path, reason in list(freed.refused.items())[:1]:
+        lines.append(f"{_spell_number(len(freed.refused))} could not be removed, such as {path} ({reason})")
+    return lines, not freed.refused
 
 
 def _spell_entries(found: Sequence[Entry]) -> str:

@@ -609,8 +609,11 @@ def cache(
         raise UsageError("--dry-run goes with 'unlearnbench cache clean': without clean, nothing is removed")
     root = default_cache()
     entries = chosen(root, kind or [], unused_for)
-    for line in shown(root, entries) if action == "show" else cleaned(root, entries, dry_run):
+    lines, whole = (shown(root, entries), True) if action == "show" else cleaned(root, entries, dry_run)
+    for line in lines:
         _echo(line)
+    if not whole:
+        raise typer.Exit(1)
 
 
 @contextmanager
