@@ -41,9 +41,9 @@ def test_it_shows_a_table_by_kind_and_the_limit(command, filled, monkeypatch):
     head, *rows, empty, last = out.splitlines()
     assert re.split(r"  +", head) == ["kind", "number", "size", "made in", "longest unused", "last used"]
     cells = {name: more for name, *more in (re.split(r"  +", row) for row in rows)}
-    assert list(cells)[0] == "base (unfinished)" and list(cells)[-1] == "total"
+    assert next(iter(cells)) == "base (unfinished)" and list(cells)[-1] == "total"
     assert {*list(cells)[1:-1]} == {"base", "prior-a-x", "unlearned"}
-    assert cells["base (unfinished)"][:3] == ["1", "1000.0 kB", "-"]
+    assert cells["base (unfinished)"][:3] == ["1", "1.0 MB", "-"]
     assert cells["base"][0] == "2" and cells["base"][2] == "0s"
     assert cells["total"][0] == "7" and cells["total"][2] == "over 0s"
     used = [time.localtime(entry.used / 1e9) for entry in entries(filled) if entry.kind == "unlearned"]
