@@ -73,7 +73,7 @@ def run_cell(
     from unlearnbench.run.benchmark import Benchmark
     from unlearnbench.run.execution import Execution
     from unlearnbench.run.workers import Workers
-    from unlearnbench.store.artifacts import default_cache
+    from unlearnbench.store.cache import default_cache
 
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("run_cell handles signals: call it from the main thread, and one cell after another")

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
+
 
 def printable(text: str) -> str:
     """Return text without control characters, bidirectional overrides and lone surrogates; line breaks stay."""
@@ -21,6 +23,12 @@ def one_line(text: str, most: int = 500) -> str:
 def plural(number: int, noun: str) -> str:
     """Return a number with its noun: `1 cell`, `2 cells`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def spell_bytes(size: float) -> str:
+    """Return a number of bytes in the largest unit that fits: `1.5 GB`."""
+    unit = next((unit for unit, factor in BYTES.items() if size >= factor), "kB")
+    return f"{size / BYTES[unit]:.1f} {unit}"
 
 
 def spell_error(error: BaseException) -> str:

@@ -17,7 +17,8 @@ from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.sampler import sample
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NEEDS
-from unlearnbench.store.artifacts import ArtifactStore, default_cache
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cache import default_cache
 
 PER_CLASS = 100
 

@@ -10,7 +10,6 @@ import torch
 
 from tests.conftest import fake_record
 from unlearnbench import __version__
-from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.plugins.registry import Registry
@@ -19,25 +18,6 @@ from unlearnbench.run.jobs import resolve_device
 from unlearnbench.run.plan import make_plan
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.records import ResultStore
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Return a function that runs a command line in an empty folder: (exit status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNLEARNBENCH_CACHE", str(tmp_path / "cache"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["unlearnbench", *arguments])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        return (status, *capsys.readouterr())
-
-    return run
-
 
 RUN = ("run", "--methods", "original", "--classes", "0")
 
@@ -53,6 +33,10 @@ BAD = {
     "missing methods": (["run", "--classes", "0"], "say what to run: --methods all"),
     "missing methods of no dataset": (["run", "--dataset", "digit"], "did you mean digits"),
     "an option without its value": (["run", "--methods", "--classes", "0"], "'--methods' has no value"),
+    "an action on the cache that there is not": (["cache", "clear"], "did you mean clean"),
+    "days of the cache below zero": (["cache", "clean", "--unused-for", "-1"], "'--unused-for'"),
+    "days of the cache that are not finite": (["cache", "--unused-for", "inf"], "not a finite number"),
+    "a dry run of showing the cache": (["cache", "--dry-run"], "goes with 'unlearnbench cache clean'"),
     "a last option without its value": (["run", "--methods"], "'--methods' requires an argument"),
     "a misspelt option": (["report", "--result", "empty"], "--results"),
     "table that is not there": (["verify", "nothing.tex"], "there is no file nothing.tex"),
@@ -390,7 +374,9 @@ def test_an_alarm_of_two_boards_is_said_once(command, tmp_path):
     assert (status, out.count("Alpha forgets, but Sure (class 0, seed 0)")) == (0, 1)
 
 
-COMMANDS = ("run", "estimate", "train", "sample", "list", "new", "check", "report", "compare", "validate", "verify")
+COMMANDS = (
+    "run", "estimate", "train", "sample", "list", "new", "check", "report", "compare", "validate", "verify", "cache",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from unlearnbench.errors import UsageError
-from unlearnbench.store.artifacts import ArtifactStore, default_cache
+from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cache import default_cache
 from unlearnbench.store.scratch import owned, sweep
 
 

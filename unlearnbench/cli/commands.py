@@ -51,6 +51,7 @@ Examples:
 """
 Listing = Literal["methods", "metrics", "datasets"]
 Kinds = Literal["method"]  # what `new` writes
+Actions = Literal["show", "clean"]  # on the cache
 
 LONGEST = 4000  # characters of an error
 # replacements for characters that an output cannot show, of the same width, so that tables stay aligned
@@ -136,7 +137,7 @@ def run(
 def _execution(*, models: Path | None, **options: Any) -> "Execution":
     """Return the execution options of a run; the models' folder becomes an absolute path."""
     from unlearnbench.run.execution import Execution
-    from unlearnbench.store.artifacts import default_cache
+    from unlearnbench.store.cache import default_cache
 
     return Execution(default_cache(), models=None if models is None else models.absolute(), **options)
 
@@ -163,8 +164,9 @@ def _absolute(paths: "Sequence[Path] | None") -> tuple[Path, ...]:
 
 def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak: bool) -> None:
     """Raise UsageError for problems that would stop a run later, such as a folder that cannot be written."""
-    from unlearnbench.store.artifacts import default_cache
+    from unlearnbench.store.cache import check_limit, default_cache
 
+    check_limit()
     if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
         raise UsageError("--stop-if-weak checks the untouched model: add original to --methods")
     for option, folder in {**folders, "UNLEARNBENCH_CACHE": default_cache()}.items():
@@ -308,7 +310,7 @@ def train(
     from unlearnbench.datasets import Source, load_dataset
     from unlearnbench.run.benchmark import train_base
     from unlearnbench.run.workers import ignore_stopping
-    from unlearnbench.store.artifacts import default_cache
+    from unlearnbench.store.cache import default_cache
 
     chosen = load_dataset(Source(dataset, protocol, data_root, image_size, base_steps=steps, base_minutes=minutes))
     _check_writable(out, "--out")
@@ -575,6 +577,42 @@ def verify(
     for line in verdict.lines:
         _echo(line)
     if not verdict.holds:
+        raise typer.Exit(1)
+
+
+@app.command(cls=options.Command)
+def cache(
+    action: Annotated[
+        Actions,
+        typer.Argument(
+            help="show (the default) what lies there, or clean it.", metavar="ACTION", parser=options.one_of(Actions)
+        ),
+    ] = "show",
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this kind, or 'prior-*'. May be repeated.", metavar="KIND"),
+    ] = None,
+    unused_for: Annotated[
+        float | None,
+        typer.Option(help="Only what was not used for so long.", min=0, metavar="DAYS", callback=options.finite),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With clean: show what it would free.")] = False,
+) -> None:
+    """Show what lies in the cache and what it cost, or clean it.
+
+    Cleaning removes everything that no run in progress uses; what is needed again is made again.
+    """
+    from unlearnbench.cli.cache import chosen, cleaned, shown
+    from unlearnbench.store.cache import default_cache
+
+    if dry_run and action != "clean":
+        raise UsageError("--dry-run goes with 'unlearnbench cache clean': without clean, nothing is removed")
+    root = default_cache()
+    entries = chosen(root, kind or [], unused_for)
+    lines, whole = (shown(root, entries), True) if action == "show" else cleaned(root, entries, dry_run)
+    for line in lines:
+        _echo(line)
+    if not whole:
         raise typer.Exit(1)
 
 

@@ -5,7 +5,8 @@ from statistics import fmean
 
 import torch
 
-from unlearnbench.cli.estimate import HEADERS, UNKNOWN, about, legend, table
+from unlearnbench.cli.estimate import HEADERS, UNKNOWN, about, legend
+from unlearnbench.cli.tables import table
 from unlearnbench.errors import plural
 from unlearnbench.report.data.cost import Costs
 from unlearnbench.run.at_hand import Look, at_hand
@@ -68,7 +69,7 @@ def by_records(
     if behind:
         costs = Costs(behind)
         yield ""
-        yield from table([_row(plan, alike, found, costs) for alike, found in rows])
+        yield from table([_row(plan, alike, found, costs) for alike, found in rows], HEADERS)
         yield ""
         yield legend(costs.probe)
     yield duration(rows, devices)

@@ -4,9 +4,8 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.cells import cell_len
-
-from unlearnbench.errors import plural
+from unlearnbench.cli.tables import table
+from unlearnbench.errors import plural, spell_bytes
 from unlearnbench.report.data.cost import MEMORY_PROBES
 from unlearnbench.report.data.published import Source, load_source, source_names
 from unlearnbench.report.tables.published import spell_quotient
@@ -16,7 +15,6 @@ from unlearnbench.run.progress import spell
 EXTRAPOLATED = "~"
 UNKNOWN = "?"
 HEADERS = ("method", "cells", "s/step", "prior", "RTE", "RTE+prior", "sampling", "GB", "cell")
-BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
 
 Here = Mapping[tuple[str, str], float]  # (method, metric) -> estimate in a source's unit
 
@@ -33,7 +31,7 @@ def lines(outlook: Outlook) -> Iterator[str]:
         "recorded"
     )
     yield ""
-    yield from table([_cells(outlook, row) for row in outlook.rows])
+    yield from table([_cells(outlook, row) for row in outlook.rows], HEADERS)
     yield ""
     yield legend(probe_of(outlook))
     for row in outlook.rows:
@@ -47,17 +45,6 @@ def lines(outlook: Outlook) -> Iterator[str]:
         source = load_source(name)
         if dataset.protocol.family == source.facts["protocol"]:
             yield from published(outlook, source)
-
-
-def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> list[str]:
-    """Return the lines of a table with right-aligned numbers."""
-    every = [headers, *rows]
-    widths = [max(cell_len(line[column]) for line in every) for column in range(len(headers))]
-    padding = [[" " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)] for line in every]
-    return [
-        "  ".join([f"{line[0]}{pads[0]}", *[f"{pad}{text}" for text, pad in zip(line[1:], pads[1:], strict=True)]])
-        for line, pads in zip(every, padding, strict=True)
-    ]
 
 
 def legend(probe: str | None) -> str:
@@ -206,20 +193,15 @@ def _spell_disk(outlook: Outlook) -> str:
     """Return the line on the run's disk usage."""
     saved = outlook.preparation.base_size * sum(len(row.cells) for row in outlook.rows if row.unlearns)
     models = (
-        f", and {EXTRAPOLATED}{_spell_bytes(saved)} of unlearned models" if outlook.execution.models is not None else ""
+        f", and {EXTRAPOLATED}{spell_bytes(saved)} of unlearned models" if outlook.execution.models is not None else ""
     )
     there = next(
         folder for folder in (outlook.execution.cache, *outlook.execution.cache.absolute().parents) if folder.exists()
     )
-    free = _spell_bytes(shutil.disk_usage(there).free)
+    free = spell_bytes(shutil.disk_usage(there).free)
     size = disk_bytes(outlook)
-    more = f"{EXTRAPOLATED}{_spell_bytes(size)} more" if size else "nothing more"
+    more = f"{EXTRAPOLATED}{spell_bytes(size)} more" if size else "nothing more"
     return f"disk: {more} in the cache{models}; {free} free there"
-
-
-def _spell_bytes(size: float) -> str:
-    unit = next((unit for unit, factor in BYTES.items() if size >= factor), "kB")
-    return f"{size / BYTES[unit]:.1f} {unit}"
 
 
 def published(outlook: Outlook, source: Source) -> Iterator[str]:

@@ -22,7 +22,8 @@ from unlearnbench.models.diffusion import Schedule, to_float
 from unlearnbench.models.networks import build_unet, placed, unet_config
 from unlearnbench.models.training import DenoiserTraining, Draw, flipped, global_rng_kept
 from unlearnbench.protocols import Progress
-from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software, unwritable
+from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software
+from unlearnbench.store.cache import unwritable
 from unlearnbench.store.revisions import later
 from unlearnbench.store.scratch import beside, fsync, sweep
 

@@ -3,7 +3,8 @@
 An artifact's key is the hash of everything that affects its bytes. Its folder holds `payload.safetensors` and
 `artifact.json` (the key's JSON, the payload's checksum, the cost of making it). Folders appear by rename, hence
 complete; a payload that fails its checksum is rebuilt with a warning. Deleting the cache is always safe. A lock avoids
-duplicate work; where locks do not work, the first builder wins and the others use its result.
+duplicate work; where locks do not work, the first builder wins and the others use its result. What is removed to free
+space is decided in `cache`.
 """
 
 import errno
@@ -11,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import shutil
-import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,11 +26,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unlearnbench.errors import UsageError, one_line
+from unlearnbench.errors import one_line
+from unlearnbench.store.cache import NOTE, PAYLOAD, mark_used, unwritable
 from unlearnbench.store.hashing import digest, file_digest
-from unlearnbench.store.scratch import beside, fsync, moved, refusal, remove, remove_at_once, sweep
+from unlearnbench.store.scratch import beside, fsync, moved, remove, remove_at_once, sweep
 
-PAYLOAD, NOTE = "payload.safetensors", "artifact.json"
 SHORT = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # errors of the system, not of the file
 TRIES = 5  # attempts to move an artifact to its place, each after removing something damaged
 
@@ -63,15 +64,6 @@ def software() -> dict[str, str]:
     return {"torch": torch.__version__, "diffusers": importlib.metadata.version("diffusers")}
 
 
-def default_cache() -> Path:
-    """Return the cache folder: `UNLEARNBENCH_CACHE`, or `unlearnbench` in the user's cache folder."""
-    if chosen := os.environ.get("UNLEARNBENCH_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "unlearnbench"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unlearnbench"
-
-
 class ArtifactStore:
     """A folder of artifacts, safe for several processes at a time."""
 
@@ -102,10 +94,13 @@ class ArtifactStore:
             with self._writable():
                 artifact = self._read(kind, key, folder)
             if artifact is not None:
+                mark_used(folder)
                 return artifact
+            began = time.monotonic()
             tensors, facts = build()  # its errors pass through
+            seconds = round(time.monotonic() - began, 3)  # of this attempt: an earlier one may have left a checkpoint
             with self._writable():
-                artifact = self._write(kind, key, folder, inputs, tensors, facts)
+                artifact = self._write(kind, key, folder, inputs, tensors, facts, seconds)
                 shutil.rmtree(self.workspace(kind, inputs), ignore_errors=True)
                 return artifact
         finally:
@@ -173,6 +168,8 @@ class ArtifactStore:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             if isinstance(error, OSError) and error.errno in SHORT:
                 raise
+            if not os.path.lexists(folder):
+                return None  # removed meanwhile, to free space
             reason = one_line(str(error)) or type(error).__name__
             warnings.warn(f"cached {kind} in {folder} is damaged ({reason}); it is built again", stacklevel=3)
             remove_at_once(folder)
@@ -180,6 +177,7 @@ class ArtifactStore:
 
     def _write(
         self, kind: str, key: str, folder: Path, inputs: Mapping[str, Any], tensors: Tensors, facts: Mapping[str, Any],
+        seconds: float,
     ) -> Artifact:  # fmt: skip
         sweep(folder.parent, f".{folder.name}-*")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -188,7 +186,9 @@ class ArtifactStore:
             scratch.mkdir(parents=True)
             save_file(tensors, scratch / PAYLOAD)
             checksum = file_digest(scratch / PAYLOAD)
-            note = {"kind": kind, "key": key, "inputs": inputs, "sha256": checksum, "facts": facts}
+            note = {
+                "kind": kind, "key": key, "inputs": inputs, "sha256": checksum, "facts": facts, "seconds": seconds,
+            }  # fmt: skip
             note["checksum"] = digest(note)
             (scratch / NOTE).write_text(json.dumps(note, indent=1, allow_nan=False), encoding="utf-8")
             for path in (scratch / PAYLOAD, scratch / NOTE, scratch):
@@ -202,11 +202,6 @@ class ArtifactStore:
             raise FileExistsError(errno.EEXIST, "the existing entry cannot be removed", str(folder))
         finally:
             remove(scratch)
-
-
-def unwritable(what: str, error: Exception) -> UsageError:
-    """Return the error for a cache that cannot be read or written."""
-    return UsageError(f"{what} ({refusal(error)}): free space there or set UNLEARNBENCH_CACHE to another folder")
 
 
 def _file(path: Path) -> Path:
