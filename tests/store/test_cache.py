@@ -18,6 +18,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.store import cache
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cache import (
+    Running,
     clean,
     entries,
     in_use,
@@ -25,7 +26,7 @@ from unlearnbench.store.cache import (
     mark_used,
     parse_limit,
     pin,
-    running_since,
+    running,
     trim,
 )  # fmt: skip
 from unlearnbench.store.hashing import digest
@@ -283,17 +284,27 @@ class TestRunsInProgress:
             assert made.exists()
             assert len(freed.in_use) == 3
             assert freed.over == sum(entry.size for entry in entries(tmp_path)) - 1
-        assert running_since(tmp_path) is None
+        assert running(tmp_path) == Running()
         trim(tmp_path)
         assert entries(tmp_path) == []
 
+    def test_what_finished_cells_left_is_not_needed_by_their_run(self, tmp_path, monkeypatch):
+        set_limit(monkeypatch, 1)
+        with in_use(tmp_path) as run:
+            base, done, current = (make(tmp_path, kind, kind) for kind in ("base", "unlearned", "samples"))
+            run.needs_cells_since((done[1] / "artifact.json").stat().st_mtime_ns + 1)
+            later = time.time() + 60
+            os.utime(current[1] / "artifact.json", (later, later))
+            assert [entry.path for entry in trim(tmp_path).removed] == [done[1]]
+            assert base[1].exists() and current[1].exists()
+
     def test_the_oldest_run_counts(self, tmp_path):
         with in_use(tmp_path):
-            first = running_since(tmp_path)
+            first = running(tmp_path)
             time.sleep(0.05)
             with in_use(tmp_path):
-                assert running_since(tmp_path) == first
-        assert first is not None
+                assert running(tmp_path) == first
+        assert first != Running()
         assert list((tmp_path / ".runs").iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -304,42 +315,42 @@ class TestRunsInProgress:
         (tmp_path / ".runs").mkdir()
         here = owned("").split("-")[1] if machine == "this" else machine
         path = tmp_path / ".runs" / f"run-{here}-{process}-0123abcd"
-        path.write_text("5")
+        path.write_text("5 7")
         os.utime(path, (time.time() - 3600 * hours,) * 2)
-        assert running_since(tmp_path) == (5 if counts else None)
+        assert running(tmp_path) == (Running(5, 7) if counts else Running())
         assert path.exists() == counts
 
     def test_a_run_that_was_killed_does_not_count(self, tmp_path):
         code = f"""
 import os, signal
 from pathlib import Path
-from unlearnbench.store.cache import in_use, running_since
+from unlearnbench.store.cache import Running, in_use, running
 with in_use(Path({str(tmp_path)!r})):
-    assert running_since(Path({str(tmp_path)!r}))
+    assert running(Path({str(tmp_path)!r})) != Running()
     os.kill(os.getpid(), signal.SIGKILL)
 """
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
         assert len(list((tmp_path / ".runs").iterdir())) == 1
-        assert running_since(tmp_path) is None
+        assert running(tmp_path) == Running()
 
     def test_a_run_that_has_just_begun_and_not_noted_its_start_counts(self, tmp_path):
         (tmp_path / ".runs").mkdir()
         path = tmp_path / ".runs" / f"{owned('run')}-0123abcd"
         path.touch()
-        assert running_since(tmp_path) == path.stat().st_mtime_ns
+        assert running(tmp_path) == Running(*[path.stat().st_mtime_ns] * 2)
 
     def test_it_gives_signs_of_life_even_where_it_was_swept(self, tmp_path, monkeypatch):
         monkeypatch.setattr(cache, "REFRESH_SECONDS", 0.01)
         with in_use(tmp_path):
             (path,) = (tmp_path / ".runs").iterdir()
-            start = running_since(tmp_path)
+            start = running(tmp_path)
             os.utime(path, (1, 1))
             assert soon(lambda: path.stat().st_mtime > 1)
             path.unlink()
             assert soon(lambda: path.exists() and path.read_text())
-            assert running_since(tmp_path) == start
+            assert running(tmp_path) == start
         assert not path.exists()
-        assert not [thread for thread in threading.enumerate() if "_refresh" in thread.name]
+        assert not [thread for thread in threading.enumerate() if "refresh" in thread.name]
 
     def test_a_limit_that_is_not_a_size_ends_it_at_once(self, tmp_path, monkeypatch):
         monkeypatch.setenv("UNLEARNBENCH_CACHE_LIMIT", "much")

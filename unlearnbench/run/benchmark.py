@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from unlearnbench.datasets import Dataset
-from unlearnbench.errors import UsageError, plural, spell_error
+from unlearnbench.errors import UsageError, plural, spell_bytes, spell_error
 from unlearnbench.plugins.spec import MethodSpec
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.locks import Beside, device_lock
@@ -27,6 +27,7 @@ from unlearnbench.run.showing import Showing
 from unlearnbench.run.stages import Fields, Stages, fields_of
 from unlearnbench.run.stale import rests_on
 from unlearnbench.run.workers import STOPPING, Allowance, Outcome, Workers
+from unlearnbench.store.cache import in_use, pin, trim
 from unlearnbench.store.cell import Cell, Scalar
 from unlearnbench.store.provenance import software_provenance
 from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_model
@@ -115,7 +116,8 @@ class Benchmark:
         self._stop = threading.Event()
         self._stop_reason, self._interruption = "the run was stopped", Interruption()
         self._selection = Selection([], {}, [], {})
-        self._weak = False
+        self._weak = self._is_over = False
+        self._begun: dict[int, int] = {}  # lane -> start of its cell, in nanoseconds since the epoch
 
     def run(self) -> Summary:
         """Run the cells that the rerun policy selects and return a summary."""
@@ -128,7 +130,10 @@ class Benchmark:
                 self._plan.dataset.check_device(infos[0]["identity"]["type"])
                 lanes = [Lane(number, device) for number, device in enumerate(infos)]
                 identities = [device["identity"] for device in infos]
-                with device_lock(identities, lambda holder: self._wait_for_device(display, holder), display.warn):
+                with (
+                    device_lock(identities, lambda holder: self._wait_for_device(display, holder), display.warn),
+                    in_use(execution.cache) as self._use,
+                ):
                     return self._run(lanes, display)
             except KeyboardInterrupt as stop:  # before any cell began
                 return Summary(0, 0, [], interrupted=True, out_of_time=isinstance(stop, OutOfTime))
@@ -148,6 +153,7 @@ class Benchmark:
             self._end_if_weak()
             if todo:
                 self._prepare(todo, display, lanes[0].device_info)
+                self._trim(todo, display)
             display.expect([cell.method for cell in todo])
             self._run_cells(todo, lanes, display, ran)
         except (KeyboardInterrupt, WeakBase) as error:
@@ -178,6 +184,8 @@ class Benchmark:
                 while futures:
                     done, futures = wait(futures, timeout=0.2, return_when="FIRST_COMPLETED")
                     ran += [future.result() for future in done if not isinstance(future.exception(), Stopped)]
+                    if done:
+                        self._trim(todo[len(ran) :], display)
                     self._end_if_weak()
                     showing.tick()
                     display.tick()
@@ -190,6 +198,22 @@ class Benchmark:
                 ended = [future for future in futures if not future.cancelled() and future.exception() is None]
                 ran += [future.result() for future in ended]
                 raise
+
+    def _trim(self, to_come: Sequence[Cell], display: Display) -> None:
+        """Keep the cache within its limit: what finished cells left there goes first.
+
+        Args:
+            to_come: cells that are not finished, whose recorded weights are needed.
+            display: warns where more is in use than the limit allows.
+        """
+        self._use.needs_cells_since(min(self._begun.values(), default=time.time_ns()))
+        records = [self._selection.last[cell.id] for cell in to_come if cell.id in self._selection.last]
+        pin(self._execution.cache, [artifact for record in records for artifact in record.artifacts.values()])
+        if (over := trim(self._execution.cache).over) and not self._is_over:
+            self._is_over = True
+            display.warn(
+                f"the cache is {spell_bytes(over)} above its limit (UNLEARNBENCH_CACHE_LIMIT): this run needs it"
+            )
 
     def _check_time(self) -> None:
         """Stop the run when its time is up."""
@@ -235,8 +259,10 @@ class Benchmark:
         lane = free.get()
         try:
             showing.wait()
+            self._begun[lane.number] = time.time_ns()
             return self._run_cell(cell, lane, display)
         finally:
+            self._begun.pop(lane.number, None)
             showing.finish(cell)
             free.put(lane)
 

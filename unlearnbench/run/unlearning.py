@@ -164,7 +164,7 @@ def keep_unlearned(
     key = _key(harness, settings, sampled=harness.counts.sampled_images > 0)
     kept = {} if untouched else ours
     try:
-        return harness.store.put(UNLEARNED, key, kept, {**facts, "unet": weights.unet})
+        return harness.store.put(UNLEARNED, key, kept, {**facts, "unet": weights.unet}, harness.meter.elapsed())
     except (ValueError, TypeError, RecursionError, OverflowError) as error:  # from a plugin's invalid value
         raise PluginError(f"its results cannot be recorded: {spell_error(error)}") from error
 

@@ -113,10 +113,22 @@ class ArtifactStore:
             UsageError: the cache cannot be read.
         """
         with self._writable():
-            return self._read(kind, key, self._folder(kind, key))
+            found = self._read(kind, key, self._folder(kind, key))
+        if found is not None:
+            mark_used(self._folder(kind, key))
+        return found
 
-    def put(self, kind: str, inputs: Mapping[str, Any], tensors: Tensors, facts: Mapping[str, Any]) -> Artifact:
+    def put(
+        self, kind: str, inputs: Mapping[str, Any], tensors: Tensors, facts: Mapping[str, Any], seconds: float
+    ) -> Artifact:
         """Keep an artifact in place of an earlier one of these inputs.
+
+        Args:
+            kind: as of `get`.
+            inputs: likewise.
+            tensors: the payload.
+            facts: to record.
+            seconds: that it took to make.
 
         Raises:
             UsageError: the cache cannot be written.
@@ -124,7 +136,7 @@ class ArtifactStore:
         key = key_of(kind, inputs)
         with self._writable():
             remove_at_once(self._folder(kind, key))
-            return self._write(kind, key, self._folder(kind, key), inputs, tensors, facts)
+            return self._write(kind, key, self._folder(kind, key), inputs, tensors, facts, round(seconds, 3))
 
     def fetch(self, what: str) -> None:
         """Announce a download to a place other than this cache; `Look` refuses it."""

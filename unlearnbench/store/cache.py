@@ -6,6 +6,7 @@ has the time of its last use as its time of modification, its payload the time w
 has a file in `.runs/` with the time of its start.
 """
 
+import math
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from unlearnbench.errors import UsageError
+from unlearnbench.store.cell import UNLEARNED
 from unlearnbench.store.hashing import read_object
 from unlearnbench.store.scratch import OLD_SECONDS, owned, refusal, remove_at_once, sweep
 
@@ -34,6 +36,7 @@ ENTRY, LOCK = re.compile(rf"{KEY}(\.work)?"), re.compile(rf"{KEY}\.lock")
 SCRATCH = f".{'[0-9a-f]' * DIGITS}*-*"  # pattern of what `scratch.beside` names
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT])(i?)B?", re.IGNORECASE)
 RUNS = ".runs"
+PRODUCTS = (UNLEARNED, "samples")  # kinds that only the cell itself needs while a run is in progress
 REFRESH_SECONDS = 3600.0  # between signs of life of a run
 UNFINISHED_SECONDS = 30 * 24 * 3600  # after which nobody resumes from a checkpoint
 
@@ -195,18 +198,53 @@ def pin(root: Path, references: Iterable[Mapping[str, str]]) -> None:
 
     Args:
         root: of the cache.
-        references: of artifacts, as `Artifact.reference` and `ArtifactStore.reference` return them; those that are not
-            in the cache are passed over.
+        references: of artifacts, as `Artifact.reference` returns them and records have them; those without a key, or
+            not in the cache, are passed over.
     """
     folders = _kinds(root)
-    for reference in references:
+    for key in [reference["key"] for reference in references if reference.get("key")]:
         for folder in folders:  # the key covers the kind
-            mark_used(folder / reference["key"][:DIGITS])
+            mark_used(folder / key[:DIGITS])
+
+
+class Run:
+    """A run in progress, registered by a file that holds the times since when it needs what it has used."""
+
+    def __init__(self, path: Path) -> None:
+        """Write the file."""
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        self._start = self._cells = path.stat().st_mtime_ns  # by the clock that also stamps artifacts
+        self._write()
+
+    def needs_cells_since(self, moment: int) -> None:
+        """Declare that weights and samples last used before a moment belong to finished cells.
+
+        Args:
+            moment: in nanoseconds since the epoch.
+        """
+        self._cells = max(moment, self._start)
+        with suppress(OSError):  # more than necessary is kept
+            self._write()
+
+    def _write(self) -> None:
+        scratch = self._path.with_name(f".{self._path.name}")
+        scratch.write_text(f"{self._start} {self._cells}", encoding="utf-8")
+        scratch.replace(self._path)
+
+    def refresh(self, ended: threading.Event) -> None:
+        """Give signs of life until the run has ended: another machine cannot see its process."""
+        while not ended.wait(REFRESH_SECONDS):
+            with suppress(OSError):  # the next one may succeed
+                self._write()
 
 
 @contextmanager
-def in_use(root: Path) -> Iterator[None]:
-    """Register a run: inside the context, nothing that was used since its start is removed from the cache.
+def in_use(root: Path) -> Iterator[Run]:
+    """Register a run: inside the context, nothing that it needs is removed from the cache.
+
+    That is what was used since its start, but for the products of its finished cells.
 
     Raises:
         UsageError: the cache cannot be written, or its limit is not a size.
@@ -214,42 +252,42 @@ def in_use(root: Path) -> Iterator[None]:
     check_limit()  # before the work, not after it
     path = root / RUNS / f"{owned('run')}-{secrets.token_hex(4)}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        start = str(path.stat().st_mtime_ns)  # by the clock that also stamps artifacts
-        path.write_text(start, encoding="utf-8")
+        run = Run(path)
     except OSError as error:
         raise unwritable(f"the cache {root} cannot be used", error) from error
     ended = threading.Event()
-    refresher = threading.Thread(target=_refresh, args=(path, start, ended), daemon=True)
+    refresher = threading.Thread(target=run.refresh, args=(ended,), daemon=True)
     refresher.start()
     try:
-        yield
+        yield run
     finally:
         ended.set()
         refresher.join()
         path.unlink(missing_ok=True)
 
 
-def _refresh(path: Path, start: str, ended: threading.Event) -> None:
-    """Give signs of life of a run until it has ended: another machine cannot see its process."""
-    while not ended.wait(REFRESH_SECONDS):
-        with suppress(OSError):  # the next one may succeed
-            if path.exists():
-                os.utime(path)
-            else:  # swept while this machine slept
-                path.write_text(start, encoding="utf-8")
+@dataclass(frozen=True)
+class Running:
+    """The runs in progress: since when the oldest needs what it has used, in nanoseconds since the epoch."""
+
+    since: float = math.inf
+    cells: float = math.inf  # likewise of the products of cells
+
+    def needs(self, entry: Entry) -> bool:
+        """Say whether a run may still need an entry."""
+        return entry.used >= (self.cells if entry.kind in PRODUCTS else self.since)
 
 
-def running_since(root: Path) -> int | None:
-    """Return the start of the oldest run in progress, in nanoseconds since the epoch; None without a run."""
-    sweep(root / RUNS, "run-*")
-    starts = []
+def running(root: Path) -> Running:
+    """Return the runs in progress."""
+    sweep(root / RUNS, "*run-*")
+    found = [(math.inf, math.inf)]
     for path in (root / RUNS).glob("run-*"):
         with suppress(FileNotFoundError):  # it has just ended
-            text = path.read_text(encoding="utf-8")
-            starts.append(int(text) if text.isdecimal() else path.stat().st_mtime_ns)  # it has just begun
-    return min(starts, default=None)
+            words = path.read_text(encoding="utf-8").split()
+            start, cells = words if len(words) == 2 else [str(path.stat().st_mtime_ns)] * 2  # it has just begun
+            found.append((int(start), int(cells)))
+    return Running(*map(min, zip(*found, strict=True)))
 
 
 def trim(root: Path) -> Freed:
@@ -286,18 +324,18 @@ def clean(root: Path, due: Iterable[Entry], *, dry_run: bool = False) -> Freed:
     if not dry_run:
         _tidy(root)
         return _remove(root, due)
-    chosen, since = list(due), running_since(root)
-    kept = [entry for entry in chosen if since is not None and entry.used >= since]
+    chosen, runs = list(due), running(root)
+    kept = [entry for entry in chosen if runs.needs(entry)]
     return Freed([entry for entry in chosen if entry not in kept], kept, {})
 
 
 def _remove(root: Path, due: Iterable[Entry], needed: float = float("inf")) -> Freed:
     """Remove entries that are not in use, in this order, until the needed bytes are free."""
-    since, freed = running_since(root), Freed([], [], {})
+    runs, freed = running(root), Freed([], [], {})
     for entry in due:
         if needed <= 0:
             break
-        if since is not None and entry.used >= since:
+        if runs.needs(entry):
             freed.in_use.append(entry)
             continue
         try:
