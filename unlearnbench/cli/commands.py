@@ -335,7 +335,7 @@ def convert(
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(help="Pixels, where the network does not tell.", min=1, max=1024, metavar="N"),
+        typer.Option(help="Pixels, where the network does not tell.", min=8, max=256, metavar="N"),
     ] = None,
 ) -> None:
     """Write a checkpoint of the reference code as a diffusers folder.

@@ -86,22 +86,27 @@ def _load(file: Path) -> Any:
         raise UsageError(f"{file} is a folder: give the checkpoint in it, such as {file}/ckpt.pth")
     if not file.is_file():
         raise UsageError(f"there is no file {file}: give a checkpoint of the reference code, such as ckpts/ckpt.pth")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that are refused below
-            return torch.load(file, weights_only=True, map_location="cpu")
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # a damaged or foreign file raises anything
-        found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if found:
-            raise UsageError(
-                f"{file} holds more than weights ({one_line(found[1], 60)}), and reading that could run code: where it "
-                f"was made, write them alone with torch.save([model.state_dict()], FILE)"
-            ) from error
-        raise UsageError(
-            f"{file} is not a checkpoint of torch.save, or is cut short: give a whole ckpt.pth of the reference code"
-        ) from error
+    with file.open("rb") as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about files that are refused below
+        try:
+            return torch.load(opened, weights_only=True, map_location="cpu")
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged or foreign file raises anything, OSError too
+            raise _refusal(file, error) from error
+
+
+def _refusal(file: Path, error: Exception) -> UsageError:
+    """Return the error for a file that torch does not read as weights."""
+    found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if found:
+        return UsageError(
+            f"{file} holds more than weights ({one_line(found[1], 60)}), and reading that could run code: where it was "
+            f"made, write them alone with torch.save([model.state_dict()], FILE)"
+        )
+    return UsageError(
+        f"{file} is not a checkpoint of torch.save, or is cut short: give a whole ckpt.pth of the reference code"
+    )
 
 
 def _choose(file: Path, states: Any, averaged: bool | None) -> tuple[dict[str, Tensor], bool]:
@@ -156,21 +161,22 @@ def _read_config(file: Path, weights: Mapping[str, Tensor], side: int | None) ->
     attentive = [f"down.{level}.attn.0.q.weight" in weights for level in range(len(widths))]
     down = ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in attentive]
     up = ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attentive)]
-    channels = weights["conv_in.weight"].shape[1:2] if "conv_in.weight" in weights else ()
     return {
-        **FIXED, "sample_size": _side(file, attentive, side), "in_channels": next(iter(channels), 0),
-        "out_channels": _length(file, weights, "conv_out.weight"), "block_out_channels": widths,
-        "layers_per_block": blocks, "down_block_types": down, "up_block_types": up,
+        **FIXED, "sample_size": _side(file, attentive, side),
+        "in_channels": _length(file, weights, "conv_in.weight", axis=1), "out_channels": _length(file, weights, "conv_out.weight"),
+        "block_out_channels": widths, "layers_per_block": blocks, "down_block_types": down, "up_block_types": up,
         "time_embedding_dim": sum(_length(file, weights, f"{part}.dense.1.bias") for part in ("temb", "cemb")),
         "num_class_embeds": _length(file, weights, "classes_emb.weight") + 1,
     }  # fmt: skip
 
 
-def _length(file: Path, weights: Mapping[str, Tensor], name: str) -> int:
-    """Return the first dimension of a weight."""
-    if name not in weights or not weights[name].ndim:
+def _length(file: Path, weights: Mapping[str, Tensor], name: str, axis: int = 0) -> int:
+    """Return the length of a weight along an axis."""
+    if name not in weights:
         _refuse(file, "lacks", [name])
-    return len(weights[name])
+    if weights[name].ndim <= axis:
+        _refuse(file, "has other dimensions of", [name])
+    return weights[name].shape[axis]
 
 
 def _side(file: Path, attentive: list[bool], side: int | None) -> int:
