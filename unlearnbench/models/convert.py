@@ -162,9 +162,10 @@ def _read_config(file: Path, weights: Mapping[str, Tensor], side: int | None) ->
     down = ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in attentive]
     up = ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attentive)]
     return {
-        **FIXED, "sample_size": _side(file, attentive, side),
-        "in_channels": _length(file, weights, "conv_in.weight", axis=1), "out_channels": _length(file, weights, "conv_out.weight"),
-        "block_out_channels": widths, "layers_per_block": blocks, "down_block_types": down, "up_block_types": up,
+        **FIXED, "sample_size": _side(file, attentive, side), "block_out_channels": widths, "layers_per_block": blocks,
+        "down_block_types": down, "up_block_types": up,
+        "in_channels": _length(file, weights, "conv_in.weight", axis=1),
+        "out_channels": _length(file, weights, "conv_out.weight"),
         "time_embedding_dim": sum(_length(file, weights, f"{part}.dense.1.bias") for part in ("temb", "cemb")),
         "num_class_embeds": _length(file, weights, "classes_emb.weight") + 1,
     }  # fmt: skip
