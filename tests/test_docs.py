@@ -15,9 +15,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
+import torch
 import typer.main
 from PIL import Image
 
+from tests.models.reference_unet import ConditionalModel
 from tests.readme import GENERATED, ROOT, block, digits, generated, pages, rendered
 from tests.server import Command, run_command
 from unlearnbench import datasets
@@ -91,6 +93,7 @@ COMMANDS = {
     "unlearnbench run --dataset cifar10 --protocol fast --base-steps 20000 --methods all --classes 0-9 "
     "--set sa.steps=2000 --set sa.fisher_images=500 --set sa.fisher_timesteps=100 --minutes 30": short("--dry-run"),
     "unlearnbench train --dataset cifar10 --steps 100000 --out my-base": short("--dataset digits --steps 2"),
+    "unlearnbench convert ckpts/ckpt.pth --out their-base": short(),
     "unlearnbench run --methods original,safemax --classes 0,3,8 --set safemax.decay=0,1,10,50 "
     "--set safemax.normalise_psi=false,true --set safemax.target=independent,trajectory": short(
         f"--methods safemax --classes 0 {FAST}",
@@ -223,6 +226,8 @@ def furnish(folder):
         path = folder / "photos" / ("train", "train", "test")[k % 3] / ("cat", "dog", "fox")[k // 12] / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(k).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    (folder / "ckpts").mkdir()
+    torch.save([ConditionalModel(mult=(1, 1)).state_dict()], folder / "ckpts" / "ckpt.pth")
     for _, file, code in BLOCKS:
         if file:
             kept = [line for line in code.splitlines() if line.startswith("#")]
@@ -310,7 +315,7 @@ class TestCommands:
 
 def options(command):
     """Return the options of a command of the suite."""
-    return {option for parameter in command.params for option in parameter.opts}
+    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
 SUITE = typer.main.get_command(cli.app).commands

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import fake_record
+from tests.models.reference_unet import ConditionalModel
 from unlearnbench import __version__
 from unlearnbench.datasets import Source
 from unlearnbench.measure.prepared import prepare
@@ -42,6 +43,11 @@ BAD = {
     "table that is not there": (["verify", "nothing.tex"], "there is no file nothing.tex"),
     "method to check that is not there": (["check", "safemaxx"], "a file 'safemaxx' (did you mean safemax?)"),
     "model that is not there": (["sample", "nosuch", "--class", "0", "--out", "x.png"], "there is no model folder"),
+    "checkpoint to convert that is not there": (["convert", "nosuch.pth", "--out", "x"], "there is no file nosuch.pth"),
+    "converting a folder": (["convert", "empty", "--out", "x"], "give the checkpoint in it, such as empty/ckpt.pth"),
+    "converting an empty file": (["convert", "file.txt", "--out", "x"], "is not a checkpoint of torch.save"),
+    "converting to a file": (["convert", "file.txt", "--out", "file.txt"], "--out file.txt"),
+    "converting without out": (["convert", "file.txt"], "Missing option"),
     "unknown kind of file": (["new", "metric", "mine"], "did you mean method"),
     "published source before results": (["compare", "foo"], "there is no published source 'foo'"),
     "results to report is a file": (["report", "--results", "file.txt"], "is a file"),
@@ -158,6 +164,20 @@ def test_an_unwritable_cache_is_one_sentence(command, monkeypatch, tmp_path):
     monkeypatch.setenv("UNLEARNBENCH_CACHE", str(tmp_path / "file.txt"))
     status, _, err = command(*RUN)
     assert (status, "UNLEARNBENCH_CACHE" in err, "Traceback" in err) == (2, True, False)
+
+
+def test_a_converted_checkpoint_is_a_model_to_sample(command, tmp_path):
+    torch.manual_seed(0)
+    model = ConditionalModel(mult=(1, 1), classes=3)
+    average = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    torch.save([model.state_dict(), {}, 5, average], tmp_path / "ckpt.pth")
+    for option, taken in ((), "averaged"), (("--no-ema",), "last"), (("--ema", "--image-size", "8"), "averaged"):
+        status, out, err = command("convert", "ckpt.pth", "--out", "model", *option)
+        assert (status, err) == (0, "")
+        assert f"\n{taken} weights, 0.4 M; 3 labels and the null class; {8 if option[1:] else 32} px\n" in out
+        assert "Model: model (use it with --base model)" in out
+    status, out, _ = command("sample", "model", "--class", "0-2", "--n", "1", "--steps", "1", "--out", "grid.png")
+    assert (status, (tmp_path / "grid.png").is_file()) == (0, True), out
 
 
 SWEEP = (*run_with(methods="original,paper", classes="0-2"), "--dry-run", "--set", "safemax.decay=0,1")
@@ -375,7 +395,8 @@ def test_an_alarm_of_two_boards_is_said_once(command, tmp_path):
 
 
 COMMANDS = (
-    "run", "estimate", "train", "sample", "list", "new", "check", "report", "compare", "validate", "verify", "cache",
+    "run", "estimate", "train", "convert", "sample", "list", "new", "check", "report", "compare", "validate", "verify",
+    "cache",
 )  # fmt: skip
 
 

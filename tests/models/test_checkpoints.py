@@ -12,6 +12,7 @@ from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import SCHEDULERS, check_schedule, read_checkpoint, write_checkpoint
 from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.models.saved import open_model
 from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore
 
@@ -37,6 +38,22 @@ def test_what_is_written_reads_back(checkpoint, tiny):
     again = build_unet(config)
     again.load_state_dict(weights)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_network_with_one_head_of_attention_predicts_the_same_once_read(tiny, tmp_path):
+    config = {
+        **unet_config(tiny), "block_out_channels": [16, 16], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": None, "norm_num_groups": 4,
+    }  # fmt: skip
+    model = build_unet(config).eval()
+    write_checkpoint(tmp_path / "model", model)
+    arguments, weights = read_checkpoint(str(tmp_path / "model"), tiny)
+    again = build_unet(arguments).eval()
+    again.load_state_dict(weights)
+    x, t, y = torch.randn(2, *tiny.image_shape), torch.tensor([3, 700]), torch.tensor([1, 10])
+    with torch.no_grad():
+        assert torch.equal(model(x, t, y).sample, again(x, t, y).sample)
+        assert torch.equal(model(x, t, y).sample, open_model(tmp_path / "model", x.device).network(x, t, y).sample)
 
 
 def test_a_bare_unet_folder_will_do(checkpoint, tiny):

@@ -326,6 +326,38 @@ def train(
 
 
 @app.command(cls=options.Command)
+def convert(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A ckpt.pth of the SA, SalUn, SFRon or EraseDiff code.", metavar="CHECKPOINT")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model.", metavar="DIR")],
+    ema: Annotated[
+        bool | None,
+        typer.Option("--ema/--no-ema", help="Take the averaged weights; by default if the file has them."),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels, where the network does not tell.", min=8, max=256, metavar="N"),
+    ] = None,
+) -> None:
+    """Write a checkpoint of the reference code as a diffusers folder.
+
+    Weights alone are read, no code in the file is run, and the model predicts the same noise.
+    """
+    _check_writable(out, "--out")
+    console, _ = _start(start_workers=False)
+    from unlearnbench.models.convert import convert as write_converted
+
+    found = write_converted(checkpoint, out, averaged=ema, side=image_size)
+    _say(
+        console,
+        f"{'averaged' if found.averaged else 'last'} weights, {found.parameters / 1e6:.1f} M; "
+        f"{plural(found.classes, 'label')} and the null class; {found.side} px",
+    )
+    _say(console, f"Model: {out} (use it with --base {out})")
+
+
+@app.command(cls=options.Command)
 def sample(
     model: Annotated[
         Path,

@@ -85,7 +85,7 @@ def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[st
     if dataset.checkpoint:
         return {
             "checkpoint": dataset.choices["base"], "classes": dataset.num_classes, "image_shape": dataset.image_shape,
-            "revision": 2,
+            "revision": 3,
         }  # fmt: skip
     return {
         "classes": dataset.num_classes, "images": source, "flip": dataset.flip, "recipe": dataset.base.to_json(),

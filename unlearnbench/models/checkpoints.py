@@ -89,8 +89,7 @@ def read_checkpoint(name: str, dataset: "Dataset") -> "tuple[dict[str, Any], Ten
     _check_config(name, config, dataset)
     check_schedule(what, schedule)
     build_checked(what, config, weights, dataset.image_shape)
-    config = {key: value for key, value in config.items() if not key.startswith("_") and value is not None}
-    return config, {key: tensor.float() for key, tensor in weights.items()}
+    return arguments(config), {key: tensor.float() for key, tensor in weights.items()}
 
 
 def read_folder(what: str, folder: Path) -> "tuple[dict[str, Any], Tensors, Mapping[str, Any] | None]":
@@ -122,6 +121,11 @@ def read_folder(what: str, folder: Path) -> "tuple[dict[str, Any], Tensors, Mapp
         raise UsageError(f"{what}: its {path.relative_to(folder)} cannot be read ({spell_error(error)})") from error
 
 
+def arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a UNet2DModel in its config. None is one: of attention_head_dim it means one head."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
 def build_checked(
     what: str, config: Mapping[str, Any], weights: "Tensors", image_shape: Sequence[int]
 ) -> "nn.Module":  # fmt: skip
@@ -141,7 +145,7 @@ def build_checked(
     from unlearnbench.models.networks import build_unet
 
     _check_unet(what, config, len(weights))
-    known = {key: value for key, value in config.items() if not key.startswith("_") and value is not None}
+    known = arguments(config)
     try:
         with torch.device("meta"):  # takes no memory at any size
             wanted = {key: tensor.shape for key, tensor in build_unet(known).state_dict().items()}
