@@ -118,6 +118,8 @@ def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), p
         attacks = [name for name in metrics if Registry(plugins).metric(name).is_attack]
         given = cell, dataset, parts[0]["artifacts"][UNLEARNED]["key"]
         rest = plugins, cache, device_info, channel
-        parts.append(measuring.measure_cell(*given, [name for name in metrics if name not in attacks], *rest))
+        parts.append(
+            measuring.measure_cell(*given, [name for name in metrics if name not in attacks], *rest[:-1], True, channel)
+        )
         parts += [measuring.attack_cell(*given, name, *rest) for name in attacks]
     return cell, together(parts, cell)

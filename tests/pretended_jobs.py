@@ -44,7 +44,8 @@ def observed(device):
     seen = SimpleNamespace(judges=set(), misplaced=set(), channels_last=False, on=set(), watched_from=None, waits=[])
 
     def start_monitor(uuid, *, alone):
-        seen.watched_from = torch.cuda.current_device()
+        if seen.watched_from is None:  # by the first job, as those of a cell have processes of their own
+            seen.watched_from = torch.cuda.current_device()
         return SimpleNamespace(**nothing)
 
     probes.NvmlMonitor = start_monitor

@@ -240,4 +240,4 @@ def test_a_model_that_weights_do_not_hold_is_measured_where_it_is(tmp_path):
     by_name = found(tmp_path)
     assert values(by_name["hooked"]) == values(by_name["plain"])
     assert by_name["hooked"].artifacts[UNLEARNED] == {"reason": "its weights alone do not determine its predictions"}
-    assert by_name["plain"].artifacts[UNLEARNED].keys() == {"key", "sha256"}
+    assert by_name["plain"].artifacts[UNLEARNED].keys() == {"key", "sha256", "made_utc"}

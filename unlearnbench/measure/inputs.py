@@ -71,6 +71,7 @@ class EvaluationInputs:
     device_identity: Mapping[str, Any]
     meter: Meter
     progress: Progress
+    afresh: bool = False  # draw samples of the model although they are cached
 
     @cached_property
     def device(self) -> torch.device:
@@ -124,13 +125,16 @@ class EvaluationInputs:
                 images = self._draw(labels)
             return {"images": images}, {"cost": cost.to_json()}
 
+        inputs = {
+            "model": model, "sampler": self.dataset.protocol.sampler, "labels": labels,
+            "seeds": sample_seeds(self.cell, labels), "software": software(),
+            "device": device_key(self.device_identity),  # the cost is charged again, so it must match
+            "harness": of_parts(("sampler", "measuring")),
+        }  # fmt: skip
         with self.meter.phase("load"):  # or waiting for another cell that draws them
-            artifact = self.store.get("samples", {
-                "model": model, "sampler": self.dataset.protocol.sampler, "labels": labels,
-                "seeds": sample_seeds(self.cell, labels), "software": software(),
-                "device": device_key(self.device_identity),  # the cost is charged again, so it must match
-                "harness": of_parts(("sampler", "measuring")),
-            }, build)  # fmt: skip
+            if self.afresh and model == self.weights:
+                self.store.discard("samples", inputs)
+            artifact = self.store.get("samples", inputs, build)
         if artifact.reused:
             self.meter.charge("sample", Cost.earlier(artifact.facts["cost"]))
         return artifact.tensors["images"]

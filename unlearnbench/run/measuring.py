@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ Metrics = list[tuple[MetricSpec, str]]  # each with the hash of its source
 
 def measure_cell(
     cell: Cell, dataset: Dataset, key: str, metric_names: Sequence[str], plugin_files: Sequence[Path], cache: Path,
-    device_info: Mapping[str, Any], channel: JobChannel,
+    device_info: Mapping[str, Any], afresh: bool, channel: JobChannel,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Measure unlearned weights of the cache, and return the fields of the cell's record on that.
 
@@ -49,20 +50,23 @@ def measure_cell(
         plugin_files: files that may hold a metric.
         cache: folder of artifacts.
         device_info: the device, as `resolve_devices` returns it.
+        afresh: whether to draw samples although they are cached.
         channel: shows progress.
 
     Returns:
         None where the weights are missing or damaged.
     """
     inputs, metrics = _opened(cell, dataset, key, metric_names, plugin_files, cache, device_info, channel)
-    return None if inputs is None else {**_measured(inputs, metrics), **account(inputs.meter)}
+    if inputs is None:
+        return None
+    return {**_measured(replace(inputs, afresh=afresh), metrics), **account(inputs.meter)}
 
 
 def attack_cell(
     cell: Cell, dataset: Dataset, key: str, attack: str, plugin_files: Sequence[Path], cache: Path,
     device_info: Mapping[str, Any], channel: JobChannel,
 ) -> dict[str, Any] | None:  # fmt: skip
-    """Make one attack on unlearned weights; arguments and result as of `measure_cell`."""
+    """Make one attack on unlearned weights; arguments and result mostly as of `measure_cell`."""
     inputs, metrics = _opened(cell, dataset, key, [attack], plugin_files, cache, device_info, channel)
     if inputs is None:
         return None

@@ -55,7 +55,7 @@ class Stages:
         if unlearned.status != "ok" or unlearned.value.get("complete"):
             return unlearned if unlearned.value is None else Outcome("ok", together([unlearned.value], self.cell))
         key = unlearned.value["artifacts"][UNLEARNED]["key"]
-        measured = self._job("measuring:measure_cell", key, self._names(attacks=False))
+        measured = self._job("measuring:measure_cell", key, self._names(attacks=False), self.needed.afresh)
         if measured.status != "ok" or measured.value is None:
             return measured if measured.status != "ok" else Outcome("failed", reason=LOST)
         return Outcome("ok", together([unlearned.value, measured.value, *self._kept(unlearned.value)], self.cell))
@@ -81,10 +81,10 @@ class Stages:
             self.execution.cache, *rest,
         )  # fmt: skip
 
-    def _job(self, job: str, key: str, what: str | Sequence[str]) -> Outcome:
+    def _job(self, job: str, key: str, what: str | Sequence[str], *more: Any) -> Outcome:
         """Run a job on unlearned weights."""
         files, cache = self.execution.plugin_files, self.execution.cache
-        return self._timed(job, self.cell, self.plan.dataset, key, what, files, cache, self.device_info)
+        return self._timed(job, self.cell, self.plan.dataset, key, what, files, cache, self.device_info, *more)
 
     def _timed(self, job: str, *arguments: Any) -> Outcome:
         """Run a job, and add its seconds to its fields."""

@@ -6,6 +6,7 @@ hooks or a forward of its own, is measured in the method's process.
 
 import copy
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -86,9 +87,12 @@ def unlearn_cell(
     harness = replace(harness, streams=method.streams)
     context, again = make_unlearned(method, harness, cell, repeats)
     facts = {
-        "flops": flops, "made_by": cell.id, "method_source_hash": harness.source_hash,
+        "flops": flops,
+        "made_by": cell.id,
+        "made_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "method_source_hash": harness.source_hash,
         "revisions": unlearning_rests_on(method.role, dataset, sampled=harness.counts.sampled_images > 0),
-    }  # fmt: skip
+    }
     try:
         with meter.phase("load"):
             weights = weights_of(context.model, cell.forget_class, dataset.image_shape)
@@ -111,7 +115,7 @@ def unlearn_cell(
 def unlearned_fields(found: Artifact, base: nn.Module, staged: Path | None) -> dict[str, Any]:
     """Return the fields of a record on unlearned weights; stage their model, if a folder is given."""
     facts: dict[str, Any] = {name: value for name, value in found.facts.items() if name != "unet"}
-    artifacts = {UNLEARNED: found.reference}
+    artifacts: dict[str, Mapping[str, str]] = {UNLEARNED: {**found.reference, "made_utc": facts["made_utc"]}}
     if staged is not None:
         artifacts["model"] = stage(staged, weights_in(found, base))
     return {**facts, "artifacts": artifacts, "fresh": not found.reused}

@@ -118,6 +118,11 @@ class ArtifactStore:
             mark_used(self._folder(kind, key))
         return found
 
+    def discard(self, kind: str, inputs: Mapping[str, Any]) -> None:
+        """Remove the artifact of these inputs, if there is one."""
+        with self._writable():
+            remove_at_once(self._folder(kind, key_of(kind, inputs)))
+
     def put(
         self, kind: str, inputs: Mapping[str, Any], tensors: Tensors, facts: Mapping[str, Any], seconds: float
     ) -> Artifact:
@@ -134,8 +139,8 @@ class ArtifactStore:
             UsageError: the cache cannot be written.
         """
         key = key_of(kind, inputs)
+        self.discard(kind, inputs)
         with self._writable():
-            remove_at_once(self._folder(kind, key))
             return self._write(kind, key, self._folder(kind, key), inputs, tensors, facts, round(seconds, 3))
 
     def fetch(self, what: str) -> None:

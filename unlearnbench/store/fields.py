@@ -140,7 +140,7 @@ RECORD: Mapping[str, Any] = {
         "test_accuracy?": SHARE, "n?": SIZE, "second?": {"test_accuracy": SHARE, "n?": SIZE},
         "rejecting?": {"test_accuracy": SHARE, "test_rejected": SHARE, "n?": SIZE},
     },
-    "artifacts?": {"*": {"key?": TEXT, "sha256?": TEXT, "steps?": COUNT}},
+    "artifacts?": {"*": {"key?": TEXT, "sha256?": TEXT, "steps?": COUNT, "made_utc?": DATE}},
     "images?": {"*": {"class": COUNT, "png": PICTURE}},
     "provenance?": {
         "device?": {"type?": TEXT, "name?": TEXT, "uuid?": TEXT}, "packages?": {"*": TEXT}, "started_utc?": DATE,
