@@ -31,6 +31,10 @@ LABEL = re.compile(r"\\label\s*\{([^{}]*)\}")
 MOST = 3  # differences that are spelled out
 BOLD = "bold "  # prefix of a cell in bold
 BOLD_MARKDOWN = re.compile(r"(?<![\\*])\*\*(?!\*)")
+STACK = re.compile(  # begins a text of several lines, or one of several rows
+    r"\\makecell\s*(?:\[[a-z]*\])?|\\parbox\s*\[[a-z]\]\s*\{[^{}]*\}|"
+    r"\\multirow(?:\[[a-z]\])?\s*\{-?\d+\}\s*\{[^{}]*\}"
+)
 BOLD_LATEX = re.compile(r"\\(?:mathbf|textbf|bfseries|boldmath)\b")
 
 
@@ -421,7 +425,8 @@ def _latex_body(text: str, widths: bool) -> tuple[tuple[str, ...], tuple[tuple[s
     text = re.sub(r"\\(?:cmidrule|cline)\s*(?:\([^)]*\))?\s*\{[^{}]*\}|\\addlinespace(?:\[[^\]]*\])?", "", text)
     levels: list[list[str]] = []
     rows: list[list[str]] = []
-    for part in re.split(r"\\\\\*?(?:\s*\[[\d.]+\s*[a-z]{2}\])?", text):
+    for line in _split(text, r"\\"):
+        part = re.sub(r"^\*?(?:\s*\[[\d.]+\s*[a-z]{2}\])?", "", line)  # what \\ takes
         bare = re.sub(r"\\(?:top|mid|bottom)rule\b(?:\[[^\]]*\])?|\\hline\b", "", part)
         if bare != part and rows and not levels:
             levels, rows = rows, []
@@ -435,10 +440,22 @@ def _latex_body(text: str, widths: bool) -> tuple[tuple[str, ...], tuple[tuple[s
     return tuple(header), tuple(map(tuple, rows))
 
 
+def _split(text: str, separator: str) -> list[str]:
+    """Return the parts of a LaTeX text between a separator, outside braces."""
+    parts, depth = [""], 0
+    for token in re.findall(r"\\.|[^\\]|\\$", text, re.DOTALL):
+        depth += (token == "{") - (token == "}")
+        if token == separator and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return parts
+
+
 def _latex_row(text: str) -> list[str]:
     cells = []
-    text = re.sub(r"\\parbox\s*\[[a-z]\]\s*\{[^{}]*\}|\\multirow(?:\[[a-z]\])?\s*\{-?\d+\}\s*\{[^{}]*\}", "", text)
-    for cell in re.split(r"(?<!\\)&", text):
+    text = re.sub(STACK, "", text)
+    for cell in _split(text, "&"):
         spanning = re.fullmatch(r"\s*\\multicolumn\s*\{([0-9]{1,3})\}\s*\{[^{}]*\}\s*\{(.*)\}\s*", cell, re.DOTALL)
         text = spanning[2] if spanning else cell
         cells += [_marked(_latex_plain(text), BOLD_LATEX.search(text))] * (int(spanning[1]) if spanning else 1)
