@@ -15,9 +15,9 @@ from tests.report.test_robustness import attacked
 from tests.report.test_sweeps import everything
 from unlearnbench.report.data.values import Value
 from unlearnbench.report.figures.drawing import FIGURE_WORDS
+from unlearnbench.report.pasted import latex_grids
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.table import Table
-from unlearnbench.report.verify import latex_grids
 from unlearnbench.report.write.latex import escape_latex, size_of, to_latex
 from unlearnbench.report.write.paper import HEAD, paper
 
