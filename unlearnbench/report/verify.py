@@ -17,7 +17,7 @@ from unlearnbench.report.data.published import load_source, source_names
 from unlearnbench.report.pasted import DIGEST, ParsedTable, latex_grids, markdown_grids, without_comments
 from unlearnbench.report.tables.classes import paper_tables
 from unlearnbench.report.tables.every import all_tables
-from unlearnbench.report.tables.published import Side, compare_rows, comparison_tables
+from unlearnbench.report.tables.published import compare_rows, comparison_tables, sides_of
 from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.latex import to_latex
 from unlearnbench.report.write.markdown import to_markdown
@@ -183,13 +183,12 @@ class _Reference:
     def _comparisons(self, board: Board) -> list[Table]:
         """Return the tables that `compare` writes of a board."""
         family = self.now if board in self.now.values() else self.recorded
-        tables: list[Table] = []
-        for source in map(load_source, source_names()):
-            if (side := Side(source, board)).has_records:
-                others = [Side(source, other) for other in family.values()]
-                twin = next((other for other in others if other.has_records and other.is_twin_of(side)), None)
-                tables += comparison_tables(side, twin, compare_rows(side))
-        return tables
+        return [
+            table
+            for source in map(load_source, source_names())
+            for side, twin in sides_of(source, family).values() if side.board is board
+            for table in comparison_tables(side, twin, compare_rows(side))
+        ]  # fmt: skip
 
 
 def _compare(found: ParsedTable, table: Table, expected: ParsedTable) -> Match:
