@@ -22,6 +22,7 @@ WIDEST, LEAST = 200.0, 32.0  # points: of a column of words, of a header that fo
 MOST_DIGITS = 16  # of a number that siunitx aligns
 LONG, MOST_HEADER, MOST_LETTERS = 24, 60, 240  # characters of a word that may be divided, of a header, of a text
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+NO_BREAK = "\u00a0"  # before an arrow
 MEDIA_BOX = re.compile(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]")  # of a figure, in points
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # for texts narrower than two columns
 _LATEX = {
@@ -98,7 +99,7 @@ def _column(group: str, header: str, places: Sequence[Place]) -> Column:
     words = [[] if place.number else _fold(place.rest, WIDEST) for place in places]  # their lines
     widths = [width_of(line) for lines in words for line in lines]
     content = max([max(map(width_of, numbers), default=0.0) + width_of(behind), *widths])
-    head = _fold(header, max(1.15 * content, LEAST))
+    head = _fold(re.sub(r" (?=[↑↓]$)", NO_BREAK, header), max(content, LEAST))
     return Column(
         _siunitx(numbers, behind) if numbers else "r" if content < LEAST else "l",
         max([content, *map(width_of, head)]) + 2 * SEP,
