@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,13 +72,9 @@ def side(*records, sources=None):
 
 def one(metric, *records, forget_class="0", method="safemax", **how):
     """Return the comparison of one method, class and metric."""
-    found = [
-        row
-        for row in compare_rows(side(*records, **how))
-        if (row.row.method, row.row.metric, row.row.forget_class) == (method, metric, forget_class)
-    ]
-    assert len(found) == 1
-    return found[0]
+    rows = compare_rows(side(*records, **how)).set_index(["method", "metric", "forget_class"])
+    found = rows.loc[(method, metric, forget_class)]
+    return SimpleNamespace(**{**found, "reasons": tuple(found.reasons), "notes": tuple(found.notes)})
 
 
 def store(folder, records):

@@ -15,11 +15,11 @@ from tests.report.test_robustness import attacked
 from tests.report.test_sweeps import everything
 from unlearnbench.report.data.values import Value
 from unlearnbench.report.figures.drawing import FIGURE_WORDS
+from unlearnbench.report.pasted import latex_grids
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.table import Table
-from unlearnbench.report.verify import latex_grids
-from unlearnbench.report.write.latex import HEAD, escape_latex, lay_out, size_of, to_latex
-from unlearnbench.report.write.paper import paper
+from unlearnbench.report.write.latex import escape_latex, size_of, to_latex
+from unlearnbench.report.write.paper import HEAD, paper
 
 TEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex: .ci/install-debian installs it")
 POPPLER = pytest.mark.skipif(shutil.which("pdffonts") is None, reason="no pdffonts: .ci/install-debian installs it")
@@ -170,7 +170,7 @@ class TestLayout:
         assert len(tabulars) > 1
         found = [name for one in tabulars for name in re.findall(r"multicolumn\{4\}\{c\}\{(.*?)\}", one)]
         assert found == [f"Method {k}" for k in range(14)]
-        assert all(r"\multirow{-2}{*}{Corner}" in one for one in tabulars)
+        assert all("\nCorner & {H" in one for one in tabulars)
         (grid,) = latex_grids(text)
         assert len(grid.header) == 57
         assert grid.header[:2] == ("Corner", "Method 0 H0")
@@ -183,13 +183,23 @@ class TestLayout:
         assert [grid.caption for grid in grids] == ["Words.", "Continued. Words.", "Continued. Words."]
         assert text.count(r"\label{tab:t}") == 1
 
+    def test_the_parts_of_a_table_are_about_equally_large(self):
+        heights = [len(grid.rows) for grid in latex_grids(to_latex(table([[Value(1.0)]] * 70)))]
+        assert heights == [35, 35]
+
+    def test_long_texts_fold_between_words(self):
+        text = to_latex(table([[Value(None, "word " * 20)], [Value(1.0)]], headers=["[A long header of] a *number"]))
+        assert r"\makecell[tl]{word word" in text
+        (grid,) = latex_grids(text)
+        assert grid.header == ("Corner", "[A long header of] a *number")
+        assert grid.rows[0][1] == ("word " * 20).strip()
+
     def test_rows_of_one_name_share_it(self):
         text = to_latex(table([[Value(1.0)]] * 3, rows=["A", "A", "B"]))
-        assert "\\multirow[t]{2}{*}{A} & 1.0 \\\\\n & 1.0 \\\\\nB & 1.0 \\\\" in text
+        assert "\nA & 1.0 \\\\\n & 1.0 \\\\\nB & 1.0 \\\\" in text
 
     def test_a_narrow_table_takes_one_column(self):
         assert r"\begin{table}[t]" in to_latex(table([[Value(1.0)]]))
-        assert not lay_out(table([[Value(1.0)]])).spans
         assert r"\begin{table*}[t]" in to_latex(table([[Value(1.0)] * 20]))
 
 

@@ -173,7 +173,7 @@ class TestTampering:
 
     def test_swapped_rows(self, check, form):
         words = check(swap(tables(form)["summary"], "Alpha", "Beta"), form).lines[0]
-        assert "its rows are in a different order: row 1 is Beta 50%_|x, by the records Alpha 50%_|x" in words
+        assert "its rows are in a different order: by the records Alpha 50%_|x, Beta 50%_|x" in words
 
     def test_rows_that_swap_their_numbers(self, check, form):
         text = swap(tables(form)["uncertainty"], "0", "1")
@@ -188,7 +188,7 @@ class TestTampering:
 
     def test_a_header(self, check, form):
         words = check(edit(tables(form)["summary"], ("UA (", "US (")), form).lines[0]
-        assert "column US (%) ↑ is UA (%) ↑ by the records" in words
+        assert "column UA (%) ↑ is missing; column US (%) ↑ is not in the records" in words
 
     @pytest.mark.parametrize(
         ("old", "new"), [("n=100", "n=1000"), ("seed 0;", "seeds 0-2;"), ("protocol-1", "protocol-2")]
@@ -371,6 +371,11 @@ class TestTablesOfOthers:
         verdict = check(body[form].format(f"records {DIGEST}"), form)
         assert verdict.lines == [f"table at line 1: does not hold: no table of records {DIGEST} has columns like these"]
 
+    def test_a_row_without_cells_is_a_difference(self, check):
+        text = tables("md")["summary"]
+        verdict = check(edit(text, ("|\n\n", "|\n|\n\n")), "md")
+        assert "row without a name is not in the records" in verdict.lines[0]
+
     def test_an_environment_with_two_tabulars_cannot_be_read(self, check):
         text = tables("tex")["summary"]
         part = r"\begin{tabular}{l}x\end{tabular}"
@@ -382,7 +387,7 @@ class TestTablesOfOthers:
     def test_digests_outside_tables_are_pointed_at(self, check, form):
         verdict = check(f"Of records\n0123456789ab.\n\n{tables(form)['summary']}", form)
         assert verdict.holds
-        assert verdict.lines[1] == "line 1: names records 0123456789ab outside a table: not checked"
+        assert verdict.lines[1] == "records 0123456789ab are named outside a table too: not checked"
 
 
 class TestErrors:

@@ -1,12 +1,10 @@
 """Published numbers beside measured ones: the pages, tables and lines of `unlearnbench compare`."""
 
-import csv
-import io
 import textwrap
-from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
 
+import pandas as pd
 from tabulate import tabulate
 
 from unlearnbench.errors import UsageError
@@ -14,16 +12,9 @@ from unlearnbench.report.data.array import NOT_RUN
 from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.published import Source, load_source
 from unlearnbench.report.data.rendering import Rendering
-from unlearnbench.report.tables.published import (
-    VERDICTS,
-    Comparison,
-    Side,
-    claims_table,
-    compare_rows,
-    comparison_tables,
-    overview_table,
-)
+from unlearnbench.report.tables.published import VERDICTS, Side, compare_rows, comparison_tables, sides_of
 from unlearnbench.report.tables.table import Table
+from unlearnbench.report.write.csv import frame_to_csv
 from unlearnbench.report.write.files import publish
 from unlearnbench.report.write.latex import to_latex
 from unlearnbench.report.write.markdown import escape_markdown, to_markdown
@@ -44,37 +35,29 @@ def compare(source: str, reading: Reading, out: Path, stale: Set[str] = frozense
     """
     published = load_source(source)
     rendering = Rendering(notes=list(reading.problems))
-    sides = {name: Side(published, board) for name, board in boards(reading.records, stale).items()}
-    shown = {name: side for name, side in sides.items() if side.has_records}
-    if not shown:
+    sides = sides_of(published, boards(reading.records, stale))
+    if not sides:
         why = f" ({'; '.join(rendering.notes[:3])})" if rendering.notes else ""
         raise UsageError(
             f"there is no record of {', '.join(published.methods)} in {reading.root} to compare with {source}{why}: "
             f"run 'unlearnbench run --methods {','.join(published.methods)}' first or name a folder with --results"
         )
     files: dict[str, str | bytes] = {}
-    for name, side in shown.items():
-        twin = next((other for other in shown.values() if other.is_twin_of(side)), None)
-        files |= {f"{name}/compare-{source}.{ending}": text for ending, text in _texts(side, twin).items()}
-        rendering.pages.append(out / name / f"compare-{source}.md")
-        rendering.terminal.append(_terminal(side))
+    for name, (side, twin) in sides.items():
+        rows = compare_rows(side)
+        tables = comparison_tables(side, twin, rows)
+        place = f"{name}/compare-{source}"
+        files[f"{place}.md"] = _page(side, tables, rows)
+        files[f"{place}.csv"] = _tidy(side, rows)
+        files[f"{place}.tex"] = "\n".join(map(to_latex, tables))
+        rendering.pages.append(out / f"{place}.md")
+        rendering.terminal.append(_terminal(side, tables, rows))
         rendering.notes += side.board.notes
     publish(files, out)
     return rendering
 
 
-def _texts(side: Side, twin: Side | None) -> dict[str, str]:
-    """Return page, tidy CSV and LaTeX of one board, by ending."""
-    rows = compare_rows(side)
-    tables = comparison_tables(side, twin, rows)
-    return {
-        "md": _page(side, tables, rows),
-        "csv": _tidy(side, rows),
-        "tex": "\n".join(to_latex(table) for table in tables),
-    }
-
-
-def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> str:
+def _page(side: Side, tables: Sequence[Table], rows: pd.DataFrame) -> str:
     facts = side.source.facts
     arxiv = facts["arxiv"]
     lines = [
@@ -87,7 +70,7 @@ def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> st
         "### What the claims depend on",
         "\n".join(f"- {c['label']} ({' and '.join(c['depends_on'])}): {c['why']}." for c in facts["claims"]),
         "### Why numbers are not comparable",
-        "\n".join(f"- {reason}: {escape_markdown(detail)}." for reason, detail in _legend(side, rows)) or "- all are.",
+        "\n".join(f"- {reason}: {escape_markdown(detail)}." for reason, detail in _legend(rows)) or "- all are.",
         "### When a number agrees",
         "\n".join(_tolerances(side.source)),
         "### Notes on the printed numbers",
@@ -96,13 +79,12 @@ def _page(side: Side, tables: Sequence[Table], rows: Sequence[Comparison]) -> st
     return "\n\n".join(lines) + "\n"
 
 
-def _verdict(side: Side, rows: Sequence[Comparison]) -> str:
+def _verdict(side: Side, rows: pd.DataFrame) -> str:
     """Return the outcome in a sentence: how many numbers agree, and what to run for a comparison."""
-    counts = Counter(row.verdict for row in rows)
-    unjudged = counts["not comparable"] + counts["not measured"]
+    agree, differ, *others = (int((rows.verdict == verdict).sum()) for verdict in VERDICTS)
     facts = side.source.facts
-    advice = f": run dataset {facts['dataset']} with protocol {facts['protocol']}" if unjudged else ""
-    return f"{counts['agrees']} agree, {counts['differs']} differ, {unjudged} cannot be judged{advice}."
+    advice = f": run dataset {facts['dataset']} with protocol {facts['protocol']}" if sum(others) else ""
+    return f"{agree} agree, {differ} differ, {sum(others)} cannot be judged{advice}."
 
 
 def _folded(table: Table) -> str:
@@ -116,12 +98,9 @@ def _folded(table: Table) -> str:
     return f"<details><summary>{escape_markdown(table.title)}: nothing measured</summary>\n\n{text}\n\n</details>"
 
 
-def _legend(side: Side, rows: Sequence[Comparison]) -> list[tuple[str, str]]:
+def _legend(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """Return (reason, details) pairs, reasons in the order they appear, each detail once."""
-    found: dict[tuple[str, str], None] = {}
-    for row in rows:
-        if row.verdict == "not comparable":
-            found |= dict.fromkeys(side.obstacles(row.row.method, row.row.metric, int(row.row.forget_class)).items())
+    found = dict.fromkeys(pair for reasons in rows.reasons for pair in reasons.items() if pair[1])
     order = list(dict.fromkeys(reason for reason, _ in found))
     return sorted(found, key=lambda pair: (order.index(pair[0]), pair[1]))
 
@@ -138,28 +117,23 @@ def _tolerances(source: Source) -> list[str]:
     return lines
 
 
-def _tidy(side: Side, rows: Sequence[Comparison]) -> str:
+def _tidy(side: Side, rows: pd.DataFrame) -> str:
     """Return CSV, one line per method, class and metric; numbers in full, in the source's unit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["source", "dataset", "protocol", "method", "forget_class", "metric", "unit", "published", "measured",
-         "seeds", "difference", "verdict", "reasons", "notes"]
-    )  # fmt: skip
-    for item in rows:
-        row, seeds = item.row, item.measured.ok if item.measured.number is not None else 0
-        writer.writerow(
-            [side.source.name, side.cell.dataset, side.cell.protocol, row.method, row.forget_class, row.metric,
-             row.unit, row.text, item.measured.number, seeds, item.difference.number, item.verdict,
-             "; ".join(item.reasons), " ".join(map(str, item.notes))]
-        )  # fmt: skip
-    return text.getvalue()
+    columns = {
+        "source": side.source.name, "dataset": side.cell.dataset, "protocol": side.cell.protocol,
+        "method": rows.method, "forget_class": rows.forget_class, "metric": rows.metric,
+        "unit": [row.unit for row in rows.row], "published": [row.text for row in rows.row],
+        "measured": [value.number for value in rows.measured],
+        "seeds": [0 if value.number is None else value.ok for value in rows.measured],
+        "difference": [value.number for value in rows.difference], "verdict": rows.verdict,
+        "reasons": rows.reasons.map("; ".join), "notes": [" ".join(map(str, notes)) for notes in rows.notes],
+    }  # fmt: skip
+    return frame_to_csv(pd.DataFrame(columns, dtype=object))
 
 
-def _terminal(side: Side) -> str:
+def _terminal(side: Side, tables: Sequence[Table], rows: pd.DataFrame) -> str:
     """Return claims and overview as plain text of at most 80 columns."""
-    rows = compare_rows(side)
-    claims, overview = claims_table(side), overview_table(side, rows)
+    claims, overview = tables[:2]
     texts = [
         tabulate(
             [[label, *cells] for label, cells in zip(table.rows, body, strict=True)],

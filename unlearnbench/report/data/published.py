@@ -68,6 +68,11 @@ class Source:
             rows.sort(key=lambda row: (order.index(row.method), int(row.forget_class)))
         return found
 
+    @property
+    def classes(self) -> list[int]:
+        """The forget classes of the main tables, ascending."""
+        return sorted({int(row.forget_class) for rows in self.metrics.values() for row in rows})
+
     def title(self, metric: str) -> str:
         """Return the metric's title."""
         return str(self.facts["metrics"][metric]["title"])

@@ -7,12 +7,14 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
+
+import pandas as pd
 
 from unlearnbench.report.data.array import NOT_RUN
 from unlearnbench.report.data.board import Board
-from unlearnbench.report.data.published import STATISTICS, Footnote, Row, Source, footnotes
+from unlearnbench.report.data.published import STATISTICS, Row, Source, footnotes
 from unlearnbench.report.data.statistics import score_interval
 from unlearnbench.report.data.values import Measure, Value, Variant
 from unlearnbench.report.tables.table import Table
@@ -23,24 +25,6 @@ Verdict = Literal["agrees", "differs", "not comparable", "not measured"]
 VERDICTS: tuple[Verdict, ...] = ("agrees", "differs", "not comparable", "not measured")
 DEVICE = "device"  # an obstacle that does not apply to ratios of numbers from one device
 SCALE = {("s", "minutes"): 1 / 60}  # from our unit to the source's where they differ
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One printed number beside ours, both in the source's unit."""
-
-    row: Row
-    measured: Value
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    notes: tuple[int, ...]  # numbers of footnotes, from 1
-
-    @property
-    def difference(self) -> Value:
-        """Measured minus published, with the measured number's gaps."""
-        if self.measured.number is None:
-            return Value(None)
-        return replace(self.measured, number=self.measured.number - self.row.value)
 
 
 class Side:
@@ -64,11 +48,6 @@ class Side:
     def is_twin_of(self, other: "Side") -> bool:
         """Whether it has the protocol of another side, but the reference set of the compatibility protocol."""
         return (self.cell.dataset, self.cell.protocol) == (other.cell.dataset, other.cell.protocol + B4)
-
-    def ok_records(self, method: str, forget_class: int) -> list[Record]:
-        """Return the records with numbers of a method's default settings, one per seed."""
-        variant = self.variants[method]
-        return self.board.numbers.sound(variant, Target((forget_class,))) if variant else []
 
     def measure(self, metric: str) -> Measure | None:
         """Return our measure of a published metric; None where no cell has it."""
@@ -116,7 +95,8 @@ class Side:
         """Return {reason: its details} why our number is not comparable to the printed one; empty if it is."""
         facts = self.source.facts["metrics"][metric]
         found: dict[str, str] = {}
-        for record in self.ok_records(method, forget_class):
+        variant = self.variants[method]
+        for record in self.board.numbers.sound(variant, Target((forget_class,))) if variant else []:
             found |= obstacles_of(record, self.source, facts)
         if "probes" in facts and self.board.probe not in facts["probes"]:
             here = self.board.probe or "none"
@@ -125,30 +105,56 @@ class Side:
             found[DEVICE] = str(facts["device"])
         return found
 
+    def marks(self, *about: tuple[str, str, str]) -> list[int]:
+        """Return the numbers of the footnotes, from 1, on any (method, metric, class or statistic)."""
+        return [number for number, note in enumerate(self.notes, start=1) if note.about & {*about}]
 
-def compare_rows(side: Side) -> list[Comparison]:
-    """Return every class row of the main tables beside our number, in the order of tables."""
-    return [_compare_row(side, row) for rows in side.source.metrics.values() for row in rows]
+
+def sides_of(source: Source, boards: Mapping[str, Board]) -> dict[str, tuple[Side, Side | None]]:
+    """Return {name: our side, and the one with the other reference set} of the boards that have a published method."""
+    sides = {name: Side(source, board) for name, board in boards.items()}
+    shown = {name: side for name, side in sides.items() if side.has_records}
+    return {
+        name: (side, next((other for other in shown.values() if other.is_twin_of(side)), None))
+        for name, side in shown.items()
+    }
 
 
-def _compare_row(side: Side, row: Row) -> Comparison:
+def compare_rows(side: Side) -> pd.DataFrame:
+    """Return a row per class number of the main tables, beside ours in the source's unit, in the order of tables.
+
+    Columns: metric, method, forget_class, row (as printed), measured, difference (with the measured number's gaps),
+    verdict, reasons ({why it cannot be judged: details}), notes (numbers of footnotes).
+    """
+    return pd.DataFrame([_compare_row(side, row) for rows in side.source.metrics.values() for row in rows])
+
+
+def _compare_row(side: Side, row: Row) -> dict[str, Any]:
+    measured = side.value(row.method, row.metric, int(row.forget_class))
+    verdict, reasons = _judge(side, row, measured)
+    number = None if measured.number is None else measured.number - row.value
+    return {
+        "metric": row.metric, "method": row.method, "forget_class": row.forget_class, "row": row,
+        "measured": measured, "difference": replace(measured, number=number, word="-"), "verdict": verdict,
+        "reasons": reasons, "notes": side.marks((row.method, row.metric, row.forget_class)),
+    }  # fmt: skip
+
+
+def _judge(side: Side, row: Row, measured: Value) -> tuple[Verdict, dict[str, str]]:
+    """Return the verdict on a measured number, and {why it cannot be judged: details}."""
     forget_class = int(row.forget_class)
-    measured = side.value(row.method, row.metric, forget_class)
-    marks = _marks(side.notes, [(row.method, row.metric, row.forget_class)])
     if measured.number is None:
-        return Comparison(row, measured, "not measured", (measured.word,), marks)
+        return "not measured", {measured.word: ""}
     if obstacles := side.obstacles(row.method, row.metric, forget_class):
-        return Comparison(row, measured, "not comparable", tuple(obstacles), marks)
+        return "not comparable", obstacles
     tolerance = side.source.facts["metrics"][row.metric]["tolerance"]
     if "absolute" in tolerance:
-        agrees = abs(measured.number - row.value) <= tolerance["absolute"]
-    else:
-        n = side.samples(row.method, row.metric, forget_class)
-        if n < 1 or not 0 <= measured.number <= 100:
-            return Comparison(row, measured, "not comparable", ("not a share of samples",), marks)
-        low, high = share_interval(measured.number / 100, n, row.value / 100, tolerance["samples"])
-        agrees = low <= 0 <= high
-    return Comparison(row, measured, "agrees" if agrees else "differs", (), marks)
+        return ("agrees" if abs(measured.number - row.value) <= tolerance["absolute"] else "differs"), {}
+    n = side.samples(row.method, row.metric, forget_class)
+    if n < 1 or not 0 <= measured.number <= 100:
+        return "not comparable", {"not a share of samples": ""}
+    low, high = share_interval(measured.number / 100, n, row.value / 100, tolerance["samples"])
+    return ("agrees" if low <= 0 <= high else "differs"), {}
 
 
 def share_interval(p1: float, n1: int, p2: float, n2: int) -> tuple[float, float]:
@@ -208,60 +214,79 @@ def _is_default(record: Record) -> bool:
     return not record.method.get("overrides") or record.method.get("changed") == {}
 
 
-def _marks(notes: Sequence[Footnote], about: Iterable[tuple[str, str, str]]) -> tuple[int, ...]:
-    wanted = set(about)
-    return tuple(number for number, note in enumerate(notes, start=1) if wanted & note.about)
+def _table(
+    side: Side, name: str, title: str, words: str, columns: Sequence[tuple[str, str]],
+    rows: Mapping[str, Sequence[Value | str]], rules: Sequence[int] = (), groups: Sequence[str] = (),
+) -> Table:  # fmt: skip
+    """Return a table of a comparison.
+
+    Args:
+        side: of the comparison.
+        name: after the source's.
+        title: of the table.
+        words: of the caption.
+        columns: (header, format) of each, the corner first.
+        rows: {name: numbers and words}.
+        rules: rows with a rule above.
+        groups: upper headers, if there are any.
+    """
+    (corner, *headers), (_, *formats) = map(list, zip(*columns, strict=True))
+    return Table(
+        name=f"compare-{side.source.name}-{name}".replace("_", "-"),
+        title=title,
+        caption=side.board.caption(words),
+        corner=corner,
+        rows=list(rows),
+        groups=list(groups) or [""] * len(headers),
+        headers=headers,
+        formats=formats,
+        values=[[cell if isinstance(cell, Value) else Value(None, cell) for cell in row] for row in rows.values()],
+        rules=tuple(rules),
+    )
 
 
-def _spell_marks(marks: Iterable[int]) -> Value:
-    return Value(None, "".join(f"[{number}]" for number in marks))
+def _spell_marks(marks: Iterable[int]) -> str:
+    return "".join(f"[{number}]" for number in marks)
+
+
+def _rules(names: Sequence[str]) -> list[int]:
+    """Return the places where a name differs from the one before."""
+    return [k for k in range(1, len(names)) if names[k] != names[k - 1]]
 
 
 def claims_table(side: Side) -> Table:
     """Return the claims that are ratios: as published, recomputed from the printed rows, and measured here."""
-    claims = side.source.facts["claims"]
-    return Table(
-        name=f"compare-{side.source.name}-claims",
-        title="Claims that do not depend on the device",
-        caption=side.board.caption(
-            "Each ratio is one of means over the classes that both methods have, seeds averaged; cells counts the "
-            "records behind it. What depends on the implementation tells how a method is coded, not only what it is."
-        ),
-        corner="Ratio",
-        rows=[claim["label"] for claim in claims],
-        groups=[""] * 9,
-        headers=[
-            "Claim",
-            "Published",
-            "From the printed rows",
-            "Measured",
-            "Cells",
-            "Verdict",
-            "Reasons",
-            "Depends on",
-            "Notes",
-        ],
-        formats=[""] * 9,
-        values=[_claim_row(side, claim) for claim in claims],
-    )
+    headers = (
+        "Ratio", "Claim", "Published", "From the printed rows", "Measured", "Cells", "Verdict", "Reasons", "Depends on",
+        "Notes",
+    )  # fmt: skip
+    return _table(
+        side, "claims", "Claims that do not depend on the device",
+        "Each ratio is one of means over the classes that both methods have, seeds averaged; cells counts the records "
+        "behind it. What depends on the implementation tells how a method is coded, not only what it is.",
+        [(header, "") for header in headers],
+        {claim["label"]: _claim_row(side, claim) for claim in side.source.facts["claims"]},
+    )  # fmt: skip
 
 
-def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[Value]:
-    """Return the values of one claim's row; the claim is a `ratio` a / b or a `saving` 1 - a / b in percent."""
-    source = side.source
-    terms = claim.get("ratio") or claim["saving"]
-    facts = source.facts["metrics"][terms[0][1]]
-    printed = source.quotient(*terms)
-    common = [
-        c for c in _classes(source) if all(side.value(method, metric, c).number is not None for method, metric in terms)
-    ]
+def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[str]:
+    """Return the cells of one claim; the claim is a `ratio` a / b or a `saving` 1 - a / b in percent."""
+    source, terms = side.source, claim.get("ratio") or claim["saving"]
+    facts, printed = source.facts["metrics"][terms[0][1]], source.quotient(*terms)
+    common = [c for c in source.classes if all(side.value(m, metric, c).number is not None for m, metric in terms)]
     means = [side.mean(method, metric, common) for method, metric in terms]
     above, below = ((mean.number or 0.0) if common else 0.0 for mean in means)
     measured = above / below if below else None
     claimed = claim["value"] if "ratio" in claim else 1 - claim["value"] / 100
-    verdict, reasons = _judge_claim(side, claim, measured, common)
-    about = [(method, metric, statistic) for method, metric in terms for statistic in STATISTICS]
-    words = [
+    found = dict.fromkeys(reason for m, metric in terms for c in common for reason in side.obstacles(m, metric, c))
+    reasons = [reason for reason in found if reason != DEVICE]  # both numbers are of one device
+    if measured is None:
+        verdict, reasons = "not measured", ["no class with numbers of both"]
+    elif reasons:
+        verdict = "not comparable"
+    else:
+        verdict = "agrees" if claimed / facts["factor"] <= measured <= claimed * facts["factor"] else "differs"
+    return [
         claim["claim"],
         spell_quotient(claim, claimed, 0),
         facts.get("unprinted", "-") if printed is None else spell_quotient(claim, printed, 1),
@@ -270,27 +295,8 @@ def _claim_row(side: Side, claim: Mapping[str, Any]) -> list[Value]:
         verdict,
         ", ".join(reasons),
         " and ".join(claim["depends_on"]),
+        _spell_marks(side.marks(*[(*term, statistic) for term in terms for statistic in STATISTICS])),
     ]
-    return [*[Value(None, word) for word in words], _spell_marks(_marks(side.notes, about))]
-
-
-def _judge_claim(
-    side: Side, claim: Mapping[str, Any], measured: float | None, classes: Sequence[int]
-) -> tuple[Verdict, list[str]]:
-    """Return the verdict on a measured quotient over these classes, and the reasons why it cannot be judged."""
-    terms = claim.get("ratio") or claim["saving"]
-    if measured is None:
-        return "not measured", ["no class with numbers of both"]
-    obstacles: dict[str, str] = {}
-    for method, metric in terms:
-        for c in classes:
-            obstacles |= side.obstacles(method, metric, c)
-    obstacles.pop(DEVICE, None)  # both numbers are of one device
-    if obstacles:
-        return "not comparable", list(obstacles)
-    claimed = claim["value"] if "ratio" in claim else 1 - claim["value"] / 100
-    factor = side.source.facts["metrics"][terms[0][1]]["factor"]
-    return ("agrees" if claimed / factor <= measured <= claimed * factor else "differs"), []
 
 
 def spell_quotient(claim: Mapping[str, Any], quotient: float, decimals: int) -> str:
@@ -298,99 +304,64 @@ def spell_quotient(claim: Mapping[str, Any], quotient: float, decimals: int) -> 
     return f"{quotient:.{decimals}f}x" if "ratio" in claim else f"{100 * (1 - quotient):.{decimals}f} %"
 
 
-def _classes(source: Source) -> list[int]:
-    return sorted({int(row.forget_class) for rows in source.metrics.values() for row in rows})
-
-
-def overview_table(side: Side, rows: Sequence[Comparison]) -> Table:
+def overview_table(side: Side, rows: pd.DataFrame) -> Table:
     """Return one row per metric and method: means over classes, and how many numbers agree."""
-    groups: dict[tuple[str, str], list[Comparison]] = {}
-    for row in rows:
-        groups.setdefault((row.row.metric, row.row.method), []).append(row)
-    return Table(
-        name=f"compare-{side.source.name}-overview",
-        title="Overview",
-        caption=side.board.caption(
-            "Mean ± sample standard deviation over forget classes: as printed, recomputed from the printed class rows, "
-            "and measured; then the number of classes by verdict."
-        ),
-        corner="Metric and method",
-        rows=[_overview_label(side.source, group) for group in groups.values()],
-        groups=[""] * 9,
-        headers=["Printed", "From the printed rows", "Measured", *map(str.capitalize, VERDICTS), "Reasons", "Notes"],
-        formats=[""] * 9,
-        values=[_overview_row(side, group) for group in groups.values()],
-        rules=tuple(range(len(side.source.methods), len(groups), len(side.source.methods))),
-    )
+    names = ["Metric and method", "Printed", "From the printed rows", "Measured"]
+    headers = [*names, *map(str.capitalize, VERDICTS), "Reasons", "Notes"]
+    shown, step = {}, len(side.source.methods)
+    for (metric, method), group in rows.groupby(["metric", "method"], sort=False):
+        unit = group.row.iloc[0].unit
+        label = side.source.title(metric) + ("" if unit == "dimensionless" else f" ({unit})")
+        shown[f"{label}, {side.source.methods[method]}"] = _overview_row(side, metric, method, group)
+    return _table(
+        side, "overview", "Overview",
+        "Mean ± sample standard deviation over forget classes: as printed, recomputed from the printed class rows, and "
+        "measured; then the number of classes by verdict.",
+        [(header, "") for header in headers], shown, range(step, len(shown), step),
+    )  # fmt: skip
 
 
-def _overview_label(source: Source, group: Sequence[Comparison]) -> str:
-    row = group[0].row
-    unit = "" if row.unit == "dimensionless" else f" ({row.unit})"
-    return f"{source.title(row.metric)}{unit}, {source.methods[row.method]}"
-
-
-def _overview_row(side: Side, group: Sequence[Comparison]) -> list[Value]:
-    row = group[0].row
-    printed = [side.source.printed(row.method, row.metric, statistic) for statistic in STATISTICS]
-    mean = side.mean(row.method, row.metric, [int(item.row.forget_class) for item in group])
-    ok, expected = (sum(getattr(item.measured, count) for item in group) for count in ("ok", "expected"))
+def _overview_row(side: Side, metric: str, method: str, group: pd.DataFrame) -> list[str]:
+    printed = [side.source.printed(method, metric, statistic) for statistic in STATISTICS]
+    own, decimals = [row.value for row in group.row], group.row.iloc[0].decimals
+    mean = side.mean(method, metric, map(int, group.forget_class))
+    ok, expected = (sum(getattr(value, count) for value in group.measured) for count in ("ok", "expected"))
     gap = "" if ok == expected else f" ({ok}/{expected})"
-    measured = "-" if mean.number is None else _mean_and_std(mean.number, mean.spread, row.decimals) + mean.mark + gap
-    own = [item.row.value for item in group]
-    recomputed = statistics.fmean(own), statistics.stdev(own) if len(own) > 1 else None
-    about = [(row.method, row.metric, where) for where in (*STATISTICS, *(item.row.forget_class for item in group))]
-    words = [
+    return [
         " ± ".join(statistic.text for statistic in printed if statistic) or "-",
-        _mean_and_std(*recomputed, row.decimals),
-        measured,
-        *[str(sum(item.verdict == verdict for item in group)) for verdict in VERDICTS],
-        ", ".join(dict.fromkeys(reason for item in group for reason in item.reasons)),
+        _mean_and_std(statistics.fmean(own), statistics.stdev(own) if len(own) > 1 else None, decimals),
+        "-" if mean.number is None else _mean_and_std(mean.number, mean.spread, decimals) + mean.mark + gap,
+        *[str((group.verdict == verdict).sum()) for verdict in VERDICTS],
+        ", ".join(dict.fromkeys(reason for reasons in group.reasons for reason in reasons)),
+        _spell_marks(side.marks(*[(method, metric, where) for where in (*STATISTICS, *group.forget_class)])),
     ]
-    return [*[Value(None, word) for word in words], _spell_marks(_marks(side.notes, about))]
 
 
 def _mean_and_std(mean: float, spread: float | None, decimals: int) -> str:
     return f"{mean:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
 
 
-def class_tables(side: Side, rows: Sequence[Comparison]) -> list[Table]:
-    """Return one table per metric, every printed class row beside our number."""
-    return [
-        _class_table(side, metric, [row for row in rows if row.row.metric == metric]) for metric in side.source.metrics
-    ]
-
-
-def _class_table(side: Side, metric: str, rows: Sequence[Comparison]) -> Table:
-    source, unit = side.source, rows[0].row.unit
-    decimals = max(row.row.decimals for row in rows)
-    title = f"{source.title(metric)} per class" + ("" if unit == "dimensionless" else f", in {unit}")
-    return Table(
-        name=f"compare-{source.name}-{metric}".replace("_", "-"),
-        title=title,
-        caption=side.board.caption(
-            f"{title}: as published and as measured, mean over seeds; difference is measured minus published."
-        ),
-        corner="Method and class",
-        rows=[f"{source.methods[row.row.method]} {row.row.forget_class}" for row in rows],
-        groups=[""] * 6,
-        headers=["Published", "Measured", "Difference", "Verdict", "Reasons", "Notes"],
-        formats=[f".{decimals}f", f".{decimals}f", f"+.{decimals}f", "", "", ""],
-        values=[
-            [Value(row.row.value), _dash(row.measured), row.difference, Value(None, row.verdict),
-             Value(None, ", ".join(row.reasons)), _spell_marks(row.notes)]
-            for row in rows
-        ],
-        rules=_method_rules([row.row.method for row in rows]),
-    )  # fmt: skip
+def _class_table(side: Side, metric: str, rows: pd.DataFrame) -> Table:
+    """Return every printed class row of a metric beside our number."""
+    unit, form = rows.row.iloc[0].unit, f".{max(row.decimals for row in rows.row)}f"
+    title = f"{side.source.title(metric)} per class" + ("" if unit == "dimensionless" else f", in {unit}")
+    columns = [
+        ("Method and class", ""), ("Published", form), ("Measured", form), ("Difference", f"+{form}"), ("Verdict", ""),
+        ("Reasons", ""), ("Notes", ""),
+    ]  # fmt: skip
+    shown = {
+        f"{side.source.methods[one.method]} {one.forget_class}": [
+            Value(one.row.value), _dash(one.measured), one.difference, one.verdict, ", ".join(one.reasons),
+            _spell_marks(one.notes),
+        ]
+        for one in rows.itertuples()
+    }  # fmt: skip
+    words = f"{title}: as published and as measured, mean over seeds; difference is measured minus published."
+    return _table(side, metric, title, words, columns, shown, _rules(list(rows.method)))
 
 
 def _dash(value: Value) -> Value:
     return Value(None) if value.number is None else value
-
-
-def _method_rules(methods: Sequence[str]) -> tuple[int, ...]:
-    return tuple(k for k in range(1, len(methods)) if methods[k] != methods[k - 1])
 
 
 def reference_table(side: Side, twin: Side) -> Table:
@@ -402,68 +373,50 @@ def reference_table(side: Side, twin: Side) -> Table:
     """
     source, facts = side.source, side.source.facts["reference_sets"]
     odd, metric = facts["class"], facts["metric"]
-    rows, values, labels = [], [], []
-    classes = _classes(source)
+    others, both = [c for c in source.classes if c != odd], (side, twin)
+    shown: dict[str, list[Value | str]] = {}
+    labels: list[str] = []
     for method, title in {**source.methods, **side.references}.items():
         published = source.by_class(method, metric)
-        columns = [{c: Value(published.get(c)) for c in classes}]
-        columns += [{c: _dash(one.value(method, metric, c)) for c in classes} for one in (side, twin)]
-        others = [c for c in classes if c != odd]
+        columns = [{c: Value(published.get(c)) for c in source.classes}]
+        columns += [{c: _dash(one.value(method, metric, c)) for c in source.classes} for one in both]
         printed = [published[c] for c in others if c in published]
-        means = [
-            Value(statistics.fmean(printed) if printed else None, ok=len(printed), expected=len(others)),
-            *[
-                replace(
-                    one.mean(method, metric, others),
-                    ok=sum(column[c].number is not None for c in others),
-                    expected=len(others),
-                )
-                for one, column in zip((side, twin), columns[1:], strict=True)
-            ],
-        ]
-        gaps = [_from_mean(column, mean) for column, mean in zip(columns, means, strict=True)]
-        values += [[column[c] for column in (*columns, *gaps)] for c in classes]
-        values.append([*[_rank(column, odd) for column in columns], *[Value(None, "")] * 3])
-        rows += [f"{title} {c}" for c in classes] + [f"{title} rank of class {odd}"]
-        labels += [method] * (len(classes) + 1)
-    names = ["Published", side.cell.protocol, twin.cell.protocol]
-    decimals = max(row.decimals for row in source.metrics[metric])
-    return Table(
-        name=f"compare-{source.name}-reference",
-        title=facts["title"],
-        caption=side.board.caption(
-            f"{facts['text']}. Rank 1 is the lowest. Beside protocol {side.cell.protocol}, protocol "
-            f"{twin.cell.protocol}: reference {twin.board.records[-1].protocol.get('reference')}, digest "
-            f"{twin.board.digest}."
-        ),
-        corner="Method and class",
-        rows=rows,
-        groups=[source.title(metric)] * 3 + [f"minus mean of all classes but {odd}:"] * 3,
-        headers=names * 2,
-        formats=[f".{decimals}f"] * 3 + [f"+.{decimals}f"] * 3,
-        values=values,
-        rules=_method_rules(labels),
+        means = [statistics.fmean(printed) if printed else None]
+        means += [one.mean(method, metric, others).number for one in both]
+        gaps = [_minus(column, mean, others) for column, mean in zip(columns, means, strict=True)]
+        shown |= {f"{title} {c}": [*(column[c] for column in (*columns, *gaps))] for c in source.classes}
+        shown[f"{title} rank of class {odd}"] = [*[_rank(column, odd) for column in columns], "", "", ""]
+        labels += [method] * (len(source.classes) + 1)
+    form = f".{max(row.decimals for row in source.metrics[metric])}f"
+    words = (
+        f"{facts['text']}. Rank 1 is the lowest. Beside protocol {side.cell.protocol}, protocol "
+        f"{twin.cell.protocol}: reference {twin.board.records[-1].protocol.get('reference')}, digest "
+        f"{twin.board.digest}."
     )
+    names = ["Published", side.cell.protocol, twin.cell.protocol]
+    headers = [("Method and class", ""), *[(name, f"{sign}{form}") for sign in ("", "+") for name in names]]
+    groups = [source.title(metric)] * 3 + [f"minus mean of all classes but {odd}:"] * 3
+    return _table(side, "reference", facts["title"], words, headers, shown, _rules(labels), groups)
 
 
-def _from_mean(column: Mapping[int, Value], mean: Value) -> dict[int, Value]:
-    """Return each class's value minus a mean; marked where some of its classes are missing."""
+def _minus(column: Mapping[int, Value], mean: float | None, others: Sequence[int]) -> dict[int, Value]:
+    """Return each class's value minus the mean of others; marked where some of these are missing."""
+    ok = sum(column[c].number is not None for c in others)
     return {
-        c: Value(None)
-        if value.number is None or mean.number is None
-        else Value(value.number - mean.number, ok=mean.ok, expected=mean.expected)
+        c: Value(None if value.number is None or mean is None else value.number - mean, ok=ok, expected=len(others))
         for c, value in column.items()
     }
 
 
-def _rank(column: Mapping[int, Value], odd: int) -> Value:
+def _rank(column: Mapping[int, Value], odd: int) -> str:
     numbers = {c: value.number for c, value in column.items() if value.number is not None}
     if odd not in numbers or len(numbers) < 2:
-        return Value(None)
-    return Value(None, f"{1 + sum(number < numbers[odd] for number in numbers.values())} of {len(numbers)}")
+        return "-"
+    return f"{1 + sum(number < numbers[odd] for number in numbers.values())} of {len(numbers)}"
 
 
-def comparison_tables(side: Side, twin: Side | None, rows: Sequence[Comparison]) -> list[Table]:
+def comparison_tables(side: Side, twin: Side | None, rows: pd.DataFrame) -> list[Table]:
     """Return every table of a comparison: claims, overview, the other reference set's, and each metric by class."""
     references = [reference_table(side, twin)] if twin else []
-    return [claims_table(side), overview_table(side, rows), *references, *class_tables(side, rows)]
+    classes = [_class_table(side, metric, part) for metric, part in rows.groupby("metric", sort=False)]
+    return [claims_table(side), overview_table(side, rows), *references, *classes]

@@ -5,8 +5,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.environment import code_words
 from unlearnbench.report.tables.table import Table
-from unlearnbench.report.write.latex import COLUMN, HEAD, breakable, cut
+from unlearnbench.report.write.latex import COLUMN, breakable, cut
 
+HEAD = r"""% All tables and figures of a report in their places, which `unlearnbench report` writes anew.
+\documentclass[10pt,twocolumn,letterpaper]{article}
+\usepackage[T1]{fontenc}
+\usepackage{lmodern}
+\usepackage[margin=0.7in]{geometry}
+\usepackage{booktabs,graphicx,makecell,siunitx} % what the tables need
+\graphicspath{{../figures/}}
+\renewcommand{\topfraction}{.96}\renewcommand{\dbltopfraction}{.96}\renewcommand{\textfraction}{0}
+\renewcommand{\floatpagefraction}{0.01}\renewcommand{\dblfloatpagefraction}{0.01}
+\setcounter{dbltopnumber}{9}\setcounter{totalnumber}{9}
+\makeatletter
+\setlength{\@fptop}{0pt}\setlength{\@dblfptop}{0pt}
+\makeatother
+\sloppy
+\begin{document}
+"""
 SECTIONS = {  # of the document: the tables and figures of each, others are in the appendix
     "Summary": ("summary", "pareto", "tradeoff"),
     "Classes": ("efficiency", "uncertainty", "heatmaps", "samples", "samples-all"),
