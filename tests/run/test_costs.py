@@ -283,7 +283,7 @@ def test_phases_and_what_is_outside_them_explain_the_whole_of_a_real_cell(measur
 
 def test_repeats_time_unlearning_again_and_change_nothing_else(measure, tmp_path):
     command = {"methods": "salun", "sweeps": ["salun.steps=2"]}
-    (once,) = measure(**command, folder=tmp_path / "once").records
+    (once,) = measure(**command, folder=tmp_path / "once", rerun="always").records
     (thrice,) = measure(**command, folder=tmp_path / "thrice", repeats=3).records
     forget = thrice.cost["forget"]
     assert len(forget["repeats"]) == 3
