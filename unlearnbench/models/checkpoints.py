@@ -74,19 +74,20 @@ def write_scheduler(folder: Path) -> None:
     DDPMScheduler(**SCHEDULE, clip_sample=False, variance_type="fixed_small").save_pretrained(folder)
 
 
-def read_checkpoint(name: str, dataset: "Dataset") -> "tuple[dict[str, Any], Tensors]":
+def read_checkpoint(name: str, dataset: "Dataset", option: str = "--base ") -> "tuple[dict[str, Any], Tensors]":
     """Return the arguments of a checkpoint's UNet2DModel and its weights, after checking that they fit the dataset.
 
     Args:
         name: a folder, or a name on the Hub.
         dataset: gives the labels, channels and size the model must have.
+        option: precedes the name in error messages.
 
     Raises:
         UsageError: it cannot be read or does not fit.
     """
-    what = f"--base {name}"
+    what = f"{option}{name}"
     config, weights, schedule = read_folder(what, Path(name)) if Path(name).is_dir() else _from_hub(name)
-    _check_config(name, config, dataset)
+    _check_config(what, config, dataset)
     check_schedule(what, schedule)
     build_checked(what, config, weights, dataset.image_shape)
     return arguments(config), {key: tensor.float() for key, tensor in weights.items()}
@@ -213,14 +214,14 @@ def _from_hub(name: str) -> "tuple[dict[str, Any], Tensors, Mapping[str, Any] | 
         ) from error
 
 
-def _check_config(name: str, config: Mapping[str, Any], dataset: "Dataset") -> None:
+def _check_config(what: str, config: Mapping[str, Any], dataset: "Dataset") -> None:
     channels, side, _ = dataset.image_shape
     labels = config.get("num_class_embeds")
     if labels is None and config.get("_class_name") == "UNet2DModel":
-        raise UsageError(f"--base {name}: it has no class labels (num_class_embeds), so it has no class to unlearn")
+        raise UsageError(f"{what}: it has no class labels (num_class_embeds), so it has no class to unlearn")
     if labels == dataset.num_classes and not dataset.unguided:  # a Hub model, unknown until now
         raise UsageError(
-            f"--base {name}: it has labels for the {labels} classes of {dataset.name} but none for the null class of "
+            f"{what}: it has labels for the {labels} classes of {dataset.name} but none for the null class of "
             f"guidance: download it and give its folder, to run it without guidance"
         )
     wanted: dict[str, list[Any]] = {
@@ -229,9 +230,7 @@ def _check_config(name: str, config: Mapping[str, Any], dataset: "Dataset") -> N
     }  # fmt: skip
     for key, values in wanted.items():
         if config.get(key) not in values:
-            raise UsageError(
-                f"--base {name}: its {key} is {_shown(config.get(key))}, but {dataset.name} needs {values[0]!r}"
-            )
+            raise UsageError(f"{what}: its {key} is {_shown(config.get(key))}, but {dataset.name} needs {values[0]!r}")
 
 
 def check_schedule(what: str, schedule: Mapping[str, Any] | None) -> None:

@@ -59,7 +59,7 @@ def open_model(folder: Path, device: "torch.device") -> SavedModel:
 
     network, config = _read_network(folder)
     network = placed(network, device).eval().requires_grad_(False)
-    cell, facts = Cell("model", "", "", {}, 0, 0), _read_facts(folder)
+    cell, facts = Cell("model", "", "", {}, 0, 0), read_facts(folder)
     shape, labels = config["image_shape"], config["num_class_embeds"]
     names = tuple(map(str, range(labels)))
     if facts is None:
@@ -90,7 +90,7 @@ def _read_network(folder: Path) -> "tuple[nn.Module, Mapping[str, Any]]":
     return network, {**config, "image_shape": tuple(shape)}
 
 
-def _read_facts(folder: Path) -> dict[str, Any] | None:
+def read_facts(folder: Path) -> dict[str, Any] | None:
     """Return the facts saved with a model of this package; None for any other model."""
     path = folder / FACTS
     try:

@@ -18,7 +18,8 @@ from unlearnbench.errors import PluginError, UsageError, suggest
 from unlearnbench.store.cell import Scalar
 
 Kind = Literal["method", "metric"]
-Role = Literal["method", "reference", "gold", "control"]
+Role = Literal["method", "reference", "gold", "control", "given"]  # given: a model from elsewhere, not a plugin
+DECLARED: tuple[Role, ...] = ("method", "reference", "gold", "control")
 Better = Literal["lower", "higher", "neither"]
 Aspect = Literal["forgetting", "retention", "judging", "robustness"]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -253,8 +254,8 @@ def method(
         chosen = frozenset(streams)
         if unknown := sorted(chosen - set(STREAMS)):
             raise PluginError(f"method {name} declares unknown streams {unknown}: choose from {', '.join(STREAMS)}")
-        if role not in typing.get_args(Role):
-            raise PluginError(f"method {name} has role {role!r}: choose from {', '.join(typing.get_args(Role))}")
+        if role not in DECLARED:
+            raise PluginError(f"method {name} has role {role!r}: choose from {', '.join(DECLARED)}")
         if (role == "control") != bool(truth) or not set(truth or {}) <= {"forgetting", "retention"}:
             raise PluginError(
                 f"method {name}: a control, and nothing else, says truth={{'forgetting': ..., 'retention': ...}}"

@@ -240,9 +240,11 @@ class Benchmark:
 
     def _prepare(self, todo: Sequence[Cell], display: Display, device_info: Mapping[str, Any]) -> None:
         """Make base model and judges in a separate process, so that no cell is charged for them."""
-        needs = [need for spec in self._plan.metrics for need in spec.needs]
+        needs = [need for spec in self._plan.metrics for need in spec.needs] if self._plan.metrics else None
         base_seeds = sorted({cell.base_seed for cell in todo})
-        with display.task(f"{self._plan.dataset.name}: base model and judges", announce=True) as task:
+        with display.task(
+            f"{self._plan.dataset.name}: base model{'' if needs is None else ' and judges'}", announce=True
+        ) as task:
 
             def tick() -> None:
                 display.tick()

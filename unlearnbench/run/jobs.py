@@ -92,14 +92,15 @@ def make_current(device: torch.device) -> None:
 
 
 def prepare_dataset(
-    dataset: Dataset, needs: Sequence[str], base_seeds: Sequence[int], cache: Path, device_info: Mapping[str, Any],
+    dataset: Dataset, needs: Sequence[str] | None, base_seeds: Sequence[int], cache: Path, device_info: Mapping[str, Any],
     progress: Progress,
 ) -> None:  # fmt: skip
     """Make the missing artifacts of a dataset and of the device.
 
     Args:
         dataset: to prepare.
-        needs: of the run's metrics, which determine the judges and the feature extractor.
+        needs: of the run's metrics, which determine the judges and the feature extractor; None without metrics, when
+            base models are enough.
         base_seeds: of the base models.
         cache: folder of artifacts.
         device_info: the device that trains, as `resolve_devices` returns it.
@@ -107,6 +108,10 @@ def prepare_dataset(
     """
     store, device = ArtifactStore(cache), occupy(device_info)
     make_current(device)
+    if needs is None:
+        for seed in base_seeds:
+            prepare_base(dataset.with_base_seed(seed), store, device, progress)
+        return
     for seed in base_seeds:
         prepared = prepare(dataset.with_base_seed(seed), store, device, progress, needs)
     flops_of(prepared.unet, dataset, store, device_info)

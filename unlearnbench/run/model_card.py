@@ -44,8 +44,7 @@ def card(record: Record) -> str:
         f"- Sampler of the protocol {protocol.name}: DDIM, {protocol.steps} steps, eta {protocol.eta}, guidance w "
         f"{protocol.guidance}, (1 + w) eps(class) - w eps(null class){clipped}",
         "## Settings\n\n| setting | value |\n| --- | --- |\n" + "\n".join(settings),
-        "## Metrics\n\n| metric | value | unit | better | n |\n| --- | --- | --- | --- | --- |\n"
-        + "\n".join(_metric_row(entry) for entry in record.metrics.values()),
+        _metrics(record),
         _cost_words(record),
         _usage(record, protocol),
         _limits(record),
@@ -60,6 +59,14 @@ def _named(classes: Sequence[int], names: Sequence[str]) -> str:
 
 def _labelled(label: int, name: str) -> str:
     return str(label) if name == str(label) else f"{label} ({name})"
+
+
+def _metrics(record: Record) -> str:
+    """Return the table of metrics."""
+    if not record.metrics:
+        return "## Metrics\n\nIt was not measured: `unlearnbench evaluate` does that."
+    header = "## Metrics\n\n| metric | value | unit | better | n |\n| --- | --- | --- | --- | --- |\n"
+    return header + "\n".join(_metric_row(entry) for entry in record.metrics.values())
 
 
 def _metric_row(entry: Mapping[str, Any]) -> str:

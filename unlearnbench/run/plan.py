@@ -1,7 +1,8 @@
 """The plan of a run: checked arguments resolved into cells, and the selection of cells without a record."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from unlearnbench.datasets import Dataset, Source, load_dataset
 from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
@@ -31,10 +32,11 @@ class Plan:
     source_hashes: Mapping[str, str]  # of the selected plugins
     known_metrics: frozenset[str] = frozenset()  # names of all metrics
     warnings: Sequence[str] = ()  # a sentence on each metric that cannot be measured
+    given: Mapping[str, Path] = field(default_factory=dict)  # row -> folder of a model that is not unlearned here
 
     def unlearns(self, cell: Cell) -> bool:
         """Say whether a cell's method is neither a reference nor a control."""
-        return self.methods[cell.method].role in ("method", "gold")
+        return self.methods[cell.method].role in ("method", "gold", "given")
 
     def label(self, cell: Cell) -> str:
         """Return a method's title, with the settings that --set changed."""

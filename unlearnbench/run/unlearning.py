@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from unlearnbench.cost.meter import compiling_is_warmup
-from unlearnbench.datasets import Dataset, Split
+from unlearnbench.datasets import Dataset, Split, local_digest
 from unlearnbench.errors import PluginError, UsageError, spell_error
 from unlearnbench.models.base import base_artifact, base_reference, image_digests
+from unlearnbench.models.checkpoints import read_checkpoint
 from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, to_float
 from unlearnbench.models.networks import build_unet, frozen
 from unlearnbench.models.training import global_rng_kept, trainable_copy
@@ -79,7 +80,7 @@ def unlearn_cell(
         )  # fmt: skip
         found = None if afresh else find_unlearned(harness, cell.settings, repeats)
     if found is not None:
-        return unlearned_fields(found, base, staged)
+        return unlearned_fields(found, staged, base)
     with meter.phase("load"):
         before = GlobalState()
         method = registry.method(cell.method)
@@ -109,14 +110,42 @@ def unlearn_cell(
         check_left_as_found(before, method)  # more likely the reason
         raise
     kept = keep_unlearned(harness, cell.settings, weights, {**facts, **_account(harness, again)})
-    return unlearned_fields(kept, base, staged)
+    return unlearned_fields(kept, staged, base)
 
 
-def unlearned_fields(found: Artifact, base: nn.Module, staged: Path | None) -> dict[str, Any]:
-    """Return the fields of a record on unlearned weights; stage their model, if a folder is given."""
+def adopt_model(
+    cell: Cell, dataset: Dataset, folder: Path, cache: Path, device_info: Mapping[str, Any], channel: JobChannel
+) -> dict[str, Any]:
+    """Keep a given model in the cache as if it were unlearned here, without a cost; return its fields of the record.
+
+    Args:
+        cell: of the model's row.
+        dataset: that the model must fit.
+        folder: of the model, in diffusers' format.
+        cache: folder of artifacts.
+        device_info: the device, as `resolve_devices` returns it.
+        channel: shows progress.
+
+    Raises:
+        UsageError: it cannot be read, or does not fit.
+    """
+    _, meter = begin(device_info, channel)
+    with meter.phase("load"):
+        config, tensors = read_checkpoint(str(folder), dataset, option="")
+    facts = {
+        "made_by": cell.id, "made_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "unet": config,
+        **account(meter),
+    }  # fmt: skip
+    inputs = {"given": local_digest(folder), "classes": dataset.num_classes, "image_shape": dataset.image_shape}
+    kept = ArtifactStore(cache).put(UNLEARNED, inputs, tensors, facts, facts["seconds_seen"])
+    return unlearned_fields(kept, None)
+
+
+def unlearned_fields(found: Artifact, staged: Path | None, base: nn.Module | None = None) -> dict[str, Any]:
+    """Return the fields of a record on unlearned weights; stage their model, if a folder (and the base) is given."""
     facts: dict[str, Any] = {name: value for name, value in found.facts.items() if name != "unet"}
     artifacts: dict[str, Mapping[str, str]] = {UNLEARNED: {**found.reference, "made_utc": facts["made_utc"]}}
-    if staged is not None:
+    if staged is not None and base is not None:
         artifacts["model"] = stage(staged, weights_in(found, base))
     return {**facts, "artifacts": artifacts, "fresh": not found.reused}
 
