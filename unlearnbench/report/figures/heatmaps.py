@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.confusion import Matrix, confusion_sides
-from unlearnbench.report.data.shades import Span, span_of
+from unlearnbench.report.data.shades import Span, as_printed, span_of
 from unlearnbench.report.data.values import Measure, Value, Variant, class_name, spell_number
 from unlearnbench.report.figures.style import (
     HIGHEST,
@@ -59,7 +59,7 @@ def heatmaps(board: Board, parent: Canvas | None = None, only: Sequence[Variant]
     across = HEATMAPS_ACROSS if len(board.targets) <= MOST_WRITTEN else 1
     names, left = names_of(variant.label for variant in rows)
     ticks = class_ticks([board.name_of(target) for target in board.targets], (PAGE - left) / across - 0.1)
-    line = 0.135 if len(rows) <= MOST_WRITTEN and not any("\n" in name for name in names) else 0.2
+    line = 0.25 if any("\n" in name for name in names) else 0.135 if len(rows) <= MOST_WRITTEN else 0.2
     height = min(line * len(rows), HIGHEST - 0.7 - ticks.space) + 0.5 + ticks.space
     measures = board.headlines[: across * int(max(1, (HIGHEST - 0.1) // height))]
     if not measures:
@@ -77,7 +77,8 @@ def heatmaps(board: Board, parent: Canvas | None = None, only: Sequence[Variant]
 
 def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Measure, ticks: ClassTicks) -> None:
     values = [[board.numbers.cell(variant, t, measure, interval=False) for t in board.targets] for variant in rows]
-    numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
+    printed = [[as_printed(value.number, measure) for value in row] for row in values]
+    numbers = np.array(printed, dtype=float)  # None becomes NaN
     written = len(board.targets) <= MOST_WRITTEN and len(rows) <= MOST_ROWS // 2
     texts = [[_short(value, measure) for value in row] for row in values] if written else []
     span = span_of(numbers.ravel().tolist(), measure) or Span(0.0, 1.0, is_log=False)
@@ -163,7 +164,7 @@ def confusion(board: Board, parent: Canvas | None = None, only: Sequence[Variant
         axes.set_xticks([*places, classes + 0.5], [*named, "x"], rotation=90 if across.upright else 0)
     grid[0][0].set_yticks([k + 0.5 for k in range(0, classes, down)], across.names[:classes:down])
     for k, axes in enumerate(grid[:, 0]):
-        axes.set_ylabel("others, requested" if k % 2 else "forgotten, requested", fontsize=SMALL + 1)
+        axes.set_ylabel("retained, requested" if k % 2 else "forgotten, requested", fontsize=SMALL + 1)
     figure.supxlabel("verdict (x: no object)", fontsize=SMALL + 1)
     if mesh is not None and not words:
         figure.colorbar(mesh, ax=grid, fraction=0.02, pad=0.01, aspect=40, label="%")

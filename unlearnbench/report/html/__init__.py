@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.styles import Style
 from unlearnbench.report.data.values import spell_number
 from unlearnbench.report.figures.drawing import FIGURE_WORDS, Drawn
+from unlearnbench.report.figures.style import line_colours
 from unlearnbench.report.html.charts import MARGIN
 from unlearnbench.report.html.images import ImageBudget
 from unlearnbench.report.html.view import BoardView, view_of
@@ -62,6 +64,9 @@ def page(
     here = Path(__file__).parent
     script, css = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     styles = next(iter(boards.values())).styles
+    rows = {variant.label: variant for board in boards.values() for variant in board.variants}
+    colours = {row.label: colour for row, colour in line_colours(list(rows.values()), styles).items()}
+    styles = {label: replace(style, colour=colours.get(label, style.colour)) for label, style in styles.items()}
     album = ImageBudget()
     largest_first = sorted(boards.items(), key=lambda item: -len(item[1].records))
     views = [view_of(name, board, album, (drawn or {}).get(name, {})) for name, board in largest_first]
