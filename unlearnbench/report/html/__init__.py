@@ -2,13 +2,14 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from unlearnbench.errors import printable
 from unlearnbench.report.data.board import Board
@@ -61,6 +62,7 @@ def page(
         loader=PackageLoader("unlearnbench.report.html"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_plain,
     )  # fmt: skip
+    environment.filters["unbroken"] = _unbroken
     here = Path(__file__).parent
     script, css = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     styles = next(iter(boards.values())).styles
@@ -97,6 +99,11 @@ def _swatch(style: Style) -> str:
 def _plain(value: object) -> object:
     """Return a value of the records as the page shows it: without control characters and lone surrogates."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _unbroken(header: str) -> Markup:
+    """Return a header with its arrow on the line of its last word."""
+    return Markup(re.sub(" (?=[↑↓]$)", "&nbsp;", escape(_plain(header))))
 
 
 def sections(view: BoardView) -> list[tuple[str, str]]:
