@@ -14,7 +14,7 @@ from unlearnbench.report.data.values import Measure, Value, Variant, spell_numbe
 from unlearnbench.report.figures.style import HIGHEST_POWER, LOWEST_POWER, is_share, is_wide, limit_percentages
 from unlearnbench.report.tables.table import interval_text
 
-MARGIN = (66, 32, 14, 44)  # left, top, right, bottom, in units of the drawing
+MARGIN = (66, 32, 14, 50)  # left, top, right, bottom, in units of the drawing
 MOST_DOTS = 2000  # of single classes in one chart
 MOST_TICKS = 9  # of a logarithmic axis at 1, 2 and 5 of each decade; beyond, at 1 alone
 
