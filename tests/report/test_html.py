@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -18,7 +19,8 @@ from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.values import Measure
 from unlearnbench.report.html import page
 from unlearnbench.report.html.charts import Scale
-from unlearnbench.report.html.heatmaps import shares
+from unlearnbench.report.html.grids import has_words
+from unlearnbench.report.html.heatmaps import class_heatmap, shares
 from unlearnbench.report.html.images import ImageBudget
 from unlearnbench.store.records import ResultStore
 
@@ -159,6 +161,9 @@ def test_a_scale_turns_round_where_lower_is_better_and_keeps_within_its_ends():
     assert not share.is_log
     assert abs(share(100.0) - share(99.9)) < 2  # a tenth of a point is no gulf
     assert all(0 <= place <= 100 for place, _ in [*lower.ticks(), *wide.ticks(), *share.ticks()])
+    assert share.ticks()[-1] == (100.0, "100")  # the axis ends where shares do, as in the figures
+    decades = Scale([0.0005, 20.0], Measure("", "", "", "higher", "", ""), (0, 100)).ticks()
+    assert [words for _, words in decades] == ["0.001", "0.01", "0.1", "1", "10"]
 
 
 def test_shades_are_stronger_where_better():
@@ -166,6 +171,28 @@ def test_shades_are_stronger_where_better():
     assert shares([0.0, 50.0, None, 100.0], percent) == [0.0, 0.5, None, 1.0]
     assert shares([1.0, 3.0, float("inf")], fid) == [0.9, 0.1, None]
     assert shares([2.0, 2.0], fid) == [0.5, 0.5]
+    seconds = Measure("", "", "s", "lower", ".2f", "")
+    assert shares([1e-6, 3e-5], seconds) == [0.5, 0.5]  # both are shown as 0.00
+
+
+def test_a_stronger_colour_is_called_better_only_where_a_metric_has_a_direction():
+    board = boards(comparison())["digits"]
+    measure = board.metrics[0]
+    neutral = replace(measure, better="neither")
+    assert [class_heatmap(board, m).stronger for m in (measure, neutral)] == ["better", "larger"]
+
+
+def test_a_single_forget_class_is_not_shown_twice():
+    for classes, headers in ((1, ["0"]), (2, ["0", "1", "mean"])):
+        board = boards([fake_record("alpha", c) for c in range(classes)])["digits"]
+        assert [column.text for column in class_heatmap(board, board.metrics[0]).columns] == headers
+
+
+def test_columns_of_words_are_flush_left():
+    assert has_words(["30x faster than SA", "45 % less memory", ""])
+    assert has_words(["front", "dominated"])
+    for texts in (["10/10", "3/10"], ["17.71 ± 1.29", "-"], ["n/a", "12"], ["40", "20", "never in 80"], [], [""]):
+        assert not has_words(texts)
 
 
 def test_the_page_of_the_digits_is_small_enough_to_send():
@@ -264,7 +291,7 @@ def test_a_click_on_a_header_sorts_and_a_third_one_undoes_it(opened):
     shown = [float(text.split()[0]) for text in texts(opened, numbers) if text[0].isdigit()]
     assert shown == sorted(shown)  # FID: lower is better, the best first
     assert texts(opened, names)[-1] == "Broken"  # words stand below numbers
-    assert texts(opened, f"{SUMMARY} th[aria-sort]") == ["FID ↓"]
+    assert texts(opened, f"{SUMMARY} th[aria-sort]") == ["FID\u00a0↓"]
     opened.execute_script(press)
     shown = [float(text.split()[0]) for text in texts(opened, numbers) if text[0].isdigit()]
     assert shown == sorted(shown, reverse=True)
@@ -436,6 +463,9 @@ def test_print_opens_captions_and_leaves_out_navigation(written):
             assert driver.execute_script(visible, shown), shown
         for hidden in (".boards", ".sections", ".theme", ".filter"):
             assert not driver.execute_script(visible, hidden), hidden
+        chosen = "return [...document.querySelectorAll(arguments[0])].every(e => e.checkVisibility())"
+        for every in (".board", "[data-choice] table"):  # paper has nothing to choose with
+            assert driver.execute_script(chosen, every), every
         style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
         assert driver.execute_script(style, "body", "backgroundColor") == "rgb(255, 255, 255)"  # no dark paper
         assert driver.execute_script(style, ".heat td[class]", "printColorAdjust") == "exact"

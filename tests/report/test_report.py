@@ -664,7 +664,7 @@ class TestCostTable:
 
     def test_the_caption_explains_the_columns_there_are(self):
         new, old = (cost_table(board([record])).caption for record in (costly(), fake_record()))
-        for words in ("median of a cell's repeats (3)", "Amortised is", "warm-up is part of no RTE", "in float32"):
+        for words in ("median of a cell's repeats (3)", "Amortised is", "RTE excludes the warm-up", "in float32"):
             assert words in new
             assert words not in old
 

@@ -95,6 +95,7 @@ def protocol_facts(records: Sequence[Record]) -> list[tuple[str, str]]:
         (f"{kind}{name}", words)
         for kind, section in (("", "protocol"), ("dataset ", "dataset"), ("judge ", "judge"))
         for name, words in _facts([getattr(record, section) for record in records], flat=False)
+        if words
     ]
 
 

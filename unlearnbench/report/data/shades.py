@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from unlearnbench.report.data.values import Measure
+from unlearnbench.report.data.values import Measure, spell_number
 
 LEAST_FACTOR = 4.0  # between the ends of a scale, so that a small difference is a small step of colour
 
@@ -22,6 +22,11 @@ class Span:
         """Return a number's place from the lower end, 0, to the upper one, 1."""
         low, high, place = (math.log(x) if self.is_log else x for x in (self.low, self.high, number))
         return (place - low) / (high - low)
+
+
+def as_printed(number: float | None, measure: Measure) -> float | None:
+    """Return a number as its cell shows it, so that cells of one text have one colour."""
+    return None if number is None else float(spell_number(number, measure.format).replace(",", ""))
 
 
 def span_of(numbers: Iterable[float | None], measure: Measure) -> Span | None:

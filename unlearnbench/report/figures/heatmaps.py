@@ -2,22 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.confusion import Matrix, confusion_sides
-from unlearnbench.report.data.shades import Span, span_of
+from unlearnbench.report.data.shades import Span, as_printed, span_of
 from unlearnbench.report.data.values import Measure, Value, Variant, class_name, spell_number
 from unlearnbench.report.figures.style import (
     HIGHEST,
     LETTER,
+    LINE,
     LONGEST,
     MOST_ROWS,
     PAGE,
@@ -29,7 +31,10 @@ from unlearnbench.report.figures.style import (
     class_ticks,
     fold,
     is_wide,
+    legend_below,
+    legend_height,
     names_of,
+    without_method,
 )
 
 # steps of one percentage are equal in CIELAB to a fifth, which matplotlib's "Blues" miss by half at the light end
@@ -38,6 +43,7 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R 
 
 
 PANELS_ACROSS = 7  # of confusions
+VERDICT = "verdict (x: no object)"  # along their horizontal axes
 
 
 MOST_CONFUSIONS = 21  # rows with confusions in one figure
@@ -59,7 +65,7 @@ def heatmaps(board: Board, parent: Canvas | None = None, only: Sequence[Variant]
     across = HEATMAPS_ACROSS if len(board.targets) <= MOST_WRITTEN else 1
     names, left = names_of(variant.label for variant in rows)
     ticks = class_ticks([board.name_of(target) for target in board.targets], (PAGE - left) / across - 0.1)
-    line = 0.135 if len(rows) <= MOST_WRITTEN and not any("\n" in name for name in names) else 0.2
+    line = 0.25 if any("\n" in name for name in names) else 0.135 if len(rows) <= MOST_WRITTEN else 0.2
     height = min(line * len(rows), HIGHEST - 0.7 - ticks.space) + 0.5 + ticks.space
     measures = board.headlines[: across * int(max(1, (HIGHEST - 0.1) // height))]
     if not measures:
@@ -77,7 +83,8 @@ def heatmaps(board: Board, parent: Canvas | None = None, only: Sequence[Variant]
 
 def _draw_heatmap(axes: Axes, board: Board, rows: Sequence[Variant], measure: Measure, ticks: ClassTicks) -> None:
     values = [[board.numbers.cell(variant, t, measure, interval=False) for t in board.targets] for variant in rows]
-    numbers = np.array([[np.nan if v.number is None else v.number for v in row] for row in values])
+    printed = [[as_printed(value.number, measure) for value in row] for row in values]
+    numbers = np.array(printed, dtype=float)  # None becomes NaN
     written = len(board.targets) <= MOST_WRITTEN and len(rows) <= MOST_ROWS // 2
     texts = [[_short(value, measure) for value in row] for row in values] if written else []
     span = span_of(numbers.ravel().tolist(), measure) or Span(0.0, 1.0, is_log=False)
@@ -144,27 +151,43 @@ def confusion(board: Board, parent: Canvas | None = None, only: Sequence[Variant
     side = min((PAGE - 0.9 - longest) / columns, 2.2)
     across, down = class_ticks([*names, "x"], side), max(1, math.ceil(PITCH * classes / side))
     blocks = -(-len(confusions) // columns)
-    figure = canvas(parent, (columns * side + 0.9 + longest, blocks * (2 * side + 0.35) + 0.3 + across.space))
+    width = columns * side + 0.9 + longest
+    titles, key, method = _titles([variant.label for variant in confusions], max(8, int(side / LETTER)))
+    below = legend_height(key, width, SMALL) + LINE if key else 0.0
+    figure = canvas(parent, (width, blocks * (2 * side + 0.35) + 0.3 + across.space + below))
     grid = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid[-2:, len(confusions) - columns * (blocks - 1) :].flat:
         axes.set_visible(False)
     words = side / (classes + 1) > 0.17  # inches: a number does not fit into less
     mesh = None
-    for place, (variant, matrices) in enumerate(confusions.items()):
+    for place, matrices in enumerate(confusions.values()):
         pair = grid[2 * (place // columns) :, place % columns][:2]
         for axes, matrix in zip(pair, matrices, strict=True):
             texts = [["" if not x >= 0.5 else f"{x:.0f}" for x in row] for row in matrix] if words else []
             mesh = _draw_matrix(axes, matrix, texts, size=SMALL, cmap=BLUES, vmin=0, vmax=100)
             axes.set_aspect("equal")
             axes.tick_params(labelsize=SMALL, pad=0)
-        pair[0].set_title(fold(variant.label, max(8, int(side / LETTER))), fontsize=SMALL + 1, pad=2)
+        pair[0].set_title(titles[place], fontsize=SMALL + 1, pad=2)
     places, named = across.places(classes)
     for axes in grid.flat:
         axes.set_xticks([*places, classes + 0.5], [*named, "x"], rotation=90 if across.upright else 0)
     grid[0][0].set_yticks([k + 0.5 for k in range(0, classes, down)], across.names[:classes:down])
     for k, axes in enumerate(grid[:, 0]):
-        axes.set_ylabel("others, requested" if k % 2 else "forgotten, requested", fontsize=SMALL + 1)
-    figure.supxlabel("verdict (x: no object)", fontsize=SMALL + 1)
+        axes.set_ylabel("retained, requested" if k % 2 else "forgotten, requested", fontsize=SMALL + 1)
+    if not key:
+        figure.supxlabel(VERDICT, fontsize=SMALL + 1)
     if mesh is not None and not words:
         figure.colorbar(mesh, ax=grid, fraction=0.02, pad=0.01, aspect=40, label="%")
+    if key:
+        unmarked = [Line2D([], [], linestyle="none")] * len(key)
+        legend_below(figure, unmarked, key, width, f"{VERDICT}\n{method}".rstrip(), SMALL)
     return figure
+
+
+def _titles(labels: Sequence[str], letters: int) -> tuple[list[str], list[str], str]:
+    """Return titles of panels of some letters' width, and a key of those that are numbers, with its title."""
+    folded = [fold(label, letters) for label in labels]
+    words, method = without_method([label for label, text in zip(labels, folded, strict=True) if "…" in text])
+    numbers = count(1)
+    titles = [str(next(numbers)) if "…" in text else text for text in folded]
+    return titles, [f"{number}: {word}" for number, word in enumerate(words, start=1)], method

@@ -44,6 +44,7 @@ def phases(board: Board, parent: Canvas | None = None, only: Sequence[Variant] =
         left += frame[phase].to_numpy()
     axes.set_yticks(range(len(frame)), names)
     axes.set_ylim(len(frame) - 0.4, -0.6)
+    axes.set_xlim(left=0.0)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("seconds per cell, mean over forget classes")
     legend_below(figure, bars, list(frame.columns), width, "phase")

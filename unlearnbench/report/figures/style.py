@@ -209,6 +209,11 @@ def set_scale(axis: Axis, numbers: Iterable[float], measure: Measure) -> None:
         set_log(axis)
 
 
+def is_share(measure: Measure, numbers: Iterable[float]) -> bool:
+    """Say whether numbers are percentages between 0 and 100."""
+    return measure.unit == "%" and all(0 <= number <= 100 for number in numbers)
+
+
 def limit_percentages(low: float, high: float) -> tuple[float, float]:
     """Return the limits of an axis of percentages: within 0 and 100, and ten points apart at least.
 
@@ -222,7 +227,7 @@ def limit_percentages(low: float, high: float) -> tuple[float, float]:
 def end_percentages(axis: Axis, measure: Measure) -> None:
     """Let an axis of percentages that is drawn on end at 0 and 100; marks there should not be clipped."""
     least, most = axis.get_data_interval()
-    if measure.unit == "%" and least >= 0 and most <= 100:
+    if is_share(measure, (least, most)):
         limits = limit_percentages(*sorted(axis.get_view_interval()))
         (axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim)(*limits)
 

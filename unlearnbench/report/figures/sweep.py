@@ -30,6 +30,7 @@ from unlearnbench.report.figures.style import (
     Canvas,
     canvas,
     class_ticks,
+    is_share,
     limit_percentages,
     point_to_better,
     set_scale,
@@ -149,7 +150,7 @@ def _frame_axis(axis: Axis, measure: Measure, numbers: Sequence[float], referenc
         return
     set_scale(axis, numbers, measure)
     low, high = frame(numbers, references, axis.get_scale() == "log")
-    if measure.unit == "%" and min(numbers) >= 0 and max(numbers) <= 100:
+    if is_share(measure, numbers):
         low, high = limit_percentages(low, high)
     (axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim)(low, high)
     point_to_better(axis, measure)

@@ -51,7 +51,7 @@ def timesteps(board: Board, parent: Canvas | None = None, only: Sequence[Variant
             axes.set(xlabel="timestep (bin centre)", xlim=(edges[0], edges[-1]))
         pair[0].set_ylabel("denoising loss per pixel")
         pair[1].text(  # in this panel lines rarely come close to 1
-            0.99, 1.0, "predicting zero", transform=pair[1].get_yaxis_transform(), ha="right", va="bottom",
+            0.99, 1.0, "predicting zero", transform=pair[1].get_yaxis_transform(), ha="right", va="top",
             color="grey", fontsize=SMALL,
         )  # fmt: skip
         handles, _ = pair[0].get_legend_handles_labels()

@@ -1,7 +1,7 @@
 """Figures of forgetting, retention and cost against each other."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,7 +202,8 @@ def pareto(board: Board, parent: Canvas | None = None, only: Sequence[Variant] =
         for variant, values in placed.items():
             style = board.styles[variant.label]
             colour = style.colour if variant in best else GREY
-            _draw_point(panel, values[x], values[y], colour, style.shape, variant.label)
+            dress = {"color": colour, "fmt": style.shape, "label": variant.label, "zorder": 4 if variant in best else 3}
+            _draw_point(panel, values[x], values[y], dress)
         for axis, k in ((panel.xaxis, x), (panel.yaxis, y)):
             set_scale(axis, [float(values[k].number or 0.0) for values in placed.values()], measures[k])
             end_percentages(axis, measures[k])
@@ -212,15 +213,15 @@ def pareto(board: Board, parent: Canvas | None = None, only: Sequence[Variant] =
     return figure
 
 
-def _draw_point(panel: Axes, x: Value, y: Value, colour: Any, shape: str, label: str) -> None:
+def _draw_point(panel: Axes, x: Value, y: Value, dress: Mapping[str, Any]) -> None:
     def reach(value: Value) -> list[list[float]] | None:
         if value.interval is None or value.number is None:
             return None
         return [[max(value.number - value.interval[0], 0.0)], [max(value.interval[1] - value.number, 0.0)]]
 
     panel.errorbar(
-        [float(x.number or 0.0)], [float(y.number or 0.0)], xerr=reach(x), yerr=reach(y), fmt=shape, color=colour,
-        markersize=4.5, capsize=1.5, elinewidth=0.8, label=label, clip_on=False,
+        [float(x.number or 0.0)], [float(y.number or 0.0)], xerr=reach(x), yerr=reach(y), markersize=4.5,
+        capsize=1.5, elinewidth=0.8, clip_on=False, **dress,
     )  # fmt: skip
 
 

@@ -2,18 +2,21 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from unlearnbench.errors import printable
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.styles import Style
 from unlearnbench.report.data.values import spell_number
 from unlearnbench.report.figures.drawing import FIGURE_WORDS, Drawn
+from unlearnbench.report.figures.style import line_colours
 from unlearnbench.report.html.charts import MARGIN
 from unlearnbench.report.html.images import ImageBudget
 from unlearnbench.report.html.view import BoardView, view_of
@@ -59,9 +62,13 @@ def page(
         loader=PackageLoader("unlearnbench.report.html"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_plain,
     )  # fmt: skip
+    environment.filters["unbroken"] = _unbroken
     here = Path(__file__).parent
     script, css = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     styles = next(iter(boards.values())).styles
+    rows = {variant.label: variant for board in boards.values() for variant in board.variants}
+    colours = {row.label: colour for row, colour in line_colours(list(rows.values()), styles).items()}
+    styles = {label: replace(style, colour=colours.get(label, style.colour)) for label, style in styles.items()}
     album = ImageBudget()
     largest_first = sorted(boards.items(), key=lambda item: -len(item[1].records))
     views = [view_of(name, board, album, (drawn or {}).get(name, {})) for name, board in largest_first]
@@ -92,6 +99,11 @@ def _swatch(style: Style) -> str:
 def _plain(value: object) -> object:
     """Return a value of the records as the page shows it: without control characters and lone surrogates."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _unbroken(header: str) -> Markup:
+    """Return a header with its arrow on the line of its last word."""
+    return Markup(re.sub(" (?=[↑↓]$)", "&nbsp;", escape(_plain(header))))
 
 
 def sections(view: BoardView) -> list[tuple[str, str]]:

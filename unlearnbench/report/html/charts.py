@@ -11,11 +11,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.curves import SIDES, Curve, attack_curves, mean_curve, mean_curves
 from unlearnbench.report.data.values import Measure, Value, Variant, spell_number
-from unlearnbench.report.figures.style import HIGHEST_POWER, LEAST_POINTS, LOWEST_POWER, is_wide
+from unlearnbench.report.figures.style import HIGHEST_POWER, LOWEST_POWER, is_share, is_wide, limit_percentages
 from unlearnbench.report.tables.table import interval_text
 
-MARGIN = (66, 32, 14, 44)  # left, top, right, bottom, in units of the drawing
+MARGIN = (66, 32, 14, 50)  # left, top, right, bottom, in units of the drawing
 MOST_DOTS = 2000  # of single classes in one chart
+MOST_TICKS = 9  # of a logarithmic axis at 1, 2 and 5 of each decade; beyond, at 1 alone
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Scale:
     """From numbers of a measure to positions between two ends; better is always towards the second end."""
 
     def __init__(self, numbers: Iterable[float], measure: Measure, ends: tuple[float, float]) -> None:
-        """Span the numbers, logarithmically where they need it; a span of percentages is ten points at least."""
+        """Span the numbers, logarithmically where they need it; shares as the figures do."""
         known = list(numbers)
         low, high = min(known), max(known)
         self.is_log = measure.unit != "%" and is_wide(known)
@@ -90,12 +91,10 @@ class Scale:
             low, high = math.log10(low), math.log10(high)
         margin = 0.04 * (high - low) or max(0.5, 1e-6 * abs(high))
         low, high = low - margin, high + margin
-        if measure.unit == "%":
-            high = min(max(high, low + LEAST_POINTS), 102.0) if high <= 106 else high
-            low = min(low, high - LEAST_POINTS)
+        if is_share(measure, known):
+            low, high = limit_percentages(low, high)
         self._span = (high, low) if measure.better == "lower" else (low, high)
-        most = 100.0 if measure.unit == "%" and max(known) <= 100 else high  # no tick where no share can be
-        self._ends, self._limits = ends, (low, min(high, most))
+        self._ends, self._limits = ends, (low, high)
 
     def __call__(self, number: float) -> float:
         """Return a number's position, within the ends."""
@@ -109,8 +108,12 @@ class Scale:
         low, high = self._limits
         if self.is_log:
             ends = 10.0 ** max(low, LOWEST_POWER), 10.0 ** min(high, HIGHEST_POWER)
-            steps = [math.log10(v) for v in LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(*ends) if v > 0]
-            return [(self(10**step), f"{10**step:g}") for step in steps if low <= step <= high]
+            for subs in ((1.0, 2.0, 5.0), (1.0,)):
+                steps = [math.log10(v) for v in LogLocator(subs=subs).tick_values(*ends) if v > 0]
+                steps = [step for step in steps if low <= step <= high]
+                if len(steps) <= MOST_TICKS:
+                    break
+            return [(self(10**step), f"{10**step:g}") for step in steps]
         ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [(self(float(tick)), f"{tick:g}") for tick in ticks if low <= tick <= high]
 

@@ -1,5 +1,7 @@
 """Tables as the page lays them out."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -9,6 +11,7 @@ from unlearnbench.report.data.values import Measure
 from unlearnbench.report.tables.table import Table, interval_text
 
 LONG = 24  # characters of a text that needs a broad column
+WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Header:
 
     text: str
     about: str = ""  # its tooltip
+    has_words: bool = False  # in its column, which are set flush left
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,20 @@ def grid(table: Table, board: Board) -> HtmlTable:
         for name, values, parts in zip(table.rows, table.values, table.parts(), strict=True)
     ]  # fmt: skip
     known = {measure.header: about(measure, board.every) for measure in board.every.measures}
-    headers = [Header(text, known.get(text, "")) for text in table.headers]
+    columns = zip(*([cell.text for cell in line.cells] for line in lines), strict=True)
+    headers = [
+        Header(text, known.get(text, ""), has_words(column))
+        for text, column in zip(table.headers, columns, strict=True)
+    ]
     starts = [0, *table.rules, len(lines)]
     bodies = [lines[a:b] for a, b in pairwise(starts) if a < b]
     return HtmlTable(table.name, table.title, table.full_caption(), table.corner, groups, headers, bodies)
+
+
+def has_words(texts: Sequence[str]) -> bool:
+    """Say whether most of a column's texts hold a word, of more than the letter of `30x` or of `n/a`."""
+    known = [text for text in texts if text.strip("-")]
+    return 2 * sum(bool(WORD.search(text)) for text in known) > len(known)
 
 
 def about(measure: Measure, numbers: Numbers) -> str:

@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.confusion import NOTHING, confusion_sides
-from unlearnbench.report.data.shades import span_of
+from unlearnbench.report.data.shades import as_printed, span_of
 from unlearnbench.report.data.values import Measure, Value, class_name, spell_number
 from unlearnbench.report.figures.heatmaps import MOST_CONFUSIONS
 from unlearnbench.report.html.grids import Header, about
@@ -31,6 +33,7 @@ class Heatmap:
     title: str
     columns: list[Header]
     rows: list[tuple[str, list[HeatmapCell]]]
+    stronger: str = "better"  # what a stronger colour says of a number
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Verdicts:
 
 def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | None]:
     """Return how good numbers are within their colour scale, 0 to 1; better is more."""
+    numbers = [as_printed(number, measure) for number in numbers]
     span = span_of(numbers, measure)
 
     def share(number: float | None) -> float | None:
@@ -55,22 +59,25 @@ def shares(numbers: Sequence[float | None], measure: Measure) -> list[float | No
 
 
 def class_heatmap(board: Board, measure: Measure) -> Heatmap:
-    """Return a measure per row and forget class, and its mean."""
+    """Return a measure per row and forget class, and its mean over several."""
+    several = len(board.targets) > 1
     found = {
         variant: [
             *[board.numbers.cell(variant, target, measure) for target in board.targets],
-            board.numbers.mean(variant, measure),
+            *([board.numbers.mean(variant, measure)] if several else []),
         ]
         for variant in board.variants
-    }  # fmt: skip
+    }
+    mean = [Header("mean", about(measure, board.numbers))] if several else []
     good = iter(shares([value.number for values in found.values() for value in values], measure))
     rows = [
         (variant.label, [_shade(value, measure, next(good)) for value in values]) for variant, values in found.items()
     ]
     return Heatmap(
         f"{measure.header} per forget class",
-        [*[Header(board.name_of(target)) for target in board.targets], Header("mean", about(measure, board.numbers))],
+        [*[Header(board.name_of(target)) for target in board.targets], *mean],
         rows,
+        "larger" if measure.better == "neither" else "better",
     )
 
 
@@ -112,7 +119,7 @@ def verdicts(board: Board) -> list[Verdicts]:
         titles = ("class to forget requested", "retained classes requested")
         matrices = [
             Heatmap(title, columns, [(asked, [_share(float(percent)) for percent in row])
-                                  for asked, row in zip(names, side, strict=True)])
+                                  for asked, row in zip(names, side, strict=True) if not np.isnan(row).all()])
             for title, side in zip(titles, sides, strict=True)
         ]  # fmt: skip
         found.append(Verdicts(variant.label, matrices))

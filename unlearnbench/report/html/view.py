@@ -185,7 +185,7 @@ def _replicates(board: Board) -> str:
 
 def _few(words: Sequence[str], most: int = MOST_VALUES) -> str:
     more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more
+    return ("; " if any(", " in word for word in words[:most]) else ", ").join(words[:most]) + more
 
 
 def _bars(board: Board) -> list[Bar]:
@@ -205,8 +205,9 @@ def _published(board: Board) -> list[Published]:
     found = []
     for name in source_names():
         side = Side(load_source(name), board)
-        if side.has_records:
-            tables = [grid(table, board) for table in comparison_tables(side, None, compare_rows(side))]
+        rows = compare_rows(side) if side.has_records else []
+        if any(row.measured.number is not None for row in rows):
+            tables = [grid(table, board) for table in comparison_tables(side, None, rows)]
             notes = [f"[{number}] {note.text}" for number, note in enumerate(side.notes, start=1)]
             found.append(Published(str(side.source.facts["title"]), str(side.source.facts["arxiv"]), tables, notes))
     return found

@@ -105,12 +105,14 @@ def _controls_table(board: Board, made: Sequence[Check]) -> Table:
         name="controls",
         title="Controls",
         caption=board.caption(
-            "What is known of controls, and what metrics say: means over forget classes.", measures, numbers
+            "Known outcome of each control, and means over forget classes of the metrics that must agree with it.",
+            measures,
+            numbers,
         ),
         corner="Control",
         rows=[row.label for row in rows],
         groups=[""] * (len(measures) + 3),
-        headers=["Cells", "Known", *[measure.header for measure in measures], "Side"],
+        headers=["Cells", "Known outcome", *[measure.header for measure in measures], "Result"],
         formats=["", "", *[measure.format for measure in measures], ""],
         values=[_control_row(numbers, row, measures, checked[row.label]) for row in rows],
     )
@@ -143,8 +145,8 @@ def _validation_tables(board: Board) -> list[Table]:
             cells = [Value(None, str(count)) for count in counts]
             values.append([Value(None, measure.aspect), Value(numbers.auc(measure, *sides)), *cells])
     words = (
-        "AUC is the probability that a control cell which forgets (or retains, as the side is) has a better value than "
-        "one which does not, ties half: 1 separates them, 0.5 says nothing, 0 is upside down. Every cell counts alike."
+        "AUC is the probability that a control cell that forgets (or retains, by aspect) has a better value than one "
+        "that does not, ties counted half: 1 is perfect separation, 0.5 is chance, 0 is reversed. Cells weigh alike."
     )
     table = Table(
         name="validation",
@@ -153,7 +155,7 @@ def _validation_tables(board: Board) -> list[Table]:
         corner="Metric",
         rows=rows,
         groups=[""] * 4,
-        headers=["Side", "AUC ↑", "Cells that do", "Cells that do not"],
+        headers=["Aspect", "AUC ↑", "Positive cells", "Negative cells"],
         formats=["", ".3f", "", ""],
         values=values,
     )

@@ -47,10 +47,10 @@ def _cost_words(board: Board, measures: Iterable[Measure]) -> list[str]:
         "range": f"RTE is the median of a cell's repeats ({', '.join(map(str, numbers))}), RTE range their greatest "
         f"minus their least.",
         "amortised": "Amortised is RTE plus the seconds of each prior divided by the cells of the row that use it.",
-        "warmup": "The warm-up is part of no RTE.",
+        "warmup": "RTE excludes the warm-up.",
         "forward_images": "Forwards and backwards are images through the models in prior and forget.",
         "work": "Work is these images times the operations that each takes.",
-        "share": f"Of peak is work by the seconds of prior and forget, as a share of the rate measured on this device "
+        "share": f"Of peak is work per second of prior and forget, as a share of the rate measured on this device "
         f"in {', '.join(board.cost.peaks)}.",
         "growth": "Growth is the peak of memory less what the process held when the phase began (libraries, the base "
         "model), the larger of prior and forget.",

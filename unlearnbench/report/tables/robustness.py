@@ -36,8 +36,8 @@ def _overview(board: Board, part: Numbers) -> Table:
     before = board.headline("forgetting")
     measures = [*([before] if before else []), *board.robustness]
     words = (
-        "Forgetting before and after each attack, as its card says (list metrics --cards): mean over forget classes "
-        f"[95 % interval], of attacked cells alone. {_words(part)}"
+        "Forgetting before and after each attack (described by 'unlearnbench list metrics --cards'): mean over the "
+        f"attacked forget classes [95 % interval]. {_words(part)}"
     )
     groups = ["Before" if measure == before else "After" for measure in measures]
     caption = board.caption(words, measures, part)
@@ -50,7 +50,7 @@ def _relearning_tables(board: Board, part: Numbers) -> list[Table]:
     if not attacks:
         return []
     words = (
-        "Steps: the first evaluated step at which less than 50 % is forgotten, median over cells, never counting as "
+        "Steps: the first evaluated step at which less than 50 % is forgotten, median over cells, 'never' counted as "
         "later than all. Area: under the curve of forgetting over steps, 100 % if nothing comes back, mean over forget "
         f"classes [95 % interval]. {_words(part)}"
     )

@@ -12,8 +12,8 @@ MARK_WORDS = (
 
 
 BEST_WORDS = (
-    "Bold: the best mean and those that follow it, up to the first that is separably worse than one of them (paired "
-    "permutation tests over forget classes, 5 % for all pairs together)."
+    "Bold: the best mean and those that follow it, up to the first that is significantly worse than one of them "
+    "(paired permutation tests over forget classes, 5 % for all pairs together)."
 )
 
 

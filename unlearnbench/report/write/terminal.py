@@ -21,7 +21,7 @@ TIGHT_NAME = 4  # beside a single column that is too wide
 LONGEST_NAME = 160  # characters of a name
 LONGEST_WORD, MOST_WORDS = 14, 4  # of a header
 BEST = "*"  # after the number of a method marked as best
-BEST_WORDS = "the best mean, and those that follow it up to the first that is separably worse"
+BEST_WORDS = "the best mean, and those that follow it up to the first that is significantly worse"
 WORDS = {"interrupted": "stopped"}  # shorter, so that its column is no wider than numbers
 
 
