@@ -49,6 +49,16 @@ Examples:
   unlearnbench estimate --methods all --classes 0-9
   unlearnbench estimate --methods paper --dataset cifar10 --protocol paper
 """
+EVALUATE_EXAMPLES = """\b
+Examples:
+  unlearnbench evaluate mine --class 3
+  unlearnbench evaluate a b --dataset cifar10 --base google/ddpm-cifar10-32 --class cat
+"""
+UNLEARN_EXAMPLES = """\b
+Examples:
+  unlearnbench unlearn --method safemax --class 3 --out forgot3
+  unlearnbench unlearn --base mymodel --dataset cifar10 --method salun --class cat --out forgot-cat
+"""
 Listing = Literal["methods", "metrics", "datasets"]
 Kinds = Literal["method"]  # what `new` writes
 Actions = Literal["show", "clean"]  # on the cache
@@ -286,6 +296,120 @@ def _say_estimate(console: "Console", plan: "Plan", workers: "Workers", results:
         raise typer.Exit(130) from None
     for line in lines(outlook):
         _say(console, line)
+
+
+@app.command(cls=options.Sections, epilog=EVALUATE_EXAMPLES)
+def evaluate(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders in diffusers' format: of --save-models, of convert, or your own.", metavar="MODEL"
+        ),
+    ],
+    classes: options.Forgotten = "",
+    name: options.RowName = "",
+    metrics: options.Metrics = "all",
+    seed: options.Seed = None,
+    plugin: options.Plugin = None,
+    dataset: options.Dataset = "digits",
+    protocol: options.Protocol = "",
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    base: options.Base = "",
+    base_steps: options.BaseSteps = None,
+    base_minutes: options.BaseMinutes = None,
+    judge: options.Judge = "",
+    judge_weights: options.JudgeWeights = None,
+    second_judge: options.SecondJudge = "",
+    second_judge_weights: options.SecondJudgeWeights = None,
+    extractor: options.Extractor = "",
+    inception_weights: options.Inception = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    rerun: options.Rerun = "missing",
+    timeout: options.Timeout = None,
+    no_report: options.NoReport = False,
+    results: options.Results = Path("results"),
+    out: options.Out = Path("reports"),
+) -> None:
+    """Measure models that were unlearned elsewhere, as rows of the same tables.
+
+    The untouched base model is measured beside them. The cost of unlearning is not known, so it is not shown.
+    """
+    from unlearnbench.datasets import Source
+    from unlearnbench.plugins.registry import Registry
+    from unlearnbench.run.given import Given, plan_of_given
+
+    if name and len(models) > 1:
+        raise UsageError("--name names one row: give one model, or let folders name the rows")
+    given = [Given.read(model, name) for model in models]
+    console, workers = _start()
+    assert workers is not None
+    registry = Registry(_absolute(plugin))
+    source = Source(
+        dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
+        base_minutes=base_minutes, judge_weights=judge_weights, second_judge=second_judge,
+        second_judge_weights=second_judge_weights,
+    )  # fmt: skip
+    plan = plan_of_given(registry, given, classes=classes, source=source, metrics=metrics, seed=seed)
+    _check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
+    execution = _execution(
+        device=device, plugin_files=_absolute(plugin), rerun=rerun, controls="none", models=None, timeout=timeout
+    )
+    show = None if no_report else partial(_finish, results, out, registry, console, is_over=False)
+    summary = _benchmark(console, plan, workers, results, execution, show)
+    _conclude(summary, plan, results, None if no_report else out, registry)
+
+
+@app.command(cls=options.Sections, epilog=UNLEARN_EXAMPLES)
+def unlearn(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the unlearned model.", metavar="DIR")],
+    method: Annotated[str, typer.Option("--method", help="Name of the method.", metavar="NAME")],
+    classes: options.ToForget,
+    base: options.Base = "",
+    set_: options.Set = None,
+    seed: options.Seed = None,
+    plugin: options.Plugin = None,
+    dataset: options.Dataset = "digits",
+    protocol: options.Protocol = "",
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    base_steps: options.BaseSteps = None,
+    base_minutes: options.BaseMinutes = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
+    compile_: options.Compile = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Unlearn a class of a model: one model in, one model out, with its card. Nothing is measured.
+
+    Without --base, the dataset's base model is trained.
+    """
+    console, workers = _start()
+    assert workers is not None
+    from unlearnbench.datasets import Source
+    from unlearnbench.plugins.registry import Registry
+    from unlearnbench.run.given import plan_of_unlearning
+    from unlearnbench.run.single import unlearn_to
+    from unlearnbench.run.workers import ignore_stopping
+
+    source = Source(
+        dataset, protocol, data_root, image_size, base, base_steps, precision=precision, compiled=compile_,
+        base_minutes=base_minutes,
+    )  # fmt: skip
+    registry = Registry(_absolute(plugin))
+    plan = plan_of_unlearning(registry, method, classes=classes, source=source, sweeps=set_ or [], seed=seed or 0)
+    _check_run(plan, {"--out": out}, stop_if_weak=False)
+    execution = _execution(device=device, plugin_files=_absolute(plugin), controls="none", models=None, timeout=timeout)
+    record = unlearn_to(out, plan, workers, console, execution)
+    if record is None:
+        ignore_stopping()
+        _say(console, "Stopped. Nothing was written.")
+        raise typer.Exit(130)
+    if record.status != "ok":
+        _say(console, record.failure)
+        raise typer.Exit(1)
+    _say(console, f"Model: {out} (measure it with 'unlearnbench evaluate {out}')")
 
 
 @app.command(cls=options.Command)

@@ -88,6 +88,14 @@ Classes = Annotated[
 Sequence = Annotated[
     str, _option(CELLS, "Instead of --classes: forget these one after another: 0,1,2", metavar="CLASSES")
 ]
+Forgotten = Annotated[
+    str, _option(CELLS, "The class that the models forgot: 3, cat, or 0+1", "--class", metavar="CLASS")
+]
+ToForget = Annotated[str, _option(CELLS, "The class to forget: 3, cat, or 0+1", "--class", metavar="CLASS")]
+RowName = Annotated[str, _option(CELLS, "Name of the row, if not that of the folder.", "--name", metavar="NAME")]
+Seed = Annotated[
+    int | None, _option(CELLS, "Seed; default: that of the model's own cell, or 0.", "--seed", min=0, metavar="N")
+]
 Metrics = Annotated[
     str, _option(CELLS, "all, a group such as attacks, or names: all,attacks or ua,fid", metavar="NAMES")
 ]

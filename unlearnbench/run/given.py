@@ -44,7 +44,7 @@ class Given:
         name = name or folder.resolve().name
         if PLAIN.fullmatch(name) is None:
             raise UsageError(
-                f"{one_line(name, 60)!r} cannot name a row: give letters, digits, dots, dashes and underscores with --name"
+                f"{one_line(name, 60)!r} cannot name a row: give letters, digits, dots, dashes or underscores as --name"
             )
         facts = read_facts(folder)
         return cls(folder, name, None if facts is None else Cell.from_json(facts["cell"]))

@@ -92,8 +92,8 @@ def make_current(device: torch.device) -> None:
 
 
 def prepare_dataset(
-    dataset: Dataset, needs: Sequence[str] | None, base_seeds: Sequence[int], cache: Path, device_info: Mapping[str, Any],
-    progress: Progress,
+    dataset: Dataset, needs: Sequence[str] | None, base_seeds: Sequence[int], cache: Path,
+    device_info: Mapping[str, Any], progress: Progress,
 ) -> None:  # fmt: skip
     """Make the missing artifacts of a dataset and of the device.
 
