@@ -441,7 +441,11 @@ def _expect(outcome: Outcome) -> Any:
 
 def _changed(spec: MethodSpec, cell: Cell) -> dict[str, list[Scalar]]:
     """Return {setting: [default, value]} of the settings that differ from the method's."""
-    return {name: [spec.defaults[name], value] for name, value in cell.settings.items() if value != spec.defaults[name]}
+    return {
+        name: [spec.defaults[name], value]
+        for name, value in cell.settings.items()
+        if value != spec.defaults.get(name, value)
+    }
 
 
 def _headline(record: Record) -> str:

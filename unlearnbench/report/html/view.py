@@ -205,8 +205,10 @@ def _published(board: Board) -> list[Published]:
     found = []
     for name in source_names():
         side = Side(load_source(name), board)
-        rows = compare_rows(side) if side.has_records else []
-        if any(row.measured.number is not None for row in rows):
+        if not side.has_records:
+            continue
+        rows = compare_rows(side)
+        if any(value.number is not None for value in rows["measured"]):
             tables = [grid(table, board) for table in comparison_tables(side, None, rows)]
             notes = [f"[{number}] {note.text}" for number, note in enumerate(side.notes, start=1)]
             found.append(Published(str(side.source.facts["title"]), str(side.source.facts["arxiv"]), tables, notes))
