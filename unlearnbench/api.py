@@ -1,4 +1,4 @@
-"""For notebooks and scripts: run a cell, load records as a frame, draw a report's figures.
+"""For notebooks and scripts: run a cell, unlearn or measure one model, load records as a frame, draw figures.
 
     from unlearnbench import api
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
     from unlearnbench.report.data.board import Board
+    from unlearnbench.run.execution import Execution
     from unlearnbench.run.plan import Plan
 
-__all__ = ["Record", "Source", "UsageError", "draw", "load", "run_cell"]
+__all__ = ["Record", "Source", "UsageError", "draw", "evaluate", "load", "run_cell", "unlearn"]
 
 
 def run_cell(
@@ -68,27 +69,153 @@ def run_cell(
         UsageError: an argument is unknown, malformed or out of range, or gives more than one cell.
         KeyboardInterrupt: it was interrupted; that is recorded too.
     """
-    from rich.console import Console
-
-    from unlearnbench.run.benchmark import Benchmark
     from unlearnbench.run.execution import Execution
-    from unlearnbench.run.workers import Workers
     from unlearnbench.store.cache import default_cache
 
-    if threading.current_thread() is not threading.main_thread():
-        raise UsageError("run_cell handles signals: call it from the main thread, and one cell after another")
-    plugins = () if plugin is None else (Path(plugin).absolute(),)
-    source = Source(dataset) if isinstance(dataset, str) else dataset
-    plan = _plan_of_one(Registry(plugins), method, forget_class, source, metrics, seed, settings or {})
-    store = ResultStore(Path(results))
+    plugins = _plugins(plugin)
+    plan = _plan_of_one(Registry(plugins), method, forget_class, _source(dataset), metrics, seed, settings or {})
     execution = Execution(
         default_cache(), device, plugin_files=plugins, rerun=rerun, repeats=repeats, controls="none", timeout=timeout,
         models=None if save_models is None else Path(save_models).absolute(),
     )  # fmt: skip
+    return _records(plan, Path(results), execution)[plan.cells[0].id]
+
+
+def evaluate(
+    model: str | Path,
+    forget_class: int | str = "",
+    *,
+    dataset: str | Source = "digits",
+    name: str = "",
+    metrics: str = "all",
+    seed: int | None = None,
+    plugin: str | Path | None = None,
+    results: str | Path = "results",
+    device: str = "auto",
+    timeout: float | None = None,
+    rerun: Rerun = "missing",
+) -> Record:
+    """Measure an unlearned model, as `unlearnbench evaluate` does; return its record.
+
+    The untouched base model is measured beside it, so that the report compares both.
+
+    Args:
+        model: a folder in diffusers' format.
+        forget_class: that the model forgot, as for `run_cell`; by default that for which it was saved.
+        dataset: as for `run_cell`.
+        name: of its row; by default that of the folder.
+        metrics: as for `run_cell`.
+        seed: of noise and attacks; by default that of the cell for which the model was saved, or 0.
+        plugin: a file with your metric.
+        results: folder that takes the records.
+        device: as for `run_cell`.
+        timeout: seconds after which the cell is stopped.
+        rerun: as for `run_cell`.
+
+    Raises:
+        UsageError: the model does not fit the dataset, or an argument is unknown or malformed.
+        KeyboardInterrupt: it was interrupted.
+    """
+    from unlearnbench.run.execution import Execution
+    from unlearnbench.run.given import Given, plan_of_given
+    from unlearnbench.store.cache import default_cache
+
+    plugins = _plugins(plugin)
+    plan = plan_of_given(
+        Registry(plugins), [Given.read(Path(model), name)], classes=_class(forget_class), source=_source(dataset),
+        metrics=metrics, seed=seed,
+    )  # fmt: skip
+    execution = Execution(default_cache(), device, plugin_files=plugins, rerun=rerun, controls="none", timeout=timeout)
+    return _records(plan, Path(results), execution)[plan.cells[-1].id]
+
+
+def unlearn(
+    base: str | Path | None,
+    forget_class: int | str,
+    method: str,
+    out: str | Path,
+    *,
+    dataset: str | Source = "digits",
+    seed: int = 0,
+    settings: Mapping[str, Scalar] | None = None,
+    plugin: str | Path | None = None,
+    device: str = "auto",
+    timeout: float | None = None,
+) -> Record:
+    """Unlearn a class of a model and write the result, as `unlearnbench unlearn` does; return a record without metrics.
+
+    Args:
+        base: a diffusers folder or Hub name; None for that of the dataset, which is trained first.
+        forget_class: as for `run_cell`.
+        method: its name.
+        out: folder for the unlearned model; one that is there is replaced.
+        dataset: of the images, as for `run_cell`.
+        seed: of unlearning, and of a base model that is trained.
+        settings: as for `run_cell`.
+        plugin: a file with your method.
+        device: as for `run_cell`.
+        timeout: seconds after which it is stopped.
+
+    Raises:
+        UsageError: an argument is unknown or malformed, or the folder cannot be written.
+        KeyboardInterrupt: it was interrupted.
+    """
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from unlearnbench.run.execution import Execution
+    from unlearnbench.run.given import plan_of_unlearning
+    from unlearnbench.run.single import unlearn_to
+    from unlearnbench.run.workers import Workers
+    from unlearnbench.store.cache import default_cache
+
+    _check_thread()
+    plugins, source = _plugins(plugin), _source(dataset)
+    if base is not None:
+        source = replace(source, base=str(base))
+    sweeps = [f"{method}.{name}={value}" for name, value in (settings or {}).items()]
+    plan = plan_of_unlearning(
+        Registry(plugins), method, classes=_class(forget_class), source=source, sweeps=sweeps, seed=seed
+    )
+    execution = Execution(default_cache(), device, plugin_files=plugins, controls="none", timeout=timeout)
+    record = unlearn_to(Path(out), plan, Workers(), Console(), execution)
+    if record is None:
+        raise KeyboardInterrupt
+    return record
+
+
+def _check_thread() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        raise UsageError("cells handle signals: run them from the main thread, and one after another")
+
+
+def _plugins(plugin: str | Path | None) -> tuple[Path, ...]:
+    return () if plugin is None else (Path(plugin).absolute(),)
+
+
+def _source(dataset: str | Source) -> Source:
+    return Source(dataset) if isinstance(dataset, str) else dataset
+
+
+def _class(chosen: int | str) -> str:
+    """Return a class as on the command line: an integer is its number, whatever the names."""
+    return f"@{chosen}" if isinstance(chosen, int) else chosen
+
+
+def _records(plan: "Plan", results: Path, execution: "Execution") -> dict[str, Record]:
+    """Run a plan in this thread and return the records of the folder by cell."""
+    from rich.console import Console
+
+    from unlearnbench.run.benchmark import Benchmark
+    from unlearnbench.run.workers import Workers
+
+    _check_thread()
+    store = ResultStore(results)
     summary = Benchmark(plan, Workers(), store, Console(), execution).run()
     if summary.interrupted:
         raise KeyboardInterrupt
-    return next(record for record in store.read().records if record.cell.id == plan.cells[0].id)
+    return {record.cell.id: record for record in store.read().records}
 
 
 def _plan_of_one(
@@ -97,9 +224,8 @@ def _plan_of_one(
 ) -> "Plan":  # fmt: skip
     from unlearnbench.run.plan import make_plan
 
-    classes = f"@{forget_class}" if isinstance(forget_class, int) else forget_class  # its number, whatever the names
     plan = make_plan(
-        registry, methods=method, classes=classes, source=source, metrics=metrics, seeds=str(seed),
+        registry, methods=method, classes=_class(forget_class), source=source, metrics=metrics, seeds=str(seed),
         sweeps=[f"{method}.{name}={value}" for name, value in settings.items()], controls="none",
     )  # fmt: skip
     if len(plan.cells) != 1:

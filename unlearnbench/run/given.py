@@ -7,6 +7,7 @@ from typing import Any
 
 from unlearnbench.datasets import Source, local_digest
 from unlearnbench.errors import UsageError, one_line, suggest
+from unlearnbench.models.checkpoints import read_checkpoint
 from unlearnbench.models.saved import read_facts
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
@@ -64,7 +65,7 @@ def plan_of_given(
         seed: of noise and attacks; None for that of the models' own cells, or 0.
 
     Raises:
-        UsageError: an argument is unknown or malformed, or the class is unknown.
+        UsageError: an argument is unknown or malformed, the class is unknown, or a model does not fit the dataset.
     """
     _check_names(registry, models)
     references = ",".join(spec.name for spec in registry.controls() if spec.role == "reference")
@@ -77,6 +78,8 @@ def plan_of_given(
         registry, methods=references, classes=asked, source=source, metrics=metrics, sweeps=[], seeds=seeds,
         controls="none",
     )  # fmt: skip
+    for model in models:
+        read_checkpoint(str(model.folder), plan.dataset, option="")  # at once, not after minutes of training
     templates = {cell.target: cell for cell in plan.cells}
     cells = []
     for model in models:
