@@ -107,6 +107,8 @@ COMMANDS = {
         "--methods original --sequence 0,1 --metrics ua --controls none"
     ),
     "unlearnbench run --methods safemax --classes 3 --save-models my-models": short(FAST),
+    "unlearnbench unlearn --method safemax --class 3 --out forgot3": short("--set safemax.steps=2"),
+    "unlearnbench evaluate forgot3": short("--metrics ua"),
     "unlearnbench sample my-models/digits-safemax-c3-* --class 3 --n 64 --out grid.png": short("--n 4"),
     "export UNLEARNBENCH_CACHE=$PWD/cluster-cache": short("", {"$PWD/cluster-cache": "$UNLEARNBENCH_CACHE"}),
     'unlearnbench run --dataset cifar10 --protocol fast --methods "${METHODS:-all}" --classes "$SLURM_ARRAY_TASK_ID" '
@@ -366,8 +368,9 @@ class TestExamples:
 
     def test_every_python_block_is_run_somewhere(self):
         found = [m for text in PAGES.values() for m in re.findall(r"(?:<!-- example:(\S+) -->\n)?```python", text)]
-        assert {*found} == {"method", "target", "metric", "folder", "dataset", "api-run", "api-load", "api-draw"}
-        assert len(found) == 8
+        api = {"api-run", "api-one", "api-load", "api-draw"}
+        assert {*found} == {"method", "target", "metric", "folder", "dataset", *api}
+        assert len(found) == 9
 
     def test_a_data_set_of_ones_own(self, tmp_path, monkeypatch):
         """The file of the guide, where it would lie, reads what torchvision reads."""

@@ -395,8 +395,8 @@ def test_an_alarm_of_two_boards_is_said_once(command, tmp_path):
 
 
 COMMANDS = (
-    "run", "estimate", "train", "convert", "sample", "list", "new", "check", "report", "compare", "validate", "verify",
-    "cache",
+    "run", "estimate", "evaluate", "unlearn", "train", "convert", "sample", "list", "new", "check", "report", "compare",
+    "validate", "verify", "cache",
 )  # fmt: skip
 
 

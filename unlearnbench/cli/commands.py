@@ -332,9 +332,9 @@ def evaluate(
     results: options.Results = Path("results"),
     out: options.Out = Path("reports"),
 ) -> None:
-    """Measure models that were unlearned elsewhere, as rows of the same tables.
+    """Measure models that were unlearned elsewhere.
 
-    The untouched base model is measured beside them. The cost of unlearning is not known, so it is not shown.
+    They become rows of the same tables. The untouched base model is measured beside them. The cost of unlearning is not known, so it is not shown.
     """
     from unlearnbench.datasets import Source
     from unlearnbench.plugins.registry import Registry
@@ -381,9 +381,9 @@ def unlearn(
     compile_: options.Compile = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Unlearn a class of a model: one model in, one model out, with its card. Nothing is measured.
+    """Unlearn a class of one model.
 
-    Without --base, the dataset's base model is trained.
+    One model in, one model out, with its card; nothing is measured. Without --base, the dataset's base model is trained.
     """
     console, workers = _start()
     assert workers is not None

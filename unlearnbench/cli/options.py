@@ -41,7 +41,7 @@ class Sections(Command):
         for param in self.get_params(ctx):
             if record := param.get_help_record(ctx):
                 lines[getattr(param, "rich_help_panel", None) or REST].append(record)
-        for section, records in lines.items():
+        for section, records in filter(lambda item: item[1], lines.items()):
             with formatter.section(section):
                 formatter.write_dl(records, col_max=WIDEST)
 
