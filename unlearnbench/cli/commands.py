@@ -52,12 +52,12 @@ Examples:
 EVALUATE_EXAMPLES = """\b
 Examples:
   unlearnbench evaluate mine --class 3
-  unlearnbench evaluate a b --dataset cifar10 --base google/ddpm-cifar10-32 --class cat
+  unlearnbench evaluate a b --dataset cifar10 --base mybase --class cat
 """
 UNLEARN_EXAMPLES = """\b
 Examples:
   unlearnbench unlearn --method safemax --class 3 --out forgot3
-  unlearnbench unlearn --base mymodel --dataset cifar10 --method salun --class cat --out forgot-cat
+  unlearnbench unlearn --base mine --method salun --class 0+1 --out forgot01
 """
 Listing = Literal["methods", "metrics", "datasets"]
 Kinds = Literal["method"]  # what `new` writes
@@ -334,7 +334,8 @@ def evaluate(
 ) -> None:
     """Measure models that were unlearned elsewhere.
 
-    They become rows of the same tables. The untouched base model is measured beside them. The cost of unlearning is not known, so it is not shown.
+    MODEL is a folder in diffusers' format: of --save-models, convert or your own. It becomes a row of the same tables. The
+    untouched base model is measured beside them. The cost of unlearning is not known, so it is not shown.
     """
     from unlearnbench.datasets import Source
     from unlearnbench.plugins.registry import Registry
@@ -368,7 +369,7 @@ def unlearn(
     classes: options.ToForget,
     base: options.Base = "",
     set_: options.Set = None,
-    seed: options.Seed = None,
+    seed: options.OneSeed = 0,
     plugin: options.Plugin = None,
     dataset: options.Dataset = "digits",
     protocol: options.Protocol = "",
@@ -398,7 +399,7 @@ def unlearn(
         base_minutes=base_minutes,
     )  # fmt: skip
     registry = Registry(_absolute(plugin))
-    plan = plan_of_unlearning(registry, method, classes=classes, source=source, sweeps=set_ or [], seed=seed or 0)
+    plan = plan_of_unlearning(registry, method, classes=classes, source=source, sweeps=set_ or [], seed=seed)
     _check_run(plan, {"--out": out}, stop_if_weak=False)
     execution = _execution(device=device, plugin_files=_absolute(plugin), controls="none", models=None, timeout=timeout)
     record = unlearn_to(out, plan, workers, console, execution)

@@ -96,6 +96,9 @@ RowName = Annotated[str, _option(CELLS, "Name of the row, if not that of the fol
 Seed = Annotated[
     int | None, _option(CELLS, "Seed; default: that of the model's own cell, or 0.", "--seed", min=0, metavar="N")
 ]
+OneSeed = Annotated[
+    int, _option(CELLS, "Seed of unlearning, and of a base model that is trained.", "--seed", min=0, metavar="N")
+]
 Metrics = Annotated[
     str, _option(CELLS, "all, a group such as attacks, or names: all,attacks or ua,fid", metavar="NAMES")
 ]
