@@ -40,16 +40,7 @@ TRAIN, TEST = 5000, 1000  # images per class, as CIFAR-10 has
 def run_cells(folder, *options, environment=None):
     """Run `unlearnbench run` with results in a folder, and return the last record of each cell."""
     results = ["--results", str(folder / "results"), "--out", str(folder / "reports")]
-    command = [
-        sys.executable,
-        "-c",
-        "from unlearnbench.cli.commands import main; main()",
-        "run",
-        "--rerun",
-        "always",
-        *options,
-        *results,
-    ]
+    command = [sys.executable, "-c", "from unlearnbench.cli.commands import main; main()", "run", *options, *results]
     subprocess.run([*command, "--rerun", "always"], check=True, stdout=subprocess.DEVNULL, env=environment)
     return ResultStore(folder / "results").read().records
 

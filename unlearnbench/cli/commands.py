@@ -334,8 +334,8 @@ def evaluate(
 ) -> None:
     """Measure models that were unlearned elsewhere.
 
-    MODEL is a folder in diffusers' format: of --save-models, convert or your own. It becomes a row of the same tables. The
-    untouched base model is measured beside them. The cost of unlearning is not known, so it is not shown.
+    MODEL is a folder in diffusers' format: of --save-models, convert or your own. It becomes a row of the same tables.
+    The untouched base model is measured beside it. The cost of unlearning is not known, so it is not shown.
     """
     from unlearnbench.datasets import Source
     from unlearnbench.plugins.registry import Registry
@@ -384,7 +384,8 @@ def unlearn(
 ) -> None:
     """Unlearn a class of one model.
 
-    One model in, one model out, with its card; nothing is measured. Without --base, the dataset's base model is trained.
+    One model in, one model out, with its card; nothing is measured. Without --base, the dataset's base model is
+    trained.
     """
     console, workers = _start()
     assert workers is not None
