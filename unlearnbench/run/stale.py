@@ -50,9 +50,9 @@ def is_stale(record: Record, sources: Mapping[str, str], recipes: Recipes | None
         sources: {"method:NAME" or "metric:NAME": hash of its source now}; missing names are not checked.
         recipes: of the record's dataset now; None where unknown.
     """
-    measured = {f"method:{record.cell.method}": record.method.get("source_hash")}
-    measured |= {f"metric:{name}": entry.get("source_hash") for name, entry in record.metrics.items()}
-    if any(sources.get(key, value) != value for key, value in measured.items()):
+    measured = [(f"method:{record.cell.method}", record.method.get("source_hash"))]
+    measured += [(f"metric:{name}", entry.get("source_hash")) for name, entry in record.metrics.items()]
+    if any(sources.get(key, value) != value for key, value in measured):
         return True
     if recipes is not None:
         recorded = (record.dataset.get("digest"), record.dataset.get("panel", recipes[1]))  # old records lack it

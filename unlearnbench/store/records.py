@@ -110,7 +110,7 @@ class Record:
             raise ValueError("its cell id does not match its cell")
         return record
 
-    @property
+    @cached_property
     def device_model(self) -> "DeviceModel":
         """The model of the device; devices of one model share a table."""
         return device_model(self.provenance.get("device", {}))

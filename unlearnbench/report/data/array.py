@@ -25,7 +25,7 @@ ROLES = {"reference": 0, "gold": 1}  # their rows come first
 ABSENT = -1  # samples of a measure that a cell does not have
 NOT_RUN = "-"
 
-Read = Callable[[Record], tuple[float | None, int]]  # a record's number and its samples
+Read = Callable[[Sequence[Record]], tuple[Sequence[float | None], Sequence[int]]]  # records' numbers, their samples
 Place = tuple[Variant, Target]
 
 
@@ -127,7 +127,7 @@ class Numbers:
     def samples(self, measure: Measure) -> list[int]:
         """Return the numbers of samples behind a measure's numbers, sorted, each once."""
         k = self._measure[measure.is_cost, measure.key]
-        return sorted(set(self.n[k][~np.isnan(self.value[k])].tolist()))
+        return np.unique(self.n[k][~np.isnan(self.value[k])]).tolist()
 
     def total_samples(self, row: Variant, target: Target, measure: Measure) -> int:
         """Return the number of samples behind a row's and target's numbers, all seeds together."""
@@ -377,7 +377,7 @@ def array_of(
     Args:
         records: of one board, one per cell.
         stale: ids of cells whose numbers are not shown.
-        reads: {measure: function that reads a record's number and samples; ABSENT where the record lacks it}.
+        reads: {measure: function that reads records' numbers and samples; ABSENT samples where a record lacks it}.
         later: keys of the measures that the first step of a sequence cannot have.
     """
     known: dict[Variant, Variant] = {}
@@ -397,10 +397,10 @@ def array_of(
     disturbed = np.zeros((len(reads), *shape), dtype=np.bool_)
     if sound:
         at = tuple(np.array([place for place, _ in sound]).T)
+        found = [record for _, record in sound]
         for m, (measure, read) in enumerate(reads.items()):
-            found = [read(record) for _, record in sound]
-            value[m][at] = np.array([number for number, _ in found], dtype=np.float64)
-            n[m][at] = [samples for _, samples in found]
+            numbers, n[m][at] = read(found)
+            value[m][at] = np.array(numbers, dtype=np.float64)
             if measure.phases:
-                disturbed[m][at] = [bool(r.disturbances) and is_disturbed(r, measure) for _, r in sound]
+                disturbed[m][at] = [bool(r.disturbances) and is_disturbed(r, measure) for r in found]
     return Numbers(tuple(reads), tuple(rows), tuple(targets), tuple(seeds), value, n, disturbed, status, kept, later)

@@ -1,7 +1,7 @@
 """Boards: the comparable records of a report, with every gap visible."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cached_property, partial
 from typing import Any
 
@@ -148,8 +148,8 @@ class Board:
     def every(self) -> Numbers:
         """The numbers of all records, controls included."""
         reads: dict[Measure, Read] = {
-            **{measure: partial(_of_metric, measure.key) for measure in self._measures},
-            **{measure: partial(self._of_cost, measure) for measure in self.cost.all},
+            **{measure: partial(_metrics, measure.key) for measure in self._measures},
+            **{measure: partial(_read_each, read) for measure, read in self.cost.reads.items()},
             **{derived: read for attack in self._relearning for derived, read in _of_curves(attack).items()},
         }
         return array_of(self.records, self.stale, reads, self._later)
@@ -250,10 +250,6 @@ class Board:
         by_key = {measure.key: measure for measure in self.cost.all}
         return self.numbers.ranks(by_key["rte"], by_key["range"])
 
-    def _of_cost(self, measure: Measure, record: Record) -> tuple[float | None, int]:
-        number = self.cost.number(record, measure)
-        return number, ABSENT if number is None else 0
-
     @cached_property
     def _later(self) -> frozenset[str]:
         """Keys of the metrics that only cells with earlier steps have."""
@@ -345,19 +341,31 @@ def _seeds(chosen: Sequence[Seeds]) -> str:
     return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in chosen)
 
 
-def _of_metric(key: str, record: Record) -> tuple[float | None, int]:
-    entry = record.metrics.get(key)
-    return (None, ABSENT) if entry is None else (entry["value"], int(entry.get("n", 0)))
+def _metrics(key: str, records: Sequence[Record]) -> tuple[list[float | None], list[int]]:
+    """Return a metric's numbers and samples."""
+    entries = [record.metrics.get(key) for record in records]
+    return (
+        [None if entry is None else entry["value"] for entry in entries],
+        [ABSENT if entry is None else entry["n"] for entry in entries],
+    )
+
+
+def _read_each(
+    read: Callable[[Record], float | None], records: Sequence[Record]
+) -> tuple[list[float | None], list[int]]:
+    """Return the numbers of a measure that rests on no samples."""
+    numbers = [read(record) for record in records]
+    return numbers, [ABSENT if number is None else 0 for number in numbers]
 
 
 def _of_curves(attack: Measure) -> dict[Measure, Read]:
     """Return {measure: read} of the numbers of an attack's curve."""
 
-    def read(name: str, record: Record) -> tuple[float | None, int]:
+    def read(name: str, record: Record) -> float | None:
         curve = curve_of(record, attack)
-        return (None, ABSENT) if curve is None else (getattr(curve, name), 0)
+        return None if curve is None else getattr(curve, name)
 
-    return {measure: partial(read, name) for name, measure in curve_measures(attack).items()}
+    return {measure: partial(_read_each, partial(read, name)) for name, measure in curve_measures(attack).items()}
 
 
 def _is_attacked(record: Record | None) -> bool:
@@ -422,10 +430,10 @@ def _form(target: Target) -> str:
     return SEQUENCE if target.earlier else AT_ONCE if len(target.classes) > 1 else ""
 
 
-def _setup(record: Record) -> str:
+def _setup(record: Record) -> list[Any]:
     """Return the user's choices besides the protocol; one table never mixes two, since their scales differ."""
     names = ("choices", "image_shape", "class_names")
-    return canonical_json([record.dataset.get(name) or {} for name in names])
+    return [record.dataset.get(name) or {} for name in names]
 
 
 def _spans(numbers: Sequence[int]) -> str:

@@ -111,6 +111,11 @@ class Costs:
         return [self._columns[key][0] for key in ("rte", "prior", "total", "memory")]
 
     @property
+    def reads(self) -> dict[Measure, Read]:
+        """Every cost, with the function that reads it from a record."""
+        return dict(self._columns.values())
+
+    @property
     def all(self) -> list[Measure]:
         """Every cost, each once."""
         return [measure for measure, _ in self._columns.values()]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.statistics import class_mean
-from unlearnbench.report.data.values import Measure, Variant
+from unlearnbench.report.data.values import Measure, Variant, kept
 from unlearnbench.store.cell import Seeds, Target
 from unlearnbench.store.records import Record
 
@@ -27,15 +27,26 @@ class Curve:
 
 def curve_of(record: Record, measure: Measure) -> Curve | None:
     """Return a record's curve of an attack; None where it has no number, or no curve that can be drawn."""
-    entry = record.metrics.get(measure.key, {})
-    detail: Any = (entry.get("detail") if entry.get("value") is not None else None) or {}
+    return _curves_of(record).get(measure.key)
+
+
+@kept
+def _curves_of(record: Record) -> dict[str, Curve]:
+    """Return a record's curves by metric."""
+    details = {name: entry.get("detail") for name, entry in record.metrics.items() if entry.get("value") is not None}
+    return {name: curve for name, detail in details.items() if (curve := _curve(detail)) is not None}
+
+
+def _curve(detail: Any) -> Curve | None:
+    if not isinstance(detail, dict) or "steps" not in detail:
+        return None
     try:
         steps, after = tuple(map(int, detail["steps"])), tuple(map(float, detail["after"]))
         back = math.inf if detail["steps_until_back"] is None else float(detail["steps_until_back"])
         found = Curve(steps, after, back, float(detail["area"]))
     except (KeyError, TypeError, ValueError):
         return None
-    return found if len(steps) == len(after) > 1 and np.isfinite([*after, found.area]).all() else None
+    return found if len(steps) == len(after) > 1 and all(map(math.isfinite, (*after, found.area))) else None
 
 
 def curve_measures(attack: Measure) -> dict[str, Measure]:
