@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unlearnbench.errors import plural
-from unlearnbench.report.data.array import ABSENT, Numbers, Read, array_of
+from unlearnbench.report.data.array import ABSENT, Numbers, array_of
 from unlearnbench.report.data.cost import PHASES, Costs, disturbance_note
 from unlearnbench.report.data.curves import curve_measures, curve_of
 from unlearnbench.report.data.environment import counted, mixture_notes, protocol_words, software_words
@@ -147,12 +147,19 @@ class Board:
     @cached_property
     def every(self) -> Numbers:
         """The numbers of all records, controls included."""
-        reads: dict[Measure, Read] = {
-            **{measure: partial(_metrics, measure.key) for measure in self._measures},
-            **{measure: partial(_read_each, read) for measure, read in self.cost.reads.items()},
-            **{derived: read for attack in self._relearning for derived, read in _of_curves(attack).items()},
-        }
-        return array_of(self.records, self.stale, reads, self._later)
+        keys = [measure.key for measure in self._measures]
+        reads = self.cost.reads | {derived: read for a in self._relearning for derived, read in _of_curves(a).items()}
+
+        def read(record: Record) -> tuple[list[float | None], list[int]]:
+            entries = [record.metrics.get(key) for key in keys]
+            others = [read(record) for read in reads.values()]
+            return (
+                [None if entry is None else entry["value"] for entry in entries] + others,
+                [ABSENT if entry is None else entry["n"] for entry in entries]
+                + [ABSENT if number is None else 0 for number in others],
+            )
+
+        return array_of(self.records, self.stale, [*self._measures, *reads], read, self._later)
 
     @property
     def _relearning(self) -> list[Measure]:
@@ -341,31 +348,14 @@ def _seeds(chosen: Sequence[Seeds]) -> str:
     return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in chosen)
 
 
-def _metrics(key: str, records: Sequence[Record]) -> tuple[list[float | None], list[int]]:
-    """Return a metric's numbers and samples."""
-    entries = [record.metrics.get(key) for record in records]
-    return (
-        [None if entry is None else entry["value"] for entry in entries],
-        [ABSENT if entry is None else entry["n"] for entry in entries],
-    )
-
-
-def _read_each(
-    read: Callable[[Record], float | None], records: Sequence[Record]
-) -> tuple[list[float | None], list[int]]:
-    """Return the numbers of a measure that rests on no samples."""
-    numbers = [read(record) for record in records]
-    return numbers, [ABSENT if number is None else 0 for number in numbers]
-
-
-def _of_curves(attack: Measure) -> dict[Measure, Read]:
+def _of_curves(attack: Measure) -> dict[Measure, Callable[[Record], float | None]]:
     """Return {measure: read} of the numbers of an attack's curve."""
 
     def read(name: str, record: Record) -> float | None:
         curve = curve_of(record, attack)
         return None if curve is None else getattr(curve, name)
 
-    return {measure: partial(_read_each, partial(read, name)) for name, measure in curve_measures(attack).items()}
+    return {measure: partial(read, name) for name, measure in curve_measures(attack).items()}
 
 
 def _is_attacked(record: Record | None) -> bool:

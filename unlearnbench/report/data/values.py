@@ -114,13 +114,14 @@ def target_name(target: Target, names: Sequence[object]) -> str:
 
 def kept(read: Callable[[Record], Found]) -> Callable[[Record], Found]:
     """Return a function of a record that keeps its results on the records, as a report asks many times."""
+    name = f"kept {read.__name__}"  # no field has a name like this
 
     @wraps(read)
     def found(record: Record) -> Found:
         known: dict[str, Any] = vars(record)
-        if read.__qualname__ not in known:
-            known[read.__qualname__] = read(record)
-        value: Found = known[read.__qualname__]
+        if name not in known:
+            known[name] = read(record)
+        value: Found = known[name]
         return value
 
     return found
