@@ -67,7 +67,6 @@ SIZE = _whole("a whole number of at least 1", low=1)
 SCALAR = Kind(bool | str | NUMBER.type, "a finite number, text or a flag")
 NAME = _written(PLAIN, "a plain name")
 PICTURE = Kind(bytes, "a picture in base64")
-DATE = Kind(datetime, "a date and time such as 2026-01-31T12:00:00Z")
 POINT = Kind(Generic(tuple, (COUNT.type, NUMBER.type)), "a step and a finite number")
 BOUNDS = Kind(Generic(tuple, (NUMBER.type | None,) * 2), "a pair of finite numbers or null")
 COUNTS = Generic(list, Generic(list, AMOUNT.type))
@@ -129,7 +128,7 @@ RECORD: Mapping[str, Any] = {
     "artifacts?": {"*": {"key?": TEXT, "sha256?": TEXT, "steps?": COUNT}},
     "images?": {"*": {"class": COUNT, "png": PICTURE}},
     "provenance?": {
-        "device?": {"type?": TEXT, "name?": TEXT, "uuid?": TEXT}, "packages?": {"*": TEXT}, "started_utc?": DATE,
+        "device?": {"type?": TEXT, "name?": TEXT, "uuid?": TEXT}, "packages?": {"*": TEXT}, "started_utc?": TEXT,
     },
 }  # fmt: skip
 
@@ -156,6 +155,7 @@ def check_record(record: Mapping[str, Any]) -> None:
     if losses and not bins == len(losses.get("forget", ())) == len(losses.get("retain", ())):
         raise ValueError("the numbers of losses and of bins in timestep_loss differ")
     _check_classes(record)
+    _check_date("provenance.started_utc", record.get("provenance", {}).get("started_utc"))
 
 
 def _compiled(shape: Any) -> Kind:
@@ -233,6 +233,16 @@ def _is_confusion(value: object) -> bool:
     except msgspec.ValidationError:
         return False
     return bool(rows) and all(len(row) == len(rows) + 1 for row in rows)
+
+
+def _check_date(name: str, text: str | None) -> None:
+    """Raise ValueError unless a text is a date in one of the forms of ISO 8601."""
+    try:
+        if text is not None:
+            datetime.fromisoformat(text)
+    except ValueError:
+        words = "a date and time such as 2026-01-31T12:00:00Z"
+        raise ValueError(f"{name} is {one_line(repr(text), 60)}: it must be {words}") from None
 
 
 def _check_classes(record: Mapping[str, Any]) -> None:

@@ -127,7 +127,7 @@ class Numbers:
     def samples(self, measure: Measure) -> list[int]:
         """Return the numbers of samples behind a measure's numbers, sorted, each once."""
         k = self._measure[measure.is_cost, measure.key]
-        return np.unique(self.n[k][~np.isnan(self.value[k])]).tolist()
+        return list(map(int, np.unique(self.n[k][~np.isnan(self.value[k])])))
 
     def total_samples(self, row: Variant, target: Target, measure: Measure) -> int:
         """Return the number of samples behind a row's and target's numbers, all seeds together."""

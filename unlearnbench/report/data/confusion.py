@@ -58,4 +58,5 @@ def confusion_sides(numbers: Numbers, row: Variant) -> tuple[Matrix, Matrix] | N
 def _shares(counts: Matrix) -> Matrix:
     """Return counts in percent of their rows; NaN in rows of classes that were not requested."""
     total = counts.sum(axis=1, keepdims=True)
-    return np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    shares: Matrix = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    return shares
