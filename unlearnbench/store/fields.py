@@ -202,7 +202,9 @@ def _spell(path: Sequence[str]) -> str:
 def range_of(entry: Mapping[str, Any]) -> tuple[float, float]:
     """Return the range of a metric's value, as declared or by its unit."""
     low, high = RANGES.get(entry["unit"], (-LARGEST, LARGEST))
-    declared = entry.get("range") or (None, None)
+    declared = entry.get("range")
+    if not declared:
+        return low, high
     return (low if declared[0] is None else declared[0]), (high if declared[1] is None else declared[1])
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -98,22 +99,16 @@ class LossCurve:
 
 def loss_curve(record: Record) -> LossCurve | None:
     """Return a record's denoising loss by timestep, or None when it has none that can be drawn."""
-    entry = getattr(record, "timestep_loss", None)
-    if not isinstance(entry, Mapping) or not entry:
-        return None
+    entry: Any = record.timestep_loss
     try:
-        edges = tuple(float(edge) for edge in entry["edges"])
-        forget, retain = (np.array([np.nan if v is None else float(v) for v in entry[side]]) for side in SIDES)
+        edges = tuple(map(float, entry["edges"]))
+        forget, retain = (
+            np.array([np.nan if loss is None else loss for loss in entry[side]], dtype=np.float64) for side in SIDES
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    if forget.shape != (len(edges) - 1,) or retain.shape != forget.shape or not _rises(edges):
-        return None
-    forget, retain = (np.where(np.isfinite(side), side, np.nan) for side in (forget, retain))
-    return LossCurve(edges, forget, retain) if np.isfinite([forget, retain]).any(axis=1).all() else None
-
-
-def _rises(edges: Sequence[float]) -> bool:
-    return bool(len(edges) > 1 and np.isfinite(edges).all() and (np.diff(edges) > 0).all())
+    fits = len(forget) == len(retain) == len(edges) - 1 > 0 and all(a < b for a, b in pairwise(edges))
+    return LossCurve(edges, forget, retain) if fits and not np.isnan([forget, retain]).all(axis=1).any() else None
 
 
 def mean_curves(numbers: Numbers) -> dict[Variant, tuple[LossCurve, int]]:
