@@ -510,7 +510,7 @@ class TestWhatCanGoWrong:
         first, second = path.read_text().splitlines()
         path.write_text(f"{first}\n{signed({**json.loads(second), 'method': {'changed': 7}})}\n")
         done = compare(SOURCE, reading(folder), tmp_path / "out")
-        assert "line 2 is skipped: method.changed is not an object" in done.notes[0]
+        assert "line 2 is skipped: method.changed is 7: it must be an object" in done.notes[0]
 
     def test_a_folder_that_cannot_be_written(self, tmp_path):
         (tmp_path / "out").write_text("in the way")

@@ -31,7 +31,7 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset(), methods: 
     from unlearnbench.report.data.board import boards
     from unlearnbench.report.figures.drawing import Drawing
     from unlearnbench.report.write.files import publish
-    from unlearnbench.report.write.page import nothing
+    from unlearnbench.report.write.page import nothing, raw_files
 
     rendering = Rendering(notes=list(reading.problems))
     if not reading.records and not rendering.notes:
@@ -43,8 +43,9 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset(), methods: 
         warnings.simplefilter("ignore")  # numpy's on odd numbers, which the report explains itself
         shown = boards(reading.records, stale)
         _check_choice(shown, methods)
-        with Drawing(shown) as drawing:
+        with Drawing(shown, {"raw": raw_files}) as drawing:
             files = _files(shown, drawing.drawn, rendering, methods)
+            files |= {f"{b}/tables/{file}": text for b in shown for file, text in drawing.made(b, "raw").items()}
         publish(files if shown else {"report.md": nothing(rendering.notes)}, out, shown)
     rendering.pages = [out / name / "report.md" for name in shown] or [out / "report.md"]
     rendering.html = out / "report.html" if shown else None

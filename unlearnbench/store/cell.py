@@ -74,7 +74,7 @@ class Cell:
     further: tuple[int, ...] = ()  # classes forgotten at once with the first
     earlier: tuple[tuple[int, ...], ...] = ()  # classes of the earlier steps of a sequence
 
-    @property
+    @cached_property
     def target(self) -> Target:
         """The target of the cell."""
         return Target(self.forget_classes, self.earlier)

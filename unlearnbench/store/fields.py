@@ -3,16 +3,20 @@
 Records hold values of plugins and can be edited, so invalid values are refused with the field's name.
 """
 
-import base64
-import binascii
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from types import GenericAlias as Generic
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
 
 from unlearnbench.errors import one_line
 
 MOST_NESTED = 32  # levels of objects and lists within each other
+USUALLY_NESTED = 8  # levels of nearly all records: more take their types long to build
 LARGEST = 1e100  # whose square is still finite
 LARGEST_WHOLE = 2**63 - 1
 LONGEST = 1e9  # seconds: thirty years
@@ -24,51 +28,35 @@ RANGES: Mapping[str, tuple[float, float]] = {"%": (0.0, 100.0), "nats": (0.0, LA
 
 
 class Kind(NamedTuple):
-    """A kind of value: its test, and its description in words."""
+    """A kind of value: its type, its description in words, and the kinds of an object's or a list's members."""
 
-    holds: Callable[[Any], bool]
+    type: Any  # as msgspec checks it
     words: str
+    members: "Mapping[str, Kind]" = MappingProxyType({})  # as in RECORD
 
 
 def _number(words: str, low: float = -LARGEST, high: float = LARGEST) -> Kind:
-    return Kind(lambda value: type(value) in (float, int) and low <= value <= high, words)
+    return Kind(Annotated[float, Meta(ge=low, le=high)], words)
 
 
 def _whole(words: str, low: int = 0) -> Kind:
-    return Kind(lambda value: type(value) is int and low <= value <= LARGEST_WHOLE, words)
+    return Kind(Annotated[int, Meta(ge=low, le=LARGEST_WHOLE)], words)
 
 
 def _or_null(kind: Kind) -> Kind:
-    return Kind(lambda value: value is None or kind.holds(value), f"{kind.words} or null")
+    return Kind(kind.type | None, f"{kind.words} or null")
 
 
 def _choice(*choices: str) -> Kind:
-    return Kind(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
+    return Kind(Literal[choices], f"one of {', '.join(choices)}")
 
 
-def _is_base64(value: object) -> bool:
-    try:
-        return isinstance(value, str) and base64.b64decode(value, validate=True) is not None
-    except (binascii.Error, ValueError):
-        return False
+def _written(pattern: re.Pattern[str], words: str) -> Kind:
+    return Kind(Annotated[str, Meta(pattern=rf"\A(?:{pattern.pattern})\Z")], words)
 
 
-def _is_date(value: object) -> bool:
-    try:
-        return isinstance(value, str) and datetime.fromisoformat(value) is not None
-    except ValueError:
-        return False
-
-
-def _is_point(value: object) -> bool:
-    if type(value) is not list or len(value) != 2:
-        return False
-    number, at = value[1], value[0]  # a record has hundreds, and `check_plain` knows that they are finite
-    return type(at) is int and at >= 0 and type(number) in (float, int)
-
-
-TEXT = Kind(lambda value: isinstance(value, str), "text")
-FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
+TEXT = Kind(str, "text")
+FLAG = Kind(bool, "true or false")
 NUMBER = _number("a finite number")
 POSITIVE = _number("a finite number above 0", low=5e-324)
 AMOUNT = _number("a finite number of at least 0", low=0)
@@ -76,15 +64,13 @@ SECONDS = _number("a number of seconds from 0 to 1e9", low=0, high=LONGEST)
 SHARE = _number("a number from 0 to 1", low=0, high=1)
 COUNT = _whole("a whole number of at least 0")
 SIZE = _whole("a whole number of at least 1", low=1)
-SCALAR = Kind(lambda value: isinstance(value, bool | str) or NUMBER.holds(value), "a finite number, text or a flag")
-NAME = Kind(lambda value: isinstance(value, str) and PLAIN.fullmatch(value) is not None, "a plain name")
-PICTURE = Kind(_is_base64, "a picture in base64")
-DATE = Kind(_is_date, "a date and time such as 2026-01-31T12:00:00Z")
-POINT = Kind(_is_point, "a step and a finite number")
-FORMATTED = Kind(
-    lambda value: isinstance(value, str) and len(value) < 20 and FORMAT.fullmatch(value) is not None,
-    "a format of numbers such as .2f",
-)
+SCALAR = Kind(bool | str | NUMBER.type, "a finite number, text or a flag")
+NAME = _written(PLAIN, "a plain name")
+PICTURE = Kind(bytes, "a picture in base64")
+POINT = Kind(Generic(tuple, (COUNT.type, NUMBER.type)), "a step and a finite number")
+BOUNDS = Kind(Generic(tuple, (NUMBER.type | None,) * 2), "a pair of finite numbers or null")
+COUNTS = Generic(list, Generic(list, AMOUNT.type))
+FORMATTED = _written(FORMAT, "a format of numbers such as .2f")
 
 STATUS = _choice("ok", "failed", "oom", "timeout", "interrupted")
 
@@ -113,7 +99,7 @@ RECORD: Mapping[str, Any] = {
             "better": _choice("lower", "higher", "neither"),
             "shows": _choice("forgetting", "retention", "robustness", "judging"), "headline": FLAG,
             "format": FORMATTED, "source?": TEXT, "source_hash?": TEXT, "reason?": _or_null(TEXT),
-            "boundary?": NUMBER, "range?": [_or_null(NUMBER)], "cost?": COST, "failed?": STATUS,
+            "boundary?": NUMBER, "range?": BOUNDS, "cost?": COST, "failed?": STATUS,
         },
     },
     "cost?": {"*": COST},
@@ -140,10 +126,10 @@ RECORD: Mapping[str, Any] = {
         "test_accuracy?": SHARE, "n?": SIZE, "second?": {"test_accuracy": SHARE, "n?": SIZE},
         "rejecting?": {"test_accuracy": SHARE, "test_rejected": SHARE, "n?": SIZE},
     },
-    "artifacts?": {"*": {"key?": TEXT, "sha256?": TEXT, "steps?": COUNT, "made_utc?": DATE}},
+    "artifacts?": {"*": {"key?": TEXT, "sha256?": TEXT, "steps?": COUNT, "made_utc?": TEXT}},
     "images?": {"*": {"class": COUNT, "png": PICTURE}},
     "provenance?": {
-        "device?": {"type?": TEXT, "name?": TEXT, "uuid?": TEXT}, "packages?": {"*": TEXT}, "started_utc?": DATE,
+        "device?": {"type?": TEXT, "name?": TEXT, "uuid?": TEXT}, "packages?": {"*": TEXT}, "started_utc?": TEXT,
     },
 }  # fmt: skip
 
@@ -155,9 +141,9 @@ def check_record(record: Mapping[str, Any]) -> None:
         record: as JSON.
     """
     try:
-        _test(record)
-    except _Wrong as wrong:
-        raise ValueError(f"{_spell(wrong.path[::-1]) or 'it'} {wrong.words}") from None
+        msgspec.convert(record, _RECORD.type)
+    except msgspec.ValidationError:
+        raise ValueError(_explain(record, _RECORD)) from None
     if record["status"] != "ok" and not record.get("reason"):
         raise ValueError(f"reason is missing: status {record['status']} needs one")
     for name, entry in record.get("metrics", {}).items():
@@ -170,85 +156,44 @@ def check_record(record: Mapping[str, Any]) -> None:
     if losses and not bins == len(losses.get("forget", ())) == len(losses.get("retain", ())):
         raise ValueError("the numbers of losses and of bins in timestep_loss differ")
     _check_classes(record)
+    _check_date("provenance.started_utc", record.get("provenance", {}).get("started_utc"))
 
 
-class _Wrong(Exception):
-    """An invalid value: its message, and the names that lead to it, innermost first."""
-
-    def __init__(self, words: str) -> None:
-        self.words, self.path = words, list[str]()
-
-
-def _test_of(shape: Any) -> Callable[[Any], None]:
-    """Return a validator of a part of the schema, which raises `_Wrong`; compiled once, as it runs often.
-
-    Most values are right, so they are asked as few functions as possible.
-    """
+def _compiled(shape: Any) -> Kind:
+    """Return a part of the schema as a kind."""
     if isinstance(shape, Kind):
-        return _test_of_kind(shape)
+        return shape
     if isinstance(shape, list):
-        return _test_of_list(_test_of(shape[0]), shape[0].holds if isinstance(shape[0], Kind) else None)
-    return _test_of_object(shape)
+        member = _compiled(shape[0])
+        return Kind(Generic(list, member.type), "a list", {"*": member})
+    members = {name: _compiled(part) for name, part in shape.items()}
+    if not members or "*" in members:
+        every = members.get("*", Kind(Any, "anything"))
+        return Kind(Generic(dict, (str, every.type)), "an object", members)
+    required = [(name, kind.type) for name, kind in members.items() if not name.endswith("?")]
+    optional = [(name[:-1], kind.type, None) for name, kind in members.items() if name.endswith("?")]
+    return Kind(msgspec.defstruct("Object", [*required, *optional], gc=False), "an object", members)
 
 
-def _test_of_kind(kind: Kind) -> Callable[[Any], None]:
-    holds, words = kind
-
-    def test(value: Any) -> None:
-        if not holds(value):
-            raise _Wrong(f"is {one_line(repr(value), 60)}: it must be {words}")
-
-    return test
+_RECORD = _compiled(RECORD)
 
 
-def _test_of_list(test_member: Callable[[Any], None], holds: Callable[[Any], bool] | None) -> Callable[[Any], None]:
-    def test(value: Any) -> None:
-        if not isinstance(value, list):
-            raise _Wrong("is not a list")
-        if holds is not None and all(map(holds, value)):
-            return
-        for place, member in enumerate(value):
-            try:
-                test_member(member)
-            except _Wrong as wrong:
-                wrong.path.append(str(place))
-                raise
-
-    return test
-
-
-def _test_of_object(shape: Mapping[str, Any]) -> Callable[[Any], None]:
-    every = shape.get("*")
-    test_every = None if every is None else _test_of(every)
-    every_holds = every.holds if isinstance(every, Kind) else None
-    named = [
-        (key.removesuffix("?"), key.endswith("?"), part.holds if isinstance(part, Kind) else None, _test_of(part))
-        for key, part in shape.items() if key != "*"
-    ]  # fmt: skip
-
-    def test(value: Any) -> None:
-        if not isinstance(value, Mapping):
-            raise _Wrong("is not an object")
-        name = ""
+def _explain(value: object, kind: Kind, path: tuple[str, ...] = ()) -> str:
+    """Return the sentence on the first invalid value within one that is not of its kind."""
+    inner: Iterable[tuple[str, Any, Kind]] = ()
+    if kind.words == "a list" and isinstance(value, list):
+        inner = ((str(place), member, kind.members["*"]) for place, member in enumerate(value))
+    elif kind.words == "an object" and isinstance(value, Mapping):
+        names = dict.fromkeys(value, "*") if "*" in kind.members else {name.rstrip("?"): name for name in kind.members}
+        if missing := [name for name, member in names.items() if name == member and name not in value]:
+            return f"{_spell((*path, missing[0]))} is missing"
+        inner = ((name, value[name], kind.members[member]) for name, member in names.items() if name in value)
+    for name, member, of_member in inner:
         try:
-            for name, optional, holds, test_member in named:
-                if name in value:
-                    if holds is None or not holds(value[name]):
-                        test_member(value[name])
-                elif not optional:
-                    raise _Wrong("is missing")
-            if test_every is None or (every_holds is not None and all(map(every_holds, value.values()))):
-                return
-            for name, member in value.items():  # noqa: B007 - the name of the one that is wrong
-                test_every(member)
-        except _Wrong as wrong:
-            wrong.path.append(name)
-            raise
-
-    return test
-
-
-_test = _test_of(RECORD)
+            msgspec.convert(member, of_member.type)
+        except msgspec.ValidationError:
+            return _explain(member, of_member, (*path, name))
+    return f"{_spell(path) or 'it'} is {one_line(repr(value), 60)}: it must be {kind.words}"
 
 
 def _spell(path: Sequence[str]) -> str:
@@ -258,15 +203,15 @@ def _spell(path: Sequence[str]) -> str:
 def range_of(entry: Mapping[str, Any]) -> tuple[float, float]:
     """Return the range of a metric's value, as declared or by its unit."""
     low, high = RANGES.get(entry["unit"], (-LARGEST, LARGEST))
-    declared = entry.get("range") or (None, None)
+    declared = entry.get("range")
+    if not declared:
+        return low, high
     return (low if declared[0] is None else declared[0]), (high if declared[1] is None else declared[1])
 
 
 def _check_metric(name: str, entry: Mapping[str, Any]) -> None:
     """Raise ValueError unless value, number of samples, range and reason of a metric are consistent."""
     value = entry["value"]
-    if len(entry.get("range", "ab")) != 2:
-        raise ValueError(f"{name}.range is not a pair")
     if value is None:
         if not entry.get("reason"):
             raise ValueError(f"{name}.value is null, and {name}.reason does not say why")
@@ -277,7 +222,7 @@ def _check_metric(name: str, entry: Mapping[str, Any]) -> None:
         raise ValueError(f"{name}.value is {value:g}: it must be {bounds}")
     if entry["n"] < 1:
         raise ValueError(f"{name}.n is 0: a value rests on at least one sample")
-    confusion = entry["detail"].get("confusion") if isinstance(entry.get("detail"), Mapping) else None
+    confusion = entry["detail"].get("confusion") if isinstance(entry.get("detail"), dict) else None
     if confusion is not None and not _is_confusion(confusion):
         raise ValueError(
             f"{name}.detail.confusion is no confusion matrix: it must be a list of counts per requested class, one per "
@@ -286,13 +231,21 @@ def _check_metric(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def _is_confusion(value: object) -> bool:
-    rows = value if isinstance(value, list) else []
-    return bool(rows) and all(_is_row(row, len(rows) + 1) for row in rows)
+    try:
+        rows = msgspec.convert(value, COUNTS)
+    except msgspec.ValidationError:
+        return False
+    return bool(rows) and all(len(row) == len(rows) + 1 for row in rows)
 
 
-def _is_row(row: object, wide: int) -> bool:
-    """Say whether a row has that many counts; that they are finite is known by `check_plain`."""
-    return isinstance(row, list) and len(row) == wide and set(map(type, row)) <= {int, float} and min(row) >= 0
+def _check_date(name: str, text: str | None) -> None:
+    """Raise ValueError unless a text is a date in one of the forms of ISO 8601."""
+    try:
+        if text is not None:
+            datetime.fromisoformat(text)
+    except ValueError:
+        words = "a date and time such as 2026-01-31T12:00:00Z"
+        raise ValueError(f"{name} is {one_line(repr(text), 60)}: it must be {words}") from None
 
 
 def _check_classes(record: Mapping[str, Any]) -> None:
@@ -308,46 +261,38 @@ def _check_classes(record: Mapping[str, Any]) -> None:
             raise ValueError(f"{field} names class {number}: dataset.class_names has {len(names)} from 0 on")
 
 
-def check_plain(record: Mapping[str, Any]) -> None:
-    """Raise ValueError with the position unless a record is JSON of bounded depth and numbers."""
-    level: list[Any] = [record]
-    for _ in range(MOST_NESTED):
-        inner = []
-        for container in level:
-            for member in container.values() if isinstance(container, dict) else container:
-                kind = type(member)
-                if kind is str or (kind is float and -LARGEST <= member <= LARGEST):
-                    continue
-                if kind is int and -LARGEST_WHOLE <= member <= LARGEST_WHOLE:  # these are most of them
-                    continue
-                if kind is dict or kind is list or kind is tuple:
-                    inner.append(member)
-                elif not _is_plain(member):
-                    words = "a finite number, text, true, false or null"
-                    raise ValueError(f"{_place(member, record)} is {one_line(repr(member), 60)}: it must be {words}")
-        level = inner
-        if not level:
-            return
-    raise ValueError(f"{_place(level[0], record)} is nested more than {MOST_NESTED} deep")
+_SCALAR: Any = bool | str | NUMBER.type | Annotated[int, Meta(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)] | None
+
+
+def _nested(levels: int) -> Any:
+    """Return the type of JSON of bounded depth and numbers."""
+    inner = _nested(levels - 1) if levels > 1 else _SCALAR
+    return _SCALAR | Generic(list, inner) | Generic(dict, (str, inner))
+
+
+PLAIN_JSON = msgspec.json.Decoder(Generic(dict, (str, _nested(USUALLY_NESTED))))
+"""Decodes what `check_plain` lets pass, unless it is nested deeply or holds a lone surrogate, and nothing else."""
+
+
+def check_plain(value: object, path: tuple[str, ...] = ()) -> None:
+    """Raise ValueError with the position unless a value is JSON of bounded depth and numbers.
+
+    Args:
+        value: a record as JSON, or within one.
+        path: names that lead to it.
+    """
+    if isinstance(value, dict | list | tuple):
+        if len(path) == MOST_NESTED:
+            raise ValueError(f"{_spell((*path[:3], '...'))} is nested more than {MOST_NESTED} deep")
+        for name, member in value.items() if isinstance(value, dict) else enumerate(value):
+            check_plain(member, (*path, str(name)))
+    elif not _is_plain(value):
+        words = "a finite number, text, true, false or null"
+        raise ValueError(f"{_spell(path)} is {one_line(repr(value), 60)}: it must be {words}")
 
 
 def _is_plain(value: object) -> bool:
     """Say whether a scalar is allowed in a record."""
-    if value is None or isinstance(value, str | bool):
-        return True
-    if isinstance(value, int):
+    if isinstance(value, int):  # or a flag
         return -LARGEST_WHOLE <= value <= LARGEST_WHOLE
-    return isinstance(value, float) and -LARGEST <= value <= LARGEST
-
-
-def _place(odd: object, record: Mapping[str, Any]) -> str:
-    """Return the position of a value in a record."""
-    todo: list[tuple[tuple[str, ...], Any]] = [((), record)]
-    while todo:
-        path, value = todo.pop()
-        if value is odd:
-            return _spell(path if len(path) < MOST_NESTED else (*path[:3], "..."))
-        if len(path) < MOST_NESTED and isinstance(value, dict | list | tuple):
-            members = value.items() if isinstance(value, dict) else enumerate(value)
-            todo += [((*path, str(key)), member) for key, member in members]
-    return "a field"
+    return value is None or isinstance(value, str) or (isinstance(value, float) and -LARGEST <= value <= LARGEST)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 MOST_JSON_BYTES = 1_000_000  # of an untrusted file
 
 
@@ -17,7 +18,7 @@ def canonical_json(value: Any) -> str:
         ValueError: the value holds NaN or an infinity.
         TypeError: the value holds something that JSON cannot represent.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest(value: Any) -> str:

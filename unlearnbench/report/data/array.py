@@ -5,7 +5,7 @@ Tables, figures, the page, frames and comparisons read their numbers here, so th
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,7 @@ ROLES = {"reference": 0, "gold": 1}  # their rows come first
 ABSENT = -1  # samples of a measure that a cell does not have
 NOT_RUN = "-"
 
-Read = Callable[[Record], tuple[float | None, int]]  # a record's number and its samples
+Read = Callable[[Record], tuple[Sequence[float | None], Sequence[int]]]  # a record's numbers and their samples
 Place = tuple[Variant, Target]
 
 
@@ -127,7 +127,7 @@ class Numbers:
     def samples(self, measure: Measure) -> list[int]:
         """Return the numbers of samples behind a measure's numbers, sorted, each once."""
         k = self._measure[measure.is_cost, measure.key]
-        return sorted(set(self.n[k][~np.isnan(self.value[k])].tolist()))
+        return list(map(int, np.unique(self.n[k][~np.isnan(self.value[k])])))
 
     def total_samples(self, row: Variant, target: Target, measure: Measure) -> int:
         """Return the number of samples behind a row's and target's numbers, all seeds together."""
@@ -370,14 +370,16 @@ def _intervals(values: NDArray[np.float64], samples: NDArray[np.int64], measure:
 
 
 def array_of(
-    records: Sequence[Record], stale: Set[str], reads: Mapping[Measure, Read], later: frozenset[str] = frozenset()
-) -> Numbers:
+    records: Sequence[Record], stale: Set[str], measures: Sequence[Measure], read: Read,
+    later: frozenset[str] = frozenset(),
+) -> Numbers:  # fmt: skip
     """Return the array of records, oldest first; rows are labelled by the newest.
 
     Args:
         records: of one board, one per cell.
         stale: ids of cells whose numbers are not shown.
-        reads: {measure: function that reads a record's number and samples; ABSENT where the record lacks it}.
+        measures: of its numbers.
+        read: returns a record's number of each measure, and its samples; ABSENT where the record lacks it.
         later: keys of the measures that the first step of a sequence cannot have.
     """
     known: dict[Variant, Variant] = {}
@@ -389,18 +391,14 @@ def array_of(
     shape = tuple(map(len, orders))
     status, kept = np.full(shape, NOT_RUN, dtype=np.object_), np.full(shape, None, dtype=np.object_)
     places = [(orders[0][own[r.cell.id]], orders[1][r.cell.target], orders[2][r.cell.seeds]) for r in records]
+    value, n = np.full((len(measures), *shape), np.nan), np.full((len(measures), *shape), ABSENT)
+    disturbed = np.zeros((len(measures), *shape), dtype=np.bool_)
     for place, record in zip(places, records, strict=True):
-        status[place] = "stale" if record.cell.id in stale else record.status
-        kept[place] = record
-    sound = [(place, r) for place, r in zip(places, records, strict=True) if status[place] == "ok"]
-    value, n = np.full((len(reads), *shape), np.nan), np.full((len(reads), *shape), ABSENT)
-    disturbed = np.zeros((len(reads), *shape), dtype=np.bool_)
-    if sound:
-        at = tuple(np.array([place for place, _ in sound]).T)
-        for m, (measure, read) in enumerate(reads.items()):
-            found = [read(record) for _, record in sound]
-            value[m][at] = np.array([number for number, _ in found], dtype=np.float64)
-            n[m][at] = [samples for _, samples in found]
-            if measure.phases:
-                disturbed[m][at] = [bool(r.disturbances) and is_disturbed(r, measure) for _, r in sound]
-    return Numbers(tuple(reads), tuple(rows), tuple(targets), tuple(seeds), value, n, disturbed, status, kept, later)
+        kept[place], status[place] = record, "stale" if record.cell.id in stale else record.status
+        if status[place] == "ok":
+            every = slice(None), *place
+            numbers, n[every] = read(record)
+            value[every] = np.array(numbers, dtype=np.float64)
+            if record.disturbances:
+                disturbed[every] = [is_disturbed(record, measure) for measure in measures]
+    return Numbers(tuple(measures), tuple(rows), tuple(targets), tuple(seeds), value, n, disturbed, status, kept, later)

@@ -1,14 +1,14 @@
 """Boards: the comparable records of a report, with every gap visible."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from unlearnbench.errors import plural
-from unlearnbench.report.data.array import ABSENT, Numbers, Read, array_of
+from unlearnbench.report.data.array import ABSENT, Numbers, array_of
 from unlearnbench.report.data.cost import PHASES, Costs, disturbance_note
 from unlearnbench.report.data.curves import curve_measures, curve_of
 from unlearnbench.report.data.environment import counted, mixture_notes, protocol_words, software_words
@@ -147,12 +147,19 @@ class Board:
     @cached_property
     def every(self) -> Numbers:
         """The numbers of all records, controls included."""
-        reads: dict[Measure, Read] = {
-            **{measure: partial(_of_metric, measure.key) for measure in self._measures},
-            **{measure: partial(self._of_cost, measure) for measure in self.cost.all},
-            **{derived: read for attack in self._relearning for derived, read in _of_curves(attack).items()},
-        }
-        return array_of(self.records, self.stale, reads, self._later)
+        keys = [measure.key for measure in self._measures]
+        reads = self.cost.reads | {derived: read for a in self._relearning for derived, read in _of_curves(a).items()}
+
+        def read(record: Record) -> tuple[list[float | None], list[int]]:
+            entries = [record.metrics.get(key) for key in keys]
+            others = [read(record) for read in reads.values()]
+            return (
+                [None if entry is None else entry["value"] for entry in entries] + others,
+                [ABSENT if entry is None else entry["n"] for entry in entries]
+                + [ABSENT if number is None else 0 for number in others],
+            )
+
+        return array_of(self.records, self.stale, [*self._measures, *reads], read, self._later)
 
     @property
     def _relearning(self) -> list[Measure]:
@@ -250,10 +257,6 @@ class Board:
         by_key = {measure.key: measure for measure in self.cost.all}
         return self.numbers.ranks(by_key["rte"], by_key["range"])
 
-    def _of_cost(self, measure: Measure, record: Record) -> tuple[float | None, int]:
-        number = self.cost.number(record, measure)
-        return number, ABSENT if number is None else 0
-
     @cached_property
     def _later(self) -> frozenset[str]:
         """Keys of the metrics that only cells with earlier steps have."""
@@ -345,17 +348,12 @@ def _seeds(chosen: Sequence[Seeds]) -> str:
     return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in chosen)
 
 
-def _of_metric(key: str, record: Record) -> tuple[float | None, int]:
-    entry = record.metrics.get(key)
-    return (None, ABSENT) if entry is None else (entry["value"], int(entry.get("n", 0)))
-
-
-def _of_curves(attack: Measure) -> dict[Measure, Read]:
+def _of_curves(attack: Measure) -> dict[Measure, Callable[[Record], float | None]]:
     """Return {measure: read} of the numbers of an attack's curve."""
 
-    def read(name: str, record: Record) -> tuple[float | None, int]:
+    def read(name: str, record: Record) -> float | None:
         curve = curve_of(record, attack)
-        return (None, ABSENT) if curve is None else (getattr(curve, name), 0)
+        return None if curve is None else getattr(curve, name)
 
     return {measure: partial(read, name) for name, measure in curve_measures(attack).items()}
 
@@ -422,10 +420,10 @@ def _form(target: Target) -> str:
     return SEQUENCE if target.earlier else AT_ONCE if len(target.classes) > 1 else ""
 
 
-def _setup(record: Record) -> str:
+def _setup(record: Record) -> list[Any]:
     """Return the user's choices besides the protocol; one table never mixes two, since their scales differ."""
     names = ("choices", "image_shape", "class_names")
-    return canonical_json([record.dataset.get(name) or {} for name in names])
+    return [record.dataset.get(name) or {} for name in names]
 
 
 def _spans(numbers: Sequence[int]) -> str:

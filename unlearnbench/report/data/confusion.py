@@ -1,20 +1,20 @@
 """Confusion matrices from records: requested class against the judge's verdict."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from unlearnbench.report.data.array import Numbers
-from unlearnbench.report.data.values import Variant
+from unlearnbench.report.data.values import Variant, kept
 from unlearnbench.store.records import Record
 
 Matrix = NDArray[np.float64]
 NOTHING = "no object"
 
 
+@kept
 def confusion_of(record: Record) -> Matrix | None:
     """Return a record's matrix: rows are requested classes, columns verdicts, the last one no object."""
     for entry in record.metrics.values():
@@ -26,45 +26,37 @@ def confusion_of(record: Record) -> Matrix | None:
 
 def confusion_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return every count that is not zero, one per line."""
-    lines: list[dict[str, Any]] = []
-    for record in records:
-        cell, matrix = record.cell, confusion_of(record)
-        if matrix is None:
-            continue
-        of_cell = {
-            "cell_id": cell.id, "method": cell.method, "forget_class": cell.forget_class, "seed": cell.seed,
-        }  # fmt: skip
-        for asked, row in enumerate(matrix.tolist()):
-            lines += [
-                {**of_cell, "asked": asked, "verdict": NOTHING if k == len(matrix) else k, "images": int(images)}
-                for k, images in enumerate(row) if images
-            ]  # fmt: skip
-    return pd.DataFrame(lines)
+    known = [(record.cell, matrix) for record in records if (matrix := confusion_of(record)) is not None]
+    if not known:
+        return pd.DataFrame()
+    places = [np.argwhere(matrix) for _, matrix in known]
+    asked, verdicts = np.concatenate(places).T
+    nothing = np.repeat([len(matrix) for _, matrix in known], list(map(len, places)))
+    of_cells = pd.DataFrame(
+        [(cell.id, cell.method, cell.forget_class, cell.seed) for cell, _ in known],
+        columns=["cell_id", "method", "forget_class", "seed"],
+    )
+    frame = of_cells.loc[of_cells.index.repeat(list(map(len, places)))].reset_index(drop=True)
+    images = np.concatenate([matrix[matrix != 0] for _, matrix in known])
+    return frame.assign(
+        asked=asked, verdict=np.where(verdicts == nothing, NOTHING, verdicts.astype(object)), images=images.astype(int)
+    )
 
 
 def confusion_sides(numbers: Numbers, row: Variant) -> tuple[Matrix, Matrix] | None:
     """Return the shares in percent of verdicts where a row's class was forgotten, and where it was retained."""
-    forgotten: dict[int, list[Matrix]] = {}
-    retained: dict[int, list[Matrix]] = {}
-    size = 0
+    forgotten, retained = np.zeros(()), np.zeros(())
     for target in numbers.targets:
-        for matrix in [found for record in numbers.sound(row, target) if (found := confusion_of(record)) is not None]:
-            size = len(matrix)
-            for asked, counts in enumerate(matrix):
-                if not counts.sum():
-                    continue  # forgotten earlier or together with another class: not requested
-                (forgotten if asked == target.classes[0] else retained).setdefault(asked, []).append(counts)
-    if not size:
-        return None
-    empty = np.full(size + 1, np.nan)
-
-    def filled(side: dict[int, list[Matrix]]) -> Matrix:
-        return np.array([_shares(side[asked]) if asked in side else empty for asked in range(size)])
-
-    return filled(forgotten), filled(retained)
+        found = [matrix for r in numbers.sound(row, target) if (matrix := confusion_of(r)) is not None]
+        if found:
+            counts = np.sum(found, axis=0)
+            is_asked = np.arange(len(counts))[:, None] == target.classes[0]
+            forgotten, retained = forgotten + np.where(is_asked, counts, 0), retained + np.where(is_asked, 0, counts)
+    return (_shares(forgotten), _shares(retained)) if forgotten.ndim else None
 
 
-def _shares(counts: list[Matrix]) -> Matrix:
-    total = np.sum(counts, axis=0)
-    shares: Matrix = 100 * total / max(total.sum(), 1)
+def _shares(counts: Matrix) -> Matrix:
+    """Return counts in percent of their rows; NaN in rows of classes that were not requested."""
+    total = counts.sum(axis=1, keepdims=True)
+    shares: Matrix = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
     return shares

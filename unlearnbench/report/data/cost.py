@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearnbench.errors import one_line, plural
-from unlearnbench.report.data.values import MARK, Measure, variant_of
+from unlearnbench.report.data.values import MARK, Measure, kept, variant_of
 from unlearnbench.store.records import Record
 
 MEMORY_PROBES = {  # best first
@@ -109,6 +109,11 @@ class Costs:
     def main(self) -> list[Measure]:
         """RTE as the papers count it (forget), priors, both together, peak memory of both."""
         return [self._columns[key][0] for key in ("rte", "prior", "total", "memory")]
+
+    @property
+    def reads(self) -> dict[Measure, Read]:
+        """Every cost, with the function that reads it from a record."""
+        return dict(self._columns.values())
 
     @property
     def all(self) -> list[Measure]:
@@ -232,6 +237,7 @@ def _ranged(texts: Sequence[str]) -> str:
     return "".join(parts)
 
 
+@kept
 def flops(record: Record) -> float | None:
     """Return the floating point operations of prior and forget, from the images that went through the models."""
     images = [_number(record.counts.get(f"{way}_images")) for way in ("forward", "backward")]

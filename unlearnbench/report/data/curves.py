@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from unlearnbench.report.data.array import Numbers
 from unlearnbench.report.data.statistics import class_mean
-from unlearnbench.report.data.values import Measure, Variant
+from unlearnbench.report.data.values import Measure, Variant, kept
 from unlearnbench.store.cell import Seeds, Target
 from unlearnbench.store.records import Record
 
@@ -27,15 +28,26 @@ class Curve:
 
 def curve_of(record: Record, measure: Measure) -> Curve | None:
     """Return a record's curve of an attack; None where it has no number, or no curve that can be drawn."""
-    entry = record.metrics.get(measure.key, {})
-    detail: Any = (entry.get("detail") if entry.get("value") is not None else None) or {}
+    return _curves_of(record).get(measure.key)
+
+
+@kept
+def _curves_of(record: Record) -> dict[str, Curve]:
+    """Return a record's curves by metric."""
+    details = {name: entry.get("detail") for name, entry in record.metrics.items() if entry.get("value") is not None}
+    return {name: curve for name, detail in details.items() if (curve := _curve(detail)) is not None}
+
+
+def _curve(detail: Any) -> Curve | None:
+    if not isinstance(detail, dict) or "steps" not in detail:
+        return None
     try:
         steps, after = tuple(map(int, detail["steps"])), tuple(map(float, detail["after"]))
         back = math.inf if detail["steps_until_back"] is None else float(detail["steps_until_back"])
         found = Curve(steps, after, back, float(detail["area"]))
     except (KeyError, TypeError, ValueError):
         return None
-    return found if len(steps) == len(after) > 1 and np.isfinite([*after, found.area]).all() else None
+    return found if len(steps) == len(after) > 1 and all(map(math.isfinite, (*after, found.area))) else None
 
 
 def curve_measures(attack: Measure) -> dict[str, Measure]:
@@ -87,22 +99,16 @@ class LossCurve:
 
 def loss_curve(record: Record) -> LossCurve | None:
     """Return a record's denoising loss by timestep, or None when it has none that can be drawn."""
-    entry = getattr(record, "timestep_loss", None)
-    if not isinstance(entry, Mapping) or not entry:
-        return None
+    entry: Any = record.timestep_loss
     try:
-        edges = tuple(float(edge) for edge in entry["edges"])
-        forget, retain = (np.array([np.nan if v is None else float(v) for v in entry[side]]) for side in SIDES)
+        edges = tuple(map(float, entry["edges"]))
+        forget, retain = (
+            np.array([np.nan if loss is None else loss for loss in entry[side]], dtype=np.float64) for side in SIDES
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    if forget.shape != (len(edges) - 1,) or retain.shape != forget.shape or not _rises(edges):
-        return None
-    forget, retain = (np.where(np.isfinite(side), side, np.nan) for side in (forget, retain))
-    return LossCurve(edges, forget, retain) if np.isfinite([forget, retain]).any(axis=1).all() else None
-
-
-def _rises(edges: Sequence[float]) -> bool:
-    return bool(len(edges) > 1 and np.isfinite(edges).all() and (np.diff(edges) > 0).all())
+    fits = len(forget) == len(retain) == len(edges) - 1 > 0 and all(a < b for a, b in pairwise(edges))
+    return LossCurve(edges, forget, retain) if fits and not np.isnan([forget, retain]).all(axis=1).any() else None
 
 
 def mean_curves(numbers: Numbers) -> dict[Variant, tuple[LossCurve, int]]:

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Any
 
 from unlearnbench.errors import one_line
-from unlearnbench.store.hashing import canonical_json
 from unlearnbench.store.records import Record, natural
 
 MOST_VALUES = 5  # of one fact that differs between records
@@ -118,7 +117,7 @@ def _facts(parts: Sequence[Mapping[str, Any]], *, flat: bool) -> list[tuple[str,
     """Return (name, values in words) of one section of records, by name; None is left out."""
     alike: dict[str, tuple[Mapping[str, Any], int]] = {}
     for part in parts:  # mostly equal
-        key = canonical_json(part)
+        key = repr(part)
         alike[key] = part, alike.get(key, (part, 0))[1] + 1
     found: dict[str, Counter[str]] = {}
     for part, count in alike.values():

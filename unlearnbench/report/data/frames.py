@@ -1,7 +1,5 @@
 """Records as frames with every raw number, for a reader's own analysis."""
 
-from weakref import WeakKeyDictionary
-
 import pandas as pd
 
 from unlearnbench.report.data.board import Board
@@ -9,14 +7,10 @@ from unlearnbench.report.data.confusion import confusion_frame
 from unlearnbench.report.data.cost import flops
 from unlearnbench.store.records import Record
 
-_FRAMES: WeakKeyDictionary[Board, dict[str, pd.DataFrame]] = WeakKeyDictionary()
-
 
 def frames(board: Board) -> dict[str, pd.DataFrame]:
     """Return every cell, and the judges' verdicts on its samples, for a reader's own analysis."""
-    if board not in _FRAMES:
-        _FRAMES[board] = {"cells": tidy_frame(board), "confusion": confusion_frame(board.ok_records)}
-    return _FRAMES[board]
+    return {"cells": tidy_frame(board), "confusion": confusion_frame(board.ok_records)}
 
 
 def tidy_frame(board: Board) -> pd.DataFrame:

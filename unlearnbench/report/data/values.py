@@ -1,7 +1,9 @@
 """The values of a table, and its rows and columns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, TypeVar
 
 from unlearnbench.errors import printable
 from unlearnbench.store.cell import Target
@@ -10,6 +12,7 @@ from unlearnbench.store.records import Record
 
 MARK = "†"  # after a number that rests on disturbed cells
 MOST_LETTERS = 100  # of a name in a table
+Found = TypeVar("Found")
 LARGEST = 1e12  # larger numbers are written in scientific notation
 
 
@@ -109,15 +112,24 @@ def target_name(target: Target, names: Sequence[object]) -> str:
     return f"{steps[0]} after {', '.join(steps[1:])}" if target.earlier else steps[0]
 
 
+def kept(read: Callable[[Record], Found]) -> Callable[[Record], Found]:
+    """Return a function of a record that keeps its results on the records, as a report asks many times."""
+    name = f"kept {read.__name__}"  # no field has a name like this
+
+    @wraps(read)
+    def found(record: Record) -> Found:
+        known: dict[str, Any] = vars(record)
+        if name not in known:
+            known[name] = read(record)
+        value: Found = known[name]
+        return value
+
+    return found
+
+
+@kept
 def variant_of(record: Record) -> Variant:
-    """Return the row of a record; cached, as a report asks many times."""
-    known: Variant | None = vars(record).get("row")
-    if known is None:
-        known = vars(record)["row"] = _variant_of(record)
-    return known
-
-
-def _variant_of(record: Record) -> Variant:
+    """Return the row of a record."""
     changed = record.method.get("overrides") or {}
     suffix = f" ({', '.join(f'{name}={value}' for name, value in sorted(changed.items()))})" if changed else ""
     return Variant(

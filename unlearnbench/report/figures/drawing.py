@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -26,6 +28,7 @@ from unlearnbench.report.figures.timesteps import timesteps
 from unlearnbench.report.figures.tradeoff import pareto, tradeoff
 
 Drawn = Mapping[str, bytes]  # a figure's files by ending
+Makers = Mapping[str, Callable[[Board], Any]]
 
 MOST_PIXELS = 2400  # of a picture's longer side
 MOST_DRAWN = 40  # rows of a figure: more styles cannot be distinguished
@@ -128,29 +131,31 @@ def few_rows(board: Board) -> Sequence[Variant]:
 class Drawing:
     """The figures of boards, drawn in parallel processes where there are several cores; the bytes are the same.
 
-    The processes are forked, so that they share all boards without a copy. Where forking is not possible, `drawn` draws
-    the figures itself.
+    The processes are forked, so that they share all boards without a copy. Where forking is not possible, the figures
+    are drawn when they are asked for.
     """
 
-    def __init__(self, boards: Mapping[str, Board]) -> None:
-        """Begin to draw every figure of {name: board}."""
+    def __init__(self, boards: Mapping[str, Board], others: Makers | None = None) -> None:
+        """Begin to draw every figure of {name: board}, and to make what `others` make of a board."""
         self._boards = boards
-        self._pool = _start_pool(boards)
-        self._begun: dict[tuple[str, str], Future[Drawn]] = {}
+        self._makers: Makers = {**(others or {}), **{figure: partial(draw, name=figure) for figure in FIGURES}}
+        self._pool = _start_pool(boards, self._makers)
+        self._begun: dict[tuple[str, str], Future[Any]] = {}
         if self._pool is not None:
-            for figure in FIGURES:  # figure by figure, since some take long
+            for what in self._makers:  # figure by figure, since some take long
                 for name in boards:
-                    self._begun[name, figure] = self._pool.submit(_draw_inherited, name, figure)
+                    self._begun[name, what] = self._pool.submit(_make_inherited, name, what)
 
     def drawn(self, name: str) -> dict[str, Drawn]:
         """Return {figure: its bytes} of a board, in the order of FIGURES, once all of them are drawn."""
-        return {figure: files for figure in FIGURES if (files := self._wait(name, figure))}
+        return {figure: files for figure in FIGURES if (files := self.made(name, figure))}
 
-    def _wait(self, name: str, figure: str) -> Drawn:
-        if (name, figure) in self._begun:
-            with suppress(BrokenProcessPool):  # a process was killed, for lack of memory perhaps: draw it here
-                return self._begun[name, figure].result()
-        return draw(self._boards[name], figure)
+    def made(self, name: str, what: str) -> Any:
+        """Return what was made of a board, once it is."""
+        if (name, what) in self._begun:
+            with suppress(BrokenProcessPool):  # a process was killed, for lack of memory perhaps: make it here
+                return self._begun[name, what].result()
+        return self._makers[what](self._boards[name])
 
     def __enter__(self) -> "Drawing":
         """Return itself."""
@@ -162,10 +167,10 @@ class Drawing:
             self._pool.shutdown(cancel_futures=True)
 
 
-_inherited: Mapping[str, Board] = {}  # the boards of a forked process
+_inherited: tuple[Mapping[str, Board], Makers] = {}, {}  # of a forked process
 
 
-def _start_pool(boards: Mapping[str, Board]) -> ProcessPoolExecutor | None:
+def _start_pool(boards: Mapping[str, Board], makers: Makers) -> ProcessPoolExecutor | None:
     """Return a forked process per core, MOST_PROCESSES at most; None with a single core, or where forking fails."""
     count = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST_PROCESSES)
     # other threads, as those of a run that goes on, may hold locks that a fork would never see released
@@ -173,14 +178,15 @@ def _start_pool(boards: Mapping[str, Board]) -> ProcessPoolExecutor | None:
     if count < 2 or not boards or not alone:
         return None
     fork = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(count, mp_context=fork, initializer=_inherit, initargs=(boards,))
+    return ProcessPoolExecutor(count, mp_context=fork, initializer=_inherit, initargs=(boards, makers))
 
 
-def _inherit(boards: Mapping[str, Board]) -> None:
-    """Keep the boards of the parent process."""
+def _inherit(boards: Mapping[str, Board], makers: Makers) -> None:
+    """Keep the boards of the parent process, and the functions that make something of them."""
     global _inherited
-    _inherited = boards
+    _inherited = boards, makers
 
 
-def _draw_inherited(name: str, figure: str) -> Drawn:
-    return draw(_inherited[name], figure)
+def _make_inherited(name: str, what: str) -> Any:
+    boards, makers = _inherited
+    return makers[what](boards[name])

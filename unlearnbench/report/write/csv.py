@@ -1,10 +1,11 @@
 """CSV of tables and frames, in which no text is a formula of a spreadsheet."""
 
+import csv
+import io
 import re
 from functools import lru_cache
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 from unlearnbench.errors import printable
 from unlearnbench.report.tables.table import Table
@@ -37,14 +38,14 @@ def to_csv(table: Table) -> str:
 
 def frame_to_csv(frame: pd.DataFrame) -> str:
     """Return a frame as CSV in which no text is a formula of a spreadsheet."""
-    plain = {
-        number: column
-        if is_numeric_dtype(column)
-        else pd.Series([csv_text(cell) if isinstance(cell, str) else cell for cell in column.tolist()], dtype=object)
-        for number, (_, column) in enumerate(frame.items())
-    }
-    names = [csv_text(str(name)) for name in frame.columns]
-    return str(pd.DataFrame(plain).to_csv(index=False, header=names, lineterminator="\n"))
+    columns = [column.astype(object).where(column.notna(), None).tolist() for _, column in frame.items()]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([csv_text(str(name)) for name in frame.columns])
+    writer.writerows(
+        zip(*([csv_text(c) if isinstance(c, str) else c for c in cells] for cells in columns), strict=True)
+    )
+    return file.getvalue()
 
 
 @lru_cache(maxsize=2**16)  # many cells of a frame are alike

@@ -22,7 +22,7 @@ MOST_WORDS = (
 
 
 def table_files(board: Board, methods: Collection[str] = ()) -> dict[str, str]:
-    """Return {file: text} of the tables of a board: .md, .tex and .csv each, every cell and confusion as .csv.
+    """Return {file: text} of the tables of a board: .md, .tex and .csv each.
 
     Args:
         board: to show.
@@ -30,8 +30,12 @@ def table_files(board: Board, methods: Collection[str] = ()) -> dict[str, str]:
     """
     writers = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
     tables = all_tables(board, methods)
-    files = {f"{table.name}.{end}": write(table) for table in tables for end, write in writers.items()}
-    return files | {f"{name}.csv": frame_to_csv(frame) for name, frame in frames(board).items() if not frame.empty}
+    return {f"{table.name}.{end}": write(table) for table in tables for end, write in writers.items()}
+
+
+def raw_files(board: Board) -> dict[str, str]:
+    """Return {file: text} of every cell and of the judges' verdicts, as .csv."""
+    return {f"{name}.csv": frame_to_csv(frame) for name, frame in frames(board).items() if not frame.empty}
 
 
 def page_files(board: Board, drawn: Mapping[str, Drawn], methods: Collection[str] = ()) -> dict[str, str]:
