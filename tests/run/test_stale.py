@@ -92,7 +92,7 @@ def test_what_a_cell_rests_on(method, metrics, changes, parts):
 
 
 def test_a_cell_whose_metrics_look_at_nothing_rests_on_no_judge():
-    spec = SimpleNamespace(needs=("forget_samples", "cell"), is_attack=False)
+    spec = SimpleNamespace(needs=("forget_samples", "cell"), is_apart=False)
     assert "judges" not in rests_on(SimpleNamespace(role="method"), [spec], load_dataset("digits"))
 
 
