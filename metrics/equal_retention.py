@@ -14,9 +14,10 @@ value is that of a model that was sampled, at most 1/32 below the crossing, and 
 The record keeps every point of the curve. Each has the same 50 forget-class samples and about 100 of the retained
 classes, from the initial noise of the cell's own (not more than a cell has). The judge is the one of Forgotten.
 
-What it must give: 0 for the original, and little for a control that ruins the model, however much that "forgets";
-controls that are not weights (noise, constant) have no value, and neither have models with hooks, a forward of their
-own or another network.
+The controls on digits: 0 for the original and for a small random update; 0 for random weights, although they
+"forget" all, since a model that retains something is close to the base; most for a swapped label, which costs a single
+retained class. So there is no threshold, and `validate` counts the random weights against it. Controls without weights
+(noise, constant) have no value, nor have models with hooks, a forward of their own or another network.
 
 Source: calibration by model mixing, arXiv:2406.09179 (language models), which also asks for the a that restores
 retention; level, search, judge and samples are this package's.

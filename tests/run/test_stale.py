@@ -82,6 +82,7 @@ def test_a_part_of_a_later_version_is_not_judged():
     [
         ("safemax", "ua", {}, CELL),
         ("safemax", "all,attacks", {}, CELL | ATTACK),
+        ("safemax", "equal", {}, CELL | ATTACK),
         ("original", "ua", {}, CELL - {"unlearning"}),
         ("safemax", "ua", {"checkpoint": "folder"}, CELL - {"base"}),
     ],

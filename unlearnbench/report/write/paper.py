@@ -8,7 +8,7 @@ from unlearnbench.report.tables.table import Table
 from unlearnbench.report.write.latex import COLUMN, HEAD, breakable, cut
 
 SECTIONS = {  # of the document: the tables and figures of each, others are in the appendix
-    "Summary": ("summary", "pareto", "tradeoff"),
+    "Summary": ("summary", "pareto", "tradeoff", "equal-retention"),
     "Classes": ("efficiency", "uncertainty", "heatmaps", "samples", "samples-all"),
     "Attacks": ("robustness", "relearning"),
     "Cost": ("cost", "phases"),
