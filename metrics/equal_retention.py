@@ -24,10 +24,11 @@ retention; level, search, judge and samples are this package's.
 
 Blind to: paths other than the straight one. A model trained anew lies in another basin, with a barrier between: if it
 holds the level itself it is not moved, but if it just misses it, a falls to nearly 0 although a slightly better
-training would score 100, so read `retrain` with its curve. Retention that verdicts do not show, such as variety, is not
-equal. The level is found with about 100 samples, whose chance (some 2 points) moves a; the interval of the value is
-that of its own 50. Whoever is moved is not the model that one would use: this says how well a method separates the
-class from the others, Forgotten and Retained what it delivers.
+training would score 100. On digits this barrier stands before `retrain` and before SAFEMax, which both retain nothing
+halfway and hold the level at the end: read the value with the curve. Retention that verdicts do not show, such as
+variety, is not equal. The level is found with about 100 samples, whose chance (a standard error of about 2 points)
+moves a; the value's interval is that of its own 50 samples. A moved model is not the one in use: the value says how
+well a method separates the class from the others, Forgotten and Retained what it delivers.
 """
 
 from unlearnbench import Score, metric

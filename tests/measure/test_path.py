@@ -2,12 +2,14 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from unlearnbench.cost.meter import Meter
+from unlearnbench.datasets import load_dataset
 from unlearnbench.errors import Unmeasurable
 from unlearnbench.measure.inputs import EvaluationInputs, measure
 from unlearnbench.measure.path import ModelPath, Point
@@ -113,6 +115,14 @@ class TestThePath:
             make(model=wider).at(1.0)
 
 
+@pytest.fixture(scope="module")
+def digits(cache):
+    """The real digits, prepared, with samples enough for controls."""
+    real = load_dataset("digits")
+    few = replace(real, protocol=replace(real.protocol, forget_samples=20, retain_samples=4))
+    return few, prepare(few, ArtifactStore(cache), torch.device("cpu"), lambda *_: None, EQUAL.needs)
+
+
 class Told:
     """A path with given shares: {a: (forgotten, retained)}, or a function of a."""
 
@@ -151,6 +161,26 @@ class TestEqualRetention:
     def test_the_level_depends_on_the_base_alone(self):
         levels = {EQUAL.function(Told(lambda a, s=s: (0.0, 80 - s * a))).detail["level"] for s in (0, 30, 80)}
         assert levels == {76.0}
+
+    @pytest.mark.parametrize(
+        ("control", "least", "most"),
+        [("original", 0, 5), ("sham_update", 0, 5), ("sham_random", 0, 30), ("sham_swap", 50, 100)],
+    )
+    def test_controls_on_digits_are_as_the_card_says(self, digits, control, least, most):
+        dataset, ready = digits
+        model = copy.deepcopy(ready.base)
+        context = SimpleNamespace(
+            model=model, forget_class=3, num_classes=10, generator=torch.Generator().manual_seed(0)
+        )
+        spec = Registry().method(control)
+        torch.manual_seed(0)
+        spec.function(context, **spec.defaults)
+        cell = Cell("digits", dataset.protocol.name, control, {}, 3, 0)
+        path = ModelPath(cell, model.requires_grad_(False), dataset, ready, lambda *_: None, is_in_weights=True)
+        score = EQUAL.function(path)
+        assert least <= score.value <= most
+        assert score.detail["retained"][0] > 90
+        assert spec.truth["forgetting"] == (score.detail["forgotten"][-1] > 90)
 
     def test_it_is_timed_apart(self, make, tiny, prepared, unlearned, tmp_path):
         meter, cell = Meter(), make().cell

@@ -55,7 +55,7 @@ def test_without_a_number_there_is_no_path():
 
 
 def test_it_is_a_column_of_forgetting_with_an_interval():
-    full = next(table for table in all_tables(board([moved()])) if table.name == "summary")
+    full = next(table for table in all_tables(board([moved()])) if table.name == "forgetting")
     place = full.flat_headers().index("Equal (%) ↑")
     value = full.values[0][place]
     assert value.number == 40.0
@@ -75,13 +75,13 @@ def test_the_figure_has_a_curve_and_a_ringed_mark_for_each_row():
     level = next(line for line in axes.lines if line.get_linestyle() == ":")
     assert level.get_xdata()[0] == 95.0
     words = [text.get_text() for text in axes.texts]
-    assert {"Alpha", "Gold"} <= set(words)
+    assert words == ["Gold 40.0", "Alpha 40.0"]
     plt.close("all")
 
 
 def test_a_row_without_paths_in_some_cells_says_so():
     axes = equal_retention(board([moved(c=0), fake_record("alpha", 1)])).axes[0]
-    assert "Alpha (1/2)" in [text.get_text() for text in axes.texts]
+    assert "Alpha 40.0 (1/2)" in [text.get_text() for text in axes.texts]
     plt.close("all")
 
 
