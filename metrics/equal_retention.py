@@ -58,6 +58,12 @@ def equal_retention(path):
         curve[middle] = path.at(middle)
         at, above = (middle, above) if curve[middle].retained >= level else (at, middle)
     points = [curve[a] for a in sorted(curve)]
-    shares = {name: [getattr(point, name) for point in points] for name in ("a", "forgotten", "retained")}
-    detail = {**shares, "at": at, "level": level, "n_retained": len(path.retain_labels)}
+    detail = {
+        "a": [point.a for point in points],
+        "forget": [point.forgotten for point in points],
+        "retain": [point.retained for point in points],
+        "at": at,
+        "level": level,
+        "n_retain": len(path.retain_labels),
+    }
     return Score(curve[at].forgotten, len(path.forget_labels), detail)

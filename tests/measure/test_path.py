@@ -143,8 +143,8 @@ class TestEqualRetention:
         assert (score.value, score.n) == (100.0, 50)
         assert path.asked == [0.0, 0.25, 0.5, 0.75, 1.0]
         assert score.detail == {
-            "a": [0.0, 0.25, 0.5, 0.75, 1.0], "forgotten": [0.0, 25.0, 50.0, 75.0, 100.0],
-            "retained": [100.0, 98.75, 97.5, 96.25, 95.0], "at": 1.0, "level": 95.0, "n_retained": 108,
+            "a": [0.0, 0.25, 0.5, 0.75, 1.0], "forget": [0.0, 25.0, 50.0, 75.0, 100.0],
+            "retain": [100.0, 98.75, 97.5, 96.25, 95.0], "at": 1.0, "level": 95.0, "n_retain": 108,
         }  # fmt: skip
 
     @pytest.mark.parametrize(("lost", "at"), [(40.0, 0.125), (6.5, 0.75), (5.2, 0.9375), (1000.0, 0.0)])
@@ -179,8 +179,8 @@ class TestEqualRetention:
         path = ModelPath(cell, model.requires_grad_(False), dataset, ready, lambda *_: None, is_in_weights=True)
         score = EQUAL.function(path)
         assert least <= score.value <= most
-        assert score.detail["retained"][0] > 90
-        assert spec.truth["forgetting"] == (score.detail["forgotten"][-1] > 90)
+        assert score.detail["retain"][0] > 90
+        assert spec.truth["forgetting"] == (score.detail["forget"][-1] > 90)
 
     def test_it_is_timed_apart(self, make, tiny, prepared, unlearned, tmp_path):
         meter, cell = Meter(), make().cell

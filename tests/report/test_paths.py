@@ -15,7 +15,7 @@ from unlearnbench.store.records import ResultStore
 
 COLUMN = Measure("equal", "Equal", "%", "higher", ".1f", "forgetting")
 PATH = {
-    "a": [0.0, 0.5, 0.75, 1.0], "forgotten": [0.0, 10.0, 40.0, 90.0], "retained": [100.0, 98.0, 96.0, 60.0],
+    "a": [0.0, 0.5, 0.75, 1.0], "forget": [0.0, 10.0, 40.0, 90.0], "retain": [100.0, 98.0, 96.0, 60.0],
     "at": 0.75, "level": 95.0,
 }  # fmt: skip
 
@@ -31,7 +31,7 @@ def board(records):
 
 
 def test_means_by_hand():
-    other = {"a": [0.0, 0.5, 1.0], "forgotten": [2.0, 20.0, 70.0], "retained": [96.0, 95.0, 92.0], "at": 1.0,
+    other = {"a": [0.0, 0.5, 1.0], "forget": [2.0, 20.0, 70.0], "retain": [96.0, 95.0, 92.0], "at": 1.0,
              "level": 91.0}  # fmt: skip
     rows = weight_paths(board([moved(c=0), moved(c=1, detail=other)]).numbers, [COLUMN])[COLUMN]
     points, chosen = mean_path(next(iter(rows.values())))
@@ -41,7 +41,7 @@ def test_means_by_hand():
 
 @pytest.mark.parametrize(
     "change",
-    [{"at": 0.3}, {"level": None}, {"retained": [1.0]}, {"a": [0.0, 0.5, 0.5, 1.0]}, {"forgotten": "many"},
+    [{"at": 0.3}, {"level": None}, {"retain": [1.0]}, {"a": [0.0, 0.5, 0.5, 1.0]}, {"forget": "many"},
      {"level": float("nan")}],
 )  # fmt: skip
 def test_a_path_that_cannot_be_read_is_left_out(change):
@@ -67,8 +67,8 @@ def test_the_figure_has_a_curve_and_a_ringed_mark_for_each_row():
     shown = board([*records, fake_record("beta")])
     axes = equal_retention(shown).axes[0]
     curves = [line for line in axes.lines if len(line.get_xdata()) == 4]
-    assert [list(line.get_xdata()) for line in curves] == [PATH["retained"]] * 2
-    assert [list(line.get_ydata()) for line in curves] == [PATH["forgotten"]] * 2
+    assert [list(line.get_xdata()) for line in curves] == [PATH["retain"]] * 2
+    assert [list(line.get_ydata()) for line in curves] == [PATH["forget"]] * 2
     assert sorted(line.get_linestyle() for line in curves) == ["-", "--"]
     rings = [line for line in axes.lines if len(line.get_xdata()) == 1]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in rings] == [(96.0, 40.0)] * 2

@@ -247,7 +247,7 @@ def test_a_path_is_measured_in_a_job_of_its_own_of_the_original_too(tmp_path):
         assert record.metrics["forgotten"] == before[method].metrics["forgotten"]
         assert record.revisions["attacks"] == 1
     detail = found(tmp_path)["original"].metrics["equal_retention"]["detail"]
-    assert len(set(detail["forgotten"])) == len(set(detail["retained"])) == 1
+    assert len(set(detail["forget"])) == len(set(detail["retain"])) == 1
 
 
 def test_a_model_that_weights_do_not_hold_has_no_path(tmp_path):

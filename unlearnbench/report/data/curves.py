@@ -78,8 +78,8 @@ class WeightPath:
     """Forgetting and retention of the models (1 - a) theta_0 + a theta_u, and the one at equal retention."""
 
     a: tuple[float, ...]
-    forgotten: tuple[float, ...]  # percent
-    retained: tuple[float, ...]  # percent
+    forget: tuple[float, ...]  # percent of forget-class samples that are forgotten
+    retain: tuple[float, ...]  # percent of retained-class samples that show their class
     at: int  # index of the model at equal retention
     level: float  # the retention that it holds, percent
 
@@ -89,12 +89,12 @@ def weight_path(record: Record, measure: Measure) -> WeightPath | None:
     entry = record.metrics.get(measure.key, {})
     detail: Any = (entry.get("detail") if entry.get("value") is not None else None) or {}
     try:
-        a, forgotten, retained = (tuple(map(float, detail[name])) for name in ("a", "forgotten", "retained"))
-        found = WeightPath(a, forgotten, retained, a.index(float(detail["at"])), float(detail["level"]))
+        a, forget, retain = (tuple(map(float, detail[name])) for name in ("a", "forget", "retain"))
+        found = WeightPath(a, forget, retain, a.index(float(detail["at"])), float(detail["level"]))
     except (KeyError, TypeError, ValueError):
         return None
-    fits = len(a) == len(forgotten) == len(retained) and _rises(a)
-    return found if fits and np.isfinite([*forgotten, *retained, found.level]).all() else None
+    fits = len(a) == len(forget) == len(retain) and _rises(a)
+    return found if fits and np.isfinite([*forget, *retain, found.level]).all() else None
 
 
 WeightPaths = dict[tuple[Target, Seeds], WeightPath]
@@ -128,7 +128,7 @@ def mean_path(paths: WeightPaths) -> tuple[list[tuple[float, float]], tuple[floa
     def mean(places: Mapping[tuple[Target, Seeds], int]) -> tuple[float, float]:
         retained, forgotten = (
             class_mean({cell: getattr(paths[cell], side)[k] for cell, k in places.items()})
-            for side in ("retained", "forgotten")
+            for side in ("retain", "forget")
         )
         return retained, forgotten
 
