@@ -115,7 +115,7 @@ def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), p
     place = None if staged is None else staging(staged, cell)
     parts = [unlearning.unlearn_cell(cell, dataset, metrics, plugins, cache, device_info, 1, True, place, channel)]
     if not parts[0].get("complete"):
-        attacks = [name for name in metrics if Registry(plugins).metric(name).is_attack]
+        attacks = [name for name in metrics if Registry(plugins).metric(name).is_apart]
         given = cell, dataset, parts[0]["artifacts"][UNLEARNED]["key"]
         rest = plugins, cache, device_info, channel
         parts.append(

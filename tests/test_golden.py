@@ -20,6 +20,7 @@ from unlearnbench.cost.meter import Meter
 from unlearnbench.judges.forward import forward_batches
 from unlearnbench.measure.attacks import Attacker
 from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep
+from unlearnbench.measure.path import ModelPath
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.diffusion import Schedule
@@ -131,9 +132,10 @@ def measure_attacks(prepared, store):
     stream = attacker.retained("golden")
     steps = list(attacker.train("golden", model, model.parameters(), lambda: stream.draw(4), steps=2, lr=1e-3))
     curve = relearning_curve(attacker, images=1).detail
+    path = ModelPath(CELL, model, DATASET, attacker.prepared, lambda *_: None, is_in_weights=True)
     return {
         "steps": steps, "trained": weights(model), "images": marks(attacker.forget_images(2)[0]),
-        "relearned": marks(curve["after"]),
+        "relearned": marks(curve["after"]), "between": marks([path.at(a) for a in (0.0, 0.5, 1.0)]),
     }  # fmt: skip
 
 

@@ -257,8 +257,8 @@ def draw(
 ) -> "Figure | SubFigure":
     """Draw a figure of a report.
 
-    One of tradeoff, pareto, robustness, relearning, sweep, timesteps, heatmaps, phases, confusion, samples and
-    samples-all.
+    One of tradeoff, pareto, equal-retention, robustness, relearning, sweep, timesteps, heatmaps, phases, confusion,
+    samples and samples-all.
 
     Many have several panels, so the figure replaces the given axes by a `SubFigure`. Your figure gets the constrained
     layout engine if it has none.

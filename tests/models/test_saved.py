@@ -153,7 +153,7 @@ class TestWhichCellsRun:
     def asked(self, record, models):
         dataset = load_dataset("digits")
         device, execution = DeviceModel("cpu", "A CPU"), Execution(Path("cache"), models=models)
-        metrics = [SimpleNamespace(name="fake_ua", is_attack=False)]
+        metrics = [SimpleNamespace(name="fake_ua", is_apart=False)]
         return needed(record, execution, sources={}, metrics=metrics, device=device, dataset=dataset)
 
     def test_a_cell_without_its_folder_runs(self, saved, tmp_path):

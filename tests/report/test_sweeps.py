@@ -391,6 +391,7 @@ def everything():
     """Return records of 21 variants with long labels, pictures and losses."""
     confusion = {"detail": {"confusion": [[60, 30, 10], [0, 90, 10]]}, "shows": "retention"}
     beta = fake_record("beta", more={"kept": confusion})
+    path = {"a": [0.0, 1.0], "forget": [0.0, 90.0], "retain": [99.0, 97.0], "at": 1.0, "level": 95.0}
     records = [original(), fake_record("noise", role="reference", fid=400.0, ua=90.0), beta]
     for decay in X:
         for normalise in (False, True):
@@ -398,7 +399,14 @@ def everything():
                 settings = {"decay": decay, "normalise_psi": normalise, "target": target}
                 ua = 99.0 - decay / 2
                 records.append(
-                    fake_record(title="A$x^$B", settings=settings, overrides=settings, fid=9.0 - decay / 10, ua=ua)
+                    fake_record(
+                        title="A$x^$B",
+                        settings=settings,
+                        overrides=settings,
+                        fid=9.0 - decay / 10,
+                        ua=ua,
+                        more={"equal": {"detail": path}},
+                    )
                 )
     return [replace(record, timestep_loss=loss(), images=images(0)) for record in [*records, attacked("gamma")]]
 

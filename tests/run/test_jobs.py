@@ -232,6 +232,34 @@ def test_weights_depend_on_the_sampler_only_where_the_method_samples(make_harnes
     assert (find_unlearned(other, {}, 1) is None) == draws
 
 
+def test_a_path_is_measured_in_a_job_of_its_own_of_the_original_too(tmp_path):
+    arguments = "--methods", "original,safemax", "--set", "safemax.steps=2"
+    assert run(tmp_path, *arguments, "--metrics", "forgotten")[0] == 0
+    before = found(tmp_path)
+    status, output = run(tmp_path, *arguments, "--metrics", "forgotten,equal_retention")
+    assert status == 0, output
+    for method, record in found(tmp_path).items():
+        entry = record.metrics["equal_retention"]
+        assert (entry["n"], entry["shows"]) == (20, "forgetting")
+        assert entry["detail"]["a"][::4] == [0.0, 1.0]
+        assert record.cost["attack"] == entry["cost"]
+        assert record.cost["sample"] == before[method].cost["sample"]
+        assert record.metrics["forgotten"] == before[method].metrics["forgotten"]
+        assert record.revisions["attacks"] == 1
+    detail = found(tmp_path)["original"].metrics["equal_retention"]["detail"]
+    assert len(set(detail["forget"])) == len(set(detail["retain"])) == 1
+
+
+def test_a_model_that_weights_do_not_hold_has_no_path(tmp_path):
+    hook = "ctx.model.register_forward_hook(lambda module, args, output: None)"
+    plugin = write_plugin(tmp_path / "hooked.py", hooked=hook)
+    status, output = run(tmp_path, "--methods", "hooked", "--plugin", str(plugin), "--metrics", "equal")
+    assert status == 0, output
+    entry = found(tmp_path)["hooked"].metrics["equal_retention"]
+    assert entry["value"] is None
+    assert entry["reason"].startswith("its weights alone do not determine the model")
+
+
 def test_a_model_that_weights_do_not_hold_is_measured_where_it_is(tmp_path):
     hook = "ctx.model.register_forward_hook(lambda module, args, output: None)"
     plugin = write_plugin(tmp_path / "hooked.py", plain="pass", hooked=hook)

@@ -82,6 +82,7 @@ def test_a_part_of_a_later_version_is_not_judged():
     [
         ("safemax", "ua", {}, CELL),
         ("safemax", "all,attacks", {}, CELL | ATTACK),
+        ("safemax", "equal", {}, CELL | ATTACK),
         ("original", "ua", {}, CELL - {"unlearning"}),
         ("safemax", "ua", {"checkpoint": "folder"}, CELL - {"base"}),
     ],
@@ -92,7 +93,7 @@ def test_what_a_cell_rests_on(method, metrics, changes, parts):
 
 
 def test_a_cell_whose_metrics_look_at_nothing_rests_on_no_judge():
-    spec = SimpleNamespace(needs=("forget_samples", "cell"), is_attack=False)
+    spec = SimpleNamespace(needs=("forget_samples", "cell"), is_apart=False)
     assert "judges" not in rests_on(SimpleNamespace(role="method"), [spec], load_dataset("digits"))
 
 

@@ -10,22 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle, islice, pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearnbench.datasets import Dataset
 from unlearnbench.errors import Unmeasurable
-from unlearnbench.measure.prepared import Prepared
-from unlearnbench.models.diffusion import Schedule, eps_loss, to_float
-from unlearnbench.models.sampler import Start, sample
+from unlearnbench.measure.probe import Probe
+from unlearnbench.models.diffusion import eps_loss, to_float
+from unlearnbench.models.sampler import Start
 from unlearnbench.models.training import antithetic_timesteps, drop_labels
 from unlearnbench.models.transfer import upload
 from unlearnbench.plugins.spec import Score
-from unlearnbench.protocols import Progress
-from unlearnbench.store.cell import Cell, sample_seeds
 from unlearnbench.store.hashing import derive_seed
 from unlearnbench.unlearn.streams import Stream
 
@@ -41,40 +38,12 @@ __all__ = ["Attacker", "attacked", "relearning_curve"]
 
 
 @dataclass(frozen=True)
-class Attacker:
+class Attacker(Probe):
     """The interface of attacks: copies of the unlearned model, training images, samples and their verdicts."""
 
-    cell: Cell
-    model: nn.Module
-    dataset: Dataset
-    prepared: Prepared
-    progress: Progress
+    step: ClassVar[str] = "attack"
+
     samples: int = SAMPLES
-
-    @cached_property
-    def device(self) -> torch.device:
-        """The model's device."""
-        return next(self.model.parameters()).device
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """The forward process."""
-        return Schedule.linear(device=self.device)
-
-    @property
-    def num_classes(self) -> int:
-        """K; labels are 0 to K - 1."""
-        return self.dataset.num_classes
-
-    @property
-    def null_class(self) -> int | None:
-        """The label of the unconditional branch; None where the base model has none."""
-        return self.dataset.null_class
-
-    @property
-    def retained_classes(self) -> tuple[int, ...]:
-        """The classes that the model should still know."""
-        return self.cell.target.retained(self.num_classes)
 
     def victim(self) -> nn.Module:
         """Return a new copy of the unlearned model, including hooks: trainable, in train mode.
@@ -163,17 +132,8 @@ class Attacker:
             start: of sampling, if not standard noise.
         """
         asked = list(islice(cycle(self.cell.forget_classes), self.samples))
-        sampler = dict(self.dataset.protocol.sampler)
-        sampler |= {name: value for name, value in (("guidance", guidance), ("eta", eta)) if value is not None}
-        if sampler["guidance"] and self.null_class is None:
-            raise Unmeasurable("the base model has no null class, so it cannot be guided")
-        images = sample(
-            model, self.schedule, torch.tensor(asked) if labels is None else labels, sample_seeds(self.cell, asked),
-            self.dataset.image_shape, null_class=self.null_class, **sampler, start=start or Start(),
-            progress=lambda done: self.progress("attack", 0, 0),
-        )  # fmt: skip
-        assert self.prepared.rejecting is not None
-        verdicts = self.prepared.rejecting.names(images.numpy(), self.device)
+        changed = {name: value for name, value in (("guidance", guidance), ("eta", eta)) if value is not None}
+        verdicts = self.verdicts(model, asked, labels=labels, start=start, **changed)
         return 100 * float(np.mean(~np.isin(verdicts, self.cell.forget_classes)))
 
     def train(

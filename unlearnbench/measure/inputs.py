@@ -34,6 +34,7 @@ from unlearnbench.store.revisions import of_parts
 
 if TYPE_CHECKING:
     from unlearnbench.measure.attacks import Attacker
+    from unlearnbench.measure.path import ModelPath
 
 TIMESTEP_BINS = 10
 LOSS_IMAGES = 64  # images per bin and side of the loss by timestep
@@ -250,6 +251,12 @@ class EvaluationInputs:
 
         return Attacker(self.cell, self.model, self.dataset, self.prepared, self.progress)
 
+    @cached_property
+    def path(self) -> "ModelPath":
+        from unlearnbench.measure.path import ModelPath  # likewise
+
+        return ModelPath(self.cell, self.model, self.dataset, self.prepared, self.progress, bool(self.weights))
+
 
 def losses_by_timestep(inputs: EvaluationInputs) -> dict[str, Any]:
     """Return the denoising loss of the unlearned model by timestep bin, for forget and retained training images.
@@ -295,7 +302,7 @@ def measure(inputs: EvaluationInputs, metrics: Sequence[tuple[MetricSpec, str]])
     for spec, source_hash in metrics:
         cost: Cost | None = None
         with ExitStack() as apart:
-            if spec.is_attack:
+            if spec.is_apart:
                 cost = apart.enter_context(inputs.meter.phase("attack"))
                 apart.enter_context(global_rng_kept(inputs.device))
             score, reason = _score(spec, {need: getattr(inputs, need) for need in spec.needs})

@@ -24,6 +24,7 @@ from unlearnbench.judges.judges import (
 )
 from unlearnbench.models.base import UNGUIDED, _base_inputs, base_artifact, base_reference, image_digests
 from unlearnbench.models.networks import Classifier, build_unet, frozen
+from unlearnbench.plugins.spec import SAMPLE_ANEW
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software
 from unlearnbench.store.revisions import later
@@ -31,7 +32,7 @@ from unlearnbench.store.revisions import later
 FEATURES = "compute features of the training images"
 OTHER_JUDGES: Mapping[str, tuple[tuple[str, ...], Callable[..., ReadyJudge]]] = {  # name -> suffixes of needs, maker
     "second": (("_second",), second_judge),
-    "rejecting": (("_verdicts", "attacker"), rejecting_judge),
+    "rejecting": (("_verdicts", *SAMPLE_ANEW), rejecting_judge),
 }
 
 

@@ -35,6 +35,11 @@ class Weights:
             return frozen(build_unet(self.unet), self.tensors, device)
 
 
+def arguments_of(model: nn.Module) -> dict[str, Any]:
+    """Return the arguments that built a network; empty where it does not say them."""
+    return {key: value for key, value in dict(getattr(model, "config", {})).items() if not key.startswith("_")}
+
+
 def weights_of(model: nn.Module, label: int, image_shape: Sequence[int]) -> Weights:
     """Return the weights of a network after checking that another one with them predicts the same.
 
@@ -46,9 +51,8 @@ def weights_of(model: nn.Module, label: int, image_shape: Sequence[int]) -> Weig
     Raises:
         NotInWeights: hooks, a replaced forward or other parts determine its predictions too.
     """
-    config = {key: value for key, value in dict(getattr(model, "config", {})).items() if not key.startswith("_")}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    weights = Weights(tensors, config)
+    weights = Weights(tensors, arguments_of(model))
     try:
         other = weights.build(CPU)
     except (RuntimeError, TypeError, ValueError) as error:

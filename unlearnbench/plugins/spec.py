@@ -57,10 +57,16 @@ NEEDS: Mapping[str, str] = MappingProxyType(
         "cell": "the store.cell.Cell: forget_class (the first of forget_classes), method, settings, seed",
         "model": "the unlearned model, frozen, in eval mode",
         "attacker": "a measure.attacks.Attacker: copies of the unlearned model, training images, attempts to recover "
-        "the class; metrics with this need are timed in phase `attack`",
+        "the class; metrics with this need are measured in a job of their own, in phase `attack`, and only for methods "
+        "that unlearn",
+        "path": "a measure.path.ModelPath: the models between the base and the unlearned one, and what they forget and "
+        "retain; metrics with this need are measured like attacks, but for every row",
     }
 )
 """The needs of metrics, by parameter name; each is computed at most once per cell and shared."""
+
+SAMPLE_ANEW = frozenset({"attacker", "path"})
+"""The needs that make a metric sample again, so that it is measured apart from the others."""
 
 
 class Score(NamedTuple):
@@ -205,8 +211,13 @@ class MetricSpec:
 
     @property
     def is_attack(self) -> bool:
-        """Whether it attacks the model, in a job of its own."""
+        """Whether it attacks the model, so that it applies only to methods that unlearn."""
         return "attacker" in self.needs
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it samples anew, in a job of its own."""
+        return not SAMPLE_ANEW.isdisjoint(self.needs)
 
     def declaration(self, source_hash: str) -> dict[str, Any]:
         """Return what a record says of the metric besides its value.

@@ -271,7 +271,7 @@ class _Pilot:
         if cell is None:
             return Surroundings({}, 0)
         metrics = self._plan.metrics_of(cell)
-        wanted = set(AROUND) if any(spec.is_attack for spec in metrics) else set(AROUND) - {"attack"}
+        wanted = set(AROUND) if any(spec.is_apart for spec in metrics) else set(AROUND) - {"attack"}
         if wanted <= records.keys():
             means = {phase: statistics.fmean(records[phase]) for phase in wanted}
             return Surroundings(means, min(len(records[phase]) for phase in wanted))

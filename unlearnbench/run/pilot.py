@@ -39,7 +39,16 @@ from unlearnbench.run.at_hand import DOWNLOAD, Look, Missing, at_hand, inception
 from unlearnbench.run.estimate import Making, MethodCost, Prior, Unknown
 from unlearnbench.run.jobs import make_current
 from unlearnbench.run.measuring import warm_up as warm_up_judging
-from unlearnbench.run.trial import PLENTY_SECONDS, NotKnown, Trial, TrialAttacker, TrialClock, TrialStore, sample_some
+from unlearnbench.run.trial import (
+    PLENTY_SECONDS,
+    NotKnown,
+    Trial,
+    TrialAttacker,
+    TrialClock,
+    TrialPath,
+    TrialStore,
+    sample_some,
+)
 from unlearnbench.run.unlearning import unlearn, warm_up
 from unlearnbench.store.artifacts import ArtifactStore, software
 from unlearnbench.store.cell import Cell
@@ -443,12 +452,14 @@ def _second(dataset: Dataset, train: Split) -> Judge:
 
 
 def _fill(inputs: EvaluationInputs, clock: TrialClock) -> None:
-    """Fill the inputs with noise images in place of samples, and with a shortened attacker."""
+    """Fill the inputs with noise images in place of samples, and with shortened probes."""
     cell, dataset = inputs.cell, inputs.dataset
     forget = dataset.protocol.forget_samples * len(cell.forget_classes)
+    probed = cell, inputs.model, dataset, inputs.prepared, inputs.progress
     vars(inputs).update(
         forget_samples=_noise(forget, dataset),
         retain_samples=_noise(len(inputs.retain_labels), dataset),
         earlier_samples=_noise(len(inputs.earlier_labels), dataset),
-        attacker=TrialAttacker(cell, inputs.model, dataset, inputs.prepared, inputs.progress, clock=clock),
+        attacker=TrialAttacker(*probed, clock=clock),
+        path=TrialPath(*probed, True, clock=clock),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from unlearnbench.cost.phases import PHASES, Cost
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import Plan
-from unlearnbench.run.stale import Needed, is_attack
+from unlearnbench.run.stale import Needed, is_apart
 from unlearnbench.run.workers import Outcome
 from unlearnbench.store.cell import UNLEARNED, Cell
 from unlearnbench.store.records import Record
@@ -101,10 +101,10 @@ class Stages:
         return outcome
 
     def _names(self, *, attacks: bool) -> list[str]:
-        """Return the names of the metrics that attack, or of the others, with those of the last record."""
-        asked = {spec.name: spec.is_attack for spec in self.plan.metrics_of(self.cell)}
+        """Return the names of the attacks and other metrics apart, or of the rest, with those of the last record."""
+        asked = {spec.name: spec.is_apart for spec in self.plan.metrics_of(self.cell)}
         recorded = {} if self.last is None else self.last.metrics
-        known = {name: is_attack(entry) for name, entry in recorded.items() if name in self.plan.known_metrics}
+        known = {name: is_apart(entry) for name, entry in recorded.items() if name in self.plan.known_metrics}
         if self.execution.rerun == "always":
             known = {}
         return [name for name, attack in {**known, **asked}.items() if attack == attacks]
@@ -114,7 +114,7 @@ class Stages:
         now = unlearned["artifacts"][UNLEARNED]["sha256"]
         if self.last is None or self.last.artifacts.get(UNLEARNED, {}).get("sha256") != now:
             return []
-        return [{"metrics": {name: entry for name, entry in self.last.metrics.items() if is_attack(entry)}}]
+        return [{"metrics": {name: entry for name, entry in self.last.metrics.items() if is_apart(entry)}}]
 
     def _failure(self, name: str, outcome: Outcome) -> dict[str, Any]:
         """Return the record's entry on an attack that failed, which is no failure of its cell."""
@@ -146,7 +146,7 @@ def together(parts: Sequence[Mapping[str, Any]], cell: Cell) -> Fields:
         for name, seconds in (_outside(part) if mine else {}).items():
             outside[name] = outside.get(name, 0.0) + seconds
         fields["disturbances"] = [*fields.get("disturbances", []), *part.get("disturbances", [])]
-    attacks = [Cost.from_json(entry["cost"]) for entry in fields["metrics"].values() if is_attack(entry)]
+    attacks = [Cost.from_json(entry["cost"]) for entry in fields["metrics"].values() if is_apart(entry)]
     if attacks:  # each is recorded with its metric
         costs["attack"] = Cost()
         for cost in attacks:

@@ -1,6 +1,7 @@
 """The rules for stale records, and for the parts of cells to run.
 
 A cell has three parts: its method unlearns, metrics measure the weights that it left, attacks try to recover the class.
+A metric that samples anew for another reason counts as an attack here.
 Unlearned weights are artifacts with a key, so they are never stale. A record is stale where one of these has changed:
 
 - the source of its method and of its metrics: the syntax tree of a plugin's file and of the helpers it imports from
@@ -51,15 +52,15 @@ def measuring_rests_on(metrics: Iterable[MetricSpec]) -> dict[str, int]:
     """Return the revisions of the parts of the harness that affect these metrics, given the weights."""
     specs = list(metrics)
     parts: set[Part] = {"sampler", "measuring"}
-    if any(spec.is_attack for spec in specs):
+    if any(spec.is_apart for spec in specs):
         parts |= {"attacks", "judges"}
     if any(need.endswith(JUDGED) for spec in specs for need in spec.needs):
         parts.add("judges")
     return of_parts(parts)
 
 
-def is_attack(entry: Mapping[str, Any]) -> bool:
-    """Say whether a record's entry on a metric is that of an attack, which is a part of its own."""
+def is_apart(entry: Mapping[str, Any]) -> bool:
+    """Say whether a record's entry on a metric is that of an attack or its like, which is a part of its own."""
     return "cost" in entry
 
 
@@ -71,7 +72,7 @@ def is_stale(record: Record, sources: Mapping[str, str], recipes: Recipes | None
         sources: {"method:NAME" or "metric:NAME": hash of its source now}; missing names are not checked.
         recipes: of the record's dataset now; None where unknown.
     """
-    measured = {name: entry for name, entry in record.metrics.items() if not is_attack(entry)}
+    measured = {name: entry for name, entry in record.metrics.items() if not is_apart(entry)}
     if _have_changed(measured, sources) or _differs(f"method:{record.cell.method}", record.method, sources):
         return True
     if recipes is not None:
@@ -84,7 +85,7 @@ def is_stale(record: Record, sources: Mapping[str, str], recipes: Recipes | None
 
 def stale_attacks(record: Record, sources: Mapping[str, str]) -> frozenset[str]:
     """Return the names of the attacks of a record that are stale though it is not: arguments as of `is_stale`."""
-    attacks = {name: entry for name, entry in record.metrics.items() if is_attack(entry)}
+    attacks = {name: entry for name, entry in record.metrics.items() if is_apart(entry)}
     return frozenset(attacks) if "attacks" in _raised(record) else _have_changed(attacks, sources)
 
 
@@ -143,7 +144,7 @@ def needed(
     requested; of other cells the attacks that are missing or stale. `failed` also runs failed cells and attacks.
     `always` runs everything.
     """
-    attacks = tuple(spec.name for spec in metrics if spec.is_attack)
+    attacks = tuple(spec.name for spec in metrics if spec.is_apart)
     if execution.rerun == "always":
         return Needed(True, attacks, afresh=True)
     if record is None or record.status == "interrupted":
@@ -178,7 +179,7 @@ def _measured_in_part(
     if execution.models is not None and not _is_saved(execution.models, record):
         return True
     timed = len(record.cost.get("forget", {}).get("repeats", ())) or 1
-    return timed < execution.repeats or not {spec.name for spec in metrics if not spec.is_attack} <= set(record.metrics)
+    return timed < execution.repeats or not {spec.name for spec in metrics if not spec.is_apart} <= set(record.metrics)
 
 
 def _is_saved(models: Path, record: Record) -> bool:

@@ -5,17 +5,21 @@ An estimate runs methods, priors and attacks this way. The clock's times are ext
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearnbench.datasets import Dataset
 from unlearnbench.measure.attacks import LABEL_DROPOUT, Attacker
+from unlearnbench.measure.path import ModelPath
+from unlearnbench.measure.probe import Probe
 from unlearnbench.models.diffusion import Schedule, to_float
 from unlearnbench.models.sampler import Start, sample
 from unlearnbench.run.at_hand import Look, Missing
@@ -342,22 +346,32 @@ class Trial(Context):
 
 
 @dataclass(frozen=True)
-class TrialAttacker(Attacker):
-    """An attacker with few sampling steps and shortened trainings."""
+class TrialProbe(Probe):
+    """A probe with few sampling steps."""
 
     clock: TrialClock = field(kw_only=True)
 
-    def forgotten(
-        self, model: nn.Module, *, labels: Tensor | None = None, guidance: float | None = None,
-        eta: float | None = None, start: Start | None = None,
-    ) -> float:  # fmt: skip
-        """Return the percentage from samples with few steps, and extrapolate the time of the others."""
+    def verdicts(
+        self, model: nn.Module, asked: Sequence[int], *, labels: Tensor | None = None, start: Start | None = None,
+        **changed: float,
+    ) -> NDArray[np.int64]:  # fmt: skip
+        """Return the verdicts on samples with few steps, and extrapolate the time of the others."""
         protocol, began = self.dataset.protocol, self.clock.settled()
         steps = max(d for d in range(1, ATTACK_STEPS + 1) if self.schedule.timesteps % d == 0 and d <= protocol.steps)
         few = replace(self, dataset=replace(self.dataset, protocol=replace(protocol, steps=steps)))
-        share = Attacker.forgotten(few, model, labels=labels, guidance=guidance, eta=eta, start=start)
+        found = Probe.verdicts(few, model, asked, labels=labels, start=start, **changed)
         self.clock.reckon(began, (self.clock.settled() - began) * protocol.steps / steps)
-        return share
+        return found
+
+
+@dataclass(frozen=True)
+class TrialPath(TrialProbe, ModelPath):
+    """A path with few sampling steps."""
+
+
+@dataclass(frozen=True)
+class TrialAttacker(TrialProbe, Attacker):
+    """An attacker with few sampling steps and shortened trainings."""
 
     def train(
         self, name: str, model: nn.Module, weights: Iterable[Tensor], draw: Callable[[], tuple[Tensor, Tensor]], *,

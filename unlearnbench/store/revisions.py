@@ -17,7 +17,7 @@ REVISIONS: Mapping[Part, int] = MappingProxyType(
         "unlearning": 1,  # the SDK: streams, losses, labels, steps, functions
         "sampler": 1,  # noise and steps of generated images
         "measuring": 1,  # inputs of metrics: samples, references, shared arithmetic
-        "attacks": 1,  # inputs of attacks: images, training, verdicts
+        "attacks": 1,  # inputs of attacks and of other metrics that sample anew: images, training, verdicts
     }
 )
 

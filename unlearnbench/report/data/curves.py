@@ -1,4 +1,4 @@
-"""Curves inside records: forgetting along attacks, denoising loss by timestep; means over cells."""
+"""Curves inside records: along attacks, between base and unlearned model, by timestep; means over cells."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -83,6 +83,69 @@ def mean_curve(curves: Mapping[Any, Curve]) -> tuple[tuple[int, ...], list[float
     steps = list(curves.values())[-1].steps
     kept = {cell: curve.after for cell, curve in curves.items() if curve.steps == steps}
     return steps, [class_mean({cell: after[k] for cell, after in kept.items()}) for k in range(len(steps))]
+
+
+@dataclass(frozen=True)
+class WeightPath:
+    """Forgetting and retention of the models (1 - a) theta_0 + a theta_u, and the one at equal retention."""
+
+    a: tuple[float, ...]
+    forget: tuple[float, ...]  # percent of forget-class samples that are forgotten
+    retain: tuple[float, ...]  # percent of retained-class samples that show their class
+    at: int  # index of the model at equal retention
+    level: float  # the retention that it holds, percent
+
+
+def weight_path(record: Record, measure: Measure) -> WeightPath | None:
+    """Return a record's path of a metric; None where it has no number, or no path that can be drawn."""
+    entry = record.metrics.get(measure.key, {})
+    detail: Any = (entry.get("detail") if entry.get("value") is not None else None) or {}
+    try:
+        a, forget, retain = (tuple(map(float, detail[name])) for name in ("a", "forget", "retain"))
+        found = WeightPath(a, forget, retain, a.index(float(detail["at"])), float(detail["level"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    fits = len(a) == len(forget) == len(retain) and _rises(a)
+    return found if fits and np.isfinite([*forget, *retain, found.level]).all() else None
+
+
+WeightPaths = dict[tuple[Target, Seeds], WeightPath]
+
+
+def weight_paths(numbers: Numbers, measures: Sequence[Measure]) -> dict[Measure, dict[Variant, WeightPaths]]:
+    """Return {metric: {row: {(target, seeds): path}}} of the metrics that have paths."""
+    found: dict[Measure, dict[Variant, WeightPaths]] = {}
+    for measure in measures:
+        for row in numbers.rows:
+            records = [record for target in numbers.targets for record in numbers.sound(row, target)]
+            paths = {
+                (r.cell.target, r.cell.seeds): path for r in records if (path := weight_path(r, measure)) is not None
+            }
+            if paths:
+                found.setdefault(measure, {})[row] = paths
+    return found
+
+
+def mean_path(paths: WeightPaths) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    """Return means over classes of the means over replicates, as (retained, forgotten).
+
+    Args:
+        paths: of one row.
+
+    Returns:
+        A point for each `a` that all paths have, and the mean of the models at equal retention.
+    """
+    shared = sorted(set.intersection(*(set(path.a) for path in paths.values())))
+
+    def mean(places: Mapping[tuple[Target, Seeds], int]) -> tuple[float, float]:
+        retained, forgotten = (
+            class_mean({cell: getattr(paths[cell], side)[k] for cell, k in places.items()})
+            for side in ("retain", "forget")
+        )
+        return retained, forgotten
+
+    points = [mean({cell: path.a.index(a) for cell, path in paths.items()}) for a in shared]
+    return points, mean({cell: path.at for cell, path in paths.items()})
 
 
 SIDES = {"forget": "forget class", "retain": "retained classes"}

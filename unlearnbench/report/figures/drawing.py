@@ -20,6 +20,7 @@ from unlearnbench.report.data.front import undominated
 from unlearnbench.report.data.values import Variant
 from unlearnbench.report.figures.heatmaps import confusion, heatmaps
 from unlearnbench.report.figures.images import samples, samples_overview
+from unlearnbench.report.figures.paths import equal_retention
 from unlearnbench.report.figures.phases import phases
 from unlearnbench.report.figures.robustness import relearning, robustness
 from unlearnbench.report.figures.style import DPI, Canvas, own_style
@@ -44,6 +45,11 @@ FIGURE_WORDS = {
     "pareto": (
         "Forgetting, retention and cost in pairs, with 95 % intervals: the dotted line is the front of a pair; a "
         "method is grey where another is at least as good in all three and better in one."
+    ),
+    "equal-retention": (
+        "Forgetting against retention of the models between the base (lower right) and each unlearned one (the other "
+        "end); the dotted line is the common level of retention, and the ringed mark the model nearest to the "
+        "unlearned one that holds it. Means over forget classes."
     ),
     "confusion": (
         "Verdicts of the rejecting judge in percent, on samples requested for the class to forget, and on samples "
@@ -82,6 +88,7 @@ FIGURE_WORDS = {
 FIGURES: Mapping[str, Callable[[Board, Canvas | None, Sequence[Variant]], Canvas | None]] = {
     "tradeoff": tradeoff,
     "pareto": pareto,
+    "equal-retention": equal_retention,
     "sweep": sweep,
     "timesteps": timesteps,
     "robustness": robustness,

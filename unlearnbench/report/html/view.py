@@ -26,7 +26,7 @@ PLACES = {
     "controls": "controls", "validation": "controls", "settings": "appendix",
 }  # fmt: skip
 SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # only some cells have it, and it dwarfs the others
-STILLS = ("sweep",)  # figures that the page does not draw itself
+STILLS = ("equal-retention", "sweep")  # figures that the page does not draw itself
 MOST_NAMES = 20  # cells named for one reason of failure
 
 
