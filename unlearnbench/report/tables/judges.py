@@ -1,0 +1,63 @@
+"""The judges on images of the untouched model, per class asked for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from unlearnbench.report.data.array import Numbers
+from unlearnbench.report.data.board import Board
+from unlearnbench.report.data.judges import AGREED, RECOGNISED, is_part
+from unlearnbench.report.data.values import Measure, Value, Variant
+from unlearnbench.report.tables.classes import class_label
+from unlearnbench.report.tables.table import Table
+
+
+def judges_tables(board: Board) -> list[Table]:
+    """Return the table of what judges make of the untouched model's images; none where no record says."""
+    numbers = board.untouched
+    if numbers is None:
+        return []
+    measures = [measure for measure in numbers.measures if not np.isnan(numbers.of(measure)).all()]
+    targets, several = numbers.targets, len(numbers.targets) > 1
+    labels = [*[class_label(board, target) for target in targets], *(["mean"] if several else [])]
+    words = (
+        "Images of the untouched model, per class asked for [95 % interval]: the share in which the judge behind a "
+        "metric recognises the class (100 % less the metric), what is seen instead, and the share on which judges of "
+        f"different kinds agree. On test images: accuracy {board.test_accuracy or 'unknown'}. These are upper limits "
+        "for the other tables: an image that is not recognised here would count as forgotten without any unlearning."
+    )
+    return [
+        Table(
+            name="judges",
+            title="Judges on images of the untouched model",
+            caption=board.caption(words, [], numbers),
+            corner="Class",
+            rows=[f"{row.label}: {label}" if len(numbers.rows) > 1 else label for row in numbers.rows
+                  for label in labels],
+            groups=["", *[_group(measure) for measure in measures]],
+            headers=["Images", *[f"{measure.title} (%)" for measure in measures]],
+            formats=["", *[measure.format for measure in measures]],
+            values=[values for row in numbers.rows for values in _rows(numbers, row, measures, with_mean=several)],
+            rules=tuple(k * len(labels) + len(targets) for k in range(len(numbers.rows))) if several else (),
+        )
+    ]  # fmt: skip
+
+
+def _group(measure: Measure) -> str:
+    if is_part(measure, RECOGNISED):
+        return "Recognised by the judge of"
+    return "Both judges" if is_part(measure, AGREED) else "Seen instead"
+
+
+def _rows(numbers: Numbers, row: Variant, measures: Sequence[Measure], *, with_mean: bool) -> list[list[Value]]:
+    """Return a line per class, and one of the means over them."""
+    lines = []
+    for target in numbers.targets:
+        samples = sorted({n for m in measures if (n := numbers.total_samples(row, target, m))})
+        images = " to ".join(f"{n:,}" for n in dict.fromkeys([samples[0], samples[-1]])) if samples else "-"
+        lines.append([Value(None, images), *[numbers.cell(row, target, measure) for measure in measures]])
+    if with_mean:
+        means = [replace(numbers.mean(row, measure), spread=None) for measure in measures]
+        lines.append([Value(None, ""), *means])
+    return lines
