@@ -107,8 +107,8 @@ class Board:
         labels = sorted({variant_of(record).label for record in self.rows if record.method.get("role") == GIVEN})
         if not labels:
             return []
-        was = "was" if len(labels) == 1 else "were"
-        return [f"{', '.join(labels)} {was} unlearned elsewhere and given as models: what that cost is not measured"]
+        were, models = ("was", "a model") if len(labels) == 1 else ("were", "models")
+        return [f"{', '.join(labels)} {were} unlearned elsewhere and given as {models}: the cost is not measured"]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -270,11 +270,12 @@ class Board:
 
     @cached_property
     def phase_seconds(self) -> dict[str, dict[str, float]]:
-        """{label: {phase: seconds}}: means over forget classes, of rows with numbers and the phases that they have."""
+        """{label: {phase: seconds}}: means over forget classes, of rows that unlearned here and phases they have."""
         found: dict[str, dict[str, float]] = {}
         for row in self.variants:
             means = {p: self.numbers.mean(row, self.cost.phases[p], interval=False).number for p in PHASES}
-            if known := {phase: seconds for phase, seconds in means.items() if seconds}:
+            known = {phase: seconds for phase, seconds in means.items() if seconds}
+            if known and means["forget"] is not None:
                 found[row.label] = known
         return found
 

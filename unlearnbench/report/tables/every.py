@@ -26,7 +26,7 @@ def all_tables(board: Board, methods: Collection[str] = ()) -> list[Table]:
     """
     made, chosen = _MADE.setdefault(board, {}), frozenset(methods)
     if chosen not in made:
-        costs = [cost_table(board)] if board.ok_records else []
+        costs = [table for table in ([cost_table(board)] if board.ok_records else []) if table.headers]
         by_class = [*paper_tables(board, rows_of(board, chosen)), *class_tables(board)]
         sides = [*side_tables(board), *robustness_tables(board)]
         made[chosen] = [

@@ -12,6 +12,13 @@ from unlearnbench.report.data.values import Measure, Value, Variant
 from unlearnbench.report.tables.classes import class_label
 from unlearnbench.report.tables.table import Table
 
+BY_JUDGE, INSTEAD, BOTH = "Recognised by the judge of", "Seen instead", "Both judges"
+WORDS = {
+    BY_JUDGE: "the share in which a metric's judge recognises the class (100 % less the metric)",
+    INSTEAD: "what is seen instead",
+    BOTH: "the share on which judges of different kinds agree",
+}  # of the groups of columns
+
 
 def judges_tables(board: Board) -> list[Table]:
     """Return the table of what judges make of the untouched model's images; none where no record says."""
@@ -21,11 +28,11 @@ def judges_tables(board: Board) -> list[Table]:
     measures = [measure for measure in numbers.measures if not np.isnan(numbers.of(measure)).all()]
     targets, several = numbers.targets, len(numbers.targets) > 1
     labels = [*[class_label(board, target) for target in targets], *(["mean"] if several else [])]
+    shown = dict.fromkeys(WORDS[_group(measure)] for measure in measures)
     words = (
-        "Images of the untouched model, per class asked for [95 % interval]: the share in which the judge behind a "
-        "metric recognises the class (100 % less the metric), what is seen instead, and the share on which judges of "
-        f"different kinds agree. On test images: accuracy {board.test_accuracy or 'unknown'}. These are upper limits "
-        "for the other tables: an image that is not recognised here would count as forgotten without any unlearning."
+        f"Images of the untouched model, per class asked for [95 % interval]: {'; '.join(shown)}. On test images: "
+        f"accuracy {board.test_accuracy or 'unknown'}. These are upper limits for the other tables: an image that is "
+        "not recognised here would count as forgotten without any unlearning."
     )
     return [
         Table(
@@ -46,8 +53,8 @@ def judges_tables(board: Board) -> list[Table]:
 
 def _group(measure: Measure) -> str:
     if is_part(measure, RECOGNISED):
-        return "Recognised by the judge of"
-    return "Both judges" if is_part(measure, AGREED) else "Seen instead"
+        return BY_JUDGE
+    return BOTH if is_part(measure, AGREED) else INSTEAD
 
 
 def _rows(numbers: Numbers, row: Variant, measures: Sequence[Measure], *, with_mean: bool) -> list[list[Value]]:
