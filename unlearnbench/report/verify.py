@@ -82,7 +82,7 @@ def verify(path: Path, reading: Reading, stale: Set[str] = frozenset()) -> Verdi
     Args:
         path: a report, a table, or a text with pasted tables: .md or .tex.
         reading: of a results folder.
-        stale: ids of cells with stale records.
+        stale: ids of cells with stale records, and `ID NAME` of stale attacks of others.
 
     Raises:
         UsageError: the file cannot be read or has no table that names its records, or there are no records.
@@ -178,7 +178,8 @@ class _Reference:
             return best.title, False, f"does not hold: {_spell(best.differences)}"
         if now is None or matches[0].differences:
             assert recorded is not None
-            stale = sum(record.cell.id in self.stale for record in recorded.records)
+            cells = {name.partition(" ")[0] for name in self.stale}  # of stale attacks, too
+            stale = sum(record.cell.id in cells for record in recorded.records)
             return best.title, False, (
                 f"does not hold: these are the numbers of records {grid.digest}, but {stale} of them are stale (their "
                 f"method, a metric or the dataset's recipe has changed since): run their cells again"

@@ -24,7 +24,7 @@ from unlearnbench.store.records import Record
 
 PLACES = {
     "summary": "summary", "pareto": "tradeoffs", "cost": "cost", "robustness": "attacks", "relearning": "attacks",
-    "judges": "controls", "controls": "controls", "validation": "controls", "settings": "appendix",
+    "judges": "judges", "controls": "controls", "validation": "controls", "settings": "appendix",
 }  # fmt: skip
 SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # only some cells have it, and it dwarfs the others
 STILLS = ("sweep",)  # figures that the page does not draw itself

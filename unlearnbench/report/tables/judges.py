@@ -11,6 +11,7 @@ from unlearnbench.report.data.judges import AGREED, RECOGNISED, is_part
 from unlearnbench.report.data.values import Measure, Value, Variant
 from unlearnbench.report.tables.classes import class_label
 from unlearnbench.report.tables.table import Table
+from unlearnbench.store.cell import Target
 
 BY_JUDGE, INSTEAD, BOTH = "Recognised by the judge of", "Seen instead", "Both judges"
 WORDS = {
@@ -59,12 +60,18 @@ def _group(measure: Measure) -> str:
 
 def _rows(numbers: Numbers, row: Variant, measures: Sequence[Measure], *, with_mean: bool) -> list[list[Value]]:
     """Return a line per class, and one of the means over them."""
-    lines = []
-    for target in numbers.targets:
-        samples = sorted({n for m in measures if (n := numbers.total_samples(row, target, m))})
-        images = " to ".join(f"{n:,}" for n in dict.fromkeys([samples[0], samples[-1]])) if samples else "-"
-        lines.append([Value(None, images), *[numbers.cell(row, target, measure) for measure in measures]])
+    lines = [
+        [_images(numbers, row, [target], measures), *[numbers.cell(row, target, measure) for measure in measures]]
+        for target in numbers.targets
+    ]
     if with_mean:
         means = [replace(numbers.mean(row, measure), spread=None) for measure in measures]
-        lines.append([Value(None, ""), *means])
+        lines.append([_images(numbers, row, numbers.targets, measures), *means])
     return lines
+
+
+def _images(numbers: Numbers, row: Variant, targets: Sequence[Target], measures: Sequence[Measure]) -> Value:
+    """Return the number of images of some classes; from the least to the greatest where measures differ in it."""
+    counts = {sum(numbers.total_samples(row, target, measure) for target in targets) for measure in measures} - {0}
+    ends = dict.fromkeys([min(counts), max(counts)]) if counts else ()
+    return Value(None, " to ".join(map(str, ends)) or "-")
