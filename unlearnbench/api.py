@@ -238,7 +238,8 @@ def load(results: str | Path = "results", dataset: str = "") -> "pd.DataFrame":
 
     Columns: dataset, protocol, device, method, title (with the settings that were changed), role, settings (JSON),
     forget_class, target (`3`, or `0+1` for several at once), the seeds, status, stale, metric, name, shows, value,
-    unit, better, n. A cell without numbers, because it failed or is stale, has one row with neither metric nor value.
+    unit, better, n. A cell without numbers, because it failed or is stale, has one row with neither metric nor value;
+    an attack that failed or is stale, though its cell has numbers, says so in its own row.
     Records that the report leaves out are left out with a warning.
 
     Args:

@@ -22,7 +22,7 @@ def render(reading: Reading, out: Path, stale: Set[str] = frozenset(), methods: 
     Args:
         reading: of the folder.
         out: folder for the report; other files in it stay unchanged.
-        stale: ids of cells with stale records.
+        stale: ids of cells with stale records, and `ID NAME` of stale attacks of others.
         methods: whose rows the paper's two tables have; without them all rows, if they are few.
 
     Raises:

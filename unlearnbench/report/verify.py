@@ -52,7 +52,7 @@ def verify(path: Path, reading: Reading, stale: Set[str] = frozenset()) -> Verdi
     Args:
         path: a report, a table, or a text with pasted tables: .md or .tex.
         reading: of a results folder.
-        stale: ids of cells with stale records.
+        stale: ids of cells with stale records, and `ID NAME` of stale attacks of others.
 
     Raises:
         UsageError: the file cannot be read or has no table that names its records, or there are no records.
@@ -140,7 +140,8 @@ class _Reference:
         if best.differences:
             return best.title, False, f"does not hold: {_spell(best.differences)}"
         if board not in self.now.values():
-            stale = sum(record.cell.id in self.stale for record in board.records)
+            outdated = {name.partition(" ")[0] for name in self.stale}  # of stale attacks, too
+            stale = sum(record.cell.id in outdated for record in board.records)
             return best.title, False, (
                 f"does not hold: these are the numbers of records {grid.digest}, but {stale} of them are stale (their "
                 f"method, a metric or the dataset's recipe has changed since): run their cells again"

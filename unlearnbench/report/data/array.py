@@ -5,7 +5,7 @@ Tables, figures, the page, frames and comparisons read their numbers here, so th
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from unlearnbench.report.data.cost import CONTESTED, is_disturbed, ranks
 from unlearnbench.report.data.statistics import Interval, auc, best_rows, mean_intervals, proportion_intervals
-from unlearnbench.report.data.values import Measure, Value, Variant, variant_of
+from unlearnbench.report.data.values import LACKING, ROLES, Measure, Value, Variant, variant_of, why_missing
 from unlearnbench.store.cell import Seeds, Target
 from unlearnbench.store.hashing import canonical_json
 from unlearnbench.store.records import Record, natural
 
-ROLES = {"reference": 0, "gold": 1}  # their rows come first
 ABSENT = -1  # samples of a measure that a cell does not have
 NOT_RUN = "-"
 
+Number = tuple[float | None, int]  # with its samples
 Read = Callable[[Record], tuple[Sequence[float | None], Sequence[int]]]  # a record's numbers and their samples
 Place = tuple[Variant, Target]
 
@@ -216,7 +216,7 @@ class Numbers:
         cells, asked = self._cells(measure), self._asked(measure)
         rows = {
             row: {target: cells[row, target] for target in asked if (row, target) in cells}
-            for row in self.rows if row.role == "method"
+            for row in self.rows if row.competes
         }  # fmt: skip
         return {
             row: {target: value.number for target, value in found.items() if value.number is not None}
@@ -253,7 +253,9 @@ class Numbers:
             known = ~np.isnan(numbers)
             marks = (known & self.disturbed[index]).sum(axis=2)
             self._known[key] = {
-                (self.rows[r], self.targets[t]): self._over_seeds(r, t, numbers[r, t][known[r, t]], int(marks[r, t]))
+                (self.rows[r], self.targets[t]): self._over_seeds(
+                    r, t, measure, numbers[r, t][known[r, t]], int(marks[r, t])
+                )
                 for r, t in np.argwhere(self._run).tolist()
             }
         found: dict[Place, Value] = self._known[key]
@@ -264,20 +266,21 @@ class Numbers:
         """(rows, targets): whether any cell has a record."""
         return _any(self.status != NOT_RUN, 2)
 
-    def _over_seeds(self, r: int, t: int, numbers: NDArray[np.float64], marks: int) -> Value:
+    def _over_seeds(self, r: int, t: int, measure: Measure, numbers: NDArray[np.float64], marks: int) -> Value:
         ok, expected = len(numbers), len(self.seeds)
         if ok:
             return Value(statistics.fmean(numbers.tolist()), ok=ok, expected=expected, disturbed=marks)
-        return Value(None, self._why_none(r, t), ok=0, expected=expected)
+        return Value(None, self._why_none(r, t, measure), ok=0, expected=expected)
 
     def why_none(self, row: Variant, target: Target) -> str:
         """Return the word in place of a missing number of a row and target."""
         known = row in self._row and target in self._target
         return self._why_none(self._row[row], self._target[target]) if known else NOT_RUN
 
-    def _why_none(self, r: int, t: int) -> str:
-        words = [str(word) for word in self.status[r, t] if word != NOT_RUN]
-        return next((word for word in reversed(words) if word != "ok"), "n/a" if words else NOT_RUN)
+    def _why_none(self, r: int, t: int, measure: Measure | None = None) -> str:
+        cells = zip(self.status[r, t], self.records[r, t], strict=True)
+        words = [why_missing(cell, measure) if word == "ok" else str(word) for word, cell in cells if word != NOT_RUN]
+        return next((word for word in reversed(words) if word != LACKING), LACKING if words else NOT_RUN)
 
     def _means(self, measure: Measure) -> dict[Variant, Value]:
         """Return the means over targets of all rows, without intervals and marks."""
@@ -305,14 +308,14 @@ class Numbers:
         """Return one row per cell and measure, in `COLUMNS`.
 
         A cell without numbers, failed or stale, has one row with neither metric nor value, so that no gap is hidden; a
-        measure without a number that the cell was asked for has NaN.
+        measure without a number that the cell was asked for has NaN. An attack that failed or is stale says so.
         """
         lines: list[dict[str, Any]] = []
         for r, t, s in np.argwhere(np.asarray(self.status != NOT_RUN, dtype=np.bool_)).tolist():
             cell = _columns(self.records[r, t, s], self.rows[r], str(self.status[r, t, s]))
             asked = np.flatnonzero(self.n[:, r, t, s] != ABSENT).tolist()
             lines += [
-                {**cell, **_of_measure(self.measures[m]), "value": self.value[m, r, t, s],
+                {**cell, **_of_measure(self.measures[m], self.records[r, t, s]), "value": self.value[m, r, t, s],
                  "n": None if self.measures[m].is_cost else int(self.n[m, r, t, s])} for m in asked
             ] or [cell]  # fmt: skip
         return pd.DataFrame(lines, columns=list(COLUMNS)).astype({"value": float, "n": "Int64"})
@@ -335,9 +338,27 @@ def _columns(record: Record, row: Variant, status: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _of_measure(measure: Measure) -> dict[str, Any]:
+def _of_measure(measure: Measure, record: Record) -> dict[str, Any]:
+    entry = {} if measure.is_cost else record.metrics.get(measure.key.partition("/")[0], {})
+    lost = {"status": entry["failed"]} if "failed" in entry else {"stale": True} if "stale" in entry else {}
     return {"metric": measure.key, "name": measure.title, "shows": measure.aspect, "unit": measure.unit,
-            "better": measure.better}  # fmt: skip
+            "better": measure.better, **lost}  # fmt: skip
+
+
+def read_metric(key: str, record: Record) -> Number:
+    """Return a record's number of a metric and its samples; ABSENT where the record lacks it."""
+    entry = record.metrics.get(key)
+    return (None, ABSENT) if entry is None else (entry["value"], int(entry.get("n", 0)))
+
+
+def one_by_one(reads: Mapping[Measure, Callable[[Record], Number]]) -> Read:
+    """Return a function that reads all numbers of a record by one function for each."""
+
+    def read(record: Record) -> tuple[list[float | None], list[int]]:
+        found = [each(record) for each in reads.values()]
+        return [number for number, _ in found], [samples for _, samples in found]
+
+    return read
 
 
 def _any(mask: object, *axes: int) -> NDArray[np.bool_]:

@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from unlearnbench.errors import plural
-from unlearnbench.report.data.array import ABSENT, Numbers, array_of
+from unlearnbench.report.data.array import ABSENT, Numbers, array_of, one_by_one
 from unlearnbench.report.data.cost import PHASES, Costs, disturbance_note
 from unlearnbench.report.data.curves import curve_measures, curve_of
 from unlearnbench.report.data.environment import counted, mixture_notes, protocol_words, software_words
+from unlearnbench.report.data.judges import judged, recognition_notes
 from unlearnbench.report.data.styles import Style, styles_of
-from unlearnbench.report.data.values import Measure, Variant, short, target_name, variant_of
+from unlearnbench.report.data.values import GIVEN, Measure, Variant, short, target_name, variant_of
 from unlearnbench.store.cell import Seeds, Target
 from unlearnbench.store.hashing import canonical_json
 from unlearnbench.store.records import B4, Record, natural, records_digest
@@ -36,7 +38,7 @@ class Board:
 
         Args:
             records: at least one.
-            stale: ids of cells with stale records.
+            stale: ids of cells with stale records, and `ID NAME` of stale attacks of others.
         """
         device, setup = records[-1].device_model, _setup(records[-1])
         here = [record for record in records if record.device_model.matches(device)]
@@ -53,6 +55,7 @@ class Board:
             )
         self.stale = stale & {record.cell.id for record in self.records}  # ids of cells
         self._drop_superseded()
+        self.records = _without_attacks(self.records, stale - self.stale)
         self.notes = [*self.left_out]
         self.rows = [r for r in self.records if r.method.get("role") != "control"] or self.records
         if len(self.devices) > 1:
@@ -65,12 +68,15 @@ class Board:
                 f"{len(self.stale)} records are stale (their method or a metric has changed since) and show no "
                 f"numbers: run their cells again"
             )
+        self.notes += [*self._attack_notes(), *self._given()]
         sound = [record for record in self.records if record.status == "ok"]
         self.notes += mixture_notes(self.ok_records)
         images = {record.artifacts.get("images", {}).get("sha256") for record in sound}
         if len(images) > 1:
             self.notes.append(f"these records rest on {len(images)} different sets of images: compare rows with care")
         self.notes += [*self._unmeasurable(), *disturbance_note(self.ok_records)]
+        if self.untouched is not None:
+            self.notes += recognition_notes(self.untouched, self.class_names)
 
     def _drop_superseded(self) -> None:
         """Leave out stale rows with the label of a current row, as after a change of default settings."""
@@ -83,6 +89,26 @@ class Board:
             )
             self.records = kept
             self.stale &= {record.cell.id for record in kept}
+
+    def _attack_notes(self) -> list[str]:
+        """Return a sentence each on stale and on failed attacks."""
+        entries = [entry for record in self.ok_records for entry in record.metrics.values()]
+        stale, failed = sum("stale" in entry for entry in entries), len(self.failed_attacks)
+        counts = [f"{plural(n, 'attack')} {'is' if n == 1 else 'are'}" for n in (stale, failed)]
+        return [
+            *([f"{counts[0]} stale (the attack or its rules have changed since) and without a number: run their cells "
+               f"again with these metrics, which repeats the attacks alone"] if stale else []),
+            *([f"{counts[1]} without a number for having failed: see the reasons below, and run again with --rerun "
+               f"failed"] if failed else []),
+        ]  # fmt: skip
+
+    def _given(self) -> list[str]:
+        """Return a sentence on the rows that were unlearned elsewhere."""
+        labels = sorted({variant_of(record).label for record in self.rows if record.method.get("role") == GIVEN})
+        if not labels:
+            return []
+        were, models = ("was", "a model") if len(labels) == 1 else ("were", "models")
+        return [f"{', '.join(labels)} {were} unlearned elsewhere and given as {models}: the cost is not measured"]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -160,6 +186,14 @@ class Board:
             )
 
         return array_of(self.records, self.stale, [*self._measures, *reads], read, self._later)
+
+    @cached_property
+    def untouched(self) -> Numbers | None:
+        """What judges make of the untouched model's images, per class; None where no record says."""
+        records = [record for record in self.rows if record.method.get("role") == "reference"]
+        reads = judged([measure for measure in self.metrics if measure.key not in self._later])
+        found = array_of(records, self.stale, list(reads), one_by_one(reads)) if records and reads else None
+        return None if found is None or np.isnan(found.value).all() else found
 
     @property
     def _relearning(self) -> list[Measure]:
@@ -243,11 +277,12 @@ class Board:
 
     @cached_property
     def phase_seconds(self) -> dict[str, dict[str, float]]:
-        """{label: {phase: seconds}}: means over forget classes, of rows with numbers and the phases that they have."""
+        """{label: {phase: seconds}}: means over forget classes, of rows that unlearned here and phases they have."""
         found: dict[str, dict[str, float]] = {}
         for row in self.variants:
             means = {p: self.numbers.mean(row, self.cost.phases[p], interval=False).number for p in PHASES}
-            if known := {phase: seconds for phase, seconds in means.items() if seconds}:
+            known = {phase: seconds for phase, seconds in means.items() if seconds}
+            if known and means["forget"] is not None:
                 found[row.label] = known
         return found
 
@@ -270,7 +305,12 @@ class Board:
         return [record for record in self.records if record.status != "ok"]
 
     @cached_property
-    def _judges(self) -> str:
+    def failed_attacks(self) -> list[tuple[Record, Mapping[str, Any]]]:
+        """The attacks that failed on cells with numbers: record and entry."""
+        return [(r, entry) for r in self.ok_records for entry in r.metrics.values() if entry.get("failed")]
+
+    @cached_property
+    def test_accuracy(self) -> str:
         """The judges' test performance in words."""
         return counted(_test_performance(record.judge) for record in self.ok_records if record.judge)
 
@@ -333,7 +373,7 @@ class Board:
             ("Dataset", self.title),
             ("Protocol", f"{self._protocol}: {counted(protocol_words(record.protocol) for record in self.records)}"),
             ("Features", counted(str(record.dataset.get("extractor")) for record in self.records)),
-            ("Judges", f"test accuracy {self._judges or 'unknown'}"),
+            ("Judges", f"test accuracy {self.test_accuracy or 'unknown'}"),
             *([("Settings", "those other than the methods' defaults are in the table of settings")] * shortened),
             ("Intervals", intervals),
             ("Device", f"{self.device_words}, {software_words(self.records)}"),
@@ -346,6 +386,28 @@ def _seeds(chosen: Sequence[Seeds]) -> str:
     if all(len(set(seeds)) == 1 for seeds in chosen):
         return f"seed{'s' * (len(chosen) > 1)} {_spans([seeds.unlearning for seeds in chosen])}"
     return "seeds (base, unlearning, sampling) " + ", ".join(str(tuple(seeds)) for seeds in chosen)
+
+
+def _without_attacks(records: Sequence[Record], stale: Set[str]) -> list[Record]:
+    """Return records without the numbers of stale attacks (`ID NAME`); their digests stay those of the files."""
+    by_cell: dict[str, set[str]] = {}
+    for cell, _, name in (text.partition(" ") for text in stale):
+        by_cell.setdefault(cell, set()).add(name)
+    shown = []
+    for record in records:
+        if names := by_cell.get(record.cell.id, set()) & record.metrics.keys():
+            kept = {key: value for key, value in record.metrics.items() if key not in names}
+            lost = {name: _outdated(record.metrics[name]) for name in names}
+            digest, record = record.digest, replace(record, metrics={**kept, **lost})
+            vars(record)["digest"] = digest
+        shown.append(record)
+    return shown
+
+
+def _outdated(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of a stale attack as a report shows it."""
+    facts = {name: fact for name, fact in entry.items() if name not in ("detail", "failed")}
+    return {**facts, "value": None, "n": 0, "reason": "it is stale", "stale": True}
 
 
 def _of_curves(attack: Measure) -> dict[Measure, Callable[[Record], float | None]]:

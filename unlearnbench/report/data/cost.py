@@ -135,7 +135,10 @@ class Costs:
         """Return one record's number in the measure's unit; None where the record lacks it."""
         return self._columns[measure.key][1](record)
 
-    def _time(self, record: Record, *phases: str) -> float:
+    def _time(self, record: Record, *phases: str) -> float | None:
+        """Return the seconds of phases in the unit; None for a model that was unlearned elsewhere."""
+        if "forget" not in record.cost:
+            return None
         return self._in_unit(sum(record.cost.get(phase, {}).get("seconds", 0.0) for phase in phases))
 
     def _in_unit(self, seconds: float) -> float:
@@ -168,10 +171,12 @@ class Costs:
     def _amortised(self, record: Record) -> float | None:
         """Return RTE plus each prior's seconds divided by the cells of the row that use the same artifact."""
         uses = _uses(record)
+        if "forget" not in record.cost:
+            return None
         if not uses and (not record.outside or record.cost.get("prior")):
             return None  # written before records named their priors, so sharing is unknown
         shared = sum(seconds / self._users[use] for use, seconds in uses.items())
-        return self._in_unit(record.cost.get("forget", {}).get("seconds", 0.0) + shared)
+        return self._in_unit(record.cost["forget"].get("seconds", 0.0) + shared)
 
     @cached_property
     def caption(self) -> list[str]:
@@ -261,8 +266,8 @@ def _peak(record: Record) -> tuple[str, float] | None:
 
 
 def _seconds(record: Record, phase: str) -> float | None:
-    """Return the seconds of a phase; 0 for a missing prior, None for another missing phase."""
-    seconds = record.cost.get(phase, {}).get("seconds", 0.0 if phase in CLOCKED else None)
+    """Return the seconds of a phase; 0 for a missing prior of a cell that unlearned, None for another missing phase."""
+    seconds = record.cost.get(phase, {}).get("seconds", 0.0 if phase in CLOCKED and "forget" in record.cost else None)
     return None if seconds is None else float(seconds)
 
 

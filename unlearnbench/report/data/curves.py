@@ -105,7 +105,7 @@ def weight_path(record: Record, measure: Measure) -> WeightPath | None:
         found = WeightPath(a, forget, retain, a.index(float(detail["at"])), float(detail["level"]))
     except (KeyError, TypeError, ValueError):
         return None
-    fits = len(a) == len(forget) == len(retain) and _rises(a)
+    fits = len(a) == len(forget) == len(retain) > 1 and all(x < y for x, y in pairwise(a))
     return found if fits and np.isfinite([*forget, *retain, found.level]).all() else None
 
 

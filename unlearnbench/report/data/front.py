@@ -32,7 +32,7 @@ def axes_of(board: Board) -> list[Measure]:
 def places(board: Board) -> dict[Variant, list[Value]]:
     """Return the three values of each method with a number of every cell in all of them."""
     measures = axes_of(board)
-    rows = {v: [board.numbers.mean(v, m) for m in measures] for v in board.variants if v.role == "method"}
+    rows = {v: [board.numbers.mean(v, m) for m in measures] for v in board.variants if v.competes}
     return {v: values for v, values in rows.items() if values and not any(x.number is None or x.gap for x in values)}
 
 

@@ -14,6 +14,9 @@ MARK = "†"  # after a number that rests on disturbed cells
 MOST_LETTERS = 100  # of a name in a table
 Found = TypeVar("Found")
 LARGEST = 1e12  # larger numbers are written in scientific notation
+ROLES = {"reference": 0, "gold": 1, "method": 2, "given": 2}  # the order of rows; given: a model unlearned elsewhere
+GIVEN = "given"
+NOT_MEASURED, LACKING = "not measured", "n/a"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Variant:
     settings: str  # canonical JSON; with the method it is the identity
     label: str = field(compare=False)
     role: str = field(compare=False)
+
+    @property
+    def competes(self) -> bool:
+        """Whether it is marked where it is best: a method that unlearns, here or elsewhere."""
+        return self.role in ("method", GIVEN)
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,16 @@ def target_name(target: Target, names: Sequence[object]) -> str:
     """Return the name of a target: `cat`, `cat+dog`, `bird after cat, dog`; a class without a name by its number."""
     steps = ["+".join(class_name(c, names) for c in classes) for classes in (target.classes, *target.earlier)]
     return f"{steps[0]} after {', '.join(steps[1:])}" if target.earlier else steps[0]
+
+
+def why_missing(record: Record, measure: Measure | None) -> str:
+    """Return the word in place of a number that a cell with others lacks: why its attack has none, for example."""
+    if measure is None:
+        return LACKING
+    if measure.is_cost:
+        return NOT_MEASURED if record.method.get("role") == GIVEN else LACKING
+    entry = record.metrics.get(measure.key.partition("/")[0], {})  # of a curve, that of its attack
+    return "stale" if entry.get("stale") else str(entry.get("failed") or LACKING)
 
 
 def kept(read: Callable[[Record], Found]) -> Callable[[Record], Found]:

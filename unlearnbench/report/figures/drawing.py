@@ -130,7 +130,7 @@ def few_rows(board: Board) -> Sequence[Variant]:
     if len(board.variants) <= MOST_DRAWN:
         return board.variants
     best = undominated(board)
-    order = sorted(board.variants, key=lambda variant: (variant.role == "method") + (variant not in best))
+    order = sorted(board.variants, key=lambda variant: variant.competes + (variant not in best))
     kept = set(order[:MOST_DRAWN])
     return [variant for variant in board.variants if variant in kept]
 

@@ -45,7 +45,7 @@ class Mean:
     label: str  # next to the mark: the row's name, or a number that the key explains, and the gap
     x: float  # retention
     y: float  # forgetting
-    cost: float
+    cost: float | None  # None for a model that was unlearned elsewhere
     area: float  # square points of the mark
     style: Style
 
@@ -73,9 +73,12 @@ def tradeoff(board: Board, parent: Canvas | None = None, only: Sequence[Variant]
     panel = figure.subplots()
     _draw_means(panel, means, dots, retention, forgetting)
     panel.set(xlabel=f"{retention.header}, {retention.aspect}", ylabel=f"{forgetting.header}, {forgetting.aspect}")
-    costs = [spell_number(end([mean.cost for mean in means]), ".1f") for end in (min, max)]
-    size = [f"size: {total.title}, {costs[0]} to {costs[1]} {total.unit}"] if costs[0] != costs[1] else []
-    panel.set_title("\n".join([*size, *(["small dots: forget classes"] * (len(board.targets) > 1))]), pad=TITLE_PAD)
+    known = [mean.cost for mean in means if mean.cost is not None]
+    costs = sorted({spell_number(end(known, default=0.0), ".1f") for end in (min, max)}, key=float)
+    size = [f"size: {total.title}, {costs[0]} to {costs[1]} {total.unit}"] if len(costs) > 1 else []
+    hollow = ["hollow: cost not measured"] if len(known) < len(means) else []
+    singles = ["small dots: forget classes"] * (len(board.targets) > 1)
+    panel.set_title("\n".join([*size, *hollow, *singles]), pad=TITLE_PAD)
     limits = crowded(panel, [(mean.x, mean.y) for mean in means])
     width = COLUMN if limits is None else PAGE
     handles, words, title = _key(panel, means)
@@ -112,22 +115,22 @@ def _is_between(number: float, ends: tuple[float, float]) -> bool:
 
 
 def _means(board: Board, rows: Sequence[Variant], measures: tuple[Measure, Measure, Measure]) -> list[Mean]:
-    """Return the means of the rows that have all three measures."""
+    """Return the means of the rows that have the first two measures; only models unlearned elsewhere have no cost."""
     found = {row: [board.numbers.mean(row, measure, interval=False) for measure in measures] for row in rows}
-    found = {row: values for row, values in found.items() if all(value.number is not None for value in values)}
-    numbers = {row: [float(value.number or 0.0) for value in values] for row, values in found.items()}
-    most = max([1e-9, *(cost for *_, cost in numbers.values())])
+    found = {row: values for row, values in found.items() if None not in (values[0].number, values[1].number)}
+    most = max([1e-9, *(values[2].number or 0.0 for values in found.values())])
     names: dict[str, str] = {}
     for row in found:
         if len(row.label) > LONGEST_LABEL:
             names[row.label] = str(len(names) + 1)
     means = []
     for row, values in found.items():
-        gap = min(values, key=lambda value: value.ok / max(value.expected, 1)).gap
-        x, y, cost = numbers[row]
-        area = LEAST_AREA + MORE_AREA * cost / most
+        known = [value for value in values if value.number is not None]
+        gap = min(known, key=lambda value: value.ok / max(value.expected, 1)).gap
+        x, y, cost = (value.number for value in values)
+        area = LEAST_AREA + MORE_AREA * (cost or 0.0) / most
         label = f"{names.get(row.label, row.label)}{gap}"
-        means.append(Mean(row.label, label, x, y, cost, area, board.styles[row.label]))
+        means.append(Mean(row.label, label, float(x or 0.0), float(y or 0.0), cost, area, board.styles[row.label]))
     return means
 
 
@@ -153,7 +156,7 @@ def _draw_means(
         x, y, colours = zip(*dots, strict=True)
         panel.scatter(x, y, s=7, alpha=0.45, c=colours, linewidths=0, clip_on=limits is not None)
     for mean in means:
-        panel.scatter([mean.x], [mean.y], s=mean.area, zorder=3, label=mean.row, clip_on=False, **_dress(mean.style))
+        panel.scatter([mean.x], [mean.y], s=mean.area, zorder=3, label=mean.row, clip_on=False, **_dress(mean))
     for axis, measure, numbers, singles in (
         (panel.xaxis, retention, [mean.x for mean in means], [x for x, *_ in dots]),
         (panel.yaxis, forgetting, [mean.y for mean in means], [y for _, y, _ in dots]),
@@ -166,8 +169,12 @@ def _draw_means(
         panel.set(xlim=limits[0], ylim=limits[1])
 
 
-def _dress(style: Style) -> dict[str, Any]:
-    return {"c": style.colour, "marker": style.shape, "edgecolors": "black", "linewidths": 0.6}
+def _dress(mean: Mean) -> dict[str, Any]:
+    """Return the style of a mark: hollow where there is no cost that its size could show."""
+    colour, shape = mean.style.colour, mean.style.shape
+    if mean.cost is None:
+        return {"c": "white", "marker": shape, "edgecolors": colour, "linewidths": 1.2}
+    return {"c": colour, "marker": shape, "edgecolors": "black", "linewidths": 0.6}
 
 
 def _key(panel: Axes, means: Sequence[Mean]) -> tuple[list[Any], list[str], str]:
@@ -175,7 +182,7 @@ def _key(panel: Axes, means: Sequence[Mean]) -> tuple[list[Any], list[str], str]
     numbered = [mean for mean in means if not mean.label.startswith(mean.row)]
     words, title = without_method([mean.row for mean in numbered])
     words = [f"{mean.label.split(' ')[0]}: {word}" for mean, word in zip(numbered, words, strict=True)]
-    return [panel.scatter([], [], s=LEAST_AREA, **_dress(mean.style)) for mean in numbered], words, title
+    return [panel.scatter([], [], s=LEAST_AREA, **_dress(mean)) for mean in numbered], words, title
 
 
 def _write_labels(panel: Axes, means: Sequence[Mean]) -> None:

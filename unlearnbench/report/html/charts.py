@@ -208,7 +208,7 @@ def losses(board: Board) -> list[Chart]:
             ChartLine(variant.label, [
                 Dot(across(centre), up(y), f"{variant.label}{_gap(board, count)}, timestep {centre:g}: {y:.3g}")
                 for centre, y in zip(centres, getattr(curve, side).tolist(), strict=True) if math.isfinite(y)
-            ], variant.role != "method")
+            ], not variant.competes)
             for variant, (curve, count) in curves.items()
         ]  # fmt: skip
         alternative = f"Denoising loss of the {words} by timestep, {len(lines)} rows."

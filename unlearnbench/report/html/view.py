@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from unlearnbench.errors import plural
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.cost import PHASES
 from unlearnbench.report.data.environment import MOST_LETTERS, MOST_VALUES, protocol_facts, provenance_facts
 from unlearnbench.report.data.front import axes_of
 from unlearnbench.report.data.published import load_source, source_names
-from unlearnbench.report.data.values import Measure
+from unlearnbench.report.data.values import GIVEN, Measure
 from unlearnbench.report.figures.drawing import FIGURE_WORDS, Drawn
 from unlearnbench.report.figures.tradeoff import PAIRS
 from unlearnbench.report.html.charts import Chart, losses, relearning, scatter
@@ -23,7 +24,7 @@ from unlearnbench.store.records import Record
 
 PLACES = {
     "summary": "summary", "pareto": "tradeoffs", "cost": "cost", "robustness": "attacks", "relearning": "attacks",
-    "controls": "controls", "validation": "controls", "settings": "appendix",
+    "judges": "judges", "controls": "controls", "validation": "controls", "settings": "appendix",
 }  # fmt: skip
 SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # only some cells have it, and it dwarfs the others
 STILLS = ("equal-retention", "sweep")  # figures that the page does not draw itself
@@ -86,7 +87,7 @@ class BoardView:
     relearning: list[Chart]
     tables: dict[str, list[HtmlTable]]  # by section
     published: list[Published]
-    failed: int
+    failed: str  # cells and attacks, in words
     failures: list[Failure]
     protocol: list[tuple[str, str]]
     provenance: list[tuple[str, str]]
@@ -147,7 +148,7 @@ def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Dra
         relearning=relearning(board),
         tables=tables,
         published=_published(board),
-        failed=len(board.failures()),
+        failed=_failed(board),
         failures=_failures(board),
         protocol=protocol_facts(board.records),
         provenance=provenance_facts(board.records, board.digest),
@@ -161,7 +162,10 @@ def _against(x: Measure, y: Measure) -> str:
 def _facts(board: Board) -> list[tuple[str, str]]:
     """Return the facts of the run: rows, targets, device, and so on, in a few words each."""
     methods = [variant for variant in board.variants if variant.role == "method"]
-    others = [variant.label for variant in board.variants if variant.role != "method"]
+    others = [
+        f"{variant.label} (given)" if variant.role == GIVEN else variant.label
+        for variant in board.variants if variant.role != "method"
+    ]  # fmt: skip
     expected = len(board.variants) * board.numbers.expected
     sound = len(board.numbers.sound_records)
     failed = len(board.failures())
@@ -215,10 +219,22 @@ def _published(board: Board) -> list[Published]:
     return found
 
 
+def _failed(board: Board) -> str:
+    """Return how many cells and attacks failed, in words."""
+    cells, attacks = len(board.failures()), len(board.failed_attacks)
+    counts = [
+        *([f"{plural(cells, 'cell')} {'has' if cells == 1 else 'have'} no numbers"] if cells else []),
+        *([f"{plural(attacks, 'attack')} failed"] if attacks else []),
+    ]
+    return ", ".join(counts)
+
+
 def _failures(board: Board) -> list[Failure]:
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in board.failures():
         groups.setdefault((record.status, record.reason or "no reason is recorded"), []).append(record)
+    for record, attack in board.failed_attacks:
+        groups.setdefault((attack["failed"], f"{attack['title']}: {attack.get('reason')}"), []).append(record)
     return [
         Failure(
             status, reason, [record.cell.id for record in records[:MOST_NAMES]], max(0, len(records) - MOST_NAMES),

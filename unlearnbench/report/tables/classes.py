@@ -6,6 +6,7 @@ from dataclasses import replace
 from unlearnbench.report.data.board import Board
 from unlearnbench.report.data.values import Measure, Value, Variant, target_name
 from unlearnbench.report.tables.table import Table, interval_text
+from unlearnbench.store.cell import Target
 
 MOST_ACROSS = 4  # methods with a group of columns each: more do not fit a page
 MOST_MEASURES = 4  # columns of such a group
@@ -108,6 +109,11 @@ def rows_of(board: Board, methods: Collection[str]) -> list[Variant]:
 
 
 def class_labels(board: Board) -> list[str]:
-    """Return a label for each forget class: its number and its name."""
-    named = [(target.label, target_name(target, board.class_names)) for target in board.targets]
-    return [label if name == label else f"{label} {name}" for label, name in named]
+    """Return a label for each forget class."""
+    return [class_label(board, target) for target in board.targets]
+
+
+def class_label(board: Board, target: Target) -> str:
+    """Return a label for a forget class: its number and its name."""
+    label, name = target.label, target_name(target, board.class_names)
+    return label if name == label else f"{label} {name}"

@@ -80,7 +80,7 @@ def _relearned(part: Numbers, row: Variant, attack: Measure, last: int) -> tuple
     measures = curve_measures(attack)
     back, area = part.median(row, measures["back"]), part.mean(row, measures["area"])
     if back.number is None:
-        return (Value(None, ok=0, expected=part.expected),) * 2
+        return (Value(None, area.word, ok=0, expected=part.expected),) * 2
     if math.isinf(back.number):
         back = replace(back, number=None, word=f"never in {last}")
     return back, replace(area, spread=None, best=False)

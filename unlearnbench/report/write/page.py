@@ -91,8 +91,16 @@ def _origin(board: Board) -> list[str]:
 
 
 def _failures(board: Board) -> list[str]:
-    lines = [
-        f"- `{record.cell.id}`: {record.status}, {escape_markdown(one_line(str(record.reason)))}"
-        for record in board.failures()
+    """Return the lists of cells and of attacks that failed."""
+    cells = [(record, record.status, str(record.reason)) for record in board.failures()]
+    attacks = [
+        (record, attack["failed"], f"{attack['title']}: {attack.get('reason')}")
+        for record, attack in board.failed_attacks
     ]
-    return ["### Cells without numbers\n\n" + "\n".join(lines) + "\n"] if lines else []
+    return [
+        f"### {title} without numbers\n\n"
+        + "\n".join(f"- `{r.cell.id}`: {status}, {escape_markdown(one_line(words))}" for r, status, words in failed)
+        + "\n"
+        for title, failed in (("Cells", cells), ("Attacks", attacks))
+        if failed
+    ]

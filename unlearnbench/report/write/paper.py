@@ -29,7 +29,7 @@ SECTIONS = {  # of the document: the tables and figures of each, others are in t
     "Attacks": ("robustness", "relearning"),
     "Cost": ("cost", "phases"),
     "Settings": ("settings", "sweep", "timesteps"),
-    "Sanity checks": ("controls", "validation", "confusion"),
+    "Sanity checks": ("judges", "controls", "validation", "confusion"),
 }
 IN_SHORT = "summary-compact"  # stands in the text, where a paper would have it
 
