@@ -346,7 +346,7 @@ def evaluate(
     given = [Given.read(model, name) for model in models]
     console, workers = _start()
     assert workers is not None
-    registry = Registry(_absolute(plugin))
+    registry, files = Registry(_absolute(plugin)), _absolute(plugin)
     source = Source(
         dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
         base_minutes=base_minutes, judge_weights=judge_weights, second_judge=second_judge,
@@ -355,7 +355,7 @@ def evaluate(
     plan = plan_of_given(registry, given, classes=classes, source=source, metrics=metrics, seed=seed)
     _check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
     execution = _execution(
-        device=device, plugin_files=_absolute(plugin), rerun=rerun, controls="none", models=None, timeout=timeout
+        device=device, plugin_files=files, rerun=rerun, controls="none", models=None, timeout=timeout
     )
     show = None if no_report else partial(_finish, results, out, registry, console, is_over=False)
     summary = _benchmark(console, plan, workers, results, execution, show)

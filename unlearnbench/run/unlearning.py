@@ -88,22 +88,16 @@ def unlearn_cell(
     harness = replace(harness, streams=method.streams)
     context, again = make_unlearned(method, harness, cell, repeats)
     facts = {
-        "flops": flops,
-        "made_by": cell.id,
-        "made_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "method_source_hash": harness.source_hash,
+        "flops": flops, "made_by": cell.id, "made_utc": _now(), "method_source_hash": harness.source_hash,
         "revisions": unlearning_rests_on(method.role, dataset, sampled=harness.counts.sampled_images > 0),
-    }
+    }  # fmt: skip
     try:
         with meter.phase("load"):
             weights = weights_of(context.model, cell.forget_class, dataset.image_shape)
     except NotInWeights as reason:
         check_left_as_found(before, method)
         fields = measured_here(cell, context.model.eval(), dataset, metric_names, registry, harness)
-        fields["artifacts"][UNLEARNED] = {"reason": str(reason)}
-        if staged is not None:
-            warnings.warn(f"{cell.id}: no model folder, because {reason}", stacklevel=1)
-            fields["artifacts"]["model"] = {"reason": str(reason)}
+        fields["artifacts"] |= _without_weights(cell, str(reason), staged)
         facts["revisions"] |= fields["revisions"]
         return {**fields, **facts, **_account(harness, again), "complete": True}
     except Exception:
@@ -111,6 +105,18 @@ def unlearn_cell(
         raise
     kept = keep_unlearned(harness, cell.settings, weights, {**facts, **_account(harness, again)})
     return unlearned_fields(kept, staged, base)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _without_weights(cell: Cell, reason: str, staged: Path | None) -> dict[str, dict[str, str]]:
+    """Return the record's entries on a model that weights do not stand for; warn where it was to be saved."""
+    if staged is None:
+        return {UNLEARNED: {"reason": reason}}
+    warnings.warn(f"{cell.id}: no model folder, because {reason}", stacklevel=1)
+    return {UNLEARNED: {"reason": reason}, "model": {"reason": reason}}
 
 
 def adopt_model(
@@ -133,8 +139,7 @@ def adopt_model(
     with meter.phase("load"):
         config, tensors = read_checkpoint(str(folder), dataset, option="")
     facts = {
-        "made_by": cell.id, "made_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "unet": config,
-        **account(meter),
+        "made_by": cell.id, "made_utc": _now(), "unet": config, **account(meter),
     }  # fmt: skip
     inputs = {"given": local_digest(folder), "classes": dataset.num_classes, "image_shape": dataset.image_shape}
     kept = ArtifactStore(cache).put(UNLEARNED, inputs, tensors, facts, facts["seconds_seen"])
