@@ -345,12 +345,10 @@ def evaluate(
         raise UsageError("--name names one row: give one model, or let folders name the rows")
     given = [Given.read(model, name) for model in models]
     console, workers = _start()
-    assert workers is not None
     registry, files = Registry(_absolute(plugin)), _absolute(plugin)
     source = Source(
         dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
-        base_minutes=base_minutes, judge_weights=judge_weights, second_judge=second_judge,
-        second_judge_weights=second_judge_weights,
+        "fp32", False, base_minutes, judge_weights, second_judge, second_judge_weights,
     )  # fmt: skip
     plan = plan_of_given(registry, given, classes=classes, source=source, metrics=metrics, seed=seed)
     _check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
@@ -358,6 +356,7 @@ def evaluate(
         device=device, plugin_files=files, rerun=rerun, controls="none", models=None, timeout=timeout
     )
     show = None if no_report else partial(_finish, results, out, registry, console, is_over=False)
+    assert workers is not None
     summary = _benchmark(console, plan, workers, results, execution, show)
     _conclude(summary, plan, results, None if no_report else out, registry)
 
