@@ -42,7 +42,7 @@ SHAPES = {  # matplotlib's markers, as SVG draws them around the origin
 SECTIONS = {
     "summary": "Summary", "tradeoffs": "Trade-offs", "losses": "Denoising loss", "classes": "Class by class",
     "pictures": "Samples", "verdicts": "Verdicts", "cost": "Cost", "attacks": "Attacks", "published": "Published",
-    "controls": "Controls", "tables": "Tables", "appendix": "Appendix",
+    "judges": "Judges", "controls": "Controls", "tables": "Tables", "appendix": "Appendix",
 }  # fmt: skip
 
 
@@ -112,6 +112,6 @@ def sections(view: BoardView) -> list[tuple[str, str]]:
         "tradeoffs": view.tradeoffs, "losses": view.losses, "classes": view.heats, "pictures": view.pictures,
         "published": view.published,
         "verdicts": view.verdicts, "cost": view.bars or view.tables.get("cost"),
-        **{key: view.tables.get(key) for key in ("attacks", "controls", "tables")},
+        **{key: view.tables.get(key) for key in ("attacks", "judges", "controls", "tables")},
     }  # fmt: skip
     return [(key, words) for key, words in SECTIONS.items() if there.get(key, True)]
