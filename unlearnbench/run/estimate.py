@@ -25,6 +25,7 @@ from unlearnbench.store.records import DeviceModel, Record, ResultStore, device_
 OUTSIDE = ("start", "load", "rest")  # of a record: time around the phases of a cell
 AROUND = ("start", "load", "warmup", "judge", "attack", "rest")  # of a cell, besides its method and its samples
 BASE = "base model"  # prefix of the names of base models, which take the same time
+MAIN_JOBS = ("unlearn", "measure")  # of a cell; each metric that samples anew has one more
 JOB_SECONDS = 120.0  # for each of the measurements
 
 
@@ -279,7 +280,8 @@ class _Pilot:
         outcome = self._run(
             "judging", "measure_surroundings", cell, self._plan.dataset, names, self._execution.plugin_files
         )
-        start = {"start": statistics.fmean(self._starts)} if self._starts else {}
+        jobs = len(MAIN_JOBS) + sum(spec.is_apart for spec in metrics)
+        start = {"start": jobs * statistics.fmean(self._starts)} if self._starts else {}
         if outcome.status != "ok":
             return Surroundings(start, 0, f"judging: {_reason(outcome)}")
         seconds, unknown = outcome.value
