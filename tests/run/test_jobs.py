@@ -1,14 +1,18 @@
 """The jobs of a cell: what a method leaves changed does not reach its judges, and nothing is unlearned twice."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.cells import tiny_dataset
 from tests.run.test_run import records
 from tests.server import MAIN, run_command
 from unlearnbench.models.weights import weights_of
 from unlearnbench.plugins.registry import Registry
+from unlearnbench.run import measuring, unlearning
+from unlearnbench.run.jobs import resolve_device
 from unlearnbench.run.unlearning import find_unlearned, keep_unlearned, unlearn
 from unlearnbench.store.cell import UNLEARNED, Cell, Target
 
@@ -215,6 +219,22 @@ class TestNothingIsUnlearnedTwice:
         assert (status, times) == (0, 2), output
 
 
+def test_no_judge_is_in_the_process_that_unlearns(cache, monkeypatch):
+    """Nor a feature extractor: the peak memory of unlearning is lower by what they take."""
+
+    def refuse(*_):
+        raise AssertionError("judges are prepared")
+
+    monkeypatch.setattr(measuring, "prepare", refuse)
+    monkeypatch.setattr(unlearning, "measured_here", refuse)
+    tiny, device = tiny_dataset(), resolve_device("cpu")
+    settings = Registry().method("safemax").resolve((), {"steps": 1, "batch": 4})
+    cell = Cell(tiny.name, tiny.protocol.name, "safemax", settings, 3, 0)
+    fields = unlearning.unlearn_cell(cell, tiny, ["ua", "fid"], [], cache, device, 1, True, None, SimpleNamespace)
+    assert fields["artifacts"][UNLEARNED]["sha256"]
+    assert not fields.get("complete")
+
+
 @pytest.mark.parametrize("draws", [False, True])
 def test_weights_depend_on_the_sampler_only_where_the_method_samples(make_harness, draws):
     def forget(ctx):
@@ -263,7 +283,7 @@ def test_a_model_that_weights_do_not_hold_has_no_path(tmp_path):
 def test_a_model_that_weights_do_not_hold_is_measured_where_it_is(tmp_path):
     hook = "ctx.model.register_forward_hook(lambda module, args, output: None)"
     plugin = write_plugin(tmp_path / "hooked.py", plain="pass", hooked=hook)
-    status, output = run(tmp_path, "--methods", "plain,hooked", "--plugin", str(plugin), "--metrics", "all,attacks")
+    status, output = run(tmp_path, "--methods", "plain,hooked", "--plugin", str(plugin), "--metrics", "all,late_start")
     assert status == 0, output
     by_name = found(tmp_path)
     assert values(by_name["hooked"]) == values(by_name["plain"])
