@@ -419,8 +419,7 @@ def written(tmp_path):
     figure = io.BytesIO()
     Image.new("RGB", (1200, 300), "white").save(figure, "PNG")
     path = tmp_path / "report.html"
-    drawn = {name: {"sweep": {"png": figure.getvalue()}} for name in shown}
-    path.write_text(page(shown, [], drawn), encoding="utf-8")
+    path.write_text(page(shown, [], lambda name: {"sweep": {"png": figure.getvalue()}}), encoding="utf-8")
     return path.as_uri()
 
 

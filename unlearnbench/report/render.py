@@ -60,7 +60,7 @@ def _files(
 
     Args:
         shown: {name: board}.
-        drawn: returns the figures of a board by its name; asked once all tables are made.
+        drawn: returns the figures of a board by its name; asked once all tables and charts are made.
         rendering: takes messages about the records.
         methods: whose rows the paper's two tables have.
     """
@@ -76,13 +76,13 @@ def _files(
         rendering.terminal.append(to_terminal(board))
         rendering.add_alarms(board.key, [f"{board.title}: {alarm}" for alarm in alarms(board)])
         rendering.notes += board.notes
+    if shown:
+        files["report.html"] = page(shown, problems, drawn)
     figures = {name: drawn(name) for name in shown}
     for name, board in shown.items():
         files |= {f"{name}/{file}": text for file, text in page_files(board, figures[name], methods).items()}
         for key, both in figures[name].items():
             files |= {f"{name}/figures/{key}.{ending}": content for ending, content in both.items()}
-    if shown:
-        files["report.html"] = page(shown, problems, figures)
     return files
 
 

@@ -109,13 +109,18 @@ def weight_path(record: Record, measure: Measure) -> WeightPath | None:
     return found if fits and np.isfinite([*forget, *retain, found.level]).all() else None
 
 
+def _is_path(entry: Mapping[str, Any]) -> bool:
+    return "level" in (entry.get("detail") or ())
+
+
 WeightPaths = dict[tuple[Target, Seeds], WeightPath]
 
 
 def weight_paths(numbers: Numbers, measures: Sequence[Measure]) -> dict[Measure, dict[Variant, WeightPaths]]:
     """Return {metric: {row: {(target, seeds): path}}} of the metrics that have paths."""
     found: dict[Measure, dict[Variant, WeightPaths]] = {}
-    for measure in measures:
+    drawn = {name for record in numbers.sound_records for name, entry in record.metrics.items() if _is_path(entry)}
+    for measure in (measure for measure in measures if measure.key in drawn):
         for row in numbers.rows:
             records = [record for target in numbers.targets for record in numbers.sound(row, target)]
             paths = {

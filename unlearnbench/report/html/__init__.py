@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from unlearnbench.report.figures.drawing import FIGURE_WORDS, Drawn
 from unlearnbench.report.figures.style import line_colours
 from unlearnbench.report.html.charts import MARGIN
 from unlearnbench.report.html.images import ImageBudget
-from unlearnbench.report.html.view import BoardView, view_of
+from unlearnbench.report.html.view import BoardView, stills, view_of
 from unlearnbench.report.tables.controls import DISTRUST
 from unlearnbench.version import __version__
 
@@ -47,8 +47,9 @@ SECTIONS = {
 
 
 def page(
-    boards: Mapping[str, Board], problems: Sequence[str], drawn: Mapping[str, Mapping[str, Drawn]] | None = None
-) -> str:
+    boards: Mapping[str, Board], problems: Sequence[str],
+    drawn: Callable[[str], Mapping[str, Drawn]] = lambda name: {},
+) -> str:  # fmt: skip
     """Return the page of a results folder as HTML; the same records give the same bytes.
 
     The content security policy in its head admits its script by hash.
@@ -56,7 +57,7 @@ def page(
     Args:
         boards: {name: board}, at least one.
         problems: a sentence for each record that could not be read or shown.
-        drawn: {name: {figure: its bytes}}.
+        drawn: returns the figures of a board by its name; asked once everything else is made.
     """
     environment = Environment(
         loader=PackageLoader("unlearnbench.report.html"), autoescape=True, undefined=StrictUndefined,
@@ -71,7 +72,8 @@ def page(
     styles = {label: replace(style, colour=colours.get(label, style.colour)) for label, style in styles.items()}
     album = ImageBudget()
     largest_first = sorted(boards.items(), key=lambda item: -len(item[1].records))
-    views = [view_of(name, board, album, (drawn or {}).get(name, {})) for name, board in largest_first]
+    views = [view_of(name, board, album) for name, board in largest_first]
+    views = [replace(view, stills=stills(album, drawn(view.name))) for view in views]
     left, top, right, bottom = MARGIN
     environment.globals |= {
         "looks": {label: (key, style) for key, (label, style) in enumerate(styles.items())},

@@ -103,14 +103,24 @@ class BoardView:
         return [strip for page in self.pictures for _, strips in page.rows for strip in strips]
 
 
-def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Drawn]) -> BoardView:
-    """Return what the page shows of a board.
+def stills(album: ImageBudget, drawn: Mapping[str, Drawn]) -> list[FigureImage]:
+    """Return the figures of a board that the page shows as pictures.
+
+    Args:
+        album: the pictures of the page so far.
+        drawn: {figure: its bytes}.
+    """
+    shown = [key for key in STILLS if key in drawn]
+    return [still for key in shown if (still := album.still(drawn[key]["png"], FIGURE_WORDS[key]))]
+
+
+def view_of(name: str, board: Board, album: ImageBudget) -> BoardView:
+    """Return what the page shows of a board, but for `stills`.
 
     Args:
         name: of its folder.
         board: what to show.
         album: the pictures of the page so far.
-        drawn: {figure: its bytes}; those in STILLS are shown.
     """
     tables: dict[str, list[HtmlTable]] = {}
     for table in (table for table in all_tables(board) if is_in_page(table)):
@@ -136,9 +146,7 @@ def view_of(name: str, board: Board, album: ImageBudget, drawn: Mapping[str, Dra
         heats=[
             class_heatmap(board, measure) for measure in [*board.metrics, *(m for m in board.costs if board.ok_records)]
         ],
-        stills=[
-            still for key in STILLS if key in drawn and (still := album.still(drawn[key]["png"], FIGURE_WORDS[key]))
-        ],
+        stills=[],
         pictures=samples,
         pictures_left_out=left_out,
         verdicts=verdicts(board),
