@@ -9,6 +9,7 @@ from tests.conftest import fake_record
 from unlearnbench.datasets import load_dataset
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run import stale
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.stale import current_dataset, is_stale, rests_on, stale_ids
 from unlearnbench.store.revisions import REVISIONS
 
@@ -101,3 +102,61 @@ def test_what_nobody_knows_is_not_judged():
     assert current_dataset({}, "p") is None
     assert current_dataset({**load_dataset("digits").to_json(), "kind": "gone"}, "digits-ddim25") is None
     assert not stale_ids([replace(fake_record(), dataset={"digest": "d"})], {})
+
+
+class TestPartsOfACell:
+    """What runs again of a good record with an attack, a metric and kept weights."""
+
+    DATASET = load_dataset("digits")
+
+    @pytest.fixture
+    def asked(self, tmp_path):
+        entry = {"cost": {"seconds": 1.0, "memory_bytes": {}}, "source_hash": "a1"}
+        record = fake_record(source_hash="m1", more={"hit": {**entry, "value": 50.0}})
+        record = replace(record, artifacts={**record.artifacts, "unlearned": {"key": "k" * 64, "sha256": "s"}})
+        facts = {"digest": self.DATASET.digest, "panel": self.DATASET.judges_digest}
+        record = replace(record, dataset={**record.dataset, **facts}, revisions=EVERY)
+        (tmp_path / "unlearned" / ("k" * 24)).mkdir(parents=True)
+
+        def ask(metrics="fake_ua,hit", sources=None, rerun="missing", **changes):
+            specs = [SimpleNamespace(name=name, is_apart=name in ("hit", "miss")) for name in metrics.split(",")]
+            return stale.needed(
+                replace(record, **changes), Execution(tmp_path, rerun=rerun), sources=sources or {}, metrics=specs,
+                device=record.device_model, dataset=self.DATASET,
+            )  # fmt: skip
+
+        return ask
+
+    @pytest.mark.parametrize(
+        ("metrics", "sources", "expected"),
+        [
+            ("fake_ua,hit", {}, None),
+            ("fake_ua", {"metric:hit": "a2"}, None),
+            ("fake_ua,hit", {"metric:hit": "a2"}, stale.Needed(False, ("hit",))),
+            ("fake_ua,hit,miss", {}, stale.Needed(False, ("miss",))),
+            ("fake_ua,hit", {"metric:fake_ua": "x2"}, stale.Needed(True, (), keeps=True)),
+            ("fake_ua,other,hit", {}, stale.Needed(True, (), keeps=True)),
+            ("fake_ua,hit", {"method:alpha": "m2"}, stale.Needed(True, ("hit",))),
+        ],
+    )
+    def test_a_changed_source(self, asked, metrics, sources, expected):
+        assert asked(metrics, sources) == expected
+
+    def test_a_changed_judge_attacks_again(self, asked):
+        other = {**fake_record().dataset, "digest": self.DATASET.digest, "panel": "other"}
+        assert asked(dataset=other) == stale.Needed(True, ("hit",))
+
+    @pytest.mark.parametrize(
+        ("part", "expected"),
+        [("attacks", stale.Needed(False, ("hit",))), ("judges", stale.Needed(True, ("hit",)))],
+    )
+    def test_a_raised_revision(self, asked, monkeypatch, part, expected):
+        raised(monkeypatch, part)
+        assert asked() == expected
+
+    def test_weights_that_are_gone_are_made_for_an_attack(self, asked, tmp_path):
+        (tmp_path / "unlearned" / ("k" * 24)).rmdir()
+        assert asked("fake_ua,hit,miss") == stale.Needed(True, ("miss",), keeps=True)
+
+    def test_always_is_afresh(self, asked):
+        assert asked(rerun="always") == stale.Needed(True, ("hit",), afresh=True)

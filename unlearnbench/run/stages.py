@@ -112,7 +112,7 @@ class Stages:
     def _kept(self, unlearned: Mapping[str, Any]) -> list[Fields]:
         """Return the attacks of the last record, if they attacked the same weights."""
         now = unlearned["artifacts"][UNLEARNED]["sha256"]
-        if self.last is None or self.last.artifacts.get(UNLEARNED, {}).get("sha256") != now:
+        if self.last is None or not self.needed.keeps or self.last.artifacts.get(UNLEARNED, {}).get("sha256") != now:
             return []
         return [{"metrics": {name: entry for name, entry in self.last.metrics.items() if is_apart(entry)}}]
 

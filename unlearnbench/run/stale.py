@@ -73,13 +73,18 @@ def is_stale(record: Record, sources: Mapping[str, str], recipes: Recipes | None
         recipes: of the record's dataset now; None where unknown.
     """
     measured = {name: entry for name, entry in record.metrics.items() if not is_apart(entry)}
-    if _have_changed(measured, sources) or _differs(f"method:{record.cell.method}", record.method, sources):
+    return bool(_have_changed(measured, sources)) or _is_all_stale(record, sources, recipes)
+
+
+def _is_all_stale(record: Record, sources: Mapping[str, str], recipes: Recipes | None) -> bool:
+    """Say whether something has changed that attacks rest on too, as on a method, recipe or judge."""
+    if _differs(f"method:{record.cell.method}", record.method, sources):
         return True
     if recipes is not None:
         recorded = (record.dataset.get("digest"), record.dataset.get("panel", recipes[1]))  # old records lack it
         if recorded != recipes:
             return True
-    apart = {"attacks"} if len(measured) < len(record.metrics) else set()
+    apart = {"attacks"} if any(map(is_apart, record.metrics.values())) else set()
     return bool(_raised(record) - apart)
 
 
@@ -129,7 +134,8 @@ class Needed(NamedTuple):
     """The parts of a cell to run. Weights are unlearned where the cache lacks them."""
 
     measure: bool  # the weights, by all metrics but attacks
-    attacks: tuple[str, ...] = ()  # of kept weights; of new ones, all
+    attacks: tuple[str, ...] = ()  # those of `metrics`, for weights that are kept; new ones meet all
+    keeps: bool = False  # the attacks of the last record stay, where they met the same weights
     afresh: bool = False  # unlearn, whatever the cache has
 
 
@@ -159,9 +165,13 @@ def needed(
         {name for name, entry in record.metrics.items() if entry.get("failed")} if execution.rerun == "failed" else {}
     )
     again = tuple(name for name in attacks if name not in record.metrics or name in old or name in lost)
+    if _is_all_stale(record, sources, (dataset.digest, dataset.judges_digest)):
+        return Needed(True, attacks)
     if _measured_in_part(record, execution, sources, metrics, dataset):
-        return Needed(True, again)
-    return Needed(not _weights_are_kept(record, execution.cache), again) if again else None
+        return Needed(True, again, keeps=True)
+    if not again:
+        return None
+    return Needed(False, again) if _weights_are_kept(record, execution.cache) else Needed(True, again, keeps=True)
 
 
 def _weights_are_kept(record: Record, cache: Path) -> bool:
