@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.cells import tiny_dataset
-from tests.run.test_run import records
+from tests.run.test_run import lines, records
 from tests.server import MAIN, run_command
 from unlearnbench.models.weights import weights_of
 from unlearnbench.plugins.registry import Registry
@@ -137,7 +137,7 @@ class TestNothingIsUnlearnedTwice:
             if kind.is_dir() and kind.name not in (UNLEARNED, "samples", ".runs"):
                 (self.cache / kind.name).symlink_to(kind)
 
-    def test_a_further_metric_measures_again_and_an_attack_attacks(self, measured):
+    def test_a_further_metric_measures_again_and_an_attack_attacks(self, measured, tmp_path):
         status, output, (first,), times = measured()
         assert (status, times) == (0, 1), output
         status, output, (second,), times = measured("dark,light")
@@ -156,6 +156,7 @@ class TestNothingIsUnlearnedTwice:
         _, output, (fourth,), times = measured("dark,light,attack")
         assert "1 of 1 cell is recorded" in output
         assert fourth == third
+        assert len(lines(tmp_path)) == 3, "each run has recorded the cell once"
 
     def test_sampling_seeds_share_the_weights_which_stay_charged(self, measured):
         _, output, found, times = measured("dark", "--base-seeds", "0", "--sampling-seeds", "0-1")

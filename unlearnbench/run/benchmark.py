@@ -281,7 +281,7 @@ class Benchmark:
         with display.task(f"{self._label(cell)}{where}") as task, self._beside.working(lane.number):
             stages = self._stages(cell, lane, display, task)
             try:
-                record = self._keep(cell, stages.measured(), device_info, started)
+                record = stages.standing or self._keep(cell, stages.measured(), device_info, started)
             except Stopped:
                 outcome = Outcome("interrupted", reason=self._stop_reason)
                 self._append(self._record(cell, outcome, device_info, started))

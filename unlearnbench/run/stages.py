@@ -46,11 +46,13 @@ class Stages:
     staged: Path | None
     run: Callable[..., Outcome]
 
+    @property
+    def standing(self) -> Record | None:
+        """The last record, where only attacks are to be made; None where the cell is to be measured."""
+        return None if self.needed.measure else self.last
+
     def measured(self) -> Outcome:
-        """Unlearn and measure, if needed; the value of the outcome are the fields of the record."""
-        if not self.needed.measure:
-            assert self.last is not None
-            return Outcome("ok", fields_of(self.last))
+        """Unlearn and measure; the value of the outcome are the fields of the record."""
         unlearned = self._unlearn()
         if unlearned.status != "ok" or unlearned.value.get("complete"):
             return unlearned if unlearned.value is None else Outcome("ok", together([unlearned.value], self.cell))

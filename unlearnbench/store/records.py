@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -312,10 +312,8 @@ def read_line(line: bytes) -> Record:
 
 def _decode(line: bytes) -> tuple[dict[str, Any], bool]:
     """Return the JSON object in a line, and whether it is known to pass `check_plain`."""
-    try:
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # Python's decoder reads more, and says what is wrong
         return PLAIN_JSON.decode(line), True
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        pass  # Python's own decoder reads more, and says what is wrong
     try:
         value = json.loads(line, parse_constant=_refuse)
     except RecursionError:

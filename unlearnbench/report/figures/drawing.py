@@ -20,7 +20,7 @@ from unlearnbench.report.data.front import undominated
 from unlearnbench.report.data.values import Variant
 from unlearnbench.report.figures.heatmaps import confusion, heatmaps
 from unlearnbench.report.figures.images import samples, samples_overview
-from unlearnbench.report.figures.paths import equal_retention
+from unlearnbench.report.figures.paths import mixed
 from unlearnbench.report.figures.phases import phases
 from unlearnbench.report.figures.robustness import relearning, robustness
 from unlearnbench.report.figures.style import DPI, Canvas, own_style
@@ -88,7 +88,7 @@ FIGURE_WORDS = {
 FIGURES: Mapping[str, Callable[[Board, Canvas | None, Sequence[Variant]], Canvas | None]] = {
     "tradeoff": tradeoff,
     "pareto": pareto,
-    "equal-retention": equal_retention,
+    "equal-retention": mixed,
     "sweep": sweep,
     "timesteps": timesteps,
     "robustness": robustness,

@@ -17,7 +17,7 @@ LONGEST_LABEL = 24  # letters
 BEYOND = 101.5  # percent, so that marks at 100 do not touch the names
 
 
-def equal_retention(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
+def mixed(board: Board, parent: Canvas | None = None, only: Sequence[Variant] = ()) -> Canvas | None:
     """Forgetting against retention from the base to each unlearned model, with a ringed mark at equal retention.
 
     Rows are named on the right, at the heights of their ringed marks.
