@@ -8,7 +8,7 @@ from unlearnbench.report.data.board import boards
 from unlearnbench.report.data.curves import mean_path, weight_path, weight_paths
 from unlearnbench.report.data.values import Measure
 from unlearnbench.report.figures import drawing
-from unlearnbench.report.figures.paths import equal_retention
+from unlearnbench.report.figures.paths import mixed
 from unlearnbench.report.render import render
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.store.records import ResultStore
@@ -65,7 +65,7 @@ def test_it_is_a_column_of_forgetting_with_an_interval():
 def test_the_figure_has_a_curve_and_a_ringed_mark_for_each_row():
     records = [moved(m, c, role=r) for m, r in (("alpha", "method"), ("gold", "gold")) for c in range(2)]
     shown = board([*records, fake_record("beta")])
-    axes = equal_retention(shown).axes[0]
+    axes = mixed(shown).axes[0]
     curves = [line for line in axes.lines if len(line.get_xdata()) == 4]
     assert [list(line.get_xdata()) for line in curves] == [PATH["retain"]] * 2
     assert [list(line.get_ydata()) for line in curves] == [PATH["forget"]] * 2
@@ -80,7 +80,7 @@ def test_the_figure_has_a_curve_and_a_ringed_mark_for_each_row():
 
 
 def test_a_row_without_paths_in_some_cells_says_so():
-    axes = equal_retention(board([moved(c=0), fake_record("alpha", 1)])).axes[0]
+    axes = mixed(board([moved(c=0), fake_record("alpha", 1)])).axes[0]
     assert "Alpha 40.0 (1/2)" in [text.get_text() for text in axes.texts]
     plt.close("all")
 
