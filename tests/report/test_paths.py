@@ -86,13 +86,13 @@ def test_a_row_without_paths_in_some_cells_says_so():
 
 
 def test_no_path_no_figure():
-    assert equal_retention(board([fake_record()])) is None
+    assert mixed(board([fake_record()])) is None
     assert "equal-retention" not in draw_all(board([fake_record()]))
     plt.close("all")
 
 
 def test_report_and_page_show_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawing, "FIGURES", {"equal-retention": equal_retention})
+    monkeypatch.setattr(drawing, "FIGURES", {"equal-retention": mixed})
     ResultStore(tmp_path / "results").append(moved())
     render(reading(tmp_path / "results"), tmp_path / "reports")
     folder = tmp_path / "reports" / "digits"
