@@ -9,15 +9,14 @@ Rohit Gandikota, Joanna Materzynska, Jaden Fiotto-Kaufman, David Bau. arXiv:2303
 A mean over pixels and images. eta = 0 means: predict the unconditional noise. There is no retain term.
 
 Deviations:
-    - Paper and code are about Stable Diffusion; here the prompt is the class label.
+    - Paper and code are about Stable Diffusion; in class-conditional models the prompt is the class label.
     - eta is that of the formula and of the original script (default 1). The current script writes eps_base(c) - eta'
       (eps_base(c) - eps_base(null)) with eta' = eta + 1 and default 2: the same target.
     - x_t are noised real forget images with t uniform (code: samples of class c_f, after a random number of denoising
       steps with guidance 3): no sampling in the loop, but data of the class is needed.
-    - A class-conditional U-Net has no cross-attention, which the code's `esd-x` trains. `train="all"` trains all
-      weights, `train="class"` those through which the class reaches the features: the class embedding
-      (`class_embedding`) and the embedding's projection in every residual block (`time_emb_proj`), which carries the
-      timestep as well.
+    - `train="class"` trains the weights through which the condition reaches the features: cross-attention where the
+      model has prompts (code: `esd-x`), else the class embedding and its projections, which carry the timestep as well;
+      `train="rest"` trains all others (code: `esd-u`), `train="all"` both.
     - Batch 128 (code: 1) and gradient norm 1: chosen, unknown for class-conditional models.
     - eps_theta(x_t, null) is not trained and may drift with the shared weights, as in the code.
     - Assumed: the start is the base model that the harness evaluates, and the result the last weights (no average).
@@ -47,11 +46,12 @@ def esd(
     batch: Annotated[int, Ge(1)] = 128,  # forget images per step (unknown for class-conditional models: chosen)
     lr: Annotated[float, Gt(0)] = 1e-5,  # Adam (code: original script)
     eta: Annotated[float, Ge(0)] = 1.0,  # strength of the negative guidance (paper)
-    train: Literal["all", "class"] = "all",  # weights that move (unknown for class-conditional models: chosen)
+    train: Literal["all", "class", "rest"] = "all",  # weights that move (unknown for class-conditional models: chosen)
     clip: Annotated[float, Gt(0)] = 1.0,  # global gradient norm (unknown for class-conditional models: chosen)
 ):
+    chosen = ctx.part("condition" if train == "class" else train)
     for name, parameter in ctx.model.named_parameters():
-        parameter.requires_grad_(train == "all" or name.startswith("class_embedding.") or ".time_emb_proj." in name)
+        parameter.requires_grad_(name in chosen)
     moving = [parameter for parameter in ctx.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(moving, lr=lr, fused=True)
     for _ in ctx.steps(steps):

@@ -41,13 +41,13 @@ def tiny_dataset(*, flip=False, bf16=False, unet=None):
     """Return digits with a small network, few images and samples, short trainings; all of it in bfloat16 or none."""
     digits = load_dataset("digits")
     precision = "bf16" if bf16 else "fp32"
-    unet = {**digits.base.unet, **NARROW, **(unet or {})}
+    unet = {**digits.base.network, **NARROW, **(unet or {})}
     return replace(
         digits,
         load=few_images,
         flip=flip,
         precision=precision,
-        base=replace(digits.base, unet=unet, steps=4, batch=16, precision=precision),
+        base=replace(digits.base, network=unet, steps=4, batch=16, precision=precision),
         judge=replace(digits.judge, epochs=1, flip=flip),
         rejecting=replace(digits.rejecting, epochs=1, flip=flip),
         extractor=replace(digits.extractor, epochs=1, flip=flip),
@@ -80,18 +80,19 @@ def shrink():
     """
     hurry()
     real, smoke = recipe._PROFILE, profiles._smoke()
-    unet = {**real.base.unet, **NARROW}
+    unet = {**real.bases["unet"].network, **NARROW}
     recipe._PROFILE = replace(
         real,
         protocol=replace(real.protocol, steps=2, forget_samples=20, retain_samples=8),
-        base=replace(real.base, unet=unet, steps=4, batch=16),
+        bases={**real.bases, "unet": replace(real.bases["unet"], network=unet, steps=4, batch=16)},
         judges={name: replace(judge, epochs=1) for name, judge in real.judges.items()},
         rejecting=replace(real.rejecting, epochs=1),
         own=replace(real.own, epochs=1),
     )
-    two = {name: smoke.base.unet[name][:2] for name in ("down_block_types", "up_block_types")}
-    small = replace(smoke.base, unet={**smoke.base.unet, **NARROW, **two})
-    profiles._smoke = lambda: replace(smoke, protocol=replace(smoke.protocol, steps=2, retain_samples=8), base=small)
+    unet = smoke.bases["unet"]
+    two = {name: unet.network[name][:2] for name in ("down_block_types", "up_block_types")}
+    bases = {**smoke.bases, "unet": replace(unet, network={**unet.network, **NARROW, **two})}
+    profiles._smoke = lambda: replace(smoke, protocol=replace(smoke.protocol, steps=2, retain_samples=8), bases=bases)
 
 
 def run_cell(cache, method, device_info, channel, *, dataset=None, metrics=(), plugins=(), staged=None, **settings):

@@ -14,7 +14,9 @@ import torch
 from tests import ROOT, sharing
 from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import load_dataset
-from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.models.codec import PIXELS
+from unlearnbench.models.denoiser import untrained
+from unlearnbench.models.kept import Kept
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.figures.drawing import FIGURES
 from unlearnbench.report.figures.style import set_style
@@ -85,10 +87,10 @@ def registry():
 def tiny():
     """The digits dataset with a denoiser of a few thousand weights and a short protocol."""
     digits = load_dataset("digits")
-    unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4}
+    unet = {**digits.base.network, "block_out_channels": [8, 8], "norm_num_groups": 4}
     return replace(
         digits,
-        base=replace(digits.base, unet=unet, steps=4, batch=8),
+        base=replace(digits.base, network=unet, steps=4, batch=8),
         judge=replace(digits.judge, epochs=1),
         rejecting=replace(digits.rejecting, epochs=1),
         extractor=replace(digits.extractor, epochs=1),
@@ -102,9 +104,10 @@ def make_harness(tiny, registry, tmp_path):
 
     def make(method="safemax", *, streams=None, forget_class=3, target=None, seed=0, dtype=torch.float32, **changes):
         torch.manual_seed(7)
-        base = build_unet(unet_config(tiny)).to(dtype).eval().requires_grad_(False)
+        base = untrained(tiny, PIXELS).to(dtype).eval().requires_grad_(False)
+        kept = Kept.make(PIXELS, tiny.load(None, None).train, mirrors=False, device=torch.device("cpu"))
         fields = {
-            "dataset": tiny, "train": tiny.load(None, None).train, "base": base, "base_digest": "base",
+            "dataset": tiny, "kept": kept, "base": base, "base_digest": "base",
             "method": method, "source_hash": "source", "seed": seed,
             "target": Target(*target) if target else Target((forget_class,)),
             "device": torch.device("cpu"),

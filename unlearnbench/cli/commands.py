@@ -97,7 +97,9 @@ def run(
     protocol: options.Protocol = "",
     data_root: options.DataRoot = None,
     image_size: options.ImageSize = None,
+    model: options.Model = "",
     base: options.Base = "",
+    labels: options.Labels = "",
     base_steps: options.BaseSteps = None,
     base_minutes: options.BaseMinutes = None,
     judge: options.Judge = "",
@@ -126,7 +128,8 @@ def run(
     console, workers = _start(start_workers=not dry_run)
     registry, plan = _plan(
         plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
-        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights),
+        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights, model,
+        labels),
         methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
     )  # fmt: skip
@@ -243,7 +246,9 @@ def estimate(
     protocol: options.Protocol = "",
     data_root: options.DataRoot = None,
     image_size: options.ImageSize = None,
+    model: options.Model = "",
     base: options.Base = "",
+    labels: options.Labels = "",
     base_steps: options.BaseSteps = None,
     base_minutes: options.BaseMinutes = None,
     judge: options.Judge = "",
@@ -269,7 +274,8 @@ def estimate(
     assert workers is not None
     _, plan = _plan(
         plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
-        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights),
+        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights, model,
+        labels),
         methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
     )  # fmt: skip
@@ -315,7 +321,9 @@ def evaluate(
     protocol: options.Protocol = "",
     data_root: options.DataRoot = None,
     image_size: options.ImageSize = None,
+    model: options.Model = "",
     base: options.Base = "",
+    labels: options.Labels = "",
     base_steps: options.BaseSteps = None,
     base_minutes: options.BaseMinutes = None,
     judge: options.Judge = "",
@@ -348,7 +356,7 @@ def evaluate(
     registry, files = Registry(_absolute(plugin)), _absolute(plugin)
     source = Source(
         dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
-        "fp32", False, base_minutes, judge_weights, second_judge, second_judge_weights,
+        "fp32", False, base_minutes, judge_weights, second_judge, second_judge_weights, model, labels,
     )  # fmt: skip
     plan = plan_of_given(registry, given, classes=classes, source=source, metrics=metrics, seed=seed)
     _check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
@@ -366,7 +374,9 @@ def unlearn(
     out: Annotated[Path, typer.Option("--out", help="Folder for the unlearned model.", metavar="DIR")],
     method: Annotated[str, typer.Option("--method", help="Name of the method.", metavar="NAME")],
     classes: options.ToForget,
+    model: options.Model = "",
     base: options.Base = "",
+    labels: options.Labels = "",
     set_: options.Set = None,
     seed: options.OneSeed = 0,
     plugin: options.Plugin = None,
@@ -396,7 +406,7 @@ def unlearn(
 
     source = Source(
         dataset, protocol, data_root, image_size, base, base_steps, precision=precision, compiled=compile_,
-        base_minutes=base_minutes,
+        base_minutes=base_minutes, model=model, labels=labels,
     )  # fmt: skip
     registry = Registry(_absolute(plugin))
     plan = plan_of_unlearning(registry, method, classes=classes, source=source, sweeps=set_ or [], seed=seed)
@@ -423,6 +433,7 @@ def train(
     image_size: options.ImageSize = None,
     device: options.Device = "auto",
     minutes: options.BaseMinutes = None,
+    model: options.Model = "",
 ) -> None:
     """Train a base model and write it as a diffusers folder.
 
@@ -437,7 +448,9 @@ def train(
     from unlearnbench.run.workers import ignore_stopping
     from unlearnbench.store.cache import default_cache
 
-    chosen = load_dataset(Source(dataset, protocol, data_root, image_size, base_steps=steps, base_minutes=minutes))
+    chosen = load_dataset(
+        Source(dataset, protocol, data_root, image_size, base_steps=steps, base_minutes=minutes, model=model)
+    )
     _check_writable(out, "--out")
     losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out)
     if losses is None:
@@ -621,6 +634,7 @@ def new(
 @app.command(cls=options.Command)
 def check(
     target: Annotated[str, typer.Argument(help="The method's name, or its file.", metavar="NAME|FILE")],
+    model: Annotated[str, typer.Option("--model", help="Kind of model: unet, dit or text.", metavar="KIND")] = "",
 ) -> None:
     """Run the conformance tests on a method, on digits.
 
@@ -632,7 +646,7 @@ def check(
     from unlearnbench.kit.conformance import check as check_methods
 
     whole = True
-    for method, promises in check_methods(target).items():
+    for method, promises in check_methods(target, model).items():
         _echo(f"{method}:")
         for promise in promises:
             _echo(f"  {promise}")

@@ -141,6 +141,10 @@ ImageSize = Annotated[
 Base = Annotated[
     str, _option(SUBJECT, "Your base model: a diffusers folder, or its name on the Hub.", metavar="DIR|ID")
 ]
+Model = Annotated[str, _option(SUBJECT, "Kind of base model to train: unet, dit or text.", metavar="KIND")]
+Labels = Annotated[
+    str, _option(SUBJECT, "Labels of the classes in a --base that knows more.", "--labels", metavar="NAME=LABEL,...")
+]
 BaseSteps = Annotated[int | None, _option(SUBJECT, "Training steps of the base model.", min=1, metavar="N")]
 BaseMinutes = Annotated[
     float | None,

@@ -6,7 +6,7 @@ torch until images are loaded; `models` and `judges` build from it.
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from unlearnbench.datasets.conditions import Concept, Conditions, Prompts
 from unlearnbench.datasets.recipes import (
+    PIPELINES,
+    PROMPTED,
     WITHOUT_CLASS_0,
     BaseRecipe,
     ClassifierRecipe,
@@ -26,7 +29,7 @@ from unlearnbench.datasets.recipes import (
     RejectingRecipe,
     SvmRecipe,
 )
-from unlearnbench.errors import UsageError, suggest
+from unlearnbench.errors import UsageError, one_line, suggest
 from unlearnbench.store.cell import Precision
 from unlearnbench.store.hashing import digest, file_digest, read_object
 
@@ -79,6 +82,8 @@ class Source:
     judge_weights: Path | None = None  # of the judge, instead of training it
     second_judge: str = ""
     second_judge_weights: Path | None = None
+    model: str = ""  # kind of the base model
+    labels: str = ""  # of the classes in a given model that knows more: NAME=LABEL,...
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,8 @@ class Dataset:
     precision: Precision = "fp32"  # of the methods' forward passes on CUDA; weights and optimisers stay in fp32
     compiled: bool = False  # whether torch.compile compiles the blocks of the methods' networks
     weights: Mapping[str, Path] = field(default_factory=dict)  # SHA-256 -> file, of judges that come from one
+    prompts: Prompts | None = None  # of its classes, where the model takes prompts
+    labels: tuple[int, ...] = ()  # of its classes in a given model that knows more
 
     @property
     def features(self) -> int:
@@ -120,9 +127,25 @@ class Dataset:
         return len(self.class_names)
 
     @property
+    def conditions(self) -> Conditions:
+        """What its models are conditioned on."""
+        return Conditions(self.name, self.class_names, self.image_shape, not self.unguided, self.prompts, self.labels)
+
+    @property
+    def tunings(self) -> tuple[str, ...]:
+        """Names of tuned settings that apply, later ones first: of dataset, protocol, and an unusual kind of model."""
+        usual = (self.kind, self.protocol.family)
+        return usual if "model" not in self.choices else (*usual, f"{self.kind}-{self.base.kind}")
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What its models have that a method may require."""
+        return frozenset() if self.prompts is None else frozenset({"prompts"})
+
+    @property
     def null_class(self) -> int | None:
         """The label of the unconditional branch, after those of the classes; None for a model without one."""
-        return None if self.unguided else self.num_classes
+        return self.conditions.null_class
 
     @property
     def digest(self) -> str:
@@ -130,7 +153,8 @@ class Dataset:
         protocol = replace(self.protocol, batch_size=0)  # does not affect images
         extractor = None if self.extractor is None else asdict(self.extractor)
         parts = [asdict(protocol), self.base.to_json(), asdict(self.judge), extractor]
-        return digest([self.class_names, self.image_shape, self.flip, *parts, self.choices.get("base", "")])
+        given = [part for part in (self.prompts and self.prompts.to_json(), self.labels) if part]
+        return digest([self.class_names, self.image_shape, self.flip, *parts, self.choices.get("base", ""), *given])
 
     def check_device(self, kind: str) -> None:
         """Refuse a device that does not support the user's choices.
@@ -205,7 +229,7 @@ def load_dataset(source: Source | str) -> Dataset:
 def resolve(
     source: Source, *, name: str, title: str, class_names: Iterable[str], image_shape: tuple[int, int, int],
     flip: bool, load: "Callable[[ArtifactStore, Progress], Images]", content: str = "",
-    train_counts: tuple[int, ...] = (),
+    train_counts: tuple[int, ...] = (), prompts: Prompts | None = None,
 ) -> Dataset:  # fmt: skip
     """Return a dataset from its images and the user's choices among its profiles.
 
@@ -214,6 +238,8 @@ def resolve(
     """
     profiles: Mapping[str, Profile] = module_of(source.dataset).profiles(image_shape)
     profile = profiles[_pick(source.protocol, profiles, "protocol", source.dataset)]
+    kind = _kind(source, profile)
+    recipe = profile.bases[kind]
     extractor = _pick(source.extractor, [profile.extractor, *get_args(ExtractorChoice)], "extractor", source.dataset)
     _check_one_base(source)
     names = tuple(class_names)
@@ -221,9 +247,12 @@ def resolve(
     features = INCEPTION_FEATURES if extractor == "inception" else FEATURES[profile.own.network]
     protocol = _fitted(profile.protocol, len(names), features, source.batch_size)
     unguided = _lacks_null_class(source.base, len(names))
+    labels = parse_labels(source.labels, names)
     chosen = {
         "base": _identity(source.base),
         "unguided": unguided,
+        "model": kind,
+        "labels": source.labels,
         "base_steps": source.base_steps,
         "base_minutes": source.base_minutes,
         "extractor": extractor,
@@ -231,9 +260,13 @@ def resolve(
         "precision": source.precision,
         "compiled": source.compiled,
     }
-    usual = {"precision": "fp32", "base_steps": profile.base.steps, "extractor": profile.extractor}
+    usual = {
+        "precision": "fp32", "base_steps": recipe.steps, "extractor": profile.extractor,
+        "model": next(iter(profile.bases)),
+    }  # fmt: skip
     stamp = digest(chosen["base"])[:6]  # different bases are not compared, so cells and reports are separate
-    marks, notes = [f"-base-{stamp}"] * bool(source.base), [f", base model {stamp}"] * bool(source.base)
+    marks, notes = ([f"-{kind}"], [f", {kind}"]) if kind != usual["model"] else ([], [])
+    marks, notes = marks + [f"-base-{stamp}"] * bool(source.base), notes + [f", base model {stamp}"] * bool(source.base)
     if source.precision != "fp32":
         marks, notes = [*marks, f"-{source.precision}"], [*notes, f", unlearning in {source.precision}"]
     if source.compiled:
@@ -241,7 +274,7 @@ def resolve(
     return Dataset(
         name=name + "".join(marks), kind=source.dataset, title=title + "".join(notes), class_names=names,
         image_shape=image_shape, flip=flip, protocol=without_guidance(protocol) if unguided else protocol,
-        base=replace(profile.base, steps=source.base_steps or profile.base.steps, minutes=source.base_minutes),
+        base=replace(recipe, steps=source.base_steps or recipe.steps, minutes=source.base_minutes),
         judge=judges.first,
         second=judges.second,
         rejecting=profile.rejecting,
@@ -257,7 +290,78 @@ def resolve(
         precision=source.precision,
         compiled=source.compiled,
         weights=judges.weights,
+        prompts=(prompts or prompts_of(names)) if kind in PROMPTED else None,
+        labels=labels,
     )  # fmt: skip
+
+
+def prompts_of(class_names: Sequence[str]) -> Prompts:
+    """Return prompts that name classes, each with the next one as its anchor."""
+    concepts = [
+        Concept(
+            name,
+            prompts=tuple(f"{words} {name}" for words in ("a photo of a", "a picture of a", "an image of the")),
+            paraphrases=(f"one {name} in a photograph", f"this shows a {name}"),
+            anchor=class_names[(c + 1) % len(class_names)],
+        )
+        for c, name in enumerate(class_names)
+    ]
+    return Prompts(tuple(concepts), unrelated=("a photo", "a picture of something"))
+
+
+def parse_labels(text: str, class_names: Sequence[str]) -> tuple[int, ...]:
+    """Return the label of each class from `NAME=LABEL,...`; none for an empty text.
+
+    Raises:
+        UsageError: a class is unknown, or lacks its label, or a label is not a number or given twice.
+    """
+    if not text:
+        return ()
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, label = part.rpartition("=")
+        if name not in class_names or not re.fullmatch(r"[0-9]{1,6}", label):
+            raise UsageError(
+                f"--labels {one_line(part, 60)}: write NAME=LABEL with a class of {', '.join(class_names[:5])}, ... "
+                f"and its number in the model"
+            )
+        found[name] = int(label)
+    if lacking := [name for name in class_names if name not in found]:
+        raise UsageError(f"--labels gives no label for {lacking[0]}: give one for every class")
+    if len(set(found.values())) < len(found):
+        raise UsageError("--labels gives one label to two classes: give each class its own")
+    return tuple(found[name] for name in class_names)
+
+
+def _kind(source: Source, profile: Profile) -> str:
+    """Return the kind of the base model: that of a given folder, or the user's choice."""
+    if not (source.base and Path(source.base).is_dir()):
+        return _pick(source.model, profile.bases, "model", source.dataset)
+    kind = kind_in(Path(source.base))
+    if source.model and source.model != kind:
+        raise UsageError(f"--base {source.base} is a model of kind {kind}: leave out --model {source.model}")
+    return kind
+
+
+def kind_in(folder: Path) -> str:
+    """Return the kind of the model in a folder of diffusers' format.
+
+    Raises:
+        UsageError: it is a pipeline of another kind.
+    """
+    index = folder / "model_index.json"
+    try:
+        pipeline = read_object(index).get("_class_name") if index.is_file() else None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{index} cannot be read ({one_line(str(error), 100)}): write the pipeline again") from error
+    if pipeline is None:
+        return "unet"
+    if pipeline not in PIPELINES:
+        raise UsageError(
+            f"{folder} holds a {one_line(str(pipeline), 60)}, which is not supported here: give a folder of a "
+            f"UNet2DModel with class labels, a {' or a '.join(PIPELINES)}"
+        )
+    return PIPELINES[pipeline]
 
 
 def _fitted(protocol: Protocol, classes: int, features: int, batch_size: int | None) -> Protocol:
@@ -385,6 +489,9 @@ def _unet_folder(folder: Path) -> Path:
 
 def local_digest(folder: Path) -> str | None:
     """Return a hash of all files a local checkpoint's predictions depend on, None where it has no weights."""
+    if (folder / "model_index.json").is_file():
+        files = [path for ending in ("json", "txt", "safetensors") for path in sorted(folder.glob(f"**/*.{ending}"))]
+        return digest([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
     unet = _unet_folder(folder)
-    files = (unet / WEIGHTS, unet / "config.json", folder / "scheduler" / "scheduler_config.json")
+    files = [unet / WEIGHTS, unet / "config.json", folder / "scheduler" / "scheduler_config.json"]
     return digest([file_digest(path) if path.is_file() else None for path in files]) if files[0].is_file() else None

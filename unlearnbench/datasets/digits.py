@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unlearnbench.datasets import Dataset, Images, Source, Split, resolve
+from unlearnbench.datasets.conditions import Concept, Prompts
 from unlearnbench.datasets.recipes import (
+    AutoencoderRecipe,
     BaseRecipe,
     ClassifierRecipe,
     Profile,
@@ -53,27 +55,92 @@ _JUDGE = ClassifierRecipe(
     revision=2,
 )
 
+_UNET = BaseRecipe(
+    network={
+        "block_out_channels": [32, 32],
+        "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "add_attention": False,
+        "norm_num_groups": 8,
+    },
+    steps=1500,
+    batch=64,
+    lr=2e-3,
+    cosine=True,
+    label_dropout=0.1,
+    ema=0.995,
+    clip=1.0,
+)
+_AUTOENCODER = AutoencoderRecipe(
+    network={
+        "block_out_channels": [32, 64],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 8,
+    },
+    steps=600,
+    batch=64,
+    lr=2e-3,
+    kl=1e-4,
+)
+_DIT = replace(
+    _UNET,
+    kind="dit",
+    network={
+        "num_layers": 6,
+        "num_attention_heads": 4,
+        "attention_head_dim": 32,
+        "patch_size": 1,
+    },
+    steps=1500,
+    lr=1e-3,
+    autoencoder=_AUTOENCODER,
+)
+_TEXT = replace(
+    _UNET,
+    kind="text",
+    network={
+        "unet": {
+            "block_out_channels": [32, 64],
+            "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+            "layers_per_block": 1,
+            "attention_head_dim": 4,
+            "norm_num_groups": 8,
+        },
+        "text_encoder": {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 12,
+        },
+    },
+    steps=1200,
+    autoencoder=_AUTOENCODER,
+)
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PROMPTS = Prompts(
+    tuple(
+        Concept(
+            name=word,
+            prompts=(f"a photo of the digit {word}", f"a picture of the number {word}", f"a handwritten {word}"),
+            paraphrases=(f"an image of the figure {word}", f"{word} drawn by hand"),
+            anchor="digit",
+        )
+        for word in _WORDS
+    ),
+    unrelated=("a photo", "a picture of something"),
+)
+
 _PROFILE = Profile(
     protocol=Protocol(
         name="digits-ddim25", steps=25, eta=0.0, guidance=0.5, forget_samples=100, retain_samples=50, batch_size=250
     ),
-    base=BaseRecipe(
-        unet={
-            "block_out_channels": [32, 32],
-            "layers_per_block": 1,
-            "down_block_types": ["DownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "UpBlock2D"],
-            "add_attention": False,
-            "norm_num_groups": 8,
-        },
-        steps=1500,
-        batch=64,
-        lr=2e-3,
-        cosine=True,
-        label_dropout=0.1,
-        ema=0.995,
-        clip=1.0,
-    ),
+    bases={"unet": _UNET, "dit": _DIT, "text": _TEXT},
     judges={"cnn": _JUDGE},
     second=SvmRecipe(c=10.0, gamma=0.05),
     # Of 6 trainings with two seeds each, at 5 thresholds: the one that rejects most blends (75 %) among those that
@@ -105,5 +172,6 @@ def dataset(source: Source) -> Dataset:
     if source.data_root is not None:
         raise UsageError("--data-root does not apply to digits, which are part of scikit-learn: name another --dataset")
     return resolve(
-        source, name="digits", title=TITLE, class_names="0123456789", image_shape=(1, 8, 8), flip=FLIP, load=load
-    )
+        source, name="digits", title=TITLE, class_names="0123456789", image_shape=(1, 8, 8), flip=FLIP, load=load,
+        prompts=PROMPTS,
+    )  # fmt: skip

@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from unlearnbench.datasets.recipes import BaseRecipe, ClassifierRecipe, Profile, Protocol, RejectingRecipe, with_b4
+from unlearnbench.datasets.recipes import (
+    AutoencoderRecipe,
+    BaseRecipe,
+    ClassifierRecipe,
+    Profile,
+    Protocol,
+    RejectingRecipe,
+    with_b4,
+)
 
 CIFAR_SIDE = 32  # pixels
 
@@ -50,14 +58,62 @@ _CIFAR_JUDGES = {
 }
 
 
+_AUTOENCODER = AutoencoderRecipe(
+    network={
+        "block_out_channels": [32, 64, 64],
+        "down_block_types": ["DownEncoderBlock2D"] * 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 3,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 8,
+    },
+    steps=3000,
+    batch=64,
+    lr=1e-3,
+    kl=1e-4,
+)
+
+
+def _bases(unet: BaseRecipe) -> dict[str, BaseRecipe]:
+    """Return the recipes of all kinds of models: beside a UNet small ones on latents, sized for a CPU."""
+    small = replace(
+        unet, steps=6000, batch=64, lr=1e-3, cosine=True, ema=0.999, precision="fp32", autoencoder=_AUTOENCODER
+    )
+    dit = {"num_layers": 6, "num_attention_heads": 4, "attention_head_dim": 32, "patch_size": 1}
+    text = {
+        "unet": {
+            "block_out_channels": [32, 64],
+            "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+            "layers_per_block": 1,
+            "attention_head_dim": 4,
+            "norm_num_groups": 8,
+        },
+        "text_encoder": {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 16,
+        },
+    }
+    return {
+        "unet": unet,
+        "dit": replace(small, kind="dit", network=dit),
+        "text": replace(small, kind="text", network=text),
+    }
+
+
 def _paper(levels: int) -> Profile:
     return Profile(
         protocol=Protocol(
             name="paper", steps=1000, eta=1.0, guidance=2.0, forget_samples=500, retain_samples=5000, batch_size=500
         ),
-        base=BaseRecipe(
-            unet=_unet(levels), steps=800_000, batch=128, lr=2e-4, cosine=False, label_dropout=0.1, ema=0.9999,
-            clip=1.0, precision="bf16",
+        bases=_bases(
+            BaseRecipe(
+                network=_unet(levels), steps=800_000, batch=128, lr=2e-4, cosine=False, label_dropout=0.1, ema=0.9999,
+                clip=1.0, precision="bf16",
+            )
         ),
         judges={"resnet34": _RESNET, "resnet34-scratch": _SCRATCH, "small": _CNN},
         second=replace(_SCRATCH, network="vgg16", seed=2),
@@ -82,8 +138,10 @@ def _smoke() -> Profile:
             name="smoke", steps=50, eta=1.0, guidance=2.0, forget_samples=40, retain_samples=40, batch_size=50,
             clip_x0=True,  # a small network's errors at large t are magnified 157 times otherwise
         ),
-        base=BaseRecipe(
-            unet=unet, steps=3000, batch=64, lr=1e-3, cosine=True, label_dropout=0.1, ema=0.999, clip=1.0
+        bases=_bases(
+            BaseRecipe(
+                network=unet, steps=3000, batch=64, lr=1e-3, cosine=True, label_dropout=0.1, ema=0.999, clip=1.0
+            )
         ),
         judges={"small": _CNN, "resnet34": _RESNET, "resnet34-scratch": _SCRATCH},
         second=replace(_CNN, network="small_vgg", seed=2),
@@ -98,7 +156,7 @@ def _brief(paper: Profile) -> Profile:
         protocol=replace(
             paper.protocol, name="brief", steps=50, eta=0.0, forget_samples=200, retain_samples=100, precision="bf16"
         ),
-        base=replace(paper.base, steps=20_000, cosine=True),
+        bases=_bases(replace(paper.bases["unet"], steps=20_000, cosine=True)),
         judges={**_CIFAR_JUDGES, "small": _BRIEF_CNN, "resnet34": _RESNET, "resnet34-scratch": _SCRATCH},
         second=replace(_BRIEF_CNN, network="small_vgg", seed=2),
         rejecting=RejectingRecipe(**(asdict(_BRIEF_CNN) | {"seed": 3, "label_smoothing": 0.0})),

@@ -14,6 +14,8 @@ WITHOUT_CLASS_0 = "the first 500 training images of every class but 0 and the fo
 
 
 ExtractorChoice = Literal["inception", "own"]
+PIPELINES = {"DiTPipeline": "dit", "StableDiffusionPipeline": "text"}  # diffusers' pipelines and kinds of models
+PROMPTED = frozenset({"text"})  # kinds of models that take prompts
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,27 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class AutoencoderRecipe:
+    """How the autoencoder of a model on latents is trained."""
+
+    network: dict[str, Any]  # arguments of diffusers.AutoencoderKL but sizes, which the images give
+    steps: int  # optimiser steps
+    batch: int  # images per step
+    lr: float  # Adam's step size, annealed to zero along half a cosine
+    kl: float  # weight of the KL divergence per pixel, beside the squared error per pixel
+    clip: float = 1.0  # global gradient norm
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class BaseRecipe:
     """How the base model is trained; all of it is part of the artifact's key."""
 
-    unet: dict[str, Any]  # arguments of diffusers.UNet2DModel but sizes and labels, which the images give
+    network: dict[str, Any]  # arguments of diffusers' networks but sizes and labels, which the images give
     steps: int  # optimiser steps
     batch: int  # images per step
     lr: float  # Adam's step size
@@ -65,11 +84,15 @@ class BaseRecipe:
     seed: int = 0
     revision: int = 1  # raise it when training code changes the result
     minutes: float | None = None  # training time, instead of a number of steps
+    kind: str = "unet"  # of the model, a name in models.denoiser.KINDS
+    autoencoder: AutoencoderRecipe | None = None  # of models on latents
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as a JSON object: with minutes or steps, not both."""
-        unused = "minutes" if self.minutes is None else "steps"
-        return {name: value for name, value in asdict(self).items() if name != unused}
+        """Return the recipe as a JSON object: with minutes or steps, not both; the network named by its kind."""
+        names = {"network": self.kind}
+        unused = {"kind", "minutes" if self.minutes is None else "steps"}
+        unused |= {"autoencoder"} if self.autoencoder is None else set()
+        return {names.get(name, name): value for name, value in asdict(self).items() if name not in unused}
 
 
 @dataclass(frozen=True)
@@ -121,7 +144,7 @@ class Profile:
     """A protocol with the recipes that go with it."""
 
     protocol: Protocol
-    base: BaseRecipe
+    bases: Mapping[str, BaseRecipe]  # the choices of --model, the default first
     judges: Mapping[str, ClassifierRecipe]  # the choices of --judge, the default first
     second: ClassifierRecipe | SvmRecipe  # the second judge, of a different kind
     rejecting: RejectingRecipe  # the judge with a reject option

@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearnbench.datasets import Source, load_dataset
 from unlearnbench.errors import NonFiniteError, PluginError, UsageError, one_line, spell_error, suggest
 from unlearnbench.kit import trial
 from unlearnbench.kit.plugin_source import card_complaints, card_hints, reach_complaints
-from unlearnbench.kit.trial import CPU, Bench, OutOfTime, Run, TouchedStreams
+from unlearnbench.kit.trial import Bench, OutOfTime, Run, TouchedStreams
+from unlearnbench.models.denoiser import CPU, KINDS
 from unlearnbench.models.training import global_rng_kept
 from unlearnbench.plugins.registry import Plugin, Registry
 from unlearnbench.plugins.spec import STREAMS, MethodSpec
@@ -50,13 +52,17 @@ class Promise:
         return f"{mark:5} {self.name:{WIDTH}}  {self.words}".rstrip()
 
 
-def check(target: str) -> dict[str, list[Promise]]:
+def check(target: str, model: str = "") -> dict[str, list[Promise]]:
     """Return {method: its promises} for a registered name, or for every method of a file.
 
+    Args:
+        target: name or file.
+        model: kind of model, as of `check_plugin`.
+
     Raises:
-        UsageError: there is no such method or file, or it is a metric.
+        UsageError: there is no such method or file, it is a metric, or it requires another kind of model.
     """
-    return {plugin.name: check_plugin(plugin) for plugin in find(target)}
+    return {plugin.name: check_plugin(plugin, model) for plugin in find(target)}
 
 
 def find(target: str) -> list[Plugin]:
@@ -95,10 +101,17 @@ def _in_file(registry: Registry, path: Path) -> list[Plugin]:
     return found
 
 
-def check_plugin(plugin: Plugin) -> list[Promise]:
+def check_plugin(plugin: Plugin, model: str = "") -> list[Promise]:
     """Return the promises of a method in the order of NAMES.
 
     Global state stays unchanged, except for what the method itself changes, which breaks a promise.
+
+    Args:
+        plugin: of the method.
+        model: kind of model; empty for the first one that has what the method requires.
+
+    Raises:
+        UsageError: a model of this kind lacks what the method requires.
     """
     process = GlobalState()
     try:
@@ -107,11 +120,12 @@ def check_plugin(plugin: Plugin) -> list[Promise]:
         return [Promise(NAMES[0], False, str(error)), *_unjudged(NAMES[1:], "it does not load")]
     assert isinstance(spec, MethodSpec)
     assert plugin.path is not None
+    kind = _kind_for(spec, model)
     threads, state, words = torch.get_num_threads(), random.getstate(), np.random.get_state()  # noqa: NPY002
     torch.set_num_threads(1)  # a small network is not faster on more
     try:
         with tempfile.TemporaryDirectory() as folder, global_rng_kept(CPU):
-            dynamic = _judge_runs(Bench(plugin, spec, Path(folder)))
+            dynamic = _judge_runs(Bench(plugin, spec, Path(folder), kind))
     finally:
         torch.set_num_threads(threads)
         random.setstate(state)
@@ -133,6 +147,16 @@ def check_plugin(plugin: Plugin) -> list[Promise]:
     if found["card complete"].kept and (hints := card_hints(spec)):
         found["card complete"] = Promise("card complete", True, f"a hint: {'; '.join(hints)}")
     return [found[name] for name in NAMES]
+
+
+def _kind_for(spec: MethodSpec, model: str) -> str:
+    """Return the kind of model to check a method with; raises as `check_plugin` does."""
+    for kind in [model] if model else list(KINDS):
+        if load_dataset(Source("digits", model=kind)).offers.issuperset(spec.requires):
+            return kind
+    raise UsageError(
+        f"{spec.name} requires a model that takes {' and '.join(spec.requires)}: leave out --model {model}"
+    )
 
 
 def _unjudged(names: Iterable[str], why: str) -> list[Promise]:
@@ -188,21 +212,20 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 def _edits(run: Run, bench: Bench) -> Promise:
     name, model = "edits the model", run.context.model
-    changed = _changed(bench.pristine, run.weights)
-    edited = bool(changed) or not _same(run.prediction, bench.expected)
-    embedding = getattr(getattr(model, "class_embedding", None), "weight", None)
-    rows = bench.dataset.num_classes + 1
     if run.returned is not None:
         return Promise(name, False, "it returns a value, which is ignored: edit ctx.model in place, return nothing")
     if model is not run.context.given:
         return Promise(name, False, "it puts another model in place of ctx.model: change the weights of the one given")
+    changed = _changed(bench.pristine, run.weights)
+    edited = bool(changed) or not _same(run.prediction, bench.expected)
+    rows = bench.dataset.num_classes + 1
     if run.prediction is None:
         return Promise(name, False, f"ctx.model no longer predicts noise for every class: {run.complaint}")
-    if run.prediction.shape != (expected := (rows, *bench.dataset.image_shape)):
+    if run.prediction.shape != (expected := (rows, *model.shape)):
         words = f"ctx.model predicts {tuple(run.prediction.shape)} for {expected}: keep it a model of x_t, t and y"
         return Promise(name, False, words)
-    if embedding is not None and len(embedding) != rows:
-        words = f"the class embedding has {len(embedding)} rows: keep the {rows} of all classes and the null class"
+    if (labels := model.labels) != run.harness.base.labels:
+        words = f"the class embedding has {labels} rows: keep the {run.harness.base.labels} of all labels"
         return Promise(name, False, words)
     if bench.spec.role == "reference":
         words = "a reference leaves ctx.model as it is: take another role" if edited else "a reference: nothing changed"
@@ -217,7 +240,7 @@ def _keeps_base(run: Run, bench: Bench) -> Promise:
     name, base = "keeps the base", run.harness.base
     own = {parameter.data_ptr() for parameter in base.parameters()}
     rule = "ctx.base is for reading: "
-    if changed := _changed(bench.pristine, base.state_dict()):
+    if changed := _changed(bench.pristine, base.tensors()):
         return Promise(name, False, f"{rule}{len(changed)} of its tensors changed, so edit ctx.model alone")
     if any(parameter.data_ptr() in own for parameter in run.context.model.parameters()):
         return Promise(name, False, f"{rule}ctx.model shares weights with it, so copy values (copy_), not tensors")

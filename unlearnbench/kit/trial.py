@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unlearnbench.cost.meter import Meter
-from unlearnbench.datasets import Dataset, Images, Split, load_dataset
+from unlearnbench.datasets import Dataset, Images, Source, Split, load_dataset
 from unlearnbench.errors import spell_error
 from unlearnbench.kit.gradients import GradientWatch
+from unlearnbench.models.autoencoder import untrained_codec
+from unlearnbench.models.denoiser import CPU, Denoiser, ready, small_recipe, untrained
 from unlearnbench.models.diffusion import evaluating, predict_noise
-from unlearnbench.models.networks import build_unet, frozen, unet_config
+from unlearnbench.models.kept import Kept
 from unlearnbench.plugins.registry import Plugin
 from unlearnbench.plugins.spec import STREAMS, MethodSpec
 from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
@@ -43,7 +45,6 @@ SECONDS = 40.0  # of processor time, for all runs of a method together: a busy m
 PATIENCE = 10  # limit by the clock, as a multiple of SECONDS, for a method that waits
 TICK = 0.2  # seconds between two looks at the time
 PACKAGE = str(Path(__file__).resolve().parents[1])
-CPU = torch.device("cpu")
 
 
 class Watched(Context):
@@ -175,21 +176,31 @@ class Run:
     @property
     def weights(self) -> Tensors:
         """The weights after the run."""
-        return self.context.model.state_dict()
+        return self.context.model.tensors()
 
 
 class Bench:
     """The embedded dataset and a small denoiser with random weights, for any number of runs of one method."""
 
-    def __init__(self, plugin: Plugin, spec: MethodSpec, folder: Path) -> None:
-        digits = load_dataset("digits")
-        unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4}
+    def __init__(self, plugin: Plugin, spec: MethodSpec, folder: Path, model: str) -> None:
+        """Make a bench.
+
+        Args:
+            plugin: of the method.
+            spec: of the method.
+            folder: for artifacts.
+            model: kind of denoiser.
+        """
+        digits = load_dataset(Source("digits", model=model))
+        base = small_recipe(digits.base)
         self.plugin, self.spec, self.folder = plugin, spec, folder
         self.deadline = Deadline()
-        self.dataset = replace(digits, base=replace(digits.base, unet=unet), protocol=replace(digits.protocol, steps=2))
+        self.dataset = replace(digits, base=base, protocol=replace(digits.protocol, steps=2))
         self.images: Images = digits.load(ArtifactStore(folder), self._progress)
         torch.manual_seed(0)
-        self.pristine = build_unet(unet_config(self.dataset)).state_dict()
+        self.codec = untrained_codec(self.dataset)
+        self.pristine = untrained(self.dataset, self.codec).tensors()
+        self.kept = Kept.make(self.codec, self.images.train, mirrors=self.dataset.flip, device=CPU)
         self.expected, _ = self._predict(self.base())
         self.file = inspect.getfile(inspect.unwrap(spec.function))
         self.runs = 0
@@ -197,9 +208,9 @@ class Bench:
     def _progress(self, what: str, done: int, total: int) -> None:
         self.deadline.check()
 
-    def base(self) -> nn.Module:
+    def base(self) -> Denoiser:
         """Return the base model, untouched, in the memory layout that it has on a GPU."""
-        network = frozen(build_unet(unet_config(self.dataset)), self.pristine, CPU)
+        network = ready(untrained(self.dataset, self.codec), self.pristine, CPU)
         return network.to(memory_format=torch.channels_last)
 
     def settings(self, steps: int) -> dict[str, Scalar]:
@@ -226,7 +237,7 @@ class Bench:
         streams = TouchedStreams(STREAMS)
         streams.touched = set()
         return Harness(
-            dataset=dataset, train=self.images.train, base=self.base(), base_digest="check", method=self.spec.name,
+            dataset=dataset, kept=self.kept, base=self.base(), base_digest="check", method=self.spec.name,
             source_hash=self.plugin.source_hash, streams=streams, seed=seed, target=Target((FORGET_CLASS,)), device=CPU,
             store=store, meter=Meter(),
             device_identity={"type": "cpu", "uuid": "check"}, software=software(), progress=self._progress,
@@ -280,8 +291,8 @@ class Bench:
 
     def _predict(self, model: nn.Module) -> tuple[Tensor | None, str]:
         """Return predictions on fixed inputs of every class and the null class, or None and the reason."""
-        k, shape = self.dataset.num_classes + 1, self.dataset.image_shape
-        x = torch.randn(k, *shape, generator=torch.Generator().manual_seed(1))
+        k = self.dataset.num_classes + 1
+        x = torch.randn(k, *self.codec.shape(self.dataset.image_shape), generator=torch.Generator().manual_seed(1))
         try:
             with evaluating(model):
                 return predict_noise(model, x, torch.arange(k) * 999 // (k - 1), torch.arange(k)), ""

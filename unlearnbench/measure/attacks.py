@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from unlearnbench.errors import Unmeasurable
 from unlearnbench.measure.probe import Probe
-from unlearnbench.models.diffusion import eps_loss, to_float
+from unlearnbench.models.denoiser import Denoiser
+from unlearnbench.models.diffusion import eps_loss
 from unlearnbench.models.sampler import Start
 from unlearnbench.models.training import antithetic_timesteps, drop_labels
 from unlearnbench.models.transfer import upload
@@ -45,7 +46,7 @@ class Attacker(Probe):
 
     samples: int = SAMPLES
 
-    def victim(self) -> nn.Module:
+    def victim(self) -> Denoiser:
         """Return a new copy of the unlearned model, including hooks: trainable, in train mode.
 
         Raises:
@@ -57,25 +58,21 @@ class Attacker(Probe):
 
     def embeddings(self) -> Tensor:
         """Return a copy of the model's label embedding, a row for each label and the null class: (rows, D)."""
-        return self._embedding(self.model).weight.detach().clone()
+        return self.model.embeddings()
 
-    def with_new_labels(self, rows: Tensor) -> tuple[nn.Module, Tensor]:
+    def with_new_labels(self, rows: Tensor) -> tuple[Denoiser, Tensor]:
         """Return a frozen copy of the model with new labels, their embeddings trainable, and these labels.
 
         Args:
             rows: (m, D) embeddings of the new labels.
         """
         model = self.victim().eval().requires_grad_(False)
-        known = self._embedding(model).weight
-        model.class_embedding = nn.Embedding.from_pretrained(torch.cat([known, rows.to(known)]), freeze=False)  # type: ignore[no-untyped-call]
-        return model, torch.arange(len(known), len(known) + len(rows), device=self.device)
+        labels, _ = model.add_labels(rows)
+        return model, labels
 
-    @staticmethod
-    def _embedding(model: nn.Module) -> nn.Embedding:
-        embedding = getattr(model, "class_embedding", None)
-        if not isinstance(embedding, nn.Embedding):
-            raise Unmeasurable("the model has no table of label embeddings to attack")
-        return embedding
+    def paraphrases(self, c: int) -> tuple[int, ...]:
+        """Return the labels of a concept's held-out paraphrases; none where the model takes no prompts."""
+        return self.dataset.conditions.paraphrases(c)
 
     def _seed(self, name: str) -> int:
         cell = self.cell
@@ -87,11 +84,9 @@ class Attacker(Probe):
 
     def retained(self, name: str) -> Stream:
         """Return training images of the retained classes, in an order that depends on the attack."""
-        train = self.prepared.train
-        chosen = torch.from_numpy(np.isin(train.labels, self.retained_classes))
-        images, labels = torch.from_numpy(train.images)[chosen], torch.from_numpy(train.labels)[chosen]
+        images, labels = (part.to(self.device) for part in self.prepared.kept.of(self.retained_classes))
         generator = self.generator(f"{name}, retained images", torch.device("cpu"))
-        return Stream("retain", images.to(self.device), labels.to(self.device), generator, self.dataset.flip, {})
+        return Stream("retain", images, labels, generator, self.dataset.flip, {}, self.model.codec)
 
     def forget_images(self, k: int | None = None) -> tuple[Tensor, Tensor]:
         """Return k training images of every forget class, class by class in turn: x0 (n, C, H, W) and labels (n,).
@@ -110,8 +105,7 @@ class Attacker(Probe):
         if least < (k or 1):
             raise Unmeasurable(f"the attack needs {k or 1} training images of each forget class, and one has {least}")
         chosen = torch.stack([order[: k or least] for order in orders], dim=1).flatten()
-        x0, y = torch.from_numpy(train.images)[chosen], torch.from_numpy(train.labels)[chosen]
-        return to_float(x0).to(self.device), y.to(self.device)
+        return self.prepared.kept.x0(chosen).to(self.device), torch.from_numpy(train.labels)[chosen].to(self.device)
 
     @cached_property
     def before(self) -> float:
@@ -119,7 +113,7 @@ class Attacker(Probe):
         return self.forgotten(self.model)
 
     def forgotten(
-        self, model: nn.Module, *, labels: Tensor | None = None, guidance: float | None = None,
+        self, model: Denoiser, *, labels: Tensor | None = None, guidance: float | None = None,
         eta: float | None = None, start: Start | None = None,
     ) -> float:  # fmt: skip
         """Return the percentage of `samples` samples in which the rejecting judge sees no forget class.

@@ -5,12 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlearnbench.cost.meter import Meter
 from unlearnbench.cost.phases import Cost
@@ -20,10 +21,10 @@ from unlearnbench.errors import PluginError, Unmeasurable, UsageError, one_line
 from unlearnbench.judges.forward import forward_batches
 from unlearnbench.judges.judges import Judge
 from unlearnbench.measure.prepared import Prepared
-from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, to_float
-from unlearnbench.models.networks import is_plain
-from unlearnbench.models.sampler import sample
+from unlearnbench.models.denoiser import Denoiser
+from unlearnbench.models.diffusion import eps_loss, evaluating
 from unlearnbench.models.training import global_rng_kept
+from unlearnbench.models.weights import is_same
 from unlearnbench.plugins.spec import MetricSpec, Score
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
@@ -64,7 +65,7 @@ class EvaluationInputs:
     """
 
     cell: Cell
-    model: nn.Module
+    model: Denoiser
     weights: str  # identify the model; empty where they do not stand for it
     dataset: Dataset
     prepared: Prepared
@@ -79,61 +80,61 @@ class EvaluationInputs:
         """The model's device."""
         return next(self.model.parameters()).device
 
-    def _draw(self, labels: Sequence[int]) -> Tensor:
+    def _draw(self, model: Denoiser, labels: Sequence[int]) -> Tensor:
         """Sample one image per label, in the current phase."""
         protocol = self.dataset.protocol
-        return sample(
-            self.model, Schedule.linear(device=self.device), torch.tensor(labels), sample_seeds(self.cell, labels),
-            self.dataset.image_shape, null_class=self.dataset.null_class, **protocol.sampler,
+        return model.draw(
+            torch.tensor(self.dataset.conditions.spread(labels)), sample_seeds(self.cell, labels),
+            null_class=self.dataset.null_class, **protocol.sampler,
             progress=lambda done: self.progress("sample", done, len(labels) * protocol.steps),
         )  # fmt: skip
 
-    def _sample(self, labels: Sequence[int]) -> NDArray[np.uint8]:
-        if self._untouched:
+    def _sample(self, labels: Sequence[int], model: Denoiser | None = None) -> NDArray[np.uint8]:
+        """Return a sample per label of a model, the unlearned one by default.
+
+        A class stands for its training prompts in turn, where the model takes prompts.
+        """
+        chosen = self.model if model is None else model
+        if chosen is self.prepared.base or self._untouched:
             base = self.prepared.artifacts["base"]
-            images = torch.cat([self._kept(base, [c] * labels.count(c)) for c in dict.fromkeys(labels)])
+            images = torch.cat([self._kept(base, chosen, [c] * labels.count(c)) for c in dict.fromkeys(labels)])
         elif self.weights:
-            images = self._kept(self.weights, labels)
+            images = self._kept(self.weights, chosen, labels)
         else:
             with self.meter.phase("sample"):
-                images = self._draw(labels)
+                images = self._draw(chosen, labels)
         result: NDArray[np.uint8] = images.numpy()
         return result
 
     @cached_property
     def _untouched(self) -> bool:
-        """Whether the model still equals the base model: same weights bit for bit, and no hooks or replaced forward."""
-        if not is_plain(self.model):
-            return False
-        if [type(part) for part in self.model.modules()] != [type(part) for part in self.prepared.base.modules()]:
-            return False
-        ours, theirs = self.model.state_dict(), self.prepared.base.state_dict()
-        same = ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)
-        return same and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        """Whether the model still equals the base model."""
+        return is_same(self.model, self.prepared.base)
 
-    def _kept(self, model: Any, labels: Sequence[int]) -> Tensor:
+    def _kept(self, identity: Any, model: Denoiser, labels: Sequence[int]) -> Tensor:
         """Return samples that are cached, so that further metrics need no new ones; their cost is charged again.
 
         Those of the untouched base model, one class at a time, are shared by all cells.
 
         Args:
-            model: JSON that identifies the sampled one.
+            identity: JSON that identifies the model.
+            model: to sample.
             labels: of the images.
         """
 
         def build() -> tuple[Tensors, Mapping[str, Any]]:
             with self.meter.phase("sample") as cost:
-                images = self._draw(labels)
+                images = self._draw(model, labels)
             return {"images": images}, {"cost": cost.to_json()}
 
         inputs = {
-            "model": model, "sampler": self.dataset.protocol.sampler, "labels": labels,
+            "model": identity, "sampler": self.dataset.protocol.sampler, "labels": labels,
             "seeds": sample_seeds(self.cell, labels), "software": software(),
             "device": device_key(self.device_identity),  # the cost is charged again, so it must match
             "harness": of_parts(("sampler", "measuring")),
         }  # fmt: skip
         with self.meter.phase("load"):  # or waiting for another cell that draws them
-            if self.afresh and model == self.weights:
+            if self.afresh and identity == self.weights:
                 self.store.discard("samples", inputs)
             artifact = self.store.get("samples", inputs, build)
         if artifact.reused:
@@ -157,6 +158,38 @@ class EvaluationInputs:
     @cached_property
     def earlier_verdicts(self) -> NDArray[np.int64]:
         return self._named_by(self.prepared.rejecting, self.earlier_samples)
+
+    @property
+    def paraphrase_labels(self) -> list[int]:
+        """The labels of held-out paraphrases of the forget concepts.
+
+        Raises:
+            Unmeasurable: there are none.
+        """
+        conditions = self.dataset.conditions
+        if not (labels := [label for c in self.cell.forget_classes for label in conditions.paraphrases(c)]):
+            raise Unmeasurable("the forget concept has no held-out paraphrase: add some to the file of concepts")
+        return labels
+
+    @cached_property
+    def paraphrase_samples(self) -> NDArray[np.uint8]:
+        n = self.dataset.protocol.forget_samples * len(self.cell.forget_classes)
+        return self._sample(list(islice(cycle(self.paraphrase_labels), n)))
+
+    @property
+    def _unrelated_labels(self) -> list[int]:
+        """A label for each sample of prompts that name no concept."""
+        if not (labels := self.dataset.conditions.unrelated):
+            raise Unmeasurable("no unrelated prompts are known: add some to the file of concepts")
+        return [label for label in labels for _ in range(self.dataset.protocol.retain_samples)]
+
+    @cached_property
+    def unrelated_samples(self) -> NDArray[np.uint8]:
+        return self._sample(self._unrelated_labels)
+
+    @cached_property
+    def base_unrelated_samples(self) -> NDArray[np.uint8]:
+        return self._sample(self._unrelated_labels, self.prepared.base)
 
     @cached_property
     def retain_labels(self) -> NDArray[np.int64]:
@@ -201,6 +234,22 @@ class EvaluationInputs:
         assert self.prepared.extractor is not None
         features: NDArray[np.float64] = forward_batches(self.prepared.extractor, images, self.device).double().numpy()
         return features
+
+    @cached_property
+    def paraphrase_probs(self) -> NDArray[np.float64]:
+        return self._probs(self.paraphrase_samples)
+
+    @cached_property
+    def paraphrase_verdicts(self) -> NDArray[np.int64]:
+        return self._named_by(self.prepared.rejecting, self.paraphrase_samples)
+
+    @cached_property
+    def unrelated_features(self) -> NDArray[np.float64]:
+        return self._features(self.unrelated_samples)
+
+    @cached_property
+    def base_unrelated_features(self) -> NDArray[np.float64]:
+        return self._features(self.base_unrelated_samples)
 
     @cached_property
     def forget_probs(self) -> NDArray[np.float64]:
@@ -265,7 +314,7 @@ def losses_by_timestep(inputs: EvaluationInputs) -> dict[str, Any]:
     the same for every method. Predicting zero gives 1; None stands for a non-finite loss.
     """
     train, cell, device = inputs.prepared.train, inputs.cell, inputs.device
-    schedule = Schedule.linear(device=device)
+    schedule = inputs.model.schedule
     width = schedule.timesteps // TIMESTEP_BINS
     sides: dict[str, list[float | None]] = {"forget": [], "retain": []}
     with evaluating(inputs.model):
@@ -278,7 +327,7 @@ def losses_by_timestep(inputs: EvaluationInputs) -> dict[str, Any]:
                     derive_seed("loss", dataset=cell.dataset, seed=cell.seed, side=side, bin=k)
                 )
                 chosen = pool[torch.randint(len(pool), (LOSS_IMAGES,), generator=random)]
-                x0 = to_float(torch.from_numpy(train.images)[chosen])
+                x0 = inputs.prepared.kept.x0(chosen)
                 t = torch.randint(k * width, (k + 1) * width, (LOSS_IMAGES,), generator=random)
                 eps = torch.randn(x0.shape, generator=random)
                 y = torch.from_numpy(train.labels)[chosen]
@@ -305,7 +354,7 @@ def measure(inputs: EvaluationInputs, metrics: Sequence[tuple[MetricSpec, str]])
             if spec.is_apart:
                 cost = apart.enter_context(inputs.meter.phase("attack"))
                 apart.enter_context(global_rng_kept(inputs.device))
-            score, reason = _score(spec, {need: getattr(inputs, need) for need in spec.needs})
+            score, reason = _score(spec, inputs)
         entry = {"value": None if reason else score.value, "n": score.n, "reason": reason}
         entries[spec.name] = {**spec.declaration(source_hash), **entry}
         if score.detail is not None:
@@ -315,10 +364,10 @@ def measure(inputs: EvaluationInputs, metrics: Sequence[tuple[MetricSpec, str]])
     return entries
 
 
-def _score(spec: MetricSpec, needs: Mapping[str, Any]) -> tuple[Score, str | None]:
+def _score(spec: MetricSpec, inputs: EvaluationInputs) -> tuple[Score, str | None]:
     """Return a metric's score, and the reason if it has no value."""
     try:
-        result = spec.function(**needs)
+        result = spec.function(**{need: getattr(inputs, need) for need in spec.needs})
     except UsageError as error:  # a UsageError would end the run, not only this cell
         raise PluginError(f"metric {spec.name} raised {error!r}") from error
     except Unmeasurable as error:

@@ -8,12 +8,11 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from unlearnbench.errors import Unmeasurable
 from unlearnbench.measure.probe import Probe
+from unlearnbench.models.denoiser import Denoiser, described
 from unlearnbench.models.networks import is_plain
-from unlearnbench.models.weights import arguments_of
 from unlearnbench.store.artifacts import Tensors
 
 FORGET = 50  # samples per model, of all forget classes: a half interval of 14 points at 50 %
@@ -66,15 +65,15 @@ class ModelPath(Probe):
             raise Unmeasurable("its weights alone do not determine the model, so none lies between it and the base")
         base, ours = self.prepared.base.state_dict(), self.model.state_dict()
         shapes = [{name: tensor.shape for name, tensor in end.items()} for end in (base, ours)]
-        if shapes[0] != shapes[1] or arguments_of(self.prepared.base) != arguments_of(self.model):
+        if shapes[0] != shapes[1] or described(self.prepared.base) != described(self.model):
             raise Unmeasurable("it is another network than the base, so no model lies between them")
         return base, ours
 
     @cached_property
-    def _network(self) -> nn.Module:
+    def _network(self) -> Denoiser:
         return copy.deepcopy(self.prepared.base)
 
-    def model_at(self, a: float) -> nn.Module:
+    def model_at(self, a: float) -> Denoiser:
         """Return the model at `a`, mixed in fp32, frozen; it is valid until the next call."""
         base, ours = self._ends
         mixed = {name: torch.lerp(base[name].float(), ours[name].float(), a) for name in base}

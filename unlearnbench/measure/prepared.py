@@ -23,7 +23,9 @@ from unlearnbench.judges.judges import (
     test_performance,
 )
 from unlearnbench.models.base import UNGUIDED, _base_inputs, base_artifact, base_reference, image_digests
-from unlearnbench.models.networks import Classifier, build_unet, frozen
+from unlearnbench.models.denoiser import Denoiser, restored
+from unlearnbench.models.kept import Kept, keep
+from unlearnbench.models.networks import Classifier, frozen
 from unlearnbench.plugins.spec import SAMPLE_ANEW
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software
@@ -46,8 +48,8 @@ class Prepared:
 
     train: Split
     notes: tuple[str, ...]  # on how the images were read
-    base: nn.Module
-    unet: Mapping[str, Any]  # the arguments of the base model's network
+    base: Denoiser
+    kept: Kept  # the training images, as the base takes them
     judge: Classifier
     extractor: nn.Module | None  # None where no metric asks for features
     train_features: Tensor | None  # (N, D) float32 of the training images; None likewise
@@ -93,11 +95,12 @@ def prepare(
     base = base_artifact(dataset, images.train, sources["train"], store, device, progress)
     artifacts |= {"base": base_reference(dataset, base), "judge": judge.reference}
     artifacts |= {name: ready.reference for name, ready in others.items()}
+    denoiser = restored(base.facts, base.tensors, device)
     return Prepared(
         train=images.train,
         notes=(*images.notes, *([UNGUIDED] if dataset.unguided else [])),
-        base=frozen(build_unet(base.facts["unet"]), base.tensors, device),
-        unet=base.facts["unet"],
+        base=denoiser,
+        kept=keep(dataset, images.train, sources["train"], denoiser.codec, store, device, progress),
         judge=frozen(build_classifier(dataset, dataset.judge), judge.tensors, torch.device("cpu")),
         extractor=extractor,
         train_features=features_artifact.tensors["features"] if features_artifact is not None else None,

@@ -8,13 +8,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlearnbench.datasets import Dataset
 from unlearnbench.errors import Unmeasurable
 from unlearnbench.measure.prepared import Prepared
+from unlearnbench.models.denoiser import Denoiser
 from unlearnbench.models.diffusion import Schedule
-from unlearnbench.models.sampler import Start, sample
+from unlearnbench.models.sampler import Start
 from unlearnbench.protocols import Progress
 from unlearnbench.store.cell import Cell, sample_seeds
 
@@ -26,7 +27,7 @@ class Probe:
     step: ClassVar[str]  # as shown by progress
 
     cell: Cell
-    model: nn.Module
+    model: Denoiser
     dataset: Dataset
     prepared: Prepared
     progress: Progress
@@ -39,7 +40,7 @@ class Probe:
     @cached_property
     def schedule(self) -> Schedule:
         """The forward process."""
-        return Schedule.linear(device=self.device)
+        return self.model.schedule
 
     @property
     def num_classes(self) -> int:
@@ -57,7 +58,7 @@ class Probe:
         return self.cell.target.retained(self.num_classes)
 
     def verdicts(
-        self, model: nn.Module, asked: Sequence[int], *, labels: Tensor | None = None, start: Start | None = None,
+        self, model: Denoiser, asked: Sequence[int], *, labels: Tensor | None = None, start: Start | None = None,
         **changed: float,
     ) -> NDArray[np.int64]:  # fmt: skip
         """Return the rejecting judge's verdicts on samples that start from the same noise as the cell's own.
@@ -65,16 +66,16 @@ class Probe:
         Args:
             model: to sample from; it is left in the mode it has.
             asked: a class for each sample, which determines its noise.
-            labels: (n,) to sample; by default those of the classes.
+            labels: (n,) to sample; by default those of the classes, of a concept its training prompts in turn.
             start: of sampling, if not standard noise.
             changed: settings of the protocol's sampler.
         """
         sampler = {**self.dataset.protocol.sampler, **changed}
         if sampler["guidance"] and self.null_class is None:
             raise Unmeasurable("the base model has no null class, so it cannot be guided")
-        images = sample(
-            model, self.schedule, torch.tensor(asked) if labels is None else labels, sample_seeds(self.cell, asked),
-            self.dataset.image_shape, null_class=self.null_class, **sampler, start=start or Start(),
+        images = model.draw(
+            torch.tensor(self.dataset.conditions.spread(asked)) if labels is None else labels,
+            sample_seeds(self.cell, asked), null_class=self.null_class, **sampler, start=start or Start(),
             progress=lambda done: self.progress(self.step, 0, 0),
         )  # fmt: skip
         assert self.prepared.rejecting is not None

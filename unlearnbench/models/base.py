@@ -17,10 +17,12 @@ from torch import Tensor
 from unlearnbench.datasets import Dataset, Images, Split
 from unlearnbench.datasets.recipes import BaseRecipe
 from unlearnbench.errors import UsageError, spell_error
+from unlearnbench.models.autoencoder import trained_codec
 from unlearnbench.models.checkpoints import read_checkpoint
-from unlearnbench.models.diffusion import Schedule, to_float
-from unlearnbench.models.networks import build_unet, placed, unet_config
-from unlearnbench.models.training import DenoiserTraining, Draw, flipped, global_rng_kept
+from unlearnbench.models.codec import Codec
+from unlearnbench.models.denoiser import Denoiser, described, untrained
+from unlearnbench.models.networks import placed
+from unlearnbench.models.training import DenoiserTraining, Draw, coins, global_rng_kept
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import Artifact, ArtifactStore, Tensors, software
 from unlearnbench.store.cache import unwritable
@@ -55,20 +57,20 @@ def image_digests(images: Images) -> dict[str, str]:
 def base_artifact(
     dataset: Dataset, train: Split, source: str, store: ArtifactStore, device: torch.device, progress: Progress
 ) -> Artifact:
-    """Return the base model: trained, or read from a checkpoint and checked. Its facts hold the UNet's arguments."""
+    """Return the base model, as `denoiser.restored` takes it: trained, or read from a checkpoint and checked."""
     inputs = _base_inputs(dataset, source, device)
     if dataset.checkpoint:
 
         def read() -> tuple[Tensors, dict[str, Any]]:
             progress("read the base model", 0, 0)
-            config, weights = read_checkpoint(dataset.checkpoint, dataset)
-            return weights, {"unet": config}
+            return _payload(read_checkpoint(dataset.checkpoint, dataset))
 
         return store.get("base", inputs, read)
     workspace = store.workspace("base", inputs)
 
     def build() -> tuple[Tensors, dict[str, Any]]:
-        return _train_base(dataset, train, workspace, device, progress)
+        codec = trained_codec(dataset, train, source, store, device, progress)
+        return train_denoiser(dataset, train, codec, workspace, device, progress)
 
     with global_rng_kept(device):
         return store.get("base", inputs, build)
@@ -85,31 +87,44 @@ def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[st
     if dataset.checkpoint:
         return {
             "checkpoint": dataset.choices["base"], "classes": dataset.num_classes, "image_shape": dataset.image_shape,
-            "revision": 3,
+            "revision": 3, **_given(dataset),
         }  # fmt: skip
     return {
         "classes": dataset.num_classes, "images": source, "flip": dataset.flip, "recipe": dataset.base.to_json(),
-        "device": device.type, "software": software(), **later("base"),
+        "device": device.type, "software": software(), **_given(dataset), **later("base"),
     }  # fmt: skip
 
 
-def _train_base(
-    dataset: Dataset, train: Split, workspace: Path, device: torch.device, progress: Progress
+def _given(dataset: Dataset) -> dict[str, Any]:
+    """Return prompts and labels, where a dataset has them, for the key of its base model."""
+    parts = {"prompts": dataset.prompts and dataset.prompts.to_json(), "labels": dataset.labels}
+    return {name: part for name, part in parts.items() if part}
+
+
+def _payload(denoiser: Denoiser) -> tuple[Tensors, dict[str, Any]]:
+    """Return the tensors and facts of an artifact, from which `denoiser.restored` makes the denoiser again."""
+    return {**denoiser.shared, **denoiser.tensors()}, described(denoiser)
+
+
+def train_denoiser(
+    dataset: Dataset, train: Split, codec: Codec, workspace: Path, device: torch.device, progress: Progress
 ) -> tuple[Tensors, dict[str, Any]]:
     """Train the base model, resuming from the last checkpoint if there is one."""
-    recipe, config = dataset.base, unet_config(dataset)
+    recipe = dataset.base
     torch.manual_seed(recipe.seed)  # initial weights and dropout use the global generator
-    model = placed(build_unet(config), device)
+    denoiser = untrained(dataset, codec)
+    model = placed(denoiser.trainee(), device)
     generator = torch.Generator(device).manual_seed(recipe.seed)
-    images, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device)
+    images = codec.keep(torch.from_numpy(train.images).to(device), mirrors=dataset.flip)
+    labels = torch.from_numpy(train.labels).to(device)
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(0, len(images), (n,), generator=generator, device=device)
-        x0 = to_float(images[chosen])
-        return (flipped(x0, generator) if dataset.flip else x0), labels[chosen]
+        mirrored = coins(n, generator) if dataset.flip else None
+        return codec.x0(images[chosen], mirrored), labels[chosen]
 
     training = DenoiserTraining(
-        model.train(), Schedule.linear(device=device), total=recipe.steps, batch=recipe.batch, lr=recipe.lr,
+        model.train(), denoiser.schedule, total=recipe.steps, batch=recipe.batch, lr=recipe.lr,
         cosine=recipe.cosine, label_dropout=recipe.label_dropout, ema=recipe.ema, clip=recipe.clip,
         null_class=dataset.num_classes, generator=generator, bf16=recipe.precision == "bf16",
     )  # fmt: skip
@@ -124,11 +139,12 @@ def _train_base(
                 f"the checkpoint {path} is damaged ({spell_error(error)}); training starts anew", stacklevel=1
             )
             path.unlink()
-            return _train_base(dataset, train, workspace, device, progress)
+            return train_denoiser(dataset, train, codec, workspace, device, progress)
     _train(training, draw, recipe, path, before, progress)
     training.average.copy_to(model)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return weights, {"unet": config, "steps": training.step, "loss": _curve(training.losses[: training.step])}
+    denoiser.finish(model)
+    tensors, facts = _payload(denoiser)
+    return tensors, {**facts, "steps": training.step, "loss": _curve(training.losses[: training.step])}
 
 
 def _train(

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearnbench.errors import UsageError, one_line
-from unlearnbench.models.checkpoints import build_checked, write_checkpoint
-from unlearnbench.models.networks import build_unet
+from unlearnbench.models.checkpoints import write_checkpoint
+from unlearnbench.models.unet import build_unet, checked
 
 FIXED: Mapping[str, Any] = {  # of the reference code, in diffusers' words; of its configs: the dropout
     "freq_shift": 1, "flip_sin_to_cos": False, "downsample_padding": 0, "norm_eps": 1e-6, "norm_num_groups": 32,
@@ -73,11 +73,10 @@ def convert(file: Path, out: Path, *, averaged: bool | None = None, side: int | 
     """
     weights, is_averaged = _choose(file, _load(file), averaged)
     config = _read_config(file, weights, side)
-    shape = (config["in_channels"], config["sample_size"], config["sample_size"])
-    model = build_checked(str(file), config, _translate(file, weights, config), shape)
+    model = checked(str(file), config, _translate(file, weights, config))
     write_checkpoint(out, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Conversion(is_averaged, config["num_class_embeds"] - 1, shape[1], parameters)
+    return Conversion(is_averaged, config["num_class_embeds"] - 1, config["sample_size"], parameters)
 
 
 def _load(file: Path) -> Any:

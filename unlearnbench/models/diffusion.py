@@ -4,27 +4,38 @@ Notation of the DDPM papers: `x0` are clean images, `eps` Gaussian noise, `t` a 
 `x_t = sqrt(alphas_cumprod[t]) x0 + sqrt(1 - alphas_cumprod[t]) eps`. Images are `(B, C, H, W) float32 in [-1, 1]`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-BETA_START, BETA_END = 1e-4, 0.02  # linear betas of Ho et al. 2020, section 4
+NOISE: Mapping[str, Any] = MappingProxyType(  # linear betas of Ho et al. 2020, section 4, in diffusers' words
+    {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
+)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The forward process: linear betas from 1e-4 to 0.02 over T steps (Ho et al. 2020, section 4)."""
+    """The forward process: by default linear betas from 1e-4 to 0.02 over T steps (Ho et al. 2020, section 4)."""
 
     alphas_cumprod: Tensor  # (T,) float32
 
     @classmethod
-    def linear(cls, timesteps: int = 1000, device: torch.device | str = "cpu") -> "Schedule":
-        """Return the schedule on a device; products are taken in float64."""
-        betas = torch.linspace(BETA_START, BETA_END, timesteps, dtype=torch.float64)
+    def of(cls, noise: Mapping[str, Any] = NOISE, device: torch.device | str = "cpu") -> "Schedule":
+        """Return a schedule on a device; products are taken in float64.
+
+        Args:
+            noise: `beta_schedule` (`linear`; `scaled_linear`: linear in the square root), `beta_start`, `beta_end` and
+                `num_train_timesteps`, as in diffusers.
+            device: of the schedule.
+        """
+        root = 2 if noise["beta_schedule"] == "scaled_linear" else 1
+        ends = (noise["beta_start"] ** (1 / root), noise["beta_end"] ** (1 / root))
+        betas = torch.linspace(*ends, noise["num_train_timesteps"], dtype=torch.float64) ** root
         return cls(torch.cumprod(1 - betas, dim=0).to(device, torch.float32))
 
     @property

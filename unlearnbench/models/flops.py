@@ -3,16 +3,17 @@
 With the counts of images they allow comparisons across machines, as a method does the same arithmetic everywhere.
 """
 
+import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from unlearnbench.models.denoiser import Denoiser, described
 from unlearnbench.models.diffusion import predict_noise
-from unlearnbench.models.networks import build_unet
 from unlearnbench.store.artifacts import ArtifactStore, Tensors
 from unlearnbench.store.provenance import device_key
 
@@ -20,22 +21,18 @@ PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices whos
 PEAK_SECONDS, PEAK_LEAST = 1.0, 5  # how long products are timed, and at least how many
 
 
-def flops_per_image(unet: Mapping[str, Any], image_shape: Sequence[int]) -> dict[str, int]:
-    """Return the operations of one image's forward and backward pass through a UNet.
+def flops_per_image(denoiser: Denoiser) -> dict[str, int]:
+    """Return the operations of one x0's forward and backward pass through a denoiser.
 
     A multiplication and an addition count as two. Counted by torch's FLOP counter: convolutions, matrix products and
     attention; the rest is below a percent.
 
-    Args:
-        unet: arguments of the UNet.
-        image_shape: (C, H, W).
-
     Returns:
-        {"forward", "backward"}; backward computes the gradients of all weights, not of the image.
+        {"forward", "backward"}; backward computes the gradients of all weights, not of x0.
     """
-    with torch.device("meta"):  # shapes are enough
-        model = build_unet(unet)
-        x, t, y = torch.empty(1, *image_shape), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    model = copy.deepcopy(denoiser).to("meta").requires_grad_(True)  # shapes are enough
+    with torch.device("meta"):
+        x, t, y = torch.empty(1, *model.shape), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
     return _count(model, x, t, y)
 
 
@@ -85,14 +82,13 @@ def _fastest_product(device: torch.device, dtype: torch.dtype, tf32: bool) -> fl
 
 
 def known_flops(
-    unet: Mapping[str, Any], image_shape: Sequence[int], device: torch.device, identity: Mapping[str, Any],
-    software: Mapping[str, str], store: ArtifactStore,
+    denoiser: Denoiser, device: torch.device, identity: Mapping[str, Any], software: Mapping[str, str],
+    store: ArtifactStore,
 ) -> dict[str, Any]:  # fmt: skip
     """Return {"forward", "backward", "peak"}: counted per network, measured per model of device, cached.
 
     Args:
-        unet: arguments of the UNet.
-        image_shape: (C, H, W).
+        denoiser: of the network.
         device: is measured.
         identity: of that device.
         software: library versions, which the peak depends on.
@@ -100,11 +96,12 @@ def known_flops(
     """
 
     def count() -> tuple[Tensors, Mapping[str, Any]]:
-        return {}, flops_per_image(unet, image_shape)
+        return {}, flops_per_image(denoiser)
 
     def measure() -> tuple[Tensors, Mapping[str, Any]]:
         return {}, peak_flops(device)
 
-    counted = store.get("flops", {"unet": dict(unet), "image_shape": list(image_shape), "software": software}, count)
+    network = {**described(denoiser), "image_shape": list(denoiser.shape), "software": software}
+    counted = store.get("flops", network, count)
     peak = store.get("peak", {"device": device_key(identity), "software": software}, measure)
     return {**counted.facts, "peak": dict(peak.facts)}

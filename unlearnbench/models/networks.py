@@ -1,15 +1,14 @@
-"""The networks of a dataset: the denoiser, judges, and feature extractors."""
+"""Judges and feature extractors, and what is done with any network."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlearnbench.datasets import Dataset
 from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.models.diffusion import to_float
 
@@ -19,21 +18,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 MOST_COMPILED = 256
 
 Model = TypeVar("Model", bound=nn.Module)
-
-
-def unet_config(dataset: Dataset) -> dict[str, Any]:
-    """Return all arguments of the dataset's denoiser; its label `num_classes` is the null class."""
-    channels, side, _ = dataset.image_shape
-    sizes = {"sample_size": side, "in_channels": channels, "out_channels": channels}
-    return {**sizes, **dataset.base.unet, "num_class_embeds": dataset.num_classes + 1}
-
-
-def build_unet(config: Mapping[str, Any]) -> nn.Module:
-    """Return a denoiser with random weights."""
-    from diffusers import UNet2DModel  # takes seconds to import; only a cell's process needs it
-
-    model: nn.Module = UNet2DModel(**config)
-    return model
 
 
 def frozen(model: Model, weights: Mapping[str, Tensor], device: torch.device) -> Model:

@@ -21,7 +21,7 @@ def _stacked_noise(generators: Sequence[torch.Generator], shape: Sequence[int], 
 class Start:
     """Where sampling begins: by default with standard noise at the sampler's first, the noisiest timestep."""
 
-    x0: Tensor | None = None  # (N, C, H, W) clean images to add the noise to; None: pure noise
+    x0: Tensor | None = None  # (N, C, H, W) to add the noise to; None: pure noise
     t: int | None = None  # start at the sampler's largest timestep that does not exceed it
     scale: float = 1.0  # factor on the noise
 
@@ -39,10 +39,10 @@ class Start:
 
 
 def sample(
-    model: nn.Module, schedule: Schedule, labels: Tensor, seeds: Sequence[int], image_shape: Sequence[int], *,
+    model: nn.Module, schedule: Schedule, labels: Tensor, seeds: Sequence[int], shape: Sequence[int], *,
     steps: int, eta: float, guidance: float, null_class: int | None, batch_size: int,
     clip_x0: bool = False, bf16: bool = False, dropout: bool = False, start: Start = Start(),
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda done: None, decode: Callable[[Tensor], Tensor] = to_uint8,
 ) -> Tensor:  # fmt: skip
     """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and guidance.
 
@@ -51,7 +51,7 @@ def sample(
         schedule: the forward process.
         labels: (N,) int64 classes, on any device.
         seeds: N seeds, one per image: an image depends on its own seed, not on the batch.
-        image_shape: (C, H, W).
+        shape: (C, H, W) of x0.
         steps: sampling steps; must divide T. Timesteps are 0, T/steps, 2 T/steps, ... in reverse.
         eta: 0 is deterministic DDIM, 1 ancestral sampling with the small posterior variance.
         guidance: w of Ho & Salimans 2022, (1 + w) eps(c) - w eps(null_class); 0 is conditional only.
@@ -62,6 +62,7 @@ def sample(
         dropout: leave the model's dropout on; then an image depends on the batch size.
         start: where to begin, if not with standard noise at the first timestep.
         progress: called with the number of finished image-steps.
+        decode: returns uint8 images of x0.
 
     Returns:
         (N, C, H, W) uint8 on the CPU.
@@ -81,14 +82,14 @@ def sample(
         for first in range(0, len(labels), batch_size):
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]]
             y = upload(labels[first : first + batch_size], device)
-            x = start.x_t(schedule, _stacked_noise(generators, image_shape, device).to(dtype), timesteps[0], first)
+            x = start.x_t(schedule, _stacked_noise(generators, shape, device).to(dtype), timesteps[0], first)
             for index, (t, before) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
                 with half_precision(device, bf16):
                     eps = _guided_noise(model, x, t, y, guidance, null_class)
-                fresh = None if eta == 0 or before is None else _stacked_noise(generators, image_shape, device)
+                fresh = None if eta == 0 or before is None else _stacked_noise(generators, shape, device)
                 x = ddim_step(schedule, x, eps, t, before, eta, fresh, clip_x0)
                 progress(first * len(timesteps) + (index + 1) * len(y))
-            images.append(to_uint8(x).cpu())
+            images.append(decode(x).cpu())
     return torch.cat(images)
 
 

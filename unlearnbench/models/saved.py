@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearnbench.errors import UsageError, one_line, spell_error
-from unlearnbench.models.checkpoints import build_checked, check_schedule, read_folder
+from unlearnbench.datasets import kind_in
+from unlearnbench.datasets.conditions import Conditions
+from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.store.cell import Cell
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
-    from torch import nn
 
+    from unlearnbench.models.denoiser import Denoiser
     from unlearnbench.protocols import Progress
 
 CARD, FACTS = "README.md", "unlearnbench.json"
@@ -29,7 +30,6 @@ DEFAULT_SAMPLER: Mapping[str, Any] = {  # of folders without a sampler
     "steps": 50, "eta": 0.0, "guidance": 0.0, "clip_x0": False, "dropout": False, "batch_size": 64, "bf16": False,
 }  # fmt: skip
 LEAST_SIDE = 64  # pixels; smaller images are enlarged by an integer factor to at least this
-MOST_SIDE = 4096  # pixels of a sample
 GAP = 2  # white pixels between images
 WHITE = 255
 
@@ -38,16 +38,16 @@ WHITE = 255
 class SavedModel:
     """A model in a folder, with the parameters of its samples."""
 
-    network: "nn.Module"
+    denoiser: "Denoiser"
     cell: Cell  # its dataset and sampling seed determine the initial noise
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # (C, H, W)
-    sampler: Mapping[str, Any]  # arguments of diffusion.sample
+    class_names: tuple[str, ...]  # of other models numbers
+    conditions: Conditions | None  # None for other models
+    sampler: Mapping[str, Any]  # arguments of sampler.sample
     null_class: int | None  # None: it has none, and cannot be guided
 
 
 def open_model(folder: Path, device: "torch.device") -> SavedModel:
-    """Read a model that `--save-models` wrote, or any diffusers UNet2DModel with class labels.
+    """Read a model that `--save-models` wrote, or any that `--base` takes and that has class labels.
 
     For the latter, classes are named by number, the last label counts as the null class, and sampling uses DDIM with 50
     steps without guidance.
@@ -55,39 +55,24 @@ def open_model(folder: Path, device: "torch.device") -> SavedModel:
     Raises:
         UsageError: the folder is missing, or holds no such model.
     """
+    from unlearnbench.models.denoiser import denoiser_class
     from unlearnbench.models.networks import placed
 
-    network, config = _read_network(folder)
-    network = placed(network, device).eval().requires_grad_(False)
-    cell, facts = Cell("model", "", "", {}, 0, 0), read_facts(folder)
-    shape, labels = config["image_shape"], config["num_class_embeds"]
-    names = tuple(map(str, range(labels)))
-    if facts is None:
-        return SavedModel(network, cell, names, shape, DEFAULT_SAMPLER, labels - 1)
-    try:
-        cell, names = Cell.from_json(facts["cell"]), tuple(map(str, facts["dataset"]["class_names"]))
-        sampler = {name: facts["sampler"][name] for name in DEFAULT_SAMPLER}
-        return SavedModel(network, cell, names, shape, sampler, facts["null_class"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{folder / FACTS} cannot be read ({spell_error(error)}): save the model again") from error
-
-
-def _read_network(folder: Path) -> "tuple[nn.Module, Mapping[str, Any]]":
     if not folder.is_dir():
         raise UsageError(f"there is no model folder {folder}: 'unlearnbench run --save-models DIR' writes them")
-    config, weights, schedule = read_folder(str(folder), folder)
-    if config.get("_class_name") != "UNet2DModel":
-        raise UsageError(f"{folder} holds a {one_line(str(config.get('_class_name')), 60)}, not a UNet2DModel")
-    if not config.get("num_class_embeds"):
-        raise UsageError(f"{folder} has no class labels (num_class_embeds), so no class to sample")
-    side, channels = config.get("sample_size"), config.get("in_channels")
-    height, width = side if isinstance(side, list) and len(side) == 2 else [side, side]
-    shape: list[Any] = [channels, height, width]
-    if channels not in (1, 3) or any(type(n) is not int or not 0 < n <= MOST_SIDE for n in (height, width)):
-        raise UsageError(f"{folder} does not predict images of 1 or 3 channels and a known size: give another model")
-    network = build_checked(str(folder), config, weights, shape)
-    check_schedule(str(folder), schedule)
-    return network, {**config, "image_shape": tuple(shape)}
+    facts, cell, sampler, wanted = read_facts(folder), Cell("model", "", "", {}, 0, 0), DEFAULT_SAMPLER, None
+    if facts is not None:
+        try:
+            cell, wanted = Cell.from_json(facts["cell"]), Conditions.from_json(facts["conditions"])
+            sampler = {name: facts["sampler"][name] for name in DEFAULT_SAMPLER}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{folder / FACTS} cannot be read ({spell_error(error)}): save the model again") from error
+    denoiser = denoiser_class(kind_in(folder)).read(str(folder), folder, wanted)
+    denoiser = placed(denoiser, device).eval().requires_grad_(False)
+    if wanted is None:
+        labels = denoiser.labels
+        return SavedModel(denoiser, cell, tuple(map(str, range(labels))), None, sampler, labels - 1)
+    return SavedModel(denoiser, cell, wanted.class_names, wanted, sampler, wanted.null_class)
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -125,25 +110,23 @@ def draw(
     """
     import torch
 
-    from unlearnbench.models.diffusion import Schedule
-    from unlearnbench.models.sampler import sample
     from unlearnbench.store.cell import sample_seeds
 
     changed = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
     sampler = {**saved.sampler, **changed}
     if sampler["guidance"] and saved.null_class is None:
         raise UsageError(f"--guidance {sampler['guidance']}: the model has no null class, so give 0")
-    schedule = Schedule.linear(device=next(saved.network.parameters()).device)
-    if schedule.timesteps % sampler["steps"]:
-        raise UsageError(f"--steps {sampler['steps']} does not divide the {schedule.timesteps} timesteps: give 50, say")
+    timesteps = saved.denoiser.schedule.timesteps
+    if timesteps % sampler["steps"]:
+        raise UsageError(f"--steps {sampler['steps']} does not divide the {timesteps} timesteps: give 50, say")
     cell = saved.cell if seed is None else replace(saved.cell, sampling_seed=seed)
-    labels = [c for c in classes for _ in range(n)]
-    images = sample(
-        saved.network, schedule, torch.tensor(labels), sample_seeds(cell, labels), saved.image_shape,
-        null_class=saved.null_class, **sampler,
+    asked = [c for c in classes for _ in range(n)]
+    labels = asked if saved.conditions is None else saved.conditions.spread(asked)
+    images = saved.denoiser.draw(
+        torch.tensor(labels), sample_seeds(cell, asked), null_class=saved.null_class, **sampler,
         progress=lambda done: progress("sample", done, len(labels) * sampler["steps"]),
     )  # fmt: skip
-    pictures: NDArray[np.uint8] = images.numpy().reshape(len(classes), n, *saved.image_shape)
+    pictures: NDArray[np.uint8] = images.numpy().reshape(len(classes), n, *images.shape[1:])
     return pictures
 
 

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision
 from unlearnbench.models.transfer import upload
 from unlearnbench.store.artifacts import Tensors
 
+Model = TypeVar("Model", bound=nn.Module)
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # number of images -> (x0, y)
 
 
@@ -189,8 +191,12 @@ def reinitialise(model: nn.Module) -> None:
 
 def flipped(x: Tensor, generator: torch.Generator) -> Tensor:
     """Return images (B, C, H, W), each mirrored left to right with probability 1/2."""
-    mirror = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
-    return torch.where(upload(mirror, x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+    return torch.where(upload(coins(len(x), generator), x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+
+
+def coins(n: int, generator: torch.Generator) -> Tensor:
+    """Return n tosses of a coin, (n,) bool on the generator's device."""
+    return torch.rand(n, generator=generator, device=generator.device) < 0.5
 
 
 def global_rng_kept(device: torch.device) -> AbstractContextManager[None]:
@@ -198,7 +204,7 @@ def global_rng_kept(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def trainable_copy(model: nn.Module) -> nn.Module:
+def trainable_copy(model: Model) -> Model:
     """Return a copy whose weights can be trained, in eval mode and without the original's hooks."""
     copied = copy.deepcopy(model).requires_grad_(True)
     copied._forward_hooks.clear()

@@ -47,6 +47,12 @@ NEEDS: Mapping[str, str] = MappingProxyType(
         "earlier_verdicts": "(e,) int64: the rejecting judge's verdicts on images generated for the classes that were "
         "forgotten earlier in a sequence; metrics with this need are computed in sequences only",
         "earlier_labels": "(e,) int64: the requested class of each of these",
+        "paraphrase_probs": "(n, K) float64: the judge's softmax for images generated for held-out paraphrases of the "
+        "forget concept; metrics with this need or the next four are computed for models that take prompts only",
+        "paraphrase_verdicts": "(n,) int64: the rejecting judge's verdicts on these",
+        "paraphrase_labels": "the labels of these prompts, for attacks",
+        "unrelated_features": "(u, D) float64: extractor features of images generated for prompts that name no concept",
+        "base_unrelated_features": "(u, D) float64: the same of the base model, with the same initial noise",
         "forget_features": "(n, D) float64: extractor features of forget_samples",
         "retain_features": "(m, D) float64: extractor features of retain_samples",
         "reference_features": "(r, D) float64: extractor features of the protocol's reference images, by default all "
@@ -67,6 +73,12 @@ NEEDS: Mapping[str, str] = MappingProxyType(
 
 SAMPLE_ANEW = frozenset({"attacker", "path"})
 """The needs that make a metric sample again, so that it is measured apart from the others."""
+
+OF_PROMPTS = ("paraphrase_", "unrelated_", "base_unrelated_")
+"""How the needs begin that only models with prompts can meet."""
+
+CAPABILITIES = ("prompts",)
+"""What a method can require of a model."""
 
 
 class Score(NamedTuple):
@@ -168,6 +180,7 @@ class MethodSpec:
     tuned: Mapping[str, Mapping[str, Scalar]]
     function: Callable[..., None]
     truth: Mapping[str, bool]  # known outcome: whether it forgets ("forgetting") and retains ("retention")
+    requires: tuple[str, ...] = ()  # of the model, a subset of CAPABILITIES
 
     @property
     def defaults(self) -> dict[str, Scalar]:
@@ -215,6 +228,11 @@ class MetricSpec:
         return "attacker" in self.needs
 
     @property
+    def is_of_prompts(self) -> bool:
+        """Whether it has a meaning only for models that take prompts."""
+        return any(need.startswith(OF_PROMPTS) for need in self.needs)
+
+    @property
     def is_apart(self) -> bool:
         """Whether it samples anew, in a job of its own."""
         return not SAMPLE_ANEW.isdisjoint(self.needs)
@@ -242,6 +260,7 @@ def method(
     groups: Iterable[str] = (),
     tuned: Mapping[str, Mapping[str, Scalar]] | None = None,
     truth: Mapping[str, bool] | None = None,
+    requires: Iterable[str] = (),
 ) -> Callable[[F], F]:
     """Declare an unlearning method: a function of `ctx` and keyword-only settings with defaults.
 
@@ -254,6 +273,7 @@ def method(
         groups: names of groups for `--methods`.
         tuned: {dataset or protocol: {setting: value}}, values tuned for it in place of the defaults.
         truth: of a control: {"forgetting": whether it forgets, "retention": whether it retains}, either or both.
+        requires: what the model must have: `prompts` for a method that edits how a text-to-image model reads them.
 
     Raises:
         PluginError: the function or the declaration breaks the contract.
@@ -265,6 +285,9 @@ def method(
         chosen = frozenset(streams)
         if unknown := sorted(chosen - set(STREAMS)):
             raise PluginError(f"method {name} declares unknown streams {unknown}: choose from {', '.join(STREAMS)}")
+        needed = tuple(requires)
+        if unmet := sorted(set(needed) - set(CAPABILITIES)):
+            raise PluginError(f"method {name} requires unknown {unmet}: choose from {', '.join(CAPABILITIES)}")
         if role not in DECLARED:
             raise PluginError(f"method {name} has role {role!r}: choose from {', '.join(DECLARED)}")
         if (role == "control") != bool(truth) or not set(truth or {}) <= {"forgetting", "retention"}:
@@ -277,7 +300,7 @@ def method(
             for dataset, values in (tuned or {}).items()
         }
         known = {str(side): bool(holds) for side, holds in (truth or ROLE_TRUTHS.get(role, {})).items()}
-        spec = MethodSpec(name, title, paper, role, tuple(groups), chosen, settings, fitted, function, known)
+        spec = MethodSpec(name, title, paper, role, tuple(groups), chosen, settings, fitted, function, known, needed)
         function.__unlearnbench__ = spec  # type: ignore[attr-defined]
         return function
 

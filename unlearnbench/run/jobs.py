@@ -14,8 +14,8 @@ from unlearnbench.errors import UsageError
 from unlearnbench.measure.prepared import prepare
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import write_checkpoint
+from unlearnbench.models.denoiser import CPU, Denoiser, restored
 from unlearnbench.models.flops import known_flops
-from unlearnbench.models.networks import build_unet, frozen
 from unlearnbench.protocols import JobChannel, Progress
 from unlearnbench.run.devices import check_alike, named_devices
 from unlearnbench.store.artifacts import ArtifactStore, software
@@ -114,23 +114,20 @@ def prepare_dataset(
         return
     for seed in base_seeds:
         prepared = prepare(dataset.with_base_seed(seed), store, device, progress, needs)
-    flops_of(prepared.unet, dataset, store, device_info)
+    flops_of(prepared.base, store, device_info)
     for note in prepared.notes:
         warnings.warn(note, stacklevel=1)
 
 
-def flops_of(
-    unet: Mapping[str, Any], dataset: Dataset, store: ArtifactStore, device_info: Mapping[str, Any]
-) -> dict[str, Any]:
+def flops_of(denoiser: Denoiser, store: ArtifactStore, device_info: Mapping[str, Any]) -> dict[str, Any]:
     """Return the operations of a network per image, and of the device per second, as a record has them."""
-    device, shape = torch.device(device_info["device"]), dataset.image_shape
-    return known_flops(unet, shape, device, device_info["identity"], software(), store)
+    return known_flops(denoiser, torch.device(device_info["device"]), device_info["identity"], software(), store)
 
 
 def train_base(dataset: Dataset, cache: Path, device: str, out: Path, progress: Progress) -> list[tuple[int, float]]:
     """Train the base model where the cache lacks it, write it as a diffusers folder, and return its loss curve."""
     base = prepare_base(dataset, ArtifactStore(cache), torch.device(device), progress)
-    write_checkpoint(out, frozen(build_unet(base.facts["unet"]), base.tensors, torch.device("cpu")))
+    write_checkpoint(out, restored(base.facts, base.tensors, CPU))
     return [(step, loss) for step, loss in base.facts.get("loss", [])]
 
 

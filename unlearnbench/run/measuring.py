@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
 from unlearnbench.datasets import Dataset
+from unlearnbench.errors import Unmeasurable
 from unlearnbench.judges.forward import forward_batches
 from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep, measure
 from unlearnbench.measure.prepared import Prepared, prepare
-from unlearnbench.models.diffusion import Schedule
-from unlearnbench.models.sampler import sample
+from unlearnbench.models.denoiser import Denoiser
 from unlearnbench.models.training import global_rng_kept
 from unlearnbench.models.weights import weights_in
 from unlearnbench.plugins.registry import Registry
@@ -75,7 +75,7 @@ def attack_cell(
 
 
 def measured_here(
-    cell: Cell, model: nn.Module, dataset: Dataset, metric_names: Sequence[str], registry: Registry, harness: Harness
+    cell: Cell, model: Denoiser, dataset: Dataset, metric_names: Sequence[str], registry: Registry, harness: Harness
 ) -> dict[str, Any]:
     """Measure a model that cannot leave its process, attacks included; the method's meter goes on."""
     with harness.meter.phase("load"):
@@ -123,8 +123,7 @@ def warm_up(prepared: Prepared, dataset: Dataset, device: torch.device) -> None:
     images, labels = prepared.train.images[:n], torch.from_numpy(prepared.train.labels[:n])
     with global_rng_kept(device):
         sampler = {**dataset.protocol.sampler, "steps": 1}
-        schedule = Schedule.linear(device=device)
-        sample(prepared.base, schedule, labels, range(n), dataset.image_shape, null_class=dataset.null_class, **sampler)
+        prepared.base.draw(labels, range(len(labels)), null_class=dataset.null_class, **sampler)
     for network in (prepared.judge, prepared.extractor):
         if network is not None:
             forward_batches(network, images, device)
@@ -148,9 +147,10 @@ def _measured(inputs: EvaluationInputs, metrics: Metrics) -> dict[str, Any]:
 
 def _draw_needed_samples(inputs: EvaluationInputs, needs: Sequence[str]) -> None:
     """Draw the samples that metrics need, outside the phase `judge`."""
-    for stream in ("forget", "retain", "earlier"):
+    for stream in ("forget", "retain", "earlier", "paraphrase", "unrelated", "base_unrelated"):
         if any(need.startswith(f"{stream}_") for need in needs):
-            getattr(inputs, f"{stream}_samples")
+            with suppress(Unmeasurable):  # which its metrics say
+                getattr(inputs, f"{stream}_samples")
 
 
 def strips(inputs: EvaluationInputs) -> dict[str, Mapping[str, Any]]:

@@ -29,9 +29,13 @@ from unlearnbench.judges.judges import Judge, NetworkJudge, SvmJudge, build_clas
 from unlearnbench.judges.rejecting import RejectingJudge
 from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep, measure
 from unlearnbench.measure.prepared import Prepared
-from unlearnbench.models.base import base_artifact, base_reference, image_digests
+from unlearnbench.models.autoencoder import trained_codec, untrained_codec
+from unlearnbench.models.base import base_artifact, base_reference, image_digests, train_denoiser
 from unlearnbench.models.checkpoints import read_checkpoint
-from unlearnbench.models.networks import Classifier, build_unet, is_plain, placed, unet_config
+from unlearnbench.models.denoiser import Denoiser, restored, untrained
+from unlearnbench.models.kept import Kept
+from unlearnbench.models.networks import Classifier, placed
+from unlearnbench.models.weights import is_same
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
 from unlearnbench.protocols import JobChannel, Progress
@@ -68,9 +72,9 @@ class Subject:
     """The training images and the base model, or substitutes."""
 
     train: Split
-    base: nn.Module
+    kept: Kept  # the images as the base takes them
+    base: Denoiser
     base_digest: str  # of the cached base model's reference, as in priors' keys; empty for a substitute
-    unet: Mapping[str, Any]  # the arguments of its network
 
 
 def subject_of(dataset: Dataset, cache: Path, device: torch.device) -> Subject:
@@ -85,13 +89,10 @@ def subject_of(dataset: Dataset, cache: Path, device: torch.device) -> Subject:
     try:
         source = image_digests(Images(train, train))["train"]
         found = base_artifact(dataset, train, source, look, device, _quiet)
-        unet, base_digest = found.facts["unet"], digest(base_reference(dataset, found))
-        network = build_unet(unet)
-        network.load_state_dict(found.tensors)
+        base, base_digest = restored(found.facts, found.tensors, device), digest(base_reference(dataset, found))
     except Missing:
-        unet, base_digest = _config(dataset), ""
-        network = build_unet(unet)
-    return Subject(train, placed(network, device).eval().requires_grad_(False), base_digest, unet)
+        base, base_digest = placed(_substitute(dataset), device).eval().requires_grad_(False), ""
+    return Subject(train, Kept.make(base.codec, train, mirrors=dataset.flip, device=device), base, base_digest)
 
 
 def _images(dataset: Dataset, look: Look) -> tuple[Split, int]:
@@ -124,15 +125,15 @@ def _noise(n: int, dataset: Dataset) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (n, *dataset.image_shape), dtype=np.uint8)
 
 
-def _config(dataset: Dataset) -> Mapping[str, Any]:
-    """Return the arguments of the base model's network."""
+def _substitute(dataset: Dataset) -> Denoiser:
+    """Return a base model of the right size."""
     if not dataset.checkpoint:
-        return unet_config(dataset)
+        return untrained(dataset, untrained_codec(dataset))
     if not Path(dataset.checkpoint).is_dir():
         raise UsageError(
             f"an estimate downloads nothing, and --base {dataset.checkpoint} is not in the cache yet: give a folder"
         )
-    return read_checkpoint(dataset.checkpoint, dataset)[0]
+    return read_checkpoint(dataset.checkpoint, dataset)
 
 
 def _quiet(what: str, done: int, total: int) -> None:
@@ -168,7 +169,7 @@ def measure_method(
     registry, store, dataset = Registry(plugin_files), TrialStore(cache), dataset.with_base_seed(cell.base_seed)
     method, subject = registry.method(cell.method), subject_of(dataset, cache, device)
     harness = Harness(
-        dataset, subject.train, subject.base, subject.base_digest, cell.method,
+        dataset, subject.kept, subject.base, subject.base_digest, cell.method,
         registry.source_hash("method", cell.method), method.streams, cell.seed, cell.target, device, store, meter,
         device_info["identity"], software(), channel,
     )  # fmt: skip
@@ -208,7 +209,7 @@ def _method_cost(
         memory={probe: max(cost.memory_bytes[probe] for cost in costs) for probe in probes},
         priors={name: _prior(facts, store) for name, facts in timed.priors.items()},
         warmup=warmup,
-        untouched=_is_untouched(context.model, harness.base),
+        untouched=is_same(context.model, harness.base),
         reckoned=frozenset(reckoned),
     )
 
@@ -218,13 +219,6 @@ def _prior(facts: Mapping[str, Any], store: TrialStore) -> Prior:
     made = store.made.get(facts["key"])
     size = sum(tensor.nbytes for tensor in made.tensors.values()) if made is not None else 0
     return Prior(facts["seconds"], facts["shared"], made is None, size)
-
-
-def _is_untouched(model: nn.Module, base: nn.Module) -> bool:
-    """Say whether a method left the model unchanged."""
-    ours, theirs = model.state_dict(), base.state_dict()
-    same = is_plain(model) and ours.keys() == theirs.keys()
-    return same and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 class _Enough(BaseException):
@@ -351,12 +345,19 @@ class _Maker:
         return (self.clock.settled() - began) * n / len(some)
 
     def _base(self) -> Making:
-        with torch.device("meta"):  # sizes only
-            size = _bytes(build_unet(_config(self.dataset)))
-        if self.dataset.base.minutes is not None:
-            return Making(60 * self.dataset.base.minutes, size)
-        seconds = self._seconds(
-            lambda watch: base_artifact(self.dataset, self.train, "", self.store, self.device, watch)
+        dataset, size = self.dataset, _bytes(_substitute(self.dataset))
+        if dataset.checkpoint:
+            return Making(self._seconds(lambda watch: read_checkpoint(dataset.checkpoint, dataset)), size)
+        codec, seconds = untrained_codec(dataset), 0.0
+        if codec.identity:
+            seconds = self._seconds(
+                lambda watch: trained_codec(dataset, self.train, "", self.store, self.device, watch)
+            )
+        if dataset.base.minutes is not None:
+            return Making(seconds + 60 * dataset.base.minutes, size)
+        workspace = self.store.workspace("base", {})
+        seconds += self._seconds(
+            lambda watch: train_denoiser(dataset, self.train, codec, workspace, self.device, watch)
         )
         return Making(seconds, size)
 
@@ -393,7 +394,7 @@ def measure_surroundings(
         subject = subject_of(dataset.with_base_seed(cell.base_seed), cache, device)
         prepared = _stand_ins(dataset, subject, {need for spec, _ in metrics for need in spec.needs})
     with meter.phase("warmup"):
-        warm_up(subject.base, subject.train, dataset)
+        warm_up(subject.base, subject.kept, dataset)
         warm_up_judging(prepared, dataset, device)
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore(Path(folder))
@@ -430,7 +431,7 @@ def _stand_ins(dataset: Dataset, subject: Subject, needs: Collection[str]) -> Pr
         train=subject.train,
         notes=(),
         base=subject.base,
-        unet=subject.unet,
+        kept=subject.kept,
         judge=_untrained(dataset, dataset.judge),
         extractor=extractor,
         train_features=torch.rand(len(subject.train.images), dataset.features) if featured else None,

@@ -46,12 +46,14 @@ class Plan:
     def metrics_of(self, cell: Cell) -> list[MetricSpec]:
         """Return the metrics that apply to a cell.
 
-        Attacks apply to methods that unlearn, metrics of earlier classes to sequences.
+        Attacks apply to methods that unlearn, metrics of earlier classes to sequences, those of prompts to models that
+        take them.
         """
         return [
             spec for spec in self.metrics
             if (self.unlearns(cell) or not spec.is_attack)
             and (cell.earlier or not any(need.startswith("earlier_") for need in spec.needs))
+            and (self.dataset.prompts is not None or not spec.is_of_prompts)
         ]  # fmt: skip
 
 
@@ -76,11 +78,13 @@ def make_plan(
         raise UsageError("--base names a trained model and --base-seeds trains one per seed: give one of them")
     chosen_seeds = replicates(seeds, "0" if dataset.checkpoint else base_seeds, sampling_seeds)
     chosen_metrics = registry.select_metrics(metrics)
-    chosen_methods = {spec.name: spec for spec in registry.select_methods(methods)}
+    selected = registry.select_methods(methods)
+    chosen_methods = {spec.name: spec for spec in selected if dataset.offers.issuperset(spec.requires)}
+    left_out = _check_required(selected, chosen_methods, methods, dataset)
     swept = _parse_overrides(registry, chosen_methods, parse_sweeps(sweeps))
     overrides: dict[str, Mapping[str, Scalar]] = {}
     changed = [(name, values) for name in chosen_methods for values in combinations(swept.get(name, {}))]
-    tunings = (dataset.kind, dataset.protocol.family)
+    tunings = dataset.tunings
     resolved = [(name, chosen_methods[name].resolve(tunings, values)) for name, values in changed]
     if (count := len(resolved) * len(targets) * len(chosen_seeds)) > MOST_CELLS:
         raise UsageError(f"that makes {count} cells, more than {MOST_CELLS}: split the run")
@@ -98,7 +102,24 @@ def make_plan(
     known = frozenset(plugin.name for plugin in registry.plugins("metric"))
     ordered = sorted([*cells, *checks], key=lambda cell: chosen_methods[cell.method].role != "reference")
     warnings = _few_samples(dataset, targets) if any(FRECHET in spec.title for spec in chosen_metrics) else []
+    warnings += left_out
     return Plan(dataset, chosen_methods, chosen_metrics, ordered, ids, overrides, hashes, known, warnings)
+
+
+def _check_required(selected: Sequence[MethodSpec], chosen: Iterable[str], methods: str, dataset: Dataset) -> list[str]:
+    """Return a sentence on the methods of a group that this kind of model cannot be unlearned by.
+
+    Raises:
+        UsageError: one of them is named, or no method is left.
+    """
+    lacking = {spec.name: spec.requires for spec in selected if spec.name not in chosen}
+    named = {part.strip() for part in methods.split(",")} & lacking.keys()
+    for name in sorted(named or (set() if list(chosen) else lacking)):
+        raise UsageError(
+            f"{name} requires a model that takes {' and '.join(lacking[name])}, and that of {dataset.name} takes class "
+            f"labels: give --model text, or a text-to-image model with --base"
+        )
+    return [f"left out, as the model takes no {' and '.join(needs)}: {name}" for name, needs in lacking.items()]
 
 
 def _check_weights(dataset: Dataset) -> None:
@@ -161,7 +182,7 @@ def _control_cells(
     Their outcome is known for single classes only.
     """
     classes = [target for target in targets if len(target.gone) == 1]
-    tunings = (dataset.kind, dataset.protocol.family)
+    tunings = dataset.tunings
     resolved = [(spec.name, spec.resolve(tunings, {})) for spec in specs]
     some = classes if controls == "every" else classes[:1]
     return make_cells(dataset.name, dataset.protocol.name, resolved, some, seeds[:1])

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from unlearnbench.datasets import WEIGHTS
+from unlearnbench.datasets import WEIGHTS, Dataset
 from unlearnbench.errors import UsageError
-from unlearnbench.models.checkpoints import write_scheduler
 from unlearnbench.models.saved import CARD, FACTS
-from unlearnbench.run.model_card import _null_class, _protocol, card
+from unlearnbench.run.model_card import CHANGED, card, protocol_of
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import file_digest
 from unlearnbench.store.records import Record, records_digest
@@ -28,28 +28,44 @@ def staging(models: Path, cell: Cell) -> Path:
     return models / owned(f"{STAGED}{cell.id}")
 
 
-def stage(folder: Path, weights: "Weights") -> dict[str, str]:
+def stage(folder: Path, weights: "Weights", dataset: Dataset, label: int) -> dict[str, str]:
     """Write an unlearned model to its staging folder, for `publish`; return its entry in the record.
 
     Args:
         folder: returned by `staging` in the process that records the cell.
         weights: of the model.
+        dataset: of the cell.
+        label: of the class that was unlearned, for the example of the model card.
 
     Raises:
         UsageError: the folder cannot be written.
     """
     from torch import device
 
-    written: Any = weights.build(device("cpu"))
     try:
         sweep(folder.parent, f"{STAGED}*")
         remove(folder)
-        written.save_pretrained(folder, safe_serialization=True)
-        write_scheduler(folder / "scheduler")
+        folder.mkdir(parents=True)
+        denoiser = weights.build(device("cpu"))
+        network = denoiser.write(folder)
+        _write_changed(folder, weights)
+        facts = {
+            "conditions": dataset.conditions.to_json(), "model": denoiser.title, "noise": denoiser.noise,
+            "use": denoiser.usage(label, dataset.null_class, dataset.protocol.sampler),
+        }  # fmt: skip
+        (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise _unwritable(folder.parent, error) from error
-    return {"sha256": file_digest(folder / WEIGHTS)}
+    return {"sha256": file_digest(network)}
+
+
+def _write_changed(folder: Path, weights: "Weights") -> None:
+    """Write the network's weights that changed, if not all did, under the names that the network gives them."""
+    prefix, changed = weights.base.prefix, weights.changed
+    ours = {name.removeprefix(prefix): tensor for name, tensor in changed.items() if name.startswith(prefix)}
+    if 0 < len(ours) < sum(name.startswith(prefix) for name in weights.tensors):
+        save_file(ours, folder / CHANGED, metadata={"format": "pt"})
 
 
 def publish(models: Path, record: Record) -> None:
@@ -78,7 +94,8 @@ def publish(models: Path, record: Record) -> None:
 
 def _describe(folder: Path, record: Record) -> None:
     """Write card and facts of a model into its folder."""
-    for name, text in ((FACTS, json.dumps(_facts(record), indent=2) + "\n"), (CARD, card(record))):
+    facts = {**json.loads((folder / FACTS).read_text("utf-8")), **_facts(record)}
+    for name, text in ((FACTS, json.dumps(facts, indent=2) + "\n"), (CARD, card(record, facts))):
         scratch = beside(folder / name)
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(folder / name)
@@ -91,7 +108,8 @@ def is_saved(models: Path, record: Record) -> bool:
     folder = models / record.cell.id
     try:
         facts = json.loads((folder / FACTS).read_text("utf-8"))
-        return (folder / WEIGHTS).is_file() and bool(facts["record"] == records_digest([record]))
+        whole = any(folder.glob(f"*/{WEIGHTS}"))
+        return whole and bool(facts["record"] == records_digest([record]))
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
@@ -101,10 +119,8 @@ def _unwritable(models: Path, error: Exception) -> UsageError:
 
 
 def _facts(record: Record) -> dict[str, Any]:
-    """Return the facts of a model that `unlearnbench sample` needs."""
-    names = ("title", "class_names", "image_shape")
+    """Return what the record says of a model and `unlearnbench sample` needs."""
     return {
         "cell_id": record.cell.id, "cell": record.cell.to_json(), "record": records_digest([record]),
-        "dataset": {name: record.dataset[name] for name in names}, "sampler": _protocol(record).sampler,
-        "null_class": _null_class(record),
+        "sampler": protocol_of(record).sampler,
     }  # fmt: skip

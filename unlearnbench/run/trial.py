@@ -20,8 +20,8 @@ from unlearnbench.datasets import Dataset
 from unlearnbench.measure.attacks import LABEL_DROPOUT, Attacker
 from unlearnbench.measure.path import ModelPath
 from unlearnbench.measure.probe import Probe
-from unlearnbench.models.diffusion import Schedule, to_float
-from unlearnbench.models.sampler import Start, sample
+from unlearnbench.models.denoiser import Denoiser
+from unlearnbench.models.sampler import Start
 from unlearnbench.run.at_hand import Look, Missing
 from unlearnbench.run.estimate import Rate
 from unlearnbench.store.artifacts import Artifact, Tensors, key_of
@@ -139,7 +139,7 @@ def _rate(done: list[Work], seconds: float, total: float) -> Rate:
 
 
 def sample_some(
-    clock: TrialClock, model: nn.Module, labels: Tensor, dataset: Dataset, dropout: bool | None = None
+    clock: TrialClock, model: Denoiser, labels: Tensor, dataset: Dataset, dropout: bool | None = None
 ) -> Tensor:
     """Sample one batch for a few steps, and extrapolate the other batches and steps.
 
@@ -153,16 +153,14 @@ def sample_some(
     Returns:
         (N, C, H, W) uint8 on the CPU: the few images, again and again.
     """
-    protocol, schedule = dataset.protocol, Schedule.linear(device=next(model.parameters()).device)
+    protocol = dataset.protocol
     changed = {} if dropout is None else {"dropout": dropout}
 
     def draw(n: int, steps: int) -> tuple[Tensor, float]:
         """Return n images after `steps` steps, and the seconds they took."""
         began = clock.settled()
-        images = sample(
-            model, schedule, labels[:n], range(n), dataset.image_shape, null_class=dataset.null_class,
-            **{**protocol.sampler, **changed, "steps": steps},
-        )  # fmt: skip
+        sampler = {**protocol.sampler, **changed, "steps": steps}
+        images = model.draw(labels[:n], range(n), null_class=dataset.null_class, **sampler)
         return images, clock.settled() - began
 
     began, gauge = clock.settled(), min(GAUGE, len(labels))
@@ -171,7 +169,7 @@ def sample_some(
     fitting = max(gauge, int(BATCH_SECONDS * gauge / max(seconds, 1e-9)))
     n = min(len(labels), protocol.batch_size, fitting)
     _, seconds = draw(n, 1)
-    steps = _few_steps(protocol.steps, schedule.timesteps, seconds)
+    steps = _few_steps(protocol.steps, model.schedule.timesteps, seconds)
     images, seconds = draw(n, steps)
     clock.reckon(began, seconds / (n * steps) * len(labels) * protocol.steps)
     return images[torch.arange(len(labels)) % n]
@@ -259,7 +257,7 @@ class Trial(Context):
         self._ends = math.inf  # sampling limits its own time
         images = sample_some(self._clock, self.base, labels, self._harness.dataset, dropout)
         self._ends = ends + time.monotonic() - began
-        return to_float(images).to(self._harness.device)
+        return self.base.codec.encode(images.to(self._harness.device))
 
     def _stream(self, name: str) -> Stream:
         stream = super()._stream(name)
@@ -352,7 +350,7 @@ class TrialProbe(Probe):
     clock: TrialClock = field(kw_only=True)
 
     def verdicts(
-        self, model: nn.Module, asked: Sequence[int], *, labels: Tensor | None = None, start: Start | None = None,
+        self, model: Denoiser, asked: Sequence[int], *, labels: Tensor | None = None, start: Start | None = None,
         **changed: float,
     ) -> NDArray[np.int64]:  # fmt: skip
         """Return the verdicts on samples with few steps, and extrapolate the time of the others."""

@@ -4,7 +4,6 @@ A process in which no method was imported measures them (`measuring`). Only a mo
 hooks or a forward of its own, is measured in the method's process.
 """
 
-import copy
 import statistics
 import time
 import warnings
@@ -15,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from unlearnbench.cost.meter import compiling_is_warmup
-from unlearnbench.datasets import Dataset, Split, local_digest
+from unlearnbench.datasets import Dataset, local_digest
 from unlearnbench.errors import PluginError, UsageError, spell_error
 from unlearnbench.models.base import base_artifact, base_reference, image_digests
 from unlearnbench.models.checkpoints import read_checkpoint
-from unlearnbench.models.diffusion import Schedule, eps_loss, half_precision, to_float
-from unlearnbench.models.networks import build_unet, frozen
+from unlearnbench.models.denoiser import KINDS, Denoiser, described, restored
+from unlearnbench.models.diffusion import eps_loss, half_precision
+from unlearnbench.models.kept import Kept, keep
 from unlearnbench.models.training import global_rng_kept, trainable_copy
 from unlearnbench.models.weights import NotInWeights, Weights, weights_in, weights_of
 from unlearnbench.plugins.registry import Registry
@@ -73,18 +72,18 @@ def unlearn_cell(
     with meter.phase("load"):
         registry = Registry(plugin_files)
         dataset = dataset.with_base_seed(cell.base_seed)
-        train, base, reference = _load_base(dataset, store, device, channel)
+        kept, base, reference = _load_base(dataset, store, device, channel)
         harness = Harness(
-            dataset, train, base, digest(reference), cell.method, registry.source_hash("method", cell.method),
+            dataset, kept, base, digest(reference), cell.method, registry.source_hash("method", cell.method),
             frozenset(), cell.seed, cell.target, device, store, meter, device_info["identity"], software(), channel,
         )  # fmt: skip
         found = None if afresh else find_unlearned(harness, cell.settings, repeats)
     if found is not None:
-        return unlearned_fields(found, staged, base)
+        return _fields(found, staged, harness)
     with meter.phase("load"):
         before = GlobalState()
         method = registry.method(cell.method)
-        flops = flops_of(dict(base.config), dataset, store, device_info)  # type: ignore[arg-type]
+        flops = flops_of(base, store, device_info)
     harness = replace(harness, streams=method.streams)
     context, again = make_unlearned(method, harness, cell, repeats)
     facts = {
@@ -93,7 +92,7 @@ def unlearn_cell(
     }  # fmt: skip
     try:
         with meter.phase("load"):
-            weights = weights_of(context.model, cell.forget_class, dataset.image_shape)
+            weights = weights_of(context.model, base, cell.forget_class, dataset.null_class)
     except NotInWeights as reason:
         check_left_as_found(before, method)
         fields = measured_here(cell, context.model.eval(), dataset, metric_names, registry, harness)
@@ -103,8 +102,8 @@ def unlearn_cell(
     except Exception:
         check_left_as_found(before, method)  # more likely the reason
         raise
-    kept = keep_unlearned(harness, cell.settings, weights, {**facts, **_account(harness, again)})
-    return unlearned_fields(kept, staged, base)
+    made = keep_unlearned(harness, cell.settings, weights, {**facts, **_account(harness, again)})
+    return _fields(made, staged, harness)
 
 
 def _now() -> str:
@@ -137,31 +136,44 @@ def adopt_model(
     """
     _, meter = begin(device_info, channel)
     with meter.phase("load"):
-        config, tensors = read_checkpoint(str(folder), dataset, option="")
+        given = read_checkpoint(str(folder), dataset, option="")
     facts = {
-        "made_by": cell.id, "made_utc": _now(), "unet": config, **account(meter),
-    }  # fmt: skip
-    inputs = {"given": local_digest(folder), "classes": dataset.num_classes, "image_shape": dataset.image_shape}
-    kept = ArtifactStore(cache).put(UNLEARNED, inputs, tensors, facts, facts["seconds_seen"])
-    return unlearned_fields(kept, None)
+        "made_by": cell.id,
+        "made_utc": _now(),
+        "codec": given.codec.identity,
+        **described(given),
+        **account(meter),
+    }
+    inputs = {"given": local_digest(folder), "conditions": dataset.conditions.to_json()}
+    kept = ArtifactStore(cache).put(UNLEARNED, inputs, given.tensors(), facts, facts["seconds_seen"])
+    return unlearned_fields(kept)
 
 
-def unlearned_fields(found: Artifact, staged: Path | None, base: nn.Module | None = None) -> dict[str, Any]:
-    """Return the fields of a record on unlearned weights; stage their model, if a folder (and the base) is given."""
-    facts: dict[str, Any] = {name: value for name, value in found.facts.items() if name != "unet"}
-    artifacts: dict[str, Mapping[str, str]] = {UNLEARNED: {**found.reference, "made_utc": facts["made_utc"]}}
-    if staged is not None and base is not None:
-        artifacts["model"] = stage(staged, weights_in(found, base))
+def unlearned_fields(found: Artifact) -> dict[str, Any]:
+    """Return the fields of a record on unlearned weights."""
+    facts: dict[str, Any] = {name: value for name, value in found.facts.items() if name not in (*KINDS, "codec")}
+    artifacts = {UNLEARNED: {**found.reference, "made_utc": facts["made_utc"]}}
     return {**facts, "artifacts": artifacts, "fresh": not found.reused}
+
+
+def _fields(found: Artifact, staged: Path | None, harness: Harness) -> dict[str, Any]:
+    """Return the fields of a record on unlearned weights, and stage their model, if a folder is given."""
+    fields = unlearned_fields(found)
+    if staged is not None:
+        weights, label = weights_in(found, harness.base), harness.target.classes[0]
+        fields["artifacts"]["model"] = stage(staged, weights, harness.dataset, label)
+    return fields
 
 
 def _load_base(
     dataset: Dataset, store: ArtifactStore, device: torch.device, channel: JobChannel
-) -> tuple[Split, nn.Module, dict[str, Any]]:
+) -> tuple[Kept, Denoiser, dict[str, Any]]:
     """Return the training images, the base model on the device, and its reference."""
     images = dataset.load(store, channel)
-    made = base_artifact(dataset, images.train, image_digests(images)["train"], store, device, channel)
-    return images.train, frozen(build_unet(made.facts["unet"]), made.tensors, device), base_reference(dataset, made)
+    source = image_digests(images)["train"]
+    made = base_artifact(dataset, images.train, source, store, device, channel)
+    base = restored(made.facts, made.tensors, device)
+    return keep(dataset, images.train, source, base.codec, store, device, channel), base, base_reference(dataset, made)
 
 
 def _key(harness: Harness, settings: Mapping[str, Any], *, sampled: bool) -> dict[str, Any]:
@@ -196,13 +208,10 @@ def _timed(found: Artifact) -> int:
 def keep_unlearned(
     harness: Harness, settings: Mapping[str, Any], weights: Weights, facts: Mapping[str, Any]
 ) -> Artifact:
-    """Keep unlearned weights in the cache; of a model that equals the base, only that it does."""
-    ours, theirs = weights.tensors, harness.base.state_dict()
-    untouched = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name].cpu()) for name in ours)
+    """Keep unlearned weights in the cache, as far as they differ from those of the base."""
     key = _key(harness, settings, sampled=harness.counts.sampled_images > 0)
-    kept = {} if untouched else ours
     try:
-        return harness.store.put(UNLEARNED, key, kept, {**facts, "unet": weights.unet}, harness.meter.elapsed())
+        return harness.store.put(UNLEARNED, key, weights.changed, {**facts, **weights.facts}, harness.meter.elapsed())
     except (ValueError, TypeError, RecursionError, OverflowError) as error:  # from a plugin's invalid value
         raise PluginError(f"its results cannot be recorded: {spell_error(error)}") from error
 
@@ -210,7 +219,7 @@ def keep_unlearned(
 def make_unlearned(method: MethodSpec, harness: Harness, cell: Cell, repeats: int) -> tuple[Context, list[float]]:
     """Run the method, after a warm-up, and return its context and the seconds of its repeats."""
     with harness.meter.phase("warmup"):
-        warm_up(harness.base, harness.train, harness.dataset)
+        warm_up(harness.base, harness.kept, harness.dataset)
     harness = after_earlier(method, harness, cell)
     if harness.device.type == "cuda":
         with harness.meter.phase("warmup"):
@@ -229,16 +238,15 @@ def _account(harness: Harness, again: Sequence[float]) -> dict[str, Any]:
     return {**account(harness.meter), **run}
 
 
-def warm_up(base: nn.Module, train: Split, dataset: Dataset) -> None:
+def warm_up(base: Denoiser, kept: Kept, dataset: Dataset) -> None:
     """Take a training step, as first use is slower. Weights and random states stay unchanged."""
-    device = next(base.parameters()).device
-    n = dataset.base.batch if device.type == "cuda" else WARMUP_IMAGES
-    images, labels = train.images[:n], torch.from_numpy(train.labels[:n])
+    device = base.device
+    n = min(dataset.base.batch if device.type == "cuda" else WARMUP_IMAGES, len(kept.labels))
     with global_rng_kept(device):
-        model, schedule = trainable_copy(base), Schedule.linear(device=device)
+        model = trainable_copy(base)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True)
-        x0, y = to_float(torch.from_numpy(images)).to(device), labels.to(device)
-        eps_loss(model, schedule, x0, y, torch.zeros_like(y), torch.zeros_like(x0)).mean().backward()  # type: ignore[no-untyped-call]
+        x0, y = kept.x0(torch.arange(n)).to(device), kept.labels[:n].to(device)
+        eps_loss(model, base.schedule, x0, y, torch.zeros_like(y), torch.zeros_like(x0)).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
@@ -305,8 +313,7 @@ def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
         with harness.meter.phase("earlier"), global_rng_kept(harness.device):
             quiet = replace(harness, target=step, meter=harness.meter.fresh(), counts=Counts(), curves={}, priors={})
             earlier = _earlier(method, quiet, replace(origin, target=step, counts=quiet.counts), cell)
-            base = frozen(copy.deepcopy(origin.base), weights_in(earlier, origin.base).tensors, harness.device)
-        base._forward_hooks.clear()
+            base = weights_in(earlier, origin.base).build(harness.device)
         harness = replace(harness, base=base, base_digest=digest(earlier.reference), target=cell.target)
     return harness
 
@@ -324,8 +331,8 @@ def _earlier(method: MethodSpec, quiet: Harness, keyed: Harness, cell: Cell) -> 
         return found
     model = unlearn(method, quiet, cell).model
     try:
-        weights = weights_of(model, keyed.target.classes[0], quiet.dataset.image_shape)
-        if weights.tensors.keys() != quiet.base.state_dict().keys():
+        weights = weights_of(model, keyed.base, keyed.target.classes[0], quiet.dataset.null_class)
+        if weights.facts != described(keyed.base):
             raise NotInWeights("it has other weights than the base")
     except NotInWeights as error:
         raise PluginError(f"{cell.method} changes the network itself, so a sequence cannot continue from it") from error

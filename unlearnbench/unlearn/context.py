@@ -10,15 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from unlearnbench.errors import NonFiniteError, PluginError
-from unlearnbench.models.diffusion import Schedule, predict_noise, to_float
+from unlearnbench.models.denoiser import Part
+from unlearnbench.models.diffusion import predict_noise
 from unlearnbench.models.networks import compile_blocks
-from unlearnbench.models.sampler import sample
 from unlearnbench.models.training import antithetic_timesteps, drop_labels, trainable_copy
 from unlearnbench.store.artifacts import Artifact, Tensors
 from unlearnbench.store.hashing import derive_seed
@@ -64,9 +63,9 @@ class Context:
         self.base = harness.base
         self.model = trainable_copy(harness.base).train()
         if harness.dataset.compiled:
-            compile_blocks(self.model)
+            compile_blocks(self.model.network)
         self.watching = harness.counts.watch(self.model)  # the harness stops it when the method is done
-        self.schedule = Schedule.linear(device=harness.device)
+        self.schedule = harness.base.schedule
         self.num_classes = harness.dataset.num_classes
         self._purpose, self._seed = purpose, seed
         self._streams: dict[str, Stream] = {}
@@ -127,11 +126,11 @@ class Context:
             )
         if name not in self._streams:
             classes = self.forget_classes if name == "forget" else self.retained_classes
-            chosen = torch.from_numpy(np.isin(harness.train.labels, classes))
-            images = torch.from_numpy(harness.train.images)[chosen].to(harness.device)
-            labels = torch.from_numpy(harness.train.labels)[chosen].to(harness.device)
+            images, labels = (part.to(harness.device) for part in harness.kept.of(classes))
             generator = torch.Generator().manual_seed(derive_seed(f"stream {name}", context=self._seed))
-            self._streams[name] = Stream(name, images, labels, generator, harness.dataset.flip, harness.counts.drawn)
+            self._streams[name] = Stream(
+                name, images, labels, generator, harness.dataset.flip, harness.counts.drawn, harness.base.codec
+            )
         return self._streams[name]
 
     def steps(self, n: int) -> Iterator[int]:
@@ -195,6 +194,30 @@ class Context:
         """
         return predict_noise(self.model, x_t, t, y)
 
+    def part(self, name: Part) -> frozenset[str]:
+        """Return the names of a part of `ctx.model`'s weights, as in `named_parameters`.
+
+        Args:
+            name: "all"; "condition": the weights through which alone the condition reaches the features; "rest".
+        """
+        return self.model.part(name)
+
+    def anchor(self, c: int) -> int:
+        """Return the label of a forget class's anchor: the one its concept declares, or the next retained class."""
+        return self._harness.dataset.conditions.anchor(c, self.retained_classes)
+
+    def subject(self, c: int) -> Tensor:
+        """Return the text encoder's output (D,) for the last token of a concept's name."""
+        return self.base.subject(c)
+
+    def anchor_subject(self, c: int) -> Tensor:
+        """Return the same for the name of its anchor."""
+        return self.base.subject(c, anchor=True)
+
+    def condition_layers(self) -> list[nn.Linear]:
+        """Return the linear layers of `ctx.model` that are applied to the tokens of a prompt."""
+        return self.model.condition_layers()
+
     def eps_term(self, x0: Tensor, y: Tensor, *, label_dropout: float = 0.0) -> Term:
         """Return L_eps as a term for `backward`: with new t and noise, summed over pixels, averaged over the batch."""
         t, eps = self.timesteps(len(x0)), self.noise_like(x0)
@@ -206,7 +229,7 @@ class Context:
         return term.loss(self.predict(term.x_t, term.t, term.y))
 
     def sample(self, labels: Tensor, *, dropout: bool = False) -> Tensor:
-        """Return one base-model image per label (N,), by the protocol's sampler: (N, C, H, W) in [-1, 1].
+        """Return x0 of one base-model image per label (N,), by the protocol's sampler: (N, C, H, W).
 
         Args:
             labels: classes.
@@ -217,12 +240,11 @@ class Context:
         self._sampled += len(labels)
         harness.counts.sampled_images += len(labels)
         seeds = [derive_seed("replay", context=self._seed, index=number) for number in numbers]
-        images = sample(
-            self.base, self.schedule, labels, seeds, harness.dataset.image_shape,
-            null_class=harness.dataset.null_class, **{**protocol.sampler, "dropout": dropout},
+        images = self.base.draw(
+            labels, seeds, null_class=harness.dataset.null_class, **{**protocol.sampler, "dropout": dropout},
             progress=lambda done: harness.progress(self._purpose, done, len(labels) * protocol.steps),
         )  # fmt: skip
-        return to_float(images).to(harness.device)
+        return self.base.codec.encode(images.to(harness.device))
 
     def prior(self, name: str, build: Callable[..., Tensors], *, shared: bool = False, **inputs: Any) -> Tensors:
         """Return the result of `build(ctx, **inputs)`: timed as phase `prior`, cached, charged at its original cost.

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from unlearnbench.cost.meter import Meter
-from unlearnbench.datasets import Dataset, Split
+from unlearnbench.datasets import Dataset
+from unlearnbench.models.denoiser import Denoiser
+from unlearnbench.models.kept import Kept
 from unlearnbench.protocols import Progress
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cell import Target
@@ -20,8 +21,8 @@ class Harness:
     """The resources behind a context, hidden from the method."""
 
     dataset: Dataset
-    train: Split
-    base: nn.Module
+    kept: Kept
+    base: Denoiser
     base_digest: str
     method: str
     source_hash: str

@@ -8,18 +8,33 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from unlearnbench.models.diffusion import to_float
-from unlearnbench.models.training import flipped
+from unlearnbench.models.codec import PIXELS, Codec
+from unlearnbench.models.training import coins
 from unlearnbench.models.transfer import upload
 
 
 class Stream:
-    """Training images of the forget class or of the retained classes, as `(x0, y)`: float32 in [-1, 1] and int64."""
+    """Training images of the forget class or of the retained classes, as `(x0, y)`: float32 and int64.
+
+    x0 are images in [-1, 1], or latents where the model works on latents.
+    """
 
     def __init__(
-        self, name: str, images: Tensor, labels: Tensor, generator: torch.Generator, flip: bool, drawn: dict[str, int]
-    ) -> None:
-        self.name = name
+        self, name: str, images: Tensor, labels: Tensor, generator: torch.Generator, flip: bool, drawn: dict[str, int],
+        codec: Codec = PIXELS,
+    ) -> None:  # fmt: skip
+        """Make a stream.
+
+        Args:
+            name: of the stream.
+            images: as the codec keeps them.
+            labels: (N,) of the images.
+            generator: of the order, and of flips.
+            flip: whether an image is mirrored with probability 1/2.
+            drawn: counts images by stream.
+            codec: returns x0 of the images.
+        """
+        self.name, self._codec = name, codec
         self._images, self._labels, self._generator, self._flip, self._drawn = images, labels, generator, flip, drawn
         self._order: Tensor = torch.empty(0, dtype=torch.long, device=images.device)
 
@@ -45,8 +60,8 @@ class Stream:
 
     def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         self._drawn[self.name] = self._drawn.get(self.name, 0) + len(chosen)
-        x0 = to_float(self._images[chosen])
-        return (flipped(x0, self._generator) if self._flip else x0), self._labels[chosen]
+        mirrored = upload(coins(len(chosen), self._generator), chosen.device) if self._flip else None
+        return self._codec.x0(self._images[chosen], mirrored), self._labels[chosen]
 
 
 @dataclass
