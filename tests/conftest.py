@@ -116,6 +116,8 @@ def make_harness(tiny, registry, tmp_path):
             "device_identity": {"type": "cpu", "uuid": "1"},
             "progress": lambda what, done, total: None,
         }  # fmt: skip
+        if (train := changes.pop("train", None)) is not None:
+            changes["kept"] = Kept.make(PIXELS, train, mirrors=False, device=torch.device("cpu"))
         return Harness(**{**fields, **changes})
 
     return make

@@ -19,7 +19,8 @@ from unlearnbench.measure import attacks
 from unlearnbench.models import base as base_models
 from unlearnbench.models import flops as arithmetic
 from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise
-from unlearnbench.models.networks import build_unet, frozen, placed, unet_config
+from unlearnbench.models.networks import frozen, placed
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.sampler import sample
 from unlearnbench.run import measuring, unlearning
 from unlearnbench.run.saving import staging
@@ -166,7 +167,7 @@ def sampler_job(cache, bf16):
         with pretended_cuda() as device:
             model = frozen(build_unet(unet_config(dataset)), weights, torch.device("cuda"))
             model.conv_in.register_forward_hook(lambda *arguments: seen.add(str(arguments[2].dtype)))
-            schedule = Schedule.linear(device="cuda")
+            schedule = Schedule.of(device="cuda")
             device.waits.clear()
             images = sample(
                 model, schedule, torch.arange(6) % 10, range(6), dataset.image_shape, null_class=10, steps=steps,

@@ -27,7 +27,7 @@ from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source, load_dataset, protocol_names, title_of
 from unlearnbench.kit import conformance, trial
 from unlearnbench.models.flops import flops_per_image
-from unlearnbench.models.networks import unet_config
+from unlearnbench.models.unet import unet_config
 from unlearnbench.report.write.csv import to_csv
 from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore

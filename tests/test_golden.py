@@ -64,7 +64,7 @@ def measure_judges(prepared, store):
 
 def measure_unlearning(prepared, store):
     harness = Harness(
-        DATASET, prepared.train, prepared.base, "base", "golden", "source", frozenset({"forget", "retain"}), 0,
+        DATASET, prepared.kept, prepared.base, "base", "golden", "source", frozenset({"forget", "retain"}), 0,
         Target((3,)), CPU, store, Meter(), {"type": "cpu", "uuid": "1"}, software(),
         lambda *_: None,
     )  # fmt: skip
@@ -96,7 +96,7 @@ def measure_sampler(prepared, store):
     for name, eta, guidance in (("ddim", 0.0, 0.0), ("ddpm", 1.0, 0.0), ("guided", 0.0, 2.0)):
         sampler = {**DATASET.protocol.sampler, "steps": 5, "eta": eta, "guidance": guidance}
         made = sample(
-            prepared.base, Schedule.linear(), labels, range(4), DATASET.image_shape, null_class=DATASET.null_class,
+            prepared.base, Schedule.of(), labels, range(4), DATASET.image_shape, null_class=DATASET.null_class,
             **sampler,
         )  # fmt: skip
         found[name] = marks(made)

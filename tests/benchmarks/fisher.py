@@ -15,7 +15,7 @@ import torch
 
 from unlearnbench.datasets import load_dataset
 from unlearnbench.models.diffusion import Schedule
-from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.training import drop_labels
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.unlearn.context import Context
@@ -48,7 +48,7 @@ class BareContext(Context):
 
     def __init__(self, model, shape, mask=None, seed=0):
         torch.manual_seed(seed)
-        self.model, self.schedule, self.num_classes = model, Schedule.linear(), 10
+        self.model, self.schedule, self.num_classes = model, Schedule.of(), 10
         self.generator = torch.Generator().manual_seed(seed)
         self._shape, self._mask = shape, mask
 

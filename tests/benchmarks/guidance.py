@@ -39,7 +39,7 @@ def main():
     header()
     sizes = [("digits", batch, 25, rounds) for batch, rounds in ((1, 15), (10, 15), (50, 15), (250, 7))]
     sizes += [("CIFAR-10-shaped", 1, 5, 5), ("CIFAR-10-shaped", 8, 2, 3)]
-    schedule = Schedule.linear()
+    schedule = Schedule.of()
     for name, batch, steps, rounds in sizes:
         if not asked_for(name):
             continue

@@ -27,7 +27,7 @@ def measure(name):
     from unlearnbench.cost.meter import Meter
     from unlearnbench.cost.probes import RssPeak
     from unlearnbench.datasets import Source, Split, load_dataset
-    from unlearnbench.models.networks import build_unet, unet_config
+    from unlearnbench.models.unet import build_unet, unet_config
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.store.artifacts import ArtifactStore, software
     from unlearnbench.unlearn.context import Context

@@ -30,7 +30,7 @@ ROUNDS, STEPS, BATCH = 40, 20, 48
 def make_workload():
     """Return a function that trains the digits network for STEPS steps and returns the seconds they took."""
     model, shape = network("digits")
-    optimizer, schedule = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True), Schedule.linear()
+    optimizer, schedule = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True), Schedule.of()
     x0, y, t = torch.randn(BATCH, *shape), torch.arange(BATCH) % 10, torch.arange(BATCH) * 20
     eps = torch.randn_like(x0)
 

@@ -34,7 +34,7 @@ def main():
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             images[name] = sample(
-                prepared.base, Schedule.linear(device=device), labels, range(len(labels)), dataset.image_shape,
+                prepared.base, Schedule.of(device=device), labels, range(len(labels)), dataset.image_shape,
                 null_class=10, **dataset.protocol.sampler,
             )  # fmt: skip
         features[name] = forward_batches(prepared.extractor, images[name].numpy(), device).double().numpy()

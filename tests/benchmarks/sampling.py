@@ -27,7 +27,7 @@ SIZES = (
 def draw(model, shape, images, steps, guidance):
     """Sample with our sampler."""
     return sample(
-        model, Schedule.linear(), torch.arange(images) % 10, range(images), shape, steps=steps, eta=0.0,
+        model, Schedule.of(), torch.arange(images) % 10, range(images), shape, steps=steps, eta=0.0,
         guidance=guidance, null_class=10, batch_size=images,
     )  # fmt: skip
 

@@ -26,9 +26,9 @@ ODD = (b"", b"{}", b"[]", b"null", b"7", b'"x"', b"[" * 5000 + b"]" * 5000, b"\x
 def small():
     """Return digits with networks that train in a second."""
     digits = load_dataset("digits")
-    unet = {**digits.base.unet, "block_out_channels": [8, 8], "norm_num_groups": 4}
+    unet = {**digits.base.network, "block_out_channels": [8, 8], "norm_num_groups": 4}
     return replace(
-        digits, base=replace(digits.base, unet=unet, steps=2, batch=8), judge=replace(digits.judge, epochs=1),
+        digits, base=replace(digits.base, network=unet, steps=2, batch=8), judge=replace(digits.judge, epochs=1),
         rejecting=replace(digits.rejecting, epochs=1), extractor=replace(digits.extractor, epochs=1),
     )  # fmt: skip
 

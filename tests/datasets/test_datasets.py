@@ -22,7 +22,7 @@ from unlearnbench.datasets.cifar10 import open_part
 from unlearnbench.datasets.recipes import RETAINED, WITHOUT_CLASS_0
 from unlearnbench.errors import UsageError
 from unlearnbench.measure.inputs import reference_images
-from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.plugins.spec import method
 from unlearnbench.report.data.board import boards
 from unlearnbench.run.stale import current_dataset, stale_ids
@@ -184,9 +184,9 @@ class TestImageFolder:
     @pytest.mark.parametrize("side", [8, 24, 32, 64, 72, 96])
     def test_every_size_that_is_accepted_can_be_trained(self, folder, side):
         dataset = open_folder(folder, image_size=side, protocol="paper")
-        small = {**dataset.base.unet, "block_out_channels": [8] * len(dataset.base.unet["block_out_channels"])}
+        small = {**dataset.base.network, "block_out_channels": [8] * len(dataset.base.network["block_out_channels"])}
         small |= {"norm_num_groups": 4, "layers_per_block": 1}
-        model = build_unet(unet_config(replace(dataset, base=replace(dataset.base, unet=small))))
+        model = build_unet(unet_config(replace(dataset, base=replace(dataset.base, network=small))))
         with torch.no_grad():
             x = torch.zeros(1, 3, side, side)
             assert model(x, torch.tensor([5]), torch.tensor([2])).sample.shape == x.shape
@@ -534,7 +534,7 @@ class TestChoices:
         p = dataset.protocol
         assert (p.steps, p.eta, p.guidance, p.forget_samples, p.retain_samples) == (50, 0.0, 2.0, 200, 100)
         assert (p.precision, p.reference, dataset.features) == ("bf16", RETAINED, 128)
-        assert dataset.base.unet == paper.base.unet
+        assert dataset.base.network == paper.base.network
         for recipe in (dataset.judge, dataset.second, dataset.rejecting, dataset.extractor):
             steps = recipe.epochs * (50_000 // recipe.batch)
             assert steps < 1200

@@ -32,7 +32,8 @@ from unlearnbench.datasets import Images, Source, Split, resolve
 from unlearnbench.errors import spell_error
 from unlearnbench.models.diffusion import Schedule, half_precision
 from unlearnbench.models.flops import PEAK_SIZE, peak_flops
-from unlearnbench.models.networks import build_unet, frozen, unet_config
+from unlearnbench.models.networks import frozen
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.sampler import _guided_noise, ddim_step, sample
 from unlearnbench.models.training import DenoiserTraining
 from unlearnbench.plugins.registry import Registry
@@ -139,12 +140,12 @@ class Probe:
         torch.manual_seed(0)
         model = build_unet(unet_config(self.dataset))
         self.base = frozen(model, model.state_dict(), self.device)
-        self.schedule = Schedule.linear(device=self.device)
+        self.schedule = Schedule.of(device=self.device)
 
     def context(self, method: MethodSpec, compiled: bool) -> Stopwatch:
         """Return a context for a method."""
         harness = Harness(
-            replace(self.dataset, compiled=compiled), self.train, self.base, "probe", method.name, "probe",
+            replace(self.dataset, compiled=compiled), self.kept, self.base, "probe", method.name, "probe",
             method.streams, 0, Target((3,)), self.device, self.store, Meter(), self.identity, software(),
             lambda what, done, total: None,
         )  # fmt: skip

@@ -17,7 +17,8 @@ from unlearnbench.judges.judges import NetworkJudge, build_classifier
 from unlearnbench.models import flops as arithmetic
 from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.flops import peak_flops
-from unlearnbench.models.networks import build_unet, frozen, unet_config
+from unlearnbench.models.networks import frozen
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.sampler import sample
 from unlearnbench.run.jobs import resolve_device
 from unlearnbench.run.saving import staging
@@ -152,7 +153,7 @@ def test_bfloat16_samples_are_those_of_full_precision_but_for_rounding():
     frozen(model, model.state_dict(), device)
     images = [
         sample(
-            model, Schedule.linear(device=device), torch.arange(20) % 10, range(20), dataset.image_shape, null_class=10,
+            model, Schedule.of(device=device), torch.arange(20) % 10, range(20), dataset.image_shape, null_class=10,
             **{**dataset.protocol.sampler, "bf16": bf16},
         ).float()
         for bf16 in (False, True)

@@ -382,7 +382,7 @@ class TestDigits:
             cell = Cell("digits", dataset.protocol.name, "m", {}, c, 0)
             labels = [c] * dataset.protocol.forget_samples
             images = sample(
-                found.base, Schedule.linear(), torch.tensor(labels), sample_seeds(cell, labels), (1, 8, 8),
+                found.base, Schedule.of(), torch.tensor(labels), sample_seeds(cell, labels), (1, 8, 8),
                 null_class=10, **dataset.protocol.sampler,
             )  # fmt: skip
             assert self.rejected(found, images.numpy()) <= 0.03, c

@@ -57,7 +57,7 @@ class Album(torch.nn.Module):
         self.class_embedding.weight.data.fill_(-1.0)[bright] = 1.0
 
     def forward(self, x, t, y):
-        alpha = Schedule.linear().alphas_cumprod[t].view(-1, 1, 1, 1)
+        alpha = Schedule.of().alphas_cumprod[t].view(-1, 1, 1, 1)
         x0 = self.class_embedding(y).view_as(x)
         return SimpleNamespace(sample=(x - alpha.sqrt() * x0) / (1 - alpha).sqrt())
 
@@ -186,7 +186,7 @@ class TestStart:
         model, x0, done = Album(bright=0), torch.rand(5, 1, 8, 8) * 2 - 1, []
         model.class_embedding.weight.data[:5] = x0.flatten(1)
         images = sample(
-            model, Schedule.linear(), torch.arange(5), range(5), (1, 8, 8), steps=10, eta=0.0, guidance=0.0,
+            model, Schedule.of(), torch.arange(5), range(5), (1, 8, 8), steps=10, eta=0.0, guidance=0.0,
             null_class=10, batch_size=2, start=Start(x0, 300), progress=done.append,
         )  # fmt: skip
         assert torch.allclose(images.float() / 127.5 - 1, x0, atol=0.01)
@@ -194,7 +194,7 @@ class TestStart:
 
     def test_images_are_noised_to_the_timestep(self):
         noise, x0 = torch.randn(2, 1, 8, 8), torch.rand(4, 1, 8, 8)
-        schedule = Schedule.linear()
+        schedule = Schedule.of()
         alpha = schedule.alphas_cumprod[300]
         expected = alpha.sqrt() * x0[2:] + (1 - alpha).sqrt() * noise
         torch.testing.assert_close(Start(x0, 300).x_t(schedule, noise, 300, 2), expected)

@@ -28,7 +28,7 @@ def unlearned(make_harness, registry):
 def draw(context, label=3, n=40, **changes):
     sampler = {"steps": 25, "eta": 0.0, "guidance": 0.5, "batch_size": 50, **changes}
     return sample(
-        context.model, Schedule.linear(), torch.full((n,), label), range(n), (1, 8, 8), null_class=10, **sampler
+        context.model, Schedule.of(), torch.full((n,), label), range(n), (1, 8, 8), null_class=10, **sampler
     ).numpy()  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from unlearnbench import predict_noise
 from unlearnbench.datasets import Split
-from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.unlearn import terms
 from unlearnbench.unlearn.context import Context

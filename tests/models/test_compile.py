@@ -8,7 +8,8 @@ from torch._dynamo.utils import counters
 
 from unlearnbench.datasets import Source, resolve
 from unlearnbench.models.diffusion import predict_noise
-from unlearnbench.models.networks import build_unet, compile_blocks, unet_config
+from unlearnbench.models.networks import compile_blocks
+from unlearnbench.models.unet import build_unet, unet_config
 
 SIZES = {
     "block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, predict_noise, to_float, to_uint8
-from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.sampler import ddim_step, sample
 
 
@@ -17,25 +17,25 @@ def model(tiny):
 
 def draw(model, labels, seeds, **changes):
     options = {"steps": 10, "eta": 0.0, "guidance": 1.0, "null_class": 10, "batch_size": 4, **changes}
-    return sample(model, Schedule.linear(), torch.tensor(labels), seeds, (1, 8, 8), **options)
+    return sample(model, Schedule.of(), torch.tensor(labels), seeds, (1, 8, 8), **options)
 
 
 def test_schedule_is_that_of_ddpm():
     theirs = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
-    torch.testing.assert_close(Schedule.linear().alphas_cumprod, theirs.alphas_cumprod, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(Schedule.of().alphas_cumprod, theirs.alphas_cumprod, rtol=1e-5, atol=1e-8)
 
 
 def test_add_noise_agrees_with_diffusers():
     theirs = DDPMScheduler(beta_schedule="linear")
     x0, eps, t = torch.randn(6, 1, 8, 8), torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 10, 500, 998, 999])
     torch.testing.assert_close(
-        Schedule.linear().add_noise(x0, eps, t), theirs.add_noise(x0, eps, t), rtol=1e-4, atol=1e-5
+        Schedule.of().add_noise(x0, eps, t), theirs.add_noise(x0, eps, t), rtol=1e-4, atol=1e-5
     )
 
 
 def test_terminal_noise_is_the_noise_of_the_last_step_of_the_same_path():
     # x_T = sqrt(abar_T / abar_t) x_t + sqrt(1 - abar_T / abar_t) fresh must be x0 noised to T with eps_T
-    schedule, t = Schedule.linear(), torch.tensor([0, 300, 700, 900, 999])
+    schedule, t = Schedule.of(), torch.tensor([0, 300, 700, 900, 999])
     x0, eps, fresh = (torch.randn(5, 1, 4, 4, dtype=torch.float64) for _ in range(3))
     abar = schedule.alphas_cumprod.double()
     ratio = (abar[-1] / abar[t]).view(-1, 1, 1, 1)
@@ -49,7 +49,7 @@ def test_terminal_noise_is_the_noise_of_the_last_step_of_the_same_path():
 def test_loss_sums_over_pixels_and_keeps_images_apart(model):
     x0, eps = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8)
     y, t = torch.tensor([0, 1, 2]), torch.tensor([5, 500, 900])
-    schedule = Schedule.linear()
+    schedule = Schedule.of()
     loss = eps_loss(model, schedule, x0, y, t, eps)
     prediction = predict_noise(model, schedule.add_noise(x0, eps, t), t, y)
     torch.testing.assert_close(loss, torch.stack([((a - b) ** 2).sum() for a, b in zip(eps, prediction, strict=True)]))
@@ -125,7 +125,7 @@ def test_uint8_is_monotonic_and_clamped(value):
 
 
 def test_clipping_keeps_x0_in_range_and_eps_consistent(tiny):
-    schedule, x = Schedule.linear(), torch.full((1, 1, 2, 2), 3.0)
+    schedule, x = Schedule.of(), torch.full((1, 1, 2, 2), 3.0)
     t, before = 800, 600
     eps = torch.zeros_like(x)  # x0 would be 3 / sqrt(alpha), far outside
     alpha, previous = schedule.alphas_cumprod[t], schedule.alphas_cumprod[before]
@@ -153,7 +153,7 @@ def test_dropout_runs_while_sampling_only_when_asked_for():
 
     def images(**options):
         return sample(
-            model, Schedule.linear(), labels, [0, 1, 2, 3], (1, 4, 4), steps=10, eta=0.0, guidance=0.0, null_class=10,
+            model, Schedule.of(), labels, [0, 1, 2, 3], (1, 4, 4), steps=10, eta=0.0, guidance=0.0, null_class=10,
             batch_size=4, **options,
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from unlearnbench.datasets import load_dataset
 from unlearnbench.models.flops import _count, flops_per_image, known_flops, peak_flops
-from unlearnbench.models.networks import build_unet, unet_config
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.store.artifacts import ArtifactStore
 
 

@@ -13,7 +13,8 @@ from unlearnbench.measure.prepared import prepare
 from unlearnbench.models import base as base_models
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.diffusion import Schedule, to_float
-from unlearnbench.models.networks import CLASSIFIERS, build_unet, unet_config
+from unlearnbench.models.networks import CLASSIFIERS
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.training import DenoiserTraining, Ema, fit_denoiser
 from unlearnbench.plugins.spec import NEEDS
 from unlearnbench.store.artifacts import ArtifactStore
@@ -62,7 +63,7 @@ def fit(tiny, steps, **changes):
         "total": steps, "batch": 32, "lr": 2e-3, "cosine": True, "label_dropout": 0.1, "ema": 0.9, "clip": 1.0,
         "null_class": 10, "generator": generator, **changes,
     }  # fmt: skip
-    fit_denoiser(model, Schedule.linear(), draw, range(steps), **options)
+    fit_denoiser(model, Schedule.of(), draw, range(steps), **options)
     return model
 
 
@@ -74,7 +75,7 @@ def test_training_lowers_the_loss_on_fixed_noise(tiny):
 
     def loss(model):
         with torch.no_grad():
-            return (model(Schedule.linear().add_noise(images, eps, t), t, labels).sample - eps).square().mean().item()
+            return (model(Schedule.of().add_noise(images, eps, t), t, labels).sample - eps).square().mean().item()
 
     assert loss(fit(tiny, 120)) < 0.6 * loss(fit(tiny, 1))
 
@@ -128,8 +129,8 @@ class TestResume:
 
     @pytest.fixture
     def dropping(self, tiny):
-        unet = {**tiny.base.unet, "dropout": 0.2}  # its draws come from torch's global generator
-        return replace(tiny, base=replace(tiny.base, unet=unet, steps=8, batch=4), flip=True)
+        unet = {**tiny.base.network, "dropout": 0.2}  # its draws come from torch's global generator
+        return replace(tiny, base=replace(tiny.base, network=unet, steps=8, batch=4), flip=True)
 
     def test_losses_and_weights_equal_an_uninterrupted_training(self, dropping, tmp_path, monkeypatch):
         monkeypatch.setattr(base_models, "FIRST_CHECKPOINT_SECONDS", 0.0)
@@ -200,7 +201,7 @@ class TestResume:
 
         def training():
             return DenoiserTraining(
-                model, Schedule.linear(), total=1, batch=1, lr=1e-3, cosine=False, label_dropout=0.0, ema=0.9,
+                model, Schedule.of(), total=1, batch=1, lr=1e-3, cosine=False, label_dropout=0.0, ema=0.9,
                 clip=1.0, null_class=1, generator=torch.Generator(),
             )  # fmt: skip
 
@@ -225,8 +226,8 @@ class TestTimeBox:
         return clock
 
     def boxed(self, tiny, seconds):
-        unet = {**tiny.base.unet, "dropout": 0.2}
-        return replace(tiny, base=replace(tiny.base, unet=unet, steps=4, batch=4, minutes=seconds / 60))
+        unet = {**tiny.base.network, "dropout": 0.2}
+        return replace(tiny, base=replace(tiny.base, network=unet, steps=4, batch=4, minutes=seconds / 60))
 
     def ticking(self, clock, stop=None):
         """Return a progress by which the clock goes on, and which stops the training after so many seconds."""
