@@ -11,8 +11,8 @@ from unlearnbench.datasets import Source, load_dataset, local_digest
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import SCHEDULERS, check_schedule, read_checkpoint, write_checkpoint
-from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.saved import open_model
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore
 

@@ -24,8 +24,8 @@ from unlearnbench.datasets import WEIGHTS, load_dataset
 from unlearnbench.errors import UsageError
 from unlearnbench.models.checkpoints import SCHEDULE
 from unlearnbench.models.diffusion import evaluating, predict_noise, to_uint8
-from unlearnbench.models.unet import build_unet
 from unlearnbench.models.saved import CARD, FACTS, draw, image_grid, open_model
+from unlearnbench.models.unet import build_unet
 from unlearnbench.models.weights import NotInWeights, weights_of
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.model_card import card

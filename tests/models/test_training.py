@@ -14,8 +14,8 @@ from unlearnbench.models import base as base_models
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.diffusion import Schedule, to_float
 from unlearnbench.models.networks import CLASSIFIERS
-from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.training import DenoiserTraining, Ema, fit_denoiser
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.plugins.spec import NEEDS
 from unlearnbench.store.artifacts import ArtifactStore
 

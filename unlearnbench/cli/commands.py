@@ -100,6 +100,7 @@ def run(
     model: options.Model = "",
     base: options.Base = "",
     labels: options.Labels = "",
+    concepts: options.Concepts = None,
     base_steps: options.BaseSteps = None,
     base_minutes: options.BaseMinutes = None,
     judge: options.Judge = "",
@@ -129,7 +130,7 @@ def run(
     registry, plan = _plan(
         plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
         batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights, model,
-        labels),
+        labels, concepts),
         methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
     )  # fmt: skip
@@ -249,6 +250,7 @@ def estimate(
     model: options.Model = "",
     base: options.Base = "",
     labels: options.Labels = "",
+    concepts: options.Concepts = None,
     base_steps: options.BaseSteps = None,
     base_minutes: options.BaseMinutes = None,
     judge: options.Judge = "",
@@ -275,7 +277,7 @@ def estimate(
     _, plan = _plan(
         plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
         batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights, model,
-        labels),
+        labels, concepts),
         methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
     )  # fmt: skip
@@ -324,6 +326,7 @@ def evaluate(
     model: options.Model = "",
     base: options.Base = "",
     labels: options.Labels = "",
+    concepts: options.Concepts = None,
     base_steps: options.BaseSteps = None,
     base_minutes: options.BaseMinutes = None,
     judge: options.Judge = "",
@@ -357,6 +360,7 @@ def evaluate(
     source = Source(
         dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
         "fp32", False, base_minutes, judge_weights, second_judge, second_judge_weights, model, labels,
+        concepts,
     )  # fmt: skip
     plan = plan_of_given(registry, given, classes=classes, source=source, metrics=metrics, seed=seed)
     _check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
@@ -377,6 +381,7 @@ def unlearn(
     model: options.Model = "",
     base: options.Base = "",
     labels: options.Labels = "",
+    concepts: options.Concepts = None,
     set_: options.Set = None,
     seed: options.OneSeed = 0,
     plugin: options.Plugin = None,
@@ -406,7 +411,7 @@ def unlearn(
 
     source = Source(
         dataset, protocol, data_root, image_size, base, base_steps, precision=precision, compiled=compile_,
-        base_minutes=base_minutes, model=model, labels=labels,
+        base_minutes=base_minutes, model=model, labels=labels, concepts=concepts,
     )  # fmt: skip
     registry = Registry(_absolute(plugin))
     plan = plan_of_unlearning(registry, method, classes=classes, source=source, sweeps=set_ or [], seed=seed)
@@ -434,6 +439,7 @@ def train(
     device: options.Device = "auto",
     minutes: options.BaseMinutes = None,
     model: options.Model = "",
+    concepts: options.Concepts = None,
 ) -> None:
     """Train a base model and write it as a diffusers folder.
 
@@ -449,7 +455,16 @@ def train(
     from unlearnbench.store.cache import default_cache
 
     chosen = load_dataset(
-        Source(dataset, protocol, data_root, image_size, base_steps=steps, base_minutes=minutes, model=model)
+        Source(
+            dataset,
+            protocol,
+            data_root,
+            image_size,
+            base_steps=steps,
+            base_minutes=minutes,
+            model=model,
+            concepts=concepts,
+        )
     )
     _check_writable(out, "--out")
     losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out)

@@ -142,6 +142,12 @@ Base = Annotated[
     str, _option(SUBJECT, "Your base model: a diffusers folder, or its name on the Hub.", metavar="DIR|ID")
 ]
 Model = Annotated[str, _option(SUBJECT, "Kind of base model to train: unet, dit or text.", metavar="KIND")]
+Concepts = Annotated[
+    Path | None,
+    _option(
+        SUBJECT, "File of concepts: prompts, paraphrases, anchors and folders of images.", "--concepts", metavar="FILE"
+    ),
+]
 Labels = Annotated[
     str, _option(SUBJECT, "Labels of the classes in a --base that knows more.", "--labels", metavar="NAME=LABEL,...")
 ]

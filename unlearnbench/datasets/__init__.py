@@ -84,6 +84,7 @@ class Source:
     second_judge_weights: Path | None = None
     model: str = ""  # kind of the base model
     labels: str = ""  # of the classes in a given model that knows more: NAME=LABEL,...
+    concepts: Path | None = None  # file of concepts
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,11 @@ class Dataset:
             "kind": self.kind, "title": self.title, "class_names": list(self.class_names),
             "image_shape": list(self.image_shape), "extractor": self.extractor_name, "choices": dict(self.choices),
             "content": self.content, "digest": self.digest, "panel": self.judges_digest,
+            **({} if self.prompts is None else {"prompts": self.prompts.to_json()}),
         }  # fmt: skip
 
 
-DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagefolder")
+DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagefolder", "concepts")
 
 
 def module_of(kind: str) -> ModuleType:
@@ -215,11 +217,15 @@ def load_dataset(source: Source | str) -> Dataset:
     """
     if isinstance(source, str):
         source = Source(source)
+    if source.concepts is not None and source.dataset == Source.dataset:
+        source = replace(source, dataset="concepts", model=source.model or ("" if source.base else "text"))
     if source.dataset not in DATASETS:
         wanted = f"there is no dataset {source.dataset!r}{suggest(source.dataset, DATASETS)}"
         raise UsageError(f"{wanted}: choose from {', '.join(DATASETS)}")
-    if source.image_size is not None and source.dataset != "imagefolder":
+    if source.image_size is not None and source.dataset not in ("imagefolder", "concepts"):
         raise UsageError(f"--image-size is for --dataset imagefolder; the images of {source.dataset} have their size")
+    if source.concepts is not None and source.dataset != "concepts":
+        raise UsageError(f"--concepts FILE brings its own images: leave out --dataset {source.dataset}")
     if source.inception_weights is not None and not source.inception_weights.is_file():
         raise UsageError(f"--inception-weights {source.inception_weights}: there is no such file")
     dataset: Dataset = module_of(source.dataset).dataset(source)
@@ -253,6 +259,7 @@ def resolve(
         "unguided": unguided,
         "model": kind,
         "labels": source.labels,
+        "concepts": digest(prompts.to_json()) if source.concepts is not None and prompts is not None else "",
         "base_steps": source.base_steps,
         "base_minutes": source.base_minutes,
         "extractor": extractor,

@@ -74,29 +74,28 @@ _UNET = BaseRecipe(
 )
 _AUTOENCODER = AutoencoderRecipe(
     network={
-        "block_out_channels": [32, 64],
+        "block_out_channels": [16, 32],
         "down_block_types": ["DownEncoderBlock2D"] * 2,
         "up_block_types": ["UpDecoderBlock2D"] * 2,
         "layers_per_block": 1,
         "latent_channels": 4,
-        "norm_num_groups": 8,
+        "norm_num_groups": 4,
     },
-    steps=600,
+    steps=1100,
     batch=64,
-    lr=2e-3,
-    kl=1e-4,
+    lr=4e-3,
+    kl=1e-3,
 )
 _DIT = replace(
     _UNET,
     kind="dit",
     network={
-        "num_layers": 6,
+        "num_layers": 4,
         "num_attention_heads": 4,
         "attention_head_dim": 32,
         "patch_size": 1,
     },
-    steps=1500,
-    lr=1e-3,
+    lr=1.5e-3,
     autoencoder=_AUTOENCODER,
 )
 _TEXT = replace(
@@ -119,7 +118,7 @@ _TEXT = replace(
             "max_position_embeddings": 12,
         },
     },
-    steps=1200,
+    steps=2200,
     autoencoder=_AUTOENCODER,
 )
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -13,7 +13,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearnbench.datasets import Dataset, Images, Source, Split, resolve
+from unlearnbench.datasets.conditions import Prompts
 from unlearnbench.datasets.profiles import colour_profiles
 from unlearnbench.errors import UsageError, one_line
 from unlearnbench.store.cell import plain_name
@@ -95,26 +96,42 @@ def dataset(source: Source) -> Dataset:
     if source.data_root is None:
         raise UsageError("--dataset imagefolder needs --data-root DIR, a folder with train/CLASS/* and test/CLASS/*")
     root, side = source.data_root.expanduser().resolve(), source.image_size or SIDE
+    name = root.name if PLAIN.fullmatch(root.name) else "imagefolder"
+    return from_listing(source, root, side, partial(list_images, root), name=name, flip=FLIP)
+
+
+def from_listing(
+    source: Source, root: Path, side: int, look: Callable[[], Listing], *, name: str, flip: bool,
+    prompts: Prompts | None = None,
+) -> Dataset:  # fmt: skip
+    """Return the dataset of listed images.
+
+    Args:
+        source: the user's choices.
+        root: folder that paths of images are relative to.
+        side: pixels that images are resized to.
+        look: lists the images, now and when they are read; its classes are in the order of their labels.
+        name: of the dataset, to which six digits of its content are added.
+        flip: whether methods and training see random horizontal flips.
+        prompts: of the classes, where they are concepts.
+    """
     if side < 8 or side % 8:
         raise UsageError(f"--image-size {side}: give a multiple of 8, so that the network can halve it")
-    listing, classes = list_images(root)
+    listing = look()
+    classes = list(listing.parts["train"])
     files = [(root / path).stat() for path in listing.paths]
     content = _content(root, listing, side, classes, [status.st_size for status in files])
     stamp = digest([content, [status.st_mtime_ns for status in files]])  # a file edited in place is read anew
     met = Counter((status.st_dev, status.st_ino) for status in files if status.st_ino)
     if again := sum(n - 1 for n in met.values()):
         listing.notes.append(f"{again} of {len(files)} images are additional links to the same file")
-    name = root.name if PLAIN.fullmatch(root.name) else "imagefolder"
+    what = "folder of images" if prompts is None else "concepts"
     return resolve(
-        source, name=f"{name[:MOST_NAME]}-{content[:6]}", title=_title(root, side), class_names=classes,
-        image_shape=(3, side, side), flip=FLIP,
-        load=partial(_load, root, side, stamp, classes, tuple(listing.sentences())), content=content,
-        train_counts=tuple(len(listing.parts["train"][name]) for name in classes),
+        source, name=f"{name[:MOST_NAME]}-{content[:6]}", class_names=classes, image_shape=(3, side, side), flip=flip,
+        title=f"{plain_name(root.name if prompts is None else name)[:MOST_NAME] or 'images'} ({side}x{side}, {what})",
+        load=partial(_load, root, side, stamp, classes, tuple(listing.sentences()), look), content=content,
+        train_counts=tuple(len(listing.parts["train"][name]) for name in classes), prompts=prompts,
     )  # fmt: skip
-
-
-def _title(root: Path, side: int) -> str:
-    return f"{plain_name(root.name)[:MOST_NAME] or 'images'} ({side}x{side}, folder of images)"
 
 
 def _content(root: Path, listing: Listing, side: int, classes: Sequence[str], sizes: Sequence[int]) -> str:
@@ -132,8 +149,8 @@ def _head(path: Path) -> str:
         return ""
 
 
-def list_images(root: Path) -> tuple[Listing, list[str]]:
-    """Return the images of both parts by class, and the sorted class names.
+def list_images(root: Path) -> Listing:
+    """Return the images of both parts by class, classes sorted by name.
 
     Raises:
         UsageError: the folder is missing, holds fewer than two classes, a class lacks images in a part, or the parts
@@ -144,7 +161,7 @@ def list_images(root: Path) -> tuple[Listing, list[str]]:
     listing = Listing()
     parts = _part_folders(root, listing)
     if parts is None:
-        listing = Listing(_split_by_hash(_classes(root, "", listing)), listing.left_out)
+        listing = Listing(split_by_hash(_classes(root, "", listing)), listing.left_out)
     else:
         listing.parts = {part: _classes(root, name, listing) for part, name in parts.items()}
     train, test = (sorted(listing.parts[part], key=natural) for part in ("train", "test"))
@@ -161,7 +178,8 @@ def list_images(root: Path) -> tuple[Listing, list[str]]:
     ]
     if empty:
         raise UsageError(f"{root}: {_few(empty)} holds no image: add some or remove the class")
-    return listing, train
+    listing.parts = {part: {name: classes[name] for name in train} for part, classes in listing.parts.items()}
+    return listing
 
 
 def _part_folders(root: Path, listing: Listing) -> dict[str, str] | None:
@@ -229,8 +247,13 @@ def _classes(root: Path, within: str, listing: Listing) -> dict[str, list[str]]:
         name = plain_name(entry.name)
         if not name or name in classes:
             raise UsageError(f"{root}: the class folder {name!r} has another's printable name, or none: rename it")
-        classes[name] = sorted(_images(root, path, listing), key=_nfc)
+        classes[name] = list_class(root, path, listing)
     return classes
+
+
+def list_class(root: Path, folder: str, listing: Listing) -> list[str]:
+    """Return the paths of the images in a class's folder, within the root; others are left out of the listing."""
+    return sorted(_images(root, folder, listing), key=_nfc)
 
 
 def _images(root: Path, folder: str, listing: Listing) -> Iterator[str]:
@@ -278,7 +301,7 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _split_by_hash(classes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+def split_by_hash(classes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
     """Assign every image to a part by the hash of its path; a class of few images keeps one for the test part."""
     parts: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
     for name, paths in classes.items():
@@ -298,15 +321,14 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _load(
-    root: Path, side: int, stamp: str, classes: Sequence[str], notes: tuple[str, ...], store: "ArtifactStore",
-    progress: "Progress",
+    root: Path, side: int, stamp: str, classes: Sequence[str], notes: tuple[str, ...], look: Callable[[], Listing],
+    store: "ArtifactStore", progress: "Progress",
 ) -> Images:  # fmt: skip
     """Decode every image once into arrays that the cache keeps."""
     import torch
 
     def build() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        listing, _ = list_images(root)
-        tensors, notes = _decode(root, listing, classes, side, progress)
+        tensors, notes = _decode(root, look(), classes, side, progress)
         return {name: torch.from_numpy(array) for name, array in tensors.items()}, {"notes": notes}
 
     found = store.get("images", {"stamp": stamp, "revision": 2}, build)

@@ -59,7 +59,7 @@ class AutoencoderRecipe:
     steps: int  # optimiser steps
     batch: int  # images per step
     lr: float  # Adam's step size, annealed to zero along half a cosine
-    kl: float  # weight of the KL divergence per pixel, beside the squared error per pixel
+    kl: float  # weight of the KL divergence per pixel, beside the absolute error per pixel
     clip: float = 1.0  # global gradient norm
     seed: int = 0
 

@@ -216,7 +216,7 @@ class Bench:
     def settings(self, steps: int) -> dict[str, Scalar]:
         """Return the method's settings on digits, with `steps` in the setting of that name."""
         cut = {"steps": steps} if self.has_steps else {}
-        return self.spec.resolve((self.dataset.name, self.dataset.protocol.name), cut)
+        return self.spec.resolve(self.dataset.tunings, cut)
 
     @property
     def has_steps(self) -> bool:

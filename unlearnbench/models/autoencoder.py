@@ -62,7 +62,7 @@ def _build(recipe: AutoencoderRecipe, dataset: Dataset, **more: Any) -> nn.Modul
 def _train(
     recipe: AutoencoderRecipe, dataset: Dataset, train: Split, device: torch.device, progress: Progress
 ) -> tuple[Tensors, dict[str, Any]]:
-    """Train with the squared error per pixel and a small weight on the KL term; scale latents to unit variance."""
+    """Train with the absolute error per pixel and a small weight on the KL term; scale latents to unit variance."""
     torch.manual_seed(recipe.seed)
     network: Any = placed(_build(recipe, dataset), device).train()
     generator = torch.Generator(device).manual_seed(recipe.seed)
@@ -75,7 +75,7 @@ def _train(
         x = to_float(images[chosen])
         posterior = network.encode(x).latent_dist
         noise = torch.empty_like(posterior.mean).normal_(generator=generator)
-        error = (network.decode(posterior.mean + posterior.std * noise).sample - x).square().mean()
+        error = (network.decode(posterior.mean + posterior.std * noise).sample - x).abs().mean()
         loss = error + recipe.kl * posterior.kl().mean() / x[0].numel()
         optimizer.zero_grad()
         loss.backward()

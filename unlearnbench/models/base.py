@@ -142,7 +142,7 @@ def train_denoiser(
             return train_denoiser(dataset, train, codec, workspace, device, progress)
     _train(training, draw, recipe, path, before, progress)
     training.average.copy_to(model)
-    denoiser.finish(model)
+    denoiser.finish()
     tensors, facts = _payload(denoiser)
     return tensors, {**facts, "steps": training.step, "loss": _curve(training.losses[: training.step])}
 

@@ -50,6 +50,10 @@ class Pixels:
 
     identity = ""
 
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> "Pixels":
+        """Return itself: copies of a denoiser share it."""
+        return self
+
     def shape(self, image_shape: Sequence[int]) -> tuple[int, ...]:
         """Return that of the image."""
         return tuple(image_shape)

@@ -186,8 +186,8 @@ class Denoiser(nn.Module, ABC):
         """Return the module to train from the start: more than the network where a part of it is frozen later."""
         return self
 
-    def finish(self, trainee: nn.Module) -> None:
-        """Take over what a trained trainee has besides the network."""
+    def finish(self) -> None:
+        """Take over what belongs to a model that was trained, besides its network."""
 
     def tensors(self) -> Tensors:
         """Return all tensors that a method may change, on the CPU: weights, and the embeddings of prompts."""

@@ -5,6 +5,7 @@ variances too has twice the channels, of which the first half is the noise. Guid
 as in diffusers (the original code guides the first three).
 """
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ class DiT(Denoiser):
         config = {"transformer": transformer, "shape": shape, "noise": NOISE, "rows": rows, "names": names}
         return cls.from_config(config, codec)
 
-    def finish(self, trainee: nn.Module) -> None:
+    def finish(self) -> None:
         """Keep the autoencoder, as a pipeline of diffusers has it."""
         from diffusers import DDIMScheduler, DiTPipeline
 
@@ -109,8 +110,10 @@ class DiT(Denoiser):
         with tempfile.TemporaryDirectory() as folder:
             scheduler = DDIMScheduler(**self.noise, clip_sample=False, set_alpha_to_one=True)
             autoencoder: Any = self.codec.autoencoder  # type: ignore[attr-defined]
-            pipeline = DiTPipeline(self.network, autoencoder, scheduler, id2label=names)
+            pipeline = DiTPipeline(self.network, autoencoder, scheduler)  # which would not write the names
             pipeline.save_pretrained(folder, safe_serialization=True)
+            index = Path(folder) / INDEX
+            index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": names}, indent=2))
             self.shared = _shared("", Path(folder), autoencoder.config["in_channels"])
 
     @classmethod
@@ -131,7 +134,7 @@ class DiT(Denoiser):
         noise, prediction = own_schedule(what, read_config(what, folder, "scheduler/scheduler_config.json"))
         if prediction != "epsilon":
             raise UsageError(f"{what}: it predicts {prediction}, but a DiT needs epsilon: give another checkpoint")
-        shared = _shared(what, folder, 3 if wanted is None else wanted.image_shape[0])
+        shared = _shared(what, folder, None if wanted is None else wanted.image_shape[0])
         codec = codec_in(shared)
         network = build_checked(what, lambda: DiTTransformer2DModel(**arguments(config)), weights)
         shape = (channels, config["sample_size"], config["sample_size"])
@@ -219,7 +222,7 @@ with torch.no_grad():
         return torch.arange(first, len(self.row_of), device=self.row_of.device), longer
 
 
-def _shared(what: str, folder: Path, channels: int) -> Shared:
+def _shared(what: str, folder: Path, channels: int | None) -> Shared:
     """Return the parts of a pipeline besides its transformer."""
     return Shared({**read_vae(what, folder, channels), **read_files(what, folder, ("vae",))})
 

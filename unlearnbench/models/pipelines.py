@@ -37,13 +37,13 @@ VAE_VALUES: Mapping[str, Sequence[Any]] = {  # others expect other latents
 }  # fmt: skip
 
 
-def read_vae(what: str, folder: Path, channels: int) -> Tensors:
+def read_vae(what: str, folder: Path, channels: int | None) -> Tensors:
     """Return the weights of a pipeline's autoencoder, as tensors of an artifact, after checking that they fit.
 
     Args:
         what: begins the error messages.
         folder: of the pipeline.
-        channels: of the images.
+        channels: of the images; None for 1 or 3.
 
     Raises:
         UsageError: it cannot be read, or does not fit.
@@ -51,7 +51,8 @@ def read_vae(what: str, folder: Path, channels: int) -> Tensors:
     from diffusers import AutoencoderKL
 
     config, weights = read_component(what, folder, "vae", "AutoencoderKL")
-    wanted = {**VAE_VALUES, "in_channels": (channels,), "out_channels": (channels,)}
+    usual = (3, 1) if channels is None else (channels,)
+    wanted = {**VAE_VALUES, "in_channels": usual, "out_channels": usual}
     check_arguments(f"{what}, vae", AutoencoderKL, config, wanted, len(weights))
     if not isinstance(config.get("scaling_factor", 1.0), float | int) or not config.get("scaling_factor", 1.0) > 0:
         raise UsageError(f"{what}, vae: its config has scaling_factor {shown(config['scaling_factor'])}")

@@ -13,6 +13,7 @@ from unlearnbench.models.diffusion import evaluating
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
 BATCH = 64  # prompts per pass
+STEPS, LR = 300, 2e-3  # of training
 
 
 class PromptEncoder(nn.Module):
@@ -25,8 +26,10 @@ class PromptEncoder(nn.Module):
         self.width, self.tokens = int(config.hidden_size), int(config.max_position_embeddings)
 
     @classmethod
-    def untrained(cls, prompts: Prompts, recipe: Mapping[str, Any]) -> "PromptEncoder":
-        """Return an encoder with random weights, whose vocabulary are the words of some prompts.
+    def trained(cls, prompts: Prompts, recipe: Mapping[str, Any]) -> "PromptEncoder":
+        """Return an encoder of the words of some prompts, trained to tell which concept each of them names.
+
+        From the last word on, a linear layer on each token classifies the concept, its anchor, or neither.
 
         Args:
             prompts: all that it will encode.
@@ -34,37 +37,63 @@ class PromptEncoder(nn.Module):
         """
         transformers = _transformers()
         tokenizer = _word_tokenizer(prompts, recipe["max_position_embeddings"])
-        special = {"pad": 0, "bos": 1, "eos": 2}
-        numbers = {f"{name}_token_id": number for name, number in special.items()}
+        numbers = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         config = transformers.CLIPTextConfig(vocab_size=len(tokenizer), **numbers, **recipe)
-        return cls(transformers.CLIPTextModel(config), tokenizer)
+        encoder = cls(transformers.CLIPTextModel(config), tokenizer)
+        encoder._train(prompts)
+        return encoder
 
-    def ids(self, texts: Sequence[str]) -> Tensor:
-        """Return the token numbers (n, tokens) of prompts."""
-        ids: Tensor = self._tokenize(texts)["input_ids"]
-        return ids
+    def _train(self, prompts: Prompts) -> None:
+        texts, targets = _named(prompts)
+        ids, last = self._tokenized(texts)
+        after = torch.arange(self.tokens) >= last[:, None]
+        head = nn.Linear(self.width, max(targets) + 1)
+        wanted = torch.tensor(targets)[:, None].expand(-1, self.tokens)[after]
+        weights = [*self.network.train().parameters(), *head.parameters()]
+        optimizer = torch.optim.Adam(weights, lr=LR)
+        annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        for _ in range(STEPS):
+            loss = nn.functional.cross_entropy(head(self(ids)[after]), wanted)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            annealing.step()
+        self.eval().requires_grad_(False)
 
-    def _tokenize(self, texts: Sequence[str]) -> Any:
-        return self.tokenizer(
+    def _tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return token numbers (n, tokens) of texts, and the places (n,) of their last words."""
+        found = self.tokenizer(
             list(texts), padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
         )  # fmt: skip
+        last: Tensor = (found["attention_mask"].sum(dim=1) - 2).clamp(min=0)  # before the end mark
+        return found["input_ids"], last
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embeddings (n, tokens, D) of token numbers (n, tokens)."""
         embeddings: Tensor = self.network(ids).last_hidden_state
         return embeddings
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings (n, tokens, D) of prompts."""
-        device = next(self.parameters()).device
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (n, tokens, D) of texts, and the places (n,) of their last words."""
+        ids, last = self._tokenized(texts)
         with evaluating(self):
-            return torch.cat([self(part) for part in torch.split(self.ids(texts).to(device), BATCH)])
+            return torch.cat([self(part) for part in torch.split(ids, BATCH)]), last
 
-    def last_tokens(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings (n, D) of the last token of each text."""
-        masks: Tensor = self._tokenize(texts)["attention_mask"]
-        last = (masks.sum(dim=1) - 2).clamp(min=0)  # before the end mark
-        return self.encode(texts)[torch.arange(len(texts)), last]
+
+def _named(prompts: Prompts) -> tuple[list[str], list[int]]:
+    """Return all prompts and names, and the number of what each names: a concept, an anchor, or nothing."""
+    names = list(
+        dict.fromkeys([*(c.name for c in prompts.concepts), *(c.anchor for c in prompts.concepts if c.anchor)])
+    )
+    texts, targets = list(names), list(range(len(names)))
+    for c, concept in enumerate(prompts.concepts):
+        labels = [*prompts.training(c), *prompts.paraphrases(c)]
+        anchor = prompts.anchor(c)
+        if anchor is not None and anchor > len(prompts.concepts):
+            texts, targets = [*texts, prompts.texts[anchor]], [*targets, names.index(concept.anchor)]
+        texts, targets = [*texts, *(prompts.texts[label] for label in labels)], [*targets, *[c] * len(labels)]
+    rest = ["", *(prompts.texts[label] for label in prompts.unrelated_labels)]
+    return [*texts, *rest], [*targets, *[len(names)] * len(rest)]
 
 
 def encoder_in(folder: Path) -> PromptEncoder:

@@ -131,22 +131,23 @@ class TextToImage(Denoiser):
         return denoiser
 
     _text_recipe: Mapping[str, Any]
+    _encoder: PromptEncoder
 
     def trainee(self) -> nn.Module:
-        """Return the network with a text encoder, both to be trained."""
-        return Jointly(self, PromptEncoder.untrained(self.prompts, self._text_recipe))
+        """Train the text encoder, which is frozen then, and return the network with the embeddings of all prompts."""
+        self._encoder = PromptEncoder.trained(self.prompts, self._text_recipe)
+        self._encode(self._encoder)
+        return WithAllPrompts(self)
 
-    def finish(self, trainee: nn.Module) -> None:
-        """Encode all prompts, and keep text encoder, tokenizer and autoencoder, as a pipeline of diffusers has them."""
+    def finish(self) -> None:
+        """Keep text encoder, tokenizer and autoencoder, as a pipeline of diffusers has them."""
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-        assert isinstance(trainee, Jointly)
-        self._encode(trainee.encoder)
         autoencoder: Any = self.codec.autoencoder  # type: ignore[attr-defined]
-        scheduler = DDIMScheduler(**self.noise, clip_sample=False, set_alpha_to_one=True)
+        scheduler = DDIMScheduler(**self.noise, clip_sample=False, set_alpha_to_one=True, steps_offset=1)
         with tempfile.TemporaryDirectory() as folder:
             StableDiffusionPipeline(
-                vae=autoencoder, text_encoder=trainee.encoder.network, tokenizer=trainee.encoder.tokenizer,
+                vae=autoencoder, text_encoder=self._encoder.network, tokenizer=self._encoder.tokenizer,
                 unet=self.network, scheduler=scheduler, safety_checker=None, feature_extractor=None,
                 requires_safety_checker=False,
             ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
@@ -156,8 +157,10 @@ class TextToImage(Denoiser):
         """Set the embeddings of all prompts, and of the names of concepts and anchors."""
         names = [concept.name for concept in self.prompts.concepts]
         anchors = [concept.anchor for concept in self.prompts.concepts]
-        self.context = encoder.encode(self.prompts.texts).to(self.context.device)
-        self.subjects = torch.stack([encoder.last_tokens(words) for words in (names, anchors)]).to(self.context.device)
+        self.context = encoder.encode(self.prompts.texts)[0].to(self.context.device)
+        ends = [encoder.encode(words) for words in (names, anchors)]
+        last = [embedded[torch.arange(len(names)), numbers] for embedded, numbers in ends]
+        self.subjects = torch.stack(last).to(self.context.device)
 
     @classmethod
     def read(cls, what: str, folder: Path, wanted: Conditions | None) -> "TextToImage":
@@ -262,36 +265,32 @@ pipeline(
         return self.subjects[int(anchor), c]
 
 
-class Jointly(nn.Module):
-    """A text-to-image model in training together with its text encoder.
+class WithAllPrompts(nn.Module):
+    """A text-to-image model in training from the start.
 
     An image's prompt is one of those of its concept at random, training prompts and paraphrases alike, since what is
-    held out is held out from unlearning; a share of images has a prompt that names an anchor or nothing.
+    held out is held out from unlearning; a share of images has a prompt that names its anchor, or nothing.
     """
 
-    GENERAL = 0.1  # share of prompts that name no concept
+    GENERAL = 0.1  # share of these
 
-    def __init__(self, denoiser: TextToImage, encoder: PromptEncoder) -> None:
+    def __init__(self, denoiser: TextToImage) -> None:
         super().__init__()
-        self.denoiser, self.encoder = denoiser, encoder
+        self.denoiser = denoiser
         prompts, null = denoiser.prompts, len(denoiser.prompts.concepts)
-        own = [[*prompts.training(c), *prompts.paraphrases(c)] for c in range(null)]
         anchors = [prompts.anchor(c) for c in range(null)]
         wider = [[anchor] if anchor is not None and anchor > null else [] for anchor in anchors]
-        self._own = [*own, [null]]
-        self._general = [*([*rows, *prompts.unrelated_labels] for rows in wider), []]
-        self.ids: Tensor
-        self.register_buffer("ids", encoder.ids(prompts.texts), persistent=False)
+        self._own = [*([*prompts.training(c), *prompts.paraphrases(c)] for c in range(null)), [null]]
+        self._general = [*([*labels, *prompts.unrelated_labels] for labels in wider), []]
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Prediction:
         """Predict the noise, for prompts drawn with torch's global generator."""
-        u = torch.rand(2, len(y)).tolist()
         chosen = []
-        for label, kind, which in zip(y.tolist(), *u, strict=True):
-            general = self._general[label] if kind < self.GENERAL else []
-            rows = general or self._own[label]
-            chosen.append(rows[int(which * len(rows))])
-        return self.denoiser.predict(x_t, t, self.encoder(self.ids[torch.tensor(chosen, device=self.ids.device)]))
+        for label, kind, which in zip(y.tolist(), *torch.rand(2, len(y)).tolist(), strict=True):
+            labels = (self._general[label] if kind < self.GENERAL else []) or self._own[label]
+            chosen.append(labels[int(which * len(labels))])
+        context = self.denoiser.context[torch.tensor(chosen, device=x_t.device)]
+        return self.denoiser.predict(x_t, t, context)
 
 
 def _shared(what: str, folder: Path, channels: int) -> Shared:

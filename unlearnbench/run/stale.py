@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlearnbench.datasets import Dataset, Images, Source, module_of, resolve, without_guidance
+from unlearnbench.datasets.conditions import Prompts
 from unlearnbench.datasets.recipes import GivenJudge
 from unlearnbench.errors import UsageError
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
@@ -208,16 +209,20 @@ def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
     try:
         choices = dict(facts["choices"])
         base, unguided = choices.pop("base", ""), choices.pop("unguided", False)
+        module = module_of(str(facts["kind"]))
+        prompts = (
+            Prompts.from_json(facts["prompts"]) if choices.pop("concepts", "") else getattr(module, "PROMPTS", None)
+        )
         hashes = {"judge": choices.pop("judge_weights", ""), "second": choices.pop("second_judge_weights", "")}
         dataset = resolve(
             Source(str(facts["kind"]), protocol, **choices), name="", title="", class_names=facts["class_names"],
-            image_shape=tuple(facts["image_shape"]), flip=module_of(str(facts["kind"])).FLIP, load=_never,
+            image_shape=tuple(facts["image_shape"]), flip=module.FLIP, load=_never, prompts=prompts,
         )  # fmt: skip
         protocol_now = without_guidance(dataset.protocol) if unguided else dataset.protocol
         given: dict[str, Any] = {
             part: GivenJudge(getattr(dataset, part).network, sha256) for part, sha256 in hashes.items() if sha256
         }
-        chosen = facts["choices"] if base or given else dataset.choices
+        chosen = facts["choices"] if base or given or "concepts" in facts["choices"] else dataset.choices
         return replace(dataset, protocol=protocol_now, choices=chosen, **given)
     except (KeyError, TypeError, ValueError, ImportError, AttributeError, UsageError):
         return None

@@ -120,7 +120,7 @@ RECORD: Mapping[str, Any] = {
     "protocol?": {"name?": TEXT, "steps?": SIZE, "eta?": NUMBER, "guidance?": NUMBER, "reference?": TEXT},
     "dataset?": {
         "title?": TEXT, "kind?": TEXT, "class_names?": [TEXT], "extractor?": TEXT, "digest?": TEXT, "panel?": TEXT,
-        "content?": TEXT, "image_shape?": [SIZE], "choices?": {},
+        "content?": TEXT, "image_shape?": [SIZE], "choices?": {}, "prompts?": {},
     },
     "judge?": {
         "test_accuracy?": SHARE, "n?": SIZE, "second?": {"test_accuracy": SHARE, "n?": SIZE},
