@@ -135,10 +135,12 @@ def read_component(
     for path in files:
         if not (folder / path).is_file():
             pickles = [found.name for found in (folder / path).parent.glob("*.bin")]
-            convert = "".join(
-                f": its weights are a pickle ({one_line(name, 60)}), which is not opened here: where it was made, write "
-                f"it again with save_pretrained(FOLDER, safe_serialization=True)" for name in pickles[:1]
-            )  # fmt: skip
+            convert = (
+                f": its weights are a pickle ({one_line(pickles[0], 60)}), which is not opened here: where it was "
+                f"made, write it again with save_pretrained(FOLDER, safe_serialization=True)"
+                if pickles
+                else ""
+            )
             raise UsageError(f"{what}: it lacks {path} of a diffusers {class_name}{convert}")
     config = read_config(what, folder, files[0])
     assert config is not None
