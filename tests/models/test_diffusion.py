@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnbench.models.diffusion import Schedule, eps_loss, evaluating, predict_noise, to_float, to_uint8
-from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.sampler import ddim_step, sample
+from unlearnbench.models.unet import build_unet, unet_config
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,7 @@ def test_schedule_is_that_of_ddpm():
 def test_add_noise_agrees_with_diffusers():
     theirs = DDPMScheduler(beta_schedule="linear")
     x0, eps, t = torch.randn(6, 1, 8, 8), torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 10, 500, 998, 999])
-    torch.testing.assert_close(
-        Schedule.of().add_noise(x0, eps, t), theirs.add_noise(x0, eps, t), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(Schedule.of().add_noise(x0, eps, t), theirs.add_noise(x0, eps, t), rtol=1e-4, atol=1e-5)
 
 
 def test_terminal_noise_is_the_noise_of_the_last_step_of_the_same_path():
