@@ -135,11 +135,11 @@ def read_component(
     for path in files:
         if not (folder / path).is_file():
             pickles = [found.name for found in (folder / path).parent.glob("*.bin")]
-            convert = (
+            convert = pickles and (
                 f": its weights are a pickle ({one_line(pickles[0], 60)}), which is not opened here: where it was "
                 f"made, write it again with save_pretrained(FOLDER, safe_serialization=True)"
             )
-            raise UsageError(f"{what}: it lacks {path} of a diffusers {class_name}{convert if pickles else ''}")
+            raise UsageError(f"{what}: it lacks {path} of a diffusers {class_name}{convert or ''}")
     config = read_config(what, folder, files[0])
     assert config is not None
     try:
