@@ -20,8 +20,8 @@ from unlearnbench.models import base as base_models
 from unlearnbench.models import flops as arithmetic
 from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise
 from unlearnbench.models.networks import frozen, placed
-from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.sampler import sample
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.run import measuring, unlearning
 from unlearnbench.run.saving import staging
 from unlearnbench.store.artifacts import ArtifactStore

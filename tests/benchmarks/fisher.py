@@ -15,8 +15,8 @@ import torch
 
 from unlearnbench.datasets import load_dataset
 from unlearnbench.models.diffusion import Schedule
-from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.training import drop_labels
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.unlearn.context import Context
 

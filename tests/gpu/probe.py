@@ -33,9 +33,9 @@ from unlearnbench.errors import spell_error
 from unlearnbench.models.diffusion import Schedule, half_precision
 from unlearnbench.models.flops import PEAK_SIZE, peak_flops
 from unlearnbench.models.networks import frozen
-from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.sampler import _guided_noise, ddim_step, sample
 from unlearnbench.models.training import DenoiserTraining
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
 from unlearnbench.run.jobs import resolve_device

@@ -18,8 +18,8 @@ from unlearnbench.models import flops as arithmetic
 from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.flops import peak_flops
 from unlearnbench.models.networks import frozen
-from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.models.sampler import sample
+from unlearnbench.models.unet import build_unet, unet_config
 from unlearnbench.run.jobs import resolve_device
 from unlearnbench.run.saving import staging
 from unlearnbench.run.workers import Workers
