@@ -219,7 +219,7 @@ def test_samples_of_the_untouched_base_are_drawn_once_and_charged_every_time(tin
 
 
 def test_a_model_draws_the_same_images_whether_they_are_kept_or_not(inputs):
-    direct = inputs._draw([5, 5, 8]).numpy()
+    direct = inputs._draw(inputs.model, [5, 5, 8]).numpy()
     np.testing.assert_array_equal(inputs._sample([5, 5, 8]), direct)
 
 
