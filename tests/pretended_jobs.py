@@ -18,10 +18,11 @@ from unlearnbench.judges.judges import build_classifier
 from unlearnbench.measure import attacks
 from unlearnbench.models import base as base_models
 from unlearnbench.models import flops as arithmetic
+from unlearnbench.models.codec import PIXELS
 from unlearnbench.models.diffusion import Schedule, half_precision, predict_noise
 from unlearnbench.models.networks import frozen, placed
 from unlearnbench.models.sampler import sample
-from unlearnbench.models.unet import build_unet, unet_config
+from unlearnbench.models.unet import UNet
 from unlearnbench.run import measuring, unlearning
 from unlearnbench.run.saving import staging
 from unlearnbench.store.artifacts import ArtifactStore
@@ -95,7 +96,7 @@ def account(cell, record, models, seen, device):
     """Return what tests ask of a cell, in plain values."""
     return {
         "model": record["artifacts"].get("model"),
-        "weights are saved": models is not None and (staging(models, cell) / WEIGHTS).is_file(),
+        "weights are saved": models is not None and (staging(models, cell) / "unet" / WEIGHTS).is_file(),
         "values": {name: entry["value"] for name, entry in record["metrics"].items()},
         "reasons": {name: entry["reason"] for name, entry in record["metrics"].items()},
         "phases": set(record["cost"]),
@@ -154,7 +155,7 @@ def base_job(cache, bf16):
         dataset = replace(dataset, base=replace(dataset.base, steps=steps))
         train = dataset.load(ArtifactStore(cache), channel).train
         with pretended_cuda() as device:
-            base_models._train_base(dataset, train, cache / "workspace", torch.device("cuda"), channel)
+            base_models.train_denoiser(dataset, train, PIXELS, cache / "workspace", torch.device("cuda"), channel)
             waits.append(sorted(wait.path[0] for wait in device.waits))
     return waits, fused
 
@@ -162,11 +163,11 @@ def base_job(cache, bf16):
 def sampler_job(cache, bf16):
     """Sample in few and in more steps; return the waits of both, what a convolution made, and what came out."""
     dataset, seen, waits = tiny_dataset(unet=PAPERS), set(), []
-    weights = build_unet(unet_config(dataset)).state_dict()
+    weights = UNet.untrained(dataset).state_dict()
     for steps in (2, 4):
         with pretended_cuda() as device:
-            model = frozen(build_unet(unet_config(dataset)), weights, torch.device("cuda"))
-            model.conv_in.register_forward_hook(lambda *arguments: seen.add(str(arguments[2].dtype)))
+            model = frozen(UNet.untrained(dataset), weights, torch.device("cuda"))
+            model.network.conv_in.register_forward_hook(lambda *arguments: seen.add(str(arguments[2].dtype)))
             schedule = Schedule.of(device="cuda")
             device.waits.clear()
             images = sample(
@@ -181,11 +182,11 @@ def bfloat16_job(cache):
     """Predict twice within one context of bfloat16, with a step of Adam between; return type and change."""
     dataset = tiny_dataset()
     with pretended_cuda():
-        model = placed(build_unet(unet_config(dataset)), torch.device("cuda"))
+        model = placed(UNet.untrained(dataset), torch.device("cuda"))
         optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
         x, t = torch.ones(2, *dataset.image_shape, device="cuda"), torch.ones(2, dtype=torch.long, device="cuda")
         seen, kinds = [], set()
-        model.conv_in.register_forward_hook(lambda *arguments: kinds.add(str(arguments[2].dtype)))
+        model.network.conv_in.register_forward_hook(lambda *arguments: kinds.add(str(arguments[2].dtype)))
         with half_precision(x.device, wanted=True):
             for _ in range(2):
                 prediction = predict_noise(model, x, t, t)

@@ -27,7 +27,7 @@ from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source, load_dataset, protocol_names, title_of
 from unlearnbench.kit import conformance, trial
 from unlearnbench.models.flops import flops_per_image
-from unlearnbench.models.unet import unet_config
+from unlearnbench.models.unet import UNet
 from unlearnbench.report.write.csv import to_csv
 from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore
@@ -467,7 +467,7 @@ class TestGenerated:
     def test_what_is_counted_of_the_papers_experiment(self):
         paper = load_dataset(Source("cifar10", protocol="paper"))
         rules, recipe = paper.protocol, paper.base
-        work = flops_per_image(unet_config(paper), paper.image_shape)
+        work = flops_per_image(UNet.untrained(paper))
         base = recipe.steps * recipe.batch * (work["forward"] + work["backward"])
         images = rules.forget_samples + 9 * rules.retain_samples
         cell = 2 * images * rules.steps * work["forward"]

@@ -16,7 +16,7 @@ import torch
 from unlearnbench.datasets import load_dataset
 from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.training import drop_labels
-from unlearnbench.models.unet import build_unet, unet_config
+from unlearnbench.models.unet import UNet
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.unlearn.context import Context
 
@@ -34,11 +34,11 @@ CIFAR10 = {
 
 
 def network(name):
-    """Return a UNet for 10 classes with random weights, and the shape of its images."""
+    """Return a denoiser for 10 classes with random weights, and the shape of its images."""
     torch.manual_seed(0)
     if name == "digits":
-        return build_unet(unet_config(load_dataset("digits"))), (1, 8, 8)
-    return build_unet(CIFAR10), (3, 32, 32)
+        return UNet.untrained(load_dataset("digits")), (1, 8, 8)
+    return UNet.from_config(CIFAR10), (3, 32, 32)
 
 
 class BareContext(Context):

@@ -27,23 +27,28 @@ def measure(name):
     from unlearnbench.cost.meter import Meter
     from unlearnbench.cost.probes import RssPeak
     from unlearnbench.datasets import Source, Split, load_dataset
-    from unlearnbench.models.unet import build_unet, unet_config
+    from unlearnbench.models.codec import PIXELS
+    from unlearnbench.models.kept import Kept
+    from unlearnbench.models.unet import UNet
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.store.artifacts import ArtifactStore, software
+    from unlearnbench.store.cell import Target
     from unlearnbench.unlearn.context import Context
     from unlearnbench.unlearn.harness import Harness
 
     registry, dataset = Registry(), load_dataset(Source("cifar10", "fast"))
     dataset = replace(dataset, protocol=replace(dataset.protocol, steps=2, batch_size=BATCH))
     spec = registry.method(name)
-    base = build_unet(unet_config(dataset)).eval().requires_grad_(False)
+    base = UNet.untrained(dataset).eval().requires_grad_(False)
     labels = np.arange(160) % 10
     train = Split(np.random.default_rng(0).integers(0, 256, (160, 3, 32, 32), dtype=np.uint8), labels)
     device = torch.device("cpu")
+    kept = Kept.make(PIXELS, train, mirrors=dataset.flip, device=device)
     with TemporaryDirectory() as folder:
         context = Context(Harness(
-            dataset, train, base, "base", name, "source", spec.streams, 0, 3, device, ArtifactStore(Path(folder)),
-            Meter(), {"type": "cpu", "uuid": "1"}, software(), lambda what, done, total: None,
+            dataset, kept, base, "base", name, "source", spec.streams, 0, Target((3,)), device,
+            ArtifactStore(Path(folder)), Meter(), {"type": "cpu", "uuid": "1"}, software(),
+            lambda what, done, total: None,
         ))  # fmt: skip
         changed = {key: value for key, value in SMALL.items() if key in spec.settings}
         spec.function(context, **{**spec.resolve((), {}), **changed})

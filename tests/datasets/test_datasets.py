@@ -615,7 +615,8 @@ class TestChoices:
 
         facts = load_dataset("digits").to_json()
         profile = digits._PROFILE
-        monkeypatch.setattr(digits, "_PROFILE", replace(profile, base=replace(profile.base, steps=7)))
+        bases = {**profile.bases, "unet": replace(profile.bases["unet"], steps=7)}
+        monkeypatch.setattr(digits, "_PROFILE", replace(profile, bases=bases))
         now = current_dataset(facts, "digits-ddim25")
         assert now.digest != facts["digest"]
         assert now.judges_digest == facts["panel"]

@@ -30,12 +30,14 @@ from unlearnbench.cost.meter import Meter
 from unlearnbench.cost.nvml import NvmlMonitor
 from unlearnbench.datasets import Images, Source, Split, resolve
 from unlearnbench.errors import spell_error
+from unlearnbench.models.codec import PIXELS
 from unlearnbench.models.diffusion import Schedule, half_precision
 from unlearnbench.models.flops import PEAK_SIZE, peak_flops
+from unlearnbench.models.kept import Kept
 from unlearnbench.models.networks import frozen
 from unlearnbench.models.sampler import _guided_noise, ddim_step, sample
 from unlearnbench.models.training import DenoiserTraining
-from unlearnbench.models.unet import build_unet, unet_config
+from unlearnbench.models.unet import UNet
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec
 from unlearnbench.run.jobs import resolve_device
@@ -137,8 +139,9 @@ class Probe:
             Source("cifar10", self.size.protocol, extractor="own"), name="random", title="random images",
             class_names="0123456789", image_shape=shape, flip=True, load=lambda *_: Images(self.train, self.train),
         )  # fmt: skip
+        self.kept = Kept.make(PIXELS, self.train, mirrors=True, device=self.device)
         torch.manual_seed(0)
-        model = build_unet(unet_config(self.dataset))
+        model = UNet.untrained(self.dataset)
         self.base = frozen(model, model.state_dict(), self.device)
         self.schedule = Schedule.of(device=self.device)
 
@@ -201,7 +204,7 @@ class Probe:
         """Return the base model's training at its first step."""
         recipe = self.dataset.base
         torch.manual_seed(recipe.seed)
-        model = build_unet(unet_config(self.dataset))
+        model = UNet.untrained(self.dataset)
         placed = frozen(model, model.state_dict(), self.device).requires_grad_(True).train()
         return DenoiserTraining(
             placed, self.schedule, total=100, batch=self.size.batch or recipe.batch, lr=recipe.lr, cosine=recipe.cosine,

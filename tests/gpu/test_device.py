@@ -19,7 +19,7 @@ from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.flops import peak_flops
 from unlearnbench.models.networks import frozen
 from unlearnbench.models.sampler import sample
-from unlearnbench.models.unet import build_unet, unet_config
+from unlearnbench.models.unet import UNet
 from unlearnbench.run.jobs import resolve_device
 from unlearnbench.run.saving import staging
 from unlearnbench.run.workers import Workers
@@ -75,7 +75,7 @@ def save_job(cache, folder, channel):
     cell, record = run_cell(
         cache, "safemax", found(), channel, dataset=tiny_dataset(flip=True, bf16=True, unet=PAPERS), staged=folder
     )
-    return record["artifacts"]["model"], (staging(folder, cell) / WEIGHTS).is_file()
+    return record["artifacts"]["model"], (staging(folder, cell) / "unet" / WEIGHTS).is_file()
 
 
 def test_nvml_sees_a_real_tensor():  # the first test, while this process holds nothing on the device
@@ -149,7 +149,7 @@ def test_a_judge_that_learned_in_bfloat16_is_as_good(tmp_path):
 def test_bfloat16_samples_are_those_of_full_precision_but_for_rounding():
     dataset = tiny_dataset(unet=PAPERS)
     torch.manual_seed(0)
-    model, device = build_unet(unet_config(dataset)), torch.device("cuda")
+    model, device = UNet.untrained(dataset), torch.device("cuda")
     frozen(model, model.state_dict(), device)
     images = [
         sample(

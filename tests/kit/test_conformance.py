@@ -106,7 +106,7 @@ WRONG = {
     "returns the model": (f"{LOOP}return ctx.model", "edits the model", "return nothing"),
     "another model": (f"{LOOP}import copy\nctx.model = copy.deepcopy(ctx.model)", "edits the model", "the one given"),
     "fewer classes": (
-        f"{LOOP}ctx.model.class_embedding = torch.nn.Embedding.from_pretrained(torch.zeros(3, 32))",
+        f"{LOOP}ctx.model.network.class_embedding = torch.nn.Embedding.from_pretrained(torch.zeros(3, 32))",
         "edits the model", "every class",
     ),
     "edits the base": (
@@ -114,25 +114,26 @@ WRONG = {
     ),
     "trains the base": (f"{LOOP}ctx.base.train()", "keeps the base", "eval mode"),
     "shares weights": (
-        f"{LOOP}ctx.model.conv_in.weight.data = ctx.base.conv_in.weight.data", "keeps the base", "shares weights",
+        f"{LOOP}ctx.model.network.conv_in.weight.data = ctx.base.network.conv_in.weight.data",
+        "keeps the base", "shares weights",
     ),
     "hooks the base": (
-        f"{LOOP}ctx.base.conv_in.register_forward_hook(lambda m, a, out: 2 * out)", "keeps the base", "hooks",
+        f"{LOOP}ctx.base.network.conv_in.register_forward_hook(lambda m, a, out: 2 * out)", "keeps the base", "hooks",
     ),
     "undeclared stream": (f"{LOOP}ctx.retain.draw(1)", "declared streams", "add 'retain' to @method(streams=...)"),
     "own loop": (LOOP.replace("ctx.steps(steps)", "range(steps)"), "step budget", "outside ctx.steps"),
     "fixed budget": (LOOP.replace("ctx.steps(steps)", "ctx.steps(6)"), "step budget", "asks for 6 steps"),
     "one more step": (f"{LOOP}optimizer.step()", "step budget", "1 optimiser steps lie outside"),
     "counter": (
-        f"{LOOP}mine.runs = getattr(mine, 'runs', 0) + 1\nctx.model.conv_in.bias.data += mine.runs",
+        f"{LOOP}mine.runs = getattr(mine, 'runs', 0) + 1\nctx.model.network.conv_in.bias.data += mine.runs",
         "same seed, same weights", "keep nothing between runs",
     ),
     "constant seed": (
-        "g = torch.Generator().manual_seed(0)\nw = ctx.model.conv_in.weight\nfor _ in ctx.steps(steps):\n"
+        "g = torch.Generator().manual_seed(0)\nw = ctx.model.network.conv_in.weight\nfor _ in ctx.steps(steps):\n"
         "    ctx.forget.draw(1)\n    w.data += torch.randn(w.shape, generator=g)",
         "same seed, same weights", "seed nothing",
     ),
-    "not a number": (f"{LOOP}ctx.model.conv_in.weight.data *= float('nan')", "finite", "smaller steps"),
+    "not a number": (f"{LOOP}ctx.model.network.conv_in.weight.data *= float('nan')", "finite", "smaller steps"),
     "explodes": (LOOP.replace("lr=lr", "lr=10.0"), "finite", "the loss grows from"),
     "explodes unlogged": (
         LOOP.replace("lr=lr", "lr=10.0").replace("    ctx.log(loss=loss)\n", ""), "finite", "the loss grows from",

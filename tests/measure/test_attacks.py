@@ -13,8 +13,10 @@ from unlearnbench.errors import Unmeasurable, UsageError
 from unlearnbench.measure.attacks import RELEARNING_STEPS, Attacker, attacked, relearning_curve
 from unlearnbench.measure.inputs import EvaluationInputs, measure
 from unlearnbench.measure.prepared import prepare
+from unlearnbench.models.codec import PIXELS
 from unlearnbench.models.diffusion import Schedule
 from unlearnbench.models.sampler import Start, sample
+from unlearnbench.models.unet import UNet
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NO_OBJECT, Score, metric
 from unlearnbench.store.artifacts import ArtifactStore
@@ -49,7 +51,7 @@ class Brightness:
 
 
 class Album(torch.nn.Module):
-    """A denoiser that knows one image for each label, all dark but one, and draws exactly these."""
+    """A network that knows one image for each label, all dark but one, and draws exactly these."""
 
     def __init__(self, bright):
         super().__init__()
@@ -60,6 +62,10 @@ class Album(torch.nn.Module):
         alpha = Schedule.of().alphas_cumprod[t].view(-1, 1, 1, 1)
         x0 = self.class_embedding(y).view_as(x)
         return SimpleNamespace(sample=(x - alpha.sqrt() * x0) / (1 - alpha).sqrt())
+
+
+def denoiser(network):
+    return UNet(network, PIXELS, (1, 8, 8))
 
 
 @pytest.fixture
@@ -162,11 +168,13 @@ class TestTheAttacker:
         one.forgotten(model, labels=labels[:1].expand(6))
         one.forgotten(model, labels=labels[1:].expand(6))
         assert judge.seen[0].tobytes() == judge.seen[1].tobytes() != judge.seen[2].tobytes()
-        assert [name for name, weight in model.named_parameters() if weight.requires_grad] == ["class_embedding.weight"]
+        assert [name for name, weight in model.named_parameters() if weight.requires_grad] == [
+            "network.class_embedding.weight"
+        ]
 
     def test_a_model_without_embeddings_has_a_reason(self, make):
         with pytest.raises(Unmeasurable, match="no table of label embeddings"):
-            make(model=torch.nn.Linear(2, 2)).embeddings()
+            make(model=denoiser(torch.nn.Linear(2, 2))).embeddings()
 
     def test_a_training_that_diverges_has_a_reason(self, make):
         one = make()
@@ -243,7 +251,7 @@ class TestRelearning:
         assert torch.equal(x0[:16], one.forget_images(1)[0].expand(16, -1, -1, -1))
 
     def test_fine_tuning_brings_back_a_class_whose_label_was_swapped(self, make):
-        model = Album(bright=4)
+        model = denoiser(Album(bright=4))
         one = make(judge=Brightness(), model=model)
         assert one.before == 100.0
         victim, batch = one.victim(), (torch.ones(8, 1, 8, 8), torch.full((8,), 3))
@@ -257,7 +265,7 @@ class TestRelearning:
 
     def test_what_was_never_forgotten_is_back_at_once(self, make, monkeypatch):
         monkeypatch.setattr("unlearnbench.measure.attacks.RELEARNING_STEPS", (1,))
-        score = relearning_curve(make(judge=Brightness(), model=Album(bright=3)), images=4)
+        score = relearning_curve(make(judge=Brightness(), model=denoiser(Album(bright=3))), images=4)
         assert (score.value, score.detail["steps_until_back"]) == (0.0, 0)
 
 
@@ -320,19 +328,19 @@ class TestMetrics:
         base = one.model.state_dict()
         for model in tried[:2]:
             found = model.state_dict()
-            rows = found.pop("class_embedding.weight")
-            assert torch.equal(rows[:-1], base["class_embedding.weight"])
+            rows = found.pop("network.class_embedding.weight")
+            assert torch.equal(rows[:-1], base["network.class_embedding.weight"])
             assert all(torch.equal(found[name], base[name]) for name in found)
-        others = base["class_embedding.weight"][[c for c in range(10) if c != 3]].mean(dim=0)
-        starts = [others, base["class_embedding.weight"][3]]
-        moved = [(m.class_embedding.weight[-1] - s).abs() for m, s in zip(tried, starts, strict=False)]
+        others = base["network.class_embedding.weight"][[c for c in range(10) if c != 3]].mean(dim=0)
+        starts = [others, base["network.class_embedding.weight"][3]]
+        moved = [(m.network.class_embedding.weight[-1] - s).abs() for m, s in zip(tried, starts, strict=False)]
         assert all(0 < step.max() < 0.5 for step in moved)
 
     def test_interpolation_mixes_the_rows(self, make, monkeypatch):
         asked = []
 
         def forgotten(self, model, *, labels=None, **_):
-            asked.append(None if labels is None else model.class_embedding.weight[labels])
+            asked.append(None if labels is None else model.network.class_embedding.weight[labels])
             return 70.0
 
         monkeypatch.setattr(Attacker, "forgotten", forgotten)

@@ -10,7 +10,9 @@ from unlearnbench.errors import PluginError, Unmeasurable
 from unlearnbench.judges.features import FEATURE_LAYER, extractor_for
 from unlearnbench.measure.inputs import EvaluationInputs, losses_by_timestep, measure
 from unlearnbench.measure.prepared import prepare
+from unlearnbench.models.codec import PIXELS
 from unlearnbench.models.diffusion import evaluating
+from unlearnbench.models.unet import UNet
 from unlearnbench.plugins.spec import NEEDS, NO_OBJECT, Score, metric
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cell import Cell, sample_seeds
@@ -89,13 +91,13 @@ def test_a_model_that_computes_something_else_is_sampled_itself(inputs, change):
     elif change == "forward":
         model.forward = type(model).forward.__get__(model)
     elif change == "part":
-        model.class_embedding.forward = lambda y: torch.zeros(len(y), 1)
+        model.network.class_embedding.forward = lambda y: torch.zeros(len(y), 1)
     elif change == "type":
-        model.conv_norm_out = torch.nn.Identity()
+        model.network.conv_norm_out = torch.nn.Identity()
     elif change == "more":
         model.extra = torch.nn.Parameter(torch.zeros(1))
     else:
-        model.conv_in.register_forward_hook(lambda *_: None)
+        model.network.conv_in.register_forward_hook(lambda *_: None)
     assert not replace(inputs, model=model)._untouched
 
 
@@ -217,7 +219,7 @@ def test_samples_of_the_untouched_base_are_drawn_once_and_charged_every_time(tin
 
 
 def test_a_model_draws_the_same_images_whether_they_are_kept_or_not(inputs):
-    direct = inputs._draw([5, 5, 8]).numpy()
+    direct = inputs._draw(inputs.model, [5, 5, 8]).numpy()
     np.testing.assert_array_equal(inputs._sample([5, 5, 8]), direct)
 
 
@@ -232,11 +234,11 @@ def test_loss_by_timestep_by_hand(inputs, tiny):
             return type("Output", (), {"sample": torch.zeros_like(x)})()
 
     seen = []
-    losses = losses_by_timestep(replace(inputs, model=Zero()))
+    losses = losses_by_timestep(replace(inputs, model=UNet(Zero(), PIXELS, (1, 8, 8))))
     assert losses["edges"] == list(range(0, 1001, 100))
     for side in ("forget", "retain"):
         assert losses[side] == pytest.approx([1.0] * 10, abs=0.1)  # predicting zero leaves the noise itself
     for k, (t, y) in enumerate(seen):
         assert (t // 100 == k % 10).all()
         assert ((y == 3) == (k < 10)).all()
-    assert losses == losses_by_timestep(replace(inputs, model=Zero()))
+    assert losses == losses_by_timestep(replace(inputs, model=UNet(Zero(), PIXELS, (1, 8, 8))))

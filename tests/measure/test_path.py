@@ -110,7 +110,8 @@ class TestThePath:
             with pytest.raises(Unmeasurable, match="weights alone do not determine the model"):
                 one.at(1.0)
         wider = copy.deepcopy(unlearned)
-        wider.class_embedding = torch.nn.Embedding(12, wider.class_embedding.embedding_dim)
+        network = wider.network
+        network.class_embedding = torch.nn.Embedding(12, network.class_embedding.embedding_dim)
         with pytest.raises(Unmeasurable, match="another network than the base"):
             make(model=wider).at(1.0)
 

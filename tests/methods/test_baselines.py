@@ -50,8 +50,10 @@ def test_finetune_two_steps(context, arrived, clip, forget_class):
 
 def test_finetune_never_moves_the_forget_row(context):
     ctx = context("finetune", forget_class=3)
-    before = literal.weights(ctx)["class_embedding.weight"]
-    after = literal.run("finetune", ctx, steps=3, batch=32, lr=1e-2, label_dropout=0.5)["class_embedding.weight"]
+    before = literal.weights(ctx)[literal.ROWS]
+    after = literal.run("finetune", ctx, steps=3, batch=32, lr=1e-2, label_dropout=0.5)[
+        "network.class_embedding.weight"
+    ]
     assert torch.equal(after[3], before[3])
     assert not torch.equal(after[4], before[4])
     assert not torch.equal(after[10], before[10])  # the null class, through label dropout
@@ -91,8 +93,8 @@ def test_ascent_raises_the_forget_loss(context, name, more):
 
 def test_neggrad_leaves_the_null_row_and_the_retained_rows(context):
     ctx = context("neggrad", forget_class=3)
-    before = literal.weights(ctx)["class_embedding.weight"]
-    after = literal.run("neggrad", ctx, steps=3, batch=32, lr=1e-2)["class_embedding.weight"]
+    before = literal.weights(ctx)[literal.ROWS]
+    after = literal.run("neggrad", ctx, steps=3, batch=32, lr=1e-2)[literal.ROWS]
     assert [k for k in range(11) if not torch.equal(after[k], before[k])] == [3]
 
 
@@ -193,7 +195,7 @@ def test_esd_steers_away_from_the_class_of_each_image(context, seen, classes):
 
 def esd_mask(ctx):
     """1 for the class path of the network, 0 elsewhere, found through the modules and not through their names."""
-    inside = {id(p) for p in ctx.model.class_embedding.parameters()}
+    inside = {id(p) for p in ctx.model.network.class_embedding.parameters()}
     for module in ctx.model.modules():
         if hasattr(module, "time_emb_proj"):
             inside |= {id(p) for p in module.time_emb_proj.parameters()}
@@ -227,7 +229,8 @@ def test_esd_without_guidance_has_nothing_to_do_where_the_class_is_the_null_clas
     ctx = context("esd", forget_class=3)
     with torch.no_grad():
         for network in (ctx.base, ctx.model):
-            network.class_embedding.weight[3] = network.class_embedding.weight[10]
+            table = network.tables()[0]
+            table[3] = table[10]
     literal.run("esd", ctx, steps=1, batch=8, eta=0.0)
     assert literal.logged(ctx, "forget_loss") == pytest.approx([0.0], abs=1e-20)
 
@@ -249,7 +252,7 @@ def test_esd_class_trains_the_class_path_only(context):
     before, mask = literal.weights(ctx), esd_mask(ctx)
     after = literal.run("esd", ctx, steps=2, batch=8, lr=1e-2, train="class")
     assert {name for name in after if not torch.equal(after[name], before[name])} == {n for n, m in mask.items() if m}
-    rows = after["class_embedding.weight"] != before["class_embedding.weight"]
+    rows = after[literal.ROWS] != before[literal.ROWS]
     assert rows.any(dim=1).nonzero().flatten().tolist() == [3]
 
 

@@ -9,11 +9,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from unlearnbench import predict_noise
 from unlearnbench.datasets import Split
-from unlearnbench.models.unet import build_unet, unet_config
+from unlearnbench.models.unet import UNet, unet_config
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.unlearn import terms
 from unlearnbench.unlearn.context import Context
 
+ROWS = "network.class_embedding.weight"  # of the labels
 REGISTRY = Registry()
 PLUGINS = {plugin.name: plugin for plugin in REGISTRY.plugins("method")}
 ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float().double()
@@ -30,8 +31,7 @@ def few(tiny):
 @pytest.fixture
 def context(make_harness, few, monkeypatch):
     """A float64 context, and a twin that yields the same draws."""
-    for module in ("context", "streams"):
-        monkeypatch.setattr(f"unlearnbench.unlearn.{module}.to_float", lambda images: images.double() / 127.5 - 1)
+    monkeypatch.setattr("unlearnbench.models.codec.to_float", lambda images: images.double() / 127.5 - 1)
 
     def make(method, **changes):
         return Context(make_harness(method, **{"dtype": torch.float64, "train": few, **changes}))
@@ -395,7 +395,7 @@ def test_sa_replay_dropout_reaches_the_sampler(context, monkeypatch, replay_drop
 
 def test_sa_replay_dropout_changes_the_replay_images(context, tiny):
     torch.manual_seed(7)
-    base = build_unet({**unet_config(tiny), "dropout": 0.5}).double().eval().requires_grad_(False)
+    base = UNet.from_config({**unet_config(tiny), "dropout": 0.5}).double().eval().requires_grad_(False)
     make = PLUGINS["sa"].load_module().replay_images
     sane, again = (make(context("sa", base=base), per_class=1, dropout=False)["x0"] for _ in range(2))
     dropped = make(context("sa", base=base), per_class=1, dropout=True)["x0"]
@@ -428,12 +428,14 @@ def test_original_changes_nothing(context):
 
 def test_retrain_starts_afresh_and_never_trains_the_forget_row(context):
     ctx = context("retrain", forget_class=3)
-    embedding = dict(ctx.base.named_parameters())["class_embedding.weight"]
-    after = run("retrain", ctx, steps=3, batch=16, lr=1e-2, ema=0.0, label_dropout=0.0)["class_embedding.weight"]
+    embedding = dict(ctx.base.named_parameters())[ROWS]
+    after = run("retrain", ctx, steps=3, batch=16, lr=1e-2, ema=0.0, label_dropout=0.0)[
+        "network.class_embedding.weight"
+    ]
     assert not torch.equal(after[3], embedding[3])  # fresh random weights
     twin = context("retrain", forget_class=3)
     PLUGINS["retrain"].load_module().reinitialise(twin.model)
-    fresh = dict(twin.model.named_parameters())["class_embedding.weight"].detach()
+    fresh = dict(twin.model.named_parameters())[ROWS].detach()
     assert torch.equal(after[3], fresh[3])  # which no retained image ever moves
     assert not torch.equal(after[4], fresh[4])
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tests.methods.test_methods as literal
+from unlearnbench.datasets import Split
 from unlearnbench.unlearn.context import Context
 
 few, context, arrived, seen = literal.few, literal.context, literal.arrived, literal.seen  # fixtures
@@ -70,10 +71,10 @@ def literal_fisher(ctx, stream, guidance, batch):
 
 def few_images(ctx, forget=9, retain=14):
     """Cut the training split down, so that an epoch is a few batches."""
-    train = ctx._harness.train
+    train = Split(ctx._harness.kept.images.numpy(), ctx._harness.kept.labels.numpy())
     inside = train.labels == 3
     chosen = [*inside.nonzero()[0][:forget], *(~inside).nonzero()[0][:retain]]
-    return type(train)(train.images[chosen], train.labels[chosen])
+    return Split(train.images[chosen], train.labels[chosen])
 
 
 @pytest.mark.parametrize("stream", ["forget", "retain"])

@@ -59,8 +59,8 @@ def difference(model, folder):
     opened = open_model(folder, torch.device("cpu"))
     labels = torch.arange(model.classes_emb.num_embeddings + 1)
     assert opened.null_class == labels[-1]
-    x, t = torch.randn(len(labels), *opened.image_shape), torch.linspace(0, 999, len(labels)).long()
-    expected, found = model(x, t, labels), opened.network(x, t, labels).sample
+    x, t = torch.randn(len(labels), *opened.denoiser.shape), torch.linspace(0, 999, len(labels)).long()
+    expected, found = model(x, t, labels), opened.denoiser(x, t, labels).sample
     other = model(x, t, labels.roll(1))
     assert (expected - other).abs().amax((1, 2, 3)).min() > 0.01  # the label matters
     return (expected - found).abs().max().item()
@@ -95,9 +95,9 @@ def test_weights_alone_will_do_and_the_size_may_be_given(save, tmp_path, small):
 
 def test_a_converted_model_is_a_base_model(save, tmp_path, small):
     convert(save(states(small)), tmp_path / "out")
-    config, weights = read_checkpoint(str(tmp_path / "out"), load_dataset(Source("cifar10", "smoke")))
-    assert (config["num_class_embeds"], config["attention_head_dim"]) == (11, None)
-    assert weights["class_embedding.weight"].shape == (11, 2 * 4 * 32)
+    base = read_checkpoint(str(tmp_path / "out"), load_dataset(Source("cifar10", "smoke")))
+    assert (base.config["num_class_embeds"], base.config["attention_head_dim"]) == (11, None)
+    assert base.tensors()["class_embedding.weight"].shape == (11, 2 * 4 * 32)
 
 
 class Malicious:

@@ -5,7 +5,7 @@ from torch import nn
 
 from unlearnbench.datasets import load_dataset
 from unlearnbench.models.flops import _count, flops_per_image, known_flops, peak_flops
-from unlearnbench.models.unet import build_unet, unet_config
+from unlearnbench.models.unet import UNet, unet_config
 from unlearnbench.store.artifacts import ArtifactStore
 
 
@@ -27,16 +27,16 @@ def test_a_convolution_is_counted_by_the_formula():
 
 def test_backward_is_about_twice_forward_and_shapes_are_enough():
     dataset = load_dataset("digits")
-    config = unet_config(dataset)
-    flops = flops_per_image(config, dataset.image_shape)
+    denoiser = UNet.untrained(dataset)
+    flops = flops_per_image(denoiser)
     assert 1.9 < flops["backward"] / flops["forward"] < 2.0
     x, t = torch.zeros(1, *dataset.image_shape), torch.zeros(1, dtype=torch.long)
-    assert _count(build_unet(config), x, t, t) == flops
+    assert _count(denoiser, x, t, t) == flops
 
 
 def test_operations_grow_with_the_image():
     config = unet_config(load_dataset("digits"))
-    small, large = (flops_per_image({**config, "sample_size": side}, (1, side, side)) for side in (8, 16))
+    small, large = (flops_per_image(UNet.from_config({**config, "sample_size": side})) for side in (8, 16))
     assert 3.5 < large["forward"] / small["forward"] < 4.5
 
 
@@ -62,9 +62,7 @@ def test_a_device_is_measured_once_and_another_one_again(monkeypatch, tmp_path):
     monkeypatch.setattr("unlearnbench.models.flops.peak_flops", lambda device: calls.append(device) or {"float32": 1e9})
     dataset, store = load_dataset("digits"), ArtifactStore(tmp_path)
     for uuid in ("one", "one", "two"):
-        found = known_flops(
-            unet_config(dataset), dataset.image_shape, torch.device("cpu"), {"uuid": uuid}, {"torch": "1"}, store
-        )
+        found = known_flops(UNet.untrained(dataset), torch.device("cpu"), {"uuid": uuid}, {"torch": "1"}, store)
         assert found["peak"] == {"float32": 1e9}
         assert found["forward"] > 0
     assert len(calls) == 2

@@ -23,6 +23,8 @@ from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import WEIGHTS, load_dataset
 from unlearnbench.errors import UsageError
 from unlearnbench.models.checkpoints import SCHEDULE
+from unlearnbench.models.codec import PIXELS
+from unlearnbench.models.denoiser import untrained
 from unlearnbench.models.diffusion import evaluating, predict_noise, to_uint8
 from unlearnbench.models.saved import CARD, FACTS, draw, image_grid, open_model
 from unlearnbench.models.unet import build_unet
@@ -49,10 +51,15 @@ def record_of(artifact=None, **fields):
 
 
 @pytest.fixture
-def unlearned(make_context):
-    """A tiny model whose weights a method has moved."""
+def context(make_context):
     context = make_context()
     context.watching.remove()  # as the harness does when a method is done
+    return context
+
+
+@pytest.fixture
+def unlearned(context):
+    """A tiny model whose weights a method has moved."""
     model = context.model
     with torch.no_grad():
         for parameter in model.parameters():
@@ -61,9 +68,21 @@ def unlearned(make_context):
 
 
 @pytest.fixture
-def saved(tmp_path, unlearned):
+def weights(context, unlearned):
+    """Return a function that returns the model's weights as they are now."""
+    return lambda: weights_of(unlearned, context.base, 3, 10)
+
+
+@pytest.fixture
+def staged(tiny, weights):
+    """Return a function that stages the model in a folder."""
+    return lambda folder: stage(folder, weights(), tiny, 3)
+
+
+@pytest.fixture
+def saved(tmp_path, staged):
     """The folder of models, and the record of the one in it."""
-    record = record_of(stage(staging(tmp_path, record_of().cell), weights_of(unlearned, 3, SHAPE)))
+    record = record_of(staged(staging(tmp_path, record_of().cell)))
     publish(tmp_path, record)
     return tmp_path, record
 
@@ -74,76 +93,80 @@ def predicted(model):
         return predict_noise(model, x, torch.tensor([5, 500, 999]), torch.tensor([3, 10, 0]))
 
 
+def network_in(folder):
+    return UNet2DModel.from_pretrained(folder, subfolder="unet")
+
+
 class TestTheFolder:
     def test_from_pretrained_reads_the_very_model(self, saved, unlearned):
         models, record = saved
-        assert torch.equal(predicted(UNet2DModel.from_pretrained(models / record.cell.id)), predicted(unlearned))
+        assert torch.equal(predicted(network_in(models / record.cell.id)), predicted(unlearned))
 
     def test_it_is_whole_and_nothing_else_is_left(self, saved):
         models, record = saved
         assert [path.name for path in models.iterdir() if path.name != "artifacts"] == [record.cell.id]
         found = {str(path.relative_to(models / record.cell.id)) for path in models.rglob("*") if path.is_file()}
-        assert {"config.json", WEIGHTS, "scheduler/scheduler_config.json", CARD, FACTS} <= found
+        assert {"unet/config.json", f"unet/{WEIGHTS}", "scheduler/scheduler_config.json", CARD, FACTS} <= found
 
-    def test_before_it_is_settled_there_is_no_folder_of_its_name(self, tmp_path, unlearned):
+    def test_before_it_is_settled_there_is_no_folder_of_its_name(self, tmp_path, staged):
         cell = record_of().cell
-        stage(staging(tmp_path, cell), weights_of(unlearned, 3, SHAPE))
+        staged(staging(tmp_path, cell))
         assert not (tmp_path / cell.id).exists()
         publish(tmp_path, record_of(status="failed"))
         assert not [path for path in tmp_path.iterdir() if cell.id in path.name]
 
-    def test_saving_again_replaces_it(self, saved, unlearned):
+    def test_saving_again_replaces_it(self, saved, unlearned, staged):
         models, record = saved
         (models / record.cell.id / "stray").write_text("")
         with torch.no_grad():
-            unlearned.class_embedding.weight.zero_()
-        publish(models, record_of(stage(staging(models, record.cell), weights_of(unlearned, 3, SHAPE))))
+            unlearned.network.class_embedding.weight.zero_()
+        publish(models, record_of(staged(staging(models, record.cell))))
         assert not (models / record.cell.id / "stray").exists()
-        assert torch.equal(predicted(UNet2DModel.from_pretrained(models / record.cell.id)), predicted(unlearned))
+        assert torch.equal(predicted(network_in(models / record.cell.id)), predicted(unlearned))
 
-    def test_staging_changes_neither_the_model_nor_the_random_state_of_the_cell(self, tmp_path, unlearned):
+    def test_staging_changes_neither_the_model_nor_the_random_state_of_the_cell(self, tmp_path, unlearned, staged):
         unlearned.train()
         before = torch.get_rng_state()
-        stage(staging(tmp_path, record_of().cell), weights_of(unlearned, 3, SHAPE))
+        staged(staging(tmp_path, record_of().cell))
         assert unlearned.training
         assert torch.equal(torch.get_rng_state(), before)
 
     @pytest.mark.parametrize("way", ["forward", "hook", "part"])
-    def test_what_weights_do_not_hold_is_noticed(self, tmp_path, unlearned, way):
+    def test_what_weights_do_not_hold_is_noticed(self, tmp_path, unlearned, weights, way):
         if way == "forward":
             whole = unlearned.forward
             unlearned.forward = lambda x, t, y: whole(-x, t, y)
         elif way == "hook":
-            unlearned.conv_in.register_forward_hook(lambda part, args, result: 2 * result)
+            unlearned.network.conv_in.register_forward_hook(lambda part, args, result: 2 * result)
         else:
-            unlearned.conv_out = torch.nn.Sequential(unlearned.conv_out)
+            unlearned.network.conv_out = torch.nn.Sequential(unlearned.network.conv_out)
         with pytest.raises(NotInWeights):
-            weights_of(unlearned, 3, SHAPE)
+            weights()
         unsaved = record_of({"reason": "hooks"})
         assert is_saved(tmp_path, unsaved), "a cell whose model no folder can hold must not run for ever"
 
-    def test_an_unwritable_folder_is_one_sentence(self, tmp_path, unlearned):
+    def test_an_unwritable_folder_is_one_sentence(self, tmp_path, staged):
         (tmp_path / "file").write_text("")
         with pytest.raises(UsageError, match="--save-models"):
-            stage(staging(tmp_path / "file", record_of().cell), weights_of(unlearned, 3, SHAPE))
+            staged(staging(tmp_path / "file", record_of().cell))
 
-    def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, tmp_path, unlearned, monkeypatch):
+    def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, tmp_path, staged, monkeypatch):
         def refuse(self, folder, **_):
             folder.mkdir(parents=True)
             (folder / "half").write_text("")
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
         monkeypatch.setattr(UNet2DModel, "save_pretrained", refuse)
-        models, cell, weights = tmp_path / "models", record_of().cell, weights_of(unlearned, 3, SHAPE)
+        models, cell = tmp_path / "models", record_of().cell
         with pytest.raises(UsageError, match=r"\(No space left on device\): free space or .*--save-models"):
-            stage(staging(models, cell), weights)
+            staged(staging(models, cell))
         assert list(models.iterdir()) == []
 
-    def test_two_runs_of_one_cell_do_not_meet(self, tmp_path, unlearned):
+    def test_two_runs_of_one_cell_do_not_meet(self, tmp_path, staged):
         cell = record_of().cell
         others = tmp_path / staging(tmp_path, cell).name.replace(str(os.getpid()), str(os.getppid()))
-        for staged in (staging(tmp_path, cell), others):
-            record = record_of(stage(staged, weights_of(unlearned, 3, SHAPE)))
+        for folder in (staging(tmp_path, cell), others):
+            record = record_of(staged(folder))
         publish(tmp_path, record)
         assert others.is_dir()  # its owner is at work
         assert is_saved(tmp_path, record)
@@ -173,14 +196,23 @@ class TestWhichCellsRun:
 
     def test_a_folder_without_weights_does_not_count(self, saved):
         models, record = saved
-        (models / record.cell.id / WEIGHTS).unlink()
+        (models / record.cell.id / "unet" / WEIGHTS).unlink()
         assert self.asked(record, models)
 
 
+def facts_of(dataset):
+    """Return what is saved with a model of a dataset."""
+    denoiser = untrained(dataset, PIXELS)
+    return {
+        "conditions": dataset.conditions.to_json(), "model": denoiser.title, "noise": denoiser.noise,
+        "use": denoiser.usage(3, dataset.null_class, dataset.protocol.sampler),
+    }  # fmt: skip
+
+
 class TestTheCard:
-    def test_it_says_what_the_record_knows(self):
+    def test_it_says_what_the_record_knows(self, tiny):
         record = record_of({"sha256": "f00"}, settings={"steps": 17, "reading": "both"})
-        text = card(record)
+        text = card(record, facts_of(tiny))
         assert text.startswith("---\nlibrary_name: diffusers\ntags:\n")
         for part in (
             "Alpha", "class 3", record.cell.id, records_digest([record]), "| `steps` | 17 |", "| `reading` | both |",
@@ -189,7 +221,7 @@ class TestTheCard:
         ):  # fmt: skip
             assert part in text, part
 
-    def test_paper_class_names_and_gaps(self):
+    def test_paper_class_names_and_gaps(self, tiny):
         record = record_of({"sha256": "f00"}, more={"fake_ua": {"value": None, "reason": "too few samples"}})
         record = replace(
             record,
@@ -197,7 +229,7 @@ class TestTheCard:
             method={**record.method, "paper": "1234.5678"},
             dataset={**record.dataset, "class_names": ["owl", *"bcdef"], "image_shape": [3, 32, 32]},
         )
-        text = card(record)
+        text = card(record, facts_of(replace(tiny, image_shape=(3, 32, 32))))
         assert "class 3 (d) and class 5 (f)" in text
         assert "had it forget class 0 (owl)." in text
         assert "[arXiv:1234.5678](https://arxiv.org/abs/1234.5678)" in text
@@ -225,7 +257,7 @@ class TestSampling:
         assert not np.array_equal(strong, usual)
 
     def test_any_unet_with_labels_will_do(self, tmp_path, unlearned):
-        unlearned.save_pretrained(tmp_path / "foreign" / "unet")
+        unlearned.network.save_pretrained(tmp_path / "foreign" / "unet")
         model = open_model(tmp_path / "foreign", CPU)
         assert (model.class_names, model.null_class) == (tuple(map(str, range(11))), 10)
         assert (model.sampler["steps"], model.sampler["guidance"]) == (50, 0.0)
@@ -302,8 +334,11 @@ def test_bad_input_of_sample(sample, tmp_path, case):
     ("change", "message"),
     [
         (lambda folder: (folder / FACTS).write_text("{}"), "save the model again"),
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"no weights"), f"its {WEIGHTS} cannot be read"),
-        (lambda folder: (folder / "config.json").write_text('{"_class_name": "VQModel"}'), "not a UNet2DModel"),
+        (lambda folder: (folder / "unet" / WEIGHTS).write_bytes(b"no weights"), f"its unet/{WEIGHTS} cannot be read"),
+        (
+            lambda folder: (folder / "unet/config.json").write_text('{"_class_name": "VQModel"}'),
+            "its _class_name is 'VQModel', but digits needs 'UNet2DModel'",
+        ),
         (
             lambda folder: (folder / "scheduler/scheduler_config.json").write_text(
                 json.dumps({**SCHEDULE, "_class_name": "DDPMScheduler", "beta_end": 1})
@@ -375,8 +410,8 @@ class TestARun:
         (models / records["safemax"].cell.id).rename(folder / "moved")
         status, output = run(folder)
         assert (status, "2 of 3 cells are recorded" in output) == (0, True), output
-        fresh = UNet2DModel.from_pretrained(models / records["safemax"].cell.id)
-        assert torch.equal(predicted(fresh), predicted(UNet2DModel.from_pretrained(folder / "moved")))
+        fresh, moved = network_in(models / records["safemax"].cell.id), network_in(folder / "moved")
+        assert torch.equal(predicted(fresh), predicted(moved))
 
     def test_samples_are_the_images_that_the_record_judged(self, finished):
         folder, _, _, records = finished
@@ -388,7 +423,8 @@ class TestARun:
     def test_the_cards_own_code_draws_them_too(self, finished):
         folder, _, _, records = finished
         record = records["safemax"]
-        code = re.search(r"```python\n(.*?)```", card(record), re.DOTALL)[1]
+        text = (folder / "models" / record.cell.id / CARD).read_text()
+        code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
         seeds = sample_seeds(record.cell, [3] * 8)
         noise = torch.stack([torch.randn(SHAPE, generator=torch.Generator().manual_seed(s)) for s in seeds])
         code = code.replace('folder = "."', "folder = FOLDER").replace("torch.randn(8, 1, 8, 8)", "NOISE")

@@ -244,7 +244,7 @@ def test_weights_depend_on_the_sampler_only_where_the_method_samples(make_harnes
 
     harness, cell = make_harness(), Cell("digits", "p", "safemax", {}, 3, 0)
     model = unlearn(replace(Registry().method("safemax"), function=forget), harness, cell).model
-    keep_unlearned(harness, {}, weights_of(model, 3, harness.dataset.image_shape), {"cost": {"forget": {}}})
+    keep_unlearned(harness, {}, weights_of(model, harness.base, 3, 10), {"cost": {"forget": {}}})
     assert find_unlearned(harness, {}, 1) is not None
     assert find_unlearned(harness, {"steps": 1}, 1) is None
     assert find_unlearned(replace(harness, target=Target((4,))), {}, 1) is None

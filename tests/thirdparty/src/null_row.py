@@ -22,7 +22,7 @@ def null_row(
     batch: int = 128,  # retained images per step
     lr: float = 1e-2,  # Adam
 ):
-    rows = ctx.model.requires_grad_(False).class_embedding.weight.requires_grad_(True)
+    rows = ctx.model.requires_grad_(False).tables()[0].requires_grad_(True)
     moving = torch.zeros_like(rows)
     moving[list(ctx.forget_classes)] = 1
     forgotten = torch.tensor(ctx.forget_classes, device=rows.device)
