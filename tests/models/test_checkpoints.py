@@ -11,15 +11,10 @@ from unlearnbench.datasets import Source, load_dataset, local_digest
 from unlearnbench.errors import PluginError, UsageError
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import SCHEDULERS, check_schedule, read_checkpoint, write_checkpoint
-<<<<<<< HEAD
-from unlearnbench.models.saved import open_model
-from unlearnbench.models.unet import build_unet, unet_config
-=======
 from unlearnbench.models.codec import PIXELS
 from unlearnbench.models.denoiser import untrained
 from unlearnbench.models.saved import open_model
 from unlearnbench.models.unet import UNet, unet_config
->>>>>>> tests20
 from unlearnbench.run.stale import current_dataset
 from unlearnbench.store.artifacts import ArtifactStore
 
