@@ -86,6 +86,7 @@ def run(
     methods: options.Methods = "",
     classes: options.Classes = "",
     sequence: options.Sequence = "",
+    retained: options.Retained = "",
     metrics: options.Metrics = "all",
     set_: options.Set = None,
     seeds: options.Seeds = "0",
@@ -133,6 +134,7 @@ def run(
         labels, concepts),
         methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
+        retained=retained,
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
     _check_devices(device, devices)
@@ -236,6 +238,7 @@ def estimate(
     methods: options.Methods = "",
     classes: options.Classes = "",
     sequence: options.Sequence = "",
+    retained: options.Retained = "",
     metrics: options.Metrics = "all",
     set_: options.Set = None,
     seeds: options.Seeds = "0",
@@ -280,6 +283,7 @@ def estimate(
         labels, concepts),
         methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
+        retained=retained,
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
     execution = _execution(
@@ -315,6 +319,7 @@ def evaluate(
         ),
     ],
     classes: options.Forgotten = "",
+    retained: options.Retained = "",
     name: options.RowName = "",
     metrics: options.Metrics = "all",
     seed: options.Seed = None,
@@ -362,7 +367,7 @@ def evaluate(
         "fp32", False, base_minutes, judge_weights, second_judge, second_judge_weights, model, labels,
         concepts,
     )  # fmt: skip
-    plan = plan_of_given(registry, given, classes=classes, source=source, metrics=metrics, seed=seed)
+    plan = plan_of_given(registry, given, classes=classes, source=source, metrics=metrics, seed=seed, retained=retained)
     _check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
     execution = _execution(
         device=device, plugin_files=files, rerun=rerun, controls="none", models=None, timeout=timeout

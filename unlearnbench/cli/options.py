@@ -85,6 +85,9 @@ Methods = Annotated[
 Classes = Annotated[
     str, _option(CELLS, "Classes to forget, one at a time: 0-9 or 0,cat. Several at once: 0+1", metavar="CLASSES")
 ]
+Retained = Annotated[
+    str, _option(CELLS, "Measure retention on these classes alone: 0-9 of a model of 1,000.", metavar="CLASSES")
+]
 Sequence = Annotated[
     str, _option(CELLS, "Instead of --classes: forget these one after another: 0,1,2", metavar="CLASSES")
 ]

@@ -30,7 +30,7 @@ from unlearnbench.datasets.recipes import (
     SvmRecipe,
 )
 from unlearnbench.errors import UsageError, one_line, suggest
-from unlearnbench.store.cell import Precision
+from unlearnbench.store.cell import Precision, Target
 from unlearnbench.store.hashing import digest, file_digest, read_object
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Source:
     model: str = ""  # kind of the base model
     labels: str = ""  # of the classes in a given model that knows more: NAME=LABEL,...
     concepts: Path | None = None  # file of concepts
+    evaluated: tuple[int, ...] = ()  # retained classes to be measured; empty: all
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Dataset:
     weights: Mapping[str, Path] = field(default_factory=dict)  # SHA-256 -> file, of judges that come from one
     prompts: Prompts | None = None  # of its classes, where the model takes prompts
     labels: tuple[int, ...] = ()  # of its classes in a given model that knows more
+    evaluated: tuple[int, ...] = ()  # retained classes that are measured; empty: all
 
     @property
     def features(self) -> int:
@@ -154,7 +156,7 @@ class Dataset:
         protocol = replace(self.protocol, batch_size=0)  # does not affect images
         extractor = None if self.extractor is None else asdict(self.extractor)
         parts = [asdict(protocol), self.base.to_json(), asdict(self.judge), extractor]
-        given = [part for part in (self.prompts and self.prompts.to_json(), self.labels) if part]
+        given = [part for part in (self.prompts and self.prompts.to_json(), self.labels, self.evaluated) if part]
         return digest([self.class_names, self.image_shape, self.flip, *parts, self.choices.get("base", ""), *given])
 
     def check_device(self, kind: str) -> None:
@@ -168,6 +170,24 @@ class Dataset:
         """
         if self.precision == "bf16" and kind != "cuda":
             raise UsageError(f"--precision bf16 needs a CUDA device, and this one is a {kind}: leave it out")
+
+    def measured(self, target: Target) -> tuple[int, ...]:
+        """Return the retained classes of a target that are sampled and compared with their images."""
+        return tuple(c for c in target.retained(self.num_classes) if not self.evaluated or c in self.evaluated)
+
+    def evaluating(self, classes: Sequence[int]) -> "Dataset":
+        """Return the dataset with retention measured on some classes alone, of which enough samples are drawn."""
+        if not classes:
+            return self
+        enough = -(-SAMPLES_PER_FEATURE * self.features // max(1, len(classes) - 1))
+        samples = max(self.protocol.retain_samples, enough)
+        chosen = tuple(sorted(classes))
+        return replace(
+            self, name=f"{self.name}-{len(chosen)}of{self.num_classes}-{digest(chosen)[:4]}", evaluated=chosen,
+            title=f"{self.title}, retention of {len(chosen)} classes",
+            protocol=replace(self.protocol, retain_samples=samples),
+            choices={**self.choices, "evaluated": list(chosen)},
+        )  # fmt: skip
 
     def with_base_seed(self, seed: int) -> "Dataset":
         """Return the dataset with a different seed in its base recipe; a given checkpoint is unchanged."""
@@ -299,7 +319,7 @@ def resolve(
         weights=judges.weights,
         prompts=(prompts or prompts_of(names)) if kind in PROMPTED else None,
         labels=labels,
-    )  # fmt: skip
+    ).evaluating(source.evaluated)  # fmt: skip
 
 
 def prompts_of(class_names: Sequence[str]) -> Prompts:

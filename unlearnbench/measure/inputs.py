@@ -193,7 +193,7 @@ class EvaluationInputs:
 
     @cached_property
     def retain_labels(self) -> NDArray[np.int64]:
-        retained = self.cell.target.retained(self.num_classes)
+        retained = self.dataset.measured(self.cell.target)
         return np.repeat(np.array(retained, dtype=np.int64), self.dataset.protocol.retain_samples)
 
     @cached_property
@@ -274,7 +274,9 @@ class EvaluationInputs:
 
     @cached_property
     def _reference(self) -> NDArray[np.int64]:
-        return reference_images(self.prepared.train.labels, self.cell.target.gone, self.dataset.protocol.reference)
+        labels, measured = self.prepared.train.labels, self.dataset.measured(self.cell.target)
+        chosen = reference_images(labels, self.cell.target.gone, self.dataset.protocol.reference)
+        return chosen[np.isin(labels[chosen], measured)]
 
     @cached_property
     def reference_features(self) -> NDArray[np.float64]:

@@ -50,7 +50,7 @@ class ModelPath(Probe):
     @cached_property
     def retain_labels(self) -> list[int]:
         """The requested class of each retained-class sample, not more than a cell has."""
-        classes = self.retained_classes
+        classes = self.dataset.measured(self.cell.target)
         each = min(-(-RETAINED // len(classes)), self.dataset.protocol.retain_samples)
         return [c for c in classes for _ in range(each)]
 

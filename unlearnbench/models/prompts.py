@@ -137,5 +137,6 @@ def _transformers() -> Any:
         raise UsageError(
             "text-to-image models need the package transformers: pip install 'unlearnbench[text]'"
         ) from error
-    transformers.utils.logging.disable_progress_bar()  # of files of some kilobytes
+    hush: Any = transformers.utils.logging.disable_progress_bar
+    hush()  # on files of some kilobytes
     return transformers

@@ -168,7 +168,7 @@ def draws(cell: Cell, plan: Plan) -> list[tuple[int, int]]:
     streams: dict[str, tuple[Sequence[int], int]] = {
         "forget": (cell.forget_classes, protocol.forget_samples),
         "earlier": ([c for classes in cell.earlier for c in classes], protocol.forget_samples),
-        "retain": (cell.target.retained(plan.dataset.num_classes), protocol.retain_samples),
+        "retain": (plan.dataset.measured(cell.target), protocol.retain_samples),
     }
     wanted = [part for name, part in streams.items() if any(need.startswith(f"{name}_") for need in needs)]
     return [(c, n) for classes, n in wanted for c in classes]

@@ -52,8 +52,9 @@ class Given:
 
 
 def plan_of_given(
-    registry: Registry, models: Sequence[Given], *, classes: str, source: Source, metrics: str, seed: int | None
-) -> Plan:
+    registry: Registry, models: Sequence[Given], *, classes: str, source: Source, metrics: str, seed: int | None,
+    retained: str = "",
+) -> Plan:  # fmt: skip
     """Return the plan that measures given models, and the untouched base model beside them.
 
     Args:
@@ -63,6 +64,7 @@ def plan_of_given(
         source: the dataset.
         metrics: as for `make_plan`.
         seed: of noise and attacks; None for that of the models' own cells, or 0.
+        retained: classes that retention is measured on, as for `make_plan`.
 
     Raises:
         UsageError: an argument is unknown or malformed, the class is unknown, or a model does not fit the dataset.
@@ -76,7 +78,7 @@ def plan_of_given(
     asked = classes or ",".join(dict.fromkeys("+".join(f"@{c}" for c in cell.forget_classes) for cell in own))
     plan = make_plan(
         registry, methods=references, classes=asked, source=source, metrics=metrics, sweeps=[], seeds=seeds,
-        controls="none",
+        controls="none", retained=retained,
     )  # fmt: skip
     for model in models:
         read_checkpoint(str(model.folder), plan.dataset, option="")  # at once, not after minutes of training

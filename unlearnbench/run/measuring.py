@@ -157,7 +157,8 @@ def strips(inputs: EvaluationInputs) -> dict[str, Mapping[str, Any]]:
     """Return the first images of the (first) forget class, and of the retained class after it, as base64 PNG."""
     kept: dict[str, Mapping[str, Any]] = {}
     computed, first, k = vars(inputs), inputs.cell.forget_class, inputs.dataset.num_classes
-    companion = next(c % k for c in range(first + 1, first + k) if c % k not in inputs.cell.target.gone)
+    measured = inputs.dataset.measured(inputs.cell.target)
+    companion = next(c % k for c in range(first + 1, first + k) if c % k in measured)
     if "forget_samples" in computed:
         kept["forget"] = {"class": first, "png": _png(inputs.forget_samples[:STRIP_IMAGES])}
     if "retain_samples" in computed:

@@ -9,7 +9,15 @@ from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
 from unlearnbench.errors import UsageError, plural, suggest
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
-from unlearnbench.run.arguments import combinations, make_cells, parse_sequence, parse_sweeps, parse_targets, replicates
+from unlearnbench.run.arguments import (
+    combinations,
+    make_cells,
+    parse_classes,
+    parse_sequence,
+    parse_sweeps,
+    parse_targets,
+    replicates,
+)
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.stale import Needed, needed
 from unlearnbench.store.cell import Cell, Controls, Scalar, Seeds, Target
@@ -60,7 +68,7 @@ class Plan:
 def make_plan(
     registry: Registry, *, methods: str, classes: str, source: Source, metrics: str, sweeps: Sequence[str],
     seeds: str = "0", base_seeds: str = "", sampling_seeds: str = "", controls: Controls = "first", sequence: str = "",
-    every_class: bool = False,
+    every_class: bool = False, retained: str = "",
 ) -> Plan:  # fmt: skip
     """Check the user's arguments and return the plan.
 
@@ -69,11 +77,16 @@ def make_plan(
     """
     dataset = load_dataset(source)
     _check_weights(dataset)
+    if retained:
+        dataset = dataset.evaluating(parse_classes(retained, dataset.class_names))
     if not methods:
         raise UsageError("say what to run: --methods all, a group such as paper, or names separated by commas")
     if every_class:
         classes = f"@0-@{dataset.num_classes - 1}"
     targets = _parse_targets(classes, sequence, dataset)
+    for target in targets:
+        if not dataset.measured(target):
+            raise UsageError(f"--retained {retained} leaves no class to measure once it is forgotten: name others too")
     if dataset.checkpoint and base_seeds:
         raise UsageError("--base names a trained model and --base-seeds trains one per seed: give one of them")
     chosen_seeds = replicates(seeds, "0" if dataset.checkpoint else base_seeds, sampling_seeds)
@@ -151,8 +164,8 @@ def _few_samples(dataset: Dataset, targets: Sequence[Target]) -> list[str]:
     found: list[str] = []
     for kind, advice in (("generated", "forget fewer classes at once"), ("real", "add training images of them")):
         counts = [
-            len(target.retained(dataset.num_classes)) * dataset.protocol.retain_samples if kind == "generated"
-            else sum(min(dataset.train_counts[c], most) for c in target.retained(dataset.num_classes))
+            len(dataset.measured(target)) * dataset.protocol.retain_samples if kind == "generated"
+            else sum(min(dataset.train_counts[c], most) for c in dataset.measured(target))
             for target in targets if kind == "generated" or dataset.train_counts
         ]  # fmt: skip
         short = [(count, target) for count, target in zip(counts, targets, strict=False) if count <= dataset.features]
