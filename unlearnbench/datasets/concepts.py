@@ -55,6 +55,11 @@ def dataset(source: Source) -> Dataset:
 def _list(root: Path, folders: Mapping[str, str]) -> Listing:
     """Return the images of every concept, split into parts."""
     listing = Listing()
+    for name, folder in folders.items():
+        if not (root / folder).is_dir():
+            raise UsageError(
+                f"--concepts: the images of {name} should lie in {one_line(folder, 100)}, which is no folder"
+            )
     found = {name: list_class(root, folder, listing) for name, folder in folders.items()}
     for name, paths in found.items():
         if len(paths) < 2:
