@@ -60,26 +60,26 @@ _CIFAR_JUDGES = {
 
 _AUTOENCODER = AutoencoderRecipe(
     network={
-        "block_out_channels": [32, 64, 64],
+        "block_out_channels": [8, 16, 32],
         "down_block_types": ["DownEncoderBlock2D"] * 3,
         "up_block_types": ["UpDecoderBlock2D"] * 3,
         "layers_per_block": 1,
         "latent_channels": 4,
-        "norm_num_groups": 8,
+        "norm_num_groups": 4,
     },
-    steps=3000,
-    batch=64,
-    lr=1e-3,
-    kl=1e-4,
+    steps=1500,
+    batch=32,
+    lr=2e-3,
+    kl=1e-3,
 )
 
 
 def _bases(unet: BaseRecipe) -> dict[str, BaseRecipe]:
     """Return the recipes of all kinds of models: beside a UNet small ones on latents, sized for a CPU."""
     small = replace(
-        unet, steps=6000, batch=64, lr=1e-3, cosine=True, ema=0.999, precision="fp32", autoencoder=_AUTOENCODER
+        unet, steps=4000, batch=64, lr=1.5e-3, cosine=True, ema=0.999, precision="fp32", autoencoder=_AUTOENCODER
     )
-    dit = {"num_layers": 6, "num_attention_heads": 4, "attention_head_dim": 32, "patch_size": 1}
+    dit = {"num_layers": 4, "num_attention_heads": 4, "attention_head_dim": 32, "patch_size": 2}
     text = {
         "unet": {
             "block_out_channels": [32, 64],
