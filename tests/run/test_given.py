@@ -61,8 +61,8 @@ class TestEvaluate:
         copy = tmp_path / "mine"
         shutil.copytree(model, copy)
         first = api.evaluate(copy, metrics="ua", device="cpu", results=tmp_path / "results")
-        config = json.loads((copy / "config.json").read_text())
-        (copy / "config.json").write_text(json.dumps({**config, "dropout": 0.25}))
+        config = json.loads((copy / "unet" / "config.json").read_text())
+        (copy / "unet" / "config.json").write_text(json.dumps({**config, "dropout": 0.25}))
         second = api.evaluate(copy, metrics="ua", device="cpu", results=tmp_path / "results")
         assert first.cell.settings != second.cell.settings
 
@@ -98,8 +98,8 @@ class TestEvaluate:
         _, _, model = saved
         copy = tmp_path / "odd"
         shutil.copytree(model, copy)
-        config = json.loads((copy / "config.json").read_text())
-        (copy / "config.json").write_text(json.dumps({**config, "num_class_embeds": 5}))
+        config = json.loads((copy / "unet" / "config.json").read_text())
+        (copy / "unet" / "config.json").write_text(json.dumps({**config, "num_class_embeds": 5}))
         status, output = evaluate(tmp_path, copy, "--class", "3", "--metrics", "ua")
         assert status == 2
         assert f"{copy}: its num_class_embeds is 5, but digits needs 11" in output
@@ -126,12 +126,12 @@ class TestUnlearn:
         assert status == 0, output
         out = tmp_path / "out"
         assert {path.name for path in tmp_path.iterdir()} == {"out"}
-        assert (out / WEIGHTS).read_bytes() == (model / WEIGHTS).read_bytes()
+        assert (out / "unet" / WEIGHTS).read_bytes() == (model / "unet" / WEIGHTS).read_bytes()
         assert "It was not measured" in (out / CARD).read_text()
         again = ("--base", "out", "--method", "neggrad", "--class", "5", "--set", "neggrad.steps=2", "--device", "cpu")
         status, output = run_command(tmp_path, "unlearn", *again, "--out", "twice")
         assert status == 0, output
-        assert (tmp_path / "twice" / WEIGHTS).read_bytes() != (out / WEIGHTS).read_bytes()
+        assert (tmp_path / "twice" / "unet" / WEIGHTS).read_bytes() != (out / "unet" / WEIGHTS).read_bytes()
         status, output = run_command(tmp_path, "unlearn", *again, "--out", "twice")
         assert status == 0, "a folder that is there is replaced"
 
@@ -141,7 +141,7 @@ class TestUnlearn:
         assert (record.status, dict(record.metrics)) == ("ok", {})
         assert record.artifacts[UNLEARNED]["sha256"]
         assert record.cost["forget"]["seconds"] > 0
-        assert (tmp_path / "out" / WEIGHTS).is_file()
+        assert (tmp_path / "out" / "unet" / WEIGHTS).is_file()
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -53,7 +53,8 @@ def test_records_of_a_recipe_that_changed_are_named_and_no_others(monkeypatch):
 
     record = of_digits()
     other = replace(of_digits(method="beta"), dataset={"digest": "of a dataset that nobody knows"})
-    monkeypatch.setattr(digits, "_PROFILE", replace(digits._PROFILE, base=replace(digits._PROFILE.base, steps=7)))
+    bases = {**digits._PROFILE.bases, "unet": replace(digits._PROFILE.bases["unet"], steps=7)}
+    monkeypatch.setattr(digits, "_PROFILE", replace(digits._PROFILE, bases=bases))
     assert stale_ids([record, other], {}) == {record.cell.id}
 
 
