@@ -21,10 +21,13 @@ from unlearnbench.models.codec import PIXELS
 from unlearnbench.models.denoiser import CPU, Denoiser, Prediction, parts, restored, small_recipe
 from unlearnbench.models.diffusion import predict_noise
 from unlearnbench.models.saved import open_model
-from unlearnbench.models.weights import NotInWeights, weights_of
+from unlearnbench.models.weights import NotInWeights, weights_in, weights_of
 from unlearnbench.run.jobs import resolve_device
+from unlearnbench.run.measuring import measure_cell
 from unlearnbench.run.saving import CHANGED, staging
+from unlearnbench.run.unlearning import adopt_model
 from unlearnbench.store.artifacts import ArtifactStore
+from unlearnbench.store.cell import UNLEARNED, Cell
 
 KINDS = ("unet", "dit", "text")
 NULL = 10
@@ -229,6 +232,20 @@ class TestEveryKind:
         assert read_checkpoint(str(folder), dataset).kind == kind
         assert not (folder / CHANGED).exists()  # all weights moved
 
+    def test_a_saved_model_is_measured_like_the_unlearned_one(self, made, kind, tmp_path):
+        dataset, _ = made(kind)
+        device, names = resolve_device("cpu"), ["ua", "retained", "fid"]
+        cell, fields = run_cell(
+            tmp_path, "salun", device, Channel(), dataset=dataset, metrics=names, staged=tmp_path / "models"
+        )
+        folder = staging(tmp_path / "models", cell)
+        given = adopt_model(cell, dataset, folder, tmp_path, device, Channel())
+        key = given["artifacts"][UNLEARNED]["key"]
+        again = measure_cell(cell, dataset, key, names, (), tmp_path, device, True, Channel())
+        assert [again["metrics"][name]["value"] for name in names] == [
+            fields["metrics"][name]["value"] for name in names
+        ]
+
     def test_what_a_method_moved_alone_is_written_beside_the_model(self, made, kind, tmp_path):
         dataset, base = made(kind)
         cell, _ = run_cell(
@@ -417,10 +434,6 @@ class TestGivenPipelines:
         assert (len(model.class_names), model.null_class) == (11, 10)
 
     def test_other_autoencoders_are_not_compared(self, made, folder, tmp_path):
-        from unlearnbench.models.weights import weights_in
-        from unlearnbench.run.unlearning import adopt_model
-        from unlearnbench.store.cell import UNLEARNED, Cell
-
         dataset, base = made("dit")
         path = folder("dit")
         edit(path / "vae/config.json", scaling_factor=3.0)
