@@ -122,6 +122,12 @@ def test_a_missing_file_and_options_that_exclude_it(folder):
         load_dataset(Source(concepts=folder / "pets.toml", data_root=folder))
 
 
+def test_latents_are_not_clipped():
+    for model, clipped in (("unet", True), ("dit", False), ("text", False)):
+        source = Source("cifar10", "smoke", model=model)
+        assert load_dataset(source).protocol.clip_x0 is clipped
+
+
 def test_models_that_take_labels_have_no_prompts():
     assert load_dataset("digits").prompts is None
     assert load_dataset(Source("digits", model="dit")).prompts is None

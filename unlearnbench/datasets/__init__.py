@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from unlearnbench.datasets.conditions import Concept, Conditions, Prompts
 from unlearnbench.datasets.recipes import (
+    LATENT,
     PIPELINES,
     PROMPTED,
     WITHOUT_CLASS_0,
@@ -272,6 +273,8 @@ def resolve(
     judges = _choose_judges(source, profile)
     features = INCEPTION_FEATURES if extractor == "inception" else FEATURES[profile.own.network]
     protocol = _fitted(profile.protocol, len(names), features, source.batch_size)
+    if kind in LATENT:
+        protocol = replace(protocol, clip_x0=False)
     unguided = _lacks_null_class(source.base, len(names))
     labels = parse_labels(source.labels, names)
     chosen = {

@@ -16,6 +16,7 @@ WITHOUT_CLASS_0 = "the first 500 training images of every class but 0 and the fo
 ExtractorChoice = Literal["inception", "own"]
 PIPELINES = {"DiTPipeline": "dit", "StableDiffusionPipeline": "text"}  # diffusers' pipelines and kinds of models
 PROMPTED = frozenset({"text"})  # kinds of models that take prompts
+LATENT = frozenset({"dit", "text"})  # kinds on latents, which are not in [-1, 1], so that x0 is never clipped
 
 
 @dataclass(frozen=True)
