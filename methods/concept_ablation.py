@@ -50,7 +50,8 @@ def anchor_images(ctx: Context, *, images: int):
     title="Concept ablation",
     paper="2303.13516",
     tuned={
-        "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "images": 200},
+        "digits": {"steps": 120, "batch": 48, "lr": 2e-4, "images": 200, "target": "base"},
+        "digits-dit": {"lr": 5e-5},
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4, "images": 50},
     },
 )
