@@ -35,7 +35,7 @@ class Schedule:
         """
         root = 2 if noise["beta_schedule"] == "scaled_linear" else 1
         ends = (noise["beta_start"] ** (1 / root), noise["beta_end"] ** (1 / root))
-        betas = torch.linspace(*ends, noise["num_train_timesteps"], dtype=torch.float64) ** root
+        betas = torch.linspace(*ends, noise["num_train_timesteps"], dtype=torch.float64, device="cpu") ** root
         return cls(torch.cumprod(1 - betas, dim=0).to(device, torch.float32))
 
     @property

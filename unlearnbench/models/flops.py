@@ -3,7 +3,6 @@
 With the counts of images they allow comparisons across machines, as a method does the same arithmetic everywhere.
 """
 
-import copy
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -30,8 +29,8 @@ def flops_per_image(denoiser: Denoiser) -> dict[str, int]:
     Returns:
         {"forward", "backward"}; backward computes the gradients of all weights, not of x0.
     """
-    model = copy.deepcopy(denoiser).to("meta").requires_grad_(True)  # shapes are enough
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes are enough
+        model = type(denoiser).from_config(denoiser.config, denoiser.codec).to("meta")
         x, t, y = torch.empty(1, *model.shape), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
     return _count(model, x, t, y)
 
