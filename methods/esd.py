@@ -36,6 +36,7 @@ from unlearnbench import Context, method, predict_noise
     streams=("forget",),
     tuned={
         "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "train": "class"},
+        "digits-dit": {"lr": 4e-5},
         "smoke": {"steps": 100, "batch": 32, "lr": 5e-5},
     },
 )

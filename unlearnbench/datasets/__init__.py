@@ -265,7 +265,7 @@ def resolve(
     """
     profiles: Mapping[str, Profile] = module_of(source.dataset).profiles(image_shape)
     profile = profiles[_pick(source.protocol, profiles, "protocol", source.dataset)]
-    kind = _kind(source, profile)
+    kind, first = _kind(source, profile), next(iter(profile.bases))
     recipe = profile.bases[kind]
     extractor = _pick(source.extractor, [profile.extractor, *get_args(ExtractorChoice)], "extractor", source.dataset)
     _check_one_base(source)
@@ -290,19 +290,11 @@ def resolve(
         "precision": source.precision,
         "compiled": source.compiled,
     }
-    usual = {
-        "precision": "fp32", "base_steps": recipe.steps, "extractor": profile.extractor,
-        "model": next(iter(profile.bases)),
-    }  # fmt: skip
-    stamp = digest(chosen["base"])[:6]  # different bases are not compared, so cells and reports are separate
-    marks, notes = ([f"-{kind}"], [f", {kind}"]) if kind != usual["model"] else ([], [])
-    marks, notes = marks + [f"-base-{stamp}"] * bool(source.base), notes + [f", base model {stamp}"] * bool(source.base)
-    if source.precision != "fp32":
-        marks, notes = [*marks, f"-{source.precision}"], [*notes, f", unlearning in {source.precision}"]
-    if source.compiled:
-        marks, notes = [*marks, "-compiled"], [*notes, ", compiled"]
+    usual = {"precision": "fp32", "base_steps": recipe.steps, "extractor": profile.extractor, "model": first}
+    choices = {key: value for key, value in chosen.items() if value and value != usual.get(key)}
+    marks, notes = _marks(choices)
     return Dataset(
-        name=name + "".join(marks), kind=source.dataset, title=title + "".join(notes), class_names=names,
+        name=name + marks, kind=source.dataset, title=title + notes, class_names=names,
         image_shape=image_shape, flip=flip, protocol=without_guidance(protocol) if unguided else protocol,
         base=replace(recipe, steps=source.base_steps or recipe.steps, minutes=source.base_minutes),
         judge=judges.first,
@@ -311,7 +303,7 @@ def resolve(
         extractor=profile.own if extractor == "own" else None,
         extractor_name=profile.own_name if extractor == "own" else "2048-d pool3 of torch-fidelity's Inception v3",
         load=load,
-        choices={key: value for key, value in chosen.items() if value and value != usual.get(key)},
+        choices=choices,
         content=content,
         checkpoint=source.base,
         unguided=unguided,
@@ -323,6 +315,19 @@ def resolve(
         prompts=(prompts or prompts_of(names)) if kind in PROMPTED else None,
         labels=labels,
     ).evaluating(source.evaluated)  # fmt: skip
+
+
+def _marks(choices: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what the user's choices add to a dataset's name and title: what is not compared has records of its own."""
+    stamp = digest(choices.get("base", ""))[:6]
+    marks = {
+        "model": (f"-{choices.get('model')}", f", {choices.get('model')}"),
+        "base": (f"-base-{stamp}", f", base model {stamp}"),
+        "precision": (f"-{choices.get('precision')}", f", unlearning in {choices.get('precision')}"),
+        "compiled": ("-compiled", ", compiled"),
+    }
+    made = [mark for choice, mark in marks.items() if choice in choices]
+    return "".join(name for name, _ in made), "".join(title for _, title in made)
 
 
 def prompts_of(class_names: Sequence[str]) -> Prompts:

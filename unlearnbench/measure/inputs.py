@@ -369,7 +369,11 @@ def measure(inputs: EvaluationInputs, metrics: Sequence[tuple[MetricSpec, str]])
 def _score(spec: MetricSpec, inputs: EvaluationInputs) -> tuple[Score, str | None]:
     """Return a metric's score, and the reason if it has no value."""
     try:
-        result = spec.function(**{need: getattr(inputs, need) for need in spec.needs})
+        needs = {need: getattr(inputs, need) for need in spec.needs}
+    except Unmeasurable as error:
+        return Score(0.0, 0), one_line(str(error))
+    try:
+        result = spec.function(**needs)
     except UsageError as error:  # a UsageError would end the run, not only this cell
         raise PluginError(f"metric {spec.name} raised {error!r}") from error
     except Unmeasurable as error:

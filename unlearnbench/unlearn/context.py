@@ -208,15 +208,28 @@ class Context:
 
     def subject(self, c: int) -> Tensor:
         """Return the text encoder's output (D,) for the last token of a concept's name."""
-        return self.base.subject(c)
+        return self._with_prompts().base.subject(c)
 
     def anchor_subject(self, c: int) -> Tensor:
         """Return the same for the name of its anchor."""
-        return self.base.subject(c, anchor=True)
+        return self._with_prompts().base.subject(c, anchor=True)
 
     def condition_layers(self) -> list[nn.Linear]:
         """Return the linear layers of `ctx.model` that are applied to the tokens of a prompt."""
-        return self.model.condition_layers()
+        return self._with_prompts().model.condition_layers()
+
+    def _with_prompts(self) -> "Context":
+        """Return itself.
+
+        Raises:
+            PluginError: the model takes no prompts.
+        """
+        if self._harness.dataset.prompts is None:
+            raise PluginError(
+                f"{self._harness.method} asks how the model reads prompts, but it takes class labels: declare "
+                f'requires=("prompts",)'
+            )
+        return self
 
     def eps_term(self, x0: Tensor, y: Tensor, *, label_dropout: float = 0.0) -> Term:
         """Return L_eps as a term for `backward`: with new t and noise, summed over pixels, averaged over the batch."""
