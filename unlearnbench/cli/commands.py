@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from unlearnbench.datasets import Source
     from unlearnbench.plugins.registry import Plugin, Registry
     from unlearnbench.report.data.rendering import Rendering
     from unlearnbench.run.benchmark import Summary
@@ -63,6 +65,7 @@ Listing = Literal["methods", "metrics", "datasets"]
 Kinds = Literal["method"]  # what `new` writes
 Actions = Literal["show", "clean"]  # on the cache
 
+SPELLED_OPTIONS = {"compile_": "compiled"}  # parameters that are not called like the field of a Source
 LONGEST = 4000  # characters of an error
 # replacements for characters that an output cannot show, of the same width, so that tables stay aligned
 SPELLED = {"↓": "v", "↑": "^", "†": "!", "±": "~", "→": ">", "…": "."}
@@ -83,6 +86,7 @@ def unlearnbench(
 
 @app.command(cls=options.Sections, epilog=EXAMPLES)
 def run(
+    context: typer.Context,
     methods: options.Methods = "",
     classes: options.Classes = "",
     sequence: options.Sequence = "",
@@ -129,22 +133,16 @@ def run(
     """Run every method on every class, and render the report."""
     console, workers = _start(start_workers=not dry_run)
     registry, plan = _plan(
-        plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
-        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights, model,
-        labels, concepts),
-        methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
-        sampling_seeds=sampling_seeds, controls=controls, sequence=sequence,
-        retained=retained,
+        plugin, _source(context), methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds,
+        base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, retained=retained,
     )  # fmt: skip
     _check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
-    _check_devices(device, devices)
     execution = _execution(
         device=device, devices=devices, plugin_files=_absolute(plugin), rerun=rerun, repeats=repeats,
         controls=controls, models=save_models, timeout=timeout, minutes=minutes, stop_if_weak=stop_if_weak,
     )  # fmt: skip
     if workers is None:
-        _dry_run(console, plan, results, execution)
-        return
+        return _dry_run(console, plan, results, execution)
     show = None if no_report else partial(_finish, results, out, registry, console, is_over=False)
     summary = _benchmark(console, plan, workers, results, execution, show)
     _conclude(summary, plan, results, None if no_report else out, registry)
@@ -155,23 +153,31 @@ def _execution(*, models: Path | None, **options: Any) -> "Execution":
     from unlearnbench.run.execution import Execution
     from unlearnbench.store.cache import default_cache
 
+    _check_devices(options["device"], options.get("devices", ""))
     return Execution(default_cache(), models=None if models is None else models.absolute(), **options)
 
 
-def _plan(plugin: "Sequence[Path] | None", source: "Sequence[Any]", **asked: Any) -> "tuple[Registry, Plan]":
+def _source(context: typer.Context) -> "Source":
+    """Return the dataset that a command's options choose."""
+    from unlearnbench.datasets import Source
+
+    options = {SPELLED_OPTIONS.get(name, name): value for name, value in context.params.items()}
+    return Source(**{field.name: options[field.name] for field in fields(Source) if field.name in options})
+
+
+def _plan(plugin: "Sequence[Path] | None", source: "Source", **asked: Any) -> "tuple[Registry, Plan]":
     """Return the plugins and the plan of a run.
 
     Args:
         plugin: files of plugins.
-        source: the arguments of a `Source`.
+        source: the dataset.
         **asked: the other arguments of `make_plan`.
     """
-    from unlearnbench.datasets import Source
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.run.plan import make_plan
 
     registry = Registry(_absolute(plugin))
-    return registry, make_plan(registry, source=Source(*source), **asked)
+    return registry, make_plan(registry, source=source, **asked)
 
 
 def _absolute(paths: "Sequence[Path] | None") -> tuple[Path, ...]:
@@ -235,6 +241,7 @@ def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
 
 @app.command(cls=options.Sections, epilog=ESTIMATE_EXAMPLES)
 def estimate(
+    context: typer.Context,
     methods: options.Methods = "",
     classes: options.Classes = "",
     sequence: options.Sequence = "",
@@ -278,9 +285,7 @@ def estimate(
     console, workers = _start()
     assert workers is not None
     _, plan = _plan(
-        plugin, (dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights,
-        batch_size, precision, compile_, base_minutes, judge_weights, second_judge, second_judge_weights, model,
-        labels, concepts),
+        plugin, _source(context),
         methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
         retained=retained,
@@ -312,6 +317,7 @@ def _say_estimate(console: "Console", plan: "Plan", workers: "Workers", results:
 
 @app.command(cls=options.Sections, epilog=EVALUATE_EXAMPLES)
 def evaluate(
+    context: typer.Context,
     models: Annotated[
         list[Path],
         typer.Argument(
@@ -353,7 +359,6 @@ def evaluate(
     MODEL is a folder in diffusers' format: of --save-models, convert or your own. It becomes a row of the same tables.
     The untouched base model is measured beside it. The cost of unlearning is not known, so it is not shown.
     """
-    from unlearnbench.datasets import Source
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.run.given import Given, plan_of_given
 
@@ -362,12 +367,9 @@ def evaluate(
     given = [Given.read(model, name) for model in models]
     console, workers = _start()
     registry, files = Registry(_absolute(plugin)), _absolute(plugin)
-    source = Source(
-        dataset, protocol, data_root, image_size, base, base_steps, judge, extractor, inception_weights, batch_size,
-        "fp32", False, base_minutes, judge_weights, second_judge, second_judge_weights, model, labels,
-        concepts,
-    )  # fmt: skip
-    plan = plan_of_given(registry, given, classes=classes, source=source, metrics=metrics, seed=seed, retained=retained)
+    plan = plan_of_given(
+        registry, given, classes=classes, source=_source(context), metrics=metrics, seed=seed, retained=retained
+    )
     _check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
     execution = _execution(
         device=device, plugin_files=files, rerun=rerun, controls="none", models=None, timeout=timeout
@@ -380,6 +382,7 @@ def evaluate(
 
 @app.command(cls=options.Sections, epilog=UNLEARN_EXAMPLES)
 def unlearn(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="Folder for the unlearned model.", metavar="DIR")],
     method: Annotated[str, typer.Option("--method", help="Name of the method.", metavar="NAME")],
     classes: options.ToForget,
@@ -408,18 +411,13 @@ def unlearn(
     """
     console, workers = _start()
     assert workers is not None
-    from unlearnbench.datasets import Source
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.run.given import plan_of_unlearning
     from unlearnbench.run.single import unlearn_to
     from unlearnbench.run.workers import ignore_stopping
 
-    source = Source(
-        dataset, protocol, data_root, image_size, base, base_steps, precision=precision, compiled=compile_,
-        base_minutes=base_minutes, model=model, labels=labels, concepts=concepts,
-    )  # fmt: skip
     registry = Registry(_absolute(plugin))
-    plan = plan_of_unlearning(registry, method, classes=classes, source=source, sweeps=set_ or [], seed=seed)
+    plan = plan_of_unlearning(registry, method, classes=classes, source=_source(context), sweeps=set_ or [], seed=seed)
     _check_run(plan, {"--out": out}, stop_if_weak=False)
     execution = _execution(device=device, plugin_files=_absolute(plugin), controls="none", models=None, timeout=timeout)
     record = unlearn_to(out, plan, workers, console, execution)
