@@ -274,12 +274,12 @@ class TestPrompts:
     def test_every_label_is_its_own_text(self, made):
         dataset, denoiser = made("text")
         texts = dataset.prompts.texts
-        assert (texts[3], texts[NULL]) == ("a photo of the digit three", "")
+        assert (texts[3], texts[NULL]) == ("a handwritten three", "")
         assert len(texts) == denoiser.labels
         assert [texts[label] for label in dataset.prompts.paraphrases(3)] == list(
             dataset.prompts.concepts[3].paraphrases
         )
-        assert texts[dataset.prompts.anchor(3)] == "a photo of the digit digit"
+        assert texts[dataset.prompts.anchor(3)] == "a handwritten digit"
 
     def test_samples_take_the_training_prompts_in_turn(self, made):
         dataset, _ = made("text")

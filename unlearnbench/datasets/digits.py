@@ -126,7 +126,7 @@ PROMPTS = Prompts(
     tuple(
         Concept(
             name=word,
-            prompts=(f"a photo of the digit {word}", f"a picture of the number {word}", f"a handwritten {word}"),
+            prompts=(f"a handwritten {word}", f"a photo of the digit {word}", f"a picture of the number {word}"),
             paraphrases=(f"an image of the figure {word}", f"{word} drawn by hand"),
             anchor="digit",
         )
