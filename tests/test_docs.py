@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -26,6 +27,9 @@ from unlearnbench import datasets
 from unlearnbench.cli import commands as cli
 from unlearnbench.datasets import Source, load_dataset, protocol_names, title_of
 from unlearnbench.kit import conformance, trial
+from unlearnbench.models.autoencoder import untrained_codec
+from unlearnbench.models.checkpoints import write_checkpoint
+from unlearnbench.models.denoiser import small_recipe, untrained
 from unlearnbench.models.flops import flops_per_image
 from unlearnbench.models.unet import UNet
 from unlearnbench.report.write.csv import to_csv
@@ -92,6 +96,17 @@ COMMANDS = {
     "unlearnbench compare spartalis2025": short(),
     "unlearnbench run --dataset cifar10 --protocol fast --base-steps 20000 --methods all --classes 0-9 "
     "--set sa.steps=2000 --set sa.fisher_images=500 --set sa.fisher_timesteps=100 --minutes 30": short("--dry-run"),
+    "unlearnbench run --model dit --methods original,safemax,salun --classes 0,3,8": short("--dry-run"),
+    "unlearnbench run --dataset imagefolder --data-root photos --image-size 256 --base my-dit --labels "
+    "cat=281,dog=207,fox=277 --methods original,safemax --classes cat": short(
+        f"--protocol smoke --image-size 8 --labels cat=2,dog=0,fox=1 {FAST} --methods safemax"
+    ),
+    "unlearnbench unlearn --base my-dit --dataset imagefolder --data-root photos --image-size 256 --labels "
+    "cat=281,dog=207,fox=277 --method safemax --class cat --out without-cat": short(
+        "--protocol smoke --image-size 8 --labels cat=2,dog=0,fox=1 --set safemax.steps=2"
+    ),
+    "unlearnbench run --concepts pets.toml --base my-stable-diffusion --image-size 512 --methods original,uce,esd "
+    "--classes dog": short("--protocol smoke --image-size 8 --methods uce --metrics ua --controls none"),
     "unlearnbench train --dataset cifar10 --steps 100000 --out my-base": short("--dataset digits --steps 2"),
     "unlearnbench convert ckpts/ckpt.pth --out their-base": short(),
     "unlearnbench run --methods original,safemax --classes 0,3,8 --set safemax.decay=0,1,10,50 "
@@ -228,6 +243,17 @@ def furnish(folder):
         path = folder / "photos" / ("train", "train", "test")[k % 3] / ("cat", "dog", "fox")[k // 12] / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(k).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    (folder / "pets.toml").write_text(block("file:pets.toml"))
+    few = {"protocol": "smoke", "image_size": 8}
+    given = {"my-dit": Source("imagefolder", data_root=folder / "photos", model="dit", **few)}
+    given["my-stable-diffusion"] = Source(concepts=folder / "pets.toml", **few)
+    for name, source in given.items():
+        dataset = load_dataset(source)
+        dataset = replace(dataset, base=small_recipe(dataset.base))
+        denoiser = untrained(dataset, untrained_codec(dataset))
+        denoiser.trainee()
+        denoiser.finish()
+        write_checkpoint(folder / name, denoiser)
     (folder / "ckpts").mkdir()
     torch.save([ConditionalModel(mult=(1, 1)).state_dict()], folder / "ckpts" / "ckpt.pth")
     for _, file, code in BLOCKS:
@@ -302,7 +328,7 @@ class TestCommands:
         assert [(r.cell.forget_class, r.counts["optimizer_steps"]) for r in mine] == [(0, 3)]
         assert "late_start" in {name for record in records for name in record.metrics}
         assert '"my_metric"' in (folder / "results" / "digits" / "safemax.jsonl").read_text()  # later lines lack it
-        assert {record.cell.dataset.split("-")[0] for record in records} == {"digits", "photos", "arrays"}
+        assert {record.cell.dataset.split("-")[0] for record in records} == {"digits", "photos", "arrays", "pets"}
 
     def test_tasks_of_a_cluster_share_results_or_have_them_put_together(self, ran):
         _, folder = ran

@@ -90,7 +90,7 @@ class Denoiser(nn.Module, ABC):
         """Return a denoiser with random weights and the arguments of `config`."""
 
     @classmethod
-    def codec_in(cls, config: Mapping[str, Any], tensors: Tensors) -> Codec:
+    def codec_in(cls, tensors: Tensors) -> Codec:
         """Return the codec that an artifact's tensors hold."""
         return PIXELS
 
@@ -183,7 +183,7 @@ class Denoiser(nn.Module, ABC):
         raise Unmeasurable(f"a model of kind {self.kind} takes labels, not prompts")
 
     def trainee(self) -> nn.Module:
-        """Return the module to train from the start: more than the network where a part of it is frozen later."""
+        """Return the module to be trained from the start, whose forward is that of a denoiser."""
         return self
 
     def finish(self) -> None:
@@ -265,7 +265,7 @@ def restored(facts: Mapping[str, Any], tensors: Tensors, device: torch.device) -
     """Return the denoiser of an artifact, frozen, on a device; the tensors are its own and the shared ones."""
     kind = next(kind for kind in KINDS if kind in facts)
     found = denoiser_class(kind)
-    denoiser = found.from_config(facts[kind], found.codec_in(facts[kind], tensors))
+    denoiser = found.from_config(facts[kind], found.codec_in(tensors))
     own = denoiser.tensors().keys()
     denoiser.shared = Shared({name: tensor for name, tensor in tensors.items() if name not in own})
     return ready(denoiser, {name: tensor for name, tensor in tensors.items() if name in own}, device)

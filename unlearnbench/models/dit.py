@@ -88,7 +88,7 @@ class DiT(Denoiser):
         return cls(network, codec, config["shape"], config["noise"], config["rows"], config["names"])
 
     @classmethod
-    def codec_in(cls, config: Mapping[str, Any], tensors: Tensors) -> Codec:
+    def codec_in(cls, tensors: Tensors) -> Codec:
         """Return the codec of the pipeline's autoencoder."""
         return codec_in(tensors)
 

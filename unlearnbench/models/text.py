@@ -113,7 +113,7 @@ class TextToImage(Denoiser):
         )  # fmt: skip
 
     @classmethod
-    def codec_in(cls, config: Mapping[str, Any], tensors: Tensors) -> Codec:
+    def codec_in(cls, tensors: Tensors) -> Codec:
         """Return the codec of the pipeline's autoencoder."""
         return codec_in(tensors)
 
