@@ -118,7 +118,7 @@ _TEXT = replace(
             "max_position_embeddings": 12,
         },
     },
-    steps=2200,
+    steps=1900,
     autoencoder=_AUTOENCODER,
 )
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
