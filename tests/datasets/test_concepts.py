@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlearnbench.datasets import Source, load_dataset
+from unlearnbench.datasets import Source, load_dataset, parse_labels
 from unlearnbench.datasets.concepts import read_concepts
 from unlearnbench.datasets.conditions import Concept, Conditions, Prompts
 from unlearnbench.errors import UsageError
@@ -144,6 +144,8 @@ def test_models_that_take_labels_have_no_prompts():
 )  # fmt: skip
 def test_labels_that_do_not_name_every_class_once(labels, message):
     with pytest.raises(UsageError, match=message):
+        parse_labels(labels, "0123456789", "a model")
+    with pytest.raises(UsageError, match="name it with --base"):
         load_dataset(Source("digits", labels=labels))
 
 

@@ -25,6 +25,7 @@ from unlearnbench.models.weights import NotInWeights, weights_in, weights_of
 from unlearnbench.run.jobs import resolve_device
 from unlearnbench.run.measuring import measure_cell
 from unlearnbench.run.saving import CHANGED, staging
+from unlearnbench.run.stale import current_dataset
 from unlearnbench.run.unlearning import adopt_model
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cell import UNLEARNED, Cell
@@ -137,6 +138,21 @@ class TestEveryKind:
             asked = {"class_labels": [3]} if kind == "dit" else {"prompt": "a photo of the digit three"}
             (image,) = pipeline(**asked, guidance_scale=1.0, num_inference_steps=2).images
         assert image.size == (8, 8)
+
+    def test_the_code_of_the_model_card_runs(self, made, kind, tmp_path, monkeypatch):
+        dataset, denoiser = made(kind)
+        write_checkpoint(tmp_path / "model", denoiser)
+        monkeypatch.chdir(tmp_path / "model")
+        code, names = denoiser.usage(3, NULL, dataset.protocol.sampler), {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(code, names)
+            if kind == "text":  # its last statement is the call of the pipeline
+                (image,) = eval(code[code.index("pipeline(\n") :], names)
+                assert image.size == (8, 8)
+            else:
+                assert names["x"].shape == (8, *denoiser.shape)
+                assert torch.isfinite(names["x"]).all()
 
     def test_diffusers_and_the_sampler_agree(self, made, kind, tmp_path):
         """The same DDIM steps from the same latents, without guidance."""
@@ -425,8 +441,21 @@ class TestGivenPipelines:
         edit(path / "transformer/config.json", out_channels=2 * channels)
         torch.testing.assert_close(predicted(read_checkpoint(str(path), dataset)), predicted(denoiser))
 
+    @pytest.mark.parametrize("labels", ["", ",".join(f"{c}={9 - c}" for c in range(10))])
+    def test_a_record_of_it_is_compared_with_its_model_and_labels(self, folder, labels):
+        dataset = load_dataset(Source("digits", base=str(folder("dit")), labels=labels))
+        assert current_dataset(dataset.to_json(), dataset.protocol.name).digest == dataset.digest
+
+    @pytest.mark.parametrize("kind", ["unet", "text"])
+    def test_labels_are_for_models_of_more_classes(self, made, folder, kind):
+        dataset = replace(made(kind)[0], labels=tuple(range(10)))
+        with pytest.raises(UsageError, match=f"--labels is for a DiTPipeline, and this is a model of kind {kind}"):
+            read_checkpoint(str(folder(kind)), dataset)
+
     def test_a_text_to_image_model_needs_prompts(self, folder):
-        with pytest.raises(UsageError, match="needs the prompts of its concepts: give --concepts"):
+        with pytest.raises(
+            UsageError, match="are unknown, as it was not saved by this package: sample it with diffusers"
+        ):
             open_model(folder("text"), CPU)
 
     def test_any_transformer_can_be_sampled_by_number(self, folder):

@@ -276,7 +276,7 @@ def resolve(
     if kind in LATENT:
         protocol = replace(protocol, clip_x0=False)
     unguided = _lacks_null_class(source.base, len(names))
-    labels = parse_labels(source.labels, names)
+    labels = parse_labels(source.labels, names, source.base)
     chosen = {
         "base": _identity(source.base),
         "unguided": unguided,
@@ -344,7 +344,7 @@ def prompts_of(class_names: Sequence[str]) -> Prompts:
     return Prompts(tuple(concepts), unrelated=("a photo", "a picture of something"))
 
 
-def parse_labels(text: str, class_names: Sequence[str]) -> tuple[int, ...]:
+def parse_labels(text: str, class_names: Sequence[str], base: str) -> tuple[int, ...]:
     """Return the label of each class from `NAME=LABEL,...`; none for an empty text.
 
     Raises:
@@ -352,6 +352,8 @@ def parse_labels(text: str, class_names: Sequence[str]) -> tuple[int, ...]:
     """
     if not text:
         return ()
+    if not base:
+        raise UsageError("--labels names labels of a model that you give: name it with --base, or leave it out")
     found: dict[str, int] = {}
     for part in text.split(","):
         name, _, label = part.rpartition("=")

@@ -98,7 +98,10 @@ def read_checkpoint(name: str, dataset: "Dataset", option: str = "--base ") -> "
             f"{what}: it is a model of kind {kind}, but {dataset.name} is run with {dataset.base.kind}: give --model "
             f"{kind}, or another folder"
         )
-    return denoiser_class(kind).read(what, folder, dataset.conditions)
+    found = denoiser_class(kind)
+    if dataset.labels and not found.has_more_labels:
+        raise UsageError(f"{what}: --labels is for a DiTPipeline, and this is a model of kind {kind}: leave it out")
+    return found.read(what, folder, dataset.conditions)
 
 
 def read_config(what: str, folder: Path, path: str) -> Mapping[str, Any] | None:

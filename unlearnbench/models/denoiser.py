@@ -66,6 +66,7 @@ class Denoiser(nn.Module, ABC):
     kind: ClassVar[str]  # its name in KINDS
     prefix: ClassVar[str]  # of the names of the network's weights in `tensors`
     title: ClassVar[str]  # in words, for model cards
+    has_more_labels: ClassVar[bool] = False  # whether a given one may know more classes than the dataset
     small: ClassVar[Mapping[str, Any]]  # arguments that make a recipe's network small, for checks of plugins
 
     def __init__(

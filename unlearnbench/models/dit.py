@@ -51,6 +51,7 @@ class DiT(Denoiser):
     kind = "dit"
     prefix = "transformer."
     title = "class-conditional `DiTPipeline`"
+    has_more_labels = True
     small = MappingProxyType({"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8, "patch_size": 2})
 
     def __init__(

@@ -168,7 +168,10 @@ class TextToImage(Denoiser):
         from diffusers import UNet2DConditionModel
 
         if wanted is None or wanted.prompts is None:
-            raise UsageError(f"{what}: a text-to-image model needs the prompts of its concepts: give --concepts FILE")
+            raise UsageError(
+                f"{what}: the concepts of this text-to-image model are unknown, as it was not saved by this package: "
+                f"sample it with diffusers"
+            )
         shared = _shared(what, folder, wanted.image_shape[0])
         codec, encoder = codec_in(shared), _encoder(what, folder)
         shape, width = codec.shape(wanted.image_shape), encoder.width

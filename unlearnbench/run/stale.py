@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearnbench.datasets import Dataset, Images, Source, module_of, resolve, without_guidance
+from unlearnbench.datasets import Dataset, Images, Source, module_of, parse_labels, resolve, without_guidance
 from unlearnbench.datasets.conditions import Prompts
 from unlearnbench.datasets.recipes import GivenJudge
 from unlearnbench.errors import UsageError
@@ -208,7 +208,7 @@ def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
     """
     try:
         choices = dict(facts["choices"])
-        base, unguided = choices.pop("base", ""), choices.pop("unguided", False)
+        base, unguided, labels = choices.pop("base", ""), choices.pop("unguided", False), choices.pop("labels", "")
         module = module_of(str(facts["kind"]))
         prompts = (
             Prompts.from_json(facts["prompts"]) if choices.pop("concepts", "") else getattr(module, "PROMPTS", None)
@@ -223,7 +223,8 @@ def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
             part: GivenJudge(getattr(dataset, part).network, sha256) for part, sha256 in hashes.items() if sha256
         }
         chosen = facts["choices"] if base or given or "concepts" in facts["choices"] else dataset.choices
-        return replace(dataset, protocol=protocol_now, choices=chosen, **given)
+        rows = parse_labels(labels, dataset.class_names, base)
+        return replace(dataset, protocol=protocol_now, choices=chosen, labels=rows, **given)
     except (KeyError, TypeError, ValueError, ImportError, AttributeError, UsageError):
         return None
 
