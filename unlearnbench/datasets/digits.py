@@ -20,6 +20,9 @@ from unlearnbench.datasets.recipes import (
     Protocol,
     RejectingRecipe,
     SvmRecipe,
+    autoencoder_network,
+    text_network,
+    transformer_network,
     with_b4,
 )
 from unlearnbench.errors import UsageError
@@ -73,54 +76,14 @@ _UNET = BaseRecipe(
     clip=1.0,
 )
 _AUTOENCODER = AutoencoderRecipe(
-    network={
-        "block_out_channels": [16, 32],
-        "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2,
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 4,
-    },
+    network=autoencoder_network(16, 32),
     steps=1100,
     batch=64,
     lr=4e-3,
     kl=1e-3,
 )
-_DIT = replace(
-    _UNET,
-    kind="dit",
-    network={
-        "num_layers": 4,
-        "num_attention_heads": 4,
-        "attention_head_dim": 32,
-        "patch_size": 1,
-    },
-    lr=1.5e-3,
-    autoencoder=_AUTOENCODER,
-)
-_TEXT = replace(
-    _UNET,
-    kind="text",
-    network={
-        "unet": {
-            "block_out_channels": [32, 64],
-            "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-            "layers_per_block": 1,
-            "attention_head_dim": 4,
-            "norm_num_groups": 8,
-        },
-        "text_encoder": {
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 12,
-        },
-    },
-    steps=1900,
-    autoencoder=_AUTOENCODER,
-)
+_DIT = replace(_UNET, kind="dit", network=transformer_network(patch=1), lr=1.5e-3, autoencoder=_AUTOENCODER)
+_TEXT = replace(_UNET, kind="text", network=text_network(tokens=12), steps=1900, autoencoder=_AUTOENCODER)
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PROMPTS = Prompts(
     tuple(

@@ -16,6 +16,9 @@ from unlearnbench.datasets.recipes import (
     Profile,
     Protocol,
     RejectingRecipe,
+    autoencoder_network,
+    text_network,
+    transformer_network,
     with_b4,
 )
 
@@ -59,14 +62,7 @@ _CIFAR_JUDGES = {
 
 
 _AUTOENCODER = AutoencoderRecipe(
-    network={
-        "block_out_channels": [8, 16, 32],
-        "down_block_types": ["DownEncoderBlock2D"] * 3,
-        "up_block_types": ["UpDecoderBlock2D"] * 3,
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 4,
-    },
+    network=autoencoder_network(8, 16, 32),
     steps=1500,
     batch=32,
     lr=2e-3,
@@ -79,29 +75,8 @@ def _bases(unet: BaseRecipe) -> dict[str, BaseRecipe]:
     small = replace(
         unet, steps=4000, batch=64, lr=1.5e-3, cosine=True, ema=0.999, precision="fp32", autoencoder=_AUTOENCODER
     )
-    dit = {"num_layers": 4, "num_attention_heads": 4, "attention_head_dim": 32, "patch_size": 2}
-    text = {
-        "unet": {
-            "block_out_channels": [32, 64],
-            "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-            "layers_per_block": 1,
-            "attention_head_dim": 4,
-            "norm_num_groups": 8,
-        },
-        "text_encoder": {
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 16,
-        },
-    }
-    return {
-        "unet": unet,
-        "dit": replace(small, kind="dit", network=dit),
-        "text": replace(small, kind="text", network=text),
-    }
+    networks = {"dit": transformer_network(patch=2), "text": text_network(tokens=16)}
+    return {"unet": unet} | {kind: replace(small, kind=kind, network=network) for kind, network in networks.items()}
 
 
 def _paper(levels: int) -> Profile:

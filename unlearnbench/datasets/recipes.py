@@ -154,6 +154,44 @@ class Profile:
     extractor: ExtractorChoice = "own"
 
 
+def autoencoder_network(*widths: int) -> dict[str, Any]:
+    """Return the network of a small autoencoder: four latent channels, the side halved once per width but one."""
+    return {
+        "block_out_channels": list(widths),
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+    }
+
+
+def transformer_network(patch: int) -> dict[str, Any]:
+    """Return the network of a small diffusion transformer; `patch` is the side of a token in latents."""
+    return {"num_layers": 4, "num_attention_heads": 4, "attention_head_dim": 32, "patch_size": patch}
+
+
+def text_network(tokens: int) -> dict[str, Any]:
+    """Return the networks of a small text-to-image model, whose prompts have at most this many tokens."""
+    return {
+        "unet": {
+            "block_out_channels": [32, 64],
+            "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+            "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+            "layers_per_block": 1,
+            "attention_head_dim": 4,
+            "norm_num_groups": 8,
+        },
+        "text_encoder": {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": tokens,
+        },
+    }
+
+
 def with_b4(profile: Profile) -> Profile:
     """Return the variant of a profile with the FID reference set of SalUn's code, which always drops class 0."""
     protocol = replace(profile.protocol, name=profile.protocol.name + B4, reference=WITHOUT_CLASS_0)
