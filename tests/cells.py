@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from unlearnbench.datasets import Split, load_dataset, profiles
+from unlearnbench.datasets import Source, Split, load_dataset, profiles
 from unlearnbench.datasets import digits as recipe
 from unlearnbench.measure import inputs
+from unlearnbench.models.denoiser import small_recipe
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.spec import NEEDS
 from unlearnbench.run import global_state, jobs, measuring, unlearning
@@ -54,6 +55,22 @@ def tiny_dataset(*, flip=False, bf16=False, unet=None):
         protocol=replace(
             digits.protocol, steps=2, forget_samples=20, retain_samples=8, batch_size=100, precision=precision
         ),
+    )
+
+
+def small_dataset(kind):
+    """Return digits with a tiny model of a kind, trained for a few steps."""
+    digits = load_dataset(Source("digits", model=kind))
+    recipe = small_recipe(digits.base)
+    autoencoder = recipe.autoencoder and replace(recipe.autoencoder, steps=3, batch=8)
+    return replace(
+        digits,
+        load=few_images,
+        base=replace(recipe, steps=3, batch=8, autoencoder=autoencoder),
+        judge=replace(digits.judge, epochs=1),
+        rejecting=replace(digits.rejecting, epochs=1),
+        extractor=replace(digits.extractor, epochs=1),
+        protocol=replace(digits.protocol, steps=2, forget_samples=6, retain_samples=2, batch_size=20),
     )
 
 

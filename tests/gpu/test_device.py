@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
-from tests.cells import ASKED, BOOKKEEPING, PAPERS, run_cell, tiny_dataset
+from tests.cells import ASKED, BOOKKEEPING, PAPERS, run_cell, small_dataset, tiny_dataset
 from tests.gpu.waits import host_waits
 from unlearnbench.cost.meter import Meter
 from unlearnbench.datasets import WEIGHTS, load_dataset
@@ -57,6 +57,14 @@ def cell_job(cache, method, form, channel):
     _, record = run_cell(cache, method, found(), channel, dataset=dataset, metrics=["ua", "fid", "forgotten"])
     values = {name: entry["value"] for name, entry in record["metrics"].items()}
     return values, record["cost"]["forget"]["memory_bytes"], record["probes"]
+
+
+def kind_job(cache, method, kind, channel):
+    """Run a cell of another kind of model, its base model and autoencoder included, and return its metrics."""
+    _, record = run_cell(
+        cache, method, found(), channel, dataset=small_dataset(kind), metrics=["ua", "fid", "forgotten"]
+    )
+    return {name: entry["value"] for name, entry in record["metrics"].items()}
 
 
 def loop_job(cache, method, channel):
@@ -198,3 +206,10 @@ class TestTheMeter:
         meter.instruments.close()
         assert meter.costs["forget"].seconds > 0.2
         assert meter.costs["sample"].seconds < 0.1
+
+
+@pytest.mark.parametrize("kind", ["dit", "text"])
+@pytest.mark.parametrize("method", ["safemax", "esd", "concept_ablation"])
+def test_other_kinds_of_models_run_there(on_device, method, kind):
+    metrics = on_device(kind_job, method, kind)
+    assert all(value is not None for value in metrics.values()), metrics

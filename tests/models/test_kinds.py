@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.cells import few_images, run_cell
+from tests.cells import run_cell, small_dataset
 from unlearnbench.datasets import Source, load_dataset
 from unlearnbench.errors import Unmeasurable, UsageError
 from unlearnbench.models import denoiser as seam
 from unlearnbench.models.base import prepare_base
 from unlearnbench.models.checkpoints import read_checkpoint, write_checkpoint
 from unlearnbench.models.codec import PIXELS
-from unlearnbench.models.denoiser import CPU, Denoiser, Prediction, parts, restored, small_recipe
+from unlearnbench.models.denoiser import CPU, Denoiser, Prediction, parts, restored
 from unlearnbench.models.diffusion import predict_noise
 from unlearnbench.models.saved import open_model
 from unlearnbench.models.weights import NotInWeights, weights_in, weights_of
@@ -47,22 +47,6 @@ class Channel:
         return 0
 
 
-def small(kind):
-    """Return digits with a tiny model of a kind, trained for a few steps."""
-    digits = load_dataset(Source("digits", model=kind))
-    recipe = small_recipe(digits.base)
-    autoencoder = recipe.autoencoder and replace(recipe.autoencoder, steps=3, batch=8)
-    return replace(
-        digits,
-        load=few_images,
-        base=replace(recipe, steps=3, batch=8, autoencoder=autoencoder),
-        judge=replace(digits.judge, epochs=1),
-        rejecting=replace(digits.rejecting, epochs=1),
-        extractor=replace(digits.extractor, epochs=1),
-        protocol=replace(digits.protocol, steps=2, forget_samples=6, retain_samples=2, batch_size=20),
-    )
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Return a function of a kind: the dataset, and the denoiser of its trained base model."""
@@ -70,7 +54,7 @@ def made(tmp_path_factory):
 
     def make(kind):
         if kind not in found:
-            dataset = small(kind)
+            dataset = small_dataset(kind)
             base = prepare_base(dataset, ArtifactStore(folder), CPU, quiet)
             found[kind] = dataset, restored(base.facts, base.tensors, CPU)
         return found[kind]
@@ -537,7 +521,7 @@ ALL = (
 def test_a_fourth_kind_is_one_class(monkeypatch, tmp_path, method):
     """Every method, metric and attack works on it; its class is all that they need."""
     monkeypatch.setitem(seam.KINDS, "scale", f"{__name__}:Scale")
-    digits = small("unet")
+    digits = small_dataset("unet")
     dataset = replace(digits, base=replace(digits.base, kind="scale", network={}))
     metrics = ["ua", "retained", *(ATTACKS if method == "safemax" else ())]
     cell, fields = run_cell(
