@@ -17,8 +17,8 @@ from unlearnbench.plugins.registry import Registry
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real CUDA device is there: see tests/gpu")
 
-METHODS = [plugin.name for plugin in Registry().plugins("method")]
-ATTACKS = [spec.name for spec in Registry().select_metrics("attacks")]
+METHODS = [plugin.name for plugin in Registry().plugins("method") if not plugin.spec.requires]  # on a UNet
+ATTACKS = [spec.name for spec in Registry().select_metrics("attacks") if not spec.is_of_prompts]
 METRICS = [spec.name for spec in Registry().select_metrics("all") if spec.name != "earlier_forgotten"]
 
 

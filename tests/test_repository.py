@@ -104,7 +104,7 @@ def test_committed_tables_come_from_the_committed_records(tmp_path, monkeypatch,
     assert drawn.sub("", whole) == (tmp_path / "report.html").read_text(), f"{reports}/report.html is out of date"
 
 
-@pytest.mark.parametrize("board", ["digits-dit"])
+@pytest.mark.parametrize("board", ["digits-dit", "digits-text"])
 def test_other_kinds_of_models_are_measured_by_eight_methods_on_three_classes(board):
     records = [record for record in read("results")[0].records if record.cell.dataset == board]
     done = {(record.cell.method, record.cell.forget_class) for record in records if record.method["role"] == "method"}

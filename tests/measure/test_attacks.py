@@ -23,7 +23,7 @@ from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cell import Cell
 
 CPU = torch.device("cpu")
-ATTACKS = [spec.name for spec in Registry().select_metrics("attacks")]
+ATTACKS = [spec.name for spec in Registry().select_metrics("attacks") if not spec.is_of_prompts]
 
 
 @pytest.fixture(scope="module")
