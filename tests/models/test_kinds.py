@@ -32,6 +32,11 @@ from unlearnbench.store.cell import UNLEARNED, Cell
 
 KINDS = ("unet", "dit", "text")
 NULL = 10
+FOLDERS = {
+    "unet": {"unet", "scheduler"},
+    "dit": {"transformer", "vae", "scheduler"},
+    "text": {"unet", "vae", "text_encoder", "tokenizer", "scheduler"},
+}
 ATTACKS = ("embedding_search", "class_interpolation", "relearn_1")
 
 
@@ -106,6 +111,8 @@ class TestEveryKind:
         dataset, denoiser = made(kind)
         write_checkpoint(tmp_path / "model", denoiser)
         assert not list((tmp_path / "model").rglob("*.bin"))
+        parts = {path.name for path in (tmp_path / "model").iterdir() if path.is_dir()}
+        assert parts == FOLDERS[kind]
         again = read_checkpoint(str(tmp_path / "model"), dataset)
         assert torch.equal(predicted(again), predicted(denoiser))
         if kind == "unet":
@@ -208,6 +215,8 @@ class TestEveryKind:
             dict(model.named_parameters())[name].add_(1)
         weights = weights_of(model, base, 3, NULL)
         assert len(weights.changed) == 1
+        read = replace(weights, facts=json.loads(json.dumps(weights.facts)))  # as an artifact has them
+        assert read.changed.keys() == weights.changed.keys()
         assert torch.equal(predicted(weights.build(CPU)), predicted(model))
         assert weights_of(copy.deepcopy(base), base, 3, NULL).changed == {}
 

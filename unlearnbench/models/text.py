@@ -131,12 +131,13 @@ class TextToImage(Denoiser):
         return denoiser
 
     _text_recipe: Mapping[str, Any]
-    _encoder: PromptEncoder
+    _trained: tuple[PromptEncoder]
 
     def trainee(self) -> nn.Module:
         """Train the text encoder, which is frozen then, and return the network with the embeddings of all prompts."""
-        self._encoder = PromptEncoder.trained(self.prompts, self._text_recipe)
-        self._encode(self._encoder)
+        encoder = PromptEncoder.trained(self.prompts, self._text_recipe)
+        self._encode(encoder)
+        self._trained = (encoder,)  # in a tuple: it is no part of this module
         return WithAllPrompts(self)
 
     def finish(self) -> None:
@@ -144,10 +145,11 @@ class TextToImage(Denoiser):
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
         autoencoder: Any = self.codec.autoencoder  # type: ignore[attr-defined]
+        (encoder,) = self._trained
         scheduler = DDIMScheduler(**self.noise, clip_sample=False, set_alpha_to_one=True, steps_offset=1)
         with tempfile.TemporaryDirectory() as folder:
             StableDiffusionPipeline(
-                vae=autoencoder, text_encoder=self._encoder.network, tokenizer=self._encoder.tokenizer,
+                vae=autoencoder, text_encoder=encoder.network, tokenizer=encoder.tokenizer,
                 unet=self.network, scheduler=scheduler, safety_checker=None, feature_extractor=None,
                 requires_safety_checker=False,
             ).save_pretrained(folder, safe_serialization=True)  # fmt: skip

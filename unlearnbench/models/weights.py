@@ -11,6 +11,7 @@ from unlearnbench.models.denoiser import CPU, Denoiser, described
 from unlearnbench.models.diffusion import evaluating, predict_noise
 from unlearnbench.models.networks import is_plain, placed
 from unlearnbench.store.artifacts import Artifact, Tensors
+from unlearnbench.store.hashing import digest
 
 PROBES = (0, 333, 666, 999)  # timesteps at which the rebuilt network must predict the same
 TOLERANCE = 1e-3  # of these predictions on CUDA; exact on a CPU
@@ -36,7 +37,7 @@ class Weights:
     def changed(self) -> Tensors:
         """The tensors that differ from the base's; all, where it is another network."""
         theirs = self.base.tensors()
-        if self.facts != described(self.base) or self.tensors.keys() != theirs.keys():
+        if digest(self.facts) != digest(described(self.base)) or self.tensors.keys() != theirs.keys():
             return self.tensors
         return {name: tensor for name, tensor in self.tensors.items() if not torch.equal(tensor, theirs[name])}
 
