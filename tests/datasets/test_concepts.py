@@ -122,6 +122,14 @@ def test_a_missing_file_and_options_that_exclude_it(folder):
         load_dataset(Source(concepts=folder / "pets.toml", data_root=folder))
 
 
+def test_judges_see_mirror_images_only_where_methods_do(folder):
+    concepts = load_dataset(Source(concepts=folder / "pets.toml", protocol="smoke", image_size=8))
+    colours = load_dataset(Source("cifar10", "smoke"))
+    for dataset, mirrored in ((concepts, False), (colours, True)):
+        judges = dataset.judge, dataset.second, dataset.rejecting, dataset.extractor
+        assert [judge.flip for judge in judges] == [mirrored] * 4
+
+
 def test_latents_are_not_clipped():
     for model, clipped in (("unet", True), ("dit", False), ("text", False)):
         source = Source("cifar10", "smoke", model=model)

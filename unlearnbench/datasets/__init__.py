@@ -176,6 +176,12 @@ class Dataset:
         """Return the retained classes of a target that are sampled and compared with their images."""
         return tuple(c for c in target.retained(self.num_classes) if not self.evaluated or c in self.evaluated)
 
+    def unmirrored(self) -> "Dataset":
+        """Return the dataset with judges that see no mirror images either, where its images have none."""
+        names = ("judge", "second", "rejecting", "extractor")
+        mirroring = [name for name in names if not self.flip and getattr(getattr(self, name), "flip", False)]
+        return replace(self, **{name: replace(getattr(self, name), flip=False) for name in mirroring})
+
     def evaluating(self, classes: Sequence[int]) -> "Dataset":
         """Return the dataset with retention measured on some classes alone, of which enough samples are drawn."""
         if not classes:
@@ -314,7 +320,7 @@ def resolve(
         weights=judges.weights,
         prompts=(prompts or prompts_of(names)) if kind in PROMPTED else None,
         labels=labels,
-    ).evaluating(source.evaluated)  # fmt: skip
+    ).unmirrored().evaluating(source.evaluated)  # fmt: skip
 
 
 def _marks(choices: Mapping[str, Any]) -> tuple[str, str]:
