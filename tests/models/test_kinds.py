@@ -423,6 +423,16 @@ class TestGivenPipelines:
         with pytest.raises(UsageError, match="--labels names label 99, but it has 10 classes"):
             read_checkpoint(str(path), replace(named, labels=(7, 0, 99)))
 
+    def test_other_names_are_another_base_model(self, made, folder, tmp_path):
+        """Two folders of as many images may look at other classes of one model."""
+        path, store = folder("dit"), ArtifactStore(tmp_path / "cache")
+        given = replace(made("dit")[0], checkpoint=str(path), choices={"base": "hash of the files"})
+        first, second = (
+            prepare_base(replace(given, class_names=names), store, CPU, quiet) for names in (("7", "0"), ("3", "0"))
+        )
+        assert first.key != second.key
+        assert second.facts["dit"]["rows"] == [3, 0, NULL]
+
     def test_half_the_channels_of_a_network_with_variances_are_the_noise(self, made, folder):
         path, (dataset, denoiser) = folder("dit"), made("dit")
         file = path / "transformer/diffusion_pytorch_model.safetensors"

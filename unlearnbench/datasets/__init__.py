@@ -278,9 +278,7 @@ def resolve(
     names = tuple(class_names)
     judges = _choose_judges(source, profile)
     features = INCEPTION_FEATURES if extractor == "inception" else FEATURES[profile.own.network]
-    protocol = _fitted(profile.protocol, len(names), features, source.batch_size)
-    if kind in LATENT:
-        protocol = replace(protocol, clip_x0=False)
+    protocol = _fitted(profile.protocol, len(names), features, source.batch_size, clips=kind not in LATENT)
     unguided = _lacks_null_class(source.base, len(names))
     labels = parse_labels(source.labels, names, source.base)
     chosen = {
@@ -407,7 +405,7 @@ def kind_in(folder: Path) -> str:
     return PIPELINES[pipeline]
 
 
-def _fitted(protocol: Protocol, classes: int, features: int, batch_size: int | None) -> Protocol:
+def _fitted(protocol: Protocol, classes: int, features: int, batch_size: int | None, *, clips: bool) -> Protocol:
     """Return a protocol with enough samples for FID.
 
     Args:
@@ -415,6 +413,7 @@ def _fitted(protocol: Protocol, classes: int, features: int, batch_size: int | N
         classes: their number; with few of them each gives more samples.
         features: that FID compares.
         batch_size: of sampling, if not the protocol's.
+        clips: whether x0 can be clipped.
 
     Raises:
         UsageError: its reference set would be empty.
@@ -426,8 +425,9 @@ def _fitted(protocol: Protocol, classes: int, features: int, batch_size: int | N
         )
     enough = -(-SAMPLES_PER_FEATURE * features // max(1, classes - 1))
     return replace(
-        protocol, batch_size=batch_size or protocol.batch_size, retain_samples=max(protocol.retain_samples, enough)
-    )
+        protocol, batch_size=batch_size or protocol.batch_size, retain_samples=max(protocol.retain_samples, enough),
+        clip_x0=protocol.clip_x0 and clips,
+    )  # fmt: skip
 
 
 def _check_one_base(source: Source) -> None:

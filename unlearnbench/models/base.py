@@ -20,7 +20,7 @@ from unlearnbench.errors import UsageError, spell_error
 from unlearnbench.models.autoencoder import trained_codec
 from unlearnbench.models.checkpoints import read_checkpoint
 from unlearnbench.models.codec import Codec
-from unlearnbench.models.denoiser import Denoiser, described, untrained
+from unlearnbench.models.denoiser import Denoiser, denoiser_class, described, untrained
 from unlearnbench.models.networks import placed
 from unlearnbench.models.training import DenoiserTraining, Draw, coins, global_rng_kept
 from unlearnbench.protocols import Progress
@@ -96,8 +96,12 @@ def _base_inputs(dataset: Dataset, source: str, device: torch.device) -> dict[st
 
 
 def _given(dataset: Dataset) -> dict[str, Any]:
-    """Return prompts and labels, where a dataset has them, for the key of its base model."""
-    parts = {"prompts": dataset.prompts and dataset.prompts.to_json(), "labels": dataset.labels}
+    """Return prompts and labels, and the names that find labels in a given model, for the key of a base model."""
+    found_by_name = bool(dataset.checkpoint) and denoiser_class(dataset.base.kind).has_more_labels
+    parts = {
+        "prompts": dataset.prompts and dataset.prompts.to_json(), "labels": dataset.labels,
+        "names": dataset.class_names if found_by_name else (),
+    }  # fmt: skip
     return {name: part for name, part in parts.items() if part}
 
 
