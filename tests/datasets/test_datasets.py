@@ -19,6 +19,7 @@ from PIL import Image
 from tests.conftest import fake_record
 from unlearnbench.datasets import DATASETS, Source, load_dataset, protocol_names, title_of
 from unlearnbench.datasets.cifar10 import open_part
+from unlearnbench.datasets.profiles import colour_profiles
 from unlearnbench.datasets.recipes import RETAINED, WITHOUT_CLASS_0
 from unlearnbench.errors import UsageError
 from unlearnbench.measure.inputs import reference_images
@@ -554,6 +555,20 @@ class TestChoices:
         assert len(set(dataset.class_names)) == dataset.num_classes
         assert dataset.image_shape[1] == {"cifar10": 32, "cifar100": 32, "stl10": 64}[kind]
         assert sum(dataset.train_counts) == {"cifar10": 50_000, "cifar100": 50_000, "stl10": 5000}[kind]
+
+    @pytest.mark.parametrize(
+        ("images", "epochs"), [(0, 4), (50_000, 4), (19_200, 4), (19_000, 5), (8000, 10), (2560, 30), (40, 30)]
+    )
+    def test_judges_see_few_images_more_often(self, images, epochs):
+        """600 steps in batches of 128, in 30 epochs at most; 8,000 digits in 4 epochs left a judge at 38 to 88 %."""
+        recipe = colour_profiles((3, 32, 32))["smoke"].rejecting
+        fitted = recipe.fitted(True, (images // 2, images - images // 2) if images else ())
+        assert (fitted.epochs, fitted.flip, recipe.fitted(False, ()).flip) == (epochs, True, False)
+
+    def test_a_record_brings_the_epochs_of_its_judges_back(self):
+        dataset = load_dataset(Source("stl10", "smoke"))
+        assert dataset.judge.epochs == 16
+        assert current_dataset(dataset.to_json(), "smoke").judges_digest == dataset.judges_digest
 
     @pytest.mark.parametrize(
         ("source", "message"),

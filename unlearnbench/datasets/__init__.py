@@ -176,11 +176,17 @@ class Dataset:
         """Return the retained classes of a target that are sampled and compared with their images."""
         return tuple(c for c in target.retained(self.num_classes) if not self.evaluated or c in self.evaluated)
 
-    def unmirrored(self) -> "Dataset":
-        """Return the dataset with judges that see no mirror images either, where its images have none."""
-        names = ("judge", "second", "rejecting", "extractor")
-        mirroring = [name for name in names if not self.flip and getattr(getattr(self, name), "flip", False)]
-        return replace(self, **{name: replace(getattr(self, name), flip=False) for name in mirroring})
+    def with_fitting_judges(self) -> "Dataset":
+        """Return the dataset with judges and extractor that fit its images.
+
+        They see mirror images only where methods do, and a small set of images for more epochs.
+        """
+        recipes = {name: getattr(self, name) for name in ("judge", "second", "rejecting", "extractor")}
+        fitted: dict[str, Any] = {
+            name: recipe.fitted(self.flip, self.train_counts)
+            for name, recipe in recipes.items() if isinstance(recipe, ClassifierRecipe)
+        }  # fmt: skip
+        return replace(self, **fitted)
 
     def evaluating(self, classes: Sequence[int]) -> "Dataset":
         """Return the dataset with retention measured on some classes alone, of which enough samples are drawn."""
@@ -212,6 +218,7 @@ class Dataset:
             "image_shape": list(self.image_shape), "extractor": self.extractor_name, "choices": dict(self.choices),
             "content": self.content, "digest": self.digest, "panel": self.judges_digest,
             **({} if self.prompts is None else {"prompts": self.prompts.to_json()}),
+            **({"train_counts": list(self.train_counts)} if self.train_counts else {}),
         }  # fmt: skip
 
 
@@ -318,7 +325,7 @@ def resolve(
         weights=judges.weights,
         prompts=(prompts or prompts_of(names)) if kind in PROMPTED else None,
         labels=labels,
-    ).unmirrored().evaluating(source.evaluated)  # fmt: skip
+    ).with_fitting_judges().evaluating(source.evaluated)  # fmt: skip
 
 
 def _marks(choices: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,15 +1,13 @@
 """Recipes as data: the training of a dataset's base model and judges, and its protocols."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from unlearnbench.store.cell import Precision
 from unlearnbench.store.records import B4
 
 RETAINED = "all training images of the retained classes"
-
-
 WITHOUT_CLASS_0 = "the first 500 training images of every class but 0 and the forget class (as SalUn's code does)"
 
 
@@ -17,6 +15,7 @@ ExtractorChoice = Literal["inception", "own"]
 PIPELINES = {"DiTPipeline": "dit", "StableDiffusionPipeline": "text"}  # diffusers' pipelines and kinds of models
 PROMPTED = frozenset({"text"})  # kinds of models that take prompts
 LATENT = frozenset({"dit", "text"})  # kinds on latents, which are not in [-1, 1], so that x0 is never clipped
+LEAST_STEPS, MOST_EPOCHS = 600, 30  # of a judge on few images: so many steps, in no more epochs
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,17 @@ class ClassifierRecipe:
     flip: bool = False  # augmentation: horizontal flips
     pretrained: bool = False  # start from ImageNet weights
     revision: int = 1
+
+    def fitted(self, flip: bool, counts: Sequence[int]) -> Self:
+        """Return the recipe for a set of images: mirrored only if they may be, with more epochs if they are few.
+
+        Args:
+            flip: whether the images may be mirrored.
+            counts: training images of each class; empty where not known.
+        """
+        batches = max(1, sum(counts) // self.batch)
+        enough = min(MOST_EPOCHS, -(-LEAST_STEPS // batches)) if counts else 0
+        return replace(self, flip=self.flip and flip, epochs=max(self.epochs, enough))
 
 
 @dataclass(frozen=True)

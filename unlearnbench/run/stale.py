@@ -217,6 +217,7 @@ def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
         dataset = resolve(
             Source(str(facts["kind"]), protocol, **choices), name="", title="", class_names=facts["class_names"],
             image_shape=tuple(facts["image_shape"]), flip=module.FLIP, load=_never, prompts=prompts,
+            train_counts=tuple(facts.get("train_counts", ())),
         )  # fmt: skip
         protocol_now = without_guidance(dataset.protocol) if unguided else dataset.protocol
         given: dict[str, Any] = {
