@@ -78,6 +78,11 @@ def test_classes_without_prompts_are_their_own_labels():
     assert Conditions.from_json(conditions.to_json()) == conditions
 
 
+def test_a_record_of_a_model_on_labels_is_compared_without_prompts(folder):
+    dataset = load_dataset(Source(concepts=folder / "pets.toml", protocol="smoke", image_size=8, model="dit"))
+    assert current_dataset(dataset.to_json(), "smoke").digest == dataset.digest
+
+
 def test_a_record_of_it_is_compared_with_its_prompts(folder):
     source = Source(concepts=folder / "pets.toml", protocol="smoke", image_size=8)
     dataset = load_dataset(source)

@@ -210,9 +210,8 @@ def current_dataset(facts: Mapping[str, Any], protocol: str) -> Dataset | None:
         choices = dict(facts["choices"])
         base, unguided, labels = choices.pop("base", ""), choices.pop("unguided", False), choices.pop("labels", "")
         module = module_of(str(facts["kind"]))
-        prompts = (
-            Prompts.from_json(facts["prompts"]) if choices.pop("concepts", "") else getattr(module, "PROMPTS", None)
-        )
+        recorded = Prompts.from_json(facts["prompts"]) if "prompts" in facts else None  # models on labels have none
+        prompts = recorded if choices.pop("concepts", "") else getattr(module, "PROMPTS", None)
         hashes = {"judge": choices.pop("judge_weights", ""), "second": choices.pop("second_judge_weights", "")}
         dataset = resolve(
             Source(str(facts["kind"]), protocol, **choices), name="", title="", class_names=facts["class_names"],
