@@ -36,9 +36,9 @@ MAIN = "from unlearnbench.cli.commands import main\nmain()\n"
 TINY = "from tests.cells import shrink\nshrink()\n"
 NO_FIGURES = "from unlearnbench.report.figures import drawing\ndrawing.FIGURES = {}\n"  # they take their time
 IMPORTS = (  # of a command, of its cells, and of what they import late
-    "unlearnbench.cli.commands", "unlearnbench.cli.console", "unlearnbench.run.benchmark",
-    "unlearnbench.run.unlearning",
-    "unlearnbench.report.render", "unlearnbench.api", "diffusers.models.unets.unet_2d", "torch_fidelity.metric_fid",
+    "unlearnbench.cli.commands", "unlearnbench.cli.console", "unlearnbench.run.benchmark", "unlearnbench.run.lanes",
+    "unlearnbench.run.unlearning", "unlearnbench.report.render", "unlearnbench.api", "diffusers.models.unets.unet_2d",
+    "torch_fidelity.metric_fid",
     "sklearn.datasets", "sklearn.model_selection", "scipy.linalg", "tests.cells", "unlearnbench.report.figures.drawing",
     "unlearnbench.report.html.view", "unlearnbench.report.write.page",
     "typer._adapters", "pydantic.type_adapter", "jinja2.environment", "tabulate",

@@ -208,11 +208,13 @@ def _records(plan: "Plan", results: Path, execution: "Execution") -> dict[str, R
     from rich.console import Console
 
     from unlearnbench.run.benchmark import Benchmark
+    from unlearnbench.run.lanes import Lanes
     from unlearnbench.run.workers import Workers
 
     _check_thread()
     store = ResultStore(results)
-    summary = Benchmark(plan, Workers(), store, Console(), execution).run()
+    lanes = Lanes(plan, Workers(), store, execution)
+    summary = Benchmark(plan, lanes, store, Console(), execution).run()
     if summary.interrupted:
         raise KeyboardInterrupt
     return {record.cell.id: record for record in store.read().records}

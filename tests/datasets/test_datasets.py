@@ -560,7 +560,7 @@ class TestChoices:
         ("images", "epochs"), [(0, 4), (50_000, 4), (19_200, 4), (19_000, 5), (8000, 10), (2560, 30), (40, 30)]
     )
     def test_judges_see_few_images_more_often(self, images, epochs):
-        """600 steps in batches of 128, in 30 epochs at most; 8,000 digits in 4 epochs left a judge at 38 to 88 %."""
+        """600 steps in batches of 128, in 30 epochs at most; 8,000 digits in 4 epochs left a judge at 48 to 88 %."""
         recipe = colour_profiles((3, 32, 32))["smoke"].rejecting
         fitted = recipe.fitted(True, (images // 2, images - images // 2) if images else ())
         assert (fitted.epochs, fitted.flip, recipe.fitted(False, ()).flip) == (epochs, True, False)

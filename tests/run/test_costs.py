@@ -32,6 +32,7 @@ from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.data.cost import CLOCKED
 from unlearnbench.run.benchmark import Benchmark, Summary
 from unlearnbench.run.execution import Execution
+from unlearnbench.run.lanes import Lanes
 from unlearnbench.run.plan import make_plan
 from unlearnbench.run.workers import Workers
 from unlearnbench.store.provenance import available_cores
@@ -193,11 +194,11 @@ def measure(cache, workers, tmp_path):
         plan = make_plan(Registry(files), methods=methods, classes=classes, source=Source(), **choices)
         plan = replace(plan, dataset=dataset or tiny_dataset())
         store = ResultStore(folder / "results")
-        benchmark = Benchmark(
-            plan, workers, store, Console(file=io.StringIO()), Execution(
-                cache, "auto" if devices else "cpu", devices, tuple(files), rerun, repeats, minutes=SECONDS / 60,
-            ),
-        )  # fmt: skip
+        execution = Execution(
+            cache, "auto" if devices else "cpu", devices, tuple(files), rerun, repeats, minutes=SECONDS / 60
+        )
+        lanes = Lanes(plan, workers, store, execution)
+        benchmark = Benchmark(plan, lanes, store, Console(file=io.StringIO()), execution)
         summary = benchmark.run()
         assert not summary.interrupted, "it hangs"
         return Measured(summary, store.read().records)

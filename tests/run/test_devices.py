@@ -29,6 +29,7 @@ from unlearnbench.run.benchmark import Benchmark
 from unlearnbench.run.devices import named_devices, spell_cores
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.jobs import resolve_devices
+from unlearnbench.run.lanes import Lanes
 from unlearnbench.run.locks import Beside, device_lock
 from unlearnbench.run.plan import make_plan
 from unlearnbench.run.workers import Workers
@@ -283,10 +284,9 @@ def measure(cache, tmp_path_factory):
 
     def measure():
         said = io.StringIO()
-        benchmark = Benchmark(
-            plan, workers, store, Console(file=said, width=200),
-            Execution(cache, devices=LANES, plugin_files=tuple(files), minutes=SECONDS / 60),
-        )  # fmt: skip
+        execution = Execution(cache, devices=LANES, plugin_files=tuple(files), minutes=SECONDS / 60)
+        lanes = Lanes(plan, workers, store, execution)
+        benchmark = Benchmark(plan, lanes, store, Console(file=said, width=200), execution)
         with sharing.alone():
             summary = benchmark.run()
         assert not summary.interrupted, "it hangs"

@@ -619,7 +619,10 @@ def test_it_takes_the_options_of_a_run():
     commands = typer.main.get_command(cli.app).commands
     run, ours = ({name for p in commands[name].params for name in p.opts} for name in ("run", "estimate"))
     assert ours <= run
-    assert run - ours == {"--devices", "--timeout", "--minutes", "--stop-if-weak", "--dry-run", "--no-report", "--out"}
+    assert run - ours == {
+        "--devices", "--timeout", "--minutes", "--stop-if-weak", "--cluster", "--detach", "--print-jobs", "--dry-run",
+        "--no-report", "--out",
+    }  # fmt: skip
 
 
 def test_every_class_where_none_is_named():

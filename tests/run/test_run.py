@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.server import MAIN, SECONDS, Command, fresh_command, run_command
-from unlearnbench.run.benchmark import WEAK
+from unlearnbench.run.course import WEAK
 from unlearnbench.store.records import ResultStore
 
 pytestmark = pytest.mark.usefixtures("cache")

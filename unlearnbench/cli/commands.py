@@ -5,8 +5,6 @@ import io
 import math
 import os
 import sys
-from contextlib import contextmanager
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -14,22 +12,35 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from unlearnbench.cli import options
-from unlearnbench.errors import PluginError, UsageError, one_line, plural, printable, spell_error
+from unlearnbench.cli.cluster import app as cluster_app
+from unlearnbench.cli.cluster import check_options, run_on_cluster
+from unlearnbench.cli.running import (
+    absolute,
+    benchmark,
+    check_results,
+    check_run,
+    check_writable,
+    conclude,
+    echo,
+    execution_of,
+    lanes_of,
+    opened,
+    plan_of,
+    render_all,
+    say,
+    source_of,
+    start,
+)
+from unlearnbench.errors import PluginError, UsageError, one_line, plural, spell_error
 from unlearnbench.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
     from rich.console import Console
 
-    from unlearnbench.datasets import Source
-    from unlearnbench.plugins.registry import Plugin, Registry
-    from unlearnbench.report.data.rendering import Rendering
-    from unlearnbench.run.benchmark import Summary
+    from unlearnbench.plugins.registry import Plugin
     from unlearnbench.run.execution import Execution
     from unlearnbench.run.plan import Plan
     from unlearnbench.run.workers import Workers
-    from unlearnbench.store.records import Reading, Record
 
 app = typer.Typer(
     add_completion=False,
@@ -65,10 +76,12 @@ Listing = Literal["methods", "metrics", "datasets"]
 Kinds = Literal["method"]  # what `new` writes
 Actions = Literal["show", "clean"]  # on the cache
 
-SPELLED_OPTIONS = {"compile_": "compiled"}  # parameters that are not called like the field of a Source
 LONGEST = 4000  # characters of an error
 # replacements for characters that an output cannot show, of the same width, so that tables stay aligned
 SPELLED = {"↓": "v", "↑": "^", "†": "!", "±": "~", "→": ">", "…": "."}
+
+
+app.add_typer(cluster_app, name="cluster")
 
 
 @app.callback(invoke_without_command=True)
@@ -124,6 +137,9 @@ def run(
     timeout: options.Timeout = None,
     minutes: options.Minutes = None,
     stop_if_weak: options.StopIfWeak = False,
+    cluster: options.Cluster = None,
+    detach: options.Detach = False,
+    print_jobs: options.PrintJobs = False,
     dry_run: options.DryRun = False,
     no_report: options.NoReport = False,
     results: options.Results = Path("results"),
@@ -131,75 +147,32 @@ def run(
     save_models: options.SaveModels = None,
 ) -> None:
     """Run every method on every class, and render the report."""
-    console, workers = _start(start_workers=not dry_run)
-    registry, plan = _plan(
-        plugin, _source(context), methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds,
-        base_seeds=base_seeds, sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, retained=retained,
-    )  # fmt: skip
-    _check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
-    execution = _execution(
-        device=device, devices=devices, plugin_files=_absolute(plugin), rerun=rerun, repeats=repeats,
+    check_options(cluster, {"--detach": detach, "--print-jobs": print_jobs, "--minutes": minutes, "--dry-run": dry_run})
+    console, workers = start(start_workers=not dry_run and cluster is None)
+    source = source_of(context)
+    asked: dict[str, Any] = {
+        "methods": methods, "classes": classes, "metrics": metrics, "sweeps": set_ or [], "seeds": seeds,
+        "base_seeds": base_seeds, "sampling_seeds": sampling_seeds, "controls": controls, "sequence": sequence,
+        "retained": retained,
+    }  # fmt: skip
+    registry, plan = plan_of(plugin, source, **asked)
+    check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
+    execution = execution_of(
+        device=device, devices=devices, plugin_files=absolute(plugin), rerun=rerun, repeats=repeats,
         controls=controls, models=save_models, timeout=timeout, minutes=minutes, stop_if_weak=stop_if_weak,
     )  # fmt: skip
+    if cluster is not None:
+        run_on_cluster(
+            cluster, plan, asked, source, execution, results, None if no_report else out, registry, console,
+            detach=detach, print_jobs=print_jobs,
+        )  # fmt: skip
+        return
     if workers is None:
-        return _dry_run(console, plan, results, execution)
-    show = None if no_report else partial(_finish, results, out, registry, console, is_over=False)
-    summary = _benchmark(console, plan, workers, results, execution, show)
-    _conclude(summary, plan, results, None if no_report else out, registry)
-
-
-def _execution(*, models: Path | None, **options: Any) -> "Execution":
-    """Return the execution options of a run; the models' folder becomes an absolute path."""
-    from unlearnbench.run.execution import Execution
-    from unlearnbench.store.cache import default_cache
-
-    _check_devices(options["device"], options.get("devices", ""))
-    return Execution(default_cache(), models=None if models is None else models.absolute(), **options)
-
-
-def _source(context: typer.Context) -> "Source":
-    """Return the dataset that a command's options choose."""
-    from unlearnbench.datasets import Source
-
-    options = {SPELLED_OPTIONS.get(name, name): value for name, value in context.params.items()}
-    return Source(**{field.name: options[field.name] for field in fields(Source) if field.name in options})
-
-
-def _plan(plugin: "Sequence[Path] | None", source: "Source", **asked: Any) -> "tuple[Registry, Plan]":
-    """Return the plugins and the plan of a run.
-
-    Args:
-        plugin: files of plugins.
-        source: the dataset.
-        **asked: the other arguments of `make_plan`.
-    """
-    from unlearnbench.plugins.registry import Registry
-    from unlearnbench.run.plan import make_plan
-
-    registry = Registry(_absolute(plugin))
-    return registry, make_plan(registry, source=source, **asked)
-
-
-def _absolute(paths: "Sequence[Path] | None") -> tuple[Path, ...]:
-    return tuple(path.absolute() for path in paths or [])
-
-
-def _check_run(plan: "Plan", folders: "Mapping[str, Path | None]", stop_if_weak: bool) -> None:
-    """Raise UsageError for problems that would stop a run later, such as a folder that cannot be written."""
-    from unlearnbench.store.cache import check_limit, default_cache
-
-    check_limit()
-    if stop_if_weak and not any(spec.role == "reference" for spec in plan.methods.values()):
-        raise UsageError("--stop-if-weak checks the untouched model: add original to --methods")
-    for option, folder in {**folders, "UNLEARNBENCH_CACHE": default_cache()}.items():
-        if folder is not None:
-            _check_writable(folder, option)
-
-
-def _check_devices(device: str, devices: str) -> None:
-    """Raise UsageError for options on devices that contradict each other."""
-    if devices and device != "auto":
-        raise UsageError("--device names one device and --devices several: give one of them")
+        _dry_run(console, plan, results, execution)
+        return
+    show = None if no_report else partial(render_all, results, out, registry, console, is_over=False)
+    summary = benchmark(console, plan, lanes_of(plan, workers, results, execution), results, execution, show)
+    conclude(summary, plan, results, None if no_report else out, registry)
 
 
 def _dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execution") -> None:
@@ -208,35 +181,7 @@ def _dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execut
     from unlearnbench.store.records import ResultStore
 
     for line in dry_run(plan, ResultStore(results), execution):
-        _say(console, line)
-
-
-def _benchmark(
-    console: "Console", plan: "Plan", workers: "Workers", results: Path, execution: "Execution",
-    show: "Callable[[], object] | None",
-) -> "Summary":  # fmt: skip
-    """Run a plan and return how it went."""
-    from unlearnbench.run.benchmark import Benchmark
-    from unlearnbench.store.records import ResultStore
-
-    return Benchmark(plan, workers, ResultStore(results), console, execution, _check_untouched, show).run()
-
-
-def _check_untouched(record: "Record") -> list[str]:
-    """Return the failed checks of a record of the untouched model."""
-    from unlearnbench.report.tables.controls import untouched_alarms
-
-    return untouched_alarms(record)
-
-
-def _start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
-    """Print the version, and start the process server, which imports in parallel."""
-    from unlearnbench.cli.console import make_console
-    from unlearnbench.run.workers import Workers
-
-    console = make_console()
-    _say(console, f"unlearnbench {__version__}: loading")
-    return console, Workers() if start_workers else None
+        say(console, line)
 
 
 @app.command(cls=options.Sections, epilog=ESTIMATE_EXAMPLES)
@@ -282,17 +227,17 @@ def estimate(
 
     It takes a minute or two and writes nothing. Without --classes, all classes count.
     """
-    console, workers = _start()
+    console, workers = start()
     assert workers is not None
-    _, plan = _plan(
-        plugin, _source(context),
+    _, plan = plan_of(
+        plugin, source_of(context),
         methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
         sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
         retained=retained,
     )  # fmt: skip
-    _check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
-    execution = _execution(
-        device=device, plugin_files=_absolute(plugin), rerun=rerun, repeats=repeats, controls=controls,
+    check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
+    execution = execution_of(
+        device=device, plugin_files=absolute(plugin), rerun=rerun, repeats=repeats, controls=controls,
         models=save_models,
     )  # fmt: skip
     _say_estimate(console, plan, workers, results, execution)
@@ -309,10 +254,10 @@ def _say_estimate(console: "Console", plan: "Plan", workers: "Workers", results:
         outlook = measure(plan, workers, ResultStore(results), console, execution)
     except KeyboardInterrupt:
         ignore_stopping()
-        _say(console, "Stopped. Nothing was written.")
+        say(console, "Stopped. Nothing was written.")
         raise typer.Exit(130) from None
     for line in lines(outlook):
-        _say(console, line)
+        say(console, line)
 
 
 @app.command(cls=options.Sections, epilog=EVALUATE_EXAMPLES)
@@ -365,19 +310,19 @@ def evaluate(
     if name and len(models) > 1:
         raise UsageError("--name names one row: give one model, or let folders name the rows")
     given = [Given.read(model, name) for model in models]
-    console, workers = _start()
-    registry, files = Registry(_absolute(plugin)), _absolute(plugin)
+    console, workers = start()
+    registry, files = Registry(absolute(plugin)), absolute(plugin)
     plan = plan_of_given(
-        registry, given, classes=classes, source=_source(context), metrics=metrics, seed=seed, retained=retained
+        registry, given, classes=classes, source=source_of(context), metrics=metrics, seed=seed, retained=retained
     )
-    _check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
-    execution = _execution(
+    check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
+    execution = execution_of(
         device=device, plugin_files=files, rerun=rerun, controls="none", models=None, timeout=timeout
     )
-    show = None if no_report else partial(_finish, results, out, registry, console, is_over=False)
+    show = None if no_report else partial(render_all, results, out, registry, console, is_over=False)
     assert workers is not None
-    summary = _benchmark(console, plan, workers, results, execution, show)
-    _conclude(summary, plan, results, None if no_report else out, registry)
+    summary = benchmark(console, plan, lanes_of(plan, workers, results, execution), results, execution, show)
+    conclude(summary, plan, results, None if no_report else out, registry)
 
 
 @app.command(cls=options.Sections, epilog=UNLEARN_EXAMPLES)
@@ -409,26 +354,30 @@ def unlearn(
     One model in, one model out, with its card; nothing is measured. Without --base, the dataset's base model is
     trained.
     """
-    console, workers = _start()
+    console, workers = start()
     assert workers is not None
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.run.given import plan_of_unlearning
     from unlearnbench.run.single import unlearn_to
     from unlearnbench.run.workers import ignore_stopping
 
-    registry = Registry(_absolute(plugin))
-    plan = plan_of_unlearning(registry, method, classes=classes, source=_source(context), sweeps=set_ or [], seed=seed)
-    _check_run(plan, {"--out": out}, stop_if_weak=False)
-    execution = _execution(device=device, plugin_files=_absolute(plugin), controls="none", models=None, timeout=timeout)
+    registry = Registry(absolute(plugin))
+    plan = plan_of_unlearning(
+        registry, method, classes=classes, source=source_of(context), sweeps=set_ or [], seed=seed
+    )
+    check_run(plan, {"--out": out}, stop_if_weak=False)
+    execution = execution_of(
+        device=device, plugin_files=absolute(plugin), controls="none", models=None, timeout=timeout
+    )
     record = unlearn_to(out, plan, workers, console, execution)
     if record is None:
         ignore_stopping()
-        _say(console, "Stopped. Nothing was written.")
+        say(console, "Stopped. Nothing was written.")
         raise typer.Exit(130)
     if record.status != "ok":
-        _say(console, record.failure)
+        say(console, record.failure)
         raise typer.Exit(1)
-    _say(console, f"Model: {out} (measure it with 'unlearnbench evaluate {out}')")
+    say(console, f"Model: {out} (measure it with 'unlearnbench evaluate {out}')")
 
 
 @app.command(cls=options.Command)
@@ -450,10 +399,10 @@ def train(
     """
     if steps is not None and minutes is not None:
         raise UsageError("--steps and --minutes both set the length of training: give one of them")
-    console, workers = _start()
+    console, workers = start()
     assert workers is not None
     from unlearnbench.datasets import Source, load_dataset
-    from unlearnbench.run.benchmark import train_base
+    from unlearnbench.run.single import train_base
     from unlearnbench.run.workers import ignore_stopping
     from unlearnbench.store.cache import default_cache
 
@@ -469,16 +418,16 @@ def train(
             concepts=concepts,
         )
     )
-    _check_writable(out, "--out")
+    check_writable(out, "--out")
     losses = train_base(workers, chosen, console, cache=default_cache(), device=device, out=out)
     if losses is None:
         ignore_stopping()
-        _say(console, "Stopped. Run the same command again to resume from the last checkpoint.")
+        say(console, "Stopped. Run the same command again to resume from the last checkpoint.")
         raise typer.Exit(130)
     if losses:
         step, loss = losses[-1]
-        _say(console, f"{plural(step, 'step')}, training loss {loss:.4f} per pixel at the end (1 is predicting zero)")
-    _say(console, f"Base model: {out} (use it with --base {out})")
+        say(console, f"{plural(step, 'step')}, training loss {loss:.4f} per pixel at the end (1 is predicting zero)")
+    say(console, f"Base model: {out} (use it with --base {out})")
 
 
 @app.command(cls=options.Command)
@@ -500,17 +449,17 @@ def convert(
 
     Weights alone are read, no code in the file is run, and the model predicts the same noise.
     """
-    _check_writable(out, "--out")
-    console, _ = _start(start_workers=False)
+    check_writable(out, "--out")
+    console, _ = start(start_workers=False)
     from unlearnbench.models.convert import convert as write_converted
 
     found = write_converted(checkpoint, out, averaged=ema, side=image_size)
-    _say(
+    say(
         console,
         f"{'averaged' if found.averaged else 'last'} weights, {found.parameters / 1e6:.1f} M; "
         f"{plural(found.classes, 'label')} and the null class; {found.side} px",
     )
-    _say(console, f"Model: {out} (use it with --base {out})")
+    say(console, f"Model: {out} (use it with --base {out})")
 
 
 @app.command(cls=options.Command)
@@ -544,12 +493,12 @@ def sample(
         raise UsageError(f"--out {out}: give a name that ends in .png")
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder: give a file in it, such as {out}/grid.png")
-    _check_writable(out.parent, "--out")
+    check_writable(out.parent, "--out")
     if out.exists() and not os.access(out, os.W_OK):
         raise UsageError(f"--out {out} cannot be written: give another name")
     if guidance is not None and not math.isfinite(guidance):
         raise UsageError(f"--guidance takes a finite number, not {guidance}")
-    console, _ = _start(start_workers=False)
+    console, _ = start(start_workers=False)
     import torch
 
     from unlearnbench.models.saved import draw, image_grid, open_model
@@ -563,7 +512,7 @@ def sample(
         images = draw(saved, chosen, n, seed=seed, steps=steps, guidance=guidance, progress=task.progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     image_grid(images).save(out, format="PNG")
-    _say(console, f"{plural(images.shape[0] * n, 'image')}: {out}")
+    say(console, f"{plural(images.shape[0] * n, 'image')}: {out}")
 
 
 def _listing(text: str) -> str:
@@ -593,21 +542,21 @@ def list_(
 
         if what not in ("methods", "metrics"):
             raise UsageError("--cards shows methods or metrics: write 'unlearnbench list metrics --cards'")
-        _echo(page(registry, "method" if what == "methods" else "metric"), nl=False)
+        echo(page(registry, "method" if what == "methods" else "metric"), nl=False)
         return
     for kind in ("methods", "metrics"):
         if what not in (None, kind):
             continue
-        _echo(f"{kind}:")
+        echo(f"{kind}:")
         for entry in registry.plugins("method" if kind == "methods" else "metric"):
             try:
-                _echo(_listed(entry))
+                echo(_listed(entry))
             except PluginError as error:
-                _echo(f"  {entry.name:22} BROKEN ({one_line(entry.origin)}): {one_line(str(error))}")
+                echo(f"  {entry.name:22} BROKEN ({one_line(entry.origin)}): {one_line(str(error))}")
     if what in (None, "datasets"):
-        _echo("datasets:")
+        echo("datasets:")
         for name in DATASETS:
-            _echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
+            echo(f"  {name:22} {title_of(name):42} protocols {', '.join(protocol_names(name))}")
 
 
 def _listed(plugin: "Plugin") -> str:
@@ -640,13 +589,13 @@ def new(
     """Create a runnable method file from a template."""
     from unlearnbench.kit.scaffold import new_method
 
-    _check_writable(out, "--out")
+    check_writable(out, "--out")
     written = new_method(name, out, package=package)
     for path in written.files:
-        _echo(f"wrote {path}")
-    _echo("\nNext:")
+        echo(f"wrote {path}")
+    echo("\nNext:")
     for line in written.commands:
-        _echo(f"  {line}")
+        echo(f"  {line}")
 
 
 @app.command(cls=options.Command)
@@ -665,11 +614,11 @@ def check(
 
     whole = True
     for method, promises in check_methods(target, model).items():
-        _echo(f"{method}:")
+        echo(f"{method}:")
         for promise in promises:
-            _echo(f"  {promise}")
+            echo(f"  {promise}")
         kept = sum(promise.kept is True for promise in promises)
-        _echo(f"{kept} of {len(promises)} promises kept ({time.monotonic() - began:.0f} s)")
+        echo(f"{kept} of {len(promises)} promises kept ({time.monotonic() - began:.0f} s)")
         whole &= kept == len(promises)
     if not whole:
         raise typer.Exit(1)
@@ -690,12 +639,12 @@ def report(
     from unlearnbench.cli.console import make_console, open_page, say_where
     from unlearnbench.plugins.registry import Registry
 
-    _check_results(results)
-    _check_writable(out, "--out")
+    check_results(results)
+    check_writable(out, "--out")
     console = make_console()
     registry = Registry()
     chosen = [spec.name for spec in registry.select_methods(methods)] if methods else []
-    rendering = _finish(results, out, registry, console, chosen)
+    rendering = render_all(results, out, registry, console, chosen)
     say_where(rendering, "Report", console)
     if open_:
         open_page(rendering.html or rendering.pages[0], console)
@@ -719,10 +668,10 @@ def compare(
     from unlearnbench.report.data.published import load_source
 
     load_source(source)  # errors of the command come before missing files
-    _check_results(results)
-    _check_writable(out, "--out")
+    check_results(results)
+    check_writable(out, "--out")
     console = make_console()
-    with _open(results) as (reading, stale):
+    with opened(results) as (reading, stale):
         rendering = compare_with(source, reading, out, stale)
     show(rendering, console)
     say_where(rendering, "Comparison", console)
@@ -739,8 +688,8 @@ def validate(results: options.Results = Path("results")) -> None:
     from unlearnbench.report.render import validation
 
     import_matplotlib()
-    _check_results(results)
-    with _open(results) as (reading, stale):
+    check_results(results)
+    with opened(results) as (reading, stale):
         checked = validation(reading, stale)
     show(checked, make_console())
     if checked.alarms:
@@ -761,10 +710,10 @@ def verify(
     import_matplotlib()
     from unlearnbench.report.verify import verify as verify_table
 
-    with _open(results) as (reading, stale):
+    with opened(results) as (reading, stale):
         verdict = verify_table(table, reading, stale)
     for line in verdict.lines:
-        _echo(line)
+        echo(line)
     if not verdict.holds:
         raise typer.Exit(1)
 
@@ -800,127 +749,9 @@ def cache(
     entries = chosen(root, kind or [], unused_for)
     lines, whole = (shown(root, entries), True) if action == "show" else cleaned(root, entries, dry_run)
     for line in lines:
-        _echo(line)
+        echo(line)
     if not whole:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _open(results: Path, registry: "Registry | None" = None) -> "Iterator[tuple[Reading, frozenset[str]]]":
-    """Read a folder of records; yield them and the ids of cells with stale records."""
-    from unlearnbench.plugins.registry import Registry
-    from unlearnbench.run.stale import stale_ids
-    from unlearnbench.store.records import open_results
-
-    with open_results(results) as reading:
-        yield reading, stale_ids(reading.records, (registry or Registry()).source_hashes())
-
-
-def _check_results(results: Path) -> None:
-    """Raise UsageError unless the folder of records exists."""
-    if results.exists() and not results.is_dir():
-        raise UsageError(f"--results {results} is a file: give the folder that holds the records")
-    if not results.is_dir():
-        raise UsageError(
-            f"there is no results folder {results}: run 'unlearnbench run' first or name one with --results"
-        )
-
-
-def _conclude(summary: "Summary", plan: "Plan", results: Path, out: Path | None, registry: "Registry") -> None:
-    """Print how the run of a plan ended, render its report, and exit with its status; without `out` no report."""
-    from unlearnbench.cli.console import make_console, say_where
-    from unlearnbench.run.workers import ignore_stopping
-
-    console = make_console()
-    if lost := summary.lost:
-        _say(console, _spell_lost(lost, results))
-    if summary.interrupted:
-        if not summary.out_of_time:
-            ignore_stopping()
-        there = max(summary.ran - len(lost), 0)
-        _say(
-            console,
-            f"Stopped. {plural(there, 'cell')} of this run {'is' if there == 1 else 'are'} recorded in {results}: run "
-            "the same command again to resume.",
-        )
-        if summary.out_of_time and summary.ran and out is not None:
-            say_where(_finish(results, out, registry, console), "Report", console)
-        raise typer.Exit(130)
-    if lost and not any(results.glob("*/*.jsonl")):
-        raise typer.Exit(1)  # nothing is left to show
-    if out is not None:
-        _say(console, "rendering the report")
-    rendering = None if out is None else _finish(results, out, registry, console)
-    for record in summary.failed:
-        _say(console, record.failure)
-    if summary.failed:
-        _say(
-            console,
-            f"{len(summary.failed)} of {plural(len(plan.cells), 'cell')} failed; --rerun failed tries them again. "
-            "Tracebacks are in the records.",
-        )
-    if summary.weak:
-        _say(
-            console,
-            "Stopped: the untouched model fails its checks (--stop-if-weak). Train it longer (--base-steps), use "
-            "more images, or give a trained one with --base.",
-        )
-    if rendering is None:
-        _say(console, f"The records are in {results}: render them with 'unlearnbench report --results {results}'.")
-    else:
-        say_where(rendering, "Report", console)
-    key = plan.dataset.name, plan.dataset.protocol.name
-    if summary.failed or summary.weak or lost or (rendering is not None and key in rendering.alarms):
-        raise typer.Exit(1)
-
-
-def _spell_lost(cells: "Sequence[str]", results: Path) -> str:
-    """Return the sentence on records that were removed during the run."""
-    named = ", ".join(cells[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
-    records = "1 record" if len(cells) == 1 else f"{len(cells)} records"
-    return (
-        f"{records} of this run can no longer be read in {results}, since files were removed there during the run "
-        f"({named}): run the same command again to measure them."
-    )
-
-
-def _say(console: "Console", text: str) -> None:
-    """Print a line without markup, colours or wrapping."""
-    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
-def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print lines that may hold text of files, folders or plugins, without control characters."""
-    typer.echo(printable(text), err=err, nl=nl)
-
-
-def _finish(
-    results: Path, out: Path, registry: "Registry", console: "Console", methods: "Sequence[str]" = (), *,
-    is_over: bool = True,
-) -> "Rendering":  # fmt: skip
-    """Render the report and print its main tables; before the run is over, without notes."""
-    from unlearnbench.cli.console import show
-    from unlearnbench.cli.plotting import import_matplotlib
-    from unlearnbench.report.render import render
-
-    import_matplotlib()
-    with _open(results, registry) as (reading, stale):
-        rendering = render(reading, out, stale, methods)
-    show(rendering, console, notes=is_over)
-    return rendering
-
-
-def _check_writable(folder: Path, option: str) -> None:
-    """Raise UsageError unless a folder can be written or made. Makes nothing."""
-    try:
-        path = folder.absolute()
-    except FileNotFoundError as error:
-        raise UsageError("the current folder no longer exists: change to another one") from error
-    existing = next(parent for parent in [path, *path.parents] if parent.exists())
-    if not existing.is_dir():
-        raise UsageError(f"{option} {folder}: {existing} is a file, give a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"{option} {folder}: {existing} cannot be written, give another folder")
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
@@ -939,10 +770,10 @@ def main() -> None:
     try:
         app(prog_name="unlearnbench")
     except UsageError as error:
-        _echo(one_line(f"unlearnbench: {error}", LONGEST), err=True)
+        echo(one_line(f"unlearnbench: {error}", LONGEST), err=True)
         sys.exit(2)
     except (OSError, MemoryError, ImportError) as error:  # a name too long, a full disk; no memory to load torch
-        _echo(f"unlearnbench: the operating system refused: {spell_error(error)}", err=True)
+        echo(f"unlearnbench: the operating system refused: {spell_error(error)}", err=True)
         sys.exit(2)
 
 

@@ -213,6 +213,14 @@ StopIfWeak = Annotated[
     bool, _option(MANNER, "End the run as soon as the untouched model fails its checks.", "--stop-if-weak")
 ]
 NoReport = Annotated[bool, _option(MANNER, "Record the cells, render no report, as for a task of many.", "--no-report")]
+Cluster = Annotated[
+    Path | None,
+    _option(MANNER, "Run as jobs of a cluster, as this YAML file says.", "--cluster", metavar="FILE"),
+]
+Detach = Annotated[bool, _option(MANNER, "With --cluster: submit the jobs, and do not wait for them.", "--detach")]
+PrintJobs = Annotated[
+    bool, _option(MANNER, "With --cluster: write the job scripts, and submit nothing.", "--print-jobs")
+]
 DryRun = Annotated[bool, _option(MANNER, "Check everything, show what would run, and stop.", "--dry-run")]
 
 PaperMethods = Annotated[

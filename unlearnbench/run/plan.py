@@ -51,6 +51,14 @@ class Plan:
         changed = "".join(f", {name}={value}" for name, value in self.overrides[cell.id].items())
         return f"{self.methods[cell.method].title}{changed}"
 
+    def describe(self, cell: Cell) -> str:
+        """Return a cell in words, as it is shown while it runs."""
+        changed = ", ".join(f"{name}={value}" for name, value in self.overrides[cell.id].items())
+        seed = f", seed {cell.seeds.label}" if len({c.seeds for c in self.cells}) > 1 else ""
+        names = [self.dataset.class_names[c] for c in cell.forget_classes]
+        named = "" if names == list(map(str, cell.forget_classes)) else f" {'+'.join(names)}"
+        return f"{cell.method}{f' ({changed})' if changed else ''} forgets {cell.target.label}{named}{seed}"
+
     def metrics_of(self, cell: Cell) -> list[MetricSpec]:
         """Return the metrics that apply to a cell.
 
@@ -240,14 +248,14 @@ class Selection:
         return [record for record in self.kept if record.failure]
 
 
-def select(plan: Plan, records: Sequence[Record], execution: Execution, device: DeviceModel) -> Selection:
+def select(plan: Plan, records: Sequence[Record], execution: Execution, device: DeviceModel | None) -> Selection:
     """Return the cells of a plan to be measured.
 
     Args:
         plan: the cells.
         records: the last one of each cell.
         execution: the options of the run.
-        device: model of the run's device.
+        device: model of the run's device; None where it is not known yet, so that no record counts.
     """
     latest = {record.cell.id: record for record in records}
 
@@ -266,14 +274,18 @@ def select(plan: Plan, records: Sequence[Record], execution: Execution, device: 
     return Selection(todo, parts, list(kept.values()), last)
 
 
-def _needed(plan: Plan, cell: Cell, record: Record | None, execution: Execution, device: DeviceModel) -> Needed | None:
+def _needed(
+    plan: Plan, cell: Cell, record: Record | None, execution: Execution, device: DeviceModel | None
+) -> Needed | None:
     return needed(
         record, execution, sources=plan.source_hashes, metrics=plan.metrics_of(cell), device=device,
         dataset=plan.dataset,
     )  # fmt: skip
 
 
-def _checks_made(plan: Plan, records: Iterable[Record], execution: Execution, device: DeviceModel) -> list[Record]:
+def _checks_made(
+    plan: Plan, records: Iterable[Record], execution: Execution, device: DeviceModel | None
+) -> list[Record]:
     """Return the successful records of controls, of any class."""
     once = replace(execution, repeats=1, models=None)
     settings = {cell.method: cell.settings for cell in plan.cells if cell.id in plan.controls}

@@ -17,6 +17,7 @@ from unlearnbench.errors import one_line, printable
 LINE_SECONDS = (5.0, 10.0)  # between plain lines: in the first minute, and later
 NARROW = 40  # columns below which the text is shortened
 KNOWN_SECONDS, KNOWN_SHARE = 5.0, 0.05  # of a step, before its time left is shown
+MOST_LABELS = 4  # of tasks at once in a line
 LEAST_PART = 6  # columns: a part of the line is left out if it has less
 
 
@@ -153,6 +154,7 @@ class Display:
         self._estimate = Estimate([])
         self._tasks: list[Task] = []
         self._holder = ""  # of the lock that is waited for
+        self.note = ""  # what is going on besides the tasks
         self._started = self._first_cell = time.monotonic()
         self._last_line = 0.0
         # a log is not a window, even where FORCE_COLOR enables colours
@@ -196,7 +198,7 @@ class Display:
     def tick(self, force: bool = False) -> None:
         """Refresh; without a terminal, print a line when the last one is old enough."""
         with self._lock:
-            if self._tasks:
+            if self._tasks or self.note:
                 self._show(self._state(time.monotonic()), force)
 
     def _show(self, state: State, force: bool) -> None:
@@ -209,12 +211,13 @@ class Display:
                 self._print(str(state))
 
     def _state(self, now: float) -> State:
-        left = self._estimate.left(now - self._tasks[0].started)
+        left = self._estimate.left(now - self._tasks[0].started if self._tasks else 0.0)
         alone = len(self._tasks) == 1
         steps = [task.detail + (task.estimate if alone and left is None else "") for task in self._tasks]
         step = " + ".join(text or "start" for text in steps) if any(steps) else ""
-        labels = " + ".join(task.label for task in self._tasks)
-        parts = [*([step] if step else []), labels, f"{spell(now - self._started)} so far"]
+        more = len(self._tasks) - MOST_LABELS
+        labels = " + ".join(task.label for task in self._tasks[:MOST_LABELS]) + (f" + {more} more" if more > 0 else "")
+        parts = [*filter(None, [step, labels, self.note]), f"{spell(now - self._started)} so far"]
         if not self._total:  # a training, without cells
             return State(parts)
         at_once = max(1.0, self._spent / max(now - self._first_cell, 1e-9))  # cells that ran side by side

@@ -142,7 +142,7 @@ class Needed(NamedTuple):
 
 def needed(
     record: Record | None, execution: Execution, *, sources: Mapping[str, str], metrics: Sequence[MetricSpec],
-    device: DeviceModel, dataset: Dataset,
+    device: DeviceModel | None, dataset: Dataset,
 ) -> Needed | None:  # fmt: skip
     """Apply the rerun policy to a cell, given its last record; return None where nothing is to be done.
 
@@ -156,7 +156,9 @@ def needed(
         return Needed(True, attacks, afresh=True)
     if record is None or record.status == "interrupted":
         return Needed(True, attacks)
-    if not record.device_model.matches(device) or record.dataset.get("content", "") != dataset.content:
+    if device is None or not record.device_model.matches(device):
+        return Needed(True, attacks)
+    if record.dataset.get("content", "") != dataset.content:
         return Needed(True, attacks)
     if record.status != "ok":
         stale = is_stale(record, sources, (dataset.digest, dataset.judges_digest))

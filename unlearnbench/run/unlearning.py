@@ -67,16 +67,9 @@ def unlearn_cell(
         The facts of the artifact, with its reference as `artifacts.unlearned`; `made_by`, the cell that unlearned;
         `complete` where the fields are those of the whole cell, measured here.
     """
-    device, meter = begin(device_info, channel)
-    store = ArtifactStore(cache)
+    harness, registry = _opened(cell, dataset, plugin_files, cache, device_info, channel)
+    dataset, base, meter, store = harness.dataset, harness.base, harness.meter, harness.store
     with meter.phase("load"):
-        registry = Registry(plugin_files)
-        dataset = dataset.with_base_seed(cell.base_seed)
-        kept, base, reference = _load_base(dataset, store, device, channel)
-        harness = Harness(
-            dataset, kept, base, digest(reference), cell.method, registry.source_hash("method", cell.method),
-            frozenset(), cell.seed, cell.target, device, store, meter, device_info["identity"], software(), channel,
-        )  # fmt: skip
         found = None if afresh else find_unlearned(harness, cell.settings, repeats)
     if found is not None:
         return _fields(found, staged, harness)
@@ -104,6 +97,44 @@ def unlearn_cell(
         raise
     made = keep_unlearned(harness, cell.settings, weights, {**facts, **_account(harness, again)})
     return _fields(made, staged, harness)
+
+
+def make_shared_priors(
+    cell: Cell, dataset: Dataset, plugin_files: Sequence[Path], cache: Path, device_info: Mapping[str, Any],
+    channel: JobChannel,
+) -> None:  # fmt: skip
+    """Take a method's first step and discard it: the priors that it asks for are in the cache then.
+
+    Args:
+        cell: of the method.
+        dataset: of the cell.
+        plugin_files: files that may hold the method.
+        cache: folder of artifacts.
+        device_info: the device, as `resolve_devices` returns it.
+        channel: shows progress.
+    """
+    harness, registry = _opened(cell, dataset, plugin_files, cache, device_info, channel)
+    method = registry.method(cell.method)
+    with harness.meter.phase("warmup"):
+        rehearse(method, replace(harness, streams=method.streams), cell)
+
+
+def _opened(
+    cell: Cell, dataset: Dataset, plugin_files: Sequence[Path], cache: Path, device_info: Mapping[str, Any],
+    channel: JobChannel,
+) -> tuple[Harness, Registry]:  # fmt: skip
+    """Return the harness of a cell, with the base model on its device, and the plugins, loaded in phase `load`."""
+    device, meter = begin(device_info, channel)
+    store = ArtifactStore(cache)
+    with meter.phase("load"):
+        registry = Registry(plugin_files)
+        dataset = dataset.with_base_seed(cell.base_seed)
+        kept, base, reference = _load_base(dataset, store, device, channel)
+        harness = Harness(
+            dataset, kept, base, digest(reference), cell.method, registry.source_hash("method", cell.method),
+            frozenset(), cell.seed, cell.target, device, store, meter, device_info["identity"], software(), channel,
+        )  # fmt: skip
+    return harness, registry
 
 
 def _now() -> str:

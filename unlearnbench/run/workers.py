@@ -10,6 +10,7 @@ import importlib
 import math
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -56,6 +58,15 @@ class Outcome:
     value: Any = None
     reason: str | None = None
     traceback: str | None = None
+
+
+def expect(outcome: Outcome) -> Any:
+    """Return the value of an indispensable job; raise UsageError where it failed."""
+    if outcome.status != "ok":
+        places = re.findall(r'File "(.+)", line (\d+), in ', outcome.traceback or "")
+        place = f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
+        raise UsageError(f"the run cannot start: {outcome.reason}{place}")
+    return outcome.value
 
 
 class Workers:

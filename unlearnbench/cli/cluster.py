@@ -1,0 +1,257 @@
+"""Runs on a cluster: what `run --cluster` adds to a run, and the commands on such a run."""
+
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unlearnbench.cli import options
+from unlearnbench.cli.running import benchmark, conclude, render_all, say
+from unlearnbench.errors import UsageError, plural
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unlearnbench.datasets import Source
+    from unlearnbench.plugins.registry import Registry
+    from unlearnbench.run.benchmark import Summary
+    from unlearnbench.run.cluster.folder import Attempt, Request, RunFolder
+    from unlearnbench.run.cluster.launcher import ClusterLauncher
+    from unlearnbench.run.execution import Execution
+    from unlearnbench.run.plan import Plan
+
+AGAIN_SECONDS = 3.0  # within which a second Ctrl-C offers to cancel
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="See to runs on a cluster.\n\n'unlearnbench run --cluster FILE' starts one.",
+)  # fmt: skip
+RunName = Annotated[str, typer.Argument(help="Its name; by default the newest that is not over.", metavar="RUN")]
+
+
+def check_options(cluster: Path | None, chosen: "dict[str, Any]") -> None:
+    """Raise UsageError for options of `run` that do not go together with --cluster, or not without it.
+
+    Args:
+        cluster: the cluster file, if there is one.
+        chosen: {option: its value}, false where it was not given.
+    """
+    given = [name for name, value in chosen.items() if value]
+    for name in given:
+        if cluster is None and name in ("--detach", "--print-jobs"):
+            raise UsageError(f"{name} goes with --cluster FILE, which says where the jobs run")
+        if cluster is not None and name == "--minutes":
+            raise UsageError("--minutes ends a run on this machine: the cluster file has minutes and time of its jobs")
+        if cluster is not None and name == "--dry-run":
+            raise UsageError(
+                "--dry-run shows a run on this machine: --print-jobs writes the jobs of a cluster and submits none"
+            )
+    if {"--detach", "--print-jobs"} <= set(given):
+        raise UsageError("--print-jobs submits nothing, so there is nothing to detach from: give one of them")
+
+
+def run_on_cluster(
+    file: Path, plan: "Plan", asked: "dict[str, Any]", source: "Source", execution: "Execution", results: Path,
+    out: Path | None, registry: "Registry", console: "Console", *, detach: bool, print_jobs: bool,
+) -> None:  # fmt: skip
+    """Run a plan on a cluster: submit what is missing, and watch it or not; or write its job scripts.
+
+    Args:
+        file: the cluster file.
+        plan: the cells.
+        asked: the arguments of `make_plan` that it was made of.
+        source: its dataset.
+        execution: the options of the run.
+        results: folder of records.
+        out: folder of the report; None for no report.
+        registry: the plugins.
+        console: shows progress.
+        detach: whether to submit the jobs only.
+        print_jobs: whether to write their scripts only.
+    """
+    from unlearnbench.run.cluster.config import read_config
+    from unlearnbench.run.cluster.folder import Request
+    from unlearnbench.run.cluster.launcher import ClusterLauncher
+    from unlearnbench.store.records import ResultStore
+
+    config, request = read_config(file), Request(asked, source, execution, Path.cwd())
+    launcher = ClusterLauncher(plan, ResultStore(results), request, config, detach=detach, by_hand=print_jobs)
+    _follow(launcher, plan, request, results, out, registry, console)
+
+
+def _follow(
+    launcher: "ClusterLauncher", plan: "Plan", request: "Request", results: Path, out: Path | None,
+    registry: "Registry", console: "Console",
+) -> None:  # fmt: skip
+    """Watch a run, and say how it ended, or how to come back to it."""
+    show = None if out is None else partial(render_all, results, out, registry, console, is_over=False)
+    summary = benchmark(console, plan, launcher, results, request.execution, show)
+    run = launcher.run_folder
+    if run is not None and launcher.scripts:
+        for line in _how_to_submit(run, launcher.scripts, results):
+            say(console, line)
+    elif run is not None and (summary.interrupted or launcher.is_detached):
+        _detach(run, summary, results, console)
+    else:
+        conclude(summary, plan, results, out, registry, launcher.problems)
+
+
+def _detach(run: "RunFolder", summary: "Summary", results: Path, console: "Console") -> None:
+    """Say how to come back to a run; offer to cancel it where Ctrl-C is pressed again."""
+    where = "" if results == Path("results") else f" --results {results}"
+    say(console, f"Detached: run {run.name} goes on without this process. To see to it:")
+    for verb in ("status", "attach", "cancel"):
+        say(console, f"  unlearnbench cluster {verb} {run.name}{where}")
+    if not summary.interrupted:
+        return
+    if summary.signal == signal.SIGINT and sys.stdin.isatty():
+        try:
+            say(console, f"Press Ctrl-C again within {AGAIN_SECONDS:g} seconds to cancel its jobs.")
+            time.sleep(AGAIN_SECONDS)
+        except KeyboardInterrupt:
+            if typer.confirm(f"Cancel the jobs of run {run.name}?"):
+                _cancel(run, console)
+    raise typer.Exit(130)
+
+
+def _how_to_submit(run: "RunFolder", scripts: "list[Path]", results: Path) -> list[str]:
+    """Return what to do with the job scripts of a run."""
+    prepare, parts = scripts
+    where = "" if results == Path("results") else f" --results {results}"
+    return [
+        f"wrote {prepare}", f"wrote {parts} ({plural(len(run.parts), 'job')})", "", "Next:",
+        f"  first=$(sbatch --parsable {prepare})",
+        f"  sbatch --dependency=afterok:$first {parts}",
+        f"  unlearnbench cluster attach {run.name}{where}   # gathers the records, and renders the report at the end",
+    ]  # fmt: skip
+
+
+@app.command(cls=options.Command)
+def status(name: RunName = "", results: options.Results = Path("results")) -> None:
+    """Show how far a run is.
+
+    What its jobs do, what waits for what, and how many cells are finished.
+    """
+    from unlearnbench.cli.running import echo
+    from unlearnbench.run.cluster.folder import find_run
+
+    for line in _status_lines(find_run(results, name)):
+        echo(line)
+
+
+def _status_lines(run: "RunFolder") -> list[str]:
+    """Return the description of a run."""
+    from unlearnbench.cli.tables import table
+    from unlearnbench.run.cluster.engine import engine_of
+    from unlearnbench.run.cluster.folder import PREPARE
+
+    queue, jobs = engine_of(run).queue(), run.jobs()
+    finished = {name: run.finished(name) & set(cells) for name, cells in run.parts.items()}
+    done, every = sum(map(len, finished.values())), sum(map(len, run.parts.values()))
+    rows = []
+    for name in [PREPARE, *run.parts]:
+        job = jobs.get(name, [""])[-1]
+        attempts = run.attempts(name)
+        there = (queue or {}).get(job)
+        last = attempts[-1] if attempts else None
+        cells = f"{len(finished[name])}/{len(run.parts[name])}" if name in finished else ""
+        node = "" if last is None else last.node
+        rows.append([name, cells, job, node, _state(last, None if there is None else f"{there.state} {there.why}")])
+    over = "over" if run.is_closed else "under way"
+    device = run.device
+    lines = [f"run {run.name}: {over}, {done} of {plural(every, 'cell')} finished"]
+    lines += [f"prepared on {device.name}"] if device else []
+    if queue is None:
+        lines.append("the scheduler does not answer, or is not asked: only what the jobs wrote is known")
+    return [*lines, "", *table(rows, ["part", "cells", "job", "node", "state"])]
+
+
+def _state(last: "Attempt | None", queued: str | None) -> str:
+    """Return what a part is at: in the queue's words, and in those of its last job."""
+    from unlearnbench.run.progress import spell
+
+    words = [] if queued is None else [queued.removesuffix(" None").strip().lower()]
+    if last is not None:
+        if refused := last.last("refused"):
+            words.append(str(refused["reason"]))
+        for cell in last.running:
+            words.append(f"{cell} for {spell(time.time() - last.began(cell))}")
+        if not last.running:
+            words += [what for what in ("done", "stop") if last.last(what)]
+    return ", ".join(words) or "not begun"
+
+
+@app.command(cls=options.Command)
+def attach(
+    name: RunName = "",
+    results: options.Results = Path("results"),
+    out: options.Out = Path("reports"),
+    no_report: options.NoReport = False,
+) -> None:
+    """Watch a run and gather its records.
+
+    At the end the report is rendered. Cells of jobs that were lost meanwhile are submitted again. Ctrl-C detaches: the
+    jobs go on.
+    """
+    from unlearnbench.cli.console import make_console
+    from unlearnbench.run.cluster.folder import find_run
+    from unlearnbench.run.cluster.launcher import ClusterLauncher, gather_all
+    from unlearnbench.run.cluster.task import planned
+    from unlearnbench.store.records import ResultStore
+
+    console, run = make_console(), find_run(results, name)
+    store, here = ResultStore(results.absolute()), Path.cwd()
+    if run.is_closed:
+        count = gather_all(run, store)
+        say(console, f"Run {run.name} is over: {count or 'no'} more of its records went to {results}.")
+        return
+    os.chdir(run.request.folder)  # where relative paths start from
+    try:
+        registry, plan = planned(run)
+    finally:
+        os.chdir(here)
+    launcher = ClusterLauncher(plan, store, run.request, run.config, run)
+    _follow(launcher, plan, run.request, results, None if no_report else out, registry, console)
+
+
+@app.command(cls=options.Command)
+def cancel(name: RunName = "", results: options.Results = Path("results")) -> None:
+    """Cancel the jobs of a run.
+
+    The records of its finished cells stay; the command that started it measures what is left.
+    """
+    from unlearnbench.cli.console import make_console
+    from unlearnbench.run.cluster.folder import find_run
+
+    run = find_run(results, name)
+    if run.is_closed:
+        raise UsageError(f"run {run.name} is over: there is nothing to cancel")
+    _cancel(run, make_console())
+
+
+def _cancel(run: "RunFolder", console: "Console") -> None:
+    """Cancel the jobs of a run."""
+    from unlearnbench.run.cluster.launcher import cancel
+    from unlearnbench.store.records import ResultStore
+
+    count = cancel(run, ResultStore(run.results))
+    say(console, f"Cancelled run {run.name}; {plural(count, 'record')} gathered. Run the same command again to go on.")
+    if run.is_by_hand:
+        say(console, "Its jobs were submitted by hand: cancel them there as well.")
+
+
+@app.command(hidden=True, cls=options.Command)
+def task(
+    folder: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="FOLDER")],
+    part: Annotated[str, typer.Argument(help="Name of the part.", metavar="PART")],
+) -> None:
+    """Do the work of one job of a run."""
+    from unlearnbench.run.cluster.task import work
+
+    work(str(folder), part)

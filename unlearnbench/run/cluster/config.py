@@ -1,0 +1,122 @@
+"""The cluster file: how many jobs, how long, with which options of Slurm."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from unlearnbench.errors import UsageError, suggest
+
+Engine = Literal["slurm", "local"]
+Timed = Literal["exclusive", "shared"]
+INSTALL = "install it with 'pip install \"unlearnbench[cluster]\"'"
+OURS = ("array_parallelism", "dependency", "job_name", "nodes", "ntasks_per_node", "use_srun")  # set by the launcher
+LONGEST_LOCAL = 7 * 24 * 60  # minutes, where no time is given
+KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "workers": int, "minutes": (int, float), "retries": int, "slurm": dict, "prepare": dict, "timed": str,
+    "launcher": str,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """A cluster file, read and checked."""
+
+    workers: int  # jobs at once
+    minutes: float | None = None  # that a job's cells should take, where their times are known
+    retries: int = 2  # of a cell or a job that ended without a result
+    slurm: Mapping[str, Any] = field(default_factory=dict)  # options of submitit or sbatch, for all jobs
+    prepare: Mapping[str, Any] = field(default_factory=dict)  # in their place for the job that prepares
+    timed: Timed = "shared"
+    launcher: Engine = "slurm"
+
+    def options(self, *, preparing: bool) -> dict[str, Any]:
+        """Return the options of a job: of the one that prepares, which is not timed, or of one with cells."""
+        if preparing:
+            return {**self.slurm, **self.prepare}
+        return {**self.slurm, **({"exclusive": True} if self.timed == "exclusive" else {})}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON."""
+        return asdict(self)
+
+
+def read_config(path: Path) -> ClusterConfig:
+    """Read a cluster file.
+
+    Raises:
+        UsageError: it cannot be read, or something in it is unknown, missing or of the wrong type.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise UsageError(f"--cluster needs PyYAML: {INSTALL}") from error
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--cluster {path} cannot be read ({error.strerror or error})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--cluster {path} is not a YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict) or "workers" not in content:
+        raise UsageError(f"--cluster {path} needs a line 'workers: N', the number of jobs at once")
+    return config_of(content, f"--cluster {path}")
+
+
+def config_of(content: Mapping[Any, Any], where: str) -> ClusterConfig:
+    """Return the configuration in a mapping, as `ClusterConfig.to_json` returns it or a file has it.
+
+    Raises:
+        UsageError: something in it is unknown or wrong; it begins with `where`.
+    """
+    known = [one.name for one in fields(ClusterConfig)]
+    for name, value in content.items():
+        if name not in known:
+            raise UsageError(f"{where}: {name!r} is not known{suggest(str(name), known)}; known are {', '.join(known)}")
+        if value is None and name == "minutes":
+            continue
+        if not isinstance(value, KINDS[name]) or isinstance(value, bool):
+            raise UsageError(f"{where}: {name} has the wrong type of value, {value!r}")
+    config = ClusterConfig(**content)
+    for name, least in (("workers", 1), ("retries", 0)):
+        if getattr(config, name) < least:
+            raise UsageError(f"{where}: {name} is at least {least}, not {getattr(config, name)}")
+    if config.minutes is not None and not 0 < config.minutes < 1e6:
+        raise UsageError(f"{where}: minutes is a positive number, not {config.minutes}")
+    for name, choices in (("timed", get_args(Timed)), ("launcher", get_args(Engine))):
+        if getattr(config, name) not in choices:
+            raise UsageError(f"{where}: {name} is {' or '.join(choices)}, not {getattr(config, name)!r}")
+    for name in ("slurm", "prepare"):
+        _check_options(getattr(config, name), f"{where}: {name}")
+    return config
+
+
+def _check_options(options: Mapping[Any, Any], where: str) -> None:
+    """Raise UsageError for options that no job can have."""
+    for name, value in options.items():
+        if not isinstance(name, str):
+            raise UsageError(f"{where}: {name!r} is not the name of an option")
+        if (plain := name.replace("-", "_")) in OURS:
+            raise UsageError(f"{where}: the launcher sets {plain} itself: remove it")
+        if plain == "time" and not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+            raise UsageError(f"{where}: time is a whole number of minutes, not {value!r}")
+        if plain == "setup" and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
+            raise UsageError(f"{where}: setup is a list of shell commands")
+        if isinstance(value, Mapping) or (isinstance(value, list) and plain not in ("setup", "srun_args")):
+            raise UsageError(f"{where}: {name} takes one value, not {value!r}")
+
+
+def for_submitit(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as submitit takes them: those that it does not name itself go to sbatch as they are.
+
+    Raises:
+        UsageError: submitit is not installed.
+    """
+    try:
+        from submitit.slurm.slurm import _make_sbatch_string
+    except ImportError as error:
+        raise UsageError(f"--cluster needs submitit: {INSTALL}") from error
+    named = set(inspect.signature(_make_sbatch_string).parameters) - {"command", "folder", "map_count"}
+    plain = {name.replace("-", "_"): value for name, value in options.items()}
+    rest = {name: value for name, value in plain.items() if name not in named}
+    return {**{name: value for name, value in plain.items() if name in named}, "additional_parameters": rest}

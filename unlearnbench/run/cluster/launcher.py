@@ -1,0 +1,396 @@
+"""A cluster as a run's launcher: submits parts, watches what they write, gathers records, and tries again."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from unlearnbench.errors import UsageError, plural
+from unlearnbench.run.cluster.config import ClusterConfig
+from unlearnbench.run.cluster.engine import LOGS, Queued, engine_of, write_scripts
+from unlearnbench.run.cluster.folder import HIDDEN, LAUNCHER, PREPARE, Attempt, Request, RunFolder, runs
+from unlearnbench.run.cluster.gathering import Gathering
+from unlearnbench.run.cluster.packing import known_seconds, packed
+from unlearnbench.run.course import Course
+from unlearnbench.run.plan import Plan, Selection
+from unlearnbench.run.progress import Task
+from unlearnbench.run.recording import Recorder, utc
+from unlearnbench.run.workers import Outcome
+from unlearnbench.store.cell import Cell
+from unlearnbench.store.records import DeviceModel, Record, ResultStore
+from unlearnbench.store.scratch import remove
+
+READ_SECONDS, TURN_SECONDS = 1.0, 0.2  # between looks at what jobs wrote, and at the run's own end
+ASK_SECONDS = (2.0, 10.0)  # between questions to the scheduler: in the first minutes, and later
+SOON_SECONDS = 180.0
+ABSENT = 2  # answers in a row without a job, before it counts as gone
+END_SECONDS = 60.0  # for cancelled jobs to end
+CANCELLED, OUT_OF_MEMORY, TIMEOUT = "CANCELLED", "OUT_OF_MEMORY", "TIMEOUT"  # Slurm's words
+NO_WORD = "the scheduler does not say why"
+
+
+@dataclass
+class Part:
+    """A part of a run, as the launcher knows it."""
+
+    name: str
+    cells: dict[str, Cell]  # by id, in the order of the run; without those that were given up
+    job: str = ""
+    absent: int = 0  # answers in a row without its job
+    idle: int = 0  # jobs in a row that finished no cell
+    at_submission: int = 0  # cells that were finished then
+    done: set[str] = field(default_factory=set)  # ids of finished cells
+    latest: dict[str, Record] = field(default_factory=dict)  # of any of its cells
+
+    @property
+    def left(self) -> list[str]:
+        """The ids of the cells that are not finished."""
+        return [name for name in self.cells if name not in self.done]
+
+
+class ClusterLauncher:
+    """Runs the cells of a plan as jobs of a cluster, or goes on with a run whose jobs are there."""
+
+    def __init__(
+        self, plan: Plan, store: ResultStore, request: Request, config: ClusterConfig, run: RunFolder | None = None, *,
+        detach: bool = False, by_hand: bool = False,
+    ) -> None:  # fmt: skip
+        """Prepare a run.
+
+        Args:
+            plan: the cells.
+            store: takes the records.
+            request: what was asked.
+            config: the cluster file.
+            run: a run to go on with; None for a new one.
+            detach: do not watch it.
+            by_hand: only write its job scripts.
+        """
+        self._plan, self._store, self._request, self._config, self.run_folder = plan, store, request, config, run
+        self.is_detached, self._by_hand, self.scripts = detach, by_hand, list[Path]()
+        self._began = time.monotonic()
+        self._asked = self._read = 0.0  # when the scheduler was asked, and the jobs' files read
+        self._shown: dict[str, tuple[Task, ExitStack]] = {}  # cell -> its line
+        self.problems: list[str] = []  # why cells have no result
+
+    @contextmanager
+    def opened(self, course: Course) -> Iterator[DeviceModel | None]:
+        """Yield the model of the devices, as far as an earlier run with the same options has found it."""
+        self._course, self._display = course, course.display
+        yield self.run_folder.device if self.run_folder else device_of_earlier(self._store.root, self._config)
+
+    def run(self, selection: Selection) -> None:
+        """Submit the selected cells, or attach to the run's, and gather their records until all are there."""
+        run = self.run_folder = self.run_folder or self._submit(selection)
+        if run is None or self.is_detached or self.scripts:
+            return
+        self._engine = engine_of(run)
+        with _watching(run):
+            self._gathering = Gathering(run, self._store)
+            self._parts = [self._part(run, name, set(cells)) for name, cells in run.parts.items()]
+            self._course.expect([part.cells[name] for part in self._parts for name in part.left])
+            try:
+                self._watch(run)
+            except KeyboardInterrupt:
+                raise  # the jobs go on
+            except BaseException:
+                cancel(run, self._store)
+                raise
+            finally:
+                self._course.showing.end()
+                for _, stack in self._shown.values():
+                    stack.close()
+
+    def _submit(self, selection: Selection) -> RunFolder | None:
+        """Make the run's folder and submit its jobs; return None where nothing is left to do."""
+        with _submitting(self._store.root):
+            run = self._create(selection)
+            if run is None:
+                return None
+            if self._by_hand:
+                self.scripts = write_scripts(run)
+                return run
+            engine = engine_of(run)
+            try:
+                first = engine.submit([PREPARE], self._config.options(preparing=True))[PREPARE]
+                try:
+                    engine.submit(list(run.parts), self._config.options(preparing=False), after=first)
+                except UsageError:
+                    engine.cancel([first])
+                    raise
+            except UsageError:
+                remove(run.path)
+                raise
+        cells = sum(map(len, run.parts.values()))
+        self._display.say(
+            f"run {run.name}: {plural(cells, 'cell')} in {plural(len(run.parts), 'job')}, at most "
+            f"{self._config.workers} at once, after job {first}, which prepares them; logs: {run.path / LOGS}"
+        )
+        return run
+
+    def _create(self, selection: Selection) -> RunFolder | None:
+        """Make the folder of a run; return None where nothing is left to do."""
+        todo = self._not_under_way(selection.todo)
+        if not todo:
+            return None
+        device = device_of_earlier(self._store.root, self._config)
+        seconds = known_seconds(self._store.read().records, self._plan, device)
+        minutes = None if self._config.launcher == "local" else self._config.minutes
+        parts = [[cell.id for cell in part] for part in packed(todo, seconds, self._config.workers, minutes)]
+        return RunFolder.create(self._store.root, self._request, self._config, parts, by_hand=self._by_hand)
+
+    def _not_under_way(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Return the cells that no other run of this folder is about to measure."""
+        taken: set[str] = set()
+        for other in runs(self._store.root):
+            if here := under_way(other) & {cell.id for cell in cells}:
+                self._display.say(
+                    f"{plural(len(here), 'cell')} {'is' if len(here) == 1 else 'are'} under way in run {other.name} "
+                    f"and left to it: 'unlearnbench cluster attach {other.name}' gathers them"
+                )
+                taken |= here
+        return [cell for cell in cells if cell.id not in taken]
+
+    def _part(self, run: RunFolder, name: str, cells: set[str]) -> Part:
+        """Return a part; the cells that an earlier launcher gathered are done."""
+        part = Part(name, {cell.id: cell for cell in self._plan.cells if cell.id in cells})
+        part.job = run.jobs().get(name, [""])[-1]
+        finished = run.finished(name)
+        for record in self._gathering.new(name, self._display.warn):
+            self._receive(part, record)
+        part.done = {one for one in finished if one in part.latest and self._gathering.is_old(part.latest[one])}
+        part.at_submission = len(part.done)
+        return part
+
+    def _watch(self, run: RunFolder) -> None:
+        """Follow the jobs until no part has cells left that can be run."""
+        preparing = Part(PREPARE, {}, run.jobs().get(PREPARE, [""])[-1])
+        while any(part.left for part in self._parts):
+            if time.monotonic() - self._read >= READ_SECONDS:
+                self._read = time.monotonic()
+                for part in self._parts:
+                    self._gather(run, part)
+            if (queue := self._queue()) is not None:
+                if run.is_closed:
+                    raise UsageError(f"run {run.name} was cancelled: run the same command again to measure the rest")
+                if run.prepared is None and self._is_gone(preparing, queue):
+                    self._fail_preparation(run, preparing)
+                for part in self._parts:
+                    if part.left and self._is_gone(part, queue):
+                        self._settle(run, part)
+                self._note(run, queue)
+            self._course.turn()
+            time.sleep(TURN_SECONDS)
+        self._display.note = ""
+        run.close()
+
+    def _gather(self, run: RunFolder, part: Part) -> None:
+        """Take what a part's jobs have written since the last time, and show what they are at."""
+        if not part.left:
+            return
+        attempts = run.attempts(part.name)
+        finished = run.finished(part.name)  # before the records, which are written first
+        for record in self._gathering.new(part.name, self._display.warn):
+            self._receive(part, record)
+        for name in part.left:
+            if name in finished and name in part.latest:
+                self._finish(part, part.latest[name], attempts)
+        last = attempts[-1] if attempts else None
+        running = [] if last is None else last.running
+        for name in part.cells:
+            if name in self._shown and name not in running:
+                self._shown.pop(name)[1].close()
+        for name in running:
+            if name in part.left:
+                self._line(part.cells[name], last)
+        if last is not None and run.is_by_hand and (reason := last.last("refused").get("reason")):
+            self._give_up(part, part.left, reason)
+
+    def _receive(self, part: Part, record: Record) -> None:
+        """Take a record of a part: one of an interruption only counts if the cell is given up."""
+        if record.status != "interrupted" or record.cell.id not in part.latest:
+            part.latest[record.cell.id] = record
+        if record.status != "interrupted":
+            self._gathering.keep(record)
+
+    def _finish(self, part: Part, record: Record, attempts: Sequence[Attempt]) -> None:
+        """Report a finished cell."""
+        part.done.add(record.cell.id)
+        attempt = next((one for one in reversed(attempts) if record.cell.id in one.begun), None)
+        task, stack = self._line(record.cell, attempt)
+        seconds = record.wall_seconds if record.wall_seconds is not None else time.monotonic() - task.started
+        self._course.finish(record, task, seconds)
+        self._course.showing.finish(record.cell)
+        stack.close()
+        del self._shown[record.cell.id]
+
+    def _line(self, cell: Cell, attempt: Attempt | None) -> tuple[Task, ExitStack]:
+        """Return the line of a cell in the display, made if there is none."""
+        if cell.id not in self._shown:
+            stack = ExitStack()
+            where = f" on {attempt.node}" if attempt and attempt.node else ""
+            task = stack.enter_context(self._display.task(f"{self._plan.describe(cell)}{where}"))
+            if attempt is not None:
+                task.started -= max(time.time() - attempt.began(cell.id), 0.0)
+            self._shown[cell.id] = task, stack
+        return self._shown[cell.id]
+
+    def _queue(self) -> dict[str, Queued] | None:
+        """Return the queue, if it is time to ask and the scheduler answers."""
+        now = time.monotonic()
+        if now - self._asked < ASK_SECONDS[now - self._began > SOON_SECONDS]:
+            return None
+        self._asked = now
+        return self._engine.queue()
+
+    def _is_gone(self, part: Part, queue: dict[str, Queued]) -> bool:
+        """Say whether a part's job has left the queue."""
+        part.absent = 0 if part.job in queue else part.absent + 1
+        return part.absent >= ABSENT
+
+    def _settle(self, run: RunFolder, part: Part) -> None:
+        """Decide on a part whose job is gone: what its running cell died of, and whether the rest runs again."""
+        word = self._engine.ending(part.job)
+        last = next((one for one in reversed(run.attempts(part.name)) if one.job == part.job), None)
+        if last is not None:
+            self._blame(run, part, last, word)
+        self._gather(run, part)
+        if not part.left:
+            return
+        part.idle = 0 if len(part.done) > part.at_submission else part.idle + 1
+        tries = Counter(name for attempt in run.attempts(part.name) for name in attempt.begun)
+        retries = run.config.retries
+        refused = "" if last is None else last.last("refused").get("reason", "")
+        ended = f"job {part.job} ended ({word or NO_WORD})"
+        if refused or word.startswith(CANCELLED) or part.idle > retries:
+            self._give_up(part, part.left, refused or f"{ended}, {part.idle} in a row without a result")
+            return
+        self._give_up(part, [name for name in part.left if tries[name] > retries], f"{ended}: begun for the last time")
+        if part.left:
+            again = f"{plural(len(part.left), 'cell')} {'is' if len(part.left) == 1 else 'are'} submitted again"
+            self._display.warn(f"{ended}: {again}")
+            part.job = self._engine.submit([part.name], run.config.options(preparing=False))[part.name]
+            part.absent, part.at_submission = 0, len(part.done)
+
+    def _blame(self, run: RunFolder, part: Part, last: Attempt, word: str) -> None:
+        """Record the cell that was running when its job vanished, if the scheduler says that it is to blame."""
+        if len(last.running) != 1 or (name := last.running[0]) not in part.left or name in run.finished(part.name):
+            return  # of several at once, nobody knows which is to blame
+        if word.startswith(OUT_OF_MEMORY):
+            outcome = Outcome("oom", reason=f"Slurm ended its job {last.job} on {last.node}: out of memory")
+        elif word.startswith(TIMEOUT) and len(last.begun) == 1:
+            outcome = Outcome("timeout", reason=f"it takes longer than the time of its job, {last.job} on {last.node}")
+        else:
+            return
+        began, identity = last.began(name), last.last("device")["identity"]
+        record = Recorder(self._plan, {"node": last.node}).record(
+            part.cells[name], outcome, identity, started=utc(began), seconds=time.time() - began
+        )
+        ResultStore(run.path / part.name / LAUNCHER).append(record)
+
+    def _give_up(self, part: Part, cells: Sequence[str], reason: str) -> None:
+        """Leave cells without a result; what is known of them is that they were interrupted."""
+        if not cells:
+            return
+        for name in cells:
+            if name in part.latest:
+                self._gathering.keep(part.latest[name])
+        self.problems.append(f"not measured: {cells[0]}{f' and {len(cells) - 1} more' if cells[1:] else ''}: {reason}")
+        self._display.warn(self.problems[-1])
+        part.cells = {name: cell for name, cell in part.cells.items() if name not in cells}
+
+    def _fail_preparation(self, run: RunFolder, preparing: Part) -> None:
+        """Raise UsageError with the reason why nothing was prepared."""
+        attempts = run.attempts(PREPARE)
+        word = self._engine.ending(preparing.job)
+        if run.prepared is not None:  # it was the last thing that it wrote
+            return
+        refused = attempts[-1].last("refused").get("reason", "") if attempts else ""
+        raise UsageError(
+            f"the run cannot start: {refused}" if refused else
+            f"the run cannot start: job {preparing.job}, which prepares it, ended early ({word or NO_WORD}); see its "
+            f"log in {run.path / LOGS}"
+        )  # fmt: skip
+
+    def _note(self, run: RunFolder, queue: dict[str, Queued]) -> None:
+        """Tell the display what waits, and for what."""
+        jobs = [queue[part.job] for part in self._parts if part.left and part.job in queue]
+        waiting = [job for job in jobs if job.state == "PENDING"]
+        why = next((job.why for job in waiting if job.why not in ("None", "Dependency")), "")
+        prepares = "" if run.prepared else "base model, judges and what targets share are being made"
+        waits = f"{plural(len(waiting), 'job')} waiting{f' ({why})' if why else ''}" if waiting else ""
+        self._display.note = "; ".join(filter(None, [prepares, waits]))
+
+
+def device_of_earlier(results: Path, config: ClusterConfig) -> DeviceModel | None:
+    """Return the device that the last run with the same options of jobs found; None where there is none."""
+    for run in runs(results):
+        same = (run.config.launcher, run.config.slurm) == (config.launcher, config.slurm)
+        if same and (device := run.device) is not None:
+            return device
+    return None
+
+
+def under_way(run: RunFolder) -> set[str]:
+    """Return the ids of the cells that jobs in the queue have still to finish."""
+    if run.is_closed:
+        return set()
+    queue, jobs = engine_of(run).queue() or {}, run.jobs()
+    live = [name for name in run.parts if any(job in queue for job in jobs.get(name, []))]
+    return {cell for name in live for cell in run.parts[name]} - {cell for name in live for cell in run.finished(name)}
+
+
+def cancel(run: RunFolder, store: ResultStore) -> int:
+    """Cancel the jobs of a run, wait for their end and gather what they have; return the number of records gathered.
+
+    Raises:
+        UsageError: the scheduler does not answer.
+    """
+    engine = engine_of(run)
+    jobs = [job for several in run.jobs().values() for job in several]
+    engine.cancel(jobs)
+    run.close()
+    end = time.monotonic() + END_SECONDS
+    while set(engine.queue() or {}) & set(jobs) and time.monotonic() < end:
+        time.sleep(TURN_SECONDS)
+    return gather_all(run, store)
+
+
+def gather_all(run: RunFolder, store: ResultStore, warn: Callable[[str], None] = lambda text: None) -> int:
+    """Move all records of a run to the results, those of interrupted cells included; return the number of new ones."""
+    gathering, count = Gathering(run, store), 0
+    for part in run.parts:
+        for record in gathering.new(part, warn):
+            count += gathering.keep(record)
+    return count
+
+
+@contextmanager
+def _submitting(results: Path) -> Iterator[None]:
+    """Let one launcher at a time choose its cells."""
+    folder = results / HIDDEN
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder} ({error.strerror or error}): choose other --results") from error
+    with FileLock(folder / "submit.lock"):
+        yield
+
+
+@contextmanager
+def _watching(run: RunFolder) -> Iterator[None]:
+    """Be the only launcher of a run.
+
+    Raises:
+        UsageError: another one is.
+    """
+    try:
+        held = FileLock(run.path / "watch.lock").acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"another process watches run {run.name} already: it gathers the records") from None
+    with held:
+        yield
