@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,10 @@ class RunFolder:
         """Return the ids of the cells of a part that no further attempt is to run."""
         blamed = ResultStore(self.path / part / LAUNCHER).read().records
         return {name for attempt in self.attempts(part) for name in attempt.ended} | {one.cell.id for one in blamed}
+
+    def idle_attempts(self, part: str) -> int:
+        """Return how many attempts at a part in a row, the last ones, finished no cell."""
+        return len(list(takewhile(lambda attempt: not attempt.ended, reversed(self.attempts(part)))))
 
     def records(self, part: str) -> list[Record]:
         """Return the records of a part, the last one of each cell."""

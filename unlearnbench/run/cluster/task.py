@@ -82,7 +82,8 @@ def work(folder: str, part: str) -> None:
         raise SystemExit(REFUSED) from error
     journal.write("stop" if summary.interrupted else "done", signal=summary.signal)
     if summary.interrupted:
-        if summary.signal == signal.SIGUSR2 and job.is_slurm:  # its time is nearly up
+        is_late = summary.signal == signal.SIGUSR2  # its time is nearly up
+        if is_late and job.is_slurm and run.idle_attempts(part) <= run.config.retries:
             job.requeue()
         raise SystemExit(128 + (summary.signal or signal.SIGINT))  # returning would count as success
 
