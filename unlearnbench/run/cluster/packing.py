@@ -48,9 +48,11 @@ def packed(
         minutes: that a part should take; None for one part per worker.
     """
     typical = fmean(seconds.values()) if seconds else 1.0
+    sequences = {(kind_of(cell), cell.seeds) for cell in cells if cell.earlier}
     groups: dict[object, list[Cell]] = {}
     for cell in sorted(cells, key=kind_of):
-        groups.setdefault((kind_of(cell), cell.seeds) if cell.earlier else cell.id, []).append(cell)
+        alike = kind_of(cell), cell.seeds
+        groups.setdefault(alike if alike in sequences else cell.id, []).append(cell)
     weights = [(sum(seconds.get(kind_of(cell), typical) for cell in group), group) for group in groups.values()]
     total = sum(weight for weight, _ in weights)
     wanted = math.ceil(total / (60 * minutes)) if minutes and seconds else 1
