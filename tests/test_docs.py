@@ -125,15 +125,13 @@ COMMANDS = {
     "unlearnbench unlearn --method safemax --class 3 --out forgot3": short("--set safemax.steps=2"),
     "unlearnbench evaluate forgot3": short("--metrics ua"),
     "unlearnbench sample my-models/digits-safemax-c3-* --class 3 --n 64 --out grid.png": short("--n 4"),
-    "export UNLEARNBENCH_CACHE=$PWD/cluster-cache": short("", {"$PWD/cluster-cache": "$UNLEARNBENCH_CACHE"}),
-    'unlearnbench run --dataset cifar10 --protocol fast --methods "${METHODS:-all}" --classes "$SLURM_ARRAY_TASK_ID" '
-    '--minutes 450 --results cluster-results --out "${TMPDIR:-/tmp}/unlearn-report-$SLURM_ARRAY_TASK_ID"': short(
-        "--dataset digits --protocol digits-ddim25 --metrics ua --controls none", {":-all": ":-original"}
+    "unlearnbench run --dataset cifar10 --protocol fast --methods all --classes 0-9 --cluster slurm.yaml --detach": short(
+        "--dataset digits --protocol digits-ddim25 --methods original --classes 0,1 --metrics ua --controls none "
+        "--results cluster-results"
     ),
-    "first=$(sbatch --parsable --array=0 --export=ALL,METHODS=original unlearn.sh)": short(),
-    "sbatch --dependency=afterok:$first unlearn.sh": short(),
-    "unlearnbench report --results cluster-results --out cluster-reports": short(),
-    'for file in task-*/*/*.jsonl; do\n    mkdir -p "$(dirname "all-results/${file#*/}")" && '
+    "unlearnbench cluster status": short("--results cluster-results"),
+    "unlearnbench cluster attach": short("--results cluster-results"),
+    'for file in part-*/*/*.jsonl; do\n    mkdir -p "$(dirname "all-results/${file#*/}")" && '
     'awk 1 "$file" >> "all-results/${file#*/}"\ndone': short(),
     "unlearnbench report --results all-results --out all-reports": short(),
 }
@@ -145,13 +143,9 @@ def commands(code):
     return re.findall(r"^for [\s\S]*?^done$|^[^#\s].*$", code, re.MULTILINE)
 
 
-BLOCKS = [
-    (page, *found)
-    for page, text in PAGES.items()
-    for found in re.findall(r"(?:<!-- file:(\S+) -->\n)?```bash\n(.*?)```", text, re.DOTALL)
-]
-GIVEN = [command for _, _, code in BLOCKS for command in commands(code)]
-RUN = [(page, c) for page, file, code in BLOCKS for c in commands(code) if not file and c in COMMANDS]
+BLOCKS = [(page, code) for page, text in PAGES.items() for code in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
+GIVEN = [command for _, code in BLOCKS for command in commands(code)]
+RUN = [(page, command) for page, code in BLOCKS for command in commands(code) if command in COMMANDS]
 # The tests that CONTRIBUTING.md calls fast: their files are there, and no command of the tables.
 SUBSET = re.compile(r"\.venv/bin/pytest (.+)")
 
@@ -221,13 +215,6 @@ unlearnbench() {
     read -r status < "$PIPES/answer"
     return "$status"
 }
-sbatch() (
-    SLURM_ARRAY_TASK_ID=1
-    [[ "$*" == *--array=0* ]] && SLURM_ARRAY_TASK_ID=0
-    [[ "$*" =~ --export=ALL,([A-Z]+=[a-z]+) ]] && export "${BASH_REMATCH[1]}"
-    export SLURM_ARRAY_TASK_ID
-    bash -euo pipefail "${!#}" >&2 && echo 4711
-)
 export -f unlearnbench
 export BROWSER=true NO_COLOR=1
 """
@@ -244,6 +231,7 @@ def furnish(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(k).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
     (folder / "pets.toml").write_text(block("file:pets.toml"))
+    (folder / "slurm.yaml").write_text("workers: 2\nlauncher: local\n")
     few = {"protocol": "smoke", "image_size": 8}
     given = {"my-dit": Source("imagefolder", data_root=folder / "photos", model="dit", **few)}
     given["my-stable-diffusion"] = Source(concepts=folder / "pets.toml", **few)
@@ -256,10 +244,6 @@ def furnish(folder):
         write_checkpoint(folder / name, denoiser)
     (folder / "ckpts").mkdir()
     torch.save([ConditionalModel(mult=(1, 1)).state_dict()], folder / "ckpts" / "ckpt.pth")
-    for _, file, code in BLOCKS:
-        if file:
-            kept = [line for line in code.splitlines() if line.startswith("#")]
-            (folder / file).write_text("\n".join([*kept, *map(small, commands(code))]) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -276,18 +260,16 @@ def ran(tmp_path_factory, cache):
     with (pipes / "log").open("w+") as log:
         server = Command(folder, pipes, code=SERVER, tiny=False, figures=True, output=log.fileno(), **more)
         try:
-            before = ""
             for _, command in RUN:
-                if "task-" in command:
+                if "part-" in command:
                     share(folder)
                 assert server.poll() is None, (pipes / "log").read_text()
                 log.seek(0), log.truncate()
-                text = f"{SHELL}\n{before}\n{small(command)}"
+                text = f"{SHELL}\n{small(command)}"
                 done = subprocess.run(
                     ["bash", "-uo", "pipefail", "-c", text], cwd=folder, env={**os.environ, **more}, stdout=log,
                     stderr=log, timeout=SECONDS, check=False,
                 )  # fmt: skip
-                before = "first=4711" if command.startswith("first=") else before
                 found[command] = done.returncode, (pipes / "log").read_text()
         finally:
             server.send_signal(signal.SIGKILL)
@@ -296,14 +278,14 @@ def ran(tmp_path_factory, cache):
 
 
 def share(folder):
-    """Make a folder of results for each task out of the shared one; task 0 was killed within a line."""
+    """Make a folder of results for each of two runs out of the shared one; the first was killed within a line."""
     for path in (folder / "cluster-results").glob("*/*.jsonl"):
         for line in path.read_text().splitlines(keepends=True):
-            task = json.loads(line)["cell"]["forget_class"]
-            alone = folder / f"task-{task}" / path.parent.name / path.name
+            number = json.loads(line)["cell"]["forget_class"]
+            alone = folder / f"part-{number}" / path.parent.name / path.name
             alone.parent.mkdir(parents=True, exist_ok=True)
             with alone.open("a") as file:
-                file.write(line + ('{"torn' if task == 0 else ""))
+                file.write(line + ('{"torn' if number == 0 else ""))
 
 
 class TestCommands:
@@ -330,7 +312,7 @@ class TestCommands:
         assert '"my_metric"' in (folder / "results" / "digits" / "safemax.jsonl").read_text()  # later lines lack it
         assert {record.cell.dataset.split("-")[0] for record in records} == {"digits", "photos", "arrays", "pets"}
 
-    def test_tasks_of_a_cluster_share_results_or_have_them_put_together(self, ran):
+    def test_the_jobs_of_a_cluster_leave_one_folder_of_records_and_folders_can_be_joined(self, ran):
         _, folder = ran
         shared, joined = (ResultStore(folder / name).read() for name in ("cluster-results", "all-results"))
         assert sorted(record.cell.forget_class for record in shared.records) == [0, 1]
