@@ -125,7 +125,8 @@ COMMANDS = {
     "unlearnbench unlearn --method safemax --class 3 --out forgot3": short("--set safemax.steps=2"),
     "unlearnbench evaluate forgot3": short("--metrics ua"),
     "unlearnbench sample my-models/digits-safemax-c3-* --class 3 --n 64 --out grid.png": short("--n 4"),
-    "unlearnbench run --dataset cifar10 --protocol fast --methods all --classes 0-9 --cluster slurm.yaml --detach": short(
+    "unlearnbench run --dataset cifar10 --protocol fast --methods all --classes 0-9 --cluster slurm.yaml "
+    "--detach": short(
         "--dataset digits --protocol digits-ddim25 --methods original --classes 0,1 --metrics ua --controls none "
         "--results cluster-results"
     ),

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -11,7 +12,7 @@ from tests.cluster.slurm import Slurm, why_not
 SECONDS = 13.0  # of sleep: with its process and the loading of its model, a cell takes about 15
 
 
-def main(cells=8, rounds=3):
+def main(cells=6, rounds=3):
     if reason := why_not():
         sys.exit(reason)
     last = int(cells) - 1
@@ -34,24 +35,21 @@ def main(cells=8, rounds=3):
 
 def measured(place):
     """Return the seconds of a run's phases from its journals: (cell phase, before the first cell, between cells)."""
-    parts = [place.newest.attempts(part)[-1].lines for part in place.newest.parts]
-    lines = [
-        [(line["what"], line["at"]) for line in part if line["what"] in ("start", "begin", "end")] for part in parts
-    ]
-    first, last = min(at for part in lines for what, at in part if what == "begin"), max(part[-1][1] for part in lines)
-    before = [part[1][1] - part[0][1] for part in lines]
-    between = [
-        after[1] - now[1] for part in lines for now, after in zip(part, part[1:], strict=False) if now[0] == "end"
-    ]
-    return last - first, median(before), median(between)
+    run = place.newest
+    journals = [run.attempts(part)[-1].lines for part in run.parts]
+    parts = [[line for line in lines if line["what"] in ("start", "begin", "end")] for lines in journals]
+    phase = max(part[-1]["at"] for part in parts) - min(part[1]["at"] for part in parts)
+    before = [part[1]["at"] - part[0]["at"] for part in parts]
+    steps = [pair for part in parts for pair in pairwise(part)]
+    between = [after["at"] - now["at"] for now, after in steps if now["what"] == "end"]
+    return phase, median(before), median(between)
 
 
 def report(found, cells):
     for workers, runs in found.items():
         phase, before, between = (median(column) for column in zip(*runs, strict=True))
         print(
-            f"{workers} node{'s' * (workers > 1)}: {cells} cells in {phase:.1f} s ({phase * workers / cells:.2f} s a cell "
-            f"and node); before the first cell {before:.1f} s; between cells {between:.3f} s; n={len(runs)}"
+            f"nodes: {workers}; {cells} cells in {phase:.1f} s, {phase * workers / cells:.2f} s of a node each; before the first cell {before:.1f} s; between cells {between:.3f} s (medians, n={len(runs)})"
         )
     pairs = [one[0] / (2 * two[0]) for one, two in zip(found[1], found[2], strict=True)]
     print(f"efficiency of the cell phase: median {median(pairs):.1%}, min {min(pairs):.1%}, max {max(pairs):.1%}")

@@ -49,7 +49,7 @@ class Play:
             self.act(part, job, **(acts.pop(0) if acts else {}))
         return jobs
 
-    def act(self, part, job, after=None, begins=0, word="COMPLETED", refused="", silent=False):
+    def act(self, part, job, after=None, begins=0, word="COMPLETED", refused="", silent=False, skips=()):
         self.words[job] = word
         if silent:
             return
@@ -63,6 +63,9 @@ class Play:
             write_json(self.run.path / "prepared.json", {"identity": DEVICE})
         else:
             left = [name for name in self.run.parts[part] if name not in self.run.finished(part)]
+            for name in [left[k] for k in skips]:
+                journal.write("skip", cell=name)
+                left.remove(name)
             self.work(part, journal, attempt, left, len(left) if after is None else after, begins)
 
     def work(self, part, journal, attempt, left, after, begins):
@@ -103,7 +106,7 @@ def launch(tmp_path, monkeypatch):
         plan = replace(plan, dataset=tiny_dataset())
         execution = Execution(tmp_path / "cache", rerun=rerun)
         store, said = ResultStore(tmp_path / "results"), io.StringIO()
-        config = ClusterConfig(workers, retries=retries)
+        config = ClusterConfig(workers, retries=retries, slurm={"time": 10})
         request = Request(asked, Source(), execution, tmp_path)
         made = [engine] if engine else []
 
@@ -151,6 +154,14 @@ def test_the_word_on_a_job_that_vanished_decides_on_its_running_cell(launch, wor
         assert "on n2" in found.records[running].reason
         assert found.records[running].provenance["device"]["name"] == "NVIDIA H100"
         assert found.summary.failed == [found.records[running]]
+
+
+def test_cells_that_a_job_finds_recorded_are_done(launch):
+    found = launch({"part-0": [{"skips": [0, 2]}]})
+    assert found.status == {1: "ok", 2: "ok", 3: "ok", 5: "ok"}
+    assert "2 cells of part-0 are recorded already" in found.said
+    assert "[4/4]" in found.said
+    assert found.problems == []
 
 
 def test_of_several_cells_at_once_nobody_is_to_blame(launch):

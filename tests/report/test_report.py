@@ -142,6 +142,12 @@ def test_several_devices_of_one_name_share_a_table_that_says_so():
     assert "of them" not in stated(alone) and not alone.notes
 
 
+def test_records_of_a_cluster_name_their_nodes():
+    records = [fake_record("alpha", c, device=f"device-{c}") for c in range(3)]
+    records = [replace(r, provenance={**r.provenance, "node": f"n{10 - k}"}) for k, r in enumerate(records)]
+    assert any("3 devices of one name, A CPU (nodes n8, n9, n10): compare" in note for note in board(records).notes)
+
+
 def test_devices_without_a_name_are_told_apart():
     nameless = [on_device(fake_record("alpha", c, device=f"device-{c}"), name=None) for c in range(2)]
     assert "1 record of other devices" in board(nameless).notes[0]

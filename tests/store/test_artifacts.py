@@ -12,8 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from tests.cells import tiny_dataset
 from unlearnbench.errors import UsageError
+from unlearnbench.models import base
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.store.cache import default_cache
 from unlearnbench.store.scratch import owned, sweep
@@ -129,6 +132,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     code = f"""
 import resource, torch
 from pathlib import Path
+from unlearnbench.models import base
 from unlearnbench.store.artifacts import ArtifactStore
 from unlearnbench.errors import UsageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -173,6 +177,34 @@ class TestWithoutLocks:
         assert not any(found.reused for found in values)  # each one spent the time
         assert len({found.payload_digest for found in values}) == 1
         assert hidden(tmp_path) == []
+
+    def test_two_builders_of_a_base_model_share_its_checkpoints_and_its_result(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(base, "FIRST_CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(base, "CHECKPOINT_SECONDS", 0.0)
+        dataset = tiny_dataset()
+        train, device = dataset.load(ArtifactStore(tmp_path / "images"), lambda *_: None).train, torch.device("cpu")
+        others = []
+
+        def build(folder, progress):
+            return base.base_artifact(dataset, train, "images", ArtifactStore(folder), device, progress)
+
+        def meanwhile(what, done, total):
+            if done == 3 and not others:  # another node meets the checkpoint of two steps, finishes, and cleans up
+                assert list(tmp_path.glob("shared/base/*.work/checkpoint.safetensors"))
+                others.append(build(tmp_path / "shared", lambda *_: None))
+
+        ours, alone = build(tmp_path / "shared", meanwhile), build(tmp_path / "alone", lambda *_: None)
+        assert ours.payload_digest == others[0].payload_digest == alone.payload_digest
+        assert not list(tmp_path.glob("shared/base/*.work"))
+
+    def test_a_checkpoint_may_vanish_before_it_is_read(self, tmp_path, monkeypatch):
+        dataset, path = tiny_dataset(), tmp_path / "checkpoint.safetensors"
+        train = dataset.load(ArtifactStore(tmp_path), lambda *_: None).train
+        path.touch()
+        monkeypatch.setattr(base, "load_file", lambda path: path.unlink() or load_file(path))
+        codec = base.trained_codec(dataset, train, "", ArtifactStore(tmp_path), torch.device("cpu"), lambda *_: None)
+        _, facts = base.train_denoiser(dataset, train, codec, tmp_path, torch.device("cpu"), lambda *_: None)
+        assert facts["steps"] == dataset.base.steps
 
     def test_what_is_damaged_is_replaced_by_the_second_builder(self, tmp_path):
         store = ArtifactStore(tmp_path)

@@ -138,11 +138,13 @@ def train_denoiser(
             state = load_file(path)
             training.restore(state)
             before = float(state["seconds"]) if recipe.minutes is not None else 0.0
+        except FileNotFoundError:  # a concurrent builder (locks are unreliable here) has finished and cleaned up
+            pass
         except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
             warnings.warn(
                 f"the checkpoint {path} is damaged ({spell_error(error)}); training starts anew", stacklevel=1
             )
-            path.unlink()
+            path.unlink(missing_ok=True)
             return train_denoiser(dataset, train, codec, workspace, device, progress)
     _train(training, draw, recipe, path, before, progress)
     training.average.copy_to(model)

@@ -46,6 +46,7 @@ class Surroundings:
     place: Mapping[str, str] = field(default_factory=dict)  # facts of provenance
     disturbance: str = ""  # what may disturb all timed phases; empty for nothing
     on_devices: Callable[[Sequence[Mapping[str, Any]]], None] = lambda infos: None  # called with them, may refuse them
+    on_selection: Callable[[Selection], None] = lambda selection: None  # called with what is to be run
     on_begin: Callable[[Cell], None] = lambda cell: None  # called before each cell
     on_end: Callable[[Cell], None] = lambda cell: None  # called after each cell that has a result
     is_prepared: bool = False  # base models and judges are made already
@@ -80,6 +81,7 @@ class Lanes:
     def run(self, selection: Selection) -> None:
         """Run the selected cells."""
         self._selection, todo = selection, selection.todo
+        self._around.on_selection(selection)
         if todo:
             if not self._around.is_prepared:
                 self.prepare(todo)

@@ -44,6 +44,11 @@ class Estimate:
         self._waiting.remove(method)
         self._spent.setdefault(method, []).append(seconds)
 
+    def leave_out(self, methods: Sequence[str]) -> None:
+        """Expect cells of these methods no more."""
+        for method in methods:
+            self._waiting.remove(method)
+
     def left(self, running_seconds: float = 0.0) -> float | None:
         """Return the seconds left, or None while no cell has finished.
 
@@ -173,6 +178,12 @@ class Display:
     def expect(self, methods: Sequence[str]) -> None:
         """Take the methods of the cells to come, in order."""
         self._total, self._estimate = len(methods), Estimate(methods)
+
+    def leave_out(self, methods: Sequence[str]) -> None:
+        """Expect cells of these methods no more."""
+        with self._lock:
+            self._total -= len(methods)
+            self._estimate.leave_out(methods)
 
     @contextmanager
     def task(self, label: str, announce: bool = False) -> Iterator[Task]:

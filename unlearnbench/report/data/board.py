@@ -60,8 +60,8 @@ class Board:
         self.rows = [r for r in self.records if r.method.get("role") != "control"] or self.records
         if len(self.devices) > 1:
             self.notes.append(
-                f"these records rest on {len(self.devices)} devices of one name, {self.device_name}: compare costs "
-                f"with care"
+                f"these records rest on {len(self.devices)} devices of one name, {self.device_name}{self._nodes()}: "
+                f"compare costs with care"
             )
         if self.stale:
             self.notes.append(
@@ -77,6 +77,12 @@ class Board:
         self.notes += [*self._unmeasurable(), *disturbance_note(self.ok_records)]
         if self.untouched is not None:
             self.notes += recognition_notes(self.untouched, self.class_names)
+
+    def _nodes(self) -> str:
+        """Return the nodes of a cluster that the records name, in brackets; empty without any."""
+        nodes = sorted({str(r.provenance["node"]) for r in self.records if "node" in r.provenance}, key=natural)
+        more = f" and {len(nodes) - MOST_NAMED} more" if len(nodes) > MOST_NAMED else ""
+        return f" (nodes {', '.join(nodes[:MOST_NAMED])}{more})" if nodes else ""
 
     def _drop_superseded(self) -> None:
         """Leave out stale rows with the label of a current row, as after a change of default settings."""

@@ -88,7 +88,17 @@ def config_of(content: Mapping[Any, Any], where: str) -> ClusterConfig:
             raise UsageError(f"{where}: {name} is {' or '.join(choices)}, not {getattr(config, name)!r}")
     for name in ("slurm", "prepare"):
         _check_options(getattr(config, name), f"{where}: {name}")
+    _check_time(config, where)
     return config
+
+
+def _check_time(config: ClusterConfig, where: str) -> None:
+    """Raise UsageError unless jobs of Slurm have a time, in which their cells fit."""
+    time = config.slurm.get("time")
+    if config.launcher == "slurm" and time is None:
+        raise UsageError(f"{where}: slurm needs time, the minutes that a job may take, such as 'slurm: {{time: 120}}'")
+    if time is not None and config.minutes is not None and config.minutes > time:
+        raise UsageError(f"{where}: minutes is {config.minutes:g}, but time lets a job take only {time}")
 
 
 def _check_options(options: Mapping[Any, Any], where: str) -> None:

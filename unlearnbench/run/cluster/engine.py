@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from unlearnbench.errors import UsageError, one_line
 from unlearnbench.run.cluster.config import INSTALL, LONGEST_LOCAL, for_submitit
 from unlearnbench.run.cluster.folder import PREPARE, RunFolder
-from unlearnbench.run.cluster.task import work
+from unlearnbench.run.cluster.task import is_process, work
 
 PATIENCE = 60.0  # seconds for a command of Slurm
 JOB_NAME = "unlearnbench"
@@ -166,15 +164,6 @@ def engine_of(run: RunFolder) -> Engine:
     if run.is_by_hand:
         return HandEngine(run)
     return LocalEngine(run) if run.config.launcher == "local" else SlurmEngine(run)
-
-
-def is_process(job: str) -> bool:
-    """Say whether a job of the local engine is still there."""
-    try:
-        process = psutil.Process(int(job))
-        return process.status() != psutil.STATUS_ZOMBIE and any("submitit" in word for word in process.cmdline())
-    except (psutil.Error, ValueError):
-        return False
 
 
 def write_scripts(run: RunFolder) -> list[Path]:

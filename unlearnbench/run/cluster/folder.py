@@ -68,6 +68,11 @@ class Attempt:
         return {line["cell"] for line in self.lines if line["what"] == "end"}
 
     @property
+    def skipped(self) -> set[str]:
+        """The ids of the cells that had a record already."""
+        return {line["cell"] for line in self.lines if line["what"] == "skip"}
+
+    @property
     def running(self) -> list[str]:
         """The ids of the cells that it is at, or died at."""
         is_over = any(line["what"] in ("done", "stop", "refused") for line in self.lines)

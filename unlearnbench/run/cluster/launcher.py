@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -30,6 +31,7 @@ SOON_SECONDS = 180.0
 ABSENT = 2  # answers in a row without a job, before it counts as gone
 END_SECONDS = 60.0  # for cancelled jobs to end
 CANCELLED, OUT_OF_MEMORY, TIMEOUT = "CANCELLED", "OUT_OF_MEMORY", "TIMEOUT"  # Slurm's words
+LENGTHS = ("time", "mem", "setup", "signal_delay_s")  # options of jobs that say nothing on the device
 NO_WORD = "the scheduler does not say why"
 
 
@@ -149,7 +151,7 @@ class ClusterLauncher:
         for other in runs(self._store.root):
             if here := under_way(other) & {cell.id for cell in cells}:
                 self._display.say(
-                    f"{plural(len(here), 'cell')} {'is' if len(here) == 1 else 'are'} under way in run {other.name} "
+                    f"{plural(len(here), 'cell')} {_are(here)} under way in run {other.name} "
                     f"and left to it: 'unlearnbench cluster attach {other.name}' gathers them"
                 )
                 taken |= here
@@ -199,6 +201,7 @@ class ClusterLauncher:
         for name in part.left:
             if name in finished and name in part.latest:
                 self._finish(part, part.latest[name], attempts)
+        self._leave_out(part, {name for attempt in attempts for name in attempt.skipped})
         last = attempts[-1] if attempts else None
         running = [] if last is None else last.running
         for name in part.cells:
@@ -227,6 +230,13 @@ class ClusterLauncher:
         self._course.showing.finish(record.cell)
         stack.close()
         del self._shown[record.cell.id]
+
+    def _leave_out(self, part: Part, names: set[str]) -> None:
+        """Count cells as done that a job has found in the records, as they rest on its device."""
+        if known := [part.cells[name] for name in part.left if name in names]:
+            self._display.leave_out([cell.method for cell in known])
+            self._display.say(f"{plural(len(known), 'cell')} of {part.name} {_are(known)} recorded already")
+            part.done |= {cell.id for cell in known}
 
     def _line(self, cell: Cell, attempt: Attempt | None) -> tuple[Task, ExitStack]:
         """Return the line of a cell in the display, made if there is none."""
@@ -267,11 +277,12 @@ class ClusterLauncher:
         refused = "" if last is None else last.last("refused").get("reason", "")
         ended = f"job {part.job} ended ({word or NO_WORD})"
         if refused or word.startswith(CANCELLED) or part.idle > retries:
-            self._give_up(part, part.left, refused or f"{ended}, {part.idle} in a row without a result")
+            logs = f"; logs: {run.path / LOGS}"
+            self._give_up(part, part.left, refused or f"{ended}, {part.idle} in a row without a result{logs}")
             return
         self._give_up(part, [name for name in part.left if tries[name] > retries], f"{ended}: begun for the last time")
         if part.left:
-            again = f"{plural(len(part.left), 'cell')} {'is' if len(part.left) == 1 else 'are'} submitted again"
+            again = f"{plural(len(part.left), 'cell')} {_are(part.left)} submitted again"
             self._display.warn(f"{ended}: {again}")
             part.job = self._engine.submit([part.name], run.config.options(preparing=False))[part.name]
             part.absent, part.at_submission = 0, len(part.done)
@@ -329,10 +340,15 @@ class ClusterLauncher:
 def device_of_earlier(results: Path, config: ClusterConfig) -> DeviceModel | None:
     """Return the device that the last run with the same options of jobs found; None where there is none."""
     for run in runs(results):
-        same = (run.config.launcher, run.config.slurm) == (config.launcher, config.slurm)
-        if same and (device := run.device) is not None:
+        same = [(one.launcher, _without_lengths(one.slurm)) for one in (run.config, config)]
+        if same[0] == same[1] and (device := run.device) is not None:
             return device
     return None
+
+
+def _without_lengths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of jobs without those that say nothing on the device."""
+    return {name: value for name, value in options.items() if name not in LENGTHS}
 
 
 def under_way(run: RunFolder) -> set[str]:
@@ -367,6 +383,10 @@ def gather_all(run: RunFolder, store: ResultStore, warn: Callable[[str], None] =
         for record in gathering.new(part, warn):
             count += gathering.keep(record)
     return count
+
+
+def _are(things: Sized) -> str:
+    return "is" if len(things) == 1 else "are"
 
 
 @contextmanager

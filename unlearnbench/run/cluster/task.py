@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from unlearnbench.errors import UsageError, one_line
@@ -29,7 +30,6 @@ from unlearnbench.store.records import device_model
 POLL_SECONDS = 0.2  # between looks whether another process has prepared what a part needs
 SHARED_NODE = "other jobs may have used the node (timed: shared)"
 REFUSED = 2  # exit status of a job that would fail again
-MINE = ("local", "slurm")  # engines
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,22 @@ def _run_part(run: RunFolder, part: str, job: Job, journal: Journal) -> Summary:
     around = Surroundings(
         place={"node": job.node},
         disturbance=SHARED_NODE if run.config.timed == "shared" and run.config.launcher == "slurm" else "",
-        on_devices=_check_alike(run, journal), on_begin=lambda cell: journal.write("begin", cell=cell.id),
+        on_devices=_check_alike(run, journal),
+        on_selection=lambda selection: _note_skipped(cells, selection, journal),
+        on_begin=lambda cell: journal.write("begin", cell=cell.id),
         on_end=lambda cell: journal.write("end", cell=cell.id),
         is_prepared=True,
     )  # fmt: skip
     lanes = Lanes(chosen, workers, store, execution, around)
     return Benchmark(chosen, lanes, store, _console(), execution).run()
+
+
+def _note_skipped(cells: Sequence[str], selection: Selection, journal: Journal) -> None:
+    """Note the cells that have a record: the launcher, which does not know the device beforehand, sends them too."""
+    todo = {cell.id for cell in selection.todo}
+    for name in cells:
+        if name not in todo:
+            journal.write("skip", cell=name)
 
 
 def _check_alike(run: RunFolder, journal: Journal) -> Callable[[Sequence[Mapping[str, Any]]], None]:
@@ -198,9 +208,20 @@ def _await_prepared(run: RunFolder) -> None:
     """
     while run.prepared is None:
         attempts = run.attempts(PREPARE)
-        if attempts and (attempts[-1].last("refused") or attempts[-1].last("stop")):
-            raise UsageError("what the cells share was not made")
+        jobs = run.jobs().get(PREPARE, [])
+        has_died = any(not is_process(job) for job in jobs[-1:]) and run.prepared is None
+        if has_died or (attempts and (attempts[-1].last("refused") or attempts[-1].last("stop"))):
+            raise UsageError("what the cells share was not made: see the log of the job that prepares")
         time.sleep(POLL_SECONDS)
+
+
+def is_process(job: str) -> bool:
+    """Say whether a job of submitit's own engine is still there."""
+    try:
+        process = psutil.Process(int(job))
+        return process.status() != psutil.STATUS_ZOMBIE and any("submitit" in word for word in process.cmdline())
+    except (psutil.Error, ValueError):
+        return False
 
 
 def _console() -> Console:
