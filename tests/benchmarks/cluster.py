@@ -48,9 +48,8 @@ def measured(place):
 def report(found, cells):
     for workers, runs in found.items():
         phase, before, between = (median(column) for column in zip(*runs, strict=True))
-        print(
-            f"nodes: {workers}; {cells} cells in {phase:.1f} s, {phase * workers / cells:.2f} s of a node each; before the first cell {before:.1f} s; between cells {between:.3f} s (medians, n={len(runs)})"
-        )
+        print(f"nodes: {workers}; {cells} cells in {phase:.1f} s, {phase * workers / cells:.2f} s of a node each")
+        print(f"  before the first cell {before:.1f} s, between cells {between:.3f} s (medians, n={len(runs)})")
     pairs = [one[0] / (2 * two[0]) for one, two in zip(found[1], found[2], strict=True)]
     print(f"efficiency of the cell phase: median {median(pairs):.1%}, min {min(pairs):.1%}, max {max(pairs):.1%}")
 

@@ -17,9 +17,10 @@ FILE = "workers: {workers}\nretries: {retries}\nslurm: {{time: {time}, mem: 1500
 class Place:
     """A folder that a user works in, with a cluster file, the plugin and the results."""
 
-    def __init__(self, folder, slurm, workers=2, retries=2, time=10):
+    def __init__(self, folder, slurm, workers=2, retries=2, minutes=10):
         self.folder, self.slurm = folder, slurm
-        (folder / "slurm.yaml").write_text(FILE.format(workers=workers, retries=retries, time=time))
+        self.salt = time.time() % 1 / 1000  # seconds, so that no cache has what earlier cells left
+        (folder / "slurm.yaml").write_text(FILE.format(workers=workers, retries=retries, time=minutes))
         (folder / "sleepy.py").write_bytes((ROOT / "tests/cluster/sleepy.py").read_bytes())
 
     def start(self, *arguments, **more):
@@ -31,7 +32,7 @@ class Place:
 
     def run(self, classes, *more, seconds=1.0, **environment):
         return self.start(
-            "run", *CELL, "--plugin", "sleepy.py", "--classes", classes, "--set", f"sleeps.seconds={seconds}",
+            "run", *CELL, "--plugin", "sleepy.py", "--classes", classes, "--set", f"sleeps.seconds={seconds + self.salt}",
             "--cluster", "slurm.yaml", "--no-report", *more, **environment,
         )  # fmt: skip
 

@@ -116,9 +116,8 @@ def test_job_scripts_say_what_the_file_says(tmp_path):
     run = RunFolder.create(tmp_path, request, chosen, [["a"], ["b"]], by_hand=True)
     prepare, parts = (path.read_text().splitlines() for path in write_scripts(run))
     assert {"#SBATCH --time=90", "#SBATCH --gres=gpu:h100:1", "#SBATCH --requeue", "module load cuda"} <= set(prepare)
-    assert {"#SBATCH --time=30", "#SBATCH --exclusive", "#SBATCH --array=0-1%3", "#SBATCH --signal=USR2@90"} <= set(
-        parts
-    )
+    assert {"#SBATCH --time=30", "#SBATCH --exclusive", "#SBATCH --array=0-1%3"} <= set(parts)
+    assert "#SBATCH --signal=USR2@90" in parts
     assert "#SBATCH --exclusive" not in prepare
     assert prepare[-1].endswith(f"cluster task {run.path} prepare")
     assert parts[-1].endswith(f"cluster task {run.path} part-$SLURM_ARRAY_TASK_ID")

@@ -29,31 +29,31 @@ def place(tmp_path, slurm):
 @pytest.fixture(scope="module", autouse=True)
 def limited(tmp_path_factory, slurm):
     """A run whose only cell takes longer than its job's minute, begun before the other tests."""
-    place = Place(tmp_path_factory.mktemp("limited"), slurm, retries=0, time=1)
+    place = Place(tmp_path_factory.mktemp("limited"), slurm, retries=0, minutes=1)
     output_of(place.run("0", "--detach", seconds=600.0))
     return place
 
 
 def test_requeued_and_killed_jobs_lose_nothing_and_two_runs_share_a_folder(place):
-    said = output_of(place.run("0-5", "--detach", seconds=3.0))
+    said = output_of(place.run("0-3", "--detach", seconds=3.0))
     first = place.newest
     assert f"unlearnbench cluster attach {first.name}" in said
-    other = place.run("4-7", seconds=3.0)  # two of its cells are the first run's
+    other = place.run("2-4", seconds=3.0)  # two of its cells are the first run's
     place.slurm("scontrol", "requeue", place.await_(lambda: began(first, "part-0")).job)
     node = place.await_(lambda: began(first, "part-1")).node
     place.await_(lambda: first.finished("part-1"))
     place.slurm.kill_node(node)
-    assert re.search(r"^part-0 +\d/3", place.cluster("status", first.name), re.MULTILINE)
+    assert re.search(r"^part-0 +\d/2", place.cluster("status", first.name), re.MULTILINE)
     place.slurm.start_node(node)
     place.slurm("scontrol", "update", f"nodename={node}", "state=resume")
     place.cluster("attach", first.name, "--no-report")
     assert f"2 cells are under way in run {first.name} and left to it" in output_of(other)
-    assert place.lines == {(number, "ok"): 1 for number in range(8)}
+    assert place.lines == {(number, "ok"): 1 for number in range(5)}
     assert len(first.attempts("part-0")) >= 2
 
 
 def test_detached_told_to_stop_cancelled_and_resumed_by_hand(place):
-    process = place.run("0-5", seconds=7.0)
+    process = place.run("0-3", seconds=5.0)
     place.await_(lambda: runs(place.folder / "results"))
     run = place.newest
     part = place.await_(lambda: began(run, "part-0"))
@@ -65,15 +65,15 @@ def test_detached_told_to_stop_cancelled_and_resumed_by_hand(place):
     assert not {job for jobs in run.jobs().values() for job in jobs} & place.slurm.jobs().keys()
     assert {status for _, status in place.lines} <= {"ok", "interrupted"}
     finished = {number for number, status in place.lines if status == "ok"}
-    assert finished < set(range(6))
-    said = output_of(place.run("0-5", "--print-jobs", seconds=7.0))
-    assert f"{len(finished)} of 6 cells" in said or not finished
-    assert sum(map(len, place.newest.parts.values())) == 6 - len(finished)  # only what is missing
+    assert finished < set(range(4))
+    said = output_of(place.run("0-3", "--print-jobs", seconds=5.0))
+    assert f"{len(finished)} of 4 cells" in said or not finished
+    assert sum(map(len, place.newest.parts.values())) == 4 - len(finished)  # only what is missing
     commands = "\n".join(line for line in said.splitlines() if line.startswith(("  first=", "  sbatch ")))
     place.slurm("bash", "-euc", commands, cwd=place.folder)
     place.cluster("attach", "--no-report")
     assert {(number, "ok"): count for (number, status), count in place.lines.items() if status == "ok"} == {
-        (number, "ok"): 1 for number in range(6)
+        (number, "ok"): 1 for number in range(4)
     }
     assert not {status for _, status in place.lines} & {"failed", "oom", "timeout"}
 

@@ -113,7 +113,7 @@ class LocalEngine:
         minutes = options.get("time", LONGEST_LOCAL)
         delay = min(int(options.get("signal_delay_s", SIGNAL_SECONDS)), 60 * minutes // 2)
         executor.update_parameters(timeout_min=minutes, signal_delay_s=delay, stderr_to_stdout=True, **chosen)
-        with _terminal_ignored():
+        with _apart():
             jobs = executor.map_array(work, [str(self._run.path)] * len(parts), list(parts))
         submitted = {part: job.job_id for part, job in zip(parts, jobs, strict=True)}
         self._run.note_jobs(submitted)
@@ -224,11 +224,19 @@ def _ask(*command: str) -> str | None:
 
 
 @contextmanager
-def _terminal_ignored() -> Iterator[None]:
-    """Start processes that outlive Ctrl-C and their terminal."""
+def _apart() -> Iterator[None]:
+    """Start processes that outlive Ctrl-C and their terminal, and that keep no pipe of this process open."""
     kept = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    streams = {stream: os.dup(stream) for stream in (0, 1, 2)}
+    nothing = os.open(os.devnull, os.O_RDWR)
     try:
+        for stream in streams:
+            os.dup2(nothing, stream)
         yield
     finally:
+        for stream, copy in streams.items():
+            os.dup2(copy, stream)
+            os.close(copy)
+        os.close(nothing)
         for number, handler in kept.items():
             signal.signal(number, handler)
