@@ -32,7 +32,8 @@ class Place:
 
     def run(self, classes, *more, seconds=1.0, **environment):
         return self.start(
-            "run", *CELL, "--plugin", "sleepy.py", "--classes", classes, "--set", f"sleeps.seconds={seconds + self.salt}",
+            "run", *CELL, "--plugin", "sleepy.py", "--classes", classes, "--set",
+            f"sleeps.seconds={seconds + self.salt}",
             "--cluster", "slurm.yaml", "--no-report", *more, **environment,
         )  # fmt: skip
 

@@ -184,7 +184,7 @@ class ClusterLauncher:
                 for part in self._parts:
                     if part.left and self._is_gone(part, queue):
                         self._settle(run, part)
-                self._note(run, queue)
+            self._note(run, queue)
             self._course.turn()
             time.sleep(TURN_SECONDS)
         self._display.note = ""
@@ -327,14 +327,18 @@ class ClusterLauncher:
             f"log in {run.path / LOGS}"
         )  # fmt: skip
 
-    def _note(self, run: RunFolder, queue: dict[str, Queued]) -> None:
+    def _note(self, run: RunFolder, queue: dict[str, Queued] | None) -> None:
         """Tell the display what waits, and for what."""
+        if queue is None and not run.is_by_hand:
+            return  # nothing new
+        queue = queue or {}
         jobs = [queue[part.job] for part in self._parts if part.left and part.job in queue]
         waiting = [job for job in jobs if job.state == "PENDING"]
         why = next((job.why for job in waiting if job.why not in ("None", "Dependency")), "")
         prepares = "" if run.prepared else "base model, judges and what targets share are being made"
         waits = f"{plural(len(waiting), 'job')} waiting{f' ({why})' if why else ''}" if waiting else ""
-        self._display.note = "; ".join(filter(None, [prepares, waits]))
+        begun = any(run.attempts(PREPARE)) or not run.is_by_hand
+        self._display.note = "; ".join(filter(None, [prepares if begun else "no job has begun", waits]))
 
 
 def device_of_earlier(results: Path, config: ClusterConfig) -> DeviceModel | None:
