@@ -337,7 +337,7 @@ class ClusterLauncher:
         why = next((job.why for job in waiting if job.why not in ("None", "Dependency")), "")
         prepares = "" if run.prepared else "base model, judges and what targets share are being made"
         waits = f"{plural(len(waiting), 'job')} waiting{f' ({why})' if why else ''}" if waiting else ""
-        begun = any(run.attempts(PREPARE)) or not run.is_by_hand
+        begun = not run.is_by_hand or any(run.attempts(PREPARE))
         self._display.note = "; ".join(filter(None, [prepares if begun else "no job has begun", waits]))
 
 
