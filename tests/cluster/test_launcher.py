@@ -172,7 +172,8 @@ def test_of_several_cells_at_once_nobody_is_to_blame(launch):
 @pytest.mark.parametrize("word", ["CANCELLED", "CANCELLED by 1000"])
 def test_a_cancelled_job_stays_so(launch, word):
     found = launch({"part-1": [{"after": 1, "begins": 1, "word": word}]})
-    assert found.status == {0: "ok", 1: "ok", 2: "ok", 4: "ok"}
+    assert found.status == {0: "ok", 1: "ok", 2: "ok", 3: "interrupted", 4: "ok"}
+    assert f"job 3 ended ({word})" in found.records[3].reason
     assert len(found.problems) == 1
     assert "and 1 more: job 3 ended (CANCELLED" in found.problems[0]
     assert found.run.is_closed

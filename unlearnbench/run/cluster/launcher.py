@@ -297,19 +297,27 @@ class ClusterLauncher:
             outcome = Outcome("timeout", reason=f"it takes longer than the time of its job, {last.job} on {last.node}")
         else:
             return
-        began, identity = last.began(name), last.last("device")["identity"]
-        record = Recorder(self._plan, {"node": last.node}).record(
-            part.cells[name], outcome, identity, started=utc(began), seconds=time.time() - began
+        ResultStore(run.path / part.name / LAUNCHER).append(self._record(part.cells[name], last, outcome))
+
+    def _record(self, cell: Cell, attempt: Attempt, outcome: Outcome) -> Record:
+        """Return the record of a cell whose job did not live to write it."""
+        began = attempt.began(cell.id)
+        return Recorder(self._plan, {"node": attempt.node}).record(
+            cell, outcome, attempt.last("device").get("identity", {}), started=utc(began), seconds=time.time() - began
         )
-        ResultStore(run.path / part.name / LAUNCHER).append(record)
 
     def _give_up(self, part: Part, cells: Sequence[str], reason: str) -> None:
         """Leave cells without a result; what is known of them is that they were interrupted."""
         if not cells:
             return
+        attempts = self.run_folder.attempts(part.name) if self.run_folder else []
+        begun = {name: attempt for attempt in attempts for name in attempt.begun}
         for name in cells:
             if name in part.latest:
                 self._gathering.keep(part.latest[name])
+            elif name in begun:
+                outcome = Outcome("interrupted", reason=reason)
+                self._gathering.keep(self._record(part.cells[name], begun[name], outcome))
         self.problems.append(f"not measured: {cells[0]}{f' and {len(cells) - 1} more' if cells[1:] else ''}: {reason}")
         self._display.warn(self.problems[-1])
         part.cells = {name: cell for name, cell in part.cells.items() if name not in cells}
