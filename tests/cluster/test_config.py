@@ -30,11 +30,12 @@ def test_the_file_of_the_readme(tmp_path):
     named = for_submitit(found.options(preparing=False))
     assert named["additional_parameters"] == {}
     assert named["setup"] == ["source .venv/bin/activate"]
+    assert named["srun_args"] == ["--cpus-per-task=8"]
 
 
 def test_options_that_submitit_does_not_name_go_to_sbatch(tmp_path):
     found = config(tmp_path, "workers: 1\nslurm: {time: 5, gpus-per-node: 1, licenses: foo, reservation: bar}")
-    named = for_submitit(found.slurm)
+    named = for_submitit(found.options(preparing=False))
     assert named == {
         "time": 5, "gpus_per_node": 1, "additional_parameters": {"licenses": "foo", "reservation": "bar"},
     }  # fmt: skip
@@ -68,6 +69,7 @@ def test_timed_cells_may_have_whole_nodes_and_preparing_needs_none(tmp_path, tim
         ("workers: 2\nminutes: 90\nslurm: {time: 60}", "minutes is 90, but time lets a job take only 60"),
         ("workers: 2\nslurm: {time: 5, setup: module load x}", "setup is a list of shell commands"),
         ("workers: 2\nslurm: {time: 5, nodes: 4}", "the launcher sets nodes itself: remove it"),
+        ("workers: 2\nslurm: {time: 5, ntasks: 2}", "the launcher sets ntasks itself: remove it"),
         ("workers: 2\nslurm: {time: 5, gres: [gpu, 1]}", "gres takes one value"),
         ("workers: 2\nslurm: {time: 5, 3: 1}", "3 is not the name of an option"),
         ("workers: 2\nprepare: {dependency: x}\nslurm: {time: 5}", "the launcher sets dependency itself"),

@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -49,7 +50,7 @@ class Play:
             self.act(part, job, **(acts.pop(0) if acts else {}))
         return jobs
 
-    def act(self, part, job, after=None, begins=0, word="COMPLETED", refused="", silent=False, skips=()):
+    def act(self, part, job, after=None, begins=0, word="COMPLETED", refused="", silent=False, skips=(), told=False):
         self.words[job] = word
         if silent:
             return
@@ -67,6 +68,8 @@ class Play:
                 journal.write("skip", cell=name)
                 left.remove(name)
             self.work(part, journal, attempt, left, len(left) if after is None else after, begins)
+            if told:
+                journal.write("stop", signal=signal.SIGUSR2)
 
     def work(self, part, journal, attempt, left, after, begins):
         cells, recorder = {cell.id: cell for cell in self.plan.cells}, Recorder(self.plan, {"node": "n"})
@@ -100,11 +103,11 @@ def launch(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TURN_SECONDS", 0.0)
     monkeypatch.setattr(module, "ASK_SECONDS", (0.0, 0.0))
 
-    def launch(play=None, *, classes="0-5", retries=2, workers=2, engine=None, attach=None, rerun="missing"):
+    def launch(play=None, *, classes="0-5", retries=2, workers=2, engine=None, attach=None, detach=False):
         asked = {"methods": "original", "classes": classes, "metrics": "ua", "sweeps": [], "controls": "none"}
         plan = make_plan(Registry(), source=Source(), **asked)
         plan = replace(plan, dataset=tiny_dataset())
-        execution = Execution(tmp_path / "cache", rerun=rerun)
+        execution = Execution(tmp_path / "cache")
         store, said = ResultStore(tmp_path / "results"), io.StringIO()
         config = ClusterConfig(workers, retries=retries, slurm={"time": 10})
         request = Request(asked, Source(), execution, tmp_path)
@@ -115,7 +118,7 @@ def launch(tmp_path, monkeypatch):
             return next(one for one in made if one.run.name == run.name)
 
         monkeypatch.setattr(module, "engine_of", engine_of)
-        ours = ClusterLauncher(plan, store, request, config, attach)
+        ours = ClusterLauncher(plan, store, request, config, attach, detach=detach)
         summary = Benchmark(plan, ours, store, Console(file=said, width=200), execution).run()
         records = {record.cell.forget_class: record for record in store.read().records}
         return SimpleNamespace(
@@ -154,6 +157,21 @@ def test_the_word_on_a_job_that_vanished_decides_on_its_running_cell(launch, wor
         assert "on n2" in found.records[running].reason
         assert found.records[running].provenance["device"]["name"] == "NVIDIA H100"
         assert found.summary.failed == [found.records[running]]
+
+
+@pytest.mark.parametrize(("after", "times", "status"), [(0, 2, "ok"), (0, 3, "timeout"), (1, 2, "ok")])
+def test_a_cell_that_no_job_has_time_for_is_a_timeout(launch, after, times, status):
+    told = {"begins": 1, "told": True}
+    found = launch({"part-0": [{"after": after, **told}, *[{"after": 0, **told}] * (times - 1)]})
+    assert found.status == {**dict.fromkeys(range(6), "ok"), (0, 2)[after]: status}
+
+
+def test_a_cell_that_was_measured_before_its_job_died_keeps_its_record(launch, monkeypatch):
+    monkeypatch.setattr(Journal, "write", lambda self, what, write=Journal.write, **facts: (
+        None if what == "end" and "c0-" in facts["cell"] else write(self, what, **facts)  # it died in an attack
+    ))  # fmt: skip
+    found = launch({"part-0": [{"after": 1, "word": "OUT_OF_MEMORY"}] * 3})
+    assert found.records[0].status == "ok"
 
 
 def test_cells_that_a_job_finds_recorded_are_done(launch):
@@ -212,7 +230,7 @@ def test_what_a_job_refuses_is_said_and_not_tried_again(launch):
     ("act", "reason"),
     [
         ({"refused": "the base model diverged"}, "the run cannot start: the base model diverged"),
-        ({"silent": True, "word": "FAILED"}, r"job 1, which prepares it, ended early \(FAILED\); see its log"),
+        ({"silent": True, "word": "FAILED"}, r"job 1, which prepares it, ended early \(FAILED\); logs: "),
         ({"silent": True, "word": ""}, "the scheduler does not say why"),
     ],
 )
@@ -246,6 +264,47 @@ def test_ctrl_c_detaches_and_attaching_gathers_the_rest_once(launch, monkeypatch
     assert second.status == dict.fromkeys(range(6), "ok")
     assert sum(len(path.read_bytes().splitlines()) for path in second.lines) == 6
     assert second.summary.ran == 2
+
+
+def test_what_nobody_watches_is_gathered_before_more_is_submitted(launch):
+    first = launch(detach=True)
+    assert first.status == {}  # all has been measured, and nothing gathered
+    again = launch()
+    assert again.status == dict.fromkeys(range(6), "ok")
+    assert again.run is None
+    assert "6 records of run" in again.said
+    assert RunFolder(first.run.path).is_closed
+
+
+def test_while_the_scheduler_does_not_answer_all_cells_of_a_run_are_under_way(launch, monkeypatch):
+    monkeypatch.setattr(Play, "queue", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    first = launch({"part-0": [{"silent": True}], "part-1": [{"silent": True}]})
+    monkeypatch.setattr(Play, "queue", lambda self: None)
+    assert f"6 cells are under way in run {first.run.name}" in launch(engine=first.engine).said
+
+
+def test_a_resubmission_that_is_refused_is_tried_again(launch, monkeypatch):
+    submit, refusals = Play.submit, iter([None, None, UsageError("Slurm did not take the jobs: controller is down")])
+
+    def sometimes(self, parts, options, after=""):
+        if (error := next(refusals, None)) is not None:
+            raise error
+        return submit(self, parts, options, after)
+
+    monkeypatch.setattr(Play, "submit", sometimes)
+    found = launch({"part-0": [{"after": 1, "word": "NODE_FAIL"}]}, retries=0)
+    assert "cannot be submitted again now: Slurm did not take the jobs" in found.said
+    assert set(found.status.values()) == {"ok"}
+
+
+def test_torn_lines_of_killed_launchers_and_jobs_are_passed_over(launch):
+    run = launch().run
+    with (run.path / "jobs.jsonl").open("ab") as file:
+        file.write(b'{"part": "pa')
+    run.note_jobs({"part-0": "77"})
+    assert run.jobs()["part-0"] == ["2", "77"]
+    (run.path / "jobs.jsonl").write_bytes(b"\0\0\n7\n")
+    assert run.jobs() == {}
 
 
 def test_one_process_at_a_time_watches_a_run(launch, tmp_path):

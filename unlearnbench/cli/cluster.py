@@ -93,6 +93,8 @@ def _follow(
     show = None if out is None else partial(render_all, results, out, registry, console, is_over=False)
     summary = benchmark(console, plan, launcher, results, request.execution, show)
     run = launcher.run_folder
+    if summary.weak and run is not None and not run.is_closed:  # by an earlier record
+        _cancel(run, console)
     if run is not None and launcher.scripts:
         for line in _how_to_submit(run, launcher.scripts, results):
             say(console, line)
@@ -208,7 +210,7 @@ def attach(
     console, run = make_console(), find_run(results, name)
     store, here = ResultStore(results.absolute()), Path.cwd()
     if run.is_closed:
-        count = gather_all(run, store)
+        count = gather_all(run, store, partial(say, console), is_over=True)
         say(console, f"Run {run.name} is over: {count or 'no'} more of its records went to {results}.")
         return
     os.chdir(run.request.folder)  # where relative paths start from

@@ -39,7 +39,7 @@ class Recorder:
         self._plan, self._facts = plan, {**software_provenance(), **(place or {})}
 
     def record(
-        self, cell: Cell, outcome: Outcome, identity: Mapping[str, Any], *, started: str, seconds: float,
+        self, cell: Cell, outcome: Outcome, identity: Mapping[str, Any], *, started: str, seconds: float | None,
         disturbance: str = "",
     ) -> Record:  # fmt: skip
         """Return the record of a cell.
@@ -49,7 +49,7 @@ class Recorder:
             outcome: of its jobs.
             identity: of the device.
             started: time of its start, as `utc` returns it.
-            seconds: since then, unless the outcome counts them.
+            seconds: since then, unless the outcome counts them; None where nobody knows.
             disturbance: what may have disturbed all of its timed phases; empty for nothing.
         """
         spec, dataset = self._plan.methods[cell.method], self._plan.dataset

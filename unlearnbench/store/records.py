@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -170,7 +170,7 @@ class ResultStore:
         line = to_line(record)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / ".write.lock"), path.open("ab+") as file:
+            with self._alone(), path.open("ab+") as file:
                 if file.tell() and _last_byte(path) != b"\n":
                     line = b"\n" + line  # a writer was killed within its line: start a new one
                 file.write(line)
@@ -180,6 +180,10 @@ class ResultStore:
             raise UsageError(
                 f"cannot write {path} ({error.strerror or error}): free space or give another folder with --results"
             ) from error
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Return a context in which no other process writes."""
+        return FileLock(self.root / ".write.lock")
 
     def read(self) -> Reading:
         """Return the last record of every cell; invalid lines are named and skipped.

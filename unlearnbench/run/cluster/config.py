@@ -8,10 +8,13 @@ from typing import Any, Literal, get_args
 
 from unlearnbench.errors import UsageError, suggest
 
-Engine = Literal["slurm", "local"]
+LauncherName = Literal["slurm", "local"]
 Timed = Literal["exclusive", "shared"]
 INSTALL = "install it with 'pip install \"unlearnbench[cluster]\"'"
-OURS = ("array_parallelism", "dependency", "job_name", "nodes", "ntasks_per_node", "use_srun")  # set by the launcher
+OURS = (  # set by the launcher
+    "array", "array_parallelism", "dependency", "error", "job_name", "nodes", "ntasks", "ntasks_per_node", "open_mode",
+    "output", "parsable", "signal", "tasks_per_node", "use_srun", "wait",
+)  # fmt: skip
 LONGEST_LOCAL = 7 * 24 * 60  # minutes, where no time is given
 KINDS: Mapping[str, type | tuple[type, ...]] = {
     "workers": int, "minutes": (int, float), "retries": int, "slurm": dict, "prepare": dict, "timed": str,
@@ -29,13 +32,16 @@ class ClusterConfig:
     slurm: Mapping[str, Any] = field(default_factory=dict)  # options of submitit or sbatch, for all jobs
     prepare: Mapping[str, Any] = field(default_factory=dict)  # in their place for the job that prepares
     timed: Timed = "shared"
-    launcher: Engine = "slurm"
+    launcher: LauncherName = "slurm"
 
     def options(self, *, preparing: bool) -> dict[str, Any]:
-        """Return the options of a job: of the one that prepares, which is not timed, or of one with cells."""
-        if preparing:
-            return {**self.slurm, **self.prepare}
-        return {**self.slurm, **({"exclusive": True} if self.timed == "exclusive" else {})}
+        """Return the options of a job, with underscores: of the one that prepares, not timed, or of one with cells."""
+        alone = {"exclusive": True} if self.timed == "exclusive" and not preparing else {}
+        chosen = {**self.slurm, **(self.prepare if preparing else {}), **alone}
+        plain = {name.replace("-", "_"): value for name, value in chosen.items() if value is not False}
+        if "cpus_per_task" in plain:  # since Slurm 22.05, srun does not inherit it
+            plain["srun_args"] = [*plain.get("srun_args", []), f"--cpus-per-task={plain['cpus_per_task']}"]
+        return plain
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON."""
@@ -83,7 +89,7 @@ def config_of(content: Mapping[Any, Any], where: str) -> ClusterConfig:
             raise UsageError(f"{where}: {name} is at least {least}, not {getattr(config, name)}")
     if config.minutes is not None and not 0 < config.minutes < 1e6:
         raise UsageError(f"{where}: minutes is a positive number, not {config.minutes}")
-    for name, choices in (("timed", get_args(Timed)), ("launcher", get_args(Engine))):
+    for name, choices in (("timed", get_args(Timed)), ("launcher", get_args(LauncherName))):
         if getattr(config, name) not in choices:
             raise UsageError(f"{where}: {name} is {' or '.join(choices)}, not {getattr(config, name)!r}")
     for name in ("slurm", "prepare"):
@@ -127,6 +133,5 @@ def for_submitit(options: Mapping[str, Any]) -> dict[str, Any]:
     except ImportError as error:
         raise UsageError(f"--cluster needs submitit: {INSTALL}") from error
     named = set(inspect.signature(_make_sbatch_string).parameters) - {"command", "folder", "map_count"}
-    plain = {name.replace("-", "_"): value for name, value in options.items()}
-    rest = {name: value for name, value in plain.items() if name not in named}
-    return {**{name: value for name, value in plain.items() if name in named}, "additional_parameters": rest}
+    rest = {name: value for name, value in options.items() if name not in named}
+    return {**{name: value for name, value in options.items() if name in named}, "additional_parameters": rest}

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
+
 from unlearnbench.errors import UsageError, one_line
 from unlearnbench.run.cluster.config import INSTALL, LONGEST_LOCAL, for_submitit
 from unlearnbench.run.cluster.folder import PREPARE, RunFolder
-from unlearnbench.run.cluster.task import is_process, work
+from unlearnbench.run.cluster.task import ALL_GPUS, GPUS, is_process, work
 
 PATIENCE = 60.0  # seconds for a command of Slurm
 JOB_NAME = "unlearnbench"
@@ -45,7 +47,7 @@ class Engine(Protocol):
         """Return the engine's word on a job that has left the queue, such as TIMEOUT; empty where it has none."""
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Cancel jobs, those that are over included."""
+        """Cancel jobs; some may be over."""
 
 
 class SlurmEngine:
@@ -62,6 +64,8 @@ class SlurmEngine:
             from submitit.core.utils import FailedJobError
         except ImportError as error:
             raise UsageError(f"--cluster needs submitit: {INSTALL}") from error
+        for name in [name for name in os.environ if name.startswith("SLURM_ARRAY_")]:
+            del os.environ[name]  # of a job that this process runs in: ours would take them for their own
         try:
             executor = SlurmExecutor(self._run.path / LOGS)
             executor.update_parameters(**_parameters(options, after, self._run.config.workers))
@@ -109,7 +113,8 @@ class LocalEngine:
         except ImportError as error:
             raise UsageError(f"--cluster needs submitit: {INSTALL}") from error
         executor = LocalExecutor(self._run.path / LOGS)
-        chosen = {name: options[name] for name in ("gpus_per_node", "setup") if name in options}
+        os.environ[GPUS] = os.environ.get("CUDA_VISIBLE_DEVICES", ALL_GPUS)  # submitit hides them
+        chosen = {"setup": options["setup"]} if "setup" in options else {}
         minutes = options.get("time", LONGEST_LOCAL)
         delay = min(int(options.get("signal_delay_s", SIGNAL_SECONDS)), 60 * minutes // 2)
         executor.update_parameters(timeout_min=minutes, signal_delay_s=delay, stderr_to_stdout=True, **chosen)
@@ -120,7 +125,9 @@ class LocalEngine:
         return submitted
 
     def queue(self) -> dict[str, Queued] | None:
-        """Look for the processes."""
+        """Look for the processes, which only their own machine sees."""
+        if self._run.host != socket.gethostname():
+            return None
         jobs = [job for several in self._run.jobs().values() for job in several]
         return {job: Queued("RUNNING", "", socket.gethostname()) for job in jobs if is_process(job)}
 
@@ -129,11 +136,13 @@ class LocalEngine:
         return ""
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Tell the processes to stop."""
-        for job in jobs:
-            if is_process(job):
-                with suppress(ProcessLookupError):
-                    os.kill(int(job), signal.SIGTERM)
+        """Tell the processes to stop: also those behind a shell, which would not pass it on."""
+        for job in filter(is_process, jobs):
+            with suppress(psutil.Error):
+                every = [psutil.Process(int(job)), *psutil.Process(int(job)).children(recursive=True)]
+                for process in every:
+                    if any("submitit" in word for word in process.cmdline()):
+                        process.send_signal(signal.SIGTERM)
 
 
 class HandEngine:
@@ -170,7 +179,7 @@ def write_scripts(run: RunFolder) -> list[Path]:
     """Write a job script for what is prepared and one for an array of the parts, for those who submit by hand."""
     written = []
     for preparing in (True, False):
-        options = {name.replace("-", "_"): value for name, value in run.config.options(preparing=preparing).items()}
+        options = run.config.options(preparing=preparing)
         setup, arguments = options.pop("setup", []), options.pop("srun_args", [])
         delay = options.pop("signal_delay_s", SIGNAL_SECONDS)
         path = run.path / ("prepare.sh" if preparing else "parts.sh")
@@ -185,7 +194,7 @@ def write_scripts(run: RunFolder) -> list[Path]:
         lines = [
             "#!/bin/bash",
             *(_flag(name, value) for name, value in flags.items()),
-            *setup, f"srun {shlex.join([*arguments, *command])} {part}",
+            *setup, f"{shlex.join(['srun', *arguments, *command])} {part}",
         ]  # fmt: skip
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         written.append(path)
@@ -194,7 +203,7 @@ def write_scripts(run: RunFolder) -> list[Path]:
 
 
 def _flag(name: str, value: object) -> str:
-    return f"#SBATCH --{name.replace('_', '-')}{'' if value is True else f'={value}'}"
+    return f"#SBATCH --{name.replace('_', '-')}{'' if value is True else f'={shlex.quote(str(value))}'}"
 
 
 def _parameters(options: Mapping[str, Any], after: str, workers: int) -> dict[str, Any]:

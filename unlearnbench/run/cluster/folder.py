@@ -5,13 +5,15 @@
     RESULTS/.cluster/RUN/prepared.json      the device, once base models and judges are made
     RESULTS/.cluster/RUN/part-3/41_3.0/     an attempt: its journal, and its records as in a folder of results
 
-Each file has one writer, so that no lock needs to hold between nodes.
+What jobs write has one writer each, and the rest one launcher at a time, so that no lock needs to hold between nodes.
 """
 
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -80,7 +82,8 @@ class Attempt:
 
     def began(self, cell: str) -> float:
         """Return when it began a cell, in seconds since the epoch; now where it has not."""
-        return next((float(line["at"]) for line in reversed(self.lines) if line.get("cell") == cell), time.time())
+        begun = [line for line in self.lines if line["what"] == "begin" and line["cell"] == cell]
+        return float(begun[-1]["at"]) if begun else time.time()
 
     @property
     def node(self) -> str:
@@ -127,10 +130,10 @@ class RunFolder:
             by_hand: whether the user submits its jobs.
         """
         started = time.strftime("%Y%m%d-%H%M%S")
-        value = {
+        value: dict[str, Any] = {
             "request": msgspec.to_builtins(request, enc_hook=str), "config": config.to_json(),
             "parts": {f"part-{number}": list(cells) for number, cells in enumerate(parts)}, "by_hand": by_hand,
-            "started": time.time(),
+            "started": time.time(), "host": socket.gethostname(),
         }  # fmt: skip
         for number in range(1, 1000):
             path = results.absolute() / HIDDEN / (started if number == 1 else f"{started}-{number}")
@@ -140,6 +143,8 @@ class RunFolder:
                 continue
             except OSError as error:
                 raise UsageError(f"cannot write {path} ({error.strerror or error}): choose other --results") from error
+            for part in (PREPARE, *value["parts"]):
+                (path / part).mkdir()  # here, so that no other machine remembers that it is missing
             write_json(path / "run.json", value)
             return cls(path)
         raise UsageError(f"there are a thousand runs of this second in {results / HIDDEN}: try again")
@@ -174,6 +179,11 @@ class RunFolder:
         return bool(self._value["by_hand"])
 
     @property
+    def host(self) -> str:
+        """The name of the machine that started it."""
+        return str(self._value.get("host", ""))
+
+    @property
     def results(self) -> Path:
         """The folder of records that it belongs to."""
         return self.path.parent.parent
@@ -198,10 +208,11 @@ class RunFolder:
         found = [Attempt(path.parent) for path in (self.path / part).glob(f"*/{JOURNAL}")]
         return sorted(found, key=lambda attempt: (attempt.last("start").get("at", 0.0), attempt.folder.name))
 
-    def finished(self, part: str) -> set[str]:
-        """Return the ids of the cells of a part that no further attempt is to run."""
+    def finished(self, part: str, attempts: Sequence[Attempt] | None = None) -> set[str]:
+        """Return the ids of the cells of a part that no further attempt is to run; `attempts` saves reading them."""
         blamed = ResultStore(self.path / part / LAUNCHER).read().records
-        return {name for attempt in self.attempts(part) for name in attempt.ended} | {one.cell.id for one in blamed}
+        attempts = self.attempts(part) if attempts is None else attempts
+        return {name for attempt in attempts for name in attempt.ended} | {one.cell.id for one in blamed}
 
     def idle_attempts(self, part: str) -> int:
         """Return how many attempts at a part in a row, the last ones, finished no cell."""
@@ -210,7 +221,7 @@ class RunFolder:
     def records(self, part: str) -> list[Record]:
         """Return the records of a part, the last one of each cell."""
         found: dict[str, Record] = {}
-        for folder in self.stores(part):
+        for folder in self.stores(part, self.attempts(part)):
             found |= {
                 record.cell.id: record
                 for record in ResultStore(folder).read().records
@@ -218,9 +229,15 @@ class RunFolder:
             }
         return list(found.values())
 
-    def stores(self, part: str) -> list[Path]:
+    def stores(self, part: str, attempts: Sequence[Attempt]) -> list[Path]:
         """Return the folders of records that a part has."""
-        return [*(attempt.folder for attempt in self.attempts(part)), self.path / part / LAUNCHER]
+        return [*(attempt.folder for attempt in attempts), self.path / part / LAUNCHER]
+
+    def look_again(self, part: str = "") -> None:
+        """Let a network file system forget what it remembers of the folder of a part, or of the run."""
+        path = self.path / part / f".look-{os.getpid()}"
+        path.touch()
+        path.unlink()
 
     def jobs(self) -> dict[str, list[str]]:
         """Return the jobs that were submitted for each part, in order."""
@@ -251,6 +268,9 @@ class PartStore(ResultStore):
         """Append to an attempt's folder."""
         super().__init__(attempt)
         self._run, self._part = run, part
+
+    def _alone(self) -> AbstractContextManager[object]:
+        return nullcontext()  # nobody else writes to an attempt, so that no lock has to hold between nodes
 
     def read(self) -> Reading:
         """Return the last record of each cell, of the folder of results or of this part."""
@@ -294,18 +314,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _append(path: Path, value: Any) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value) + "\n")
+    with path.open("ab+") as file:
+        torn = bool(file.tell()) and path.read_bytes()[-1:] != b"\n"  # a writer was killed within its line
+        file.write((b"\n" if torn else b"") + json.dumps(value).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the whole lines of a file; nothing where it is missing."""
+    """Yield the lines of a file without torn ones, of writers that were killed; nothing where it is missing."""
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return
-    for line in content.splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+    for line in content.split(b"\n")[:-1]:
+        with suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                yield value

@@ -1,9 +1,9 @@
 """Gathering: the records that jobs wrote are appended to the folder of results, each once, by one process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from unlearnbench.errors import one_line
-from unlearnbench.run.cluster.folder import RunFolder
+from unlearnbench.run.cluster.folder import Attempt, RunFolder
 from unlearnbench.store.records import Record, ResultStore, read_line
 
 
@@ -17,10 +17,10 @@ class Gathering:
         self._known = self._old | {record.digest for record in store.read().records}
         self._offsets: dict[str, int] = {}  # file -> bytes that were read
 
-    def new(self, part: str, warn: Callable[[str], None]) -> list[Record]:
-        """Return the records that a part has written since the last call, in the order of its attempts."""
+    def new(self, part: str, attempts: Sequence[Attempt], warn: Callable[[str], None]) -> list[Record]:
+        """Return the records that the attempts at a part have written since the last call, in their order."""
         found: list[Record] = []
-        for folder in self._run.stores(part):
+        for folder in self._run.stores(part, attempts):
             for path in sorted(folder.glob("*/*.jsonl")):
                 with path.open("rb") as file:
                     file.seek(self._offsets.get(str(path), 0))

@@ -1,5 +1,7 @@
 """A cluster as a run's launcher: submits parts, watches what they write, gathers records, and tries again."""
 
+import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
@@ -16,22 +18,23 @@ from unlearnbench.run.cluster.engine import LOGS, Queued, engine_of, write_scrip
 from unlearnbench.run.cluster.folder import HIDDEN, LAUNCHER, PREPARE, Attempt, Request, RunFolder, runs
 from unlearnbench.run.cluster.gathering import Gathering
 from unlearnbench.run.cluster.packing import known_seconds, packed
-from unlearnbench.run.course import Course
+from unlearnbench.run.course import Course, WeakBase
 from unlearnbench.run.plan import Plan, Selection
 from unlearnbench.run.progress import Task
 from unlearnbench.run.recording import Recorder, utc
 from unlearnbench.run.workers import Outcome
 from unlearnbench.store.cell import Cell
 from unlearnbench.store.records import DeviceModel, Record, ResultStore
-from unlearnbench.store.scratch import remove
 
 READ_SECONDS, TURN_SECONDS = 1.0, 0.2  # between looks at what jobs wrote, and at the run's own end
 ASK_SECONDS = (2.0, 10.0)  # between questions to the scheduler: in the first minutes, and later
 SOON_SECONDS = 180.0
 ABSENT = 2  # answers in a row without a job, before it counts as gone
-END_SECONDS = 60.0  # for cancelled jobs to end
+MOST_ABSENT = 45  # answers, after which no file system or accounting lags behind any more
+END_SECONDS, CANCEL_SECONDS = 60.0, 1.0  # for cancelled jobs to end, and between looks at them
+LIVE = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED", "CONFIGURING", "RESIZING")  # states of jobs
 CANCELLED, OUT_OF_MEMORY, TIMEOUT = "CANCELLED", "OUT_OF_MEMORY", "TIMEOUT"  # Slurm's words
-LENGTHS = ("time", "mem", "setup", "signal_delay_s")  # options of jobs that say nothing on the device
+LENGTHS = ("time", "mem", "signal_delay_s")  # options of jobs that say nothing on the device
 NO_WORD = "the scheduler does not say why"
 
 
@@ -46,12 +49,16 @@ class Part:
     idle: int = 0  # jobs in a row that finished no cell
     at_submission: int = 0  # cells that were finished then
     done: set[str] = field(default_factory=set)  # ids of finished cells
-    latest: dict[str, Record] = field(default_factory=dict)  # of any of its cells
+    latest: dict[str, Record] = field(default_factory=dict)  # record that counts, of each cell that has one
 
     @property
     def left(self) -> list[str]:
         """The ids of the cells that are not finished."""
         return [name for name in self.cells if name not in self.done]
+
+
+class CannotStart(UsageError):
+    """What the cells share could not be made."""
 
 
 class ClusterLauncher:
@@ -76,6 +83,7 @@ class ClusterLauncher:
         self.is_detached, self._by_hand, self.scripts = detach, by_hand, list[Path]()
         self._began = time.monotonic()
         self._asked = self._read = 0.0  # when the scheduler was asked, and the jobs' files read
+        self._in_queue: dict[str, Queued] = {}  # job -> its state, when it was last asked
         self._shown: dict[str, tuple[Task, ExitStack]] = {}  # cell -> its line
         self.problems: list[str] = []  # why cells have no result
 
@@ -83,6 +91,9 @@ class ClusterLauncher:
     def opened(self, course: Course) -> Iterator[DeviceModel | None]:
         """Yield the model of the devices, as far as an earlier run with the same options has found it."""
         self._course, self._display = course, course.display
+        if self.run_folder is None:
+            for earlier in runs(self._store.root):
+                self._collect(earlier)
         yield self.run_folder.device if self.run_folder else device_of_earlier(self._store.root, self._config)
 
     def run(self, selection: Selection) -> None:
@@ -97,15 +108,27 @@ class ClusterLauncher:
             self._course.expect([part.cells[name] for part in self._parts for name in part.left])
             try:
                 self._watch(run)
-            except KeyboardInterrupt:
-                raise  # the jobs go on
-            except BaseException:
+            except (WeakBase, CannotStart):
                 cancel(run, self._store)
                 raise
-            finally:
+            finally:  # of any other error, as of Ctrl-C, the jobs know nothing: they go on
                 self._course.showing.end()
                 for _, stack in self._shown.values():
                     stack.close()
+
+    def _collect(self, run: RunFolder) -> None:
+        """Gather what a run has that nobody watches, so that its finished cells are not measured again."""
+        if run.is_closed:
+            return
+        try:
+            with _watching(run):
+                count = gather_all(run, self._store, self._display.warn, is_over=False)
+                if all(set(cells) <= run.finished(part) for part, cells in run.parts.items()):
+                    run.close()
+        except UsageError:
+            return  # somebody watches it
+        if count:
+            self._display.say(f"{plural(count, 'record')} of run {run.name} gathered, which nobody watches")
 
     def _submit(self, selection: Selection) -> RunFolder | None:
         """Make the run's folder and submit its jobs; return None where nothing is left to do."""
@@ -119,13 +142,11 @@ class ClusterLauncher:
             engine = engine_of(run)
             try:
                 first = engine.submit([PREPARE], self._config.options(preparing=True))[PREPARE]
-                try:
-                    engine.submit(list(run.parts), self._config.options(preparing=False), after=first)
-                except UsageError:
-                    engine.cancel([first])
-                    raise
-            except UsageError:
-                remove(run.path)
+                engine.submit(list(run.parts), self._config.options(preparing=False), after=first)
+            except BaseException:  # Ctrl-C as well: nothing of it is to go on alone
+                run.close()
+                engine.cancel([job for jobs in run.jobs().values() for job in jobs])
+                shutil.rmtree(run.path, ignore_errors=True)  # a job may be writing there still
                 raise
         cells = sum(map(len, run.parts.values()))
         self._display.say(
@@ -152,7 +173,7 @@ class ClusterLauncher:
             if here := under_way(other) & {cell.id for cell in cells}:
                 self._display.say(
                     f"{plural(len(here), 'cell')} {_are(here)} under way in run {other.name} "
-                    f"and left to it: 'unlearnbench cluster attach {other.name}' gathers them"
+                    f"and left to it: 'unlearnbench cluster attach {other.name}' gathers them, cancel gives them back"
                 )
                 taken |= here
         return [cell for cell in cells if cell.id not in taken]
@@ -161,8 +182,9 @@ class ClusterLauncher:
         """Return a part; the cells that an earlier launcher gathered are done."""
         part = Part(name, {cell.id: cell for cell in self._plan.cells if cell.id in cells})
         part.job = run.jobs().get(name, [""])[-1]
-        finished = run.finished(name)
-        for record in self._gathering.new(name, self._display.warn):
+        attempts = run.attempts(name)
+        finished = run.finished(name, attempts)
+        for record in self._gathering.new(name, attempts, self._display.warn):
             self._receive(part, record)
         part.done = {one for one in finished if one in part.latest and self._gathering.is_old(part.latest[one])}
         part.at_submission = len(part.done)
@@ -174,17 +196,18 @@ class ClusterLauncher:
         while any(part.left for part in self._parts):
             if time.monotonic() - self._read >= READ_SECONDS:
                 self._read = time.monotonic()
-                for part in self._parts:
-                    self._gather(run, part)
-            if (queue := self._queue()) is not None:
                 if run.is_closed:
                     raise UsageError(f"run {run.name} was cancelled: run the same command again to measure the rest")
+                for part in self._parts:
+                    self._gather(run, part)
+                self._note(run)
+            if (queue := self._queue()) is not None:
+                self._in_queue = queue
                 if run.prepared is None and self._is_gone(preparing, queue):
                     self._fail_preparation(run, preparing)
                 for part in self._parts:
-                    if part.left and self._is_gone(part, queue):
+                    if part.left and self._is_gone(part, queue) and run.prepared is not None:
                         self._settle(run, part)
-            self._note(run, queue)
             self._course.turn()
             time.sleep(TURN_SECONDS)
         self._display.note = ""
@@ -195,8 +218,8 @@ class ClusterLauncher:
         if not part.left:
             return
         attempts = run.attempts(part.name)
-        finished = run.finished(part.name)  # before the records, which are written first
-        for record in self._gathering.new(part.name, self._display.warn):
+        finished = run.finished(part.name, attempts)  # before the records, which are written first
+        for record in self._gathering.new(part.name, attempts, self._display.warn):
             self._receive(part, record)
         for name in part.left:
             if name in finished and name in part.latest:
@@ -210,7 +233,8 @@ class ClusterLauncher:
         for name in running:
             if name in part.left:
                 self._line(part.cells[name], last)
-        if last is not None and run.is_by_hand and (reason := last.last("refused").get("reason")):
+        if last is not None and run.is_by_hand and (last.last("refused") or last.last("done")):
+            reason = last.last("refused").get("reason", "its job has ended without it: run the same command again")
             self._give_up(part, part.left, reason)
 
     def _receive(self, part: Part, record: Record) -> None:
@@ -234,9 +258,20 @@ class ClusterLauncher:
     def _leave_out(self, part: Part, names: set[str]) -> None:
         """Count cells as done that a job has found in the records, as they rest on its device."""
         if known := [part.cells[name] for name in part.left if name in names]:
-            self._display.leave_out([cell.method for cell in known])
             self._display.say(f"{plural(len(known), 'cell')} of {part.name} {_are(known)} recorded already")
+            self._expect_no_more(known)
             part.done |= {cell.id for cell in known}
+            latest = {record.cell.id: record for record in self._store.read().records}
+            failures = [latest[cell.id].failure for cell in known if cell.id in latest]
+            self.problems += [failure for failure in failures if failure]
+
+    def _expect_no_more(self, cells: Sequence[Cell]) -> None:
+        """Take cells out of what the display expects."""
+        self._display.leave_out([cell.method for cell in cells])
+        for cell in cells:
+            self._course.showing.finish(cell)
+            if cell.id in self._shown:
+                self._shown.pop(cell.id)[1].close()
 
     def _line(self, cell: Cell, attempt: Attempt | None) -> tuple[Task, ExitStack]:
         """Return the line of a cell in the display, made if there is none."""
@@ -264,46 +299,71 @@ class ClusterLauncher:
 
     def _settle(self, run: RunFolder, part: Part) -> None:
         """Decide on a part whose job is gone: what its running cell died of, and whether the rest runs again."""
+        run.look_again(part.name)
+        self._gather(run, part)
         word = self._engine.ending(part.job)
+        if not part.left or (word.split(" ")[0] in LIVE and part.absent < MOST_ABSENT):
+            return  # the accounting lags behind the queue
         last = next((one for one in reversed(run.attempts(part.name)) if one.job == part.job), None)
         if last is not None:
             self._blame(run, part, last, word)
-        self._gather(run, part)
-        if not part.left:
-            return
+            self._gather(run, part)
         part.idle = 0 if len(part.done) > part.at_submission else part.idle + 1
-        tries = Counter(name for attempt in run.attempts(part.name) for name in attempt.begun)
-        retries = run.config.retries
         refused = "" if last is None else last.last("refused").get("reason", "")
         ended = f"job {part.job} ended ({word or NO_WORD})"
-        if refused or word.startswith(CANCELLED) or part.idle > retries:
+        if refused or word.startswith(CANCELLED) or part.idle > run.config.retries:
             logs = f"; logs: {run.path / LOGS}"
             self._give_up(part, part.left, refused or f"{ended}, {part.idle} in a row without a result{logs}")
             return
-        self._give_up(part, [name for name in part.left if tries[name] > retries], f"{ended}: begun for the last time")
+        tries = Counter(name for attempt in run.attempts(part.name) for name in attempt.begun)
+        hopeless = [name for name in part.left if tries[name] > run.config.retries]
+        self._give_up(part, hopeless, f"{ended}: begun {run.config.retries + 1} times, and never finished")
         if part.left:
-            again = f"{plural(len(part.left), 'cell')} {_are(part.left)} submitted again"
-            self._display.warn(f"{ended}: {again}")
-            part.job = self._engine.submit([part.name], run.config.options(preparing=False))[part.name]
-            part.absent, part.at_submission = 0, len(part.done)
+            self._resubmit(run, part, ended)
+
+    def _resubmit(self, run: RunFolder, part: Part, ended: str) -> None:
+        """Submit a part again; if the scheduler refuses that now, it is asked again later."""
+        part.absent = 0
+        try:
+            job = self._engine.submit([part.name], run.config.options(preparing=False))[part.name]
+        except UsageError as error:
+            part.idle = max(part.idle - 1, 0)  # this end has been counted, and will be found again
+            self._display.warn(f"{ended}, and its cells cannot be submitted again now: {error}")
+            return
+        part.job, part.at_submission = job, len(part.done)
+        again = f"{plural(len(part.left), 'cell')} {_are(part.left)} submitted again"
+        self._display.warn(f"{ended}: {again}")
 
     def _blame(self, run: RunFolder, part: Part, last: Attempt, word: str) -> None:
-        """Record the cell that was running when its job vanished, if the scheduler says that it is to blame."""
-        if len(last.running) != 1 or (name := last.running[0]) not in part.left or name in run.finished(part.name):
-            return  # of several at once, nobody knows which is to blame
-        if word.startswith(OUT_OF_MEMORY):
+        """Record the cell that was running when its job vanished, if the scheduler says that it is to blame.
+
+        A job of several cells at once does not tell which; one that was measured already keeps its record.
+        """
+        name = last.begun[-1] if last.begun else ""
+        if name not in part.left or self._is_measured(part, name):
+            return
+        tries = [attempt for attempt in run.attempts(part.name) if name in attempt.begun]
+        was_told = last.last("stop").get("signal") == signal.SIGUSR2 and len(tries) > run.config.retries
+        if word.startswith(OUT_OF_MEMORY) and last.running == [name]:
             outcome = Outcome("oom", reason=f"Slurm ended its job {last.job} on {last.node}: out of memory")
-        elif word.startswith(TIMEOUT) and len(last.begun) == 1:
+        elif (word.startswith(TIMEOUT) or was_told) and last.begun == [name]:
             outcome = Outcome("timeout", reason=f"it takes longer than the time of its job, {last.job} on {last.node}")
         else:
             return
         ResultStore(run.path / part.name / LAUNCHER).append(self._record(part.cells[name], last, outcome))
 
+    def _is_measured(self, part: Part, name: str) -> bool:
+        """Say whether a cell has a good record, of this run or, if that counts, of an earlier one."""
+        known = [part.latest[name]] if name in part.latest else []
+        if self._request.execution.rerun != "always":
+            known += [record for record in self._store.read().records if record.cell.id == name]
+        return any(record.status == "ok" for record in known)
+
     def _record(self, cell: Cell, attempt: Attempt, outcome: Outcome) -> Record:
         """Return the record of a cell whose job did not live to write it."""
         began = attempt.began(cell.id)
         return Recorder(self._plan, {"node": attempt.node}).record(
-            cell, outcome, attempt.last("device").get("identity", {}), started=utc(began), seconds=time.time() - began
+            cell, outcome, attempt.last("device").get("identity", {}), started=utc(began), seconds=None
         )
 
     def _give_up(self, part: Part, cells: Sequence[str], reason: str) -> None:
@@ -320,33 +380,33 @@ class ClusterLauncher:
                 self._gathering.keep(self._record(part.cells[name], begun[name], outcome))
         self.problems.append(f"not measured: {cells[0]}{f' and {len(cells) - 1} more' if cells[1:] else ''}: {reason}")
         self._display.warn(self.problems[-1])
+        self._expect_no_more([part.cells[name] for name in cells])
         part.cells = {name: cell for name, cell in part.cells.items() if name not in cells}
 
     def _fail_preparation(self, run: RunFolder, preparing: Part) -> None:
-        """Raise UsageError with the reason why nothing was prepared."""
-        attempts = run.attempts(PREPARE)
+        """Raise CannotStart with the reason why nothing was prepared, once that is certain."""
+        run.look_again(PREPARE)
+        run.look_again()
         word = self._engine.ending(preparing.job)
-        if run.prepared is not None:  # it was the last thing that it wrote
-            return
+        is_good = word.startswith("COMPLETED") or word.split(" ")[0] in LIVE
+        if run.prepared is not None or (is_good and preparing.absent < MOST_ABSENT):
+            return  # a network file system or the accounting may lag behind the queue
+        attempts = run.attempts(PREPARE)
         refused = attempts[-1].last("refused").get("reason", "") if attempts else ""
-        raise UsageError(
-            f"the run cannot start: {refused}" if refused else
-            f"the run cannot start: job {preparing.job}, which prepares it, ended early ({word or NO_WORD}); see its "
-            f"log in {run.path / LOGS}"
-        )  # fmt: skip
+        ended = f"job {preparing.job}, which prepares it, ended early ({word or NO_WORD}); logs: {run.path / LOGS}"
+        raise CannotStart(f"the run cannot start: {refused or ended}")
 
-    def _note(self, run: RunFolder, queue: dict[str, Queued] | None) -> None:
+    def _note(self, run: RunFolder) -> None:
         """Tell the display what waits, and for what."""
-        if queue is None and not run.is_by_hand:
-            return  # nothing new
-        queue = queue or {}
-        jobs = [queue[part.job] for part in self._parts if part.left and part.job in queue]
-        waiting = [job for job in jobs if job.state == "PENDING"]
+        if run.is_by_hand:
+            self._display.note = "" if any(part.latest or self._shown for part in self._parts) else "no cell has begun"
+            return
+        waiting = [self._in_queue[part.job] for part in self._parts if part.left and part.job in self._in_queue]
+        waiting = [job for job in waiting if job.state == "PENDING"]
         why = next((job.why for job in waiting if job.why not in ("None", "Dependency")), "")
         prepares = "" if run.prepared else "base model, judges and what targets share are being made"
         waits = f"{plural(len(waiting), 'job')} waiting{f' ({why})' if why else ''}" if waiting else ""
-        begun = not run.is_by_hand or any(run.attempts(PREPARE))
-        self._display.note = "; ".join(filter(None, [prepares if begun else "no job has begun", waits]))
+        self._display.note = "; ".join(filter(None, [prepares, waits]))
 
 
 def device_of_earlier(results: Path, config: ClusterConfig) -> DeviceModel | None:
@@ -364,11 +424,11 @@ def _without_lengths(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def under_way(run: RunFolder) -> set[str]:
-    """Return the ids of the cells that jobs in the queue have still to finish."""
+    """Return the ids of the cells that jobs in the queue, or of unknown state, have still to finish."""
     if run.is_closed:
         return set()
-    queue, jobs = engine_of(run).queue() or {}, run.jobs()
-    live = [name for name in run.parts if any(job in queue for job in jobs.get(name, []))]
+    queue, jobs = engine_of(run).queue(), run.jobs()
+    live = [name for name in run.parts if queue is None or any(job in queue for job in jobs.get(name, []))]
     return {cell for name in live for cell in run.parts[name]} - {cell for name in live for cell in run.finished(name)}
 
 
@@ -382,18 +442,25 @@ def cancel(run: RunFolder, store: ResultStore) -> int:
     jobs = [job for several in run.jobs().values() for job in several]
     engine.cancel(jobs)
     run.close()
-    end = time.monotonic() + END_SECONDS
-    while set(engine.queue() or {}) & set(jobs) and time.monotonic() < end:
-        time.sleep(TURN_SECONDS)
-    return gather_all(run, store)
+    end = time.monotonic() + (0.0 if run.is_by_hand else END_SECONDS)
+    while ((queue := engine.queue()) is None or set(queue) & set(jobs)) and time.monotonic() < end:
+        time.sleep(CANCEL_SECONDS)
+    return gather_all(run, store, lambda text: None, is_over=True)
 
 
-def gather_all(run: RunFolder, store: ResultStore, warn: Callable[[str], None] = lambda text: None) -> int:
-    """Move all records of a run to the results, those of interrupted cells included; return the number of new ones."""
+def gather_all(run: RunFolder, store: ResultStore, warn: Callable[[str], None], *, is_over: bool) -> int:
+    """Move the records of a run to the results; return the number of new ones.
+
+    Args:
+        run: to gather.
+        store: takes them.
+        warn: called with a sentence on lines that cannot be read.
+        is_over: whether those of interrupted cells count, since nothing runs again.
+    """
     gathering, count = Gathering(run, store), 0
     for part in run.parts:
-        for record in gathering.new(part, warn):
-            count += gathering.keep(record)
+        for record in gathering.new(part, run.attempts(part), warn):
+            count += (is_over or record.status != "interrupted") and gathering.keep(record)
     return count
 
 

@@ -9,6 +9,7 @@ from unlearnbench.store.cell import Cell
 from unlearnbench.store.hashing import canonical_json
 from unlearnbench.store.records import DeviceModel, Record
 
+MOST_PARTS = 1000  # Slurm's usual limit on arrays
 Kind = tuple[str, str]  # method and settings
 
 
@@ -56,7 +57,7 @@ def packed(
     weights = [(sum(seconds.get(kind_of(cell), typical) for cell in group), group) for group in groups.values()]
     total = sum(weight for weight, _ in weights)
     wanted = math.ceil(total / (60 * minutes)) if minutes and seconds else 1
-    loads = [0.0] * min(max(workers, wanted), len(weights))
+    loads = [0.0] * min(max(workers, wanted), len(weights), MOST_PARTS)
     parts: list[set[str]] = [set() for _ in loads]
     for weight, group in sorted(weights, key=lambda entry: -entry[0]):  # the longest first, each to the emptiest part
         lightest = loads.index(min(loads))

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from unlearnbench.errors import UsageError, one_line
+from unlearnbench.errors import UsageError, one_line, spell_error
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run.benchmark import Benchmark, Summary
 from unlearnbench.run.cluster.folder import PREPARE, Journal, PartStore, RunFolder, write_json
@@ -29,6 +29,7 @@ from unlearnbench.store.records import device_model
 
 POLL_SECONDS = 0.2  # between looks whether another process has prepared what a part needs
 SHARED_NODE = "other jobs may have used the node (timed: shared)"
+GPUS, ALL_GPUS = "UNLEARNBENCH_LOCAL_GPUS", "all"  # what jobs of submitit's own engine see: as CUDA_VISIBLE_DEVICES
 REFUSED = 2  # exit status of a job that would fail again
 
 
@@ -54,7 +55,10 @@ class Job:
 
     def requeue(self) -> None:
         """Let Slurm run this job again from its start: what is recorded stays."""
-        subprocess.run(["scontrol", "requeue", self.id], check=False, timeout=60)
+        try:
+            subprocess.run(["scontrol", "requeue", self.id], check=False, timeout=60)
+        except (OSError, subprocess.TimeoutExpired) as error:  # the launcher submits the rest again
+            print(f"job {self.id} could not be requeued: {spell_error(error)}", file=sys.stderr)
 
 
 def work(folder: str, part: str) -> None:
@@ -68,6 +72,10 @@ def work(folder: str, part: str) -> None:
         SystemExit: it was stopped, or refused.
     """
     run, job = RunFolder(Path(folder)), Job.here()
+    if GPUS in os.environ and not job.is_slurm:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GPUS]
+        if os.environ[GPUS] == ALL_GPUS:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
     journal = Journal(run.path / part / job.attempt)
     journal.write("start", node=job.node, job=job.id)
     try:
