@@ -280,7 +280,9 @@ def test_while_the_scheduler_does_not_answer_all_cells_of_a_run_are_under_way(la
     monkeypatch.setattr(Play, "queue", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     first = launch({"part-0": [{"silent": True}], "part-1": [{"silent": True}]})
     monkeypatch.setattr(Play, "queue", lambda self: None)
-    assert f"6 cells are under way in run {first.run.name}" in launch(engine=first.engine).said
+    found = launch(engine=first.engine)
+    assert f"6 cells are under way in run {first.run.name}" in found.said
+    assert found.run is None
 
 
 def test_a_resubmission_that_is_refused_is_tried_again(launch, monkeypatch):

@@ -37,7 +37,7 @@ def limited(tmp_path_factory, slurm):
 def test_requeued_and_killed_jobs_lose_nothing_and_two_runs_share_a_folder(place):
     said = output_of(place.run("0-3", "--detach", seconds=3.0))
     first = place.newest
-    assert f"unlearnbench cluster attach {first.name}" in said
+    assert f"unlearnbench cluster attach {first.name} --results {place.folder}/results" in said
     other = place.run("2-4", seconds=3.0)  # two of its cells are the first run's
     place.slurm("scontrol", "requeue", place.await_(lambda: began(first, "part-0")).job)
     node = place.await_(lambda: began(first, "part-1")).node

@@ -1,6 +1,7 @@
 """Runs on a cluster: what `run --cluster` adds to a run, and the commands on such a run."""
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from unlearnbench.datasets import Source
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.run.benchmark import Summary
+    from unlearnbench.run.cluster.engine import Queued
     from unlearnbench.run.cluster.folder import Attempt, Request, RunFolder
     from unlearnbench.run.cluster.launcher import ClusterLauncher
     from unlearnbench.run.execution import Execution
@@ -81,6 +83,8 @@ def run_on_cluster(
     from unlearnbench.store.records import ResultStore
 
     config, request = read_config(file), Request(asked, source, execution, Path.cwd())
+    if print_jobs and config.launcher == "local":
+        raise UsageError("--print-jobs writes scripts for a scheduler, which launcher: local has none of: remove one")
     launcher = ClusterLauncher(plan, ResultStore(results), request, config, detach=detach, by_hand=print_jobs)
     _follow(launcher, plan, request, results, out, registry, console)
 
@@ -96,20 +100,21 @@ def _follow(
     if summary.weak and run is not None and not run.is_closed:  # by an earlier record
         _cancel(run, console)
     if run is not None and launcher.scripts:
-        for line in _how_to_submit(run, launcher.scripts, results):
+        for line in _how_to_submit(run, launcher.scripts, out):
             say(console, line)
     elif run is not None and (summary.interrupted or launcher.is_detached):
-        _detach(run, summary, results, console)
-    else:
+        _detach(run, summary, console)
+    elif not launcher.is_elsewhere:
         conclude(summary, plan, results, out, registry, launcher.problems)
 
 
-def _detach(run: "RunFolder", summary: "Summary", results: Path, console: "Console") -> None:
+def _detach(run: "RunFolder", summary: "Summary", console: "Console") -> None:
     """Say how to come back to a run; offer to cancel it where Ctrl-C is pressed again."""
-    where = "" if results == Path("results") else f" --results {results}"
+    from unlearnbench.run.cluster.launcher import command
+
     say(console, f"Detached: run {run.name} goes on without this process. To see to it:")
     for verb in ("status", "attach", "cancel"):
-        say(console, f"  unlearnbench cluster {verb} {run.name}{where}")
+        say(console, f"  {command(verb, run)}")
     if not summary.interrupted:
         return
     if summary.signal == signal.SIGINT and sys.stdin.isatty():
@@ -122,15 +127,17 @@ def _detach(run: "RunFolder", summary: "Summary", results: Path, console: "Conso
     raise typer.Exit(130)
 
 
-def _how_to_submit(run: "RunFolder", scripts: "list[Path]", results: Path) -> list[str]:
+def _how_to_submit(run: "RunFolder", scripts: "list[Path]", out: Path | None) -> list[str]:
     """Return what to do with the job scripts of a run."""
+    from unlearnbench.run.cluster.launcher import command
+
     prepare, parts = scripts
-    where = "" if results == Path("results") else f" --results {results}"
+    report = "--no-report" if out is None else f"--out {shlex.quote(str(out.absolute()))}"
     return [
         f"wrote {prepare}", f"wrote {parts} ({plural(len(run.parts), 'job')})", "", "Next:",
         f"  first=$(sbatch --parsable {prepare})",
         f"  sbatch --dependency=afterok:$first {parts}",
-        f"  unlearnbench cluster attach {run.name}{where}   # gathers the records, and renders the report at the end",
+        f"  {command('attach', run)} {report}   # gathers the records",
     ]  # fmt: skip
 
 
@@ -152,41 +159,44 @@ def _status_lines(run: "RunFolder") -> list[str]:
     from unlearnbench.cli.tables import table
     from unlearnbench.run.cluster.engine import engine_of
     from unlearnbench.run.cluster.folder import PREPARE
+    from unlearnbench.run.cluster.launcher import command
 
     queue, jobs = engine_of(run).queue(), run.jobs()
     finished = {name: run.finished(name) & set(cells) for name, cells in run.parts.items()}
     done, every = sum(map(len, finished.values())), sum(map(len, run.parts.values()))
-    rows = []
+    rows, states = [], []
     for name in [PREPARE, *run.parts]:
-        job = jobs.get(name, [""])[-1]
-        attempts = run.attempts(name)
-        there = (queue or {}).get(job)
+        job, attempts = jobs.get(name, [""])[-1], run.attempts(name)
         last = attempts[-1] if attempts else None
         cells = f"{len(finished[name])}/{len(run.parts[name])}" if name in finished else ""
-        node = "" if last is None else last.node
-        rows.append([name, cells, job, node, _state(last, None if there is None else f"{there.state} {there.why}")])
+        rows.append([name, cells, job or ("" if last is None else last.job), "" if last is None else last.node])
+        states.append(_state(last, (queue or {}).get(job), run.is_closed))
     over = "over" if run.is_closed else "under way"
-    device = run.device
     lines = [f"run {run.name}: {over}, {done} of {plural(every, 'cell')} finished"]
-    lines += [f"prepared on {device.name}"] if device else []
-    if queue is None:
-        lines.append("the scheduler does not answer, or is not asked: only what the jobs wrote is known")
-    return [*lines, "", *table(rows, ["part", "cells", "job", "node", "state"])]
+    lines += [f"prepared on {run.device.name}"] if run.device else []
+    if done == every and not run.is_closed:
+        lines.append(f"'{command('attach', run)}' gathers the records and ends it")
+    if run.is_by_hand:
+        lines.append("its jobs were submitted by hand: what they wrote is all that is known of them")
+    elif queue is None:
+        lines.append("the scheduler does not answer: what the jobs wrote is all that is known of them")
+    heads = table(rows, ["part", "cells", "job", "node"])
+    return [*lines, "", *(f"{line}  {state}" for line, state in zip(heads, ["state", *states], strict=True))]
 
 
-def _state(last: "Attempt | None", queued: str | None) -> str:
+def _state(last: "Attempt | None", queued: "Queued | None", is_closed: bool) -> str:
     """Return what a part is at: in the queue's words, and in those of its last job."""
     from unlearnbench.run.progress import spell
 
-    words = [] if queued is None else [queued.removesuffix(" None").strip().lower()]
+    words = []
+    if queued is not None:
+        why = f" ({queued.why})" if queued.why != "None" else ""
+        words.append(f"{queued.state.lower()}{why}")
     if last is not None:
-        if refused := last.last("refused"):
-            words.append(str(refused["reason"]))
-        for cell in last.running:
-            words.append(f"{cell} for {spell(time.time() - last.began(cell))}")
-        if not last.running:
-            words += [what for what in ("done", "stop") if last.last(what)]
-    return ", ".join(words) or "not begun"
+        words += [str(last.last("refused")["reason"])] if last.last("refused") else []
+        words += [f"{cell} for {spell(time.time() - last.began(cell))}" for cell in last.running if not is_closed]
+        words += [word for what, word in (("done", "done"), ("stop", "stopped")) if last.last(what)]
+    return ", ".join(words) or ("ended" if is_closed else "not begun" if last is None else "begun")
 
 
 @app.command(cls=options.Command)

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 from unlearnbench.errors import UsageError, suggest
@@ -16,9 +17,10 @@ OURS = (  # set by the launcher
     "output", "parsable", "signal", "tasks_per_node", "use_srun", "wait",
 )  # fmt: skip
 LONGEST_LOCAL = 7 * 24 * 60  # minutes, where no time is given
-KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "workers": int, "minutes": (int, float), "retries": int, "slurm": dict, "prepare": dict, "timed": str,
-    "launcher": str,
+NUMBER, OPTIONS, WORD = "a whole number", "options in braces, {name: value, ...}", "a word"
+KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "workers": (int, NUMBER), "minutes": ((int, float), "a number"), "retries": (int, NUMBER),
+    "slurm": (dict, OPTIONS), "prepare": (dict, OPTIONS), "timed": (str, WORD), "launcher": (str, WORD),
 }  # fmt: skip
 
 
@@ -59,7 +61,7 @@ def read_config(path: Path) -> ClusterConfig:
     except ImportError as error:
         raise UsageError(f"--cluster needs PyYAML: {INSTALL}") from error
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _strict(yaml))
     except OSError as error:
         raise UsageError(f"--cluster {path} cannot be read ({error.strerror or error})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -67,6 +69,23 @@ def read_config(path: Path) -> ClusterConfig:
     if not isinstance(content, dict) or "workers" not in content:
         raise UsageError(f"--cluster {path} needs a line 'workers: N', the number of jobs at once")
     return config_of(content, f"--cluster {path}")
+
+
+def _strict(yaml: ModuleType) -> Any:
+    """Return a loader that takes no name twice, and 1:30 as text: YAML reads it as 90, Slurm as 90 seconds."""
+
+    class Strict(yaml.SafeLoader):  # type: ignore[name-defined, misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [key.value for key, _ in node.value]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise yaml.constructor.ConstructorError(problem=f"{twice[0]} is given twice")
+            return super().construct_mapping(node, deep)
+
+        def construct_yaml_int(self, node: Any) -> Any:
+            return node.value if ":" in node.value else super().construct_yaml_int(node)
+
+    Strict.add_constructor("tag:yaml.org,2002:int", Strict.construct_yaml_int)
+    return Strict
 
 
 def config_of(content: Mapping[Any, Any], where: str) -> ClusterConfig:
@@ -81,8 +100,9 @@ def config_of(content: Mapping[Any, Any], where: str) -> ClusterConfig:
             raise UsageError(f"{where}: {name!r} is not known{suggest(str(name), known)}; known are {', '.join(known)}")
         if value is None and name == "minutes":
             continue
-        if not isinstance(value, KINDS[name]) or isinstance(value, bool):
-            raise UsageError(f"{where}: {name} has the wrong type of value, {value!r}")
+        kind, words = KINDS[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UsageError(f"{where}: {name} takes {words}, not {value!r}")
     config = ClusterConfig(**content)
     for name, least in (("workers", 1), ("retries", 0)):
         if getattr(config, name) < least:

@@ -1,5 +1,6 @@
 """The engines that run jobs: Slurm through submitit, submitit's own processes on this machine, or the user by hand."""
 
+import io
 import os
 import shlex
 import signal
@@ -7,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,7 +70,8 @@ class SlurmEngine:
         try:
             executor = SlurmExecutor(self._run.path / LOGS)
             executor.update_parameters(**_parameters(options, after, self._run.config.workers))
-            jobs = executor.map_array(work, [str(self._run.path)] * len(parts), list(parts))
+            with redirect_stderr(io.StringIO()):  # the error says it again
+                jobs = executor.map_array(work, [str(self._run.path)] * len(parts), list(parts))
         except (FailedJobError, RuntimeError, ValueError, TypeError, OSError) as error:
             raise UsageError(f"Slurm did not take the jobs: {_words(error)}") from error
         submitted = {part: job.job_id for part, job in zip(parts, jobs, strict=True)}

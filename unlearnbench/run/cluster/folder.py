@@ -252,6 +252,11 @@ class RunFolder:
             _append(self.path / "jobs.jsonl", {"part": part, "job": job, "at": time.time()})
 
     @property
+    def exists(self) -> bool:
+        """Whether its folder is there."""
+        return (self.path / "run.json").exists()
+
+    @property
     def is_closed(self) -> bool:
         """Whether it is over: all is gathered, or it was cancelled."""
         return (self.path / "closed").exists()

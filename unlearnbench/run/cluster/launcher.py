@@ -1,5 +1,6 @@
 """A cluster as a run's launcher: submits parts, watches what they write, gathers records, and tries again."""
 
+import shlex
 import shutil
 import signal
 import time
@@ -81,6 +82,7 @@ class ClusterLauncher:
         """
         self._plan, self._store, self._request, self._config, self.run_folder = plan, store, request, config, run
         self.is_detached, self._by_hand, self.scripts = detach, by_hand, list[Path]()
+        self.is_elsewhere = False  # all that is to be done is under way in other runs
         self._began = time.monotonic()
         self._asked = self._read = 0.0  # when the scheduler was asked, and the jobs' files read
         self._in_queue: dict[str, Queued] = {}  # job -> its state, when it was last asked
@@ -173,9 +175,10 @@ class ClusterLauncher:
             if here := under_way(other) & {cell.id for cell in cells}:
                 self._display.say(
                     f"{plural(len(here), 'cell')} {_are(here)} under way in run {other.name} "
-                    f"and left to it: 'unlearnbench cluster attach {other.name}' gathers them, cancel gives them back"
+                    f"and left to it: '{command('attach', other)}' gathers them, cancel gives them back"
                 )
                 taken |= here
+        self.is_elsewhere = bool(cells) and taken >= {cell.id for cell in cells}
         return [cell for cell in cells if cell.id not in taken]
 
     def _part(self, run: RunFolder, name: str, cells: set[str]) -> Part:
@@ -188,6 +191,7 @@ class ClusterLauncher:
             self._receive(part, record)
         part.done = {one for one in finished if one in part.latest and self._gathering.is_old(part.latest[one])}
         part.at_submission = len(part.done)
+        self.problems += [part.latest[one].failure for one in part.done if part.latest[one].failure]
         return part
 
     def _watch(self, run: RunFolder) -> None:
@@ -196,6 +200,8 @@ class ClusterLauncher:
         while any(part.left for part in self._parts):
             if time.monotonic() - self._read >= READ_SECONDS:
                 self._read = time.monotonic()
+                if not run.exists:
+                    raise UsageError(f"{run.path} is gone: end the jobs of the run by the scheduler's own command")
                 if run.is_closed:
                     raise UsageError(f"run {run.name} was cancelled: run the same command again to measure the rest")
                 for part in self._parts:
@@ -313,7 +319,8 @@ class ClusterLauncher:
         ended = f"job {part.job} ended ({word or NO_WORD})"
         if refused or word.startswith(CANCELLED) or part.idle > run.config.retries:
             logs = f"; logs: {run.path / LOGS}"
-            self._give_up(part, part.left, refused or f"{ended}, {part.idle} in a row without a result{logs}")
+            often = f", {part.idle} in a row without a result" if part.idle > run.config.retries else ""
+            self._give_up(part, part.left, refused or f"{ended}{often}{logs}")
             return
         tries = Counter(name for attempt in run.attempts(part.name) for name in attempt.begun)
         hopeless = [name for name in part.left if tries[name] > run.config.retries]
@@ -401,12 +408,20 @@ class ClusterLauncher:
         if run.is_by_hand:
             self._display.note = "" if any(part.latest or self._shown for part in self._parts) else "no cell has begun"
             return
-        waiting = [self._in_queue[part.job] for part in self._parts if part.left and part.job in self._in_queue]
+        wanted = [] if run.prepared else run.jobs().get(PREPARE, [])
+        wanted += [part.job for part in self._parts if part.left]
+        waiting = [self._in_queue[job] for job in wanted if job in self._in_queue]
         waiting = [job for job in waiting if job.state == "PENDING"]
         why = next((job.why for job in waiting if job.why not in ("None", "Dependency")), "")
-        prepares = "" if run.prepared else "base model, judges and what targets share are being made"
+        is_made = bool(run.prepared) or (any(job in self._in_queue for job in wanted[:1]) and why)
+        prepares = "" if is_made else "base model, judges and what targets share are being made"
         waits = f"{plural(len(waiting), 'job')} waiting{f' ({why})' if why else ''}" if waiting else ""
         self._display.note = "; ".join(filter(None, [prepares, waits]))
+
+
+def command(verb: str, run: RunFolder) -> str:
+    """Return the command that does something to a run, from any folder."""
+    return f"unlearnbench cluster {verb} {run.name} --results {shlex.quote(str(run.results))}"
 
 
 def device_of_earlier(results: Path, config: ClusterConfig) -> DeviceModel | None:
