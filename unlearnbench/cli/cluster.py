@@ -190,7 +190,7 @@ def _state(last: "Attempt | None", queued: "Queued | None", is_closed: bool) -> 
 
     words = []
     if queued is not None:
-        why = f" ({queued.why})" if queued.why != "None" else ""
+        why = f" ({queued.why})" if queued.why not in ("", "None") else ""
         words.append(f"{queued.state.lower()}{why}")
     if last is not None:
         words += [str(last.last("refused")["reason"])] if last.last("refused") else []

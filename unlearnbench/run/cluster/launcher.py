@@ -413,8 +413,9 @@ class ClusterLauncher:
         waiting = [self._in_queue[job] for job in wanted if job in self._in_queue]
         waiting = [job for job in waiting if job.state == "PENDING"]
         why = next((job.why for job in waiting if job.why not in ("None", "Dependency")), "")
-        is_made = bool(run.prepared) or (any(job in self._in_queue for job in wanted[:1]) and why)
-        prepares = "" if is_made else "base model, judges and what targets share are being made"
+        first = self._in_queue.get(wanted[0]) if wanted else None
+        is_prepared = run.prepared is not None or (first is not None and first.state == "PENDING")
+        prepares = "" if is_prepared else "base model, judges and what targets share are being made"
         waits = f"{plural(len(waiting), 'job')} waiting{f' ({why})' if why else ''}" if waiting else ""
         self._display.note = "; ".join(filter(None, [prepares, waits]))
 
