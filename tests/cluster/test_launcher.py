@@ -16,6 +16,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.run.benchmark import Benchmark
 from unlearnbench.run.cluster import launcher as module
+from unlearnbench.run.cluster import standing
 from unlearnbench.run.cluster.config import ClusterConfig
 from unlearnbench.run.cluster.engine import Queued
 from unlearnbench.run.cluster.folder import PREPARE, Journal, PartStore, Request, RunFolder, find_run, runs, write_json
@@ -118,6 +119,7 @@ def launch(tmp_path, monkeypatch):
             return next(one for one in made if one.run.name == run.name)
 
         monkeypatch.setattr(module, "engine_of", engine_of)
+        monkeypatch.setattr(standing, "engine_of", engine_of)
         ours = ClusterLauncher(plan, store, request, config, attach, detach=detach)
         summary = Benchmark(plan, ours, store, Console(file=said, width=200), execution).run()
         records = {record.cell.forget_class: record for record in store.read().records}
@@ -311,7 +313,7 @@ def test_torn_lines_of_killed_launchers_and_jobs_are_passed_over(launch):
 
 def test_one_process_at_a_time_watches_a_run(launch, tmp_path):
     found = launch()
-    with module._watching(found.run), pytest.raises(UsageError, match="another process watches run"):
+    with standing.watching(found.run), pytest.raises(UsageError, match="another process watches run"):
         launch(attach=found.run, engine=found.engine)
 
 

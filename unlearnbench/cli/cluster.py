@@ -110,7 +110,7 @@ def _follow(
 
 def _detach(run: "RunFolder", summary: "Summary", console: "Console") -> None:
     """Say how to come back to a run; offer to cancel it where Ctrl-C is pressed again."""
-    from unlearnbench.run.cluster.launcher import command
+    from unlearnbench.run.cluster.standing import command
 
     say(console, f"Detached: run {run.name} goes on without this process. To see to it:")
     for verb in ("status", "attach", "cancel"):
@@ -129,7 +129,7 @@ def _detach(run: "RunFolder", summary: "Summary", console: "Console") -> None:
 
 def _how_to_submit(run: "RunFolder", scripts: "list[Path]", out: Path | None) -> list[str]:
     """Return what to do with the job scripts of a run."""
-    from unlearnbench.run.cluster.launcher import command
+    from unlearnbench.run.cluster.standing import command
 
     prepare, parts = scripts
     report = "--no-report" if out is None else f"--out {shlex.quote(str(out.absolute()))}"
@@ -159,7 +159,7 @@ def _status_lines(run: "RunFolder") -> list[str]:
     from unlearnbench.cli.tables import table
     from unlearnbench.run.cluster.engine import engine_of
     from unlearnbench.run.cluster.folder import PREPARE
-    from unlearnbench.run.cluster.launcher import command
+    from unlearnbench.run.cluster.standing import command
 
     queue, jobs = engine_of(run).queue(), run.jobs()
     finished = {name: run.finished(name) & set(cells) for name, cells in run.parts.items()}
@@ -213,7 +213,8 @@ def attach(
     """
     from unlearnbench.cli.console import make_console
     from unlearnbench.run.cluster.folder import find_run
-    from unlearnbench.run.cluster.launcher import ClusterLauncher, gather_all
+    from unlearnbench.run.cluster.launcher import ClusterLauncher
+    from unlearnbench.run.cluster.standing import gather_all
     from unlearnbench.run.cluster.task import planned
     from unlearnbench.store.records import ResultStore
 
@@ -249,7 +250,7 @@ def cancel(name: RunName = "", results: options.Results = Path("results")) -> No
 
 def _cancel(run: "RunFolder", console: "Console") -> None:
     """Cancel the jobs of a run."""
-    from unlearnbench.run.cluster.launcher import cancel
+    from unlearnbench.run.cluster.standing import cancel
     from unlearnbench.store.records import ResultStore
 
     count = cancel(run, ResultStore(run.results))

@@ -1,24 +1,29 @@
 """A cluster as a run's launcher: submits parts, watches what they write, gathers records, and tries again."""
 
-import shlex
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
 
 from unlearnbench.errors import UsageError, plural
 from unlearnbench.run.cluster.config import ClusterConfig
 from unlearnbench.run.cluster.engine import LOGS, Queued, engine_of, write_scripts
-from unlearnbench.run.cluster.folder import HIDDEN, LAUNCHER, PREPARE, Attempt, Request, RunFolder, runs
+from unlearnbench.run.cluster.folder import LAUNCHER, PREPARE, Attempt, Request, RunFolder, runs
 from unlearnbench.run.cluster.gathering import Gathering
 from unlearnbench.run.cluster.packing import known_seconds, packed
+from unlearnbench.run.cluster.standing import (
+    cancel,
+    command,
+    device_of_earlier,
+    gather_all,
+    submitting,
+    under_way,
+    watching,
+)
 from unlearnbench.run.course import Course, WeakBase
 from unlearnbench.run.plan import Plan, Selection
 from unlearnbench.run.progress import Task
@@ -32,10 +37,8 @@ ASK_SECONDS = (2.0, 10.0)  # between questions to the scheduler: in the first mi
 SOON_SECONDS = 180.0
 ABSENT = 2  # answers in a row without a job, before it counts as gone
 MOST_ABSENT = 45  # answers, after which no file system or accounting lags behind any more
-END_SECONDS, CANCEL_SECONDS = 60.0, 1.0  # for cancelled jobs to end, and between looks at them
 LIVE = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED", "CONFIGURING", "RESIZING")  # states of jobs
 CANCELLED, OUT_OF_MEMORY, TIMEOUT = "CANCELLED", "OUT_OF_MEMORY", "TIMEOUT"  # Slurm's words
-LENGTHS = ("time", "mem", "signal_delay_s")  # options of jobs that say nothing on the device
 NO_WORD = "the scheduler does not say why"
 
 
@@ -104,7 +107,7 @@ class ClusterLauncher:
         if run is None or self.is_detached or self.scripts:
             return
         self._engine = engine_of(run)
-        with _watching(run):
+        with watching(run):
             self._gathering = Gathering(run, self._store)
             self._parts = [self._part(run, name, set(cells)) for name, cells in run.parts.items()]
             self._course.expect([part.cells[name] for part in self._parts for name in part.left])
@@ -123,7 +126,7 @@ class ClusterLauncher:
         if run.is_closed:
             return
         try:
-            with _watching(run):
+            with watching(run):
                 count = gather_all(run, self._store, self._display.warn, is_over=False)
                 if all(set(cells) <= run.finished(part) for part, cells in run.parts.items()):
                     run.close()
@@ -134,7 +137,7 @@ class ClusterLauncher:
 
     def _submit(self, selection: Selection) -> RunFolder | None:
         """Make the run's folder and submit its jobs; return None where nothing is left to do."""
-        with _submitting(self._store.root):
+        with submitting(self._store.root):
             run = self._create(selection)
             if run is None:
                 return None
@@ -420,92 +423,5 @@ class ClusterLauncher:
         self._display.note = "; ".join(filter(None, [prepares, waits]))
 
 
-def command(verb: str, run: RunFolder) -> str:
-    """Return the command that does something to a run, from any folder."""
-    return f"unlearnbench cluster {verb} {run.name} --results {shlex.quote(str(run.results))}"
-
-
-def device_of_earlier(results: Path, config: ClusterConfig) -> DeviceModel | None:
-    """Return the device that the last run with the same options of jobs found; None where there is none."""
-    for run in runs(results):
-        same = [(one.launcher, _without_lengths(one.slurm)) for one in (run.config, config)]
-        if same[0] == same[1] and (device := run.device) is not None:
-            return device
-    return None
-
-
-def _without_lengths(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of jobs without those that say nothing on the device."""
-    return {name: value for name, value in options.items() if name not in LENGTHS}
-
-
-def under_way(run: RunFolder) -> set[str]:
-    """Return the ids of the cells that jobs in the queue, or of unknown state, have still to finish."""
-    if run.is_closed:
-        return set()
-    queue, jobs = engine_of(run).queue(), run.jobs()
-    live = [name for name in run.parts if queue is None or any(job in queue for job in jobs.get(name, []))]
-    return {cell for name in live for cell in run.parts[name]} - {cell for name in live for cell in run.finished(name)}
-
-
-def cancel(run: RunFolder, store: ResultStore) -> int:
-    """Cancel the jobs of a run, wait for their end and gather what they have; return the number of records gathered.
-
-    Raises:
-        UsageError: the scheduler does not answer.
-    """
-    engine = engine_of(run)
-    jobs = [job for several in run.jobs().values() for job in several]
-    engine.cancel(jobs)
-    run.close()
-    end = time.monotonic() + (0.0 if run.is_by_hand else END_SECONDS)
-    while ((queue := engine.queue()) is None or set(queue) & set(jobs)) and time.monotonic() < end:
-        time.sleep(CANCEL_SECONDS)
-    return gather_all(run, store, lambda text: None, is_over=True)
-
-
-def gather_all(run: RunFolder, store: ResultStore, warn: Callable[[str], None], *, is_over: bool) -> int:
-    """Move the records of a run to the results; return the number of new ones.
-
-    Args:
-        run: to gather.
-        store: takes them.
-        warn: called with a sentence on lines that cannot be read.
-        is_over: whether those of interrupted cells count, since nothing runs again.
-    """
-    gathering, count = Gathering(run, store), 0
-    for part in run.parts:
-        for record in gathering.new(part, run.attempts(part), warn):
-            count += (is_over or record.status != "interrupted") and gathering.keep(record)
-    return count
-
-
 def _are(things: Sized) -> str:
     return "is" if len(things) == 1 else "are"
-
-
-@contextmanager
-def _submitting(results: Path) -> Iterator[None]:
-    """Let one launcher at a time choose its cells."""
-    folder = results / HIDDEN
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {folder} ({error.strerror or error}): choose other --results") from error
-    with FileLock(folder / "submit.lock"):
-        yield
-
-
-@contextmanager
-def _watching(run: RunFolder) -> Iterator[None]:
-    """Be the only launcher of a run.
-
-    Raises:
-        UsageError: another one is.
-    """
-    try:
-        held = FileLock(run.path / "watch.lock").acquire(timeout=0)
-    except Timeout:
-        raise UsageError(f"another process watches run {run.name} already: it gathers the records") from None
-    with held:
-        yield
