@@ -59,17 +59,15 @@ def check_options(cluster: Path | None, chosen: "dict[str, Any]") -> None:
 
 
 def run_on_cluster(
-    file: Path, plan: "Plan", asked: "dict[str, Any]", source: "Source", execution: "Execution", results: Path,
-    out: Path | None, registry: "Registry", console: "Console", *, detach: bool, print_jobs: bool,
+    file: Path, plan: "Plan", asked: "tuple[dict[str, Any], Source, Execution]", results: Path, out: Path | None,
+    registry: "Registry", console: "Console", *, detach: bool, print_jobs: bool,
 ) -> None:  # fmt: skip
     """Run a plan on a cluster: submit what is missing, and watch it or not; or write its job scripts.
 
     Args:
         file: the cluster file.
         plan: the cells.
-        asked: the arguments of `make_plan` that it was made of.
-        source: its dataset.
-        execution: the options of the run.
+        asked: the arguments of `make_plan` that it was made of, its dataset, and the options of the run.
         results: folder of records.
         out: folder of the report; None for no report.
         registry: the plugins.
@@ -82,7 +80,7 @@ def run_on_cluster(
     from unlearnbench.run.cluster.launcher import ClusterLauncher
     from unlearnbench.store.records import ResultStore
 
-    config, request = read_config(file), Request(asked, source, execution, Path.cwd())
+    config, request = read_config(file), Request(*asked, Path.cwd())
     if print_jobs and config.launcher == "local":
         raise UsageError("--print-jobs writes scripts for a scheduler, which launcher: local has none of: remove one")
     launcher = ClusterLauncher(plan, ResultStore(results), request, config, detach=detach, by_hand=print_jobs)

@@ -5,9 +5,8 @@ import io
 import math
 import os
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -16,17 +15,16 @@ from unlearnbench.cli.cluster import app as cluster_app
 from unlearnbench.cli.cluster import check_options, run_on_cluster
 from unlearnbench.cli.running import (
     absolute,
-    benchmark,
+    asked_of,
     check_results,
     check_run,
     check_writable,
-    conclude,
     echo,
     execution_of,
-    lanes_of,
     opened,
     plan_of,
     render_all,
+    run_here,
     say,
     source_of,
     start,
@@ -149,30 +147,17 @@ def run(
     """Run every method on every class, and render the report."""
     check_options(cluster, {"--detach": detach, "--print-jobs": print_jobs, "--minutes": minutes, "--dry-run": dry_run})
     console, workers = start(start_workers=not dry_run and cluster is None)
-    source = source_of(context)
-    asked: dict[str, Any] = {
-        "methods": methods, "classes": classes, "metrics": metrics, "sweeps": set_ or [], "seeds": seeds,
-        "base_seeds": base_seeds, "sampling_seeds": sampling_seeds, "controls": controls, "sequence": sequence,
-        "retained": retained,
-    }  # fmt: skip
+    source, asked = source_of(context), asked_of(context)
     registry, plan = plan_of(plugin, source, **asked)
     check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
-    execution = execution_of(
-        device=device, devices=devices, plugin_files=absolute(plugin), rerun=rerun, repeats=repeats,
-        controls=controls, models=save_models, timeout=timeout, minutes=minutes, stop_if_weak=stop_if_weak,
-    )  # fmt: skip
+    execution, place = execution_of(context), None if no_report else out
     if cluster is not None:
-        run_on_cluster(
-            cluster, plan, asked, source, execution, results, None if no_report else out, registry, console,
-            detach=detach, print_jobs=print_jobs,
-        )  # fmt: skip
-        return
-    if workers is None:
+        request = asked, source, execution
+        run_on_cluster(cluster, plan, request, results, place, registry, console, detach=detach, print_jobs=print_jobs)
+    elif workers is None:
         _dry_run(console, plan, results, execution)
-        return
-    show = None if no_report else partial(render_all, results, out, registry, console, is_over=False)
-    summary = benchmark(console, plan, lanes_of(plan, workers, results, execution), results, execution, show)
-    conclude(summary, plan, results, None if no_report else out, registry)
+    else:
+        run_here(console, plan, workers, execution, results, place, registry)
 
 
 def _dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execution") -> None:
@@ -229,18 +214,10 @@ def estimate(
     """
     console, workers = start()
     assert workers is not None
-    _, plan = plan_of(
-        plugin, source_of(context),
-        methods=methods, classes=classes, metrics=metrics, sweeps=set_ or [], seeds=seeds, base_seeds=base_seeds,
-        sampling_seeds=sampling_seeds, controls=controls, sequence=sequence, every_class=not (classes or sequence),
-        retained=retained,
-    )  # fmt: skip
+    every = not (classes or sequence)
+    _, plan = plan_of(plugin, source_of(context), **asked_of(context), every_class=every)
     check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
-    execution = execution_of(
-        device=device, plugin_files=absolute(plugin), rerun=rerun, repeats=repeats, controls=controls,
-        models=save_models,
-    )  # fmt: skip
-    _say_estimate(console, plan, workers, results, execution)
+    _say_estimate(console, plan, workers, results, execution_of(context))
 
 
 def _say_estimate(console: "Console", plan: "Plan", workers: "Workers", results: Path, execution: "Execution") -> None:
@@ -311,18 +288,14 @@ def evaluate(
         raise UsageError("--name names one row: give one model, or let folders name the rows")
     given = [Given.read(model, name) for model in models]
     console, workers = start()
-    registry, files = Registry(absolute(plugin)), absolute(plugin)
+    registry = Registry(absolute(plugin))
     plan = plan_of_given(
         registry, given, classes=classes, source=source_of(context), metrics=metrics, seed=seed, retained=retained
     )
     check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
-    execution = execution_of(
-        device=device, plugin_files=files, rerun=rerun, controls="none", models=None, timeout=timeout
-    )
-    show = None if no_report else partial(render_all, results, out, registry, console, is_over=False)
     assert workers is not None
-    summary = benchmark(console, plan, lanes_of(plan, workers, results, execution), results, execution, show)
-    conclude(summary, plan, results, None if no_report else out, registry)
+    execution, place = execution_of(context, controls="none", models=None), None if no_report else out
+    run_here(console, plan, workers, execution, results, place, registry)
 
 
 @app.command(cls=options.Sections, epilog=UNLEARN_EXAMPLES)
@@ -366,9 +339,7 @@ def unlearn(
         registry, method, classes=classes, source=source_of(context), sweeps=set_ or [], seed=seed
     )
     check_run(plan, {"--out": out}, stop_if_weak=False)
-    execution = execution_of(
-        device=device, plugin_files=absolute(plugin), controls="none", models=None, timeout=timeout
-    )
+    execution = execution_of(context, controls="none", models=None)
     record = unlearn_to(out, plan, workers, console, execution)
     if record is None:
         ignore_stopping()

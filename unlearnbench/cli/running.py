@@ -3,6 +3,8 @@
 import os
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from unlearnbench.run.workers import Workers
     from unlearnbench.store.records import Reading, Record
 
-SPELLED_OPTIONS = {"compile_": "compiled"}  # parameters that are not called like the field of a Source
+SPELLED_OPTIONS = {"compile_": "compiled", "set_": "sweeps"}  # parameters with another name than elsewhere
 
 
 def start(start_workers: bool = True) -> "tuple[Console, Workers | None]":
@@ -42,8 +44,22 @@ def source_of(context: typer.Context) -> "Source":
     """Return the dataset that a command's options choose."""
     from unlearnbench.datasets import Source
 
-    options = {SPELLED_OPTIONS.get(name, name): value for name, value in context.params.items()}
+    options = _spelled(context)
     return Source(**{field.name: options[field.name] for field in fields(Source) if field.name in options})
+
+
+def asked_of(context: typer.Context) -> dict[str, Any]:
+    """Return the arguments of `make_plan` that a command's options give, without the dataset."""
+    from unlearnbench.run.plan import make_plan
+
+    options = _spelled(context)
+    asked = {name: options[name] for name in signature(make_plan).parameters if name in options}
+    return {**asked, "sweeps": asked["sweeps"] or []}
+
+
+def _spelled(context: typer.Context) -> dict[str, Any]:
+    """Return {name: value} of a command's options, by the names that they have elsewhere."""
+    return {SPELLED_OPTIONS.get(name, name): value for name, value in context.params.items()}
 
 
 def plan_of(plugin: "Sequence[Path] | None", source: "Source", **asked: Any) -> "tuple[Registry, Plan]":
@@ -66,13 +82,17 @@ def absolute(paths: "Sequence[Path] | None") -> tuple[Path, ...]:
     return tuple(path.absolute() for path in paths or [])
 
 
-def execution_of(*, models: Path | None, **options: Any) -> "Execution":
-    """Return the execution options of a run; the models' folder becomes an absolute path."""
+def execution_of(context: typer.Context, **fixed: Any) -> "Execution":
+    """Return the execution options of a command, and those that it fixes; paths become absolute."""
     from unlearnbench.run.execution import Execution
     from unlearnbench.store.cache import default_cache
 
-    _check_devices(options["device"], options.get("devices", ""))
-    return Execution(default_cache(), models=None if models is None else models.absolute(), **options)
+    options = context.params
+    chosen = {field.name: options[field.name] for field in fields(Execution) if field.name in options}
+    _check_devices(chosen["device"], chosen.get("devices", ""))
+    models, files = options.get("save_models"), absolute(options.get("plugin"))
+    paths = {"cache": default_cache(), "plugin_files": files, "models": models and models.absolute()}
+    return Execution(**{**chosen, **paths, **fixed})
 
 
 def _check_devices(device: str, devices: str) -> None:
@@ -127,12 +147,17 @@ def benchmark(
     return Benchmark(plan, launcher, ResultStore(results), console, execution, check_untouched, show).run()
 
 
-def lanes_of(plan: "Plan", workers: "Workers", results: Path, execution: "Execution") -> "Launcher":
-    """Return the devices of this machine as the launcher of a run."""
+def run_here(
+    console: "Console", plan: "Plan", workers: "Workers", execution: "Execution", results: Path, out: Path | None,
+    registry: "Registry",
+) -> None:  # fmt: skip
+    """Run a plan on the devices of this machine, and conclude; without `out`, render no report."""
     from unlearnbench.run.lanes import Lanes
     from unlearnbench.store.records import ResultStore
 
-    return Lanes(plan, workers, ResultStore(results), execution)
+    show = None if out is None else partial(render_all, results, out, registry, console, is_over=False)
+    lanes = Lanes(plan, workers, ResultStore(results), execution)
+    conclude(benchmark(console, plan, lanes, results, execution, show), plan, results, out, registry)
 
 
 def check_untouched(record: "Record") -> list[str]:
