@@ -181,6 +181,7 @@ def test_cells_that_a_job_finds_recorded_are_done(launch):
     assert found.status == {1: "ok", 2: "ok", 3: "ok", 5: "ok"}
     assert "2 cells of part-0 are recorded already" in found.said
     assert "[4/4]" in found.said
+    assert len(found.run.finished("part-0")) == 3
     assert found.problems == []
 
 
@@ -240,6 +241,15 @@ def test_a_run_that_cannot_be_prepared_is_cancelled(launch, act, reason):
     play = {PREPARE: [act], "part-0": [{"silent": True}], "part-1": [{"silent": True}]}
     with pytest.raises(UsageError, match=reason):
         launch(play)
+
+
+def test_of_a_run_by_hand_a_refusal_to_prepare_is_said(launch, monkeypatch):
+    first = launch({PREPARE: [{"refused": "no such device"}], "part-0": [{"silent": True}]}, detach=True)
+    monkeypatch.setattr(RunFolder, "is_by_hand", True)
+    monkeypatch.setattr(Play, "queue", lambda self: None)
+    with pytest.raises(UsageError, match="the run cannot start: no such device"):
+        launch(attach=RunFolder(first.run.path), engine=first.engine)
+    assert not first.run.is_closed  # the user may submit it again
 
 
 def test_a_scheduler_that_does_not_answer_decides_nothing(launch, monkeypatch):

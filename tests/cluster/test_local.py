@@ -2,6 +2,7 @@
 
 import os
 import re
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -10,7 +11,7 @@ from tests.cluster.place import Place, began, output_of
 from unlearnbench.run.cluster.folder import runs
 from unlearnbench.store.records import ResultStore
 
-HERE = type("Here", (), {"environment": dict(os.environ)})  # in place of a Slurm
+HERE = SimpleNamespace(environment=dict(os.environ))  # in place of a Slurm
 
 
 @pytest.fixture

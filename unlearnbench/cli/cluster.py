@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unlearnbench.cli import options
-from unlearnbench.cli.running import benchmark, conclude, render_all, say
+from unlearnbench.cli.running import asked_of, benchmark, conclude, render_all, say, source_of
 from unlearnbench.errors import UsageError, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from unlearnbench.datasets import Source
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.run.benchmark import Summary
     from unlearnbench.run.cluster.engine import Queued
@@ -59,31 +58,30 @@ def check_options(cluster: Path | None, chosen: "dict[str, Any]") -> None:
 
 
 def run_on_cluster(
-    file: Path, plan: "Plan", asked: "tuple[dict[str, Any], Source, Execution]", results: Path, out: Path | None,
-    registry: "Registry", console: "Console", *, detach: bool, print_jobs: bool,
+    context: typer.Context, plan: "Plan", execution: "Execution", results: Path, out: Path | None,
+    registry: "Registry", console: "Console",
 ) -> None:  # fmt: skip
     """Run a plan on a cluster: submit what is missing, and watch it or not; or write its job scripts.
 
     Args:
-        file: the cluster file.
+        context: of the command, with its options.
         plan: the cells.
-        asked: the arguments of `make_plan` that it was made of, its dataset, and the options of the run.
+        execution: the options of the run.
         results: folder of records.
         out: folder of the report; None for no report.
         registry: the plugins.
         console: shows progress.
-        detach: whether to submit the jobs only.
-        print_jobs: whether to write their scripts only.
     """
     from unlearnbench.run.cluster.config import read_config
     from unlearnbench.run.cluster.folder import Request
     from unlearnbench.run.cluster.launcher import ClusterLauncher
     from unlearnbench.store.records import ResultStore
 
-    config, request = read_config(file), Request(*asked, Path.cwd())
-    if print_jobs and config.launcher == "local":
+    file, detach, by_hand = (context.params[name] for name in ("cluster", "detach", "print_jobs"))
+    config, request = read_config(file), Request(asked_of(context), source_of(context), execution, Path.cwd())
+    if by_hand and config.launcher == "local":
         raise UsageError("--print-jobs writes scripts for a scheduler, which launcher: local has none of: remove one")
-    launcher = ClusterLauncher(plan, ResultStore(results), request, config, detach=detach, by_hand=print_jobs)
+    launcher = ClusterLauncher(plan, ResultStore(results), request, config, detach=detach, by_hand=by_hand)
     _follow(launcher, plan, request, results, out, registry, console)
 
 
@@ -133,8 +131,8 @@ def _how_to_submit(run: "RunFolder", scripts: "list[Path]", out: Path | None) ->
     report = "--no-report" if out is None else f"--out {shlex.quote(str(out.absolute()))}"
     return [
         f"wrote {prepare}", f"wrote {parts} ({plural(len(run.parts), 'job')})", "", "Next:",
-        f"  first=$(sbatch --parsable {prepare})",
-        f"  sbatch --dependency=afterok:$first {parts}",
+        f"  first=$(sbatch --parsable {shlex.quote(str(prepare))})",
+        f"  sbatch --dependency=afterok:$first {shlex.quote(str(parts))}",
         f"  {command('attach', run)} {report}   # gathers the records",
     ]  # fmt: skip
 
@@ -191,7 +189,7 @@ def _state(last: "Attempt | None", queued: "Queued | None", is_closed: bool) -> 
         why = f" ({queued.why})" if queued.why not in ("", "None") else ""
         words.append(f"{queued.state.lower()}{why}")
     if last is not None:
-        words += [str(last.last("refused")["reason"])] if last.last("refused") else []
+        words += [last.refusal] if last.refusal else []
         words += [f"{cell} for {spell(time.time() - last.began(cell))}" for cell in last.running if not is_closed]
         words += [word for what, word in (("done", "done"), ("stop", "stopped")) if last.last(what)]
     return ", ".join(words) or ("ended" if is_closed else "not begun" if last is None else "begun")

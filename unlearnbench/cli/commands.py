@@ -147,13 +147,11 @@ def run(
     """Run every method on every class, and render the report."""
     check_options(cluster, {"--detach": detach, "--print-jobs": print_jobs, "--minutes": minutes, "--dry-run": dry_run})
     console, workers = start(start_workers=not dry_run and cluster is None)
-    source, asked = source_of(context), asked_of(context)
-    registry, plan = plan_of(plugin, source, **asked)
+    registry, plan = plan_of(plugin, source_of(context), **asked_of(context))
     check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
     execution, place = execution_of(context), None if no_report else out
     if cluster is not None:
-        request = asked, source, execution
-        run_on_cluster(cluster, plan, request, results, place, registry, console, detach=detach, print_jobs=print_jobs)
+        run_on_cluster(context, plan, execution, results, place, registry, console)
     elif workers is None:
         _dry_run(console, plan, results, execution)
     else:

@@ -133,24 +133,27 @@ def train_denoiser(
         null_class=dataset.num_classes, generator=generator, bf16=recipe.precision == "bf16",
     )  # fmt: skip
     path, before = workspace / "checkpoint.safetensors", 0.0
-    if path.is_file():
-        try:
-            state = load_file(path)
+    try:
+        if (state := _saved(path)) is not None:
             training.restore(state)
             before = float(state["seconds"]) if recipe.minutes is not None else 0.0
-        except FileNotFoundError:  # a concurrent builder (locks are unreliable here) has finished and cleaned up
-            pass
-        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-            warnings.warn(
-                f"the checkpoint {path} is damaged ({spell_error(error)}); training starts anew", stacklevel=1
-            )
-            path.unlink(missing_ok=True)
-            return train_denoiser(dataset, train, codec, workspace, device, progress)
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        warnings.warn(f"the checkpoint {path} is damaged ({spell_error(error)}); training starts anew", stacklevel=1)
+        path.unlink(missing_ok=True)
+        return train_denoiser(dataset, train, codec, workspace, device, progress)
     _train(training, draw, recipe, path, before, progress)
     training.average.copy_to(model)
     denoiser.finish()
     tensors, facts = _payload(denoiser)
     return tensors, {**facts, "steps": training.step, "loss": _curve(training.losses[: training.step])}
+
+
+def _saved(path: Path) -> Tensors | None:
+    """Return a checkpoint; None where there is none, or a concurrent builder (without locks) has cleaned up."""
+    try:
+        return load_file(path) if path.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 def _train(

@@ -40,7 +40,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Hooks:
     """What a task of a cluster tells the devices that it runs on."""
 
     place: Mapping[str, str] = field(default_factory=dict)  # facts of provenance
@@ -57,12 +57,12 @@ class Lanes:
 
     def __init__(
         self, plan: Plan, workers: Workers, store: ResultStore, execution: Execution,
-        surroundings: Surroundings | None = None,
+        hooks: Hooks | None = None,
     ) -> None:  # fmt: skip
         """Take the plan, the processes, the store of records, and the options of the run."""
         self._plan, self._workers, self._store, self._execution = plan, workers, store, execution
-        self._around = surroundings or Surroundings()
-        self._recorder, self._beside = Recorder(plan, self._around.place), Beside()
+        self._hooks = hooks or Hooks()
+        self._recorder, self._beside = Recorder(plan, self._hooks.place), Beside()
         self._stop, self._stop_reason, self._is_over = threading.Event(), "the run was stopped", False
         self._begun: dict[int, int] = {}  # lane -> start of its cell, in nanoseconds since the epoch
 
@@ -72,7 +72,7 @@ class Lanes:
         execution, self._course, self._display = self._execution, course, course.display
         infos = expect(self._workers.run("unlearnbench.run.jobs:resolve_devices", execution.device, execution.devices))
         self._plan.dataset.check_device(infos[0]["identity"]["type"])
-        self._around.on_devices(infos)
+        self._hooks.on_devices(infos)
         self._lanes = [Lane(number, device) for number, device in enumerate(infos)]
         identities = [device["identity"] for device in infos]
         with device_lock(identities, self._wait_for_device, self._display.warn), in_use(execution.cache) as self._use:
@@ -81,9 +81,9 @@ class Lanes:
     def run(self, selection: Selection) -> None:
         """Run the selected cells."""
         self._selection, todo = selection, selection.todo
-        self._around.on_selection(selection)
+        self._hooks.on_selection(selection)
         if todo:
-            if not self._around.is_prepared:
+            if not self._hooks.is_prepared:
                 self.prepare(todo)
             self._trim(todo)
         self._course.expect(todo)
@@ -179,7 +179,7 @@ class Lanes:
         """
         if self._stop.is_set():
             raise Stopped
-        self._around.on_begin(cell)
+        self._hooks.on_begin(cell)
         device_info, started = lane.device_info, Start()
         where = f" on {device_info['name']}" if device_info["of"] > 1 else ""
         with self._display.task(f"{self._plan.describe(cell)}{where}") as task, self._beside.working(lane.number):
@@ -196,14 +196,14 @@ class Lanes:
             if record.status == "ok":
                 record = self._attack(stages, record, lane, started)
             self._course.finish(record, task, started.seconds)
-        self._around.on_end(cell)
+        self._hooks.on_end(cell)
         if self._course.is_over:
             self._stop.set()
 
     def _record(self, cell: Cell, outcome: Outcome, lane: Lane, started: Start) -> Record:
         return self._recorder.record(
             cell, outcome, lane.device_info["identity"], started=started.utc, seconds=started.seconds,
-            disturbance=self._around.disturbance,
+            disturbance=self._hooks.disturbance,
         )  # fmt: skip
 
     def _keep(self, cell: Cell, outcome: Outcome, lane: Lane, started: Start) -> Record:

@@ -142,16 +142,26 @@ def _check_options(options: Mapping[Any, Any], where: str) -> None:
             raise UsageError(f"{where}: {name} takes one value, not {value!r}")
 
 
+def import_submitit() -> ModuleType:
+    """Return the package.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise UsageError(f"--cluster needs submitit: {INSTALL}") from error
+    return submitit
+
+
 def for_submitit(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as submitit takes them: those that it does not name itself go to sbatch as they are.
 
     Raises:
         UsageError: submitit is not installed.
     """
-    try:
-        from submitit.slurm.slurm import _make_sbatch_string
-    except ImportError as error:
-        raise UsageError(f"--cluster needs submitit: {INSTALL}") from error
-    named = set(inspect.signature(_make_sbatch_string).parameters) - {"command", "folder", "map_count"}
+    made_of = inspect.signature(import_submitit().slurm.slurm._make_sbatch_string)
+    named = set(made_of.parameters) - {"command", "folder", "map_count"}
     rest = {name: value for name, value in options.items() if name not in named}
     return {**{name: value for name, value in options.items() if name in named}, "additional_parameters": rest}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import psutil
 
 from unlearnbench.errors import UsageError, one_line
-from unlearnbench.run.cluster.config import INSTALL, LONGEST_LOCAL, for_submitit
+from unlearnbench.run.cluster.config import LONGEST_LOCAL, for_submitit, import_submitit
 from unlearnbench.run.cluster.folder import PREPARE, RunFolder
 from unlearnbench.run.cluster.task import ALL_GPUS, GPUS, is_process, work
 
@@ -60,23 +60,16 @@ class SlurmEngine:
 
     def submit(self, parts: Sequence[str], options: Mapping[str, Any], after: str = "") -> dict[str, str]:
         """Submit jobs."""
-        try:
-            from submitit import SlurmExecutor
-            from submitit.core.utils import FailedJobError
-        except ImportError as error:
-            raise UsageError(f"--cluster needs submitit: {INSTALL}") from error
+        submitit = import_submitit()
         for name in [name for name in os.environ if name.startswith("SLURM_ARRAY_")]:
             del os.environ[name]  # of a job that this process runs in: ours would take them for their own
         try:
-            executor = SlurmExecutor(self._run.path / LOGS)
+            executor = submitit.SlurmExecutor(self._run.path / LOGS)
             executor.update_parameters(**_parameters(options, after, self._run.config.workers))
             with redirect_stderr(io.StringIO()):  # the error says it again
-                jobs = executor.map_array(work, [str(self._run.path)] * len(parts), list(parts))
-        except (FailedJobError, RuntimeError, ValueError, TypeError, OSError) as error:
+                return _submitted(self._run, executor, parts)
+        except (submitit.core.utils.FailedJobError, RuntimeError, ValueError, TypeError, OSError) as error:
             raise UsageError(f"Slurm did not take the jobs: {_words(error)}") from error
-        submitted = {part: job.job_id for part, job in zip(parts, jobs, strict=True)}
-        self._run.note_jobs(submitted)
-        return submitted
 
     def queue(self) -> dict[str, Queued] | None:
         """Ask squeue."""
@@ -110,21 +103,14 @@ class LocalEngine:
 
     def submit(self, parts: Sequence[str], options: Mapping[str, Any], after: str = "") -> dict[str, str]:
         """Start processes, which outlive this one and its terminal."""
-        try:
-            from submitit import LocalExecutor
-        except ImportError as error:
-            raise UsageError(f"--cluster needs submitit: {INSTALL}") from error
-        executor = LocalExecutor(self._run.path / LOGS)
+        executor = import_submitit().LocalExecutor(self._run.path / LOGS)
         os.environ[GPUS] = os.environ.get("CUDA_VISIBLE_DEVICES", ALL_GPUS)  # submitit hides them
         chosen = {"setup": options["setup"]} if "setup" in options else {}
         minutes = options.get("time", LONGEST_LOCAL)
         delay = min(int(options.get("signal_delay_s", SIGNAL_SECONDS)), 60 * minutes // 2)
         executor.update_parameters(timeout_min=minutes, signal_delay_s=delay, stderr_to_stdout=True, **chosen)
         with _apart():
-            jobs = executor.map_array(work, [str(self._run.path)] * len(parts), list(parts))
-        submitted = {part: job.job_id for part, job in zip(parts, jobs, strict=True)}
-        self._run.note_jobs(submitted)
-        return submitted
+            return _submitted(self._run, executor, parts)
 
     def queue(self) -> dict[str, Queued] | None:
         """Look for the processes, which only their own machine sees."""
@@ -218,6 +204,14 @@ def _parameters(options: Mapping[str, Any], after: str, workers: int) -> dict[st
         **chosen, "job_name": JOB_NAME, "array_parallelism": workers, "stderr_to_stdout": True,
         "additional_parameters": more,
     }  # fmt: skip
+
+
+def _submitted(run: RunFolder, executor: Any, parts: Sequence[str]) -> dict[str, str]:
+    """Submit a job per part through an executor of submitit, and note them."""
+    jobs = executor.map_array(work, [str(run.path)] * len(parts), list(parts))
+    submitted = {part: job.job_id for part, job in zip(parts, jobs, strict=True)}
+    run.note_jobs(submitted)
+    return submitted
 
 
 def _words(error: Exception) -> str:

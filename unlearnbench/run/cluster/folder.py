@@ -75,6 +75,11 @@ class Attempt:
         return {line["cell"] for line in self.lines if line["what"] == "skip"}
 
     @property
+    def refusal(self) -> str:
+        """Why it refused to work; empty where it did not."""
+        return str(self.last("refused").get("reason", ""))
+
+    @property
     def running(self) -> list[str]:
         """The ids of the cells that it is at, or died at."""
         is_over = any(line["what"] in ("done", "stop", "refused") for line in self.lines)
@@ -209,10 +214,14 @@ class RunFolder:
         return sorted(found, key=lambda attempt: (attempt.last("start").get("at", 0.0), attempt.folder.name))
 
     def finished(self, part: str, attempts: Sequence[Attempt] | None = None) -> set[str]:
-        """Return the ids of the cells of a part that no further attempt is to run; `attempts` saves reading them."""
+        """Return the ids of the cells of a part that no further attempt is to run; `attempts` saves reading them.
+
+        They have ended, had a record already, or died so that the launcher recorded them.
+        """
         blamed = ResultStore(self.path / part / LAUNCHER).read().records
         attempts = self.attempts(part) if attempts is None else attempts
-        return {name for attempt in attempts for name in attempt.ended} | {one.cell.id for one in blamed}
+        over = {name for attempt in attempts for name in attempt.ended | attempt.skipped}
+        return over | {one.cell.id for one in blamed}
 
     def idle_attempts(self, part: str) -> int:
         """Return how many attempts at a part in a row, the last ones, finished no cell."""

@@ -207,9 +207,9 @@ class ClusterLauncher:
                     raise UsageError(f"{run.path} is gone: end the jobs of the run by the scheduler's own command")
                 if run.is_closed:
                     raise UsageError(f"run {run.name} was cancelled: run the same command again to measure the rest")
+                self._note(run, preparing)
                 for part in self._parts:
                     self._gather(run, part)
-                self._note(run)
             if (queue := self._queue()) is not None:
                 self._in_queue = queue
                 if run.prepared is None and self._is_gone(preparing, queue):
@@ -242,9 +242,9 @@ class ClusterLauncher:
         for name in running:
             if name in part.left:
                 self._line(part.cells[name], last)
-        if last is not None and run.is_by_hand and (last.last("refused") or last.last("done")):
-            reason = last.last("refused").get("reason", "its job has ended without it: run the same command again")
-            self._give_up(part, part.left, reason)
+        if last is not None and run.is_by_hand and (last.refusal or last.last("done")):
+            reason = last.refusal or "its job has ended without it: run the same command again"
+            self._give_up(run, part, part.left, reason)
 
     def _receive(self, part: Part, record: Record) -> None:
         """Take a record of a part: one of an interruption only counts if the cell is given up."""
@@ -318,16 +318,16 @@ class ClusterLauncher:
             self._blame(run, part, last, word)
             self._gather(run, part)
         part.idle = 0 if len(part.done) > part.at_submission else part.idle + 1
-        refused = "" if last is None else last.last("refused").get("reason", "")
+        refused = "" if last is None else last.refusal
         ended = f"job {part.job} ended ({word or NO_WORD})"
         if refused or word.startswith(CANCELLED) or part.idle > run.config.retries:
             logs = f"; logs: {run.path / LOGS}"
             often = f", {part.idle} in a row without a result" if part.idle > run.config.retries else ""
-            self._give_up(part, part.left, refused or f"{ended}{often}{logs}")
+            self._give_up(run, part, part.left, refused or f"{ended}{often}{logs}")
             return
         tries = Counter(name for attempt in run.attempts(part.name) for name in attempt.begun)
         hopeless = [name for name in part.left if tries[name] > run.config.retries]
-        self._give_up(part, hopeless, f"{ended}: begun {run.config.retries + 1} times, and never finished")
+        self._give_up(run, part, hopeless, f"{ended}: begun {run.config.retries + 1} times, and never finished")
         if part.left:
             self._resubmit(run, part, ended)
 
@@ -376,12 +376,11 @@ class ClusterLauncher:
             cell, outcome, attempt.last("device").get("identity", {}), started=utc(began), seconds=None
         )
 
-    def _give_up(self, part: Part, cells: Sequence[str], reason: str) -> None:
+    def _give_up(self, run: RunFolder, part: Part, cells: Sequence[str], reason: str) -> None:
         """Leave cells without a result; what is known of them is that they were interrupted."""
         if not cells:
             return
-        attempts = self.run_folder.attempts(part.name) if self.run_folder else []
-        begun = {name: attempt for attempt in attempts for name in attempt.begun}
+        begun = {name: attempt for attempt in run.attempts(part.name) for name in attempt.begun}
         for name in cells:
             if name in part.latest:
                 self._gathering.keep(part.latest[name])
@@ -402,23 +401,28 @@ class ClusterLauncher:
         if run.prepared is not None or (is_good and preparing.absent < MOST_ABSENT):
             return  # a network file system or the accounting may lag behind the queue
         attempts = run.attempts(PREPARE)
-        refused = attempts[-1].last("refused").get("reason", "") if attempts else ""
+        refused = attempts[-1].refusal if attempts else ""
         ended = f"job {preparing.job}, which prepares it, ended early ({word or NO_WORD}); logs: {run.path / LOGS}"
         raise CannotStart(f"the run cannot start: {refused or ended}")
 
-    def _note(self, run: RunFolder) -> None:
-        """Tell the display what waits, and for what."""
+    def _note(self, run: RunFolder, preparing: Part) -> None:
+        """Tell the display what waits, and for what.
+
+        Raises:
+            UsageError: of a run by hand, nothing can be prepared.
+        """
         if run.is_by_hand:
             self._display.note = "" if any(part.latest or self._shown for part in self._parts) else "no cell has begun"
+            refusals = [attempt.refusal for attempt in run.attempts(PREPARE)[-1:] if run.prepared is None]
+            if any(refusals):
+                raise UsageError(f"the run cannot start: {refusals[0]}")
             return
-        wanted = [] if run.prepared else run.jobs().get(PREPARE, [])
-        wanted += [part.job for part in self._parts if part.left]
-        waiting = [self._in_queue[job] for job in wanted if job in self._in_queue]
-        waiting = [job for job in waiting if job.state == "PENDING"]
-        why = next((job.why for job in waiting if job.why not in ("None", "Dependency")), "")
-        first = self._in_queue.get(wanted[0]) if wanted else None
-        is_prepared = run.prepared is not None or (first is not None and first.state == "PENDING")
-        prepares = "" if is_prepared else "base model, judges and what targets share are being made"
+        jobs = [part.job for part in self._parts if part.left] + ([] if run.prepared else [preparing.job])
+        waiting = {job: self._in_queue[job] for job in jobs if job in self._in_queue}
+        waiting = {job: queued for job, queued in waiting.items() if queued.state == "PENDING"}
+        why = next((queued.why for queued in waiting.values() if queued.why not in ("None", "Dependency")), "")
+        is_preparing = preparing.job in jobs and preparing.job not in waiting
+        prepares = "base model, judges and what targets share are being made" if is_preparing else ""
         waits = f"{plural(len(waiting), 'job')} waiting{f' ({why})' if why else ''}" if waiting else ""
         self._display.note = "; ".join(filter(None, [prepares, waits]))
 

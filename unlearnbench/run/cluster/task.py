@@ -20,7 +20,7 @@ from unlearnbench.plugins.registry import Registry
 from unlearnbench.run.benchmark import Benchmark, Summary
 from unlearnbench.run.cluster.folder import PREPARE, Journal, PartStore, RunFolder, write_json
 from unlearnbench.run.cluster.packing import kind_of
-from unlearnbench.run.lanes import Lanes, Surroundings
+from unlearnbench.run.lanes import Hooks, Lanes
 from unlearnbench.run.plan import Plan, Selection, make_plan
 from unlearnbench.run.stopping import Interruption, Signalled, signals_as_interrupt
 from unlearnbench.run.workers import Workers
@@ -149,8 +149,8 @@ def _prepare(run: RunFolder, journal: Journal) -> Summary:
         journal.write("device", identity=infos[0]["identity"])
 
     cells = part_of(plan, [name for cells in run.parts.values() for name in cells])
-    store, execution = PartStore(run, PREPARE, run.path / PREPARE), replace(run.request.execution, minutes=None)
-    lanes = Preparation(cells, workers, store, execution, Surroundings(on_devices=note))
+    store, execution = PartStore(run, PREPARE, run.path / PREPARE), run.request.execution
+    lanes = Preparation(cells, workers, store, execution, Hooks(on_devices=note))
     summary = Benchmark(cells, lanes, store, _console(), execution).run()
     if not summary.interrupted:
         write_json(run.path / "prepared.json", {"identity": found[0]})
@@ -165,12 +165,10 @@ def _run_part(run: RunFolder, part: str, job: Job, journal: Journal) -> Summary:
         _await_prepared(run)
     finished = run.finished(part)
     tries = Counter(name for attempt in run.attempts(part) for name in attempt.begun)
-    cells = [
-        name for name in run.parts[part] if name not in finished and tries[name] <= run.config.retries
-    ]  # fmt: skip
+    cells = [name for name in run.parts[part] if name not in finished and tries[name] <= run.config.retries]
     chosen = part_of(plan, cells)
     store, execution = PartStore(run, part, run.path / part / job.attempt), run.request.execution
-    around = Surroundings(
+    hooks = Hooks(
         place={"node": job.node},
         disturbance=SHARED_NODE if run.config.timed == "shared" and run.config.launcher == "slurm" else "",
         on_devices=_check_alike(run, journal),
@@ -179,7 +177,7 @@ def _run_part(run: RunFolder, part: str, job: Job, journal: Journal) -> Summary:
         on_end=lambda cell: journal.write("end", cell=cell.id),
         is_prepared=True,
     )  # fmt: skip
-    lanes = Lanes(chosen, workers, store, execution, around)
+    lanes = Lanes(chosen, workers, store, execution, hooks)
     return Benchmark(chosen, lanes, store, _console(), execution).run()
 
 
@@ -218,7 +216,7 @@ def _await_prepared(run: RunFolder) -> None:
         attempts = run.attempts(PREPARE)
         jobs = run.jobs().get(PREPARE, [])
         has_died = any(not is_process(job) for job in jobs[-1:]) and run.prepared is None
-        if has_died or (attempts and (attempts[-1].last("refused") or attempts[-1].last("stop"))):
+        if has_died or (attempts and (attempts[-1].refusal or attempts[-1].last("stop"))):
             raise UsageError("what the cells share was not made: see the log of the job that prepares")
         time.sleep(POLL_SECONDS)
 
