@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 from unlearnbench import PluginError, Score, UsageError, method, metric
 from unlearnbench.plugins.cards import cards
 from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.space import Choices, Range
 from unlearnbench.plugins.spec import NEEDS
 
 
@@ -538,3 +539,31 @@ def test_a_file_that_does_not_parse_is_named_where_its_method_is_missed(tmp_path
     registry = Registry([write_plugin(tmp_path, GOOD + "\n    oops(", "other.py")])
     with pytest.raises(UsageError, match=r"there is no method 'mine', and .*other\.py does not parse: .*Error"):
         registry.method("mine")
+
+
+class TestSearchSpaces:
+    def test_ranges_and_choices(self):
+        spec = declare(float, 1.0, search={"x": (0.5, 2)})
+        assert spec.search == {"x": Range(0.5, 2.0, log=True)}
+        assert declare(float, 1.0, search={"x": (0, 2, "uniform")}).search == {"x": Range(0.0, 2.0, log=False)}
+        assert declare(int, 1, search={"x": [1, 4]}).search == {"x": Choices((1, 4))}
+
+    @pytest.mark.parametrize(
+        ("declared", "words"),
+        [
+            ({"y": (1, 2)}, "not a setting"),
+            ({"x": (0, 2)}, "above zero"),
+            ({"x": (2, 1)}, "must rise"),
+            ({"x": (1, 2, 3)}, "must be"),
+            ({"x": [1]}, "at least two different"),
+            ({"x": 3}, "at least two different"),
+            ({"x": ("a", 2)}, "does not fit"),
+        ],
+    )
+    def test_others_are_refused(self, declared, words):
+        with pytest.raises(PluginError, match=words):
+            declare(float, 1.0, search=declared)
+
+    def test_a_kind_that_is_none(self):
+        with pytest.raises(PluginError, match="'weights' or 'inference'"):
+            declare(float, 1.0, kind="training")
