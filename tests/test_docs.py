@@ -127,7 +127,7 @@ COMMANDS = {
     "unlearnbench sample my-models/digits-safemax-c3-* --class 3 --n 64 --out grid.png": short("--n 4"),
     "unlearnbench run --dataset cifar10 --protocol fast --methods all --classes 0-9 --cluster slurm.yaml "
     "--detach": short(
-        "--dataset digits --protocol digits-ddim25 --methods original --classes 0,1 --metrics ua --controls none "
+        "--dataset digits --protocol digits-dpm12 --methods original --classes 0,1 --metrics ua --controls none "
         "--results cluster-results"
     ),
     "unlearnbench cluster status": short("--results cluster-results"),

@@ -32,7 +32,8 @@ from unlearnbench.store.revisions import REVISIONS
 from unlearnbench.unlearn.context import Context
 from unlearnbench.unlearn.harness import Harness
 
-CPU, DATASET = torch.device("cpu"), tiny_dataset()
+CPU, TINY = torch.device("cpu"), tiny_dataset()
+DATASET = replace(TINY, protocol=replace(TINY.protocol, name="digits-ddim25", solver="ddim"))
 CELL = Cell("digits", DATASET.protocol.name, "golden", {}, 3, 0)
 
 
@@ -100,6 +101,8 @@ def measure_sampler(prepared, store):
             **sampler,
         )  # fmt: skip
         found[name] = marks(made)
+    dpm = {**DATASET.protocol.sampler, "solver": "dpm++", "steps": 5}
+    found["dpm++"] = marks(prepared.base.draw(labels, range(4), null_class=DATASET.null_class, **dpm))
     x = torch.linspace(-1, 1, 128).view(2, 1, 8, 8)
     found["predicted"] = marks(predict_noise(prepared.base, x, torch.tensor([10, 900]), torch.tensor([3, 10])).detach())
     return found

@@ -513,7 +513,7 @@ class TestTorchvision:
 
 class TestChoices:
     def test_every_dataset_lists_its_protocols(self):
-        assert protocol_names("digits") == ["digits-ddim25", "digits-ddim25-b4"]
+        assert protocol_names("digits") == ["digits-dpm12", "digits-ddim25", "digits-dpm12-b4", "digits-ddim25-b4"]
         for kind in ("cifar10", "cifar100", "stl10", "imagefolder"):
             names = ["fast", "paper", "smoke"] if kind == "stl10" else ["fast", "paper", "brief", "smoke"]
             assert protocol_names(kind) == [*names, *[f"{name}-b4" for name in names]]
@@ -632,7 +632,7 @@ class TestChoices:
         profile = digits._PROFILE
         bases = {**profile.bases, "unet": replace(profile.bases["unet"], steps=7)}
         monkeypatch.setattr(digits, "_PROFILE", replace(profile, bases=bases))
-        now = current_dataset(facts, "digits-ddim25")
+        now = current_dataset(facts, "digits-dpm12")
         assert now.digest != facts["digest"]
         assert now.judges_digest == facts["panel"]
 
@@ -640,7 +640,7 @@ class TestChoices:
         from unlearnbench.datasets import digits
 
         profile, record = digits._PROFILE, fake_record()
-        record = replace(record, cell=replace(record.cell, protocol="digits-ddim25"))
+        record = replace(record, cell=replace(record.cell, protocol="digits-dpm12"))
         rejecting = replace(profile.rejecting, threshold=0.5)
         monkeypatch.setattr(digits, "_PROFILE", replace(profile, rejecting=rejecting))
         assert stale_ids([record], {}) == {record.cell.id}

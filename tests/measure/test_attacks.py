@@ -185,20 +185,20 @@ class TestTheAttacker:
 
 class TestStart:
     def test_the_sampler_goes_on_from_a_timestep(self):
-        assert list(Start().timesteps(1000, 4)) == [750, 500, 250, 0]
-        assert list(Start(t=500).timesteps(1000, 4)) == [500, 250, 0]
-        assert list(Start(t=499).timesteps(1000, 4)) == [250, 0]
-        assert list(Start(t=999).timesteps(1000, 4)) == [750, 500, 250, 0]
+        ddim = [750, 500, 250, 0]
+        assert [Start(t=t).index(ddim) for t in (None, 999, 500, 499, 0)] == [0, 0, 1, 2, 3]
+        assert Start(t=50).index([900, 500, 100]) == 2  # before the last one, from which sampling still begins
 
-    def test_a_perfect_model_gives_back_the_images_it_starts_from(self):
+    @pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+    def test_a_perfect_model_gives_back_the_images_it_starts_from(self, solver):
         model, x0, done = Album(bright=0), torch.rand(5, 1, 8, 8) * 2 - 1, []
         model.class_embedding.weight.data[:5] = x0.flatten(1)
         images = sample(
             model, Schedule.of(), torch.arange(5), range(5), (1, 8, 8), steps=10, eta=0.0, guidance=0.0,
-            null_class=10, batch_size=2, start=Start(x0, 300), progress=done.append,
+            null_class=10, batch_size=2, solver=solver, start=Start(x0, 300), progress=done.append,
         )  # fmt: skip
         assert torch.allclose(images.float() / 127.5 - 1, x0, atol=0.01)
-        assert done[-1] == 5 * 4
+        assert done[-1] == 5 * (4 if solver == "ddim" else 3)
 
     def test_images_are_noised_to_the_timestep(self):
         noise, x0 = torch.randn(2, 1, 8, 8), torch.rand(4, 1, 8, 8)

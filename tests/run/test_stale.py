@@ -19,7 +19,7 @@ CELL, ATTACK = {"base", "judges", "unlearning", "sampler", "measuring"}, {"attac
 
 def of_digits(**fields):
     record = fake_record(**fields)
-    return replace(record, cell=replace(record.cell, protocol="digits-ddim25"))
+    return replace(record, cell=replace(record.cell, protocol="digits-dpm12"))
 
 
 def raised(monkeypatch, part):
@@ -101,7 +101,7 @@ def test_a_cell_whose_metrics_look_at_nothing_rests_on_no_judge():
 
 def test_what_nobody_knows_is_not_judged():
     assert current_dataset({}, "p") is None
-    assert current_dataset({**load_dataset("digits").to_json(), "kind": "gone"}, "digits-ddim25") is None
+    assert current_dataset({**load_dataset("digits").to_json(), "kind": "gone"}, "digits-dpm12") is None
     assert not stale_ids([replace(fake_record(), dataset={"digest": "d"})], {})
 
 

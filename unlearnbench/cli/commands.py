@@ -448,7 +448,7 @@ def sample(
     ] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance w, if not the protocol's.", metavar="W")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="DDIM steps, if not the protocol's.", min=1, max=1000, metavar="N")
+        int | None, typer.Option(help="Sampling steps, if not the protocol's.", min=1, max=1000, metavar="N")
     ] = None,
     device: options.Device = "auto",
 ) -> None:

@@ -156,7 +156,7 @@ class Dataset:
         """Hash of recipes and protocol: records with a different digest used another base, judge or protocol."""
         protocol = replace(self.protocol, batch_size=0)  # does not affect images
         extractor = None if self.extractor is None else asdict(self.extractor)
-        parts = [asdict(protocol), self.base.to_json(), asdict(self.judge), extractor]
+        parts = [protocol.to_json(), self.base.to_json(), asdict(self.judge), extractor]
         given = [part for part in (self.prompts and self.prompts.to_json(), self.labels, self.evaluated) if part]
         return digest([self.class_names, self.image_shape, self.flip, *parts, self.choices.get("base", ""), *given])
 

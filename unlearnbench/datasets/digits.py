@@ -100,7 +100,14 @@ PROMPTS = Prompts(
 
 _PROFILE = Profile(
     protocol=Protocol(
-        name="digits-ddim25", steps=25, eta=0.0, guidance=0.5, forget_samples=100, retain_samples=50, batch_size=250
+        name="digits-dpm12",
+        solver="dpm++",
+        steps=12,
+        eta=0.0,
+        guidance=0.5,
+        forget_samples=100,
+        retain_samples=50,
+        batch_size=250,
     ),
     bases={"unet": _UNET, "dit": _DIT, "text": _TEXT},
     judges={"cnn": _JUDGE},
@@ -125,8 +132,9 @@ _PROFILE = Profile(
 
 
 def profiles(image_shape: tuple[int, int, int]) -> Mapping[str, Profile]:
-    """Return {protocol: profile}: the one of digits, and its form with the reference set that drops class 0."""
-    return {profile.protocol.name: profile for profile in (_PROFILE, with_b4(_PROFILE))}
+    """Return {protocol: profile}: two samplers, and their forms with the reference set that drops class 0."""
+    ddim = replace(_PROFILE, protocol=replace(_PROFILE.protocol, name="digits-ddim25", solver="ddim", steps=25))
+    return {profile.protocol.name: profile for profile in (_PROFILE, ddim, with_b4(_PROFILE), with_b4(ddim))}
 
 
 def dataset(source: Source) -> Dataset:

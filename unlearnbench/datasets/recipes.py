@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
-from unlearnbench.store.cell import Precision
+from unlearnbench.store.cell import SOLVERS, Precision, SolverName
 from unlearnbench.store.records import B4
 
 RETAINED = "all training images of the retained classes"
@@ -23,21 +23,29 @@ class Protocol:
     """The fixed rules of evaluation; recorded in every result, and tables never mix two."""
 
     name: str
-    steps: int  # DDIM sampling steps
-    eta: float  # 0 deterministic, 1 ancestral
+    steps: int  # sampling steps
+    eta: float  # of DDIM: 0 deterministic, 1 ancestral
     guidance: float  # w; 0 is conditional only
     forget_samples: int  # images of the forget class
     retain_samples: int  # images of each retained class; raised where there are few classes
     batch_size: int  # images per sampling forward pass; the images do not depend on it
     precision: Precision = "fp32"  # of sampling on CUDA; a CPU always computes in fp32
+    solver: SolverName = "ddim"  # or DPM-Solver++(2M)
     clip_x0: bool = False  # clip the predicted x0 to [-1, 1] at every step; the papers' code does not
     dropout: bool = False  # left on while sampling, as SA's code does by mistake
     weights: str = "final"  # the weights a method leaves in ctx.model
     reference: str = RETAINED  # the images FID compares with: RETAINED or WITHOUT_CLASS_0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the protocol as a JSON object."""
-        return asdict(self)
+        """Return the protocol as a JSON object; DDIM goes without saying."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("solver", "ddim")}
+
+    @property
+    def words(self) -> str:
+        """The sampler in a few words."""
+        eta = f", eta {self.eta}" if self.solver == "ddim" else ""
+        clipped = ", x0 clipped to [-1, 1] at every step" if self.clip_x0 else ""
+        return f"{SOLVERS[self.solver]}, {self.steps} steps{eta}, guidance w {self.guidance}{clipped}"
 
     @property
     def family(self) -> str:
@@ -47,7 +55,7 @@ class Protocol:
     @property
     def sampler(self) -> dict[str, Any]:
         """The arguments of `models.sampler.sample` that it fixes; images and sampling time depend on them."""
-        names = ("steps", "eta", "guidance", "clip_x0", "dropout", "batch_size")
+        names = ("solver", "steps", "eta", "guidance", "clip_x0", "dropout", "batch_size")
         return {**{name: getattr(self, name) for name in names}, "bf16": self.precision == "bf16"}
 
 

@@ -20,7 +20,7 @@ from unlearnbench.errors import Unmeasurable
 from unlearnbench.measure.probe import Probe
 from unlearnbench.models.denoiser import Denoiser
 from unlearnbench.models.diffusion import eps_loss
-from unlearnbench.models.sampler import Start
+from unlearnbench.models.sampler import Start, ddim_steps
 from unlearnbench.models.training import antithetic_timesteps, drop_labels
 from unlearnbench.models.transfer import upload
 from unlearnbench.plugins.spec import Score
@@ -122,13 +122,22 @@ class Attacker(Probe):
             model: to sample from; it is left in the mode it has.
             labels: (samples,) to sample; by default the forget classes in turn.
             guidance: w, if not the protocol's.
-            eta: of the sampler, if not the protocol's.
+            eta: of DDIM, if not the protocol's; a protocol of another solver gives way to DDIM.
             start: of sampling, if not standard noise.
         """
         asked = list(islice(cycle(self.cell.forget_classes), self.samples))
-        changed = {name: value for name, value in (("guidance", guidance), ("eta", eta)) if value is not None}
+        changed: dict[str, Any] = {} if guidance is None else {"guidance": guidance}
+        if eta is not None:
+            changed |= self._noisy(eta)
         verdicts = self.verdicts(model, asked, labels=labels, start=start, **changed)
         return 100 * float(np.mean(~np.isin(verdicts, self.cell.forget_classes)))
+
+    def _noisy(self, eta: float) -> dict[str, Any]:
+        """Return the arguments of a sampler that adds noise along the way: DDIM with at least as many evaluations."""
+        protocol = self.dataset.protocol
+        if protocol.solver == "ddim":
+            return {"eta": eta}
+        return {"eta": eta, "solver": "ddim", "steps": ddim_steps(self.schedule.timesteps, 2 * protocol.steps)}
 
     def train(
         self, name: str, model: nn.Module, weights: Iterable[Tensor], draw: Callable[[], tuple[Tensor, Tensor]], *,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Probe:
 
     def verdicts(
         self, model: Denoiser, asked: Sequence[int], *, labels: Tensor | None = None, start: Start | None = None,
-        **changed: float,
+        **changed: Any,
     ) -> NDArray[np.int64]:  # fmt: skip
         """Return the rejecting judge's verdicts on samples that start from the same noise as the cell's own.
 

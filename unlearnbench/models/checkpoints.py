@@ -76,6 +76,13 @@ def write_scheduler(folder: Path, noise: Mapping[str, Any] = NOISE, prediction: 
     scheduler.save_pretrained(folder)
 
 
+def scheduler_code(sampler: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return Python code for a model card: diffusers' class of a sampler, its arguments, and those of a step."""
+    if sampler["solver"] == "ddim":
+        return "DDIMScheduler", f"clip_sample={sampler['clip_x0']}", f", eta={sampler['eta']}"
+    return "DPMSolverMultistepScheduler", 'timestep_spacing="linspace", steps_offset=0', ""
+
+
 def read_checkpoint(name: str, dataset: "Dataset", option: str = "--base ") -> "Denoiser":
     """Return the model of a checkpoint, on the CPU, after checking that it fits the dataset.
 

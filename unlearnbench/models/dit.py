@@ -26,6 +26,7 @@ from unlearnbench.models.checkpoints import (
     own_schedule,
     read_component,
     read_config,
+    scheduler_code,
     shown,
     write_scheduler,
 )
@@ -173,19 +174,20 @@ class DiT(Denoiser):
     def usage(self, label: int, null_class: int | None, sampler: Mapping[str, Any]) -> str:
         """Return a loop over the parts of the pipeline, whose own guidance takes label 1000 for the null class."""
         null = int(self.row_of[-1])
+        scheduler, arguments, eta = scheduler_code(sampler)
         return f"""import torch
-from diffusers import DDIMScheduler, DiTPipeline
+from diffusers import {scheduler}, DiTPipeline
 
 pipeline = DiTPipeline.from_pretrained(".")  # this folder
 model, vae = pipeline.transformer, pipeline.vae
-scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample={sampler["clip_x0"]})
+scheduler = {scheduler}.from_config(pipeline.scheduler.config, {arguments})
 scheduler.set_timesteps({sampler["steps"]})
 y = torch.full((8,), {int(self.row_of[label])})  # the class that was unlearned; {null} is the null class
 x, w = torch.randn(8, {", ".join(map(str, self.shape))}), {sampler["guidance"]}
 with torch.no_grad():
     for t in scheduler.timesteps:
         predicted, null = (model(x, t.expand(8), labels).sample[:, :{self.shape[0]}] for labels in (y, y * 0 + {null}))
-        x = scheduler.step((1 + w) * predicted - w * null, t, x, eta={sampler["eta"]}).prev_sample
+        x = scheduler.step((1 + w) * predicted - w * null, t, x{eta}).prev_sample
     images = vae.decode(x / vae.config.scaling_factor).sample  # in [-1, 1]"""
 
     def part(self, name: Part) -> frozenset[str]:

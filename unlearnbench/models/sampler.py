@@ -1,13 +1,17 @@
-"""The sampler, readable on one screen: DDIM and DDPM with labels, guidance and per-image noise."""
+"""The sampler, readable on one screen: DDIM, DDPM and DPM-Solver++ with labels, guidance and per-image noise."""
 
+import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from unlearnbench.models.diffusion import Schedule, evaluating, half_precision, predict_noise, to_uint8
 from unlearnbench.models.transfer import upload
+from unlearnbench.store.cell import SolverName
 
 CPU_PIXELS = 2**14  # of both guidance branches; above this, sequential passes are faster on a CPU (tests/benchmarks)
 
@@ -25,10 +29,11 @@ class Start:
     t: int | None = None  # start at the sampler's largest timestep that does not exceed it
     scale: float = 1.0  # factor on the noise
 
-    def timesteps(self, total: int, steps: int) -> range:
-        """Return the remaining timesteps of a sampler with `steps` steps over `total` timesteps."""
-        every = range(0, total, total // steps)[::-1]
-        return every if self.t is None else every[-1 - self.t * steps // total :]
+    def index(self, timesteps: Sequence[int]) -> int:
+        """Return the index of the first of a sampler's falling timesteps to take."""
+        if self.t is None:
+            return 0
+        return next((k for k, t in enumerate(timesteps) if t <= self.t), len(timesteps) - 1)
 
     def x_t(self, schedule: Schedule, noise: Tensor, t: int, first: int) -> Tensor:
         """Return the initial x_t of the images from index `first` on, given their noise (B, C, H, W)."""
@@ -41,10 +46,11 @@ class Start:
 def sample(
     model: nn.Module, schedule: Schedule, labels: Tensor, seeds: Sequence[int], shape: Sequence[int], *,
     steps: int, eta: float, guidance: float, null_class: int | None, batch_size: int,
-    clip_x0: bool = False, bf16: bool = False, dropout: bool = False, start: Start = Start(),
+    solver: SolverName = "ddim", clip_x0: bool = False, bf16: bool = False, dropout: bool = False,
+    start: Start = Start(),
     progress: Callable[[int], None] = lambda done: None, decode: Callable[[Tensor], Tensor] = to_uint8,
 ) -> Tensor:  # fmt: skip
-    """Sample one image per label with DDIM (Song et al. 2021, eq. 12) and guidance.
+    """Sample one image per label, with guidance.
 
     Args:
         model: noise predictor; it runs in eval mode and is left in the mode it had.
@@ -52,12 +58,14 @@ def sample(
         labels: (N,) int64 classes, on any device.
         seeds: N seeds, one per image: an image depends on its own seed, not on the batch.
         shape: (C, H, W) of x0.
-        steps: sampling steps; must divide T. Timesteps are 0, T/steps, 2 T/steps, ... in reverse.
-        eta: 0 is deterministic DDIM, 1 ancestral sampling with the small posterior variance.
+        steps: sampling steps; those of DDIM must divide T.
+        eta: of DDIM: 0 is deterministic, 1 ancestral sampling with the small posterior variance.
         guidance: w of Ho & Salimans 2022, (1 + w) eps(c) - w eps(null_class); 0 is conditional only.
         null_class: the label of the unconditional branch; None where the model has none, which requires guidance 0.
         batch_size: images per forward pass (twice as many rows with guidance).
-        clip_x0: clip the prediction of x0 to [-1, 1] at every step and let eps follow; the reference code does not.
+        solver: `ddim`, or `dpm++`, which is deterministic and needs about half as many steps.
+        clip_x0: with DDIM, clip the prediction of x0 to [-1, 1] at every step and let eps follow; the reference code
+            does not.
         bf16: let CUDA run the model in bfloat16; the updates of x stay in its own precision.
         dropout: leave the model's dropout on; then an image depends on the batch size.
         start: where to begin, if not with standard noise at the first timestep.
@@ -68,29 +76,100 @@ def sample(
         (N, C, H, W) uint8 on the CPU.
 
     Raises:
-        ValueError: steps does not divide T, labels and seeds differ in length, or guidance lacks a null class.
+        ValueError: steps does not divide T, labels and seeds differ in length, guidance lacks a null class, or the
+            solver has no eta or clipping.
     """
-    if schedule.timesteps % steps:
-        raise ValueError(f"{steps} sampling steps do not divide the {schedule.timesteps} timesteps")
+    chosen = Ddim(schedule, steps, eta, clip_x0) if solver == "ddim" else DpmSolver(schedule, steps, eta, clip_x0)
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
     if guidance and null_class is None:
         raise ValueError(f"guidance {guidance} needs the null class, which the model lacks")
     device, dtype = schedule.alphas_cumprod.device, next(model.parameters()).dtype
-    timesteps, images = start.timesteps(schedule.timesteps, steps), []
+    begin, images = start.index(chosen.timesteps), list[Tensor]()
+    timesteps = chosen.timesteps[begin:]
     with evaluating(model, dropout=dropout):
         for first in range(0, len(labels), batch_size):
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]]
             y = upload(labels[first : first + batch_size], device)
             x = start.x_t(schedule, _stacked_noise(generators, shape, device).to(dtype), timesteps[0], first)
-            for index, (t, before) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
+            chosen.begin(begin)
+            for done, t in enumerate(timesteps, start=1):
                 with half_precision(device, bf16):
                     eps = _guided_noise(model, x, t, y, guidance, null_class)
-                fresh = None if eta == 0 or before is None else _stacked_noise(generators, shape, device)
-                x = ddim_step(schedule, x, eps, t, before, eta, fresh, clip_x0)
-                progress(first * len(timesteps) + (index + 1) * len(y))
+                fresh = None if eta == 0 or done == len(timesteps) else _stacked_noise(generators, shape, device)
+                x = chosen.step(x, eps, begin + done - 1, fresh)
+                progress(first * len(timesteps) + done * len(y))
             images.append(decode(x).cpu())
     return torch.cat(images)
+
+
+class Solver(Protocol):
+    """Takes the steps of the reverse process."""
+
+    timesteps: Sequence[int]  # falling
+
+    def begin(self, index: int) -> None:
+        """Make ready for new images, which start at a timestep."""
+
+    def step(self, x: Tensor, eps: Tensor, index: int, noise: Tensor | None) -> Tensor:
+        """Return x (B, C, H, W) at the timestep after that of `index`, the clean images after the last.
+
+        Args:
+            x: at the timestep.
+            eps: predicted there.
+            index: of the timestep.
+            noise: standard normal, shaped as x; None for none.
+        """
+
+
+class Ddim:
+    """DDIM (Song et al. 2021, eq. 12), at timesteps 0, T/steps, 2 T/steps, ... in reverse."""
+
+    def __init__(self, schedule: Schedule, steps: int, eta: float, clip_x0: bool) -> None:
+        if schedule.timesteps % steps:
+            raise ValueError(f"{steps} sampling steps do not divide the {schedule.timesteps} timesteps")
+        self._schedule, self._eta, self._clip_x0 = schedule, eta, clip_x0
+        self.timesteps: Sequence[int] = range(0, schedule.timesteps, schedule.timesteps // steps)[::-1]
+
+    def begin(self, index: int) -> None:
+        """Do nothing: a step depends on no other."""
+
+    def step(self, x: Tensor, eps: Tensor, index: int, noise: Tensor | None) -> Tensor:
+        """Take a step, as `Solver.step`."""
+        t, *later = self.timesteps[index : index + 2]
+        return ddim_step(self._schedule, x, eps, t, later[0] if later else None, self._eta, noise, self._clip_x0)
+
+
+class DpmSolver:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095) of diffusers, at evenly spaced timesteps from T - 1 on."""
+
+    def __init__(self, schedule: Schedule, steps: int, eta: float, clip_x0: bool) -> None:
+        from diffusers import DPMSolverMultistepScheduler
+
+        if eta or clip_x0:
+            raise ValueError("DPM-Solver++ adds no noise and does not clip x0: use DDIM")
+        alphas = schedule.alphas_cumprod.double().cpu()
+        betas = 1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, about how diffusers converts a tensor
+            self._fresh = DPMSolverMultistepScheduler(trained_betas=betas.numpy(), num_train_timesteps=len(betas))
+            self._fresh.set_timesteps(steps)
+        self.timesteps: Sequence[int] = self._fresh.timesteps.tolist()
+
+    def begin(self, index: int) -> None:
+        """Forget the predictions at earlier timesteps."""
+        self._solver = copy.deepcopy(self._fresh)
+        self._solver.set_begin_index(index)
+
+    def step(self, x: Tensor, eps: Tensor, index: int, noise: Tensor | None) -> Tensor:
+        """Take a step, as `Solver.step`."""
+        stepped: Tensor = self._solver.step(eps, self.timesteps[index], x).prev_sample
+        return stepped
+
+
+def ddim_steps(timesteps: int, least: int) -> int:
+    """Return the smallest number of DDIM steps, at least `least`, that divides the number of timesteps."""
+    return next(steps for steps in range(least, timesteps + 1) if timesteps % steps == 0)
 
 
 def ddim_step(

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 CARD, FACTS = "README.md", "unlearnbench.json"
 DEFAULT_SAMPLER: Mapping[str, Any] = {  # of folders without a sampler
-    "steps": 50, "eta": 0.0, "guidance": 0.0, "clip_x0": False, "dropout": False, "batch_size": 64, "bf16": False,
+    "solver": "ddim", "steps": 50, "eta": 0.0, "guidance": 0.0, "clip_x0": False, "dropout": False, "batch_size": 64,
+    "bf16": False,
 }  # fmt: skip
 LEAST_SIDE = 64  # pixels; smaller images are enlarged by an integer factor to at least this
 GAP = 2  # white pixels between images
@@ -64,7 +65,8 @@ def open_model(folder: Path, device: "torch.device") -> SavedModel:
     if facts is not None:
         try:
             cell, wanted = Cell.from_json(facts["cell"]), Conditions.from_json(facts["conditions"])
-            sampler = {name: facts["sampler"][name] for name in DEFAULT_SAMPLER}
+            sampler = {"solver": "ddim", **facts["sampler"]}  # which earlier folders do not name
+            sampler = {name: sampler[name] for name in DEFAULT_SAMPLER}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{folder / FACTS} cannot be read ({spell_error(error)}): save the model again") from error
     denoiser = denoiser_class(kind_in(folder)).read(str(folder), folder, wanted)
@@ -98,7 +100,7 @@ def draw(
         classes: labels.
         n: images of each.
         seed: of the sampling noise; None for that of the model's evaluation.
-        steps: of DDIM; None for the protocol's.
+        steps: of sampling; None for the protocol's.
         guidance: w; None for the protocol's.
         progress: shows how far it is.
 
@@ -117,7 +119,7 @@ def draw(
     if sampler["guidance"] and saved.null_class is None:
         raise UsageError(f"--guidance {sampler['guidance']}: the model has no null class, so give 0")
     timesteps = saved.denoiser.schedule.timesteps
-    if timesteps % sampler["steps"]:
+    if sampler["solver"] == "ddim" and timesteps % sampler["steps"]:
         raise UsageError(f"--steps {sampler['steps']} does not divide the {timesteps} timesteps: give 50, say")
     cell = saved.cell if seed is None else replace(saved.cell, sampling_seed=seed)
     asked = [c for c in classes for _ in range(n)]

@@ -25,6 +25,7 @@ from unlearnbench.models.checkpoints import (
     own_schedule,
     read_component,
     read_config,
+    scheduler_code,
     write_scheduler,
 )
 from unlearnbench.models.codec import Codec
@@ -232,12 +233,13 @@ class TextToImage(Denoiser):
 
     def usage(self, label: int, null_class: int | None, sampler: Mapping[str, Any]) -> str:
         """Return a call of the pipeline."""
-        return f"""from diffusers import DDIMScheduler, StableDiffusionPipeline
+        scheduler, arguments, eta = scheduler_code(sampler)
+        return f"""from diffusers import {scheduler}, StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained(".")  # this folder
-pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample={sampler["clip_x0"]})
+pipeline.scheduler = {scheduler}.from_config(pipeline.scheduler.config, {arguments})
 pipeline(
-    {self.prompts.texts[label]!r}, num_inference_steps={sampler["steps"]}, eta={sampler["eta"]},
+    {self.prompts.texts[label]!r}, num_inference_steps={sampler["steps"]}{eta},
     guidance_scale={1 + sampler["guidance"]},
 ).images"""
 

@@ -19,6 +19,7 @@ from unlearnbench.models.checkpoints import (
     check_schedule,
     read_component,
     read_config,
+    scheduler_code,
     shown,
     write_scheduler,
 )
@@ -114,19 +115,20 @@ class UNet(Denoiser):
         if null_class is not None:
             null, w = f"; {null_class} is the null class", f", {sampler['guidance']}"
             eps = f"(1 + w) * model(x, t, y).sample - w * model(x, t, torch.full_like(y, {null_class})).sample"
+        scheduler, arguments, eta = scheduler_code(sampler)
         return f"""import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import {scheduler}, UNet2DModel
 
 folder = "."  # this one
 model = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
-scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", clip_sample={sampler["clip_x0"]})
+scheduler = {scheduler}.from_pretrained(folder, subfolder="scheduler", {arguments})
 scheduler.set_timesteps({sampler["steps"]})
 y = torch.full((8,), {label})  # the class that was unlearned{null}
 x{", w" if w else ""} = torch.randn(8, {", ".join(map(str, self.shape))}){w}
 with torch.no_grad():
     for t in scheduler.timesteps:
         eps = {eps}
-        x = scheduler.step(eps, t, x, eta={sampler["eta"]}).prev_sample  # images in [-1, 1] at the end"""
+        x = scheduler.step(eps, t, x{eta}).prev_sample  # images in [-1, 1] at the end"""
 
     def part(self, name: Part) -> frozenset[str]:
         """Return names: the condition's are the class embedding, and the projections that carry time and class."""

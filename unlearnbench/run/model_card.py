@@ -29,7 +29,6 @@ def card(record: Record, facts: Mapping[str, Any]) -> str:
     earlier = [_named(classes, dataset["class_names"]) for classes in cell.earlier]
     before = f" Before that the same method had it forget {', then '.join(earlier)}." if earlier else ""
     settings = [f"| `{name}` | {value} |" for name, value in cell.settings.items()] or ["| none | |"]
-    clipped = ", x0 clipped to [-1, 1] at every step" if protocol.clip_x0 else ""
     parts = [
         "---\nlibrary_name: diffusers\ntags:\n- diffusion\n- machine-unlearning\n- unlearnbench\n"
         f"---\n\n# {title}: {dataset['title']} without {forgotten}",
@@ -43,8 +42,8 @@ def card(record: Record, facts: Mapping[str, Any]) -> str:
         f"- Noise schedule: {noise['num_train_timesteps']} steps, betas from {noise['beta_start']} to "
         f"{noise['beta_end']} ({noise['beta_schedule']}; `scheduler/`)\n"
         f"- `{CHANGED}`, where it is there, holds the weights of the network that the method moved\n"
-        f"- Sampler of the protocol {protocol.name}: DDIM, {protocol.steps} steps, eta {protocol.eta}, guidance w "
-        f"{protocol.guidance}, (1 + w) eps(class) - w eps(null class){clipped}",
+        f"- Sampler of the protocol {protocol.name}: {protocol.words}; "
+        "guidance w: (1 + w) eps(class) - w eps(null class)",
         "## Settings\n\n| setting | value |\n| --- | --- |\n" + "\n".join(settings),
         _metrics(record),
         _cost_words(record),

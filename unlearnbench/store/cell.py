@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from unlearnbench.errors import one_line
@@ -11,6 +12,8 @@ from unlearnbench.store.hashing import derive_seed, digest
 
 Scalar = bool | int | float | str
 Precision = Literal["fp32", "bf16"]
+SolverName = Literal["ddim", "dpm++"]
+SOLVERS: Mapping[str, str] = MappingProxyType({"ddim": "DDIM", "dpm++": "DPM-Solver++(2M)"})
 Rerun = Literal["missing", "failed", "always"]
 Controls = Literal["first", "every", "none"]
 UNLEARNED = "unlearned"  # the kind of artifact that holds the weights of a cell

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from unlearnbench.errors import one_line
+from unlearnbench.store.cell import SOLVERS
 from unlearnbench.store.records import Record, natural
 
 MOST_VALUES = 5  # of one fact that differs between records
@@ -37,8 +38,10 @@ def spelled(counts: Mapping[str, int]) -> str:
 def protocol_words(protocol: Mapping[str, Any]) -> str:
     """Return the rules of sampling and the reference set in a few words."""
     clipped = ", x0 clipped" if protocol.get("clip_x0") else ""
+    solver = protocol.get("solver", "ddim")
+    eta = f", eta {protocol.get('eta')}" if solver == "ddim" else ""
     return (
-        f"DDIM, {protocol.get('steps')} steps, eta {protocol.get('eta')}, guidance w {protocol.get('guidance')}"
+        f"{SOLVERS.get(solver, solver)}, {protocol.get('steps')} steps{eta}, guidance w {protocol.get('guidance')}"
         f"{clipped}, reference {protocol.get('reference')}"
     )
 
