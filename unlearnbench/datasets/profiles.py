@@ -129,7 +129,8 @@ def _smoke() -> Profile:
 def _brief(paper: Profile) -> Profile:
     return Profile(
         protocol=replace(
-            paper.protocol, name="brief", steps=50, eta=0.0, forget_samples=200, retain_samples=100, precision="bf16"
+            paper.protocol, name="brief", solver="dpm++", steps=20, eta=0.0, forget_samples=200, retain_samples=100,
+            precision="bf16",
         ),
         bases=_bases(replace(paper.bases["unet"], steps=20_000, cosine=True)),
         judges={**_CIFAR_JUDGES, "small": _BRIEF_CNN, "resnet34": _RESNET, "resnet34-scratch": _SCRATCH},
@@ -149,7 +150,14 @@ def colour_profiles(image_shape: tuple[int, int, int]) -> Mapping[str, Profile]:
     fast = replace(
         paper,
         protocol=replace(
-            paper.protocol, name="fast", steps=50, eta=0.0, forget_samples=500, retain_samples=500, precision="bf16"
+            paper.protocol,
+            name="fast",
+            solver="dpm++",
+            steps=20,
+            eta=0.0,
+            forget_samples=500,
+            retain_samples=500,
+            precision="bf16",
         ),
     )
     profiles = [fast, paper, smoke]
