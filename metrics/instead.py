@@ -43,8 +43,10 @@ import numpy as np
 from unlearnbench import NO_OBJECT, Score, metric
 
 COMMON = {"unit": "%", "better": "neither", "aspect": "forgetting", "format": ".1f"}
-ALIKE, RARE = 26, 0.05  # grey levels from the median; the share of pixels that may be farther in a blank image
-ALONE, PEAKED = 0.3, 6  # limits of I and of k
+ALIKE = 26  # grey levels from its channel's median up to which a pixel is alike
+RARE = 0.05  # the share of other pixels that a blank image may have
+ALONE = 0.3  # the greatest autocorrelation of noise
+PEAKED = 6  # its greatest kurtosis
 VALUES = 4_000_000  # of pixels in memory at once
 
 
