@@ -449,6 +449,7 @@ def test_scores_are_plain_numbers():
         score("no_object", forget_verdicts=verdicts),
         score("other_class", forget_verdicts=verdicts, cell=CELL),
         score("ua_second", forget_second=verdicts, cell=CELL),
+        score("instead_noise", forget_samples=np.zeros((20, 1, 8, 8), np.uint8), forget_verdicts=verdicts, cell=CELL),
     ]
     assert {(type(one.value), type(one.n)) for one in found} == {(float, int)}
 

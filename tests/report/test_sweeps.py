@@ -390,7 +390,8 @@ class TestTimesteps:
 def everything():
     """Return records of 21 variants with long labels, pictures and losses."""
     confusion = {"detail": {"confusion": [[60, 30, 10], [0, 90, 10]]}, "shows": "retention"}
-    beta = fake_record("beta", more={"kept": confusion})
+    counts = {"class": 10, "other": 70, "noise": 5, "blank": 0, "unrecognised": 15}
+    beta = fake_record("beta", more={"kept": confusion, "became": {"detail": {"instead": counts}}})
     path = {"a": [0.0, 1.0], "forget": [0.0, 90.0], "retain": [99.0, 97.0], "at": 1.0, "level": 95.0}
     records = [original(), fake_record("noise", role="reference", fid=400.0, ua=90.0), beta]
     for decay in X:

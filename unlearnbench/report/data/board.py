@@ -13,6 +13,7 @@ from unlearnbench.report.data.array import ABSENT, Numbers, array_of, one_by_one
 from unlearnbench.report.data.cost import PHASES, Costs, disturbance_note
 from unlearnbench.report.data.curves import curve_measures, curve_of
 from unlearnbench.report.data.environment import counted, mixture_notes, protocol_words, software_words
+from unlearnbench.report.data.instead import instead_measures
 from unlearnbench.report.data.judges import judged, recognition_notes
 from unlearnbench.report.data.styles import Style, styles_of
 from unlearnbench.report.data.values import GIVEN, Measure, Variant, short, target_name, variant_of
@@ -200,6 +201,13 @@ class Board:
         reads = judged([measure for measure in self.metrics if measure.key not in self._later])
         found = array_of(records, self.stale, list(reads), one_by_one(reads)) if records and reads else None
         return None if found is None or np.isnan(found.value).all() else found
+
+    @cached_property
+    def instead(self) -> Numbers | None:
+        """The shares of what came instead of the forget class; None where no record says."""
+        reads = instead_measures()
+        found = array_of(self.rows, self.stale, list(reads), one_by_one(reads))
+        return None if np.isnan(found.value).all() else found
 
     @property
     def _relearning(self) -> list[Measure]:

@@ -20,6 +20,7 @@ from unlearnbench.report.data.front import undominated
 from unlearnbench.report.data.values import Variant
 from unlearnbench.report.figures.heatmaps import confusion, heatmaps
 from unlearnbench.report.figures.images import samples, samples_overview
+from unlearnbench.report.figures.instead import instead
 from unlearnbench.report.figures.paths import mixed
 from unlearnbench.report.figures.phases import phases
 from unlearnbench.report.figures.robustness import relearning, robustness
@@ -50,6 +51,10 @@ FIGURE_WORDS = {
         "Forgetting against retention of the models between the base (lower right) and each unlearned one (the other "
         "end); the dotted line is the common level of retention, and the ringed mark the model nearest to the "
         "unlearned one that holds it. Means over forget classes."
+    ),
+    "instead": (
+        "What the samples requested for the forget class became: noise (orange) and another class (blue) are what "
+        "papers aim at, one or the other; means over forget classes."
     ),
     "confusion": (
         "Verdicts of the rejecting judge in percent, on samples requested for the class to forget, and on samples "
@@ -95,6 +100,7 @@ FIGURES: Mapping[str, Callable[[Board, Canvas | None, Sequence[Variant]], Canvas
     "relearning": relearning,
     "heatmaps": heatmaps,
     "phases": phases,
+    "instead": instead,
     "confusion": confusion,
     "samples": samples,
     "samples-all": samples_overview,

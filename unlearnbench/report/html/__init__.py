@@ -113,7 +113,7 @@ def sections(view: BoardView) -> list[tuple[str, str]]:
     there = {
         "tradeoffs": view.tradeoffs, "losses": view.losses, "classes": view.heats, "pictures": view.pictures,
         "published": view.published,
-        "verdicts": view.verdicts, "cost": view.bars or view.tables.get("cost"),
+        "verdicts": view.verdicts or view.tables.get("verdicts"), "cost": view.bars or view.tables.get("cost"),
         **{key: view.tables.get(key) for key in ("attacks", "judges", "controls", "tables")},
     }  # fmt: skip
     return [(key, words) for key, words in SECTIONS.items() if there.get(key, True)]

@@ -24,10 +24,10 @@ from unlearnbench.store.records import Record
 
 PLACES = {
     "summary": "summary", "pareto": "tradeoffs", "cost": "cost", "robustness": "attacks", "relearning": "attacks",
-    "judges": "judges", "controls": "controls", "validation": "controls", "settings": "appendix",
+    "instead": "verdicts", "judges": "judges", "controls": "controls", "validation": "controls", "settings": "appendix",
 }  # fmt: skip
 SHOWN_PHASES = [phase for phase in PHASES if phase != "attack"]  # only some cells have it, and it dwarfs the others
-STILLS = ("equal-retention", "sweep")  # figures that the page does not draw itself
+STILLS = ("equal-retention", "instead", "sweep")  # figures that the page does not draw itself
 MOST_NAMES = 20  # cells named for one reason of failure
 
 

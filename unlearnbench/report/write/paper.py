@@ -24,7 +24,7 @@ HEAD = r"""% All tables and figures of a report in their places, which `unlearnb
 \begin{document}
 """
 SECTIONS = {  # of the document: the tables and figures of each, others are in the appendix
-    "Summary": ("summary", "pareto", "tradeoff", "equal-retention"),
+    "Summary": ("summary", "instead", "pareto", "tradeoff", "equal-retention"),
     "Classes": ("efficiency", "uncertainty", "heatmaps", "samples", "samples-all"),
     "Attacks": ("robustness", "relearning"),
     "Cost": ("cost", "phases"),
