@@ -13,6 +13,7 @@ Scalar = bool | int | float | str
 Precision = Literal["fp32", "bf16"]
 Rerun = Literal["missing", "failed", "always"]
 Controls = Literal["first", "every", "none"]
+Track = Literal["tuned", "published", "both"]  # which settings of methods run
 UNLEARNED = "unlearned"  # the kind of artifact that holds the weights of a cell
 MOST_NAMED = 40  # characters of the target in a cell's id; the digest covers the rest
 
