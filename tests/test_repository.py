@@ -173,7 +173,7 @@ def differing(records, stale=frozenset()):
     for board in boards(records, stale).values():
         for tuned in tunings(board):
             name, chosen = board.key[0], tuned.chosen
-            if chosen is None or Registry().method(tuned.method).tuned.get(name) != dict(chosen.settings):
+            if Registry().method(tuned.method).tuned.get(name) != (chosen and dict(chosen.settings)):
                 found.append(f"{name} {tuned.method}")
     return found
 

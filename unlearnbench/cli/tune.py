@@ -137,6 +137,8 @@ def _trials(context: typer.Context, workers: "Workers", console: "Console") -> "
     targets = parse_targets(classes, dataset.class_names)
     specs = [spec for spec in registry.select_methods(chosen["methods"]) if dataset.offers.issuperset(spec.requires)]
     tuning = draw_trials(registry, specs, chosen["number"], chosen["images"])
+    if without := [spec.name for spec in specs if spec.role == "method" and spec.name not in tuning.trials]:
+        say(console, f"left out, as they declare no space to search (@method(search=...)): {', '.join(without)}")
     try:
         with Display(console) as display:
             tuning = rehearsed(tuning, registry, dataset, targets[0], plugins, default_cache(), workers, display)
