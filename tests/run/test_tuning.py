@@ -1,6 +1,8 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.cells import SMALL
@@ -9,6 +11,8 @@ from tests.server import run_command
 from unlearnbench.datasets import Source, load_dataset
 from unlearnbench.errors import UsageError
 from unlearnbench.plugins.space import Choices, Range
+from unlearnbench.run.cluster.folder import Request
+from unlearnbench.run.execution import Execution
 from unlearnbench.run.plan import make_plan
 from unlearnbench.run.rehearsal import _work
 from unlearnbench.run.tuning import SHARE, Loop, Trial, Tuning, Work, _points, draw_trials, fitted, tuned_metrics
@@ -156,6 +160,20 @@ class TestTracks:
 
     def test_without_tuned_values_there_is_one_track(self, planned):
         assert planned("both", dataset="stl10").keys() == {"Original", "ESD"}
+
+
+def test_a_job_of_a_cluster_plans_the_same_trials(registry):
+    tuning = draw_trials(registry, [registry.method("esd")], 3, 1000)
+    asked = {"methods": "esd", "classes": "2,5", "metrics": "ua", "sweeps": [], "seeds": "1000", "controls": "none"}
+    request = Request({**asked, "trials": tuning.to_run()}, Source(), Execution(Path("cache")), Path())
+    sent = msgspec.json.decode(msgspec.json.encode(request, enc_hook=str), type=Request, dec_hook=lambda k, v: k(v))
+    plans = [make_plan(registry, source=Source(), **each.asked) for each in (request, sent)]
+    assert [cell.id for cell in plans[0].cells] == [cell.id for cell in plans[1].cells]
+    assert plans[0].trials == plans[1].trials
+    assert len(plans[0].trials) == 6
+    for cell in plans[0].cells:  # what is not searched is as published, whatever was tuned before
+        assert cell.settings["clip"] == registry.method("esd").defaults["clip"]
+        assert cell.settings["steps"] == registry.method("esd").defaults["steps"]  # until the budget is known
 
 
 def test_digits_declares_its_classes_and_records_have_them():
