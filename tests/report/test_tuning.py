@@ -116,7 +116,7 @@ def test_a_smaller_budget_would_have_given_less():
     assert [tuned.best_of_first(count) for count in (1, 2, 3, 4)] == [None, 40, 40, 90]
     assert tuned.edges() == ["lr"]
     choices, budget = tuning_tables(board, [tuned])
-    assert choices.texts() == [["4/4", "0", "1,000", "28", "90.0", "98.0", "2.00", "500", "lr"]]
+    assert choices.texts() == [["4/4", "0", "1,000", "28", "3", "90.0", "98.0", "2.00", "500", "lr"]]
     assert (budget.headers, budget.texts()) == (["1", "2", "4"], [["none", "40.0", "90.0"]])
     assert counts([tuned]) == [1, 2, 4]
 

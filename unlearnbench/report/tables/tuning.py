@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from unlearnbench.report.data.board import Board
-from unlearnbench.report.data.tuning import NEAR, TIE, Tuned
+from unlearnbench.report.data.tuning import NEAR, PARTS, TIE, Tuned
 from unlearnbench.report.data.values import Value
 from unlearnbench.report.tables.table import Table
 from unlearnbench.store.cell import Scalar
@@ -17,7 +17,8 @@ def tuning_tables(board: Board, tuned: Sequence[Tuned]) -> list[Table]:
 def titles_of(board: Board) -> dict[str, str]:
     """Return {part: header} of the metrics that the choice rests on, as their records title them."""
     entries = {name: entry for record in board.ok_records for name, entry in record.metrics.items()}
-    names = next(record.tuning["measures"] for record in board.records if record.tuning)
+    measures = next(record.tuning["measures"] for record in board.records if record.tuning)
+    names = {part: measures[part] for part in PARTS}
     return {
         part: str(entries[name]["title"]) + (f" ({unit})" if (unit := entries[name]["unit"]) else "")
         if name in entries
@@ -45,29 +46,29 @@ def _choices(board: Board, tuned: Sequence[Tuned]) -> Table:
             f"points of the highest. Of the eligible trials within {TIE:g} points of the best {titles['forgetting']}, "
             f"the one with the lowest {titles['ties']}, then with fewest images, then the first. Means over forget "
             f"classes. Failed: trials without a result, or beyond the budget of images. Seconds: of all trials "
-            f"together. Grow: settings whose chosen value lies at the edge of their range."
+            f"together. Chosen: the number of that trial. Grow: settings whose chosen value lies at the edge of their "
+            f"range."
         ),
         corner="Method",
         rows=[each.title for each in tuned],
-        groups=[""] * 9,
+        groups=[""] * 10,
         headers=[
-            "Trials", "Failed", "Budget (images)", "Seconds", titles["forgetting"], titles["retention"], titles["ties"],
-            "Images", "Grow",
+            "Trials", "Failed", "Budget (images)", "Seconds", "Chosen", *titles.values(), "Images", "Grow",
         ],
-        formats=["", "d", ",d", ",.0f", ".1f", ".1f", ".2f", ",.0f", ""],
+        formats=["", "d", ",d", ",.0f", "d", ".1f", ".1f", ".2f", ",.0f", ""],
         values=[_row(each) for each in tuned],
     )  # fmt: skip
 
 
 def _row(tuned: Tuned) -> list[Value]:
     chosen = tuned.chosen
-    found = [] if chosen is None else [chosen.forgetting, chosen.retention, chosen.ties, chosen.images]
+    found = [] if chosen is None else [chosen.number, chosen.forgetting, chosen.retention, chosen.ties, chosen.images]
     return [
         Value(None, f"{len(tuned.trials)}/{tuned.of}"),
         Value(tuned.failed),
         Value(tuned.budget),
         Value(tuned.seconds),
-        *([Value(number) for number in found] or [Value(None, "none")] * 4),
+        *([Value(number) for number in found] or [Value(None, "none")] * 5),
         Value(None, ", ".join(tuned.edges()) or "-"),
     ]
 
