@@ -39,6 +39,12 @@ from unlearnbench import Context, method, predict_noise
         "digits-dit": {"lr": 4e-5},
         "smoke": {"steps": 100, "batch": 32, "lr": 5e-5},
     },
+    search={
+        "lr": (1e-5, 1e-2),
+        "batch": [16, 32, 64],
+        "eta": (0.3, 10.0),
+        "train": ["all", "class", "rest"],
+    },
 )
 def esd(
     ctx: Context,

@@ -36,6 +36,10 @@ from unlearnbench import Context, method
         "digits": {"steps": 120, "batch": 48, "lr": 2e-3},
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
+    search={
+        "lr": (1e-4, 3e-2),
+        "batch": [16, 32, 64],
+    },
 )
 def finetune(
     ctx: Context,

@@ -63,6 +63,14 @@ def esd_term(ctx: Context, x0, y, eta: float):
         "digits": {"steps": 40, "batch": 48, "lr": 5e-4, "attack_lr": 5e-4, "alpha": 3.0},
         "smoke": {"steps": 50, "batch": 32, "lr": 3e-4, "attack_lr": 3e-4},
     },
+    search={
+        "lr": (1e-5, 1e-2),
+        "batch": [16, 32, 64],
+        "eta": (0.3, 10.0),
+        "alpha": (0.1, 10.0),
+        "meta_forget": (0.01, 1.0),
+        "attack_lr": (1e-5, 1e-2),
+    },
 )
 def meta_unlearning(
     ctx: Context,

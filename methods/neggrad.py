@@ -36,6 +36,10 @@ from unlearnbench import Context, method
         "digits": {"steps": 45, "batch": 48, "lr": 2e-5},
         "smoke": {"steps": 30, "batch": 32, "lr": 3e-5},
     },
+    search={
+        "lr": (1e-6, 1e-3),
+        "batch": [16, 32, 64],
+    },
 )
 def neggrad(
     ctx: Context,

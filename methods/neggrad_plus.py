@@ -38,6 +38,11 @@ from unlearnbench import Context, backward, method
         "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "beta": 0.93},
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
+    search={
+        "lr": (1e-5, 1e-2),
+        "batch": [16, 32, 64],
+        "beta": (0.8, 0.99, "uniform"),
+    },
 )
 def neggrad_plus(
     ctx: Context,

@@ -40,6 +40,11 @@ from unlearnbench import Context, Term, backward, method, predict_noise
         "digits": {"steps": 120, "batch": 48, "lr": 5e-4, "alpha": 0.06},
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
+    search={
+        "lr": (1e-5, 1e-2),
+        "batch": [16, 32, 64],
+        "alpha": (1e-3, 1.0),
+    },
 )
 def random_label(
     ctx: Context,

@@ -48,6 +48,13 @@ def without_conflict(gradient, other):
         "digits": {"steps": 120, "batch": 48, "retain_batch": 48, "lr": 2.5e-4, "alpha": 5.0},
         "smoke": {"steps": 100, "batch": 32, "retain_batch": 32, "lr": 3e-4},
     },
+    search={
+        "lr": (1e-5, 1e-2),
+        "batch": [16, 32, 64],
+        "retain_batch": [16, 32, 64],
+        "alpha": (0.5, 50.0),
+        "truncate": (0.01, 1.0),
+    },
 )
 def restricted_gradient(
     ctx: Context,

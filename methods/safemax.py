@@ -43,6 +43,12 @@ from unlearnbench import Context, Term, backward, method
         "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "alpha": 6.0},
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4, "alpha": 1.0},
     },
+    search={
+        "lr": (1e-5, 1e-2),
+        "batch": [16, 32, 64],
+        "alpha": (0.5, 50.0),
+        "decay": (0.1, 10.0),
+    },
 )
 def safemax(
     ctx: Context,

@@ -90,6 +90,13 @@ def pseudo_classes(ctx: Context, offset: int):
         "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4, "alpha": 0.06},
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
+    search={
+        "lr": (1e-5, 1e-2),
+        "batch": [16, 32, 64],
+        "alpha": (1e-3, 1.0),
+        "mask_ratio": (0.1, 1.0, "uniform"),
+        "forget_loss": ["next_class", "ga"],
+    },
 )
 def salun(
     ctx: Context,

@@ -38,6 +38,11 @@ from unlearnbench import Context, method
     paper="2308.14761",
     requires=("prompts",),
     tuned={"digits": {"lamb": 0.1}},
+    search={
+        "lamb": (0.01, 10.0),
+        "erase_scale": (0.1, 10.0),
+        "preserve_scale": (0.1, 10.0),
+    },
 )
 def uce(
     ctx: Context,

@@ -189,7 +189,7 @@ def fake_record(
         wall_seconds=7.0,
         protocol={"name": "protocol-1", "steps": 25, "eta": 0.0, "guidance": 0.5, "reference": "training images"},
         dataset={
-            **load_dataset("digits").to_json(), "title": "Digits", "extractor": "64-d features",
+            **load_dataset("digits").to_json(), "title": "Digits", "extractor": "64-d features", "tuning_classes": [],
         },
         judge={"test_accuracy": 0.99, "n": 360} if ok else {},
         artifacts={"base": {"key": "k", "sha256": "s"}} if ok else {},

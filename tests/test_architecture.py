@@ -19,7 +19,7 @@ LAYERS = (  # from top to bottom; packages of one layer do not import each other
 )
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 REPORT = (  # within the report
-    ("render", "verify", "compare"),
+    ("render", "verify", "compare", "tuning"),
     ("pasted",),
     ("html",),
     ("write",),

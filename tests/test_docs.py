@@ -86,6 +86,9 @@ COMMANDS = {
     "unlearnbench run --methods original,safemax --classes 3 --metrics ua,my_metric --plugin my_metric.py": short(
         "--methods safemax --set safemax.steps=2 --controls none"
     ),
+    "unlearnbench tune --methods all --trials 20 --classes 2,5,8": short(
+        "--methods neggrad --trials 1 --images 400 --classes 2"
+    ),
     "unlearnbench run --dataset imagefolder --data-root photos --image-size 32 --base-steps 20000 "
     "--methods original,safemax,salun --classes cat": short(
         f"--protocol smoke --image-size 8 --base-steps 2 --methods safemax {FAST}"

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import reading
+from tests.conftest import fake_record, reading
 from tests.readme import ROOT, pages
 from unlearnbench import __version__
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.report.compare import compare
 from unlearnbench.report.data.board import boards
+from unlearnbench.report.data.tuning import tunings
 from unlearnbench.report.render import render
 from unlearnbench.report.tables.controls import alarms, checks
 from unlearnbench.report.verify import verify
@@ -165,6 +166,38 @@ def test_tuned_values_are_those_that_the_rule_picks():
         for setting, text in chosen:
             value = spec.resolve(("digits",), {})[setting]
             assert value == spec.settings[setting].parse(text.lower() if text in ("True", "False") else text, name)
+
+
+def differing(records, stale=frozenset()):
+    """Return "BOARD METHOD" where the value in a method's file is not the one that the trials lead to."""
+    found = []
+    for board in boards(records, stale).values():
+        for tuned in tunings(board):
+            name, chosen = board.key[0], tuned.chosen
+            if Registry().method(tuned.method).tuned.get(name) != (chosen and dict(chosen.settings)):
+                found.append(f"{name} {tuned.method}")
+    return found
+
+
+def test_values_in_the_methods_files_come_from_the_trials_on_record():
+    found, stale = read("results/tuning")
+    assert not differing(found.records, stale)
+
+
+def test_a_value_that_does_not_come_from_the_trials_is_found():
+    names = {"forgetting": "fake_ua", "retention": "retained", "ties": "fake_fid"}
+    tuning = {"of": 2, "images": 100, "space": {"lr": {"low": 1e-6, "high": 1e-3, "log": True}}, "measures": names}
+    kept = {"retained": {"value": 99.0, "shows": "retention"}}
+    values = Registry().method("neggrad").tuned["digits"]
+
+    def trial(number, settings, ua):
+        facts = {"trial": number, **tuning}
+        return fake_record("neggrad", settings=settings, overrides=settings, ua=ua, more=kept, tuning=facts)
+
+    other = {**values, "lr": values["lr"] * 2}
+    assert not differing([trial(0, values, 90), trial(1, other, 80)])
+    assert differing([trial(0, values, 80), trial(1, other, 90)]) == ["digits neggrad"]
+    assert differing([trial(0, values, 90), trial(1, {**values, "steps": 1}, 95)]) == ["digits neggrad"]
 
 
 def reached(record_of, method):

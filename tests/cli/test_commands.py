@@ -417,7 +417,7 @@ def test_help_of_run_has_every_option_in_its_section(command, monkeypatch):
     _, out, _ = command("run", "--help")
     sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.MULTILINE))
     found = {name: re.findall(r"^  (?:-h, )?(--[\w-]+)", text, re.MULTILINE) for name, text in sections.items()}
-    assert [len(options) for options in found.values()] == [11, 16, 15, 3, 1]
+    assert [len(options) for options in found.values()] == [12, 16, 15, 3, 1]
     assert found["Where"] == ["--results", "--out", "--save-models"]
     assert found["Other"] == ["--help"]
 

@@ -55,6 +55,10 @@ def on_path(tmp_path, monkeypatch):
         ("{3}", "{4}", False),
         ("1):", "True):", False),
         ('"Mine"', '"Ours"', False),
+        ('"Mine"', '"Mine", streams=("forget",)', False),
+        ('"Mine"', '"Mine", tuned={"digits": {"steps": 3}}, search={"steps": (1, 9)}', True),
+        ("@method", "@other(tuned=3)\n@method", False),
+        ("return helper.SCALE", "return dict(tuned=3) and helper.SCALE", False),
     ],
 )
 def test_code_counts_and_words_do_not(helped, old, new, same):
@@ -66,6 +70,13 @@ def test_code_counts_and_words_do_not(helped, old, new, same):
 def edit(text, old, new):
     assert text.count(old) == 1
     return text.replace(old, new)
+
+
+def test_values_that_are_tuned_do_not_count_wherever_the_decorator_comes_from(tmp_path):
+    text = "import unlearnbench as u\n\n@u.method(title='A', tuned={'digits': {'steps': 1}})\ndef a(ctx): pass\n"
+    before = source_digest(write(tmp_path / "a.py", text))
+    assert source_digest(write(tmp_path / "a.py", edit(text, "1}", "2}"))) == before
+    assert source_digest(write(tmp_path / "a.py", edit(text, "u.method", "u.metric"))) != before
 
 
 @pytest.mark.parametrize("code", ["x = 1", "class A:\n    b = 'c'", "def f(): pass", "x = ()", "x = None", "x = []"])

@@ -126,7 +126,7 @@ def test_means_and_deviations_follow_from_the_records(make):
 def known_numbers(board):
     """Return every number that the array has: of cells, means, deviations, medians, intervals, ranks and AUCs."""
     values = []
-    for numbers in filter(None, (board.numbers, board.every, board.attacked, board.untouched)):
+    for numbers in filter(None, (board.numbers, board.every, board.attacked, board.untouched, board.beyond_tuning)):
         for measure in numbers.measures:
             for row in numbers.rows:
                 values += [numbers.mean(row, measure), numbers.median(row, measure)]

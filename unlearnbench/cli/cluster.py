@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unlearnbench.cli import options
-from unlearnbench.cli.running import asked_of, benchmark, conclude, render_all, say, source_of
+from unlearnbench.cli.running import benchmark, conclude, render_all, say, source_of
 from unlearnbench.errors import UsageError, plural
 
 if TYPE_CHECKING:
@@ -58,13 +58,14 @@ def check_options(cluster: Path | None, chosen: "dict[str, Any]") -> None:
 
 
 def run_on_cluster(
-    context: typer.Context, plan: "Plan", execution: "Execution", results: Path, out: Path | None,
-    registry: "Registry", console: "Console",
+    context: typer.Context, asked: "dict[str, Any]", plan: "Plan", execution: "Execution", results: Path,
+    out: Path | None, registry: "Registry", console: "Console",
 ) -> None:  # fmt: skip
     """Run a plan on a cluster: submit what is missing, and watch it or not; or write its job scripts.
 
     Args:
         context: of the command, with its options.
+        asked: the arguments of `make_plan` that gave the plan, without the dataset.
         plan: the cells.
         execution: the options of the run.
         results: folder of records.
@@ -78,7 +79,7 @@ def run_on_cluster(
     from unlearnbench.store.records import ResultStore
 
     file, detach, by_hand = (context.params[name] for name in ("cluster", "detach", "print_jobs"))
-    config, request = read_config(file), Request(asked_of(context), source_of(context), execution, Path.cwd())
+    config, request = read_config(file), Request(asked, source_of(context), execution, Path.cwd())
     if by_hand and config.launcher == "local":
         raise UsageError("--print-jobs writes scripts for a scheduler, which launcher: local has none of: remove one")
     launcher = ClusterLauncher(plan, ResultStore(results), request, config, detach=detach, by_hand=by_hand)

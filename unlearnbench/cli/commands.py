@@ -26,9 +26,11 @@ from unlearnbench.cli.running import (
     render_all,
     run_here,
     say,
+    say_dry_run,
     source_of,
     start,
 )
+from unlearnbench.cli.tune import TUNE_EXAMPLES, tune
 from unlearnbench.errors import PluginError, UsageError, one_line, plural, spell_error
 from unlearnbench.version import __version__
 
@@ -104,6 +106,7 @@ def run(
     retained: options.Retained = "",
     metrics: options.Metrics = "all",
     set_: options.Set = None,
+    track: options.Track = "tuned",
     seeds: options.Seeds = "0",
     base_seeds: options.BaseSeeds = "",
     sampling_seeds: options.SamplingSeeds = "",
@@ -147,24 +150,16 @@ def run(
     """Run every method on every class, and render the report."""
     check_options(cluster, {"--detach": detach, "--print-jobs": print_jobs, "--minutes": minutes, "--dry-run": dry_run})
     console, workers = start(start_workers=not dry_run and cluster is None)
-    registry, plan = plan_of(plugin, source_of(context), **asked_of(context))
+    asked = asked_of(context)
+    registry, plan = plan_of(plugin, source_of(context), **asked)
     check_run(plan, {"--results": results, "--out": out, "--save-models": save_models}, stop_if_weak)
     execution, place = execution_of(context), None if no_report else out
     if cluster is not None:
-        run_on_cluster(context, plan, execution, results, place, registry, console)
+        run_on_cluster(context, asked, plan, execution, results, place, registry, console)
     elif workers is None:
-        _dry_run(console, plan, results, execution)
+        say_dry_run(console, plan, results, execution)
     else:
         run_here(console, plan, workers, execution, results, place, registry)
-
-
-def _dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execution") -> None:
-    """Print what a run would do."""
-    from unlearnbench.cli.dry_run import dry_run
-    from unlearnbench.store.records import ResultStore
-
-    for line in dry_run(plan, ResultStore(results), execution):
-        say(console, line)
 
 
 @app.command(cls=options.Sections, epilog=ESTIMATE_EXAMPLES)
@@ -176,6 +171,7 @@ def estimate(
     retained: options.Retained = "",
     metrics: options.Metrics = "all",
     set_: options.Set = None,
+    track: options.Track = "tuned",
     seeds: options.Seeds = "0",
     base_seeds: options.BaseSeeds = "",
     sampling_seeds: options.SamplingSeeds = "",
@@ -216,6 +212,9 @@ def estimate(
     _, plan = plan_of(plugin, source_of(context), **asked_of(context), every_class=every)
     check_run(plan, {"--results": results, "--save-models": save_models}, stop_if_weak=False)
     _say_estimate(console, plan, workers, results, execution_of(context))
+
+
+app.command(cls=options.Sections, epilog=TUNE_EXAMPLES)(tune)
 
 
 def _say_estimate(console: "Console", plan: "Plan", workers: "Workers", results: Path, execution: "Execution") -> None:

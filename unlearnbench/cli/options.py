@@ -128,6 +128,31 @@ Controls = Annotated[
         grid.Controls,
     ),
 ]
+Track = Annotated[
+    grid.Track,
+    _words(
+        CELLS,
+        "Settings of methods: tuned for the dataset where there are such values, as published, or a row of each.",
+        grid.Track,
+    ),
+]
+Tuned = Annotated[str, _option(CELLS, "all, a group such as paper, or names separated by commas.", metavar="NAMES")]
+TuningClasses = Annotated[
+    str,
+    _option(CELLS, "Classes to forget, one at a time, if not those that the dataset declares.", metavar="CLASSES"),
+]
+TuningSeeds = Annotated[
+    str, _option(CELLS, "Seeds of base model, unlearning and sampling, which no report shows.", metavar="SEEDS")
+]
+Trials = Annotated[int, _option(CELLS, "Settings of each method that are tried.", "--trials", min=1, metavar="N")]
+Images = Annotated[
+    int,
+    _option(CELLS, "Images through the model in a cell, forward and backward, with priors.", min=1, metavar="N"),
+]
+Floor = Annotated[
+    float,
+    _option(CELLS, "Least percentage retained of what can be chosen.", min=0, max=100, metavar="PERCENT"),
+]
 Plugin = Annotated[
     list[Path] | None,
     _option(CELLS, "A file with your method or metric. May be repeated.", "--plugin", metavar="FILE"),

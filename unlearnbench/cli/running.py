@@ -160,6 +160,15 @@ def run_here(
     conclude(benchmark(console, plan, lanes, results, execution, show), plan, results, out, registry)
 
 
+def say_dry_run(console: "Console", plan: "Plan", results: Path, execution: "Execution") -> None:
+    """Print what a run would do."""
+    from unlearnbench.cli.dry_run import dry_run
+    from unlearnbench.store.records import ResultStore
+
+    for line in dry_run(plan, ResultStore(results), execution):
+        say(console, line)
+
+
 def check_untouched(record: "Record") -> list[str]:
     """Return the failed checks of a record of the untouched model."""
     from unlearnbench.report.tables.controls import untouched_alarms

@@ -119,6 +119,7 @@ class Dataset:
     prompts: Prompts | None = None  # of its classes, where the model takes prompts
     labels: tuple[int, ...] = ()  # of its classes in a given model that knows more
     evaluated: tuple[int, ...] = ()  # retained classes that are measured; empty: all
+    tuning_classes: tuple[int, ...] = ()  # on which settings of methods are tuned
 
     @property
     def features(self) -> int:
@@ -219,6 +220,7 @@ class Dataset:
             "content": self.content, "digest": self.digest, "panel": self.judges_digest,
             **({} if self.prompts is None else {"prompts": self.prompts.to_json()}),
             **({"train_counts": list(self.train_counts)} if self.train_counts else {}),
+            **({"tuning_classes": list(self.tuning_classes)} if self.tuning_classes else {}),
         }  # fmt: skip
 
 
@@ -269,7 +271,7 @@ def load_dataset(source: Source | str) -> Dataset:
 def resolve(
     source: Source, *, name: str, title: str, class_names: Iterable[str], image_shape: tuple[int, int, int],
     flip: bool, load: "Callable[[ArtifactStore, Progress], Images]", content: str = "",
-    train_counts: tuple[int, ...] = (), prompts: Prompts | None = None,
+    train_counts: tuple[int, ...] = (), prompts: Prompts | None = None, tuning_classes: tuple[int, ...] = (),
 ) -> Dataset:  # fmt: skip
     """Return a dataset from its images and the user's choices among its profiles.
 
@@ -325,6 +327,7 @@ def resolve(
         weights=judges.weights,
         prompts=(prompts or prompts_of(names)) if kind in PROMPTED else None,
         labels=labels,
+        tuning_classes=tuning_classes,
     ).with_fitting_judges().evaluating(source.evaluated)  # fmt: skip
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TITLE = "digits (8x8, scikit-learn)"
 FLIP = False
+TUNING_CLASSES = (2, 5, 8)  # of `tune`
 
 
 def load(store: "ArtifactStore", progress: "Progress") -> Images:
@@ -143,5 +144,5 @@ def dataset(source: Source) -> Dataset:
         raise UsageError("--data-root does not apply to digits, which are part of scikit-learn: name another --dataset")
     return resolve(
         source, name="digits", title=TITLE, class_names="0123456789", image_shape=(1, 8, 8), flip=FLIP, load=load,
-        prompts=PROMPTS,
+        prompts=PROMPTS, tuning_classes=TUNING_CLASSES,
     )  # fmt: skip

@@ -29,7 +29,7 @@ def declared_names(tree: ast.Module) -> list[Name]:
         for node in tree.body
         if isinstance(node, ast.FunctionDef)
         for kind in typing.get_args(Kind)
-        if any(_decorator_name(decorator) == kind for decorator in node.decorator_list)
+        if any(decorator_name(decorator) == kind for decorator in node.decorator_list)
     ]
 
 
@@ -56,7 +56,8 @@ def _declaration(node: ast.FunctionDef, kind: Kind) -> ast.Call | None:
     return calls[0] if plain else None
 
 
-def _decorator_name(decorator: ast.expr) -> str:
+def decorator_name(decorator: ast.expr) -> str:
+    """Return the name of a decorator, without its module."""
     target = decorator.func if isinstance(decorator, ast.Call) else decorator
     return target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
 

@@ -1,7 +1,8 @@
 """A plugin's source, parsed and never executed: its declarations and its identity.
 
 The identity covers its file and the helpers it imports. Comments, docstrings and layout do not count; nor do the
-standard library, installed packages and the harness, as records have their versions.
+standard library, installed packages and the harness, as records have their versions; nor where a method's settings are
+searched and which were found (`search`, `tuned`), as a cell has every setting.
 """
 
 import ast
@@ -15,16 +16,18 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from unlearnbench.plugins.declared import Name, declared_keywords, declared_names
+from unlearnbench.plugins.declared import Name, declared_keywords, declared_names, decorator_name
 from unlearnbench.store.hashing import digest
 
 HARNESS = "unlearnbench"
 INSTALLED = {"site-packages", "dist-packages"}
+UNCOUNTED = {"search", "tuned"}  # keywords of @method
 
 
 def source_digest(path: Path, module: str = "") -> str:
     """Return the SHA-256 of a plugin's syntax tree and of those of its helpers, as 64 hex digits.
 
+    The keywords `search` and `tuned` of a method's decorator are left out.
     Helpers are the modules that it, or another helper, imports from its folder, from elsewhere on Python's path, or
     from its own package, except the standard library and installed packages. Missing ones are left out.
 
@@ -124,7 +127,17 @@ def _plain(node: Any) -> Any:
     fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _has_docstring(node):
         fields["body"] = node.body[1:]
+    if isinstance(node, ast.FunctionDef) and node.decorator_list:
+        fields["decorator_list"] = [_without_values(decorator) for decorator in node.decorator_list]
     return [type(node).__name__, {name: _plain(value) for name, value in fields.items()}]
+
+
+def _without_values(decorator: ast.expr) -> ast.expr:
+    """Return a decorator; that of a method without the keywords that do not count."""
+    if not isinstance(decorator, ast.Call) or decorator_name(decorator) != "method":
+        return decorator
+    kept = [keyword for keyword in decorator.keywords if keyword.arg not in UNCOUNTED]
+    return ast.Call(decorator.func, decorator.args, kept)
 
 
 def _has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

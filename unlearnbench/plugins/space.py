@@ -1,5 +1,6 @@
 """Search spaces of methods' settings, declared as data in their decorators."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from unlearnbench.errors import PluginError, suggest
 from unlearnbench.plugins.settings import Setting
 from unlearnbench.store.cell import Scalar
+
+DIGITS = 3  # significant ones of a value that is drawn, so that it can be written down
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,18 @@ class Range:
     low: float
     high: float
     log: bool
+    whole: bool = False  # whether its values are integers
+
+    def at(self, place: float) -> float | int:
+        """Return the value at a place from 0 to 1, rounded to three digits within the range."""
+        low, high = (math.log(end) if self.log else end for end in (self.low, self.high))
+        value = low + place * (high - low)
+        rounded = min(max(float(f"{math.exp(value) if self.log else value:.{DIGITS}g}"), self.low), self.high)
+        return round(rounded) if self.whole else rounded
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record's entry on it."""
+        return {"low": self.low, "high": self.high, "log": self.log}
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,14 @@ class Choices:
     """A few values without an order."""
 
     values: tuple[Scalar, ...]
+
+    def at(self, place: float) -> Scalar:
+        """Return the value at a place from 0 to 1, all of them equally long."""
+        return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record's entry on it."""
+        return {"choices": list(self.values)}
 
 
 Space = Mapping[str, Range | Choices]
@@ -66,4 +89,4 @@ def _domain(method: str, settings: Mapping[str, Setting], name: str, declared: o
     low, high = float(fitted[0]), float(fitted[1])
     if not low < high or (log and low <= 0):
         raise PluginError(f"{what} must rise, from above zero on a logarithmic scale")
-    return Range(low, high, log)
+    return Range(low, high, log, setting.type is int)

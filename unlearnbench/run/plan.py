@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from unlearnbench.datasets import Dataset, Source, load_dataset
 from unlearnbench.datasets.recipes import WITHOUT_CLASS_0
@@ -20,7 +21,7 @@ from unlearnbench.run.arguments import (
 )
 from unlearnbench.run.execution import Execution
 from unlearnbench.run.stale import Needed, needed
-from unlearnbench.store.cell import Cell, Controls, Scalar, Seeds, Target
+from unlearnbench.store.cell import Cell, Controls, Scalar, Seeds, Target, Track
 from unlearnbench.store.records import DeviceModel, Record
 
 MOST_CELLS = 100_000  # of one run
@@ -41,19 +42,23 @@ class Plan:
     known_metrics: frozenset[str] = frozenset()  # names of all metrics
     warnings: Sequence[str] = ()  # a sentence on each metric that cannot be measured
     given: Mapping[str, Path] = field(default_factory=dict)  # row -> folder of a model that is not unlearned here
+    tracks: Mapping[str, str] = field(default_factory=dict)  # cell id -> whose settings it has: "tuned" or "published"
+    trials: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # cell id -> the record's entry on its trial
 
     def unlearns(self, cell: Cell) -> bool:
         """Say whether a cell's method is neither a reference nor a control."""
         return self.methods[cell.method].role in ("method", "gold", "given")
 
     def label(self, cell: Cell) -> str:
-        """Return a method's title, with the settings that --set changed."""
+        """Return a method's title, with the settings that --set changed; the published ones in place of tuned ones."""
         changed = "".join(f", {name}={value}" for name, value in self.overrides[cell.id].items())
-        return f"{self.methods[cell.method].title}{changed}"
+        published = " (as published)" if self.tracks.get(cell.id) == "published" else ""
+        return f"{self.methods[cell.method].title}{published}{changed}"
 
     def describe(self, cell: Cell) -> str:
         """Return a cell in words, as it is shown while it runs."""
-        changed = ", ".join(f"{name}={value}" for name, value in self.overrides[cell.id].items())
+        words = [f"{name}={value}" for name, value in self.overrides[cell.id].items()]
+        changed = ", ".join([*(["as published"] if self.tracks.get(cell.id) == "published" else []), *words])
         seed = f", seed {cell.seeds.label}" if len({c.seeds for c in self.cells}) > 1 else ""
         names = [self.dataset.class_names[c] for c in cell.forget_classes]
         named = "" if names == list(map(str, cell.forget_classes)) else f" {'+'.join(names)}"
@@ -76,9 +81,12 @@ class Plan:
 def make_plan(
     registry: Registry, *, methods: str, classes: str, source: Source, metrics: str, sweeps: Sequence[str],
     seeds: str = "0", base_seeds: str = "", sampling_seeds: str = "", controls: Controls = "first", sequence: str = "",
-    every_class: bool = False, retained: str = "",
+    every_class: bool = False, retained: str = "", track: Track = "tuned",
+    trials: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Plan:  # fmt: skip
     """Check the user's arguments and return the plan.
+
+    `trials` are those of `tune`, as `run.tuning.Tuning.to_run` gives them: methods have their settings alone.
 
     Raises:
         UsageError: an argument is unknown, malformed or out of range.
@@ -103,15 +111,17 @@ def make_plan(
     chosen_methods = {spec.name: spec for spec in selected if dataset.offers.issuperset(spec.requires)}
     left_out = _check_required(selected, chosen_methods, methods, dataset)
     swept = _parse_overrides(registry, chosen_methods, parse_sweeps(sweeps))
-    overrides: dict[str, Mapping[str, Scalar]] = {}
-    changed = [(name, values) for name in chosen_methods for values in combinations(swept.get(name, {}))]
-    tunings = dataset.tunings
-    resolved = [(name, chosen_methods[name].resolve(tunings, values)) for name, values in changed]
-    if (count := len(resolved) * len(targets) * len(chosen_seeds)) > MOST_CELLS:
+    if trials is None:
+        variants = _variants(chosen_methods, swept, dataset.tunings, track)
+    else:
+        chosen_methods = {name: spec for name, spec in chosen_methods.items() if name in trials}
+        variants = _trials(chosen_methods, trials)
+    if (count := len(variants) * len(targets) * len(chosen_seeds)) > MOST_CELLS:
         raise UsageError(f"that makes {count} cells, more than {MOST_CELLS}: split the run")
+    resolved = [(variant.method, variant.settings) for variant in variants]
     cells = make_cells(dataset.name, dataset.protocol.name, resolved, targets, chosen_seeds)
-    for cell, (_, values) in zip(cells, changed * (len(cells) // len(changed)), strict=True):
-        overrides[cell.id] = values
+    known = dict(zip((cell.id for cell in cells), variants * (len(cells) // max(len(variants), 1)), strict=True))
+    overrides = {name: variant.overrides for name, variant in known.items()}
     added = {spec.name: spec for spec in _controls(registry, controls, chosen_metrics)}
     checks = _control_cells(added.values(), dataset, targets, chosen_seeds, controls)
     checks = [cell for cell in checks if cell.id not in overrides]
@@ -120,11 +130,50 @@ def make_plan(
     hashes |= {f"metric:{spec.name}": registry.source_hash("metric", spec.name) for spec in chosen_metrics}
     overrides |= {cell.id: {} for cell in checks}
     ids = frozenset(cell.id for cell in checks)
-    known = frozenset(plugin.name for plugin in registry.plugins("metric"))
+    names = frozenset(plugin.name for plugin in registry.plugins("metric"))
     ordered = sorted([*cells, *checks], key=lambda cell: chosen_methods[cell.method].role != "reference")
     warnings = _few_samples(dataset, targets) if any(FRECHET in spec.title for spec in chosen_metrics) else []
     warnings += left_out
-    return Plan(dataset, chosen_methods, chosen_metrics, ordered, ids, overrides, hashes, known, warnings)
+    return Plan(
+        dataset, chosen_methods, chosen_metrics, ordered, ids, overrides, hashes, names, warnings,
+        tracks={name: variant.track for name, variant in known.items() if variant.track},
+        trials={name: variant.trial for name, variant in known.items() if variant.trial},
+    )  # fmt: skip
+
+
+class _Variant(NamedTuple):
+    """A method with one choice of settings."""
+
+    method: str
+    settings: Mapping[str, Scalar]  # all of them
+    overrides: Mapping[str, Scalar]  # of the user, or of a trial
+    track: str = ""  # whose settings these are, where tuned ones exist and nothing is changed
+    trial: Mapping[str, Any] = {}  # the record's entry
+
+
+def _variants(
+    methods: Mapping[str, MethodSpec], swept: Mapping[str, Mapping[str, Sequence[Scalar]]], tunings: Sequence[str],
+    track: Track,
+) -> list[_Variant]:  # fmt: skip
+    """Return the settings of methods that a user asks for; only unlearning methods have tracks."""
+    found = []
+    for name, spec in methods.items():
+        tuned, published = spec.resolve(tunings, {}), spec.resolve((), {})
+        differ = spec.role == "method" and tuned != published
+        tracks = {"tuned": tuned, "published": published} if differ else {"": tuned}
+        chosen = tracks if track == "both" or "" in tracks else {track: tracks[track]}
+        for values in combinations(swept.get(name, {})):
+            settings = {key: {**base, **values} for key, base in chosen.items()}
+            found += [_Variant(name, each, values, "" if values else key) for key, each in settings.items()]
+    return list({(v.method, *sorted(v.settings.items())): v for v in found}.values())
+
+
+def _trials(methods: Mapping[str, MethodSpec], trials: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[_Variant]:
+    """Return the settings of trials: the published ones where nothing was drawn, whatever was tuned before."""
+    return [
+        _Variant(name, spec.resolve((), trial["settings"]), trial["settings"], trial=trial["facts"])
+        for name, spec in methods.items() for trial in trials[name]
+    ]  # fmt: skip
 
 
 def _check_required(selected: Sequence[MethodSpec], chosen: Iterable[str], methods: str, dataset: Dataset) -> list[str]:

@@ -54,6 +54,7 @@ class Recorder:
         """
         spec, dataset = self._plan.methods[cell.method], self._plan.dataset
         fields: Fields = dict(outcome.value or {})
+        track = self._plan.tracks.get(cell.id)
         source_hash = fields.pop("method_source_hash", self._plan.source_hashes[f"method:{cell.method}"])
         if disturbance:
             known = fields.get("disturbances", [])
@@ -64,7 +65,9 @@ class Recorder:
             method={
                 "title": spec.title, "paper": spec.paper, "role": spec.role, "overrides": self._plan.overrides[cell.id],
                 "changed": _changed(spec, cell), "source_hash": source_hash, "truth": dict(spec.truth),
+                **({"track": track} if track else {}),
             },
+            tuning=self._plan.trials.get(cell.id, {}),
             status=outcome.status,
             reason=outcome.reason,
             traceback=outcome.traceback,

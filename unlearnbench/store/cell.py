@@ -16,6 +16,7 @@ SolverName = Literal["ddim", "dpm++"]
 SOLVERS: Mapping[str, str] = MappingProxyType({"ddim": "DDIM", "dpm++": "DPM-Solver++(2M)"})
 Rerun = Literal["missing", "failed", "always"]
 Controls = Literal["first", "every", "none"]
+Track = Literal["tuned", "published", "both"]  # which settings of methods run
 UNLEARNED = "unlearned"  # the kind of artifact that holds the weights of a cell
 MOST_NAMED = 40  # characters of the target in a cell's id; the digest covers the rest
 

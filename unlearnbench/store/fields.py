@@ -91,7 +91,7 @@ RECORD: Mapping[str, Any] = {
     "wall_seconds?": _or_null(SECONDS),
     "method": {
         "title?": TEXT, "paper?": TEXT, "role?": TEXT, "source_hash?": TEXT, "overrides?": {"*": SCALAR},
-        "changed?": {"*": [SCALAR]}, "truth?": {"*": FLAG},
+        "changed?": {"*": [SCALAR]}, "truth?": {"*": FLAG}, "track?": _choice("tuned", "published"),
     },
     "metrics?": {
         "*": {
@@ -121,6 +121,12 @@ RECORD: Mapping[str, Any] = {
     "dataset?": {
         "title?": TEXT, "kind?": TEXT, "class_names?": [TEXT], "extractor?": TEXT, "digest?": TEXT, "panel?": TEXT,
         "content?": TEXT, "image_shape?": [SIZE], "choices?": {}, "prompts?": {},
+        "tuning_classes?": [COUNT],
+    },
+    "tuning?": {
+        "trial": COUNT, "of": SIZE, "images": SIZE, "share?": SHARE,
+        "space": {"*": {"low?": NUMBER, "high?": NUMBER, "log?": FLAG, "choices?": [SCALAR]}},
+        "measures": {"forgetting": TEXT, "retention": TEXT, "ties": TEXT},
     },
     "judge?": {
         "test_accuracy?": SHARE, "n?": SIZE, "second?": {"test_accuracy": SHARE, "n?": SIZE},

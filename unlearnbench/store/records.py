@@ -44,7 +44,7 @@ class Record:
     """
 
     cell: Cell
-    method: Mapping[str, Any]  # title, paper, role, overrides, source_hash
+    method: Mapping[str, Any]  # title, paper, role, overrides, track, source_hash
     status: Status
     reason: str | None = None
     traceback: str | None = None
@@ -66,6 +66,7 @@ class Record:
     images: Mapping[str, Any] = field(default_factory=dict)  # strips of samples as base64 PNG
     provenance: Mapping[str, Any] = field(default_factory=dict)
     revisions: Mapping[str, int] = field(default_factory=dict)  # of the parts of the harness that it rests on
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # of a trial: its number, list, space, budget and metrics
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object without its checksum; empty fields except `metrics` are left out.

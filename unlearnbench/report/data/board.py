@@ -389,10 +389,29 @@ class Board:
             ("Features", counted(str(record.dataset.get("extractor")) for record in self.records)),
             ("Judges", f"test accuracy {self.test_accuracy or 'unknown'}"),
             *([("Settings", "those other than the methods' defaults are in the table of settings")] * shortened),
+            *self._tracks(),
             ("Intervals", intervals),
             ("Device", f"{self.device_words}, {software_words(self.records)}"),
             ("Costs", "; ".join(self.cost.caption)),
         ]
+
+    def _tracks(self) -> list[tuple[str, str]]:
+        """Return which rows have tuned settings and which the published ones; nothing where no record says."""
+        words = {"tuned": "tuned for this dataset", "published": "as published"}
+        found: dict[str, set[str]] = {}
+        for record in self.rows:
+            if track := str(record.method.get("track", "")):
+                found.setdefault(words[track], set()).add(str(record.method.get("title", record.cell.method)))
+        spelled = [f"{track}: {', '.join(sorted(names, key=natural))}" for track, names in sorted(found.items())]
+        others = "; others have no tuned values, or changed ones"
+        return [("Track", "; ".join(spelled) + others)] if spelled else []
+
+    @cached_property
+    def beyond_tuning(self) -> Numbers | None:
+        """The numbers of the classes on which nothing was tuned; None where that is all classes, or none."""
+        tuned = {c for record in self.rows for c in record.dataset.get("tuning_classes") or ()}
+        others = [target for target in self.targets if not tuned & set(target.gone)]
+        return self.numbers.sel(targets=others) if 0 < len(others) < len(self.targets) else None
 
 
 def _seeds(chosen: Sequence[Seeds]) -> str:

@@ -148,8 +148,9 @@ def kept(read: Callable[[Record], Found]) -> Callable[[Record], Found]:
 @kept
 def variant_of(record: Record) -> Variant:
     """Return the row of a record."""
-    changed = record.method.get("overrides") or {}
-    suffix = f" ({', '.join(f'{name}={value}' for name, value in sorted(changed.items()))})" if changed else ""
+    words = ["as published"] if record.method.get("track") == "published" else []
+    words += [f"{name}={value}" for name, value in sorted((record.method.get("overrides") or {}).items())]
+    suffix = f" ({', '.join(words)})" if words else ""
     return Variant(
         record.cell.method,
         canonical_json(dict(record.cell.settings)),

@@ -12,7 +12,7 @@ from unlearnbench.report.tables.judges import judges_tables
 from unlearnbench.report.tables.pareto import pareto_tables
 from unlearnbench.report.tables.robustness import robustness_tables
 from unlearnbench.report.tables.settings import settings_tables
-from unlearnbench.report.tables.summary import compact_table, side_tables, summary_table
+from unlearnbench.report.tables.summary import compact_table, side_tables, summary_table, untuned_tables
 from unlearnbench.report.tables.table import Table
 
 _MADE: WeakKeyDictionary[Board, dict[frozenset[str], list[Table]]] = WeakKeyDictionary()  # no table is made twice
@@ -33,5 +33,6 @@ def all_tables(board: Board, methods: Collection[str] = ()) -> list[Table]:
         made[chosen] = [
             summary_table(board), compact_table(board), *pareto_tables(board), *sides, *costs, *by_class,
             *judges_tables(board), *check_tables(board), *settings_tables(board),
+            *untuned_tables(board),
         ]  # fmt: skip
     return made[chosen]

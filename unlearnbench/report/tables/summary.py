@@ -34,6 +34,16 @@ def compact_table(board: Board) -> Table:
     )
 
 
+def untuned_tables(board: Board) -> list[Table]:
+    """Return the main table of the classes on which no method was tuned; none where that is all classes, or none."""
+    numbers, measures = board.beyond_tuning, [*board.headlines, *board.costs]
+    if numbers is None:
+        return []
+    words = "Mean over the forget classes on which no setting was tuned [95 % interval]."
+    caption = board.caption(words, measures, numbers)
+    return [overview(numbers, "summary-untuned", "Summary without the classes of tuning", measures, caption)]
+
+
 def _overview(board: Board, name: str, title: str, measures: Sequence[Measure]) -> Table:
     """Return a table of means over forget classes with their intervals, one row per variant."""
     words = "Mean over forget classes [95 % interval]."
