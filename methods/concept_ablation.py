@@ -55,12 +55,10 @@ def anchor_images(ctx: Context, *, images: int):
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4, "images": 50},
     },
     search={
-        "lr": (1e-5, 1e-2),
+        "lr": (5e-5, 5e-3),
         "batch": [16, 32, 64],
         "images": (20, 200),
-        "prior_weight": [0.0, 0.2, 1.0],
         "target": ["model", "base"],
-        "train": ["condition", "all"],
     },
 )
 def concept_ablation(

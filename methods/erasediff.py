@@ -98,13 +98,12 @@ def adaptive_backward(model, retain: Term, forget: Term, eta: float):
         "smoke": {"steps": 100, "round_steps": 25, "inner_steps": 10, "batch": 32, "lr": 3e-4, "ema": 0.0},
     },
     search={
-        "lr": (1e-5, 1e-2),
+        "lr": (5e-5, 5e-3),
         "batch": [16, 32, 64],
-        "penalty": (0.03, 3.0),
+        "penalty": (0.05, 5.0),
         "round_steps": (5, 40),
-        "inner_steps": (1, 20),
-        "forget_target": ["random_class", "uniform_noise"],
-        "ema": [0.0, 0.9, 0.99],
+        "inner_steps": (1, 10),
+        "ema": [0.0, 0.9],
     },
 )
 def erasediff(

@@ -64,12 +64,10 @@ def esd_term(ctx: Context, x0, y, eta: float):
         "smoke": {"steps": 50, "batch": 32, "lr": 3e-4, "attack_lr": 3e-4},
     },
     search={
-        "lr": (1e-5, 1e-2),
+        "lr": (5e-5, 5e-3),
         "batch": [16, 32, 64],
-        "eta": (0.3, 10.0),
+        "attack_lr": (5e-5, 5e-3),
         "alpha": (0.1, 10.0),
-        "meta_forget": (0.01, 1.0),
-        "attack_lr": (1e-5, 1e-2),
     },
 )
 def meta_unlearning(

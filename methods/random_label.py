@@ -41,9 +41,9 @@ from unlearnbench import Context, Term, backward, method, predict_noise
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
     search={
-        "lr": (1e-5, 1e-2),
+        "lr": (5e-5, 5e-3),
         "batch": [16, 32, 64],
-        "alpha": (1e-3, 1.0),
+        "alpha": (3e-3, 0.3),
     },
 )
 def random_label(

@@ -49,11 +49,10 @@ def without_conflict(gradient, other):
         "smoke": {"steps": 100, "batch": 32, "retain_batch": 32, "lr": 3e-4},
     },
     search={
-        "lr": (1e-5, 1e-2),
+        "lr": (5e-5, 5e-3),
         "batch": [16, 32, 64],
         "retain_batch": [16, 32, 64],
         "alpha": (0.5, 50.0),
-        "truncate": (0.01, 1.0),
     },
 )
 def restricted_gradient(

@@ -93,13 +93,12 @@ def fisher(ctx: Context, *, replay, images: int, timesteps: int, chunk: int, lab
         },
     },
     search={
-        "lr": (1e-5, 1e-2),
+        "lr": (5e-5, 5e-3),
         "batch": [16, 32, 64],
-        "gamma": (0.3, 10.0),
-        "penalty": (1e-5, 10.0),
-        "ema": [0.0, 0.9, 0.99],
+        "penalty": (1e-5, 0.1),
+        "ema": [0.0, 0.9],
         "replay_per_class": (4, 40),
-        "fisher_images": (10, 100),
+        "fisher_images": (10, 50),
         "fisher_timesteps": (10, 50),
     },
 )

@@ -91,11 +91,10 @@ def pseudo_classes(ctx: Context, offset: int):
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
     search={
-        "lr": (1e-5, 1e-2),
+        "lr": (5e-5, 5e-3),
         "batch": [16, 32, 64],
-        "alpha": (1e-3, 1.0),
+        "alpha": (3e-3, 0.3),
         "mask_ratio": (0.1, 1.0, "uniform"),
-        "forget_loss": ["next_class", "ga"],
     },
 )
 def salun(

@@ -61,11 +61,9 @@ def fisher(ctx: Context, *, stream: str, guidance: float, batch: int):
         "smoke": {"steps": 50, "batch": 32, "lr": 3e-4},
     },
     search={
-        "lr": (1e-5, 1e-2),
+        "lr": (5e-5, 5e-3),
         "batch": [16, 32, 64],
         "alpha": (1.0, 100.0),
-        "adaptivity": (0.0, 1.0, "uniform"),
-        "mask_threshold": (0.3, 3.0),
     },
 )
 def sfron(

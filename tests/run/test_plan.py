@@ -54,7 +54,7 @@ def test_samples_of_the_retained_classes_give_a_covariance(classes, protocol, ex
 
 
 def test_digits_is_as_it_was():
-    digits = load_dataset("digits")
+    digits = load_dataset(Source(protocol="digits-ddim25"))
     assert (digits.protocol.retain_samples, digits.features, digits.digest[:12]) == (50, 64, "e979b87560d8")
 
 
