@@ -64,6 +64,7 @@ class Recorder:
             method={
                 "title": spec.title, "paper": spec.paper, "role": spec.role, "overrides": self._plan.overrides[cell.id],
                 "changed": _changed(spec, cell), "source_hash": source_hash, "truth": dict(spec.truth),
+                **({"inference": True} if spec.inference else {}),
             },
             status=outcome.status,
             reason=outcome.reason,

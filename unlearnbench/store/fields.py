@@ -91,7 +91,7 @@ RECORD: Mapping[str, Any] = {
     "wall_seconds?": _or_null(SECONDS),
     "method": {
         "title?": TEXT, "paper?": TEXT, "role?": TEXT, "source_hash?": TEXT, "overrides?": {"*": SCALAR},
-        "changed?": {"*": [SCALAR]}, "truth?": {"*": FLAG},
+        "changed?": {"*": [SCALAR]}, "truth?": {"*": FLAG}, "inference?": FLAG,
     },
     "metrics?": {
         "*": {
