@@ -378,11 +378,18 @@ class TestExamples:
         promises = conformance.check(str(tmp_path / "mine.py"))["my_method"]
         assert [str(promise) for promise in promises if promise.kept is not True] == []
 
+    def test_a_guide_of_ones_own_is_a_sound_method(self, tmp_path, monkeypatch):
+        card = '"""Mine.\n\nNobody.\n\n    eps = 0\n\nDeviations:\n    - None.\n"""\n\n'
+        (tmp_path / "mine.py").write_text(card + block("example:guide"))
+        promises = conformance.check(str(tmp_path / "mine.py"))["without_class"]
+        assert [str(promise) for promise in promises if promise.kept is not True] == []
+        assert "it changed predictions" in promises[1].words
+
     def test_every_python_block_is_run_somewhere(self):
         found = [m for text in PAGES.values() for m in re.findall(r"(?:<!-- example:(\S+) -->\n)?```python", text)]
         api = {"api-run", "api-one", "api-load", "api-draw"}
-        assert {*found} == {"method", "target", "metric", "folder", "dataset", *api}
-        assert len(found) == 9
+        assert {*found} == {"method", "target", "guide", "metric", "folder", "dataset", *api}
+        assert len(found) == 10
 
     def test_a_data_set_of_ones_own(self, tmp_path, monkeypatch):
         """The file of the guide, where it would lie, reads what torchvision reads."""

@@ -60,13 +60,15 @@ def session(folder, *lines, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_new_file_keeps_every_promise_and_is_short(tmp_path, monkeypatch):
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_new_file_keeps_every_promise_and_is_short(tmp_path, monkeypatch, inference):
     monkeypatch.setattr(trial, "STEPS", 4)
-    (path,) = new_method("mine", tmp_path).files
+    (path,) = new_method("mine", tmp_path, inference=inference).files
     assert path == tmp_path / "mine.py"
     assert len(path.read_text().splitlines()) <= 42
     assert [str(promise) for promise in check(str(path))["mine"] if promise.kept is not True] == []
-    assert Registry([path]).method("mine").title == "Mine"
+    spec = Registry([path]).method("mine")
+    assert (spec.title, spec.inference) == ("Mine", inference)
 
 
 def test_the_package_names_its_method_everywhere(tmp_path):

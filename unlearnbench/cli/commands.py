@@ -552,13 +552,16 @@ def new(
     package: Annotated[
         bool, typer.Option("--package", help="Write an installable package with entry point, test and README.")
     ] = False,
+    inference: Annotated[
+        bool, typer.Option("--inference", help="Write a method without training, which acts while samples are drawn.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder to write into.", metavar="DIR")] = Path(),
 ) -> None:
     """Create a runnable method file from a template."""
     from unlearnbench.kit.scaffold import new_method
 
     check_writable(out, "--out")
-    written = new_method(name, out, package=package)
+    written = new_method(name, out, package=package, inference=inference)
     for path in written.files:
         echo(f"wrote {path}")
     echo("\nNext:")

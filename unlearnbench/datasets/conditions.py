@@ -106,14 +106,16 @@ class Conditions:
         """The label of the null condition; None for a model without one."""
         return len(self.class_names) if self.guided else None
 
+    def requests(self, c: int) -> tuple[int, ...]:
+        """Return the labels that ask for a class: itself or, of a concept, its training prompts; others stay."""
+        return (c,) if self.prompts is None or c >= len(self.class_names) else self.prompts.training(c)
+
     def spread(self, classes: Sequence[int]) -> list[int]:
         """Return a label for each one in a sequence: a concept's training prompts in turn; further labels stay."""
-        if self.prompts is None:
-            return list(classes)
         seen: dict[int, int] = {}
         labels = []
         for c in classes:
-            known = self.prompts.training(c) if c < len(self.class_names) else (c,)
+            known = self.requests(c)
             labels.append(known[seen.get(c, 0) % len(known)])
             seen[c] = seen.get(c, 0) + 1
         return labels

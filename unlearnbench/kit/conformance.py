@@ -175,7 +175,7 @@ def _judge_runs(bench: Bench) -> list[Promise]:
         words = f"{first.error}: take smaller steps, or clip the gradient (torch.nn.utils.clip_grad_norm_)"
         promises.append(Promise("finite", False, words))
     if first.error is None:
-        promises += [_edits(first, bench), _keeps_base(first, bench), _finite(first, bench), _phases(first)]
+        promises += [_edits(first, bench), _keeps_base(first, bench), _finite(first, bench), _phases(first, bench)]
         promises += [_repeats(first, bench), _budget(first, bench)]
         if not first.global_rng:
             promises.append(Promise("no global RNG", True, ""))
@@ -212,8 +212,10 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 def _edits(run: Run, bench: Bench) -> Promise:
     name, model = "edits the model", run.context.model
+    if bench.spec.inference:
+        return _guides(run, bench)
     if run.returned is not None:
-        return Promise(name, False, "it returns a value, which is ignored: edit ctx.model in place, return nothing")
+        return Promise(name, False, "it returns a value: edit ctx.model in place, return nothing")
     if model is not run.context.given:
         return Promise(name, False, "it puts another model in place of ctx.model: change the weights of the one given")
     changed = _changed(bench.pristine, run.weights)
@@ -234,6 +236,15 @@ def _edits(run: Run, bench: Bench) -> Promise:
         return Promise(name, False, "no weight of ctx.model changed: change them in place (an optimiser on ctx.model)")
     words = f"{len(changed)} of {len(bench.pristine)} tensors changed" if changed else "other predictions, same weights"
     return Promise(name, True, words)
+
+
+def _guides(run: Run, bench: Bench) -> Promise:
+    """Judge a method of kind inference, whose weights are those of the base, as `unlearned_model` has checked."""
+    name = "edits the model"
+    if run.prediction is None:
+        return Promise(name, False, f"its guide does not predict noise for every class: {run.complaint}")
+    changed = "no prediction for noise" if _same(run.prediction, bench.expected) else "predictions for noise"
+    return Promise(name, True, f"a guide, the weights untouched; it changed {changed}")
 
 
 def _keeps_base(run: Run, bench: Bench) -> Promise:
@@ -313,9 +324,12 @@ def _repeats(first: Run, bench: Bench) -> Promise:
         return Promise(name, True, "bit for bit; it draws nothing at random")
     if bench.spec.role == "reference":
         return Promise(name, True, "bit for bit")
-    if not _changed(bench.pristine, first.weights) and _same(bench.expected, first.prediction):
+    unchanged = not _changed(bench.pristine, first.weights) and _same(bench.expected, first.prediction)
+    if unchanged and not bench.spec.inference:
         return _unjudged([name], "ctx.model did not change")[0]
     if _alike(first, other):
+        if bench.spec.inference:  # it may hold all forget images
+            return Promise(name, True, "bit for bit; another seed changes nothing either")
         return Promise(name, False, "another seed gives the same weights: draw from ctx.generator, seed nothing")
     return Promise(name, True, "bit for bit; another seed gives others")
 
@@ -381,7 +395,7 @@ def _peeking(run: Run) -> Promise:
     return Promise("no test-set peeking", not run.loaded, words)
 
 
-def _phases(run: Run) -> Promise:
+def _phases(run: Run, bench: Bench) -> Promise:
     name, early = "phases declared", run.context.early or run.context.own
     work = {
         "optimiser steps": early.optimizer_steps, "images through a model": early.forward_images,
@@ -390,9 +404,11 @@ def _phases(run: Run) -> Promise:
     if run.context.early is None and early.optimizer_steps:
         return _unjudged([name], "it has no loop over ctx.steps, which separates preparation from work")[0]
     found = [f"{amount} {what}" for what, amount in work.items() if amount]
-    if found:
+    if found and not bench.spec.inference:  # whose set-up is its work
         place = "before the first of ctx.steps" if run.context.early else "outside ctx.steps"
         words = f"{', '.join(found)} {place}: prepare inside ctx.prior(name, build), which times and caches it"
         return Promise(name, False, words)
     priors = ", ".join(run.harness.priors)
+    if found:
+        return Promise(name, True, f"{', '.join(found)} to set up its guide, in phase forget")
     return Promise(name, True, f"priors: {priors}" if priors else "no work before the first step")

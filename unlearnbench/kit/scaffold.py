@@ -14,10 +14,11 @@ from unlearnbench.plugins.registry import Registry
 
 TEMPLATES = Path(__file__).with_name("templates")
 STAND_IN = "my_method"  # what the templates call the method
-METHOD_FILE: Mapping[str, str] = {"method.py.txt": "my_method.py"}
+METHOD, GUIDE = "method.py.txt", "guide.py.txt"  # one that edits the model, and one of kind inference
+METHOD_FILE: Mapping[str, str] = {METHOD: "my_method.py"}
 PACKAGE_FILES: Mapping[str, str] = {
     "pyproject.toml.txt": "my_method/pyproject.toml",
-    "method.py.txt": "my_method/src/my_method.py",
+    METHOD: "my_method/src/my_method.py",
     "test.py.txt": "my_method/tests/test_my_method.py",
     "README.md.txt": "my_method/README.md",
 }
@@ -30,13 +31,14 @@ class Written(NamedTuple):
     commands: list[str]
 
 
-def new_method(name: str, folder: Path, *, package: bool = False) -> Written:
+def new_method(name: str, folder: Path, *, package: bool = False, inference: bool = False) -> Written:
     """Write a method that runs as it is; return its files and the commands to type next.
 
     Args:
         name: of the method, its function and its file.
         folder: to write into; made where it is missing.
         package: write an installable package with an entry point, a test and a README.
+        inference: write a method of kind inference.
 
     Raises:
         UsageError: the name is invalid or taken, or a file exists already; nothing is written then.
@@ -50,8 +52,9 @@ def new_method(name: str, folder: Path, *, package: bool = False) -> Written:
     _check_name(name)
     for template, path in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_named((TEMPLATES / template).read_text(encoding="utf-8"), name), encoding="utf-8")
-    target = shlex.quote(str(folder / name if package else files["method.py.txt"]))
+        chosen = GUIDE if inference and template == METHOD else template
+        path.write_text(_named((TEMPLATES / chosen).read_text(encoding="utf-8"), name), encoding="utf-8")
+    target = shlex.quote(str(folder / name if package else files[METHOD]))
     run = f"unlearnbench run --methods original,{name} --classes 0-2"
     if package:
         commands = [f"pip install -e {target}[test]", f"unlearnbench check {name}", f"pytest {target}", run]

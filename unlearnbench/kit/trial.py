@@ -36,6 +36,7 @@ from unlearnbench.plugins.spec import STREAMS, MethodSpec
 from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
 from unlearnbench.store.cell import Scalar, Target
 from unlearnbench.unlearn.context import Context, counted
+from unlearnbench.unlearn.guides import unlearned_model
 from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
@@ -269,6 +270,8 @@ class Bench:
             ):  # fmt: skip
                 done.returned = function(done.context, **self.settings(STEPS if steps is None else steps))
             done.context.check_finite()
+            if self.spec.inference:
+                done.context.model = unlearned_model(self.spec, done.context, done.returned)
         except (Exception, SystemExit) as error:  # the method's error is the result of the run
             done.error = error
         done.seconds = processor_seconds() - began

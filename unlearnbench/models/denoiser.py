@@ -19,7 +19,7 @@ from unlearnbench.datasets.conditions import Conditions
 from unlearnbench.datasets.recipes import BaseRecipe
 from unlearnbench.errors import Unmeasurable
 from unlearnbench.models.codec import PIXELS, Codec
-from unlearnbench.models.diffusion import NOISE, Schedule
+from unlearnbench.models.diffusion import NOISE, Guide, Schedule
 from unlearnbench.models.networks import placed
 from unlearnbench.models.sampler import Start, sample
 from unlearnbench.models.training import global_rng_kept
@@ -61,6 +61,8 @@ class Denoiser(nn.Module, ABC):
         codec: between images and x0; shared by all copies.
         shape: (C, H, W) of x0.
         noise: arguments of its forward process, in diffusers' words.
+        guide: a function of a method of kind inference, whose predictions `predict_noise` returns in place of the
+            model's own; copies share it, and saved models lack it.
     """
 
     kind: ClassVar[str]  # its name in KINDS
@@ -75,6 +77,7 @@ class Denoiser(nn.Module, ABC):
         super().__init__()
         self.network, self.codec, self.shape, self.noise = network, codec, tuple(shape), dict(noise)
         self.shared = Shared()
+        self.guide: Guide | None = None
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Prediction:

@@ -4,14 +4,20 @@ Notation of the DDPM papers: `x0` are clean images, `eps` Gaussian noise, `t` a 
 `x_t = sqrt(alphas_cumprod[t]) x0 + sqrt(1 - alphas_cumprod[t]) eps`. Images are `(B, C, H, W) float32 in [-1, 1]`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from unlearnbench.errors import PluginError
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t, t, y) -> the noise (B, C, H, W)
+Guide = Callable[[Predict, Tensor, Tensor, Tensor], Tensor]  # (predict, x_t, t, y) -> the noise in its place
 
 NOISE: Mapping[str, Any] = MappingProxyType(  # linear betas of Ho et al. 2020, section 4, in diffusers' words
     {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
@@ -63,7 +69,25 @@ class Schedule:
 
 
 def predict_noise(model: nn.Module, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-    """Return the model's noise prediction, shaped as x_t, for timesteps (B,) and labels (B,)."""
+    """Return the model's noise prediction, shaped as x_t, for timesteps (B,) and labels (B,).
+
+    A model's guide, if it has one, decides: it is called with the model's own prediction as a function.
+
+    Raises:
+        PluginError: the guide returns something else.
+    """
+    guide: Guide | None = getattr(model, "guide", None)
+    if guide is None:
+        return _own_noise(model, x_t, t, y)
+    eps = guide(partial(_own_noise, model), x_t, t, y)
+    if not isinstance(eps, Tensor) or eps.shape != x_t.shape:
+        found = tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
+        raise PluginError(f"the method's guide returns {found} for x_t of shape {tuple(x_t.shape)}: return the noise")
+    return eps
+
+
+def _own_noise(model: nn.Module, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """Return the noise that the model itself predicts."""
     prediction: Tensor = model(x_t, t, y).sample
     return prediction
 

@@ -46,9 +46,11 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Say whether its modules and weights determine a network's output: no hooks, no replaced forward."""
+    """Say whether its modules and weights determine a network's output: no hooks, no replaced forward, no guide."""
     parts = list(model.modules())
-    return not any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts)
+    return getattr(model, "guide", None) is None and not any(
+        part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts
+    )
 
 
 class Classifier(nn.Module):

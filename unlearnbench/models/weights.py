@@ -54,6 +54,8 @@ def weights_of(model: Denoiser, base: Denoiser, label: int, null_class: int | No
     Raises:
         NotInWeights: hooks, a replaced forward or other parts determine its predictions too.
     """
+    if getattr(model, "guide", None) is not None:
+        raise NotInWeights("its predictions are guided while samples are drawn, which no weights hold")
     if type(model) is not type(base):
         raise NotInWeights(f"ctx.model is a {one_line(type(model).__name__, 60)} now, not a {type(base).__name__}")
     try:

@@ -102,7 +102,7 @@ class MethodSpec:
     streams: frozenset[str]
     settings: Mapping[str, Setting]
     tuned: Mapping[str, Mapping[str, Scalar]]
-    function: Callable[..., None]
+    function: Callable[..., Any]
     truth: Mapping[str, bool]  # known outcome: whether it forgets ("forgetting") and retains ("retention")
     requires: tuple[str, ...] = ()  # of the model, a subset of CAPABILITIES
     search: Space = field(default_factory=dict)  # where `tune` looks for values
@@ -204,8 +204,9 @@ def method(
         requires: what the model must have: `prompts` for a method that edits how a text-to-image model reads them.
         search: {setting: where `tune` looks for its value}: `(low, high)` on a logarithmic scale,
             `(low, high, "uniform")`, or a list of choices.
-        kind: `weights` for a method that edits the model; `inference` for one without training, which returns a
-            function that predicts in its place while samples are drawn.
+        kind: `weights` for a method that edits the model; `inference` for one that leaves it alone and returns
+            `guide(predict, x_t, t, y)`, a function of the noise that is predicted in its place while samples are
+            drawn, `predict(x_t, t, y)` being the model's own prediction.
 
     Raises:
         PluginError: the function or the declaration breaks the contract.

@@ -143,4 +143,9 @@ def plan_of_unlearning(
         )
     if not plan.unlearns(plan.cells[0]):
         raise UsageError(f"{method} does not unlearn: choose a method of 'unlearnbench list methods'")
+    if plan.methods[method].inference:
+        raise UsageError(
+            f"{method} leaves the weights alone and acts while samples are drawn, so there is no model to save: "
+            f"'unlearnbench run --methods {method}' measures it"
+        )
     return replace(plan, metrics=[], warnings=[])

@@ -66,6 +66,7 @@ class Recorder:
                 "title": spec.title, "paper": spec.paper, "role": spec.role, "overrides": self._plan.overrides[cell.id],
                 "changed": _changed(spec, cell), "source_hash": source_hash, "truth": dict(spec.truth),
                 **({"track": track} if track else {}),
+                **({"inference": True} if spec.inference else {}),
             },
             tuning=self._plan.trials.get(cell.id, {}),
             status=outcome.status,

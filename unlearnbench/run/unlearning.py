@@ -1,7 +1,7 @@
 """The first job of a cell: a method unlearns, and leaves weights in the cache, with their cost.
 
 A process in which no method was imported measures them (`measuring`). Only a model that weights do not stand for, with
-hooks or a forward of its own, is measured in the method's process.
+a guide, hooks or a forward of its own, is measured in the method's process.
 """
 
 import statistics
@@ -39,6 +39,7 @@ from unlearnbench.store.hashing import digest
 from unlearnbench.store.provenance import device_key
 from unlearnbench.store.revisions import of_parts
 from unlearnbench.unlearn.context import Context, Rehearsal, counted
+from unlearnbench.unlearn.guides import unlearned_model
 from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
@@ -314,9 +315,9 @@ def unlearn(method: MethodSpec, harness: Harness, cell: Cell, make: Callable[[Ha
         counted(harness, context), compiling_is_warmup(meter), meter.phase("forget"), _one_cells_affair(method),
         _precision(harness),
     ):  # fmt: skip
-        method.function(context, **cell.settings)
+        returned = method.function(context, **cell.settings)
     context.check_finite()
-    context.model.requires_grad_(False)
+    context.model = unlearned_model(method, context, returned)
     return context
 
 
@@ -334,7 +335,8 @@ def check_left_as_found(before: GlobalState, method: MethodSpec) -> None:
 def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
     """Return the harness with the model of the sequence's earlier steps as base.
 
-    Each is the unlearned model of the step's own cell, from the cache or made here, outside the clock of this cell.
+    Each is the unlearned model of the step's own cell, from the cache or made here, outside the clock of this cell; of
+    a method of kind inference, it is guided by all of them.
 
     Raises:
         PluginError: the method replaced the network, so that its weights are not enough.
@@ -343,9 +345,13 @@ def after_earlier(method: MethodSpec, harness: Harness, cell: Cell) -> Harness:
     for step in cell.target.steps[:-1]:
         with harness.meter.phase("earlier"), global_rng_kept(harness.device):
             quiet = replace(harness, target=step, meter=harness.meter.fresh(), counts=Counts(), curves={}, priors={})
-            earlier = _earlier(method, quiet, replace(origin, target=step, counts=quiet.counts), cell)
-            base = weights_in(earlier, origin.base).build(harness.device)
-        harness = replace(harness, base=base, base_digest=digest(earlier.reference), target=cell.target)
+            if method.inference:  # its guides follow each other
+                base = unlearn(method, quiet, cell).model
+                identity = digest([harness.base_digest, step, cell.settings])
+            else:
+                earlier = _earlier(method, quiet, replace(origin, target=step, counts=quiet.counts), cell)
+                base, identity = weights_in(earlier, origin.base).build(harness.device), digest(earlier.reference)
+        harness = replace(harness, base=base, base_digest=identity, target=cell.target)
     return harness
 
 

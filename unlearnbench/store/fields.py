@@ -92,6 +92,7 @@ RECORD: Mapping[str, Any] = {
     "method": {
         "title?": TEXT, "paper?": TEXT, "role?": TEXT, "source_hash?": TEXT, "overrides?": {"*": SCALAR},
         "changed?": {"*": [SCALAR]}, "truth?": {"*": FLAG}, "track?": _choice("tuned", "published"),
+        "inference?": FLAG,
     },
     "metrics?": {
         "*": {

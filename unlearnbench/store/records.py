@@ -44,7 +44,7 @@ class Record:
     """
 
     cell: Cell
-    method: Mapping[str, Any]  # title, paper, role, overrides, track, source_hash
+    method: Mapping[str, Any]  # title, paper, role, overrides, track, source_hash, inference
     status: Status
     reason: str | None = None
     traceback: str | None = None

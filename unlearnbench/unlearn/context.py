@@ -206,6 +206,10 @@ class Context:
         """Return the label of a forget class's anchor: the one its concept declares, or the next retained class."""
         return self._harness.dataset.conditions.anchor(c, self.retained_classes)
 
+    def requests(self, c: int) -> tuple[int, ...]:
+        """Return the labels that ask for a class: itself or, of a concept, its training prompts."""
+        return self._harness.dataset.conditions.requests(c)
+
     def subject(self, c: int) -> Tensor:
         """Return the text encoder's output (D,) for the last token of a concept's name."""
         return self._with_prompts().base.subject(c)

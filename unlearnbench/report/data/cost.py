@@ -91,6 +91,7 @@ class Costs:
             cost("total", "RTE+prior", time, CLOCKED, lambda r: self._time(r, *CLOCKED)),
             cost("amortised", "Amortised", time, CLOCKED, self._amortised),
             cost("warmup", "Warm-up", time, ("warmup",), self._warmup),
+            cost("sampling", "Sampling", "s", ("sample",), self._sampling),
             count("optimizer_steps", "Steps"),
             count("forward_images", "Forwards", "images"),
             count("backward_images", "Backwards", "images"),
@@ -146,6 +147,10 @@ class Costs:
 
     def _warmup(self, record: Record) -> float | None:
         return self._time(record, "warmup") if "warmup" in record.cost else None
+
+    def _sampling(self, record: Record) -> float | None:
+        """Return the seconds of a cell's samples where a method of the board acts while they are drawn."""
+        return _seconds(record, "sample") if any(r.method.get("inference") for r in self._records) else None
 
     def _range(self, record: Record) -> float | None:
         repeats = repeats_of(record)

@@ -48,6 +48,7 @@ def _cost_words(board: Board, measures: Iterable[Measure]) -> list[str]:
         f"minus their least.",
         "amortised": "Amortised is RTE plus the seconds of each prior divided by the cells of the row that use it.",
         "warmup": "RTE excludes the warm-up.",
+        "sampling": "Sampling is the time of all samples, in which the cost of methods without training lies.",
         "forward_images": "Forwards and backwards are images through the models in prior and forget.",
         "work": "Work is these images times the operations that each takes.",
         "share": f"Of peak is work per second of prior and forget, as a share of the rate measured on this device "
