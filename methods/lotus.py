@@ -10,7 +10,8 @@ Christoforos N. Spartalis, Theodoros Semertzidis, Efstratios Gavves, Petros Dara
 eps_0 is the base model, the teacher. a is an accuracy, the share of images whose noise is predicted better with the
 label c_f than by the teacher without a label: a_forget of forget images and the model being trained, measured before
 every `round_steps` steps, a_unseen of retained images and the teacher, measured once. The more the model still knows
-of the class, the softer its next target; once a later gap is -0.01 or less, unlearning ends.
+of the class, the softer its next target; once a later gap is -0.01 or less, unlearning ends. At best the class is drawn
+as if no label were given, so that a few samples still show it.
 
 Deviations:
     - **An adaptation, ours.** Paper and code (cspartalis/LoTUS at 35ae25e, `src/unlearning_methods/lotus_class.py`) are
@@ -69,8 +70,8 @@ def unseen(ctx: Context, *, images: int):
         "retain_weight": (0.3, 10.0),
     },
     tuned={
-        "digits": {"steps": 100, "batch": 16, "lr": 5e-4, "round_steps": 20, "images": 50},
-        "smoke": {"steps": 50, "batch": 32, "lr": 3e-4, "round_steps": 10, "images": 50},
+        "digits": {"steps": 80, "batch": 16, "lr": 1e-3, "round_steps": 20, "images": 200},
+        "smoke": {"steps": 50, "batch": 32, "lr": 5e-4, "round_steps": 10, "images": 100},
     },
 )
 def lotus(

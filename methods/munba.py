@@ -66,10 +66,11 @@ def bargaining(g_r, g_u, bargain: str):
         "train": ["condition", "all"],
         "bargain": ["code", "exact"],
         "l1": [0.0, 1e-5, 1e-4],
+        "label_dropout": [0.0, 0.1],
     },
     tuned={
-        "digits": {"steps": 75, "batch": 32, "lr": 5e-4, "train": "all", "bargain": "exact", "l1": 0.0},
-        "smoke": {"steps": 75, "batch": 32, "lr": 3e-4, "train": "all", "bargain": "exact", "l1": 0.0},
+        "digits": {"steps": 75, "batch": 32, "lr": 5e-4, "bargain": "exact", "l1": 0.0, "label_dropout": 0.1},
+        "smoke": {"steps": 75, "batch": 32, "lr": 5e-4, "bargain": "exact", "l1": 0.0, "label_dropout": 0.1},
     },
 )
 def munba(

@@ -53,8 +53,8 @@ def low_pass_energy(error, cutoff: float):
         "cutoff": [0.5, 1.0],
     },
     tuned={
-        "digits": {"steps": 120, "batch": 24, "lr": 2.5e-4, "alpha": 13.0},
-        "smoke": {"steps": 90, "batch": 32, "lr": 3e-4, "alpha": 13.0},
+        "digits": {"steps": 120, "batch": 24, "lr": 2.5e-4, "alpha": 7.0},
+        "smoke": {"steps": 90, "batch": 32, "lr": 3e-4, "alpha": 7.0},
     },
 )
 def selective_ascent(

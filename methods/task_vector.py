@@ -37,10 +37,11 @@ from unlearnbench import Context, method
         "batch": [16, 32, 64],
         "alpha": (0.1, 10.0),
         "train": ["all", "condition", "rest"],
+        "label_dropout": [0.0, 0.1],
     },
     tuned={
-        "digits": {"steps": 120, "batch": 48, "lr": 2.5e-4},
-        "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
+        "digits": {"steps": 120, "batch": 48, "lr": 1e-3, "alpha": 10.0, "train": "condition", "label_dropout": 0.0},
+        "smoke": {"steps": 100, "batch": 32, "lr": 1e-3, "alpha": 10.0, "train": "condition", "label_dropout": 0.0},
     },
 )
 def task_vector(
