@@ -28,8 +28,11 @@ NARROW = {"block_out_channels": [8, 8], "norm_num_groups": 4}  # the network, of
 FEW = 300  # training images, of all classes
 # Functions that wait for a device by design: at a few points of a run with the clock stopped, or at a phase's edge.
 BOOKKEEPING = {"context.py:log", "context.py:check_finite", "context.py:prior", "meter.py:paused", "meter.py:_switch"}
-# Where a method itself asks for a wait in each of its steps.
-ASKED = {"erasediff": {"erasediff.py:draw_forget_term"}}  # puts the list of classes on the device
+# Where a method itself asks for a wait in its steps.
+ASKED = {
+    "erasediff": {"erasediff.py:draw_forget_term"},  # puts the list of classes on the device
+    "lotus": {"lotus.py:lotus"},  # ends where a measurement says so
+}
 
 
 def few_images(store, progress):

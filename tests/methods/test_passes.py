@@ -12,6 +12,7 @@ few, context = literal.few, literal.context  # fixtures
 SMALL = {
     "concept_ablation": {"images": 4, "prior_weight": 1.0},
     "erasediff": {"round_steps": 2, "inner_steps": 1, "ema": 0.0},
+    "lotus": {"images": 15},
     "meta_unlearning": {},
     "neggrad_plus": {},
     "random_label": {},

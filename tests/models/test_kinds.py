@@ -531,8 +531,9 @@ class Scale(Denoiser):
 
 
 ALL = (
-    "concept_ablation", "erasediff", "esd", "finetune", "meta_unlearning", "neggrad", "neggrad_plus", "original",
-    "random_label", "restricted_gradient", "retrain", "sa", "safemax", "salun", "sfron", "sham_swap",
+    "concept_ablation", "erasediff", "esd", "finetune", "lotus", "meta_unlearning", "munba", "neggrad", "neggrad_plus",
+    "original", "random_label", "restricted_gradient", "retrain", "sa", "safemax", "salun", "selective_ascent", "sfron",
+    "sham_swap", "siss", "task_vector",
 )  # fmt: skip
 
 

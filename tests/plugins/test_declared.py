@@ -7,6 +7,7 @@ import pytest
 
 from unlearnbench.plugins.registry import Registry
 from unlearnbench.plugins.sources import read_source
+from unlearnbench.plugins.space import parse_space
 
 PLUGINS = [plugin for kind in ("method", "metric") for plugin in Registry().plugins(kind)]
 GOOD = '"""A card."""\nimport torch\nfrom unlearnbench import Context, method\nK = (1, -2 ** 3)\n'
@@ -23,12 +24,12 @@ def test_every_builtin_is_read_as_it_is_imported(plugin):
             assert spec["inference"] == (value == "inference")
             continue
         declared = spec[name]
-        if name == "search":
-            assert declared.keys() == value.keys()
-        elif name not in ("streams", "groups", "tuned", "truth"):
-            assert declared == value
-        elif name in ("streams", "groups"):
+        if name in ("streams", "groups"):
             assert set(declared) == set(value)
+        elif name == "search":
+            assert declared == parse_space(plugin.name, plugin.spec.settings, value)
+        elif name not in ("tuned", "truth"):
+            assert declared == value
 
 
 def keywords(tmp_path, text, name="m"):
