@@ -68,6 +68,8 @@ def unseen(ctx: Context, *, images: int):
         "batch": [16, 32, 64],
         "alpha": (1.0, 32.0),
         "retain_weight": (0.3, 10.0),
+        "round_steps": (5, 40),
+        "images": [100, 200],
     },
     tuned={
         "digits": {"steps": 80, "batch": 16, "lr": 1e-3, "round_steps": 20, "images": 200},

@@ -65,7 +65,7 @@ def bargaining(g_r, g_u, bargain: str):
         "batch": [16, 32, 64],
         "train": ["condition", "all"],
         "bargain": ["code", "exact"],
-        "l1": [0.0, 1e-5, 1e-4],
+        "l1": [0.0, 1e-4],
         "label_dropout": [0.0, 0.1],
     },
     tuned={

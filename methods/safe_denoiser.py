@@ -43,9 +43,9 @@ EPSILON = 1e-8
     kind="inference",
     tuned={"digits": {"sigma": 0.8, "margin": 0.0, "until": 0.0}},
     search={
-        "sigma": (0.3, 10.0),
+        "sigma": (0.3, 3.0),
         "scale": (0.03, 3.0),
-        "margin": (0.0, 10.0, "uniform"),
+        "margin": (0.0, 3.0, "uniform"),
         "until": (0.0, 0.9, "uniform"),
     },
 )

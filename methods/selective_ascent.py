@@ -50,7 +50,6 @@ def low_pass_energy(error, cutoff: float):
         "alpha": (1.0, 50.0),
         "t_low": [0.0, 0.2, 0.4],
         "t_high": [0.6, 0.8, 1.0],
-        "cutoff": [0.5, 1.0],
     },
     tuned={
         "digits": {"steps": 120, "batch": 24, "lr": 2.5e-4, "alpha": 7.0},
