@@ -56,7 +56,7 @@ def anchor_images(ctx: Context, *, images: int):
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "images": (20, 200),
         "target": ["model", "base"],
     },

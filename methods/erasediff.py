@@ -99,7 +99,7 @@ def adaptive_backward(model, retain: Term, forget: Term, eta: float):
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "penalty": (0.05, 5.0),
         "round_steps": (5, 40),
         "inner_steps": (1, 10),

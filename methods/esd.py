@@ -41,7 +41,7 @@ from unlearnbench import Context, method, predict_noise
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "eta": (0.3, 10.0),
         "train": ["all", "class", "rest"],
     },

@@ -38,7 +38,7 @@ from unlearnbench import Context, method
     },
     search={
         "lr": (3e-4, 3e-2),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
     },
 )
 def finetune(

@@ -65,7 +65,7 @@ def unseen(ctx: Context, *, images: int):
     streams=("forget", "retain"),
     search={
         "lr": (3e-5, 3e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "alpha": (1.0, 32.0),
         "retain_weight": (0.3, 10.0),
         "round_steps": (5, 40),

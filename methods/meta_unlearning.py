@@ -65,7 +65,7 @@ def esd_term(ctx: Context, x0, y, eta: float):
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "attack_lr": (5e-5, 5e-3),
         "alpha": (0.1, 10.0),
     },

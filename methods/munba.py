@@ -62,7 +62,7 @@ def bargaining(g_r, g_u, bargain: str):
     streams=("forget", "retain"),
     search={
         "lr": (3e-5, 3e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "train": ["condition", "all"],
         "bargain": ["code", "exact"],
         "l1": [0.0, 1e-4],

@@ -38,7 +38,7 @@ from unlearnbench import Context, method
     },
     search={
         "lr": (1e-6, 1e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
     },
 )
 def neggrad(

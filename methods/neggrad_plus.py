@@ -40,7 +40,7 @@ from unlearnbench import Context, backward, method
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "beta": (0.8, 0.99, "uniform"),
     },
 )

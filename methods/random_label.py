@@ -42,7 +42,7 @@ from unlearnbench import Context, Term, backward, method, predict_noise
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "alpha": (3e-3, 0.3),
     },
 )

@@ -50,8 +50,8 @@ def without_conflict(gradient, other):
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
-        "retain_batch": [16, 32, 64],
+        "batch": [32, 64],
+        "retain_batch": [32, 64],
         "alpha": (0.5, 50.0),
     },
 )

@@ -94,7 +94,7 @@ def fisher(ctx: Context, *, replay, images: int, timesteps: int, chunk: int, lab
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "penalty": (1e-5, 0.1),
         "ema": [0.0, 0.9],
         "replay_per_class": (4, 40),

@@ -45,7 +45,7 @@ from unlearnbench import Context, Term, backward, method
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "alpha": (0.5, 50.0),
         "decay": (0.3, 10.0),
     },

@@ -92,7 +92,7 @@ def pseudo_classes(ctx: Context, offset: int):
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "alpha": (3e-3, 0.3),
         "mask_ratio": (0.1, 1.0, "uniform"),
     },

@@ -46,7 +46,7 @@ def low_pass_energy(error, cutoff: float):
     streams=("forget", "retain"),
     search={
         "lr": (3e-5, 3e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "alpha": (1.0, 50.0),
         "t_low": [0.0, 0.2, 0.4],
         "t_high": [0.6, 0.8, 1.0],

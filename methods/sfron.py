@@ -62,7 +62,7 @@ def fisher(ctx: Context, *, stream: str, guidance: float, batch: int):
     },
     search={
         "lr": (5e-5, 5e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "alpha": (1.0, 100.0),
     },
 )

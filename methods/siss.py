@@ -42,7 +42,7 @@ from unlearnbench import Context, method
     streams=("forget", "retain"),
     search={
         "lr": (3e-5, 3e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "lam": [0.25, 0.5, 0.75],
         "scaling_norm": (0.5, 500.0),
     },

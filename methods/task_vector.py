@@ -34,7 +34,7 @@ from unlearnbench import Context, method
     streams=("forget",),
     search={
         "lr": (1e-5, 3e-3),
-        "batch": [16, 32, 64],
+        "batch": [32, 64],
         "alpha": (0.1, 10.0),
         "train": ["all", "condition", "rest"],
         "label_dropout": [0.0, 0.1],

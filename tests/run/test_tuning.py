@@ -77,7 +77,7 @@ class TestSpaces:
                 assert "steps" not in spec.search
                 assert set(spec.tuned.get("digits", {})) <= {*spec.search, "steps"}, spec.name
                 batches = [domain for name, domain in spec.search.items() if name in ("batch", "retain_batch")]
-                assert batches == [Choices((16, 32, 64))] * len(batches)
+                assert batches == [Choices((32, 64))] * len(batches)
                 assert ("batch" in spec.settings) == ("batch" in spec.search)
 
 

@@ -40,7 +40,7 @@ def tune(
     context: typer.Context,
     methods: options.Tuned = "all",
     number: options.Trials = 20,
-    images: options.Images = 12_000,
+    images: options.Images = 10_000,
     floor: options.Floor = 95.0,
     classes: options.TuningClasses = "",
     seeds: options.TuningSeeds = "1000",
