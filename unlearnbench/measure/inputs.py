@@ -1,5 +1,6 @@
 """Inputs of metrics, computed lazily and once per cell: samples, the judges' outputs, features."""
 
+import math
 import operator
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -318,12 +319,14 @@ def losses_by_timestep(inputs: EvaluationInputs) -> dict[str, Any]:
     train, cell, device = inputs.prepared.train, inputs.cell, inputs.device
     schedule = inputs.model.schedule
     width = schedule.timesteps // TIMESTEP_BINS
+    together = max(1, 2 * inputs.dataset.protocol.batch_size // LOSS_IMAGES)  # bins; guided sampling doubles its batch
     sides: dict[str, list[float | None]] = {"forget": [], "retain": []}
     with evaluating(inputs.model):
         for side, losses in sides.items():
             inside = np.isin(train.labels, cell.forget_classes)
             kept = ~np.isin(train.labels, cell.target.gone)
             pool = torch.from_numpy(np.flatnonzero(inside if side == "forget" else kept))
+            bins = []
             for k in range(TIMESTEP_BINS):
                 random = torch.Generator().manual_seed(
                     derive_seed("loss", dataset=cell.dataset, seed=cell.seed, side=side, bin=k)
@@ -332,10 +335,12 @@ def losses_by_timestep(inputs: EvaluationInputs) -> dict[str, Any]:
                 x0 = inputs.prepared.kept.x0(chosen)
                 t = torch.randint(k * width, (k + 1) * width, (LOSS_IMAGES,), generator=random)
                 eps = torch.randn(x0.shape, generator=random)
-                y = torch.from_numpy(train.labels)[chosen]
-                batch = [part.to(device) for part in (x0, y, t, eps)]
-                loss = eps_loss(inputs.model, schedule, *batch).mean() / x0[0].numel()
-                losses.append(float(loss) if torch.isfinite(loss) else None)
+                bins.append((x0, torch.from_numpy(train.labels)[chosen], t, eps))
+            for first in range(0, TIMESTEP_BINS, together):
+                batch = bins[first : first + together]
+                x0, y, t, eps = (torch.cat(parts).to(device) for parts in zip(*batch, strict=True))
+                each = eps_loss(inputs.model, schedule, x0, y, t, eps).view(len(batch), -1).mean(dim=1)
+                losses += [float(x) if math.isfinite(x) else None for x in each / x0[0].numel()]
     edges = [k * width for k in range(TIMESTEP_BINS + 1)]
     return {"edges": edges, **sides, "n": LOSS_IMAGES}
 

@@ -244,6 +244,14 @@ def _builtins(kind: Kind) -> list[Plugin]:
     ]
 
 
+def read_builtins() -> None:
+    """Parse the built-in plugins, so that forked processes need not; nothing is imported."""
+    for kind in typing.get_args(Kind):
+        for plugin in _builtins(kind):
+            with suppress(OSError):  # whoever asks for it says so
+                _ = plugin.source_hash
+
+
 def _builtin(path: Path, kind: Kind, load: Load) -> list[Plugin]:
     """Return the plugins of a file in a plugin folder; one of the file's name if they cannot be read."""
     with suppress(OSError):

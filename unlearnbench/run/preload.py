@@ -7,7 +7,7 @@ import os
 
 MODULES = (
     "unlearnbench.cli.commands", "unlearnbench.run.unlearning", "torch_fidelity.metric_fid", "sklearn.datasets",
-    "sklearn.model_selection", "scipy.linalg",
+    "sklearn.model_selection", "sklearn.svm", "scipy.linalg",
 )  # fmt: skip
 ASKS_FOR_GPUS = ("diffusers.models.unets.unet_2d",)  # they call torch.accelerator.is_available() on import
 
@@ -39,6 +39,7 @@ def preload() -> None:
     gc.disable()
     for name in MODULES if asking_harms() else MODULES + ASKS_FOR_GPUS:
         importlib.import_module(name)
+    importlib.import_module("unlearnbench.plugins.registry").read_builtins()
     gc.freeze()
     gc.enable()
 
