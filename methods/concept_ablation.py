@@ -55,7 +55,7 @@ def anchor_images(ctx: Context, *, images: int):
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4, "images": 50},
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (2e-4, 4e-3),
         "batch": [32, 64],
         "images": (20, 200),
         "target": ["model", "base"],

@@ -98,10 +98,10 @@ def adaptive_backward(model, retain: Term, forget: Term, eta: float):
         "smoke": {"steps": 100, "round_steps": 25, "inner_steps": 10, "batch": 32, "lr": 3e-4, "ema": 0.0},
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "penalty": (0.05, 5.0),
-        "round_steps": (5, 40),
+        "round_steps": (10, 40),
         "inner_steps": (1, 10),
         "ema": [0.0, 0.9],
     },

@@ -40,7 +40,7 @@ from unlearnbench import Context, method, predict_noise
         "smoke": {"steps": 100, "batch": 32, "lr": 5e-5},
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "eta": (0.3, 10.0),
         "train": ["all", "class", "rest"],

@@ -37,7 +37,7 @@ from unlearnbench import Context, method
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
     search={
-        "lr": (3e-4, 3e-2),
+        "lr": (3e-4, 6e-3),
         "batch": [32, 64],
     },
 )

@@ -64,7 +64,7 @@ def unseen(ctx: Context, *, images: int):
     paper="2503.18314",
     streams=("forget", "retain"),
     search={
-        "lr": (3e-5, 3e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "alpha": (1.0, 32.0),
         "retain_weight": (0.3, 10.0),

@@ -64,9 +64,9 @@ def esd_term(ctx: Context, x0, y, eta: float):
         "smoke": {"steps": 50, "batch": 32, "lr": 3e-4, "attack_lr": 3e-4},
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
-        "attack_lr": (5e-5, 5e-3),
+        "attack_lr": (1e-4, 2e-3),
         "alpha": (0.1, 10.0),
     },
 )

@@ -61,7 +61,7 @@ def bargaining(g_r, g_u, bargain: str):
     paper="2411.15537",
     streams=("forget", "retain"),
     search={
-        "lr": (3e-5, 3e-3),
+        "lr": (2e-4, 4e-3),
         "batch": [32, 64],
         "train": ["condition", "all"],
         "bargain": ["code", "exact"],

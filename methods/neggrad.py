@@ -37,7 +37,7 @@ from unlearnbench import Context, method
         "smoke": {"steps": 30, "batch": 32, "lr": 3e-5},
     },
     search={
-        "lr": (1e-6, 1e-3),
+        "lr": (3e-6, 6e-5),
         "batch": [32, 64],
     },
 )

@@ -39,7 +39,7 @@ from unlearnbench import Context, backward, method
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "beta": (0.8, 0.99, "uniform"),
     },

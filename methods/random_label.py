@@ -41,7 +41,7 @@ from unlearnbench import Context, Term, backward, method, predict_noise
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4},
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "alpha": (3e-3, 0.3),
     },

@@ -49,7 +49,7 @@ def without_conflict(gradient, other):
         "smoke": {"steps": 100, "batch": 32, "retain_batch": 32, "lr": 3e-4},
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "retain_batch": [32, 64],
         "alpha": (0.5, 50.0),

@@ -93,7 +93,7 @@ def fisher(ctx: Context, *, replay, images: int, timesteps: int, chunk: int, lab
         },
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "penalty": (1e-5, 0.1),
         "ema": [0.0, 0.9],

@@ -44,9 +44,9 @@ EPSILON = 1e-8
     tuned={"digits": {"sigma": 0.8, "margin": 0.0, "until": 0.0}},
     search={
         "sigma": (0.3, 3.0),
-        "scale": (0.03, 3.0),
+        "scale": (0.1, 10.0),
         "margin": (0.0, 3.0, "uniform"),
-        "until": (0.0, 0.9, "uniform"),
+        "until": (0.0, 0.6, "uniform"),
     },
 )
 def safe_denoiser(

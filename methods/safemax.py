@@ -44,7 +44,7 @@ from unlearnbench import Context, Term, backward, method
         "smoke": {"steps": 100, "batch": 32, "lr": 3e-4, "alpha": 1.0},
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "alpha": (0.5, 50.0),
         "decay": (0.3, 10.0),

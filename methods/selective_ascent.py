@@ -45,9 +45,9 @@ def low_pass_energy(error, cutoff: float):
     paper="2510.17917",
     streams=("forget", "retain"),
     search={
-        "lr": (3e-5, 3e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
-        "alpha": (1.0, 50.0),
+        "alpha": (3.0, 50.0),
         "t_low": [0.0, 0.2, 0.4],
         "t_high": [0.6, 0.8, 1.0],
     },

@@ -61,7 +61,7 @@ def fisher(ctx: Context, *, stream: str, guidance: float, batch: int):
         "smoke": {"steps": 50, "batch": 32, "lr": 3e-4},
     },
     search={
-        "lr": (5e-5, 5e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "alpha": (1.0, 100.0),
     },

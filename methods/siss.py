@@ -41,10 +41,10 @@ from unlearnbench import Context, method
     paper="2503.01034",
     streams=("forget", "retain"),
     search={
-        "lr": (3e-5, 3e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
         "lam": [0.25, 0.5, 0.75],
-        "scaling_norm": (0.5, 500.0),
+        "scaling_norm": (0.5, 50.0),
     },
     tuned={
         "digits": {"steps": 120, "batch": 32, "lr": 2.5e-4},

@@ -33,9 +33,9 @@ from unlearnbench import Context, method
     paper="2404.03631",
     streams=("forget",),
     search={
-        "lr": (1e-5, 3e-3),
+        "lr": (1e-4, 2e-3),
         "batch": [32, 64],
-        "alpha": (0.1, 10.0),
+        "alpha": (0.3, 10.0),
         "train": ["all", "condition", "rest"],
         "label_dropout": [0.0, 0.1],
     },

@@ -100,6 +100,7 @@ class TestTheBudget:
             (Work(2000, [Loop(1.0, [9], True)]), "infeasible: its priors alone take 2,009 images"),
             (Work(995, [Loop(1.0, [9], True)]), "infeasible: its priors and a single step take 1,004 images"),
             (Work(0, failure="it broke"), "it broke"),
+            (Work(50), "no image goes through the model in a step"),
         ],
     )
     def test_a_trial_that_cannot_fit_says_so(self, registry, work, words):
@@ -120,6 +121,22 @@ class TestTheBudget:
             with counted(harness, context), harness.meter.phase("forget"):
                 spec.function(context, **spec.resolve((), {**settings, "steps": steps}))
             assert work.images(steps) == harness.counts.forward_images + harness.counts.backward_images
+
+    def test_a_loop_that_the_method_leaves_counts_as_one(self, registry, make_harness):
+        def leaves(ctx, *, steps):
+            for step in ctx.steps(steps):
+                if step == 2:
+                    break
+                x0, y = ctx.forget.draw(4 - step)
+                ctx.eps_loss(x0, y).backward()
+
+        spec = replace(
+            registry.method("neggrad"),
+            function=leaves,
+            settings={"steps": registry.method("neggrad").settings["steps"]},
+        )
+        work = _work(spec, make_harness("neggrad"), {})
+        assert (work.fixed, work.loops) == (0, [Loop(1.0, [8, 6], False)])
 
     def test_a_method_that_breaks_has_a_reason(self, registry, make_harness):
         spec = replace(registry.method("neggrad"), function=lambda ctx, **settings: 1 / 0)

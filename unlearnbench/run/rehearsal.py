@@ -50,16 +50,18 @@ class Counting(Context):
     def steps(self, n: int) -> Iterator[int]:
         """Yield the first few steps."""
         images, before = list[int](), self._images()
-        for step in super().steps(n):
-            yield step
-            images.append(self._images() - before)
-            before += images[-1]
-            if not self.whole and len(images) > 1 and (images[-1] == images[0] or len(images) == MOST):
-                break
-        if not self.whole and images:
-            repeats = len(images) > 1 and images[-1] == images[0]
-            self.loops.append(Loop(n / MANY, images[:-1] if repeats else images, repeats))
-            self.in_loops += sum(images)
+        try:
+            for step in super().steps(n):
+                yield step
+                images.append(self._images() - before)
+                before += images[-1]
+                if not self.whole and len(images) > 1 and (images[-1] == images[0] or len(images) == MOST):
+                    break
+        finally:  # also where the method leaves the loop
+            if not self.whole and images:
+                repeats = len(images) > 1 and images[-1] == images[0]
+                self.loops.append(Loop(n / MANY, images[:-1] if repeats else images, repeats))
+                self.in_loops += sum(images)
 
     def check_finite(self) -> None:
         """Check nothing: the network is untrained."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unlearnbench.store.records import ResultStore
 
 STEPS = "steps"  # the setting that the budget decides
-SHARE = Range(1 / 8, 1, log=True)  # of the images that priors leave, which a trial uses: another dimension of the space
+SHARE = Range(1 / 3, 1, log=True)  # of the images that priors leave, which a trial uses: another dimension of the space
 SEED = 0  # of the lists
 
 
@@ -214,8 +214,10 @@ def _fitted(trial: Trial, work: Work, images: int, spec: MethodSpec) -> Trial:
         takes = "priors and a single step take" if work.fixed <= images else "priors alone take"
         problem = f"infeasible: its {takes} {least:,} images, and the budget is {images:,}"
         return replace(trial, settings=_with_steps(trial, spec, 1), problem=problem)
-    if trial.share is None or least == work.fixed:  # no image goes through the model in its steps
+    if trial.share is None:
         return trial
+    if least == work.fixed:
+        return replace(trial, settings=_with_steps(trial, spec, 1), problem="no image goes through the model in a step")
     most = work.fixed + trial.share * (images - work.fixed)
     return replace(
         trial, settings=_with_steps(trial, spec, bisect_right(range(2, images + 2), most, key=work.images) + 1)
