@@ -173,7 +173,7 @@ def differing(records, stale=frozenset()):
     found = []
     for board in boards(records, stale).values():
         for tuned in tunings(board):
-            name, chosen = board.key[0], tuned.chosen
+            name, chosen = tuned.tuned_as, tuned.chosen
             if Registry().method(tuned.method).tuned.get(name) != (chosen and dict(chosen.settings)):
                 found.append(f"{name} {tuned.method}")
     return found
@@ -186,7 +186,13 @@ def test_values_in_the_methods_files_come_from_the_trials_on_record():
 
 def test_a_value_that_does_not_come_from_the_trials_is_found():
     names = {"forgetting": "fake_ua", "retention": "retained", "ties": "fake_fid"}
-    tuning = {"of": 2, "images": 100, "space": {"lr": {"low": 1e-6, "high": 1e-3, "log": True}}, "measures": names}
+    tuning = {
+        "of": 2,
+        "images": 100,
+        "space": {"lr": {"low": 1e-6, "high": 1e-3, "log": True}},
+        "measures": names,
+        "tuned_as": "digits",
+    }
     kept = {"retained": {"value": 99.0, "shows": "retention"}}
     values = Registry().method("neggrad").tuned["digits"]
 

@@ -122,7 +122,7 @@ class TestTheBudget:
                 spec.function(context, **spec.resolve((), {**settings, "steps": steps}))
             assert work.images(steps) == harness.counts.forward_images + harness.counts.backward_images
 
-    def test_a_loop_that_the_method_leaves_counts_as_one(self, registry, make_harness):
+    def test_a_loop_that_the_method_leaves_is_one_round(self, registry, make_harness):
         def leaves(ctx, *, steps):
             for step in ctx.steps(steps):
                 if step == 2:
@@ -136,7 +136,7 @@ class TestTheBudget:
             settings={"steps": registry.method("neggrad").settings["steps"]},
         )
         work = _work(spec, make_harness("neggrad"), {})
-        assert (work.fixed, work.loops) == (0, [Loop(1.0, [8, 6], False)])
+        assert (work.fixed, work.loops) == (0, [Loop(1.0, [8, 6], True)])
 
     def test_a_method_that_breaks_has_a_reason(self, registry, make_harness):
         spec = replace(registry.method("neggrad"), function=lambda ctx, **settings: 1 / 0)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.run.benchmark import Summary
+    from unlearnbench.run.plan import Plan
     from unlearnbench.run.tuning import Tuning
     from unlearnbench.run.workers import Workers
 
@@ -93,11 +94,11 @@ def _tune(context: typer.Context, chosen: "dict[str, Any]") -> None:
     results, out = chosen["results"], chosen["out"]
     asked, tuning = _trials(context, workers, console)
     registry, plan = plan_of(chosen["plugin"], source_of(context), **asked, trials=tuning.to_run())
-    check_run(plan, {"--results": results, "--out": out}, stop_if_weak=False)
     execution = execution_of(context, controls="none", models=None)
     if chosen["dry_run"]:
-        for line in _problems(tuning):
-            say(console, line)
+        for name, trials in tuning.not_to_run().items():
+            for trial in trials:
+                say(console, f"{name}, trial {trial['facts']['trial']}: {trial['problem']}")
         say_dry_run(console, plan, results, execution)
         return
     if chosen["cluster"] is not None:
@@ -108,6 +109,7 @@ def _tune(context: typer.Context, chosen: "dict[str, Any]") -> None:
             if end.exit_code != 1:  # a cell that failed is a trial that failed
                 raise
         if chosen["detach"] or chosen["print_jobs"]:
+            say(console, "Once the jobs are over, the same command makes the report.")
             return
     else:
         from unlearnbench.run.lanes import Lanes
@@ -115,7 +117,7 @@ def _tune(context: typer.Context, chosen: "dict[str, Any]") -> None:
 
         lanes = Lanes(plan, workers, ResultStore(results), execution)
         _end_if_stopped(benchmark(console, plan, lanes, results, execution, None), results, console)
-    _record_problems(context, asked, tuning, workers, results)
+    _complete(context, asked, tuning, plan, workers)
     _conclude(registry, results, out, chosen["floor"], console)
 
 
@@ -124,6 +126,7 @@ def _trials(context: typer.Context, workers: "Workers", console: "Console") -> "
     from unlearnbench.datasets import load_dataset
     from unlearnbench.plugins.registry import Registry
     from unlearnbench.run.arguments import parse_targets
+    from unlearnbench.run.plan import check_required
     from unlearnbench.run.progress import Display
     from unlearnbench.run.tuning import draw_trials, rehearsed
     from unlearnbench.run.workers import ignore_stopping
@@ -135,8 +138,16 @@ def _trials(context: typer.Context, workers: "Workers", console: "Console") -> "
     if not classes:
         raise UsageError(f"{dataset.name} declares no classes for tuning: name some with --classes")
     targets = parse_targets(classes, dataset.class_names)
-    specs = [spec for spec in registry.select_methods(chosen["methods"]) if dataset.offers.issuperset(spec.requires)]
-    tuning = draw_trials(registry, specs, chosen["number"], chosen["images"])
+    selected = registry.select_methods(chosen["methods"])
+    specs = [spec for spec in selected if dataset.offers.issuperset(spec.requires)]
+    check_required(selected, [spec.name for spec in specs], chosen["methods"], dataset)
+    tuning = draw_trials(registry, specs, chosen["number"], chosen["images"], dataset.tuned_as)
+    asked = {
+        "methods": chosen["methods"], "classes": classes, "metrics": ",".join(dict.fromkeys(tuning.measures.values())),
+        "sweeps": [], "seeds": chosen["seeds"], "controls": "none",
+    }  # fmt: skip
+    _, unfitted = plan_of(chosen["plugin"], source_of(context), **asked, trials=tuning.to_run())
+    check_run(unfitted, {"--results": chosen["results"], "--out": chosen["out"]}, stop_if_weak=False)
     if without := [spec.name for spec in specs if spec.role == "method" and spec.name not in tuning.trials]:
         say(console, f"left out, as they declare no space to search (@method(search=...)): {', '.join(without)}")
     try:
@@ -146,19 +157,7 @@ def _trials(context: typer.Context, workers: "Workers", console: "Console") -> "
         ignore_stopping()
         say(console, "Stopped. Nothing was written.")
         raise typer.Exit(130) from None
-    asked = {
-        "methods": chosen["methods"], "classes": classes, "metrics": ",".join(dict.fromkeys(tuning.measures.values())),
-        "sweeps": [], "seeds": chosen["seeds"], "controls": "none",
-    }  # fmt: skip
     return asked, tuning
-
-
-def _problems(tuning: "Tuning") -> list[str]:
-    """Return a line for each trial that cannot be run."""
-    return [
-        f"{name}, trial {trial.number}: {trial.problem}"
-        for name, trials in tuning.trials.items() for trial in trials if trial.problem
-    ]  # fmt: skip
 
 
 def _end_if_stopped(summary: "Summary", results: Path, console: "Console") -> None:
@@ -176,16 +175,19 @@ def _end_if_stopped(summary: "Summary", results: Path, console: "Console") -> No
     raise typer.Exit(130)
 
 
-def _record_problems(
-    context: typer.Context, asked: "dict[str, Any]", tuning: "Tuning", workers: "Workers", results: Path
+def _complete(
+    context: typer.Context, asked: "dict[str, Any]", tuning: "Tuning", plan: "Plan", workers: "Workers"
 ) -> None:
-    """Record the trials that cannot be run."""
-    from unlearnbench.run.tuning import record_problems
+    """Complete the records of a run: those kept from another list, and the trials that cannot be run."""
+    from unlearnbench.run.tuning import record_problems, take_over
     from unlearnbench.store.records import ResultStore
 
+    chosen = context.params
+    store = ResultStore(chosen["results"])
+    take_over(plan, store)
     if trials := tuning.not_to_run():
-        _, plan = plan_of(context.params["plugin"], source_of(context), **asked, trials=trials)
-        record_problems(tuning, plan, ResultStore(results), workers, context.params["device"])
+        _, others = plan_of(chosen["plugin"], source_of(context), **asked, trials=trials)
+        record_problems(tuning, others, store, workers, chosen["device"], chosen["devices"])
 
 
 def _conclude(registry: "Registry", results: Path, out: Path, floor: float, console: "Console") -> None:

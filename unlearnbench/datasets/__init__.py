@@ -143,6 +143,13 @@ class Dataset:
         return usual if "model" not in self.choices else (*usual, f"{self.kind}-{self.base.kind}")
 
     @property
+    def tuned_as(self) -> str:
+        """The name of settings tuned for it: the most specific one that does not stand for others as well."""
+        if self.tunings[2:]:
+            return self.tunings[-1]
+        return self.kind if self.protocol.family == protocol_names(self.kind)[0] else self.protocol.family
+
+    @property
     def offers(self) -> frozenset[str]:
         """What its models have that a method may require."""
         return frozenset() if self.prompts is None else frozenset({"prompts"})

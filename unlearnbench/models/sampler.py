@@ -79,7 +79,8 @@ def sample(
         ValueError: steps does not divide T, labels and seeds differ in length, guidance lacks a null class, or the
             solver has no eta or clipping.
     """
-    chosen = Ddim(schedule, steps, eta, clip_x0) if solver == "ddim" else DpmSolver(schedule, steps, eta, clip_x0)
+    kinds: dict[str, type[Ddim | DpmSolver]] = {"ddim": Ddim, "dpm++": DpmSolver}
+    chosen: Solver = kinds[solver](schedule, steps, eta, clip_x0)
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
     if guidance and null_class is None:
@@ -155,6 +156,8 @@ class DpmSolver:
             self._fresh = DPMSolverMultistepScheduler(trained_betas=betas.numpy(), num_train_timesteps=len(betas))
             self._fresh.set_timesteps(steps)
         self.timesteps: Sequence[int] = self._fresh.timesteps.tolist()
+        if len(set(self.timesteps)) < steps:
+            raise ValueError(f"{steps} steps of DPM-Solver++ are too many for {schedule.timesteps} timesteps")
 
     def begin(self, index: int) -> None:
         """Forget the predictions at earlier timesteps."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from unlearnbench.datasets import kind_in
 from unlearnbench.datasets.conditions import Conditions
 from unlearnbench.errors import UsageError, spell_error
-from unlearnbench.store.cell import Cell
+from unlearnbench.store.cell import SOLVERS, Cell
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,7 @@ def open_model(folder: Path, device: "torch.device") -> SavedModel:
             cell, wanted = Cell.from_json(facts["cell"]), Conditions.from_json(facts["conditions"])
             sampler = {"solver": "ddim", **facts["sampler"]}  # which earlier folders do not name
             sampler = {name: sampler[name] for name in DEFAULT_SAMPLER}
+            _ = SOLVERS[sampler["solver"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{folder / FACTS} cannot be read ({spell_error(error)}): save the model again") from error
     denoiser = denoiser_class(kind_in(folder)).read(str(folder), folder, wanted)
@@ -119,6 +120,8 @@ def draw(
     if sampler["guidance"] and saved.null_class is None:
         raise UsageError(f"--guidance {sampler['guidance']}: the model has no null class, so give 0")
     timesteps = saved.denoiser.schedule.timesteps
+    if sampler["solver"] != "ddim" and sampler["steps"] > timesteps // 2:
+        raise UsageError(f"--steps {sampler['steps']}: give at most half of the {timesteps} timesteps")
     if sampler["solver"] == "ddim" and timesteps % sampler["steps"]:
         raise UsageError(f"--steps {sampler['steps']} does not divide the {timesteps} timesteps: give 50, say")
     cell = saved.cell if seed is None else replace(saved.cell, sampling_seed=seed)

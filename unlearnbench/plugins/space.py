@@ -9,6 +9,7 @@ from unlearnbench.errors import PluginError, suggest
 from unlearnbench.plugins.settings import Setting
 from unlearnbench.store.cell import Scalar
 
+STEPS = "steps"  # the setting that a budget of images decides
 DIGITS = 3  # significant ones of a value that is drawn, so that it can be written down
 
 
@@ -69,6 +70,8 @@ def parse_space(
 
 def _domain(method: str, settings: Mapping[str, Setting], name: str, declared: object) -> Range | Choices:
     what = f"method {method}: search[{name!r}]"
+    if name == STEPS:
+        raise PluginError(f"method {method}: search names {name!r}, which follows from the budget: leave it out")
     if name not in settings:
         raise PluginError(f"method {method}: search names {name!r}{suggest(name, settings)}, not a setting")
     setting = settings[name]

@@ -48,7 +48,7 @@ def render_tuning(reading: Reading, out: Path, stale: Set[str] = frozenset(), fl
             f"{name}/tables/{table.name}.{end}": write(table) for table in tables for end, write in WRITERS.items()
         }
         rendering.pages.append(out / name / PAGE)
-        rendering.terminal.append("\n".join([*map(to_markdown, tables), *_values(name, tuned)]))
+        rendering.terminal.append("\n".join([*map(to_markdown, tables), *_values(tuned)]))
         rendering.notes += board.left_out
     if not rendering.pages:
         raise UsageError(f"there is no trial of tune in {reading.root}: run 'unlearnbench tune' first")
@@ -60,7 +60,7 @@ def _page(board: Board, tuned: list[Tuned], tables: list[Table]) -> str:
     """Return the page of a board."""
     choices, against = map(to_markdown, tables)
     setup = [f"- {name}: {escape_markdown(one_line(words))}" for name, words in board.setup]
-    values = "\n".join(_values(board.key[0], tuned))
+    values = "\n".join(_values(tuned))
     parts = [
         f"# Tuning on {escape_markdown(board.title)}\n",
         choices,
@@ -73,12 +73,12 @@ def _page(board: Board, tuned: list[Tuned], tables: list[Table]) -> str:
     return "\n".join(parts)
 
 
-def _values(name: str, tuned: list[Tuned]) -> list[str]:
+def _values(tuned: list[Tuned]) -> list[str]:
     """Return a line for each method with the values that were chosen."""
-    lines = {each.method: each.chosen for each in tuned}
+    lines = {each.method: (each.tuned_as, each.chosen) for each in tuned}
     return [
         f'# {method}: tuned={{"{name}": {written(chosen.settings)}}}' if chosen else f"# {method}: no trial counts"
-        for method, chosen in lines.items()
+        for method, (name, chosen) in lines.items()
     ]
 
 

@@ -109,7 +109,7 @@ def make_plan(
     chosen_metrics = registry.select_metrics(metrics)
     selected = registry.select_methods(methods)
     chosen_methods = {spec.name: spec for spec in selected if dataset.offers.issuperset(spec.requires)}
-    left_out = _check_required(selected, chosen_methods, methods, dataset)
+    left_out = check_required(selected, chosen_methods, methods, dataset)
     swept = _parse_overrides(registry, chosen_methods, parse_sweeps(sweeps))
     if trials is None:
         variants = _variants(chosen_methods, swept, dataset.tunings, track)
@@ -176,7 +176,7 @@ def _trials(methods: Mapping[str, MethodSpec], trials: Mapping[str, Sequence[Map
     ]  # fmt: skip
 
 
-def _check_required(selected: Sequence[MethodSpec], chosen: Iterable[str], methods: str, dataset: Dataset) -> list[str]:
+def check_required(selected: Sequence[MethodSpec], chosen: Iterable[str], methods: str, dataset: Dataset) -> list[str]:
     """Return a sentence on the methods of a group that this kind of model cannot be unlearned by.
 
     Raises:

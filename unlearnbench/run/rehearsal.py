@@ -4,6 +4,7 @@ A job in a separate process, since methods are run. The counts do not depend on 
 """
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from unlearnbench.models.autoencoder import untrained_codec
 from unlearnbench.models.denoiser import CPU, small_recipe, untrained
 from unlearnbench.models.kept import Kept
 from unlearnbench.plugins.registry import Registry
+from unlearnbench.plugins.space import STEPS
 from unlearnbench.plugins.spec import MethodSpec
 from unlearnbench.protocols import JobChannel, Progress
-from unlearnbench.run.tuning import STEPS, Loop, Work
-from unlearnbench.store.artifacts import ArtifactStore, Tensors, software
+from unlearnbench.run.tuning import Loop, Work
+from unlearnbench.store.artifacts import ArtifactStore, Tensors, key_of, software
 from unlearnbench.store.cell import Scalar, Target
 from unlearnbench.store.revisions import of_parts
 from unlearnbench.unlearn.context import METHOD, Context, counted
@@ -30,6 +32,7 @@ from unlearnbench.unlearn.harness import Harness
 from unlearnbench.unlearn.streams import Counts
 
 MANY = 10_000  # steps that a method is asked for, of which it takes a few
+REVISION = 2  # of what is counted here
 MOST = 64  # steps of a loop in which one may repeat the first
 
 
@@ -49,7 +52,7 @@ class Counting(Context):
 
     def steps(self, n: int) -> Iterator[int]:
         """Yield the first few steps."""
-        images, before = list[int](), self._images()
+        images, before, left = list[int](), self._images(), True
         try:
             for step in super().steps(n):
                 yield step
@@ -57,10 +60,11 @@ class Counting(Context):
                 before += images[-1]
                 if not self.whole and len(images) > 1 and (images[-1] == images[0] or len(images) == MOST):
                     break
-        finally:  # also where the method leaves the loop
+            left = False
+        finally:  # a loop that the method leaves has one round, which repeats where it does not leave
             if not self.whole and images:
-                repeats = len(images) > 1 and images[-1] == images[0]
-                self.loops.append(Loop(n / MANY, images[:-1] if repeats else images, repeats))
+                again = not left and len(images) > 1 and images[-1] == images[0]
+                self.loops.append(Loop(n / MANY, images[:-1] if again else images, again or left))
                 self.in_loops += sum(images)
 
     def check_finite(self) -> None:
@@ -105,15 +109,15 @@ def count_images(
     inputs = {
         "method": name, "source": source, "trials": [dict(settings) for settings in trials], "target": target,
         "dataset": [dataset.name, dataset.content, dataset.digest], "sampler": dataset.protocol.sampler,
-        "harness": of_parts(("unlearning", "sampler")),
+        "harness": of_parts(("unlearning", "sampler")), "rehearsal": REVISION,
     }  # fmt: skip
-
-    def count() -> tuple[Tensors, dict[str, Any]]:
-        train = dataset.load(store, channel).train
-        found = _count(Registry(plugin_files).method(name), source, trials, dataset, train, target, channel)
-        return {}, {"work": [asdict(work) for work in found]}
-
-    return [Work.from_json(value) for value in store.get("rehearsal", inputs, count).facts["work"]]
+    if (known := store.find("rehearsal", key_of("rehearsal", inputs))) is not None:
+        return [Work.from_json(value) for value in known.facts["work"]]
+    train, began = dataset.load(store, channel).train, time.monotonic()
+    found = _count(Registry(plugin_files).method(name), source, trials, dataset, train, target, channel)
+    if not any(work.failure for work in found):  # which may be due to this process
+        store.put("rehearsal", inputs, {}, {"work": [asdict(work) for work in found]}, time.monotonic() - began)
+    return found
 
 
 def _count(

@@ -351,14 +351,15 @@ class TrialProbe(Probe):
 
     def verdicts(
         self, model: Denoiser, asked: Sequence[int], *, labels: Tensor | None = None, start: Start | None = None,
-        **changed: float,
+        **changed: Any,
     ) -> NDArray[np.int64]:  # fmt: skip
         """Return the verdicts on samples with few steps, and extrapolate the time of the others."""
         protocol, began = self.dataset.protocol, self.clock.settled()
-        steps = max(d for d in range(1, ATTACK_STEPS + 1) if self.schedule.timesteps % d == 0 and d <= protocol.steps)
+        whole = changed.pop("steps", protocol.steps)
+        steps = max(d for d in range(1, ATTACK_STEPS + 1) if self.schedule.timesteps % d == 0 and d <= whole)
         few = replace(self, dataset=replace(self.dataset, protocol=replace(protocol, steps=steps)))
         found = Probe.verdicts(few, model, asked, labels=labels, start=start, **changed)
-        self.clock.reckon(began, (self.clock.settled() - began) * protocol.steps / steps)
+        self.clock.reckon(began, (self.clock.settled() - began) * whole / steps)
         return found
 
 

@@ -4,6 +4,7 @@ The lists are quasi-random points of each method's declared space, fixed before 
 (arXiv:2306.07179). How many steps a trial may take follows from the images that it sends through the model.
 """
 
+import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnbench.errors import UsageError
 from unlearnbench.plugins.registry import Registry
-from unlearnbench.plugins.space import Choices, Range
+from unlearnbench.plugins.space import STEPS, Choices, Range
 from unlearnbench.plugins.spec import MethodSpec, MetricSpec
 from unlearnbench.store.cell import Scalar, Target
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from unlearnbench.run.workers import Workers
     from unlearnbench.store.records import ResultStore
 
-STEPS = "steps"  # the setting that the budget decides
 SHARE = Range(1 / 3, 1, log=True)  # of the images that priors leave, which a trial uses: another dimension of the space
 SEED = 0  # of the lists
 
@@ -39,7 +39,7 @@ class Loop:
 
     def through(self, steps: int) -> int:
         """Return the images in all steps, given the setting `steps`."""
-        n, period = round(self.per_step * steps), len(self.images)
+        n, period = math.ceil(self.per_step * steps), len(self.images)
         if self.repeats or n <= period:
             return n // period * sum(self.images) + sum(self.images[: n % period])
         later = self.images[1:] or self.images
@@ -83,6 +83,7 @@ class Tuning:
     trials: Mapping[str, Sequence[Trial]]
     measures: Mapping[str, str]  # the part that a metric has in the choice -> its name
     spaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its space, as records have it
+    tuned_as: str = ""  # the name under which a decorator takes the values
 
     def to_run(self) -> dict[str, list[dict[str, Any]]]:
         """Return the trials that can be run, as `make_plan` takes them."""
@@ -102,7 +103,8 @@ class Tuning:
     def _fact(self, name: str, trial: Trial) -> dict[str, Any]:
         facts = {
             "trial": trial.number, "of": self.count, "images": self.images, "space": self.spaces[name],
-            "measures": dict(self.measures), **({} if trial.share is None else {"share": trial.share}),
+            "measures": dict(self.measures), "tuned_as": self.tuned_as,
+            **({} if trial.share is None else {"share": trial.share}),
         }  # fmt: skip
         return {"settings": dict(trial.settings), "facts": facts, "problem": trial.problem}
 
@@ -131,7 +133,9 @@ def tuned_metrics(registry: Registry) -> dict[str, str]:
     }
 
 
-def draw_trials(registry: Registry, methods: Sequence[MethodSpec], count: int, images: int) -> Tuning:
+def draw_trials(
+    registry: Registry, methods: Sequence[MethodSpec], count: int, images: int, tuned_as: str = ""
+) -> Tuning:
     """Return the lists of trials, without their steps.
 
     Args:
@@ -139,6 +143,7 @@ def draw_trials(registry: Registry, methods: Sequence[MethodSpec], count: int, i
         methods: to be tuned; one without a declared space has no trial.
         count: length of each list; a point that gives the settings of an earlier one is left out.
         images: budget of a trial, forward and backward.
+        tuned_as: the name under which a decorator takes the values.
 
     Raises:
         UsageError: optuna is not installed, or no method declares where its settings are searched.
@@ -151,7 +156,7 @@ def draw_trials(registry: Registry, methods: Sequence[MethodSpec], count: int, i
     }
     trials = {name: _distinct(_list(space, count)) for name, space in spaces.items()}
     known = {spec.name: {key: domain.to_json() for key, domain in spec.search.items()} for spec in searched}
-    return Tuning(images, count, trials, tuned_metrics(registry), known)
+    return Tuning(images, count, trials, tuned_metrics(registry), known, tuned_as)
 
 
 def _list(space: Mapping[str, Range | Choices], count: int) -> list[Trial]:
@@ -169,9 +174,8 @@ def _points(names: Sequence[str], count: int) -> list[dict[str, float]]:
     try:
         import optuna
     except ImportError as error:
-        raise UsageError("tune makes its lists with optuna: install the extra, pip install 'unlearnbench[tune]'") from (
-            error
-        )
+        missing = "tune makes its lists with optuna: install the extra, pip install 'unlearnbench[tune]'"
+        raise UsageError(missing) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its sampler is called experimental
@@ -198,10 +202,13 @@ def fitted(tuning: Tuning, work: Mapping[str, Sequence[Work]], methods: Mapping[
         work: {method: of each of its trials}.
         methods: by name.
     """
-    trials = {
-        name: [_fitted(trial, each, tuning.images, methods[name]) for trial, each in zip(of, work[name], strict=True)]
-        for name, of in tuning.trials.items()
-    }
+    trials = {}
+    for name, of in tuning.trials.items():
+        pairs = zip(of, work[name], strict=True)
+        fit = [_fitted(trial, each, tuning.images, methods[name]) for trial, each in pairs]
+        settings = {id(trial): tuple(sorted(trial.settings.items())) for trial in fit}
+        runs = {settings[id(trial)]: trial for trial in reversed(fit) if not trial.problem}  # the first of equal ones
+        trials[name] = [trial for trial in fit if trial.problem or runs[settings[id(trial)]] is trial]
     return replace(tuning, trials=trials)
 
 
@@ -216,7 +223,7 @@ def _fitted(trial: Trial, work: Work, images: int, spec: MethodSpec) -> Trial:
         return replace(trial, settings=_with_steps(trial, spec, 1), problem=problem)
     if trial.share is None:
         return trial
-    if least == work.fixed:
+    if not any(sum(loop.images) for loop in work.loops):
         return replace(trial, settings=_with_steps(trial, spec, 1), problem="no image goes through the model in a step")
     most = work.fixed + trial.share * (images - work.fixed)
     return replace(
@@ -257,15 +264,26 @@ def rehearsed(
     return fitted(tuning, work, {name: registry.method(name) for name in tuning.trials})
 
 
-def record_problems(tuning: Tuning, plan: "Plan", store: "ResultStore", workers: "Workers", device: str) -> int:
-    """Record the trials that cannot be run as failed, for every class; return how many trials these are.
+def take_over(plan: "Plan", store: "ResultStore") -> None:
+    """Give kept records of a plan's cells the facts of its trials, where they were recorded for another list."""
+    for record in store.read().records:
+        facts = plan.trials.get(record.cell.id)
+        if facts is not None and record.tuning != facts:
+            store.append(replace(record, tuning=facts))
+
+
+def record_problems(
+    tuning: Tuning, plan: "Plan", store: "ResultStore", workers: "Workers", device: str, devices: str
+) -> None:
+    """Record the trials that cannot be run as failed, for every class.
 
     Args:
         tuning: all trials.
         plan: the cells of those that cannot be run.
         store: takes the records; what says the same already stays.
         workers: start processes.
-        device: as the user named it, where no record has one.
+        device: as the user named it, where no record of this dataset and protocol has one.
+        devices: likewise.
     """
     import time
 
@@ -273,16 +291,17 @@ def record_problems(tuning: Tuning, plan: "Plan", store: "ResultStore", workers:
     from unlearnbench.run.workers import Outcome, expect
 
     problems = {(name, trial.number): trial.problem for name, of in tuning.trials.items() for trial in of}
-    records = store.read().records
+    board = (plan.dataset.name, plan.dataset.protocol.name)
+    records = [record for record in store.read().records if (record.cell.dataset, record.cell.protocol) == board]
     known = {record.cell.id: (record.tuning, record.reason) for record in records}
-    identity = records[-1].provenance["device"] if records else None
+    measured = [record.provenance["device"] for record in records if record.status == "ok"]
+    identity = measured[-1] if measured else None
     for cell in plan.cells:
         facts = plan.trials[cell.id]
         reason = problems[cell.method, facts["trial"]]
         if known.get(cell.id) == (facts, reason):
             continue
         if identity is None:
-            identity = expect(workers.run("unlearnbench.run.jobs:resolve_device", device))["identity"]
+            identity = expect(workers.run("unlearnbench.run.jobs:resolve_devices", device, devices))[0]["identity"]
         outcome = Outcome("failed", reason=reason)
         store.append(Recorder(plan).record(cell, outcome, identity, started=utc(time.time()), seconds=0.0))
-    return len({(cell.method, plan.trials[cell.id]["trial"]) for cell in plan.cells})

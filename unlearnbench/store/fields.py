@@ -118,7 +118,9 @@ RECORD: Mapping[str, Any] = {
     "timestep_loss?": {
         "edges?": [COUNT], "forget?": [_or_null(NUMBER)], "retain?": [_or_null(NUMBER)], "n?": COUNT,
     },
-    "protocol?": {"name?": TEXT, "steps?": SIZE, "eta?": NUMBER, "guidance?": NUMBER, "reference?": TEXT},
+    "protocol?": {
+        "name?": TEXT, "solver?": TEXT, "steps?": SIZE, "eta?": NUMBER, "guidance?": NUMBER, "reference?": TEXT,
+    },
     "dataset?": {
         "title?": TEXT, "kind?": TEXT, "class_names?": [TEXT], "extractor?": TEXT, "digest?": TEXT, "panel?": TEXT,
         "content?": TEXT, "image_shape?": [SIZE], "choices?": {}, "prompts?": {},
@@ -126,7 +128,7 @@ RECORD: Mapping[str, Any] = {
     },
     "tuning?": {
         "trial": COUNT, "of": SIZE, "images": SIZE, "share?": SHARE,
-        "space": {"*": {"low?": NUMBER, "high?": NUMBER, "log?": FLAG, "choices?": [SCALAR]}},
+        "tuned_as?": TEXT, "space": {"*": {"low?": NUMBER, "high?": NUMBER, "log?": FLAG, "choices?": [SCALAR]}},
         "measures": {"forgetting": TEXT, "retention": TEXT, "ties": TEXT},
     },
     "judge?": {

@@ -43,14 +43,14 @@ def unlearned_model(method: MethodSpec, context: Context, returned: object) -> D
             f'{method.name} has kind="inference" and changes ctx.model: leave its weights alone, and return a guide'
         )
     model = trainable_copy(context.base).requires_grad_(False)  # not compiled, as models are that weights stand for
-    model.guide = returned if earlier is None else _after(earlier, returned)
+    model.guide = _after(earlier, returned)
     return model
 
 
-def _after(earlier: Guide, guide: Guide) -> Guide:
-    """Return a guide whose model is guided by an earlier one, as in a sequence."""
+def _after(earlier: Guide | None, guide: Guide) -> Guide:
+    """Return a plain function, which copies of a model share: a guide whose model may be guided by an earlier one."""
 
-    def both(predict: Predict, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return guide(partial(earlier, predict), x_t, t, y)
+    def guided(predict: Predict, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return guide(predict if earlier is None else partial(earlier, predict), x_t, t, y)
 
-    return both
+    return guided

@@ -150,7 +150,11 @@ class Costs:
 
     def _sampling(self, record: Record) -> float | None:
         """Return the seconds of a cell's samples where a method of the board acts while they are drawn."""
-        return _seconds(record, "sample") if any(r.method.get("inference") for r in self._records) else None
+        return _seconds(record, "sample") if self._guided else None
+
+    @cached_property
+    def _guided(self) -> bool:
+        return any(record.method.get("inference") for record in self._records)
 
     def _range(self, record: Record) -> float | None:
         repeats = repeats_of(record)

@@ -52,6 +52,7 @@ class Tuned:
     title: str
     of: int  # length of the list
     budget: int  # images of a trial
+    tuned_as: str  # the name under which a decorator takes the values
     space: Mapping[str, Mapping[str, Any]]  # as records have it
     trials: Sequence[Trial]
     floor: float = FLOOR
@@ -122,14 +123,16 @@ def tunings(board: Board, floor: float = FLOOR) -> list[Tuned]:
 def _tuned(name: str, records: Sequence[Record], board: Board, floor: float) -> Tuned:
     newest = records[-1].tuning
     current = [record for record in records if _list(record) == _list(records[-1])]
-    classes = {record.cell.target for record in current}
+    wanted = {(record.cell.target, record.cell.seeds) for record in current}
     by_trial: dict[int, list[Record]] = {}
     for record in current:
         by_trial.setdefault(int(record.tuning["trial"]), []).append(record)
-    trials = [_trial(number, by_trial[number], len(classes), board) for number in sorted(by_trial)]
+    trials = [_trial(number, by_trial[number], len(wanted), board) for number in sorted(by_trial)]
     title = short(records[-1].method.get("title", name))
     length = max(int(record.tuning["of"]) for record in current)
-    return Tuned(name, title, length, int(newest["images"]), newest["space"], trials, floor)
+    return Tuned(
+        name, title, length, int(newest["images"]), str(newest.get("tuned_as", "")), newest["space"], trials, floor
+    )
 
 
 def _list(record: Record) -> str:
@@ -138,13 +141,14 @@ def _list(record: Record) -> str:
     return canonical_json({name: value for name, value in record.tuning.items() if name not in own})
 
 
-def _trial(number: int, records: Sequence[Record], classes: int, board: Board) -> Trial:
-    """Return a trial from the records of its classes."""
+def _trial(number: int, every: Sequence[Record], cells: int, board: Board) -> Trial:
+    """Return a trial from the records of its classes and seeds; those with other settings than the newest are old."""
+    records = [record for record in every if record.cell.settings == every[-1].cell.settings]
     first, names = records[0], records[0].tuning["measures"]
     sound = [r for r in records if r.status == "ok" and r.cell.id not in board.stale]
     values = [[r.metrics.get(names[part], {}).get("value") for part in PARTS] for r in sound]
     images = max(map(_images, records))
-    whole = len(sound) == classes and not any(value is None for row in values for value in row)
+    whole = len(sound) == cells and not any(value is None for row in values for value in row)
     problem = "" if whole else _problem(records, board) or "not run on every class"
     if not problem and images > SLACK * first.tuning["images"]:
         problem = f"over budget: {images:,} images"
