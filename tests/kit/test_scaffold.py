@@ -86,7 +86,7 @@ def test_the_package_names_its_method_everywhere(tmp_path):
 def test_every_template_is_used_and_shipped(tmp_path):
     names = {path.name for path in TEMPLATES.iterdir()}
     files = new_method("mine", tmp_path, package=True).files
-    assert len(files) == len(names)
+    assert len(files) == len(names) - 1  # a method edits the model or guides it
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     shipped = project["tool"]["setuptools"]["package-data"]["unlearnbench.kit"]
     assert all(any(Path("templates", name).match(pattern) for pattern in shipped) for name in names)

@@ -19,7 +19,7 @@ BUILT_IN = sorted(spec.name for spec in Registry().select_methods("all") if spec
 def test_every_built_in_method_has_a_style_that_no_other_one_has():
     styles = list(styles_of(map(row, BUILT_IN)).values())
     assert len(set(styles)) == len(BUILT_IN)
-    assert all(sum(style.colour == colour for style in styles) <= 2 for colour in COLOURS)
+    assert all(sum(style.colour == colour for style in styles) <= 3 for colour in COLOURS)
 
 
 @given(st.lists(st.sampled_from(BUILT_IN), unique=True, min_size=1))

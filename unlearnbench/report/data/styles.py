@@ -13,7 +13,7 @@ COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#f
 SHAPES = ("o", "s", "^", "D", "v")  # of matplotlib; 5 and 8 are coprime, so 40 rows have different styles
 REFERENCES = {"reference": ("#767676", "X"), "gold": ("#3b3b3b", "P")}
 MARKS = (*SHAPES, "<", ">", "p", "*", "d")  # the latter of rows that share a method
-SALT = 155  # with it no two built-in methods have one style, and each colour has two of them at most
+SALT = 400  # with it no two built-in methods have one style, and each colour has three of them at most
 
 
 @dataclass(frozen=True)
