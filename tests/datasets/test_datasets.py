@@ -533,7 +533,7 @@ class TestChoices:
     def test_the_protocol_for_some_minutes_of_a_gpu(self, kind):
         dataset, paper = load_dataset(Source(kind, "brief")), load_dataset(Source(kind, "paper"))
         p = dataset.protocol
-        assert (p.steps, p.eta, p.guidance, p.forget_samples, p.retain_samples) == (50, 0.0, 2.0, 200, 100)
+        assert (p.solver, p.steps, p.guidance, p.forget_samples, p.retain_samples) == ("dpm++", 20, 2.0, 200, 100)
         assert (p.precision, p.reference, dataset.features) == ("bf16", RETAINED, 128)
         assert dataset.base.network == paper.base.network
         for recipe in (dataset.judge, dataset.second, dataset.rejecting, dataset.extractor):

@@ -67,7 +67,7 @@ class TestOneRun:
             assert record.metrics["ua"]["n"] == 100
             assert record.judge["test_accuracy"] >= 0.975
             assert record.artifacts["base"]["sha256"]
-            assert record.protocol["steps"] == 25
+            assert (record.protocol["solver"], record.protocol["steps"]) == ("dpm++", 12)
             assert record.cost["forget"]["memory_bytes"]
         steps = {r.cell.settings.get("steps"): r.counts["optimizer_steps"] for r in found.values()}
         assert steps == {None: 0, 2: 2, 3: 3}
