@@ -135,10 +135,13 @@ def test_committed_comparisons_come_from_the_committed_records(tmp_path, part):
 
 @pytest.mark.parametrize(
     "file",
-    ["reports/digits/report.md", "reports/digits/tables/summary.tex", "reports/digits/tables/cost.md"],
-)
+    [
+        "reports/digits/report.md", "reports/digits/tables/summary.tex", "reports/digits/tables/cost.md",
+        "reports/tuning/digits/tuning.md", "reports/tuning/digits/tables/tuning.tex",
+    ],
+)  # fmt: skip
 def test_committed_tables_verify(file):
-    verdict = verify(ROOT / file, *read("results"))
+    verdict = verify(ROOT / file, *read("results/tuning" if "/tuning/" in file else "results"))
     assert verdict.holds, verdict.lines
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from unlearnbench.errors import UsageError, one_line, plural
 from unlearnbench.report.data.board import Board, boards
 from unlearnbench.report.data.published import load_source, source_names
+from unlearnbench.report.data.tuning import tunings
 from unlearnbench.report.pasted import DIGEST, ParsedTable, latex_grids, markdown_grids, without_comments
 from unlearnbench.report.tables.classes import paper_tables
 from unlearnbench.report.tables.every import all_tables
 from unlearnbench.report.tables.published import compare_rows, comparison_tables, sides_of
 from unlearnbench.report.tables.table import Table
+from unlearnbench.report.tables.tuning import tuning_tables
 from unlearnbench.report.write.latex import to_latex
 from unlearnbench.report.write.markdown import to_markdown
 from unlearnbench.store.records import Reading
@@ -167,7 +169,8 @@ class _Reference:
     def _match(self, grid: ParsedTable, board: Board) -> Match:
         """Return the table of a board that equals the file's, or else the one of its label, or the most alike."""
         if board not in self._made:
-            self._made[board] = list(self._parsed([*all_tables(board), *self._comparisons(board)]))
+            trials = tuning_tables(board, tuned) if (tuned := tunings(board)) else []
+            self._made[board] = list(self._parsed([*all_tables(board), *self._comparisons(board), *trials]))
         rows = [row for row in board.variants if any(head.startswith(f"{row.label} ") for head in grid.header)]
         chosen = paper_tables(board, rows) if rows else []  # of these methods alone, as `report --methods` makes them
         tables = [*self._made[board], *self._parsed(chosen)]
